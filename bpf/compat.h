@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Every difference between kernels that is visible from C, an accessor each. The OFF_… come from the running kernel's
+ * BTF and the HAVE_… from what is present there (tracer/kernel.py spells both the same): never from a version.
+ */
+#ifndef SHMTRACE_COMPAT_H
+#define SHMTRACE_COMPAT_H
+
+/* A field of a kernel structure, 0 where the read fails. */
+#define RD(type, base, offset)                                                                                         \
+	({                                                                                                             \
+		type value_ = 0;                                                                                       \
+		bpf_probe_read_kernel(&value_, sizeof(value_), (void *)((u64)(base) + (offset)));                      \
+		value_;                                                                                                \
+	})
+
+/*
+ * bpf_probe_read_user by its number (include/uapi/linux/bpf.h). By its name bcc would look through all of
+ * /proc/kallsyms for it, a fifth of the time it takes to start (BTypeVisitor::VisitCallExpr, bcc 0.26).
+ */
+static long (*probe_read_user)(void *to, u32 bytes, const void *from) = (void *)112;
+
+/* ---- The address space: the VMA that covers an address ---- */
+
+#ifdef HAVE_MM_MT
+/*
+ * Linux kernel commit 524e00b36e8c ("mm: remove rb tree.") (in v6.1): VMAs are in a maple tree. A node's address
+ * carries its type in bits 3 to 6; pivots are the last address of each slot, and 0 ends them (lib/maple_tree.c).
+ * Nodes are freed after an RCU grace period, and every BPF program is an RCU reader.
+ */
+#define MAPLE_LEAF_64 1
+#define MAPLE_ARANGE_64 3
+#define MAPLE_RANGE_PIVOTS 15
+#define MAPLE_ARANGE_PIVOTS 9
+#define MAPLE_DEPTH 8
+
+static inline u64 vma_at(u64 mm, u64 address)
+{
+	u64 entry = RD(u64, mm, OFF_MM_MT_ROOT);
+	for (int depth = 0; depth < MAPLE_DEPTH; depth++) {
+		u64 node = entry & ~255ULL;
+		u32 type = (entry >> 3) & 15;
+		if (!node)
+			return 0;
+		u64 pivot = node + (type == MAPLE_ARANGE_64 ? OFF_MAPLE_ARANGE_PIVOT : OFF_MAPLE_RANGE_PIVOT);
+		u64 slot = node + (type == MAPLE_ARANGE_64 ? OFF_MAPLE_ARANGE_SLOT : OFF_MAPLE_RANGE_SLOT);
+		u32 pivots = type == MAPLE_ARANGE_64 ? MAPLE_ARANGE_PIVOTS : MAPLE_RANGE_PIVOTS;
+#pragma clang loop unroll(disable)
+		for (u32 i = 0; i < MAPLE_RANGE_PIVOTS; i++) {
+			u64 last = RD(u64, pivot, i * 8);
+			if (i >= pivots || !last || last >= address)
+				break;
+			slot += 8;
+		}
+		entry = RD(u64, slot, 0);
+		if (type <= MAPLE_LEAF_64)
+			break;
+	}
+	if (!entry || RD(u64, entry, OFF_VMA_START) > address || RD(u64, entry, OFF_VMA_END) <= address)
+		return 0;
+	return entry;
+}
+#else
+/* Before that, they are in a red-black tree, which writers may turn under us: the caller checks what it gets. */
+#define RB_DEPTH 40
+
+static inline u64 vma_at(u64 mm, u64 address)
+{
+	u64 node = RD(u64, mm, OFF_MM_RB);
+	for (int depth = 0; depth < RB_DEPTH && node; depth++) {
+		u64 vma = node - OFF_VMA_RB;
+		if (address < RD(u64, vma, OFF_VMA_START))
+			node = RD(u64, node, OFF_RB_LEFT);
+		else if (address >= RD(u64, vma, OFF_VMA_END))
+			node = RD(u64, node, OFF_RB_RIGHT);
+		else
+			return vma;
+	}
+	return 0;
+}
+#endif
+
+/* ---- The page cache of one inode ---- */
+
+#define XA_RETRY 1026 /* the node is being replaced: look again from the root (include/linux/xarray.h) */
+#define XA_DEPTH 12
+
+/* Whether the region has a page there, in memory or swapped out (a value entry): a walk of its XArray. */
+static inline bool page_exists(u64 mapping, u64 index)
+{
+	u64 root = mapping + OFF_MAPPING_XA_HEAD;
+	u64 entry = RD(u64, root, 0);
+	bool at_root = true;
+	for (int depth = 0; depth < XA_DEPTH; depth++) {
+		if (entry == XA_RETRY) {
+			entry = RD(u64, root, 0);
+			at_root = true;
+			continue;
+		}
+		if ((entry & 3) != 2 || entry <= 4096)
+			return entry && !(at_root && index);
+		u64 node = entry - 2;
+		u8 shift = RD(u8, node, OFF_XA_NODE_SHIFT) & 63;
+		u64 slot = index >> shift;
+		if (at_root && slot > 63)
+			return false;
+		entry = RD(u64, node, OFF_XA_NODE_SLOTS + (slot & 63) * 8);
+		at_root = false;
+	}
+	return false;
+}
+
+/* ---- What leaves the page cache: a folio, a page before v5.16 ---- */
+
+static inline u32 folio_order(u64 folio)
+{
+	if (!(RD(u64, folio, 0) & (1ULL << BIT_PG_HEAD)))
+		return 0;
+#if defined(HAVE_FOLIO_FLAGS_1)
+	/* Linux kernel commit ebc1baf5c9b4 ("mm: free up a word in the first tail page") (in v6.6) */
+	return RD(u64, folio, OFF_FOLIO_FLAGS_1) & 0xff;
+#elif defined(HAVE_FOLIO_ORDER)
+	return RD(u8, folio, OFF_FOLIO_ORDER);
+#else
+	return RD(u8, folio, SIZE_PAGE + OFF_PAGE_COMPOUND_ORDER); /* in the first tail page */
+#endif
+}
+
+#endif

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the kernel side and user space say to each other: plain C, the same under bcc, under cc (a test compares every
+ * offset with tracer/events.py and tracer/ledger.py), and in the reader's head. Fields go by size: no padding.
+ */
+#ifndef SHMTRACE_WIRE_H
+#define SHMTRACE_WIRE_H
+
+#include <linux/types.h>
+
+#define COMM_BYTES 16
+#define TITLE_BYTES 256
+#define NAME_BYTES 64
+#define MAX_RANGES 64 /* tracked ranges of one address space */
+#define BLOCK_PAGES 64
+
+/*
+ * A page's word in the ledger: who first touched it and when, as tgid << WHEN_BITS | microseconds since the capture
+ * began; or, below any owner's word, one of these.
+ */
+#define WHEN_BITS 42
+#define WORD_ABSENT 0	   /* nothing seen */
+#define WORD_EXISTED 1	   /* was there when first seen: from before the capture, or made unseen */
+#define WORD_FREED 2	   /* given back */
+#define WORD_REAPPEARED 3 /* given back, and there again by a path this tier does not see */
+
+/* A region is one shmem inode. SysV numbers its inodes by shmid, so only the generation tells two apart. */
+struct region_key {
+	__u64 ino;
+	__u32 generation;
+	__u32 dev; /* the kernel's dev_t: major << 20 | minor */
+};
+
+struct region {
+	__u64 size_bytes;    /* when it was last mapped */
+	__u64 gone_us;	     /* when its last user let go of it, 0 while it lives */
+	__u64 final_pages;   /* what was allocated then, swapped pages included */
+	__u64 final_swapped; /* of those, swapped */
+	__u64 torn_pages;    /* of those, seen torn down; all but the swapped ones once it is over */
+	__u32 id;
+	__u32 reserved;
+};
+
+struct block_key {
+	__u32 region;
+	__u32 block; /* page index / BLOCK_PAGES */
+};
+
+struct block {
+	__u64 words[BLOCK_PAGES];
+	__u64 torn; /* bit per page: it was there when the region was torn down */
+};
+
+/* Part of a region in an address space: [start, end), start being page first_index of the region. */
+struct range {
+	__u64 start;
+	__u64 end;
+	__u32 region;
+	__u32 first_index;
+};
+
+/* A tracked process, and what of the regions it maps. */
+struct space {
+	__u64 start_time_ns;
+	__u32 lender;	 /* vfork: the process whose address space this one runs in, else 0 */
+	__u32 nr_ranges; /* slots of ranges[] to look at */
+	struct range ranges[MAX_RANGES];
+};
+
+struct usage_key {
+	__u32 region;
+	__u32 tgid;
+	__u64 start_time_ns; /* 0: an earlier life of this tgid, known only by the word it left */
+};
+
+struct usage {
+	__u64 faults;
+	__u64 touched_pages;
+	__u64 freed_pages; /* of those it touched first */
+};
+
+/* What could not be written down, one counter each for the whole capture. */
+enum loss {
+	LOST_EVENTS,   /* the event buffer was full */
+	LOST_RANGES,   /* a process had more than MAX_RANGES tracked ranges */
+	LOST_SPACES,   /* more processes than there was room for */
+	LOST_REGIONS,  /* more regions */
+	LOST_USAGE,    /* more (region, process) pairs: faults not counted */
+	LOST_PAGES,    /* no room in the ledger */
+	LOST_MAPPINGS, /* a mapping the kernel's own tree did not show */
+	NR_LOSSES
+};
+
+enum event_type { EVENT_FORK = 1, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH };
+
+/* Every event begins so: what happened, when, and in which process. */
+struct event {
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__u64 start_time_ns;
+	__u32 tgid;
+	__u32 type;
+};
+
+struct event_fork { /* its process is the child */
+	struct event event;
+	__u64 parent_start_time_ns;
+	__u32 parent_tgid;
+	__u32 shares_memory; /* vfork, posix_spawn */
+	char comm[COMM_BYTES];
+};
+
+struct event_exec {
+	struct event event;
+	__u32 title_bytes;
+	__u32 tracked;
+	char comm[COMM_BYTES];
+	char title[TITLE_BYTES]; /* its arguments, NUL after each, cut */
+};
+
+struct event_exit {
+	struct event event;
+	__u32 title_bytes; /* 0 where the kernel had dropped the memory by then */
+	__u32 reserved;
+	char comm[COMM_BYTES];
+	char title[TITLE_BYTES];
+};
+
+struct event_region { /* first seen; made by the process if it was */
+	struct event event;
+	struct region_key key;
+	__u64 size_bytes;
+	__u32 id;
+	__u32 magic; /* of the file system: tmpfs or hugetlbfs */
+	__u32 made;  /* this call made it */
+	__u32 name_bytes;
+	char name[NAME_BYTES]; /* dentry: dev/zero, SYSV…, memfd:…, or a file's last part */
+};
+
+struct event_gone {
+	struct event event;
+	struct region_key key;
+	__u32 id;
+	__u32 reserved;
+};
+
+struct event_touch { /* the process's first fault on the region */
+	struct event event;
+	__u32 id;
+	__u32 reserved;
+};
+
+#endif

@@ -1,0 +1,220 @@
+"""The account of a capture: every page to the process that brought it in, every region to its parent. Pure.
+
+For every region ``allocated = touched + before + unseen``. What is allocated is the inode's own count, what is touched
+and from before is the ledger's, and what is left over is unseen: shown, and never spread over the processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from tracer.capture import Capture
+from tracer.procfs import PAGE_BYTES
+
+
+class Process(NamedTuple):
+    """A process of the tree, dead or alive."""
+
+    tgid: int
+    start_time_ns: int
+    """since boot; 0: nothing of it is known but the PID"""
+    comm: str | None
+    command: str | None
+    parent: int | None
+    """tgid"""
+    exited_ns: int | None
+    """CLOCK_REALTIME"""
+
+
+class Creator(NamedTuple):
+    """Who made a region, and how that is known."""
+
+    process: Process
+    how: str
+    """traced, shmget (the kernel's own record) or inferred"""
+
+
+class Toucher(NamedTuple):
+    """What one process did to one region."""
+
+    process: Process
+    touched_bytes: int
+    """of the pages there now, those it touched first"""
+    freed_bytes: int
+    """of those it touched first, given back since"""
+    faults: int | None
+    """growth or not; None: not counted"""
+    first_ns: int | None
+    last_ns: int | None
+
+
+class Region(NamedTuple):
+    """One region."""
+
+    dev: int
+    ino: int
+    generation: int | None
+    kind: str
+    name: str
+    created_ns: int | None
+    gone_ns: int | None
+    vss_bytes: int | None
+    allocated_bytes: int
+    start_bytes: int
+    """allocated when the capture of it began"""
+    peak_bytes: int
+    resident_bytes: int | None
+    swapped_bytes: int | None
+    creator: Creator | None
+    before_bytes: int
+    unseen_bytes: int
+    touchers: list[Toucher]
+    """most first"""
+    mappers: list[int]
+    """tgids"""
+
+    @property
+    def touched_bytes(self) -> int:
+        return sum(toucher.touched_bytes for toucher in self.touchers)
+
+    @property
+    def grown_bytes(self) -> int:
+        return self.allocated_bytes - self.start_bytes
+
+
+class Parent(NamedTuple):
+    """A process that regions roll up to: their creator, or who stands in for a dead one."""
+
+    process: Process | None
+    regions: list[Region]
+
+    @property
+    def allocated_bytes(self) -> int:
+        """By the regions that are still there."""
+        return sum(region.allocated_bytes for region in self.regions if region.gone_ns is None)
+
+    @property
+    def grown_bytes(self) -> int:
+        return sum(region.grown_bytes for region in self.regions if region.gone_ns is None)
+
+
+class Session(NamedTuple):
+    """The capture as a whole."""
+
+    host: str
+    kernel: str
+    tier: str
+    blind_to: list[str]
+    started_ns: int
+    ended_ns: int
+    sum_of_rss_bytes: int | None
+    shmem_total_bytes: int
+    lost_events: int
+    lost_pages: int
+    warnings: list[str]
+    self_cpu_seconds: float
+    self_rss_bytes: int
+    attach_seconds: float | None
+
+
+class Account(NamedTuple):
+    """All a report shows."""
+
+    session: Session
+    parents: list[Parent]
+    """most allocated first"""
+
+    @property
+    def regions(self) -> list[Region]:
+        return [region for parent in self.parents for region in parent.regions]
+
+    @property
+    def shmem_unexplained_bytes(self) -> int:
+        """Of the host's shared memory, what is of no region here. hugetlb is not in the host's figure."""
+        known = (region for region in self.regions if region.gone_ns is None and region.kind != "hugetlb")
+        resident = (
+            region.allocated_bytes - (region.swapped_bytes or 0) if region.resident_bytes is None else region.resident_bytes
+            for region in known
+        )
+        return max(self.session.shmem_total_bytes - sum(resident), 0)
+
+
+def read(capture: Capture) -> Account:
+    """The account of a capture that is complete."""
+    (session,) = capture.rows("SELECT * FROM session")
+    processes = {
+        row["id"]: Process(
+            row["tgid"], row["start_time_ns"], row["comm"], row["command"], row["parent_tgid"], row["exited_ns"]
+        )
+        for row in capture.rows("SELECT * FROM process")
+    }
+    parents: dict[int | None, list[Region]] = {}
+    for row in capture.rows("SELECT * FROM region"):
+        parents.setdefault(row["top"], []).append(_region(capture, row, processes))
+    return Account(
+        Session(**{**dict(session), "blind_to": _lines(session["blind_to"]), "warnings": _lines(session["warnings"])}),
+        sorted(
+            (Parent(processes.get(top or 0), _most_first(regions)) for top, regions in parents.items()),
+            key=lambda parent: (-parent.allocated_bytes, parent.process.tgid if parent.process else 0),
+        ),
+    )
+
+
+def _region(capture: Capture, row, processes: dict[int, Process]) -> Region:  # type: ignore[no-untyped-def]
+    touched: dict[int, tuple[int, int, int]] = {}
+    before_pages = 0
+    for process, pages, first_ns, last_ns in capture.rows(
+        'SELECT process, sum("end" - start), min(first_ns), max(last_ns) FROM extent WHERE region = ? GROUP BY process',
+        (row["id"],),
+    ):
+        if process is None:
+            before_pages = pages
+        else:
+            touched[process] = (pages, first_ns, last_ns)
+    usage = {
+        process: (faults, freed_pages, mapped)
+        for process, faults, freed_pages, mapped in capture.rows(
+            "SELECT process, faults, freed_pages, mapped FROM usage WHERE region = ?", (row["id"],)
+        )
+    }
+    touchers = [
+        Toucher(processes[process], pages * PAGE_BYTES, freed * PAGE_BYTES, faults, first_ns, last_ns)
+        for process in touched.keys() | usage.keys()
+        for pages, first_ns, last_ns in [touched.get(process, (0, None, None))]
+        for faults, freed, _ in [usage.get(process, (None, 0, 0))]
+        if pages or faults or freed
+    ]
+    touched_pages = sum(pages for pages, _, _ in touched.values())
+    allocated_bytes = row["allocated_bytes"] or 0
+    return Region(
+        dev=row["dev"],
+        ino=row["ino"],
+        generation=row["generation"],
+        kind=row["kind"],
+        name=row["name"],
+        created_ns=row["created_ns"],
+        gone_ns=row["gone_ns"],
+        vss_bytes=row["vss_bytes"],
+        allocated_bytes=allocated_bytes,
+        start_bytes=row["start_bytes"] or 0,
+        peak_bytes=row["peak_bytes"] or 0,
+        resident_bytes=row["resident_bytes"],
+        swapped_bytes=row["swapped_bytes"],
+        creator=Creator(processes[row["creator"]], row["creator_how"]) if row["creator"] else None,
+        before_bytes=before_pages * PAGE_BYTES,
+        unseen_bytes=allocated_bytes - (touched_pages + before_pages) * PAGE_BYTES,
+        touchers=sorted(touchers, key=lambda toucher: (-toucher.touched_bytes, -(toucher.faults or 0), toucher.process)),
+        mappers=sorted(processes[process].tgid for process, (_, _, mapped) in usage.items() if mapped),
+    )
+
+
+def _most_first(regions: Iterable[Region]) -> list[Region]:
+    """The living before the gone, then by what they have."""
+    return sorted(
+        regions, key=lambda region: (region.gone_ns is not None, -region.allocated_bytes, region.dev, region.ino)
+    )
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.split("\n") if line]

@@ -1,0 +1,150 @@
+"""The events of bpf/wire.h, decoded: one record per event, bytes in, record out.
+
+A process is (tgid, start_time_ns). Times are CLOCK_MONOTONIC, start times CLOCK_BOOTTIME, both in nanoseconds.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple, Union
+
+from tracer import wire
+from tracer.procfs import RegionKey, titles
+
+
+class Head(NamedTuple):
+    """When, and in which process."""
+
+    time_ns: int
+    start_time_ns: int
+    tgid: int
+
+
+class Fork(NamedTuple):
+    """A tracked process made this one."""
+
+    head: Head
+    """of the child"""
+    parent_tgid: int
+    parent_start_time_ns: int
+    comm: str
+
+
+class Exec(NamedTuple):
+    """A process runs another program."""
+
+    head: Head
+    comm: str
+    title: str
+    command: str
+    tracked: bool
+    """it was before this; else it is watched until user space knows its name"""
+
+
+class Exit(NamedTuple):
+    """The last thread of a process ended."""
+
+    head: Head
+    comm: str
+    command: str
+    """empty where the kernel had dropped it"""
+
+
+class Region(NamedTuple):
+    """A region was seen for the first time."""
+
+    head: Head
+    key: RegionKey
+    id: int
+    vss_bytes: int
+    file_system: int
+    """its magic number"""
+    made: bool
+    """the process made it in this call"""
+    name: str
+
+
+class Gone(NamedTuple):
+    """A region's last user let go; the process did it, or a kernel worker for it."""
+
+    head: Head
+    id: int
+    key: RegionKey
+
+
+class Touch(NamedTuple):
+    """A process faulted on a region for the first time."""
+
+    head: Head
+    id: int
+
+
+Event = Union[Fork, Exec, Exit, Region, Gone, Touch]
+
+
+def text(raw: bytes) -> str:
+    """A C string."""
+    return raw.split(b"\0", 1)[0].decode(errors="backslashreplace")
+
+
+def user_dev(dev: int) -> int:
+    """The kernel's dev_t (major << 20 | minor) as os.makedev would have it."""
+    return os.makedev(dev >> 20, dev & 0xFFFFF)
+
+
+def kernel_dev(dev: int) -> int:
+    """The other way."""
+    return os.major(dev) << 20 | os.minor(dev)
+
+
+def pack_key(key: RegionKey) -> bytes:
+    return wire.REGION_KEY.pack(key.ino, key.generation or 0, kernel_dev(key.dev))
+
+
+def _key(ino: int, generation: int, dev: int) -> RegionKey:
+    return RegionKey(user_dev(dev), ino, generation)
+
+
+def decode(raw: bytes) -> Event:
+    """One event of the ring buffer."""
+    time_ns, start_time_ns, tgid, kind = wire.EVENT.unpack_from(raw)
+    return _DECODERS[kind](Head(time_ns, start_time_ns, tgid), raw[wire.EVENT.size :])
+
+
+def _fork(head: Head, raw: bytes) -> Event:
+    start_time_ns, tgid, _shares_memory, comm = wire.FORK.unpack_from(raw)
+    return Fork(head, tgid, start_time_ns, text(comm))
+
+
+def _exec(head: Head, raw: bytes) -> Event:
+    title_bytes, tracked, comm, title = wire.EXEC.unpack_from(raw)
+    return Exec(head, text(comm), *titles(title[:title_bytes]), bool(tracked))
+
+
+def _exit(head: Head, raw: bytes) -> Event:
+    title_bytes, _, comm, title = wire.EXIT.unpack_from(raw)
+    return Exit(head, text(comm), titles(title[:title_bytes])[1])
+
+
+def _region(head: Head, raw: bytes) -> Event:
+    *key, vss_bytes, number, file_system, made, name_bytes, name = wire.NEW_REGION.unpack_from(raw)
+    return Region(head, _key(*key), number, vss_bytes, file_system, bool(made), text(name[:name_bytes]))
+
+
+def _gone(head: Head, raw: bytes) -> Event:
+    *key, number, _ = wire.GONE.unpack_from(raw)
+    return Gone(head, number, _key(*key))
+
+
+def _touch(head: Head, raw: bytes) -> Event:
+    return Touch(head, wire.TOUCH.unpack_from(raw)[0])
+
+
+_DECODERS = {
+    wire.EVENT_FORK: _fork,
+    wire.EVENT_EXEC: _exec,
+    wire.EVENT_EXIT: _exit,
+    wire.EVENT_REGION: _region,
+    wire.EVENT_GONE: _gone,
+    wire.EVENT_TOUCH: _touch,
+}

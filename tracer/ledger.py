@@ -1,0 +1,167 @@
+"""The ledger's words, decoded: who first touched which page of a region, and what that adds up to.
+
+Pure: blocks of words and sets of pages in, extents and counts out. A word is ``tgid << WHEN_BITS | microseconds since
+the capture began``; the small values below any owner's word are bpf/wire.h's WORD_….
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Optional
+
+from tracer.procfs import Pages
+from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_EXISTED
+
+WHEN_MASK = (1 << WHEN_BITS) - 1
+FIRST_OWNED = 1 << WHEN_BITS
+
+Owner = Optional[int]
+"""Whatever the caller's resolver gives for a (tgid, microsecond); here only compared."""
+
+
+class Block(NamedTuple):
+    """The words of BLOCK_PAGES neighbouring pages."""
+
+    words: tuple[int, ...]
+    torn: int
+    """bit per page: it was there when the region was torn down"""
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Block:
+        *words, torn = BLOCK.unpack(raw)
+        return cls(tuple(words), torn)
+
+
+class Extent(NamedTuple):
+    """Pages [start, end) with one first toucher."""
+
+    start: int
+    end: int
+    owner: Owner
+    """None: from before the capture"""
+    first_us: int | None
+    last_us: int | None
+
+
+class Entries(NamedTuple):
+    """What the ledger says of a region."""
+
+    extents: list[Extent]
+    touched_pages: int
+    before_pages: int
+
+
+class PageSet:
+    """A set of pages: sorted extents that do not touch each other."""
+
+    def __init__(self, extents: Iterable[Pages]) -> None:
+        self.extents = sorted(extents)
+        self._starts = [start for start, _ in self.extents]
+
+    def __len__(self) -> int:
+        return sum(end - start for start, end in self.extents)
+
+    def __and__(self, other: PageSet) -> PageSet:
+        return PageSet(overlap for start, end in self.extents for overlap in other.within(start, end))
+
+    def within(self, start: int, end: int) -> list[Pages]:
+        """The extents of this set inside [start, end)."""
+        found = []
+        at = max(bisect_right(self._starts, start) - 1, 0)
+        while at < len(self.extents) and self.extents[at][0] < end:
+            overlap = max(self.extents[at][0], start), min(self.extents[at][1], end)
+            if overlap[0] < overlap[1]:
+                found.append(overlap)
+            at += 1
+        return found
+
+    def mask(self, block: int) -> int:
+        """A bit per page of one block."""
+        first = block * BLOCK_PAGES
+        mask = 0
+        for start, end in self.within(first, first + BLOCK_PAGES):
+            mask |= ((1 << (end - start)) - 1) << (start - first)
+        return mask
+
+
+def read(
+    blocks: Mapping[int, Block],
+    baseline: PageSet,
+    present: PageSet | None,
+    owner_of: Callable[[int, int], int],
+    swapped_pages: int = 0,
+) -> Entries:
+    """What the ledger says of one region.
+
+    blocks: by block number. baseline: the pages that were there when the capture of this region began. present: those
+    there now; None for a region that is gone, whose blocks then carry it themselves (Block.torn). owner_of: the
+    process that a (tgid, microsecond) was. swapped_pages: how many pages of a region that is gone were swapped out at
+    its end, and so torn down unseen.
+    """
+    extents: list[Extent] = []
+    touched = 0
+    accounted: list[Pages] = []  # pages that are not from before, for the ledger says otherwise
+    for number in sorted(blocks):
+        block = blocks[number]
+        there = _there(block, swapped_pages) if present is None else present.mask(number)
+        first = number * BLOCK_PAGES
+        known = baseline.mask(number)
+        run: Extent | None = None
+        for slot, word in enumerate(block.words):
+            if word >= FIRST_OWNED and there >> slot & 1:
+                touched += 1
+                when = word & WHEN_MASK
+                owner = owner_of(word >> WHEN_BITS, when)
+                if run and run.end == first + slot and run.owner == owner:
+                    run = Extent(run.start, run.end + 1, owner, min(run.first_us or 0, when), max(run.last_us or 0, when))
+                    extents[-1] = run
+                else:
+                    run = Extent(first + slot, first + slot + 1, owner, when, when)
+                    extents.append(run)
+            if word > WORD_EXISTED and known >> slot & 1:
+                accounted.append((first + slot, first + slot + 1))
+    before = baseline if present is None else baseline & present
+    before_extents = _without(before, accounted)
+    extents = _joined(extents) + [Extent(start, end, None, None, None) for start, end in before_extents]
+    return Entries(sorted(extents, key=lambda extent: extent.start), touched, sum(e - s for s, e in before_extents))
+
+
+def _there(block: Block, swapped_pages: int) -> int:
+    """The pages that a region that is gone had at its end."""
+    if not swapped_pages:
+        return block.torn
+    return block.torn | sum(1 << slot for slot, word in enumerate(block.words) if word >= FIRST_OWNED)
+
+
+def _joined(extents: Sequence[Extent]) -> list[Extent]:
+    """Neighbours with one owner made one, across blocks."""
+    joined: list[Extent] = []
+    for extent in extents:
+        last = joined[-1] if joined else None
+        if last and last.end == extent.start and last.owner == extent.owner:
+            joined[-1] = Extent(
+                last.start,
+                extent.end,
+                last.owner,
+                min(last.first_us or 0, extent.first_us or 0),
+                max(last.last_us or 0, extent.last_us or 0),
+            )
+        else:
+            joined.append(extent)
+    return joined
+
+
+def _without(pages: PageSet, taken: Sequence[Pages]) -> list[Pages]:
+    """The extents of a set less sorted, disjoint others."""
+    left: list[Pages] = []
+    gone = PageSet(taken)
+    for start, end in pages.extents:
+        at = start
+        for taken_start, taken_end in gone.within(start, end):
+            if at < taken_start:
+                left.append((at, taken_start))
+            at = taken_end
+        if at < end:
+            left.append((at, end))
+    return left

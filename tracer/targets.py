@@ -1,0 +1,94 @@
+"""Which processes are meant: names, PIDs and pidfiles, and the trees below them. Pure, but for reading a pidfile."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tracer.errors import ShmtraceError
+from tracer.procfs import ProcessStat
+
+
+class Targets(NamedTuple):
+    """What -p and -a asked for."""
+
+    tgids: frozenset[int]
+    patterns: tuple[re.Pattern[str], ...]
+    everything: bool = False
+
+    def match(self, comm: str, title: str) -> bool:
+        """Whether a process of this name is meant: as pgrep does, a part of either is enough."""
+        return self.everything or any(pattern.search(comm) or pattern.search(title) for pattern in self.patterns)
+
+    def roots(self, processes: Mapping[int, ProcessStat], excluded: Iterable[int] = ()) -> list[int]:
+        """The matching processes that no other matching one is an ancestor of, by tgid."""
+        shunned = set(excluded)
+        found = {
+            process.tgid
+            for process in processes.values()
+            if process.tgid not in shunned
+            and (process.tgid in self.tgids or self.match(process.comm, process.title))
+        }
+        return sorted(tgid for tgid in found if not found.intersection(ancestors(processes, tgid)))
+
+    def close_to(self, processes: Mapping[int, ProcessStat]) -> list[str]:
+        """Names of running processes that look like what was asked for and not found."""
+        names = sorted({process.comm for process in processes.values()})
+        wanted = [pattern.pattern for pattern in self.patterns]
+        return [name for want in wanted for name in difflib.get_close_matches(want, names, n=3, cutoff=0.5)]
+
+
+def parse(words: Sequence[str]) -> Targets:
+    """Targets of -p's words: a number is a PID, a word with a slash a pidfile, all else a name (a regular expression).
+
+    Raises ShmtraceError.
+    """
+    tgids, patterns = set(), []
+    for word in words:
+        if word.isdigit():
+            tgids.add(int(word))
+        elif "/" in word:
+            tgids.add(_read_pidfile(Path(word)))
+        else:
+            try:
+                patterns.append(re.compile(word))
+            except re.error as error:
+                raise ShmtraceError(f"-p {word!r} is no regular expression ({error})", "escape it with \\") from None
+    return Targets(frozenset(tgids), tuple(patterns))
+
+
+def _read_pidfile(path: Path) -> int:
+    try:
+        text = path.read_text(errors="replace").split("\n", 1)[0].strip()
+    except OSError as error:
+        raise ShmtraceError(f"pidfile {path}: {error.strerror}", "is the service running?") from None
+    if not text.isdigit():
+        raise ShmtraceError(f"pidfile {path} holds no PID, but {text[:40]!r}", "name the process or its PID")
+    return int(text)
+
+
+def ancestors(processes: Mapping[int, ProcessStat], tgid: int) -> list[int]:
+    """From the parent up to the last that is known."""
+    chain: list[int] = []
+    while tgid in processes and processes[tgid].parent not in (0, *chain):
+        tgid = processes[tgid].parent
+        chain.append(tgid)
+    return chain
+
+
+def tree(processes: Mapping[int, ProcessStat], roots: Iterable[int]) -> list[int]:
+    """The roots and all their descendants, parents first."""
+    children: dict[int, list[int]] = {}
+    for process in processes.values():
+        children.setdefault(process.parent, []).append(process.tgid)
+    found: list[int] = []
+    waiting = list(roots)
+    while waiting:
+        tgid = waiting.pop(0)
+        if tgid in processes and tgid not in found:
+            found.append(tgid)
+            waiting += sorted(children.get(tgid, ()))
+    return found

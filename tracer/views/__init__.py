@@ -1,0 +1,1 @@
+"""What an account looks like: text, JSON, a live line. Pure: an account in, text out."""

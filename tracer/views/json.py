@@ -1,0 +1,114 @@
+"""The account as one JSON document, schema shmtrace/1. It only ever grows."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any
+
+from tracer.account import Account, Process, Region
+
+SCHEMA = "shmtrace/1"
+
+
+def render(account: Account) -> str:
+    return json.dumps(document(account), indent=1, ensure_ascii=True)
+
+
+def document(account: Account) -> dict[str, Any]:
+    session = account.session
+    return {
+        "schema": SCHEMA,
+        "host": session.host,
+        "kernel": session.kernel,
+        "tier": session.tier,
+        "blind_to": session.blind_to,
+        "started": _time(session.started_ns),
+        "ended": _time(session.ended_ns),
+        "regions": [_region(region) for region in account.regions],
+        "parents": [
+            {
+                "process": _process(parent.process) if parent.process else None,
+                "allocated_bytes": parent.allocated_bytes,
+                "grown_bytes": parent.grown_bytes,
+                "regions": [region_id(region) for region in parent.regions],
+            }
+            for parent in account.parents
+        ],
+        "sum_of_rss_bytes": session.sum_of_rss_bytes,
+        "shmem_total_bytes": session.shmem_total_bytes,
+        "shmem_unexplained_bytes": account.shmem_unexplained_bytes,
+        "lost": {"events": session.lost_events, "pages": session.lost_pages},
+        "warnings": session.warnings,
+        "self": {
+            "cpu_seconds": session.self_cpu_seconds,
+            "rss_bytes": session.self_rss_bytes,
+            "attach_seconds": session.attach_seconds,
+        },
+    }
+
+
+def region_id(region: Region) -> str:
+    """dev/ino/generation, as maps prints the first two."""
+    generation = "-" if region.generation is None else f"{region.generation:08x}"
+    return f"{_dev(region.dev)}/{region.ino}/{generation}"
+
+
+def _dev(dev: int) -> str:
+    import os
+
+    return f"{os.major(dev):x}:{os.minor(dev):x}"
+
+
+def _region(region: Region) -> dict[str, Any]:
+    creator = region.creator
+    return {
+        "id": region_id(region),
+        "dev": _dev(region.dev),
+        "ino": region.ino,
+        "generation": region.generation,
+        "kind": region.kind,
+        "name": region.name,
+        "created": _time(region.created_ns),
+        "gone": _time(region.gone_ns),
+        "vss_bytes": region.vss_bytes,
+        "allocated_bytes": region.allocated_bytes,
+        "peak_bytes": region.peak_bytes,
+        "resident_bytes": region.resident_bytes,
+        "swapped_bytes": region.swapped_bytes,
+        "creator": {**_process(creator.process), "how": creator.how} if creator else None,
+        "before_bytes": region.before_bytes,
+        "unseen_bytes": region.unseen_bytes,
+        "touchers": [
+            {
+                "process": _process(toucher.process),
+                "touched_bytes": toucher.touched_bytes,
+                "freed_bytes": toucher.freed_bytes,
+                "faults": toucher.faults,
+                "first": _time(toucher.first_ns),
+                "last": _time(toucher.last_ns),
+            }
+            for toucher in region.touchers
+        ],
+        "mappers": region.mappers,
+    }
+
+
+def _process(process: Process) -> dict[str, Any]:
+    return {
+        "tgid": process.tgid,
+        "start_time_ns": process.start_time_ns or None,
+        "comm": process.comm,
+        "command": process.command,
+        "parent": process.parent,
+        "exited": _time(process.exited_ns),
+    }
+
+
+def _time(unix_ns: int | None) -> str | None:
+    """RFC 3339 with microseconds, UTC."""
+    if unix_ns is None:
+        return None
+    seconds, ns = divmod(unix_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=ns // 1000)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

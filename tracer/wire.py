@@ -1,0 +1,37 @@
+"""bpf/wire.h, mirrored: the layout of every structure that crosses between the kernel and user space.
+
+A test compiles the header and compares each size and offset with these.
+"""
+
+from __future__ import annotations
+
+import struct
+
+COMM_BYTES, TITLE_BYTES, NAME_BYTES = 16, 256, 64
+MAX_RANGES = 64
+BLOCK_PAGES = 64
+WHEN_BITS = 42
+WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED = range(4)
+EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH = range(1, 7)
+
+# maps
+TGID = struct.Struct("=I")
+REGION_KEY = struct.Struct("=QII")
+REGION = struct.Struct("=QQQQQII")
+BLOCK_KEY = struct.Struct("=II")
+BLOCK = struct.Struct(f"={BLOCK_PAGES}QQ")
+RANGE = struct.Struct("=QQII")
+SPACE_HEAD = struct.Struct("=QII")
+SPACE_BYTES = SPACE_HEAD.size + MAX_RANGES * RANGE.size
+USAGE_KEY = struct.Struct("=IIQ")
+USAGE = struct.Struct("=QQQ")
+LOSSES = ("events", "ranges", "spaces", "regions", "usages", "pages", "mappings")
+
+# events: EVENT, then the rest
+EVENT = struct.Struct("=QQII")
+FORK = struct.Struct(f"=QII{COMM_BYTES}s")
+EXEC = struct.Struct(f"=II{COMM_BYTES}s{TITLE_BYTES}s")
+EXIT = EXEC
+NEW_REGION = struct.Struct(f"=QIIQIIII{NAME_BYTES}s")
+GONE = struct.Struct("=QIIII")
+TOUCH = struct.Struct("=II")

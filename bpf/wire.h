@@ -19,9 +19,9 @@
  * began; or, below any owner's word, one of these.
  */
 #define WHEN_BITS 42
-#define WORD_ABSENT 0	   /* nothing seen */
-#define WORD_EXISTED 1	   /* was there when first seen: from before the capture, or made unseen */
-#define WORD_FREED 2	   /* given back */
+#define WORD_ABSENT 0	  /* nothing seen */
+#define WORD_EXISTED 1	  /* was there when first seen: from before the capture, or made unseen */
+#define WORD_FREED 2	  /* given back */
 #define WORD_REAPPEARED 3 /* given back, and there again by a path this tier does not see */
 
 /* A region is one shmem inode. SysV numbers its inodes by shmid, so only the generation tells two apart. */
@@ -38,7 +38,7 @@ struct region {
 	__u64 final_swapped; /* of those, swapped */
 	__u64 torn_pages;    /* of those, seen torn down; all but the swapped ones once it is over */
 	__u32 id;
-	__u32 reserved;
+	__u32 huge; /* on hugetlbfs: its teardown is seen, its pages are not followed */
 };
 
 struct block_key {
@@ -91,7 +91,7 @@ enum loss {
 	NR_LOSSES
 };
 
-enum event_type { EVENT_FORK = 1, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH };
+enum event_type { EVENT_FORK = 1, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT_SEGMENT };
 
 /* Every event begins so: what happened, when, and in which process. */
 struct event {
@@ -140,6 +140,12 @@ struct event_gone {
 	struct event event;
 	struct region_key key;
 	__u32 id;
+	__u32 reserved;
+};
+
+struct event_segment { /* the process called shmget */
+	struct event event;
+	__u32 shmid;
 	__u32 reserved;
 };
 

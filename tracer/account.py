@@ -6,6 +6,7 @@ and from before is the ledger's, and what is left over is unseen: shown, and nev
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -66,6 +67,8 @@ class Region(NamedTuple):
     peak_bytes: int
     resident_bytes: int | None
     swapped_bytes: int | None
+    address: int | None
+    """where it was last seen mapped"""
     creator: Creator | None
     before_bytes: int
     unseen_bytes: int
@@ -82,6 +85,11 @@ class Region(NamedTuple):
     def grown_bytes(self) -> int:
         return self.allocated_bytes - self.start_bytes
 
+    @property
+    def in_memory_bytes(self) -> int:
+        """As far as known: what is allocated and not known to be swapped."""
+        return self.allocated_bytes - (self.swapped_bytes or 0)
+
 
 class Parent(NamedTuple):
     """A process that regions roll up to: their creator, or who stands in for a dead one."""
@@ -90,13 +98,17 @@ class Parent(NamedTuple):
     regions: list[Region]
 
     @property
+    def current(self) -> list[Region]:
+        """The regions that are still there; where none is, what there was."""
+        return [region for region in self.regions if region.gone_ns is None] or self.regions
+
+    @property
     def allocated_bytes(self) -> int:
-        """By the regions that are still there."""
-        return sum(region.allocated_bytes for region in self.regions if region.gone_ns is None)
+        return sum(region.allocated_bytes for region in self.current)
 
     @property
     def grown_bytes(self) -> int:
-        return sum(region.grown_bytes for region in self.regions if region.gone_ns is None)
+        return sum(region.grown_bytes for region in self.current)
 
 
 class Session(NamedTuple):
@@ -132,12 +144,8 @@ class Account(NamedTuple):
     @property
     def shmem_unexplained_bytes(self) -> int:
         """Of the host's shared memory, what is of no region here. hugetlb is not in the host's figure."""
-        known = (region for region in self.regions if region.gone_ns is None and region.kind != "hugetlb")
-        resident = (
-            region.allocated_bytes - (region.swapped_bytes or 0) if region.resident_bytes is None else region.resident_bytes
-            for region in known
-        )
-        return max(self.session.shmem_total_bytes - sum(resident), 0)
+        known = [region for region in self.regions if region.gone_ns is None and region.kind != "hugetlb"]
+        return max(self.session.shmem_total_bytes - sum(region.in_memory_bytes for region in known), 0)
 
 
 def read(capture: Capture) -> Account:
@@ -161,7 +169,7 @@ def read(capture: Capture) -> Account:
     )
 
 
-def _region(capture: Capture, row, processes: dict[int, Process]) -> Region:  # type: ignore[no-untyped-def]
+def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process]) -> Region:
     touched: dict[int, tuple[int, int, int]] = {}
     before_pages = 0
     for process, pages, first_ns, last_ns in capture.rows(
@@ -201,12 +209,19 @@ def _region(capture: Capture, row, processes: dict[int, Process]) -> Region:  # 
         peak_bytes=row["peak_bytes"] or 0,
         resident_bytes=row["resident_bytes"],
         swapped_bytes=row["swapped_bytes"],
+        address=row["address"],
         creator=Creator(processes[row["creator"]], row["creator_how"]) if row["creator"] else None,
         before_bytes=before_pages * PAGE_BYTES,
         unseen_bytes=allocated_bytes - (touched_pages + before_pages) * PAGE_BYTES,
-        touchers=sorted(touchers, key=lambda toucher: (-toucher.touched_bytes, -(toucher.faults or 0), toucher.process)),
+        touchers=sorted(
+            touchers, key=lambda toucher: (-toucher.touched_bytes, -(toucher.faults or 0), toucher.process)
+        ),
         mappers=sorted(processes[process].tgid for process, (_, _, mapped) in usage.items() if mapped),
     )
+
+
+def _most_touched_first(toucher: Toucher) -> tuple[int, int, int, int]:
+    return -toucher.touched_bytes, -(toucher.faults or 0), toucher.process.tgid, toucher.process.start_time_ns
 
 
 def _most_first(regions: Iterable[Region]) -> list[Region]:

@@ -39,7 +39,7 @@ CREATE TABLE region (
     top INTEGER REFERENCES process,             -- whom the region rolls up to
     vss_bytes INTEGER, allocated_bytes INTEGER, peak_bytes INTEGER, resident_bytes INTEGER, swapped_bytes INTEGER,
     start_bytes INTEGER,                        -- allocated when the capture of it began
-    unseen_why TEXT
+    address INTEGER                             -- where it was last seen mapped
 );
 
 -- pages [start, "end") of a region and who first touched them: process NULL is before the capture
@@ -110,9 +110,6 @@ class Capture:
     def update(self, table: str, row_id: int, **row: Any) -> None:
         names = ", ".join(f"{name} = ?" for name in row)
         self._db.execute(f"UPDATE {table} SET {names} WHERE rowid = ?", (*row.values(), row_id))  # noqa: S608
-
-    def delete(self, table: str, row_id: int) -> None:
-        self._db.execute(f"DELETE FROM {table} WHERE rowid = ?", (row_id,))  # noqa: S608
 
     def rows(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         return self._db.execute(query, values).fetchall()

@@ -2,39 +2,335 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
 import click
-import sys, os, signal, time
+
+from tracer import __version__, kernel, targets
+from tracer.errors import ShmtraceError
+from tracer.procfs import Proc
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
+FOREVER_S = 10**9
 
 
-@click.command()
-@click.option("-p", "names", multiple=True)
-@click.option("-d", "seconds", type=float)
-@click.option("--json", "as_json", is_flag=True)
-@click.argument("command", nargs=-1)
-def main(names, seconds, as_json, command):
-    from tracer import account, targets
+class Commands(click.Group):
+    """`shmtrace -p X` and `shmtrace -- COMMAND` are short for `shmtrace trace …`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
+            args = ["trace", *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ShmtraceError as error:
+            raise click.ClickException(str(error)) from None
+
+
+def _size(_ctx: click.Context, _parameter: click.Parameter, value: str) -> int:
+    """Bytes of a size like 512M or 4G."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+    number, unit = (value[:-1], units[value[-1:].upper()]) if value[-1:].upper() in units else (value, 1)
+    if not number.isdigit() or not int(number):
+        raise click.BadParameter(f"{value!r} is no size: write 512M or 4G")
+    return int(number) * unit
+
+
+def which_processes(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say whose regions are meant."""
+    everything = click.option("-a", "--all", "everything", is_flag=True, help="Every process of the host.")
+    name = click.option(
+        "-p",
+        "--process",
+        "names",
+        multiple=True,
+        metavar="NAME|PID|PIDFILE",
+        help="Processes by name (as pgrep matches), PID or pidfile, with all their descendants. Repeatable.",
+    )
+    as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
+    return name(everything(as_json(command)))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="shmtrace")
+def main() -> None:
+    """Who grew the shared memory?
+
+    \b
+    shmtrace -p php-fpm           trace a pool and its workers until Ctrl-C, then report
+    shmtrace -p php-fpm -d 30     the same for 30 seconds
+    shmtrace -- ./server --flag   trace a command from its first instruction to its end
+    shmtrace snapshot -p php-fpm  what there is now, from /proc alone
+    shmtrace demo                 see ps, pmap and free get it wrong
+    shmtrace doctor               what this host allows, and what mends the rest
+
+    `shmtrace -p X` is short for `shmtrace trace -p X`; `shmtrace trace --help` has its options.
+    """
+
+
+@main.command()
+@which_processes
+@click.option("-d", "--duration", "seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
+@click.option(
+    "-i",
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two looks at the sizes.",
+)
+@click.option("--wait", is_flag=True, help="Wait for a process that matches, if there is none yet.")
+@click.option(
+    "--room",
+    "room_bytes",
+    default="4G",
+    show_default=True,
+    callback=_size,
+    metavar="SIZE",
+    help="Of regions still to come; the ledger takes 0.22% of it.",
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def trace(
+    names: tuple[str, ...],
+    everything: bool,
+    as_json: bool,
+    seconds: float | None,
+    interval_s: float,
+    wait: bool,
+    room_bytes: int,
+    command: tuple[str, ...],
+) -> None:
+    """Record who makes and first touches shared memory, until Ctrl-C, SIGTERM or -d; then report.
+
+    \b
+    shmtrace -p php-fpm                 by name, workers included
+    shmtrace -p /run/php/php-fpm.pid    by pidfile
+    shmtrace -p nginx -p php-fpm -d 60  two trees, one minute
+    shmtrace -a -d 10 --json            the whole host, for a program to read
+    shmtrace -- make test               a command; ends with its status
+    """
+    from tracer import account
     from tracer.capture import Capture
     from tracer.trace import Trace
-    from tracer.views import json as js
-    wanted = targets.parse(names)
-    if command:
-        r, w = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(w); os.read(r, 1); os.execvp(command[0], command)
-        os.close(r)
-        wanted = wanted._replace(tgids=frozenset([pid]))
-    with Capture() as capture, Trace(capture, wanted) as trace:
-        def stop(*_): trace.stopping = True
-        signal.signal(signal.SIGINT, stop); signal.signal(signal.SIGTERM, stop)
-        if command:
-            os.write(w, b"x"); os.close(w)
-            status = None
-            while status is None and not trace.stopping:
-                trace.run(0.05)
-                p, st = os.waitpid(pid, os.WNOHANG)
-                if p: status = os.waitstatus_to_exitcode(st)
+    from tracer.views import live
+
+    if bool(names) + everything + bool(command) != 1:
+        raise click.UsageError("name one of: -p NAME, -a (all), -- COMMAND")
+    _need_root(bpf=True)
+    started = Started(command) if command else None
+    with contextlib.ExitStack() as stack:
+        if started:
+            stack.enter_context(started)
+            wanted = targets.Targets(frozenset([started.tgid]), ())
         else:
-            trace.run(seconds or 1e9)
-        trace.finish()
-        print(js.render(account.read(capture)))
+            wanted = _wanted(names, everything, wait)
+        capture = stack.enter_context(Capture())
+        running = stack.enter_context(Trace(capture, wanted, _ourselves(), interval_s, room_bytes))
+        stack.enter_context(_stopped_by_signals(running, started))
+        if started:
+            started.go()
+        line = live.Line(sys.stderr)
+        if not started:
+            line.say(f"tracing {running.size()}; Ctrl-C reports")
+        end = time.monotonic() + (seconds or FOREVER_S)
+        while not running.stopping and (left := end - time.monotonic()) > 0:
+            running.run(min(left, interval_s, 0.05 if started else FOREVER_S))
+            line.show(running.summary())
+            if started and started.ended():
+                break
+            if not (started or wanted.patterns or everything or wait) and running.over():
+                line.say("all of the traced processes have ended")
+                break
+        line.clear()
+        if started and not started.ended():
+            started.end(signal.SIGTERM)
+        running.finish()
+        _print(account.read(capture), as_json)
+    if started:
+        sys.exit(started.status)
+
+
+@main.command()
+@which_processes
+def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """What shared memory there is now, whose, and how much: from /proc alone, without BPF.
+
+    Who made a region is inferred, and labelled so; who touched it cannot be known. Without -p: the whole host.
+    """
+    from tracer import account
+    from tracer import snapshot as snapshots
+    from tracer.capture import Capture
+
+    _need_root(bpf=False)
+    wanted = _wanted(names, everything or not names, wait=False)
+    with Capture() as capture:
+        snapshots.take(capture, wanted, _ourselves())
+        _print(account.read(capture), as_json)
+
+
+@main.command()
+@click.option(
+    "--size",
+    "size_mb",
+    type=click.IntRange(min=4),
+    default=200,
+    show_default=True,
+    metavar="MB",
+    help="Of the region, half of which is written; the original had 2000.",
+)
+def demo(size_mb: int) -> None:
+    """See ps, pmap and free get it wrong: a small experiment, and what each tool says of it at every stage.
+
+    A parent maps shared memory, two children fill some of it and exit. All processes are the demo's own.
+    """
+    from tracer import demo as demos
+
+    _need_root(bpf=False)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    with contextlib.closing(demos.run(size_mb << 20)) as texts:
+        for text in texts:
+            click.echo(text)
+
+
+@main.command()
+def doctor() -> None:
+    """What this host allows, what shmtrace is blind to here, and the command that mends what is missing.
+
+    Ends with 0 where tracing works, with 1 where at most snapshot does.
+    """
+    from tracer import doctor as doctors
+
+    checks = doctors.examine()
+    click.echo(doctors.render(checks))
+    sys.exit(0 if doctors.traces(checks) else 1)
+
+
+def _print(read: Any, as_json: bool) -> None:
+    from tracer.views import json, text
+
+    try:
+        click.echo(json.render(read) if as_json else text.render(read))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader has gone; nothing is left to say, also not at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _need_root(bpf: bool) -> None:
+    missing = kernel.missing_capabilities(bpf)
+    if missing:
+        raise ShmtraceError(f"lacks {', '.join(missing)}", "run it as root (sudo shmtrace …)")
+
+
+def _ourselves() -> list[int]:
+    """This process and those that started it: sudo, a shell, bootstrap; their command lines hold the name too."""
+    processes = Proc().processes()
+    return [os.getpid(), *targets.ancestors(processes, os.getpid())]
+
+
+def _wanted(names: Sequence[str], everything: bool, wait: bool) -> targets.Targets:
+    """The targets, once there is at least one to be found now.
+
+    Raises ShmtraceError where there is none and wait is not asked for.
+    """
+    while True:
+        try:
+            wanted = targets.parse(names)._replace(everything=everything)
+            processes = Proc().processes()
+            if wanted.everything or wanted.roots(processes, _ourselves()) or (wait and wanted.patterns):
+                return wanted
+            missing: ShmtraceError | None = None
+        except ShmtraceError as error:
+            missing = error
+        if not wait:
+            close = wanted.close_to(processes) if missing is None else []
+            hint = f"did you mean {' or '.join(close)}? " if close else ""
+            raise missing or ShmtraceError(
+                f"no process matches -p {' -p '.join(names)}", f"{hint}--wait waits for one, -a takes the whole host"
+            )
+        time.sleep(0.2)
+
+
+class Started:
+    """A command that is run under trace: forked at once, and held before its first instruction until go()."""
+
+    def __init__(self, command: tuple[str, ...]) -> None:
+        self._command = command
+        self.status: int | None = None
+        """once it has ended: its exit status, 128 + the signal that killed it"""
+
+    def __enter__(self) -> Started:
+        hold, self._release = os.pipe()
+        failed, report = os.pipe()
+        self.tgid = os.fork()
+        if self.tgid == 0:
+            with contextlib.suppress(BaseException):
+                os.close(self._release)
+                if os.read(hold, 1):
+                    os.execvp(self._command[0], self._command)  # noqa: S606
+            os.write(report, b"!")
+            os._exit(127)
+        os.close(hold)
+        os.close(report)
+        self._failed = failed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.ended():
+            self.end(signal.SIGKILL)
+        os.close(self._failed)
+
+    def go(self) -> None:
+        """Let it run. Raises ShmtraceError where it cannot be executed."""
+        os.write(self._release, b"g")
+        os.close(self._release)
+        if os.read(self._failed, 1):  # closed by exec
+            raise ShmtraceError(f"{self._command[0]} cannot be executed", "is it spelled right, and executable?")
+
+    def ended(self) -> bool:
+        if self.status is None:
+            tgid, status = os.waitpid(self.tgid, os.WNOHANG)
+            if tgid:
+                code = os.waitstatus_to_exitcode(status)
+                self.status = code if code >= 0 else 128 - code
+        return self.status is not None
+
+    def end(self, signal_number: int) -> None:
+        """Send it a signal and wait; it gets 5 seconds before it is killed."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.tgid, signal_number)
+        end = time.monotonic() + 5
+        while not self.ended():
+            if time.monotonic() > end:
+                os.kill(self.tgid, signal.SIGKILL)
+            time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(running: Any, started: Started | None) -> Iterator[None]:
+    """The first signal ends the trace and lets it report; the second ends everything."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if running.stopping:
+            raise SystemExit(128 + number)
+        running.stopping = True
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

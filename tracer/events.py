@@ -79,7 +79,14 @@ class Touch(NamedTuple):
     id: int
 
 
-Event = Union[Fork, Exec, Exit, Region, Gone, Touch]
+class Segment(NamedTuple):
+    """A process called shmget."""
+
+    head: Head
+    shmid: int
+
+
+Event = Union[Fork, Exec, Exit, Region, Gone, Touch, Segment]
 
 
 def text(raw: bytes) -> str:
@@ -140,6 +147,10 @@ def _touch(head: Head, raw: bytes) -> Event:
     return Touch(head, wire.TOUCH.unpack_from(raw)[0])
 
 
+def _segment(head: Head, raw: bytes) -> Event:
+    return Segment(head, wire.SEGMENT.unpack_from(raw)[0])
+
+
 _DECODERS = {
     wire.EVENT_FORK: _fork,
     wire.EVENT_EXEC: _exec,
@@ -147,4 +158,5 @@ _DECODERS = {
     wire.EVENT_REGION: _region,
     wire.EVENT_GONE: _gone,
     wire.EVENT_TOUCH: _touch,
+    wire.EVENT_SEGMENT: _segment,
 }

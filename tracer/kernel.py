@@ -19,6 +19,7 @@ from tracer.errors import ShmtraceError
 TRACEFS = Path("/sys/kernel/tracing")
 DEBUG_TRACEFS = Path("/sys/kernel/debug/tracing")
 MNT_DETACH = 2
+HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,6 +48,7 @@ FIELDS = {
     "INODE_INO": ["inode.i_ino"],
     "INODE_SB": ["inode.i_sb"],
     "INODE_SIZE": ["inode.i_size"],
+    "INODE_BLOCKS": ["inode.i_blocks"],
     "INODE_COUNT": ["inode.i_count"],
     "INODE_GENERATION": ["inode.i_generation"],
     "INODE_MAPPING": ["inode.i_mapping"],
@@ -113,6 +115,7 @@ FAULTS_PROBES = [
     Probe("sys_enter_shmdt", "syscalls:sys_enter_shmdt", raw=False, costs="SysV segments detached during the trace"),
     Probe("sys_exit_mmap", "syscalls:sys_exit_shmdt", raw=False, costs="SysV segments detached during the trace"),
     Probe("sys_exit_memfd_create", "syscalls:sys_exit_memfd_create", raw=False, costs="who made a memfd"),
+    Probe("sys_exit_shmget", "syscalls:sys_exit_shmget", raw=False, costs="who made a SysV segment"),
     Probe("mm_filemap_delete_from_page_cache", "filemap:mm_filemap_delete_from_page_cache", raw=True),
     Probe("page_fault", "exceptions:page_fault_kernel", raw=True),
     Probe("page_fault", "exceptions:page_fault_user", raw=True),
@@ -136,7 +139,7 @@ FAULTS = Tier(
         "huge pages: all but the one that was touched",
     ],
 )
-PROC = Tier("proc", [], ["who touched the pages: it reads /proc, and counts from now on only"])
+PROC = Tier("proc", [], ["who touched the pages"])
 
 
 @contextlib.contextmanager
@@ -224,6 +227,11 @@ def possible_cpus() -> int:
     """How many CPUs the kernel may ever number."""
     text = Path("/sys/devices/system/cpu/possible").read_text()
     return int(text.strip().split("-")[-1].split(",")[-1]) + 1
+
+
+def sees_host_pids(namespace: Path = Path("/proc/self/ns/pid")) -> bool:
+    """Whether this process's PIDs are the host's, which are those that BPF gives."""
+    return namespace.stat().st_ino == HOST_PID_NAMESPACE
 
 
 def is_root() -> bool:

@@ -7,7 +7,7 @@ the capture began``; the small values below any owner's word are bpf/wire.h's WO
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Optional
 
 from tracer.procfs import Pages
@@ -65,6 +65,17 @@ class PageSet:
     def __and__(self, other: PageSet) -> PageSet:
         return PageSet(overlap for start, end in self.extents for overlap in other.within(start, end))
 
+    def less(self, other: PageSet) -> PageSet:
+        """The pages of this set that are not in the other."""
+        left: list[Pages] = []
+        for start, end in self.extents:
+            at = start
+            for taken_start, taken_end in other.within(start, end):
+                left.append((at, taken_start))
+                at = taken_end
+            left.append((at, end))
+        return PageSet((start, end) for start, end in left if start < end)
+
     def within(self, start: int, end: int) -> list[Pages]:
         """The extents of this set inside [start, end)."""
         found = []
@@ -99,69 +110,41 @@ def read(
     process that a (tgid, microsecond) was. swapped_pages: how many pages of a region that is gone were swapped out at
     its end, and so torn down unseen.
     """
-    extents: list[Extent] = []
-    touched = 0
-    accounted: list[Pages] = []  # pages that are not from before, for the ledger says otherwise
+    touched: list[Extent] = []
+    not_before: list[Pages] = []  # of the baseline: freed since, and perhaps made again
     for number in sorted(blocks):
         block = blocks[number]
-        there = _there(block, swapped_pages) if present is None else present.mask(number)
-        first = number * BLOCK_PAGES
+        there = _torn(block, swapped_pages) if present is None else present.mask(number)
         known = baseline.mask(number)
-        run: Extent | None = None
         for slot, word in enumerate(block.words):
+            page = number * BLOCK_PAGES + slot
             if word >= FIRST_OWNED and there >> slot & 1:
-                touched += 1
-                when = word & WHEN_MASK
-                owner = owner_of(word >> WHEN_BITS, when)
-                if run and run.end == first + slot and run.owner == owner:
-                    run = Extent(run.start, run.end + 1, owner, min(run.first_us or 0, when), max(run.last_us or 0, when))
-                    extents[-1] = run
-                else:
-                    run = Extent(first + slot, first + slot + 1, owner, when, when)
-                    extents.append(run)
+                when_us = word & WHEN_MASK
+                _append(touched, Extent(page, page + 1, owner_of(word >> WHEN_BITS, when_us), when_us, when_us))
             if word > WORD_EXISTED and known >> slot & 1:
-                accounted.append((first + slot, first + slot + 1))
-    before = baseline if present is None else baseline & present
-    before_extents = _without(before, accounted)
-    extents = _joined(extents) + [Extent(start, end, None, None, None) for start, end in before_extents]
-    return Entries(sorted(extents, key=lambda extent: extent.start), touched, sum(e - s for s, e in before_extents))
+                not_before.append((page, page + 1))
+    before = baseline.less(PageSet(not_before))
+    if present is not None:
+        before &= present
+    return Entries(
+        touched + [Extent(start, end, None, None, None) for start, end in before.extents],
+        sum(extent.end - extent.start for extent in touched),
+        len(before),
+    )
 
 
-def _there(block: Block, swapped_pages: int) -> int:
+def _torn(block: Block, swapped_pages: int) -> int:
     """The pages that a region that is gone had at its end."""
     if not swapped_pages:
         return block.torn
     return block.torn | sum(1 << slot for slot, word in enumerate(block.words) if word >= FIRST_OWNED)
 
 
-def _joined(extents: Sequence[Extent]) -> list[Extent]:
-    """Neighbours with one owner made one, across blocks."""
-    joined: list[Extent] = []
-    for extent in extents:
-        last = joined[-1] if joined else None
-        if last and last.end == extent.start and last.owner == extent.owner:
-            joined[-1] = Extent(
-                last.start,
-                extent.end,
-                last.owner,
-                min(last.first_us or 0, extent.first_us or 0),
-                max(last.last_us or 0, extent.last_us or 0),
-            )
-        else:
-            joined.append(extent)
-    return joined
-
-
-def _without(pages: PageSet, taken: Sequence[Pages]) -> list[Pages]:
-    """The extents of a set less sorted, disjoint others."""
-    left: list[Pages] = []
-    gone = PageSet(taken)
-    for start, end in pages.extents:
-        at = start
-        for taken_start, taken_end in gone.within(start, end):
-            if at < taken_start:
-                left.append((at, taken_start))
-            at = taken_end
-        if at < end:
-            left.append((at, end))
-    return left
+def _append(extents: list[Extent], page: Extent) -> None:
+    """One more page, in order: to the last extent if it continues it."""
+    last = extents[-1] if extents else None
+    if last is None or last.end != page.start or last.owner != page.owner:
+        extents.append(page)
+    elif last.first_us is not None and last.last_us is not None and page.first_us is not None:
+        first_us, last_us = min(last.first_us, page.first_us), max(last.last_us, page.first_us)
+        extents[-1] = Extent(last.start, page.end, last.owner, first_us, last_us)

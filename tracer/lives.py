@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from tracer.capture import Capture
+from tracer.clock import Clock
+from tracer.procfs import TICK_NS
 
 
 @dataclasses.dataclass
@@ -71,19 +73,26 @@ class Lives:
 
     def alive(self, tgid: int) -> Process | None:
         """The process that has this PID now, if it is of the tree."""
-        last = self._of.get(tgid, [None])[-1]
+        last = self.last(tgid)
         return last if last and not last.exited else None
+
+    def last(self, tgid: int) -> Process | None:
+        """The one that had this PID last, or has it."""
+        return self._of.get(tgid, [None])[-1]
 
     def find(self, tgid: int, start_time_ns: int) -> Process | None:
         return next((process for process in self._of.get(tgid, ()) if process.start_time_ns == start_time_ns), None)
 
     def at(self, tgid: int, when_us: int) -> Process:
-        """Whose this PID was then. A process that was never heard of is entered as unknown."""
+        """Whose this PID was then; somebody unknown, if it was never heard of."""
         lives = self._of.get(tgid, [])
         earlier = [process for process in lives if process.began_us <= when_us]
-        if earlier:
-            return earlier[-1]
-        return lives[0] if lives else self.begin(tgid, 0, None, None, "", when_us)
+        return earlier[-1] if earlier else lives[0] if lives else self._stranger(tgid)
+
+    def _stranger(self, tgid: int) -> Process:
+        process = self.begin(tgid, 0, None, None, "", began_us=-1)
+        process.exited = True  # not of the tree, whether it lives or not
+        return process
 
     def rename(self, process: Process, comm: str, command: str) -> None:
         if command and (comm, command) != (process.comm, process.command):
@@ -95,13 +104,26 @@ class Lives:
         process.exited = True
         self._capture.update("process", process.row, exited_ns=exited_ns)
 
-    def forget(self, process: Process) -> None:
-        """It turned out not to be of the tree, and touched nothing."""
-        self._of[process.tgid].remove(process)
-        self._capture.delete("process", process.row)
-
 
 def top(processes: Iterable[Process]) -> Process | None:
     """The one that the most others descend from; the first of several."""
     found = list(processes)
     return min(found, key=lambda process: len(set(map(id, process.ancestors())) & set(map(id, found))), default=None)
+
+
+def infer_creator(mappers: Iterable[Process], created_ns: int | None, clock: Clock) -> Process | None:
+    """Who made a region that was there before: those who map it have it from one ancestor, the top of them or one that
+    has exited. created_ns: the inode's birth by the wall clock; a process that is younger did not make it.
+    """
+    found = top(mappers)
+    if found and created_ns is not None and clock.wall_of_boot(found.start_time_ns) > created_ns + TICK_NS:
+        return None
+    return found
+
+
+def stands_for(creator: Process | None, mappers: Iterable[Process]) -> Process | None:
+    """Whom a region rolls up to: its creator, or for a dead one the top of those who map it, or its next of kin."""
+    if creator and not creator.exited:
+        return creator
+    kin = (process for process in (creator.ancestors() if creator else ()) if not process.exited)
+    return top(mappers) or next(kin, creator)

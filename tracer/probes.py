@@ -25,6 +25,7 @@ from tracer.wire import BLOCK, BLOCK_KEY, LOSSES
 _package = Path(__file__).parent / "bpf"  # in a wheel; in a checkout bpf/ is beside the package
 SOURCES = _package if _package.is_dir() else Path(__file__).parent.parent / "bpf"
 STUBS = SOURCES / "stubs"
+PROGRAM = ("maps.c", "regions.c", "pages.c", "processes.c")  # one after the other they are one C text
 EVENT_PAGES = 256  # a power of two; 1 MiB, some 3000 forks or execs
 BATCH = 4096
 
@@ -109,8 +110,9 @@ class Probes:
         cflags += [f"-I{SOURCES}", "-Wno-unused-function"]
         os.environ["BCC_KERNEL_SOURCE"] = str(STUBS)
         self._queue: list[bytes] = []
-        with _quiet(_refusal):
-            self._bpf = bcc.BPF(text=(SOURCES / "shmtrace.c").read_bytes(), cflags=cflags)
+        with _quiet():
+            text = "\n".join(f'#line 1 "{name}"\n{(SOURCES / name).read_text()}' for name in PROGRAM)
+            self._bpf = bcc.BPF(text=text.encode(), cflags=cflags)
             for program, raw in {probe.program: probe.raw for probe in tier.probes}.items():
                 self._bpf.load_func(program, bcc.BPF.RAW_TRACEPOINT if raw else bcc.BPF.TRACEPOINT)
         self.ledger = self._map(lib, "ledger", BLOCK_KEY.size, BLOCK.size)
@@ -137,7 +139,7 @@ class Probes:
                 try:
                     if not there:
                         raise OSError("absent")
-                    with _quiet(_refusal):
+                    with _quiet():
                         self._attach(probe)
                 except (OSError, ShmtraceError) as error:
                     if not probe.costs:
@@ -201,7 +203,7 @@ def _refusal(error: Exception, output: str) -> ShmtraceError:
 
 
 @contextlib.contextmanager
-def _quiet(explain) -> Iterator[None]:  # type: ignore[no-untyped-def]
+def _quiet() -> Iterator[None]:
     """bcc and LLVM write to descriptor 2: kept back, and made one line of if it comes to an error."""
     sys.stderr.flush()
     saved = os.dup(2)
@@ -209,9 +211,9 @@ def _quiet(explain) -> Iterator[None]:  # type: ignore[no-untyped-def]
         os.dup2(kept.fileno(), 2)
         try:
             yield
-        except Exception as error:  # bcc raises nothing finer
+        except Exception as error:  # noqa: BLE001 - bcc raises nothing finer
             kept.seek(0)
-            raise explain(error, kept.read().decode(errors="replace")) from None
+            raise _refusal(error, kept.read().decode(errors="replace")) from None
         finally:
             os.dup2(saved, 2)
             os.close(saved)

@@ -15,7 +15,6 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -237,7 +236,9 @@ def generation(path: Path) -> int | None:
         _fields_ = [("bytes", ctypes.c_uint), ("type", ctypes.c_int), ("words", ctypes.c_uint32 * 32)]
 
     handle, mount = Handle(bytes=128), ctypes.c_int()
-    if _libc.name_to_handle_at(AT_FDCWD, os.fsencode(path), ctypes.byref(handle), ctypes.byref(mount), AT_SYMLINK_FOLLOW):
+    if _libc.name_to_handle_at(
+        AT_FDCWD, os.fsencode(path), ctypes.byref(handle), ctypes.byref(mount), AT_SYMLINK_FOLLOW
+    ):
         return None
     return int(handle.words[0]) if handle.bytes == 12 else None
 
@@ -297,7 +298,7 @@ def survey(path: Path) -> Survey | None:
                 break
         hidden = after.st_blocks * BLOCK_BYTES // PAGE_BYTES - sum(end - start for start, end in pages)
         if hidden > 0 and before.st_blocks == after.st_blocks:
-            pages = sorted(pages + _cached_holes(fd, pages, after.st_size // PAGE_BYTES))
+            pages = sorted(pages + _cached_holes(fd, pages, -(-after.st_size // PAGE_BYTES)))
         return Survey(pages, after.st_blocks * BLOCK_BYTES, after.st_size)
     finally:
         os.close(fd)

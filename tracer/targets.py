@@ -29,8 +29,7 @@ class Targets(NamedTuple):
         found = {
             process.tgid
             for process in processes.values()
-            if process.tgid not in shunned
-            and (process.tgid in self.tgids or self.match(process.comm, process.title))
+            if process.tgid not in shunned and (process.tgid in self.tgids or self.match(process.comm, process.title))
         }
         return sorted(tgid for tgid in found if not found.intersection(ancestors(processes, tgid)))
 

@@ -12,10 +12,10 @@ MAX_RANGES = 64
 BLOCK_PAGES = 64
 WHEN_BITS = 42
 WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED = range(4)
-EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH = range(1, 7)
+EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT_SEGMENT = range(1, 8)
 
 # maps
-TGID = struct.Struct("=I")
+TGID = REGION_ID = struct.Struct("=I")
 REGION_KEY = struct.Struct("=QII")
 REGION = struct.Struct("=QQQQQII")
 BLOCK_KEY = struct.Struct("=II")
@@ -34,4 +34,4 @@ EXEC = struct.Struct(f"=II{COMM_BYTES}s{TITLE_BYTES}s")
 EXIT = EXEC
 NEW_REGION = struct.Struct(f"=QIIQIIII{NAME_BYTES}s")
 GONE = struct.Struct("=QIIII")
-TOUCH = struct.Struct("=II")
+TOUCH = SEGMENT = struct.Struct("=II")

@@ -1,0 +1,32 @@
+"""One capture's times: the kernel's two clocks, the ledger's microseconds, and the wall clock that people read."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+
+class Clock(NamedTuple):
+    """When the capture began, by each clock, in nanoseconds."""
+
+    monotonic_ns: int
+    boot_ns: int
+    wall_ns: int
+
+    @classmethod
+    def start(cls) -> Clock:
+        return cls(time.monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.time_ns())
+
+    def since_us(self, monotonic_ns: int) -> int:
+        """Microseconds since the capture began, as in a ledger word."""
+        return (monotonic_ns - self.monotonic_ns) // 1000
+
+    def wall(self, monotonic_ns: int) -> int:
+        return monotonic_ns - self.monotonic_ns + self.wall_ns
+
+    def wall_of_us(self, since_us: int) -> int:
+        return since_us * 1000 + self.wall_ns
+
+    def wall_of_boot(self, boot_ns: int) -> int:
+        """Of a process's start time."""
+        return boot_ns - self.boot_ns + self.wall_ns

@@ -1,0 +1,112 @@
+"""Regions as /proc shows them: which mappings are of one, which one, and by which path it can be looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from tracer import procfs
+from tracer.clock import Clock
+from tracer.ledger import PageSet
+from tracer.lives import Lives, Process, infer_creator
+from tracer.procfs import Proc, RegionKey
+
+Mapped = Mapping[int, Mapping[int, int]]
+"""Who maps what: region id, tgid, an address of it there."""
+
+
+@dataclasses.dataclass
+class Region:
+    """A region that the tree maps, or mapped."""
+
+    row: int
+    """in the capture"""
+    id: int
+    """in the kernel's maps"""
+    key: RegionKey
+    kind: str
+    path: Path | None
+    """where it was last found"""
+    address: int | None = None
+    """where it was last seen mapped"""
+    creator: Process | None = None
+    first_mapper: Process | None = None
+    """who was seen to map it first, if it was not mapped before"""
+    vss_bytes: int = 0
+    start_bytes: int = 0
+    """allocated when the capture of it began"""
+    allocated_bytes: int = 0
+    peak_bytes: int = 0
+    baseline: PageSet = dataclasses.field(default_factory=lambda: PageSet([]))
+    """the pages that were there then"""
+    touchers: set[tuple[int, int]] = dataclasses.field(default_factory=set)
+    """(tgid, start_time_ns) of the processes that faulted on it"""
+    dying_since_s: float | None = None
+    """monotonic; the beginning of its teardown was seen"""
+    samples_unmapped: int = 0
+    """in a row"""
+
+    def take_baseline(self) -> None:
+        """The pages that are there now and have no owner are from before. With probes, call it once they write."""
+        found = procfs.survey(self.path) if self.path else None
+        if found is None:
+            return
+        self.vss_bytes, self.start_bytes = found.vss_bytes, found.allocated_bytes
+        self.allocated_bytes = self.peak_bytes = found.allocated_bytes
+        if self.kind != "hugetlb":  # whose SEEK_DATA shows all of the file
+            self.baseline = PageSet(found.pages)
+
+
+class Finder:
+    """Finds regions by the processes that map them."""
+
+    def __init__(self, proc: Proc) -> None:
+        self.proc = proc
+        self._file_systems: dict[int, int] = {}
+
+    def mappings(self, tgid: int) -> list[procfs.Mapping]:
+        """The mappings of a process that are of regions: on a tmpfs or hugetlbfs."""
+        found = []
+        for mapping in self.proc.mappings(tgid):
+            if mapping.dev not in self._file_systems:
+                self._file_systems[mapping.dev] = procfs.magic(self.proc.map_file(tgid, mapping)) or 0
+            if self._file_systems[mapping.dev] in (procfs.TMPFS_MAGIC, procfs.HUGETLBFS_MAGIC):
+                found.append(mapping)
+        return found
+
+    def describe(self, tgid: int, mapping: procfs.Mapping) -> tuple[str, str]:
+        """(kind, name) of the region behind a mapping."""
+        name = procfs.link_name(self.proc.map_file(tgid, mapping))
+        kind = procfs.kind_of(mapping.dev, self._file_systems[mapping.dev], name)
+        return kind, mapping.path if mapping.path.startswith("[anon_shmem:") else name
+
+    def find_path(self, region: Region, mapped: Mapped, holders: Iterable[Process] = ()) -> Path | None:
+        """By which path the region can be looked at now: through those who map it, else through open files of the
+        holders; None if there is no way."""
+        if region.path and procfs.identify(region.path) == region.key:
+            return region.path
+        region.path = next(self._paths(region, mapped.get(region.id, {}), holders), None)
+        return region.path
+
+    def creator(self, region: Region, mappers: list[Process], known: Lives, clock: Clock) -> tuple[Process | None, str]:
+        """Who made a region that nobody saw being made, and how that is known: SysV keeps the PID, for the rest it is
+        inferred from who maps it, or was seen to map it first."""
+        if region.kind == "sysv":
+            segment = self.proc.sysv_segments().get(region.key.ino)
+            if segment:
+                return known.at(segment.creator, -1), "shmget"
+        created_ns = procfs.birth_time_ns(region.path) if region.path else None
+        suspects = [region.first_mapper] if region.first_mapper else mappers
+        return infer_creator(suspects, created_ns, clock), "inferred"
+
+    def _paths(self, region: Region, mappers: Mapping[int, int], holders: Iterable[Process]) -> Iterator[Path]:
+        for tgid, address in mappers.items():
+            for mapping in self.proc.mappings(tgid):
+                path = self.proc.map_file(tgid, mapping)
+                if mapping.start <= address < mapping.end and procfs.identify(path) == region.key:
+                    yield path
+        for process in holders:
+            for path in self.proc.open_files(process.tgid):
+                if procfs.identify(path) == region.key:
+                    yield path

@@ -1,0 +1,92 @@
+"""A snapshot: what /proc alone can say, now. No BPF, no bcc: it answers anywhere, and never says who touched a page."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterable
+
+from tracer import kernel, lives, procfs, targets
+from tracer.capture import Capture
+from tracer.clock import Clock
+from tracer.lives import Lives, Process
+from tracer.procfs import Proc, RegionKey
+from tracer.regions import Finder, Region
+from tracer.targets import Targets
+
+
+def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> None:
+    """Write one into the capture: every region that the wanted processes map, its size, its mappers, its creator as
+    far as that can be inferred."""
+    clock = Clock.start()
+    proc = Proc()
+    finder = Finder(proc)
+    processes = proc.processes()
+    known = Lives(capture)
+    rss_bytes = 0
+    regions: dict[RegionKey, Region] = {}
+    mappers: dict[RegionKey, list[Process]] = {}
+    for tgid in targets.tree(processes, wanted.roots(processes, excluded)):
+        stat = processes[tgid]
+        process = known.begin(tgid, stat.start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1)
+        rss_bytes += proc.rss_bytes(tgid) or 0
+        for mapping in finder.mappings(tgid):
+            path = proc.map_file(tgid, mapping)
+            key = procfs.identify(path) if mapping.shared else None
+            if key is None:
+                continue
+            if key not in regions:
+                kind, name = finder.describe(tgid, mapping)
+                row = capture.insert(
+                    "region", dev=key.dev, ino=key.ino, generation=key.generation, kind=kind, name=name
+                )
+                regions[key] = Region(row, row, key, kind, path, mapping.start)
+            if process not in mappers.setdefault(key, []):
+                mappers[key].append(process)
+    for key, region in regions.items():
+        region.take_baseline()
+        residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
+        created_ns = procfs.birth_time_ns(region.path) if region.path else None
+        creator, how = finder.creator(region, mappers[key], known, clock)
+        parent = lives.stands_for(creator, mappers[key])
+        capture.update(
+            "region",
+            region.row,
+            created_ns=created_ns,
+            creator=creator.row if creator else None,
+            creator_how=how if creator else None,
+            top=parent.row if parent else None,
+            vss_bytes=region.vss_bytes,
+            allocated_bytes=region.allocated_bytes,
+            peak_bytes=region.allocated_bytes,
+            start_bytes=region.allocated_bytes,
+            resident_bytes=residency.resident_bytes,
+            swapped_bytes=residency.swapped_bytes,
+            address=region.address,
+        )
+        pages = region.allocated_bytes // procfs.PAGE_BYTES
+        # a snapshot has no beginning: all that is there is from before, wherever it is
+        capture.insert("extent", region=region.row, start=0, end=pages)
+        capture.insert_all(
+            "usage",
+            "region, process, freed_pages, mapped",
+            ((region.row, process.row, 0, 1) for process in mappers[key]),
+        )
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    capture.insert(
+        "session",
+        host=procfs.host(),
+        kernel=kernel.release(),
+        tier=kernel.PROC.name,
+        blind_to="\n".join(kernel.PROC.blind_to),
+        started_ns=clock.wall_ns,
+        ended_ns=time.time_ns(),
+        sum_of_rss_bytes=rss_bytes,
+        shmem_total_bytes=proc.memory().shmem_bytes,
+        lost_events=0,
+        lost_pages=0,
+        warnings="",
+        self_cpu_seconds=used.ru_utime + used.ru_stime,
+        self_rss_bytes=used.ru_maxrss * 1024,
+    )
+    capture.commit()

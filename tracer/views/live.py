@@ -1,0 +1,45 @@
+"""The one line that shows a trace at work, on a terminal."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TextIO
+
+from tracer.trace import Summary
+from tracer.views.text import fit, format_bytes
+
+
+class Line:
+    """Rewritten in place; on anything but a terminal, silent."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shown = stream.isatty()
+
+    def show(self, summary: Summary) -> None:
+        if self._shown:
+            columns = shutil.get_terminal_size().columns
+            self._stream.write("\r" + fit(render(summary), columns - 1).ljust(columns - 1))
+            self._stream.flush()
+
+    def clear(self) -> None:
+        if self._shown:
+            self._stream.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
+            self._stream.flush()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.clear()
+        self._stream.write(f"shmtrace: {text}\n")
+        self._stream.flush()
+
+
+def render(summary: Summary) -> str:
+    grown = f"{'+' if summary.grown_bytes >= 0 else '-'}{format_bytes(abs(summary.grown_bytes))}"
+    line = (
+        f"{summary.elapsed_s:.0f} s · {summary.nr_processes} processes · {summary.nr_regions} regions · "
+        f"{format_bytes(summary.allocated_bytes)} allocated, {grown}"
+    )
+    if summary.grower:
+        line += f" · most by {summary.grower} {format_bytes(summary.grower_bytes)}"
+    return line + " · Ctrl-C reports"

@@ -1,0 +1,155 @@
+"""What shmtrace costs, beside what else one could have used.
+
+    python -m tests.bench [--rounds N] [touch] [bystander] [attach] [memory]
+
+Every figure is from this host and this run: variants take turns, and ratios are between neighbours in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tests.bench.observers import NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, started, starters
+from tests.bench.rounds import ROUNDS, print_table, run_rounds
+
+STORM_MIB = 1024
+MIB = 1 << 20
+
+
+class Storm:
+    """tests/bench/storm.c, built."""
+
+    def __init__(self, directory: Path) -> None:
+        self.program = directory / "storm"
+        self.result = directory / "result"
+        source = Path(__file__).with_name("storm.c")
+        subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", self.program, source], check=True)
+
+    def ns_per_page(self, observer: Observer, sharing: str) -> float:
+        self.result.unlink(missing_ok=True)
+        command = observer.around(str(self.program), sharing, str(STORM_MIB), str(self.result))
+        subprocess.run(command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        return float(self.result.read_text())
+
+
+def bench_touch(storm: Storm, rounds: int) -> None:
+    """First touch of 1 GiB of shared memory, by a process that is watched."""
+    variants = {}
+    for observer in OBSERVERS:
+        if why := observer.missing():
+            print(f"not run: {observer.name}: {why}")
+        else:
+            variants[observer.name] = partial(storm.ns_per_page, observer, "shared")
+    measured = run_rounds(variants, rounds)
+    print_table(
+        f"first touch of {STORM_MIB} MiB of shared memory, page by page", "ns a page", measured, {"shmtrace --": "1.10"}
+    )
+
+
+def bench_bystander(storm: Storm, rounds: int) -> None:
+    """Faults of a process that is not watched, on private memory, while another one is."""
+    with subprocess.Popen(["sleep", "infinity"]) as target:
+        try:
+
+            def beside(starter: Starter) -> float:
+                with started(starter):
+                    return storm.ns_per_page(NOBODY, "private")
+
+            variants: dict[str, Callable[[], float]] = {NOBODY.name: partial(storm.ns_per_page, NOBODY, "private")}
+            watching = starters(target.pid)
+            variants.update({starter.name: partial(beside, starter) for starter in watching if runs(starter)})
+            measured = run_rounds(variants, rounds)
+        finally:
+            target.kill()
+    title = f"a bystander touches {STORM_MIB} MiB of private memory, page by page"
+    print_table(title, "ns a page", measured, {watching[0].name: "1.10"})
+
+
+def bench_attach(storm: Storm, rounds: int) -> None:
+    """From exec to the moment a tool says that it watches."""
+    with subprocess.Popen(["sleep", "infinity"]) as target:
+        try:
+
+            def seconds(starter: Starter) -> float:
+                with started(starter) as took:
+                    return took
+
+            watching = starters(target.pid)
+            variants = {starter.name: partial(seconds, starter) for starter in watching if runs(starter)}
+            measured = run_rounds(variants, rounds)
+        finally:
+            target.kill()
+    print_table("from exec to attached", "seconds", measured, {watching[0].name: "0.6 s"})
+
+
+def bench_memory(storm: Storm, rounds: int) -> None:
+    """Peak resident memory of shmtrace alone."""
+    watched = [str(storm.program), "shared", str(STORM_MIB), str(storm.result)]
+    commands = {
+        f"shmtrace -- storm of {STORM_MIB} MiB": [*SHMTRACE, "--json", "--", *watched],
+        "shmtrace snapshot": [*SHMTRACE, "snapshot", "--json"],
+    }
+    measured = run_rounds({name: partial(peak_mib, command) for name, command in commands.items()}, min(rounds, 3))
+    print_table("peak RSS", "MiB", measured, {"shmtrace snapshot": "40 MB"})
+
+
+def peak_mib(command: list[str]) -> float:
+    """By its high-water mark, looked at until its end: what wait4 tells counts the command it has run, too."""
+    peak_kib = 0
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        while process.poll() is None:
+            if mark := re.search(r"VmHWM:\s+(\d+) kB", status.read_text()):
+                peak_kib = int(mark[1])
+            time.sleep(0.002)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return peak_kib * 1024 / MIB
+
+
+def runs(starter: Starter) -> bool:
+    """Whether it can be run here; says so if not."""
+    why = starter.missing()
+    if not why:
+        try:
+            with started(starter):
+                return True
+        except RuntimeError as error:
+            why = str(error)
+    print(f"not run: {starter.name}: {why}")
+    return False
+
+
+BENCHES: dict[str, Callable[[Storm, int], None]] = {
+    "touch": bench_touch,
+    "bystander": bench_bystander,
+    "attach": bench_attach,
+    "memory": bench_memory,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all by default")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(BENCHES):
+        parser.error(f"no benchmark is named {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    print(f"Linux {os.uname().release}, {os.cpu_count()} CPUs, Python {sys.version.partition(' ')[0]}")
+    with tempfile.TemporaryDirectory() as directory:
+        storm = Storm(Path(directory))
+        for name in arguments.names or BENCHES:
+            BENCHES[name](storm, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Runs shmtrace, and reads its report in pages and in the parts that the workload's processes play."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.live.shmem import PAGE_BYTES, RegionId
+
+ROOT = Path(__file__).parents[2]
+SHMTRACE = [sys.executable, "-m", "tracer"]
+PATIENCE_SECONDS = 60.0
+ATTACH_SECONDS = 10.0
+
+Report = dict[str, Any]
+
+
+def find_region(report: Report, region: RegionId) -> dict[str, Any]:
+    found: list[dict[str, Any]] = [
+        row for row in report["regions"] if (row["dev"], row["ino"], row["generation"]) == region
+    ]
+    assert len(found) == 1, f"{len(found)} regions are {region}: {[row['id'] for row in report['regions']]}"
+    return found[0]
+
+
+def part_of(process: Mapping[str, Any], parts: Mapping[int, str]) -> str:
+    return parts.get(process["tgid"], f"{process['comm']} {process['tgid']}")
+
+
+def pages_by_part(region: Mapping[str, Any], parts: Mapping[int, str], column: str) -> dict[str, int]:
+    """touched_bytes or freed_bytes as pages, of the parts that have any."""
+    pages: Counter[str] = Counter()
+    for toucher in region["touchers"]:
+        assert toucher[column] % PAGE_BYTES == 0
+        pages[part_of(toucher["process"], parts)] += toucher[column] // PAGE_BYTES
+    return {part: count for part, count in pages.items() if count}
+
+
+def assert_balanced(report: Report) -> None:
+    """The promise: every page of every region is somebody's, or from before, or said to be unseen."""
+    for region in report["regions"]:
+        touched = sum(toucher["touched_bytes"] for toucher in region["touchers"])
+        assert region["allocated_bytes"] == touched + region["before_bytes"] + region["unseen_bytes"], region
+        assert min(region["before_bytes"], region["unseen_bytes"]) >= 0, region
+        assert region["peak_bytes"] >= region["allocated_bytes"], region
+
+
+def read_report(output: bytes) -> Report:
+    report: Report = json.loads(output)
+    assert_balanced(report)
+    return report
+
+
+def trace_command(*command: object) -> Report:
+    """shmtrace -- COMMAND, which must end well."""
+    line = [*SHMTRACE, "--json", "--", *map(str, command)]
+    done = subprocess.run(line, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 0, done.stderr.decode()
+    return read_report(done.stdout)
+
+
+class Trace:
+    """A running shmtrace that has attached."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> Report:
+        self.process.send_signal(number)
+        return self.finish()
+
+    def finish(self) -> Report:
+        output, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
+        assert self.process.returncode == 0, errors.decode()
+        return read_report(output)
+
+
+@contextmanager
+def trace(*arguments: object) -> Iterator[Trace]:
+    """shmtrace ARGUMENTS, from the moment it says that it traces."""
+    line = [*SHMTRACE, "--json", *map(str, arguments)]
+    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stderr
+            said = b""
+            while b"tracing" not in said:
+                assert select.select([process.stderr], [], [], ATTACH_SECONDS)[0], "shmtrace does not say it traces"
+                more = os.read(process.stderr.fileno(), 4096)
+                assert more, f"shmtrace ended: {said.decode()}"
+                said += more
+            yield Trace(process)
+        finally:
+            process.kill()

@@ -1,0 +1,64 @@
+"""What the kernel itself says of a process's shared memory: the second source that every figure is held against."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+PAGE_BYTES = 4096
+SECTOR_BYTES = 512
+SHARED_MEMORY = ("/dev/zero", "/SYSV", "/memfd:", "/dev/shm/")
+AT_FDCWD = -100
+AT_SYMLINK_FOLLOW = 0x400
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class RegionId(NamedTuple):
+    """One shmem inode. The generation tells apart those that have, one after another or at once, the same number."""
+
+    dev: str
+    """Major and minor number, in hexadecimal as in maps."""
+    ino: int
+    generation: int
+
+
+class Region(NamedTuple):
+    """A region as it is now."""
+
+    name: str
+    vss_bytes: int
+    """Its size."""
+    pages: int
+    """What it owns, by st_blocks."""
+
+
+def generation_of(path: str) -> int:
+    handle = ctypes.create_string_buffer(struct.pack("=Ii128x", 128, 0))
+    mount = ctypes.c_int()
+    if libc.name_to_handle_at(AT_FDCWD, path.encode(), handle, ctypes.byref(mount), AT_SYMLINK_FOLLOW):
+        return 0  # hugetlbfs gives none
+    (generation,) = struct.unpack_from("=I", handle.raw, 8)
+    return int(generation)
+
+
+def read_regions(tgid: int) -> dict[RegionId, Region]:
+    """The shared memory a process has mapped now, by /proc/TGID/map_files alone."""
+    regions = {}
+    with open(f"/proc/{tgid}/maps") as maps:
+        lines = [line.rstrip("\n").split(maxsplit=5) for line in maps]
+    for bounds, permissions, _, _, ino, *name in lines:
+        if permissions[3] != "s" or ino == "0" or not name[0].startswith(SHARED_MEMORY):
+            continue
+        path = f"/proc/{tgid}/map_files/" + "-".join(f"{int(bound, 16):x}" for bound in bounds.split("-"))
+        try:
+            inode = Path(path).stat()
+        except FileNotFoundError:
+            continue  # unmapped since
+        device = f"{os.major(inode.st_dev):x}:{os.minor(inode.st_dev):x}"
+        pages = inode.st_blocks * SECTOR_BYTES // PAGE_BYTES
+        regions[RegionId(device, inode.st_ino, generation_of(path))] = Region(name[0], inode.st_size, pages)
+    return regions

@@ -1,0 +1,155 @@
+"""Workloads that run already when shmtrace comes: what was there before is nobody's, what comes after is somebody's."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.live.reports import ROOT, SHMTRACE, Report, find_region, pages_by_part, part_of, read_report, trace
+from tests.live.shmem import PAGE_BYTES, read_regions
+from tests.live.workload import Notes, stepped
+
+pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc")]
+
+
+class Answer(NamedTuple):
+    """What the region "pool" must come to, in pages."""
+
+    touched: dict[str, int]
+    before: int
+
+
+ANSWERS = {
+    "grown": Answer({"A": 17, "B": 8, "main": 3}, before=13),
+    "given_back": Answer({"A": 7}, before=21),
+    "viewed": Answer({"A": 11, "B": 38}, before=9),
+    "idle": Answer({"A": 23}, before=0),
+}
+
+
+def assert_answer(report: Report, notes: Notes, answer: Answer) -> None:
+    held = notes.regions["pool"]
+    region = find_region(report, held.id)
+    assert pages_by_part(region, notes.parts, "touched_bytes") == answer.touched
+    assert region["before_bytes"] == answer.before * PAGE_BYTES
+    assert region["unseen_bytes"] == 0
+    assert region["allocated_bytes"] == held.pages * PAGE_BYTES
+    assert part_of(region["creator"], notes.parts) == "main"
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_known_answer(program: Path, tmp_path: Path, name: str, number: signal.Signals) -> None:
+    """Read while the region lives, after a signal."""
+    with stepped(program, name, tmp_path / "notes") as workload:
+        workload.wait_for("running")
+        with trace("-p", workload.tgid) as tracing:
+            workload.go()
+            notes = workload.wait_for("grown")
+            regions = read_regions(workload.tgid)
+            report = tracing.stop(number)
+        workload.go()
+        workload.finish()
+    assert_answer(report, notes, ANSWERS[name])
+    [region] = report["regions"]
+    assert region["gone"] is None
+    assert region["mappers"] == [workload.tgid]
+    assert region["vss_bytes"] == regions[notes.regions["pool"].id].vss_bytes
+    how = "traced" if name == "idle" else "inferred"
+    assert region["creator"]["how"] == how
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_target_ends(program: Path, tmp_path: Path, name: str) -> None:
+    """The trace ends by itself with its target, and the account is the same as a moment before."""
+    with stepped(program, name, tmp_path / "notes") as workload:
+        workload.wait_for("running")
+        with trace("-p", workload.tgid) as tracing:
+            workload.go()
+            notes = workload.wait_for("grown")
+            workload.go()
+            workload.finish()
+            report = tracing.finish()
+    assert_answer(report, notes, ANSWERS[name])
+    assert report["regions"][0]["gone"] is not None
+
+
+def test_a_region_that_goes_keeps_its_last_account(program: Path, tmp_path: Path) -> None:
+    with stepped(program, "let_go", tmp_path / "notes") as workload:
+        workload.wait_for("running")
+        with trace("-p", workload.tgid) as tracing:
+            workload.go()
+            notes = workload.wait_for("gone")
+            report = tracing.stop()
+    assert_answer(report, notes, Answer({"A": 17}, before=13))
+    [region] = report["regions"]
+    assert region["gone"] is not None
+    assert region["mappers"] == []
+
+
+def test_pages_of_a_region_nobody_had_mapped_are_not_given_to_anybody(program: Path, tmp_path: Path) -> None:
+    with stepped(program, "unmapped", tmp_path / "notes") as workload:
+        workload.wait_for("running")
+        with trace("-p", workload.tgid) as tracing:
+            workload.go()
+            notes = workload.wait_for("grown")
+            report = tracing.stop()
+    region = find_region(report, notes.regions["pool"].id)
+    assert pages_by_part(region, notes.parts, "touched_bytes") == {"A": 7}
+    assert region["before_bytes"] + region["unseen_bytes"] == 9 * PAGE_BYTES
+
+
+def test_two_roots_at_once(program: Path, tmp_path: Path) -> None:
+    with stepped(program, "grown", tmp_path / "one") as one, stepped(program, "viewed", tmp_path / "two") as two:
+        one.wait_for("running")
+        two.wait_for("running")
+        with trace("-p", one.tgid, "-p", two.tgid) as tracing:
+            one.go()
+            two.go()
+            notes_of_one = one.wait_for("grown")
+            notes_of_two = two.wait_for("grown")
+            report = tracing.stop()
+    assert_answer(report, notes_of_one, ANSWERS["grown"])
+    assert_answer(report, notes_of_two, ANSWERS["viewed"])
+    assert {parent["process"]["tgid"] for parent in report["parents"]} == {one.tgid, two.tgid}
+
+
+def test_a_neighbour_is_not_in_the_report(program: Path, tmp_path: Path) -> None:
+    with stepped(program, "grown", tmp_path / "one") as one, stepped(program, "viewed", tmp_path / "two") as two:
+        one.wait_for("running")
+        two.wait_for("running")
+        with trace("-p", one.tgid) as tracing:
+            one.go()
+            two.go()
+            notes = one.wait_for("grown")
+            two.wait_for("grown")
+            report = tracing.stop()
+    assert_answer(report, notes, ANSWERS["grown"])
+    assert len(report["regions"]) == 1
+
+
+@pytest.mark.parametrize("delay", range(5))
+def test_pages_made_while_it_attaches(program: Path, tmp_path: Path, delay: int) -> None:
+    """The workload is let go before shmtrace has attached: whatever it missed is before or unseen, and all of it is."""
+    with stepped(program, "rounds", tmp_path / "notes") as workload:
+        workload.wait_for("running")
+        line = [*SHMTRACE, "--json", "-p", str(workload.tgid)]
+        with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE) as process:
+            time.sleep(0.1 * delay)
+            workload.go()
+            notes = workload.wait_for("grown")
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            report = read_report(process.communicate()[0])
+    held = notes.regions["pool"]
+    region = find_region(report, held.id)
+    touched = pages_by_part(region, notes.parts, "touched_bytes")
+    assert set(touched) <= {"A", "B"}
+    assert region["before_bytes"] >= 101 * PAGE_BYTES
+    assert region["unseen_bytes"] == 0
+    assert region["allocated_bytes"] == held.pages * PAGE_BYTES

@@ -1,0 +1,94 @@
+"""The workloads in workloads/*.c: how to build, run and step them, and what they note."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.live.shmem import RegionId
+
+SOURCES = Path(__file__).parent / "workloads"
+PATIENCE_SECONDS = 30.0
+
+
+def build(directory: Path) -> Path:
+    program = directory / "workload"
+    flags = ["-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    subprocess.run(["cc", *flags, "-o", program, *sorted(SOURCES.glob("*.c"))], check=True)
+    return program
+
+
+class Held(NamedTuple):
+    """What the kernel told the workload of one of its regions."""
+
+    id: RegionId
+    pages: int
+    """By st_blocks."""
+    data_pages: int
+    """By SEEK_DATA: without those that are only reserved, by fallocate."""
+
+
+class Notes(NamedTuple):
+    """What a workload noted, up to now."""
+
+    parts: dict[int, str]
+    """The part each process plays, by tgid. One that turns into another program by exec keeps its part."""
+    regions: dict[str, Held]
+    """As last noted."""
+    steps: list[str]
+
+    @classmethod
+    def read(cls, path: Path) -> Notes:
+        notes = cls({}, {}, [])
+        if not path.exists():
+            return notes
+        for line in path.read_text().splitlines():
+            what, name, *values = line.split()
+            if what == "process":
+                notes.parts.setdefault(int(values[0]), name)
+            elif what == "region":
+                dev, ino, generation, pages, data_pages = values
+                notes.regions[name] = Held(RegionId(dev, int(ino), int(generation)), int(pages), int(data_pages))
+            else:
+                notes.steps.append(name)
+        return notes
+
+
+class Stepped:
+    """A running workload that waits at each of its steps."""
+
+    def __init__(self, process: subprocess.Popen[bytes], path: Path) -> None:
+        self.process = process
+        self.path = path
+        self.tgid = process.pid
+
+    def wait_for(self, step: str) -> Notes:
+        """Its notes, once it has come to the step."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while step not in (notes := Notes.read(self.path)).steps:
+            assert self.process.poll() is None, f"the workload ended before it came to {step}"
+            assert time.monotonic() < deadline, f"the workload did not come to {step}"
+            time.sleep(0.002)
+        return notes
+
+    def go(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+
+    def finish(self) -> None:
+        self.process.communicate(timeout=PATIENCE_SECONDS)
+        assert self.process.returncode == 0
+
+
+@contextmanager
+def stepped(program: Path, name: str, path: Path) -> Iterator[Stepped]:
+    with subprocess.Popen([program, name, path], stdin=subprocess.PIPE) as process:
+        try:
+            yield Stepped(process, path)
+        finally:
+            process.kill()

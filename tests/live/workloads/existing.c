@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Regions and pages that are there before the tracing: each is run step by step, and "running" is when to attach. */
+#include "workload.h"
+
+/* Every third of 39 pages before. A is forked later; B lives already, and waits. */
+static void grown(void)
+{
+	char *pool = map_anon(97), byte;
+	int gate[2];
+	if (pipe(gate))
+		die("pipe");
+	CHILD("P")
+		for (size_t page = 0; page < 39; page += 3)
+			write_pages(pool, page, page + 1);
+	START("B") {
+		close(gate[1]);
+		if (read(gate[0], &byte, 1))
+			die("gate");
+		write_pages(pool, 25, 41);
+	}
+	close(gate[0]);
+	step("running");
+	CHILD("A")
+		write_pages(pool, 5, 30);
+	close(gate[1]);
+	join_all();
+	write_pages(pool, 40, 44);
+	note_region("pool", pool);
+	step("grown");
+}
+
+/* Pages from before are given back, and made again by A. */
+static void given_back(void)
+{
+	char *pool = map_anon(97);
+	write_pages(pool, 0, 41);
+	step("running");
+	if (madvise(pool + 10 * PAGE, 20 * PAGE, MADV_REMOVE))
+		die("MADV_REMOVE");
+	CHILD("A")
+		write_pages(pool, 5, 17);
+	note_region("pool", pool);
+	step("grown");
+}
+
+/* Several views are there already: whole, a tail of it, and a split one. */
+static void viewed(void)
+{
+	int fd = make_memfd("pool", 97);
+	char *pool = map_file(fd, 0, 97, RW);
+	char *tail = map_file(fd, 31, 66, RW);
+	mprotect(pool + 64 * PAGE, 33 * PAGE, PROT_READ);
+	write_pages(pool, 0, 5);
+	write_pages(tail, 0, 4);
+	step("running");
+	CHILD("A")
+		write_pages(tail, 2, 15);
+	CHILD("B") {
+		write_pages(pool, 3, 40);
+		read_pages(pool, 60, 72);
+	}
+	note_file("pool", fd);
+	step("grown");
+}
+
+/* The last user lets go during the capture. */
+static void let_go(void)
+{
+	char *pool = map_anon(97);
+	write_pages(pool, 0, 13);
+	step("running");
+	CHILD("A")
+		write_pages(pool, 7, 30);
+	note_region("pool", pool);
+	munmap(pool, 97 * PAGE);
+	step("gone");
+}
+
+/* A memfd that nobody has mapped yet, with pages in it. */
+static void unmapped(void)
+{
+	int fd = make_memfd("pool", 53);
+	for (off_t page = 0; page < 9; page++)
+		if (pwrite(fd, "x", 1, page * PAGE) != 1)
+			die("pwrite");
+	step("running");
+	char *pool = map_file(fd, 0, 53, RW);
+	CHILD("A")
+		write_pages(pool, 0, 16);
+	note_file("pool", fd);
+	step("grown");
+}
+
+/* Makes its region only when it is traced already. */
+static void idle(void)
+{
+	step("running");
+	char *pool = map_anon(53);
+	CHILD("A")
+		write_pages(pool, 0, 23);
+	note_region("pool", pool);
+	step("grown");
+}
+
+/* A and B at once, over the same pages, from the moment of attaching: who wins is open, the sum is not. */
+static void rounds(void)
+{
+	enum { PAGES = 2503 };
+	char *pool = map_anon(PAGES);
+	write_pages(pool, 0, 101);
+	step("running");
+	for (int round = 0; round < 7; round++) {
+		START("A")
+			write_pages(pool, round * 300, round * 300 + 331);
+		START("B")
+			write_pages(pool, round * 300 + 17, round * 300 + 303);
+		join_all();
+	}
+	note_region("pool", pool);
+	step("grown");
+}
+
+const struct workload existing[] = {
+	{"grown", grown},
+	{"given_back", given_back},
+	{"viewed", viewed},
+	{"let_go", let_go},
+	{"unmapped", unmapped},
+	{"idle", idle},
+	{"rounds", rounds},
+	{},
+};

@@ -234,6 +234,15 @@ def sees_host_pids(namespace: Path = Path("/proc/self/ns/pid")) -> bool:
     return namespace.stat().st_ino == HOST_PID_NAMESPACE
 
 
+def need_host_pids() -> None:
+    """Raises ShmtraceError where BPF would speak of processes by other PIDs than /proc does."""
+    if not sees_host_pids():
+        raise ShmtraceError(
+            "this PID namespace is not the host's, whose PIDs are those that BPF knows",
+            "run it on the host, or in a container started with --pid=host; `shmtrace snapshot` works here",
+        )
+
+
 def is_root() -> bool:
     return os.geteuid() == 0
 

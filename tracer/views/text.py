@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from datetime import datetime
 
@@ -10,33 +11,40 @@ from tracer.account import Account, Parent, Process, Region, Toucher
 from tracer.procfs import PAGE_BYTES
 
 COLUMNS = 80
-MAX_TOUCHERS = 10
+PROCESS_COLUMNS = 23
+MAX_PARENTS = 20
 MAX_REGIONS = 6  # shown in full; of the rest a line each, up to
 MAX_LINES = 20
+MAX_TOUCHERS = 10
+HEADER = f"    {'PID':>7} {'process':<{PROCESS_COLUMNS}} {'touched':>8} {'share':>5} {'faults':>7}"
 
 
 def render(account: Account) -> str:
-    session = account.session
-    lines = []
-    for parent in account.parents:
+    """The whole report; lines end where 80 columns do, except the warnings."""
+    lines: list[str] = []
+    for parent in account.parents[:MAX_PARENTS]:
         lines += [*_parent(parent, account), ""]
+    rest = account.parents[MAX_PARENTS:]
+    if rest:
+        total = sum(parent.allocated_bytes for parent in rest)
+        lines += [f"…{len(rest)} more processes with regions, {format_bytes(total)} allocated", ""]
     if not account.regions:
-        lines += ["no shared memory: none of these processes maps any, or did", ""]
-    return "\n".join(fit(line, COLUMNS) for line in lines + _footer(account)) + "".join(
-        f"\nwarning: {warning}" for warning in session.warnings
-    )
+        lines += ["No shared memory: none of these processes maps any, or did.", ""]
+    lines += _footer(account)
+    return "\n".join([fit(line, COLUMNS) for line in lines] + [f"warning: {text}" for text in account.session.warnings])
 
 
 def _parent(parent: Parent, account: Account) -> list[str]:
     shown = [region for region in parent.regions if region.peak_bytes or region.gone_ns is None]
-    hidden = len(parent.regions) - len(shown)
     lines = [_heading(parent.process)]
     for region in shown[:MAX_REGIONS]:
         lines += _region(region, parent.process, account)
-    lines += [f"  {_summary(region, parent.process, account)}" for region in shown[MAX_REGIONS:][:MAX_LINES]]
+    lines += [_summary(region, parent.process, account) for region in shown[MAX_REGIONS:][:MAX_LINES]]
     rest = shown[MAX_REGIONS + MAX_LINES :]
     if rest:
-        lines.append(f"  …{len(rest)} more regions, {format_bytes(sum(r.allocated_bytes for r in rest))} allocated")
+        total = sum(region.allocated_bytes for region in rest)
+        lines.append(f"  …{len(rest)} more regions, {format_bytes(total)} allocated")
+    hidden = len(parent.regions) - len(shown)
     if hidden:
         lines.append(f"  …{hidden} more came and went without a page")
     return lines
@@ -45,91 +53,104 @@ def _parent(parent: Parent, account: Account) -> list[str]:
 def _heading(process: Process | None) -> str:
     if process is None:
         return "?  made by a process that had exited before, and mapped by none of these now"
-    command = printable(process.command or "")
-    exited = f"  exited {_clock(process.exited_ns)}" if process.exited_ns else ""
     name = f"{printable(process.comm or '?')} {process.tgid}"
-    return f"{name}  {fit(command, COLUMNS - len(name) - 2 - len(exited))}{exited}"
+    exited = f"  exited {_clock(process.exited_ns)}" if process.exited_ns else ""
+    return f"{name}  {fit(printable(process.command or ''), COLUMNS - width(name) - 2 - len(exited))}{exited}"
 
 
 def _summary(region: Region, parent: Process | None, account: Account) -> str:
     """One line: which region, how big, how much it grew, whether it is gone."""
-    name = labels.guess(region, parent) or printable(region.name)
+    name = labels.guess(region, parent) or fit(printable(region.name), 24)
     size = "?" if region.vss_bytes is None else format_bytes(region.vss_bytes)
-    line = f"{fit(name, 24)}  {region.kind} {size}  allocated {format_bytes(region.allocated_bytes)}"
+    line = f"  {name}  {region.kind} {size}, allocated {format_bytes(region.allocated_bytes)}"
     if region.gone_ns:
-        line += f" at its end, gone {_clock(region.gone_ns)}"
+        line += f" when it went, {_clock(region.gone_ns)}"
     elif account.session.tier != "proc":
-        line += f"  {format_change(region.grown_bytes)} in {_seconds(account)}"
+        line += f", {format_change(region.grown_bytes)} in {_seconds(account)}"
     if region.swapped_bytes:
-        line += f"  {format_bytes(region.swapped_bytes)} swapped"
+        line += f", {format_bytes(region.swapped_bytes)} swapped"
     if region.peak_bytes > region.allocated_bytes:
-        line += f"  peak {format_bytes(region.peak_bytes)}"
+        line += f", peak {format_bytes(region.peak_bytes)}"
     return line
 
 
 def _region(region: Region, parent: Process | None, account: Account) -> list[str]:
-    lines = [f"  {_summary(region, parent, account)}"]
-    creator = region.creator
-    if creator is None:
-        lines.append("    made by a process that had exited before")
-    elif creator.process != parent or creator.how != "traced":
-        lines.append(f"    made by {creator.process.tgid} {printable(creator.process.command or '?')} ({creator.how})")
+    lines = [_summary(region, parent, account)]
+    made_by = _made_by(region, parent)
+    if made_by:
+        lines.append(f"    {made_by}")
     if account.session.tier == "proc":
         return lines
     touchers = [toucher for toucher in region.touchers if toucher.touched_bytes]
-    users = [toucher for toucher in region.touchers if not toucher.touched_bytes]
-    for i, toucher in enumerate(touchers[:MAX_TOUCHERS]):
-        lines.append(_toucher("grown by" if i == 0 else "", toucher, region))
-    rest = touchers[MAX_TOUCHERS:]
-    if rest:
-        lines.append(_row("", f"…{len(rest)} more", sum(t.touched_bytes for t in rest), region, ""))
-    if region.before_bytes:
-        lines.append(_row("before", "", region.before_bytes, region, "there when the trace began"))
-    if region.unseen_bytes:
-        lines.append(_row("unseen", "", region.unseen_bytes, region, "made by a way this tier is blind to"))
-    if users:
-        faults = sum(user.faults or 0 for user in users)
-        some = ", ".join(str(user.process.tgid) for user in users[:3]) + (", …" if len(users) > 3 else "")
-        lines.append(f"    used, not grown, by {len(users)} more ({some}): {faults} faults")
+    others = [toucher for toucher in region.touchers if not toucher.touched_bytes]
+    if touchers or region.unseen_bytes:
+        lines.append(HEADER)
+        lines += [_toucher(toucher, region) for toucher in touchers[:MAX_TOUCHERS]]
+        rest = touchers[MAX_TOUCHERS:]
+        if rest:
+            faults = [toucher.faults for toucher in rest if toucher.faults is not None]
+            lines.append(_row("", f"…{len(rest)} more", sum(t.touched_bytes for t in rest), region, sum(faults)))
+        if region.before_bytes:
+            lines.append(_row("", "before the trace", region.before_bytes, region))
+        lines.append(_row("", "unseen", region.unseen_bytes, region))
+    if others:
+        faults = sum(other.faults or 0 for other in others)
+        lines.append(
+            f"    used, and not grown, by {len(others)} {'more' if touchers else 'processes'}: {faults} faults"
+        )
     return lines
 
 
-def _toucher(head: str, toucher: Toucher, region: Region) -> str:
+def _made_by(region: Region, parent: Process | None) -> str:
+    """Who made it, unless that goes without saying: the parent, and seen to."""
+    creator = region.creator
+    if creator is None:
+        return "made by a process that had exited before"
+    if creator.process == parent:
+        return "" if creator.how == "traced" else f"made by {creator.process.tgid} ({creator.how})"
+    exited = f", exited {_clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
+    command = fit(printable(creator.process.command or creator.process.comm or "?"), 40)
+    return f"made by {creator.process.tgid} {command} ({creator.how}{exited})"
+
+
+def _toucher(toucher: Toucher, region: Region) -> str:
     process = toucher.process
-    exited = f"exited {_clock(process.exited_ns)}" if process.exited_ns else ""
-    what = fit(printable(process.command or process.comm or "?"), COLUMNS - 59)
-    return _row(head, f"{process.tgid:>7} {what}", toucher.touched_bytes, region, exited, toucher.faults)
+    note = f"exited {_clock(process.exited_ns)}" if process.exited_ns else ""
+    name = printable(process.command or process.comm or "?")
+    return _row(str(process.tgid), name, toucher.touched_bytes, region, toucher.faults, note)
 
 
-def _row(head: str, who: str, size_bytes: int, region: Region, note: str, faults: int | None = None) -> str:
+def _row(tgid: str, name: str, size_bytes: int, region: Region, faults: int | None = None, note: str = "") -> str:
     share = f"{100 * size_bytes / region.allocated_bytes:.0f}%" if region.allocated_bytes else ""
-    count = f"{faults} f" if faults is not None else ""
-    return f"    {head:<8} {who:<29} {format_bytes(size_bytes):>7} {share:>4} {count:>9}  {note}".rstrip()
+    name = fit(name, PROCESS_COLUMNS)
+    name += " " * (PROCESS_COLUMNS - width(name))
+    count = "" if faults is None else str(faults)
+    return f"    {tgid:>7} {name} {format_bytes(size_bytes):>8} {share:>5} {count:>7}  {note}".rstrip()
 
 
 def _footer(account: Account) -> list[str]:
     session, regions = account.session, account.regions
-    pages = {
-        "allocated": sum(region.allocated_bytes for region in regions),
-        "touched": sum(region.touched_bytes for region in regions),
-        "before": sum(region.before_bytes for region in regions),
-        "unseen": sum(region.unseen_bytes for region in regions),
-    }
-    allocated, touched, before, unseen = (size_bytes // PAGE_BYTES for size_bytes in pages.values())
     lines = []
-    if session.tier != "proc":
-        lines.append(f"balance {allocated} pages = {touched} touched + {before} before + {unseen} unseen")
-    living = sum(region.allocated_bytes for region in regions if region.gone_ns is None)
-    if session.sum_of_rss_bytes is not None and living:
+    held = sum(region.allocated_bytes for region in regions if region.gone_ns is None)
+    if session.sum_of_rss_bytes and held:
         lines.append(
-            f"RSS adds up to {format_bytes(session.sum_of_rss_bytes)} over these processes; "
-            f"the regions hold {format_bytes(living)}, once"
+            f"ps would add up to {format_bytes(session.sum_of_rss_bytes)} of RSS; "
+            f"the regions hold {format_bytes(held)}, counted once"
         )
-    lost = f" · {session.lost_events} events, {session.lost_pages} pages lost" if session.tier != "proc" else ""
+    if session.tier != "proc":
+        touched = sum(region.touched_bytes for region in regions) // PAGE_BYTES
+        before = sum(region.before_bytes for region in regions) // PAGE_BYTES
+        unseen = sum(region.unseen_bytes for region in regions) // PAGE_BYTES
+        allocated = sum(region.allocated_bytes for region in regions) // PAGE_BYTES
+        lines.append(f"balance {allocated} pages = {touched} touched + {before} before + {unseen} unseen")
+    lost = "" if session.tier == "proc" else f", lost {session.lost_events} events and {session.lost_pages} pages"
     lines.append(
         f"tier {session.tier}{lost} · host shmem {format_bytes(session.shmem_total_bytes)}, "
         f"{format_bytes(account.shmem_unexplained_bytes)} not of these"
     )
+    if any(region.unseen_bytes for region in regions):
+        reasons = f"unseen may be {'; or '.join(session.blind_to)}"
+        lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")
     return lines
 
 

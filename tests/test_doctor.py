@@ -1,0 +1,241 @@
+"""The doctor: each check on hosts that are made up, and what they come to."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tracer import doctor, kernel
+from tracer.doctor import Check
+from tracer.errors import ShmtraceError
+from tracer.kernel import Probe, Tier
+from tracer.views.text import width
+
+ALL_WELL = [Check("privileges", True, "all"), Check("BPF programs", True, "attached"), Check("map_files", True, "read")]
+
+
+class Refused:
+    """In the place of Probes."""
+
+    def __init__(self, *_: object) -> None:
+        raise ShmtraceError("BPF refused: bpf: Failed to load", "`shmtrace doctor` says more")
+
+
+def test_what_is_missing_is_named_with_what_gives_it() -> None:
+    missing = ["CAP_BPF", "CAP_PERFMON"]
+    assert doctor.privileges([], root=True).ok
+    assert doctor.privileges(missing, root=False)[1:] == (False, "lacks CAP_BPF, CAP_PERFMON", "sudo shmtrace doctor")
+    assert doctor.privileges(missing, root=True).remedy == "docker run --cap-add=BPF --cap-add=PERFMON …"
+
+
+def test_a_container_without_the_hosts_pids_cannot_trace() -> None:
+    assert doctor.pid_namespace(host=True).ok
+    assert doctor.pid_namespace(host=False).ok is False
+    assert "--pid=host" in doctor.pid_namespace(host=False).remedy
+
+
+def test_the_hosts_pid_namespace_is_known_by_its_number(tmp_path: Path) -> None:
+    assert not kernel.sees_host_pids(tmp_path)
+
+
+def test_bcc_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bcc", None)
+    check = doctor.bcc()
+    assert not check.ok
+    assert sys.executable in check.found
+    assert "bcc" in check.remedy or "--system-site-packages" in check.remedy
+
+
+def test_bcc_of_pypi_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    stranger = ModuleType("bcc")
+    stranger.__file__ = "/venv/bcc/__init__.py"
+    monkeypatch.setitem(sys.modules, "bcc", stranger)
+    check = doctor.bcc()
+    assert not check.ok
+    assert check.found == "/venv/bcc is PyPI's, another project"
+    assert check.remedy == f"{sys.executable} -m pip uninstall bcc"
+
+
+@pytest.mark.parametrize(
+    ("program", "command"), [("dnf", "dnf install python3-bcc"), (None, "apt-get install python3-bpfcc")]
+)
+def test_a_package_is_named_as_the_distribution_names_it(
+    program: str | None, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: name if name == program else None)
+    assert doctor._install(1) == command
+
+
+@pytest.mark.parametrize(
+    ("mode", "ok"), [(None, True), ("none", True), ("integrity", True), ("confidentiality", False)]
+)
+def test_lockdown(mode: str | None, ok: bool) -> None:
+    assert doctor.lockdown(mode).ok is ok
+
+
+TIER = Tier(
+    "made up",
+    [
+        Probe("fault", "exceptions:page_fault_user", raw=True),
+        Probe("sys_exit_mmap", "syscalls:sys_exit_mmap", raw=False),
+        Probe("sys_exit_mmap", "syscalls:sys_exit_shmat", raw=False, costs="SysV segments"),
+    ],
+    ["nothing"],
+)
+
+
+@pytest.mark.parametrize(
+    ("absent", "ok", "found"),
+    [
+        ([], True, "all 3"),
+        (["syscalls/sys_exit_shmat"], None, "without syscalls:sys_exit_shmat; blind to: SysV segments"),
+        (
+            ["syscalls/sys_exit_shmat", "syscalls/sys_exit_mmap"],
+            False,
+            "no syscalls:sys_exit_mmap, syscalls:sys_exit_shmat",
+        ),
+    ],
+)
+def test_tracepoints_are_looked_for(
+    absent: list[str], ok: bool | None, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for probe in TIER.probes:
+        (tmp_path / probe.tracepoint.replace(":", "/")).mkdir(parents=True)
+    for path in absent:
+        (tmp_path / path).rmdir()
+
+    @contextlib.contextmanager
+    def tracefs() -> Iterator[Path]:
+        yield tmp_path
+
+    monkeypatch.setattr(kernel, "tracefs", tracefs)
+    assert doctor.tracepoints(TIER)[1:3] == (ok, found)
+
+
+def test_without_tracefs_its_command_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def tracefs() -> Iterator[Path]:
+        raise ShmtraceError("tracefs is not mounted")
+        yield
+
+    monkeypatch.setattr(kernel, "tracefs", tracefs)
+    assert doctor.tracefs().remedy == "mount -t tracefs tracefs /sys/kernel/tracing"
+    assert doctor.tracepoints(TIER).ok is None
+
+
+def test_programs_that_are_refused_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "Probes", Refused)
+    assert doctor.programs(TIER, ALL_WELL) == Check("BPF programs", False, "BPF refused: bpf: Failed to load")
+
+
+def test_programs_are_not_tried_for_nothing() -> None:
+    check = doctor.programs(TIER, [Check("bcc", False, "not there"), Check("lockdown", True, "none")])
+    assert check == Check("BPF programs", None, "not tried, for want of the above (bcc)")
+
+
+def settings(folder: Path, **values: str) -> Path:
+    """A copy of /sys/kernel/mm/transparent_hugepage; a size is written as hugepages_64kB."""
+    for name, value in values.items():
+        path = folder / ("shmem_enabled" if name == "everywhere" else f"{name.replace('_', '-')}/shmem_enabled")
+        path.parent.mkdir(exist_ok=True)
+        words = ["always", "inherit", "within_size", "advise", "never", "deny", "force"]
+        path.write_text(" ".join(f"[{word}]" if word == value else word for word in words))
+    return folder
+
+
+MOUNTS = "tmpfs /dev/shm tmpfs rw,relatime 0 0\n"
+HUGE_MOUNTS = "tmpfs /dev/shm tmpfs rw,relatime,huge=within_size 0 0\n"
+
+
+def test_no_huge_pages(tmp_path: Path) -> None:
+    folder = settings(tmp_path, everywhere="never", hugepages_2048kB="inherit", hugepages_64kB="never")
+    assert doctor.huge_pages(folder, MOUNTS).ok
+    assert doctor.huge_pages(tmp_path / "none", MOUNTS).ok  # a kernel without any
+
+
+@pytest.mark.parametrize("value", ["always", "within_size", "advise", "force"])
+def test_huge_pages_everywhere(value: str, tmp_path: Path) -> None:
+    check = doctor.huge_pages(settings(tmp_path, everywhere=value, hugepages_2048kB="inherit"), MOUNTS)
+    assert check.ok is None
+    assert value in check.found
+    assert check.remedy == f"echo never | tee {tmp_path}/shmem_enabled"
+
+
+def test_huge_pages_of_one_size(tmp_path: Path) -> None:
+    check = doctor.huge_pages(settings(tmp_path, everywhere="never", hugepages_64kB="always"), MOUNTS)
+    assert check.ok is None
+    assert check.remedy == f"echo never | tee {tmp_path}/hugepages-64kB/shmem_enabled"
+
+
+def test_huge_pages_of_one_mount(tmp_path: Path) -> None:
+    check = doctor.huge_pages(settings(tmp_path, everywhere="never"), HUGE_MOUNTS)
+    assert check.ok is None
+    assert check.remedy == "mount -o remount,huge=never /dev/shm"
+    assert doctor.huge_pages(settings(tmp_path, everywhere="deny"), HUGE_MOUNTS).ok
+
+
+def test_reserved_huge_pages_are_counted(tmp_path: Path) -> None:
+    for size, count in (("hugepages-2048kB", 512), ("hugepages-1048576kB", 0)):
+        (tmp_path / size).mkdir()
+        (tmp_path / size / "nr_hugepages").write_text(f"{count}\n")
+    assert doctor.hugetlb(tmp_path).found.startswith("512 of 2048kB: ")
+    assert doctor.hugetlb(tmp_path / "none").ok
+
+
+def test_it_comes_to_a_tier() -> None:
+    note = Check("hugetlb", None, "512 of 2048kB")
+    assert doctor.traces([*ALL_WELL, note])
+    assert doctor.render([*ALL_WELL, note]).startswith("tier faults: ")
+
+
+def test_without_tracing_there_are_snapshots() -> None:
+    checks = [Check("bcc", False, "not there", "apt-get install python3-bpfcc"), ALL_WELL[-1]]
+    assert not doctor.traces(checks)
+    assert doctor.reads(checks)
+    verdict, *rest = doctor.render(checks).splitlines()
+    assert verdict == "tier proc: only `shmtrace snapshot` works here; to trace lacks: bcc"
+    assert "- who touched the pages" in rest
+
+
+def test_without_map_files_there_is_nothing() -> None:
+    checks = [Check("map_files", False, "cannot be read", "sudo shmtrace doctor")]
+    assert not doctor.reads(checks)
+    assert doctor.render(checks).startswith("no tier: not even `shmtrace snapshot` works here; missing: map_files\n")
+
+
+def test_every_line_fits_and_no_command_is_broken() -> None:
+    command = "docker run " + "--cap-add=SOMETHING " * 9
+    checks = [*ALL_WELL, Check("bcc", False, "no " * 60, command), Check("huge pages", None, "word-with-hyphens " * 9)]
+    lines = doctor.render(checks).splitlines()
+    assert f"mend it: {command}" in [line.strip() for line in lines] or f"mend it: {command.strip()}" in map(
+        str.strip, lines
+    )
+    assert max(width(line) for line in lines if "mend it" not in line) <= 80
+    assert [line.split()[0] for line in lines if line.startswith(("ok", "missing", "note"))] == [
+        *["ok"] * 3,
+        "missing",
+        "note",
+    ]
+
+
+def test_the_names_line_up() -> None:
+    for check in doctor.region_calls():
+        assert len(check.name) <= 16
+
+
+def test_a_host_that_refuses_is_examined_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As whoever runs the tests, root or not, with bcc or not."""
+    monkeypatch.setattr(doctor, "Probes", Refused)
+    checks = doctor.examine()
+    assert not doctor.traces(checks)
+    assert all(check.found for check in checks)
+    names = [check.name for check in checks]
+    assert len(names) == len(set(names))
+    for check in checks:
+        assert not check.remedy or shlex.split(check.remedy.replace("…", ""))

@@ -1,0 +1,313 @@
+"""The doctor: what this host allows, found by trying, and the command that mends what is missing.
+
+Every check tries one thing and gives a Check. What is concluded, and the text, come of the checks alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import mmap
+import os
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tracer import btf, kernel, procfs
+from tracer.btf import Btf, BtfError
+from tracer.errors import ShmtraceError
+from tracer.kernel import Tier
+from tracer.probes import Probes, Sizes
+from tracer.procfs import PAGE_BYTES, Proc
+from tracer.views.text import COLUMNS, format_bytes
+
+SMALL = Sizes(blocks=64, spaces=64, regions=64, usages=64)
+NAME_COLUMNS = 26  # of the state and the name, before what was found
+AS_ROOT = "sudo shmtrace doctor"
+READING = "map_files"  # the one check that a snapshot stands on
+THP = Path("/sys/kernel/mm/transparent_hugepage")
+HUGETLB = Path("/sys/kernel/mm/hugepages")
+# By the program that installs packages: the command, and what it calls Debian's python3-bpfcc and libbpf1.
+PACKAGES = {
+    "apt-get": ("apt-get install", "python3-bpfcc", "libbpf1"),
+    "dnf": ("dnf install", "python3-bcc", "libbpf"),
+    "zypper": ("zypper install", "python3-bcc", "libbpf1"),
+    "pacman": ("pacman -S", "python-bcc", "libbpf"),
+    "apk": ("apk add", "py3-bcc", "libbpf"),
+}
+
+
+class Check(NamedTuple):
+    """What came of trying one thing."""
+
+    name: str
+    ok: bool | None
+    """None: it works without, and something is lost by it"""
+    found: str
+    remedy: str = ""
+    """a command, where one mends it"""
+
+
+def examine() -> list[Check]:
+    """Try everything. All probes are attached for a moment; nothing is left behind."""
+    memory = Proc().memory()
+    needed = [
+        privileges(kernel.missing_capabilities(bpf=True), kernel.is_root()),
+        pid_namespace(kernel.sees_host_pids()),
+        bcc(),
+        libbpf(),
+        Check("kernel headers", True, "not needed"),
+        kernel_types(),
+        lockdown(kernel.lockdown()),
+        tracefs(),
+        tracepoints(kernel.FAULTS),
+    ]
+    needed.append(programs(kernel.FAULTS, needed))
+    return [
+        *needed,
+        *region_calls(),
+        huge_pages(THP, Path("/proc/self/mounts").read_text()),
+        hugetlb(HUGETLB),
+        Check("swap", True, f"{format_bytes(memory.swap_bytes)}: a page that is swapped out keeps its toucher")
+        if memory.swap_bytes
+        else Check("swap", True, "none"),
+    ]
+
+
+# ---- the checks ----
+
+
+def privileges(missing: list[str], root: bool) -> Check:
+    if not missing:
+        return Check("privileges", True, "all that are needed")
+    adding = " ".join(f"--cap-add={name.removeprefix('CAP_')}" for name in missing)
+    # root without them is in a container
+    return Check("privileges", False, f"lacks {', '.join(missing)}", f"docker run {adding} …" if root else AS_ROOT)
+
+
+def pid_namespace(host: bool) -> Check:
+    if host:
+        return Check("PID namespace", True, "the host's")
+    found = "not the host's: BPF tells processes by the host's PIDs, and /proc by others"
+    return Check("PID namespace", False, found, "docker run --pid=host …, or run it on the host")
+
+
+def bcc() -> Check:
+    try:
+        module = importlib.import_module("bcc")  # tracer/probes.py uses it; here it is only looked at
+    except (ImportError, OSError) as error:
+        found = f"cannot be imported by {sys.executable} ({error})"
+        if any(Path("/usr/lib").glob("python3*/*-packages/bcc")):
+            venv = sys.prefix if sys.prefix != sys.base_prefix else ".venv"
+            return Check("bcc", False, found, f"/usr/bin/python3 -m venv --system-site-packages {venv}")
+        return Check("bcc", False, found, _install(1))
+    place = Path(module.__file__ or "?").parent
+    if not hasattr(module, "BPF"):
+        return Check("bcc", False, f"{place} is PyPI's, another project", f"{sys.executable} -m pip uninstall bcc")
+    return Check("bcc", True, f"{getattr(module, '__version__', 'without a version')}, {place}")
+
+
+def libbpf() -> Check:
+    for name in btf.SONAMES:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name)
+            return Check("libbpf", True, name)
+    return Check("libbpf", False, f"no {' or '.join(btf.SONAMES)}", _install(2))
+
+
+def _install(which: int) -> str:
+    program = next(filter(shutil.which, PACKAGES), "apt-get")
+    return f"{PACKAGES[program][0]} {PACKAGES[program][which]}"
+
+
+def kernel_types() -> Check:
+    try:
+        with Btf() as types:
+            count = len(kernel.defines(types))
+    except (BtfError, ShmtraceError) as error:
+        return Check("BTF", False, str(error), "boot a kernel that has CONFIG_DEBUG_INFO_BTF=y, as distributions' have")
+    return Check("BTF", True, f"has all that is asked of it ({count} facts)")
+
+
+def lockdown(mode: str | None) -> Check:
+    if mode == "confidentiality":
+        return Check("lockdown", False, "confidentiality: BPF may not read the kernel", "boot with lockdown=integrity")
+    return Check("lockdown", True, f"{mode or 'none in force'}: BPF may read the kernel")
+
+
+def tracefs() -> Check:
+    mounted = kernel.TRACEFS / "events", kernel.DEBUG_TRACEFS / "events"
+    was_mounted = any(path.is_dir() for path in mounted)
+    try:
+        with kernel.tracefs() as events:
+            place = events.parent
+    except ShmtraceError:
+        return Check(
+            "tracefs",
+            False,
+            "not mounted, and this process cannot mount it",
+            f"mount -t tracefs tracefs {kernel.TRACEFS}",
+        )
+    return Check("tracefs", True, str(place) if was_mounted else "mounted where it is needed, for that moment")
+
+
+def tracepoints(tier: Tier) -> Check:
+    try:
+        with kernel.tracefs() as events:
+            absent = [probe for probe in tier.probes if not (events / probe.tracepoint.replace(":", "/")).is_dir()]
+    except ShmtraceError:
+        return Check("tracepoints", None, "not tried, for want of tracefs")
+    number = len({probe.tracepoint for probe in tier.probes})
+    if not absent:
+        return Check("tracepoints", True, f"all {number}")
+    names = ", ".join(dict.fromkeys(probe.tracepoint for probe in absent))
+    costs = list(dict.fromkeys(probe.costs for probe in absent))
+    if all(costs):
+        return Check("tracepoints", None, f"without {names}; blind to: {', '.join(costs)}")
+    remedy = "boot a kernel that has them: CONFIG_FTRACE_SYSCALLS=y; those of page faults are on x86 and riscv"
+    return Check("tracepoints", False, f"no {names}", remedy)
+
+
+def programs(tier: Tier, needed: Sequence[Check]) -> Check:
+    """Compile, load and attach them for real, if nothing that this needs is missing."""
+    missing = [check.name for check in needed if check.ok is False]
+    if missing:
+        return Check("BPF programs", None, f"not tried, for want of the above ({', '.join(missing)})")
+    began_ns = time.monotonic_ns()
+    try:
+        with Probes(tier, SMALL, began_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME)) as probes:
+            probes.attach()
+            taken_s = (time.monotonic_ns() - began_ns) / 1e9
+    except ShmtraceError as error:
+        return Check("BPF programs", False, _reason(error))
+    return Check("BPF programs", True, f"compiled, loaded and attached in {taken_s:.2f} s")
+
+
+def region_calls() -> list[Check]:
+    """Each call that a region is looked at by, on one of our own."""
+    with _own_region() as path:
+        try:
+            path.stat()
+        except OSError as error:
+            return [Check(READING, False, f"cannot be read ({error.strerror})", AS_ROOT)]
+        lacking = kernel.missing_capabilities(bpf=False)
+        resident_bytes, _ = procfs.residency(path)
+        generation, born_ns = procfs.generation(path), procfs.birth_time_ns(path)
+    return [
+        Check(READING, False, f"only our own, without {', '.join(lacking)}", AS_ROOT)
+        if lacking
+        else Check(READING, True, "can be read: what a region holds is one stat"),
+        Check("cachestat", True, "works: tells resident from swapped")
+        if resident_bytes == PAGE_BYTES
+        else Check("cachestat", None, "not here (it came with v6.5): what is swapped stays unknown"),
+        Check("generation", True, "by name_to_handle_at: tells regions of one number apart")
+        if generation is not None
+        else Check("generation", None, "no name_to_handle_at: a SysV segment may be taken for another region"),
+        Check("birth time", True, "by statx: tells when a region was made")
+        if born_ns is not None
+        else Check("birth time", None, "not by statx (it came with v6.1): who made an older region is less sure"),
+    ]
+
+
+@contextlib.contextmanager
+def _own_region() -> Iterator[Path]:
+    """The map_files path of a page of shared memory."""
+    with mmap.mmap(-1, PAGE_BYTES) as region:
+        region[0] = 1
+        address = ctypes.addressof(ctypes.c_char.from_buffer(region))
+        mapping = next(found for found in Proc().mappings(os.getpid()) if found.start <= address < found.end)
+        yield Proc().map_file(os.getpid(), mapping)
+
+
+def huge_pages(settings: Path, mounts: str) -> Check:
+    """Whether shared memory may come in huge pages: of which only the page that was touched is put down to somebody.
+
+    settings: a directory like THP; mounts: the text of /proc/mounts.
+    """
+    name = "huge pages"
+    everywhere = settings / "shmem_enabled"
+    # of a size: what it says itself; what it inherits is said by the one above
+    paths = [everywhere, *sorted(settings.glob("hugepages-*/shmem_enabled"))]
+    enabled = [path for path in paths if _chosen(path) not in ("never", "deny", "inherit", None)]
+    if enabled:
+        found = f"shmem_enabled is {_chosen(enabled[0])}: of a huge page, all but the page touched is unseen"
+        return Check(name, None, found, f"echo never | tee {' '.join(map(str, enabled))}")
+    if _chosen(everywhere) != "deny":
+        for _, place, kind, options, *_ in map(str.split, mounts.splitlines()):
+            huge = [option for option in options.split(",") if option.startswith("huge=") and option != "huge=never"]
+            if kind == "tmpfs" and huge:
+                found = f"{place} has {huge[0]}: of a huge page, all but the page touched is unseen"
+                return Check(name, None, found, f"mount -o remount,huge=never {place}")
+    return Check(name, True, "none for shared memory")
+
+
+def _chosen(path: Path) -> str | None:
+    """The word in brackets."""
+    with contextlib.suppress(OSError):
+        return next((word.strip("[]") for word in path.read_text().split() if word.startswith("[")), None)
+    return None
+
+
+def hugetlb(pools: Path) -> Check:
+    """pools: a directory like HUGETLB."""
+    counts = {path.parent.name.rpartition("-")[2]: int(path.read_text()) for path in pools.glob("*/nr_hugepages")}
+    there = ", ".join(f"{count} of {size}" for size, count in sorted(counts.items()) if count)
+    if there:
+        return Check("hugetlb", None, f"{there}: regions of these are listed with their size, and no toucher")
+    return Check("hugetlb", True, "none reserved")
+
+
+def _reason(error: ShmtraceError) -> str:
+    """Without what it advises: to ask the doctor."""
+    return str(error).partition(": `shmtrace")[0]
+
+
+# ---- what they come to ----
+
+
+def traces(checks: Sequence[Check]) -> bool:
+    return all(check.ok is not False for check in checks)
+
+
+def reads(checks: Sequence[Check]) -> bool:
+    """Whether a snapshot works, if nothing else does."""
+    return all(check.ok is not False for check in checks if check.name == READING)
+
+
+def render(checks: Sequence[Check]) -> str:
+    """For a person: the verdict first, 80 columns; a command is never cut or folded."""
+    lines = [*_verdict(checks), ""]
+    for check in checks:
+        state = {True: "ok", False: "missing", None: "note"}[check.ok]
+        lines += _fold(f"{state:<7}  {check.name:<17}", check.found, NAME_COLUMNS)
+        if check.remedy:
+            lines.append(f"{'':9}mend it: {check.remedy}")
+    return "\n".join(lines)
+
+
+def _verdict(checks: Sequence[Check]) -> list[str]:
+    missing = ", ".join(check.name for check in checks if check.ok is False)
+    if traces(checks):
+        tier, text = kernel.FAULTS, "first touches, by the tracepoints of page faults; it works here"
+    elif reads(checks):
+        tier, text = kernel.PROC, f"only `shmtrace snapshot` works here; to trace lacks: {missing}"
+    else:
+        return _fold("no tier: ", f"not even `shmtrace snapshot` works here; missing: {missing}", 9)
+    blind = [line for blind in tier.blind_to for line in _fold("", f"- {blind}", 2)]
+    return [*_fold(f"tier {tier.name}: ", text, 6), "blind to:", *blind]
+
+
+def _fold(head: str, words: str, indent: int) -> list[str]:
+    return textwrap.wrap(
+        words,
+        COLUMNS,
+        initial_indent=head,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,100 @@
+"""What a test may need of the host, and the command line as a fixture.
+
+A test that cannot have what it needs is skipped with the reason; with SHMTRACE_REQUIRE_BPF=1 it fails with it instead,
+so that a run that is meant to try everything cannot pass by skipping.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).parent.parent
+
+# Services are in no user's PATH, and Debian keeps each PostgreSQL's programs apart.
+FOLDERS = [
+    *map(Path, os.get_exec_path()),
+    *map(Path, ("/usr/local/sbin", "/usr/sbin", "/sbin")),
+    *Path("/usr/lib/postgresql").glob("*/bin"),
+]
+
+BPF_SYSCALL = 321  # x86_64
+BPF_PROG_LOAD = 5
+BPF_PROG_TYPE_TRACEPOINT = 5
+# bpf_probe_read_kernel(r10 - 8, 8, NULL); return 0; It is what lockdown refuses, where an empty program still loads.
+PROGRAM = b"".join(
+    struct.pack("<BBhi", code, registers, 0, constant)
+    for code, registers, constant in [
+        (0xBF, 0xA1, 0),  # r1 = r10
+        (0x07, 0x01, -8),  # r1 += -8
+        (0xB7, 0x02, 8),  # r2 = 8
+        (0xB7, 0x03, 0),  # r3 = 0
+        (0x85, 0x00, 113),  # call bpf_probe_read_kernel
+        (0xB7, 0x00, 0),  # r0 = 0
+        (0x95, 0x00, 0),  # exit
+    ]
+)
+
+
+@functools.cache
+def why_no_bpf() -> str | None:
+    """Why shmtrace cannot trace here, None if it can."""
+    if os.geteuid() != 0:
+        return "tracing needs root"
+    if platform.machine() != "x86_64":
+        return f"the page fault tracepoints are x86's, and this is {platform.machine()}"
+    try:
+        import bcc  # noqa: F401
+    except ImportError as error:
+        return f"{sys.executable} cannot import bcc ({error}): Debian's python3-bpfcc is for /usr/bin/python3"
+    program, licence = ctypes.create_string_buffer(PROGRAM), ctypes.create_string_buffer(b"GPL")
+    head = (BPF_PROG_TYPE_TRACEPOINT, len(PROGRAM) // 8, ctypes.addressof(program), ctypes.addressof(licence))
+    attributes = struct.pack("=IIQQ", *head).ljust(128, b"\0")
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(BPF_SYSCALL, BPF_PROG_LOAD, attributes, len(attributes))
+    if fd < 0:
+        return f"the kernel refuses BPF: {os.strerror(ctypes.get_errno())}"
+    os.close(fd)
+    return None
+
+
+def find_program(pattern: str) -> Path | None:
+    readable = (folder for folder in FOLDERS if os.access(folder, os.R_OK | os.X_OK))
+    return next((path for folder in readable for path in folder.glob(pattern) if os.access(path, os.X_OK)), None)
+
+
+def reasons_not_to_run(item: pytest.Item) -> Iterator[str]:
+    for mark in item.iter_markers("needs"):
+        yield from (f"{program} is not installed" for program in mark.args if not find_program(program))
+    if item.get_closest_marker("bpf") and (reason := why_no_bpf()):
+        yield reason
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if reasons := "; ".join(reasons_not_to_run(item)):
+        if os.environ.get("SHMTRACE_REQUIRE_BPF") == "1":
+            pytest.fail(reasons, pytrace=False)
+        pytest.skip(reasons)
+
+
+@pytest.fixture
+def shmtrace() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """shmtrace("snapshot", "-p", "812", "--json"): runs this checkout's command line to its end."""
+
+    def run(*arguments: str, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tracer", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, **options)
+
+    return run

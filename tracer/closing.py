@@ -42,8 +42,7 @@ class Closing:
 
     def gone(self, region: Region, gone_ns: int, swapped_pages: int = 0) -> None:
         """Close a region that is no more, and clear the kernel's maps of it. allocated_bytes is what it last had."""
-        numbers = range(-(-region.vss_bytes // BLOCK_BYTES))
-        blocks = {number: block for number in numbers if (block := self._probes.block(region.id, number))}
+        blocks = self.blocks(region)
         entries = ledger.read(blocks, region.baseline, None, self._owner, swapped_pages)
         if (entries.touched_pages + entries.before_pages) * PAGE_BYTES < region.allocated_bytes:
             blocks = self._probes.blocks().get(region.id, {})  # it may have grown since it was last mapped
@@ -53,6 +52,11 @@ class Closing:
             del self._probes.ledger[wire.BLOCK_KEY.pack(region.id, number)]
         del self._probes.regions[events.pack_key(region.key)]
         del self._probes.mappings[wire.REGION_ID.pack(region.id)]
+
+    def blocks(self, region: Region) -> dict[int, Block]:
+        """The ledger of one region, as far as it was mapped."""
+        numbers = range(-(-region.vss_bytes // BLOCK_BYTES))
+        return {number: block for number in numbers if (block := self._probes.block(region.id, number))}
 
     def alive(self, region: Region, blocks: dict[int, Block], mapped: Mapped, mappers: list[Process]) -> None:
         """Close a region at the end of the trace."""

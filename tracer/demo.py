@@ -10,15 +10,13 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
-from tracer import account, experiment, kernel, ledger, procfs, snapshot, tools
+from tracer import account, experiment, kernel, procfs, snapshot, tools
 from tracer.account import Account
 from tracer.capture import Capture
-from tracer.closing import ALL_PAGES, BLOCK_BYTES
 from tracer.errors import ShmtraceError
 from tracer.procfs import PAGE_BYTES, Mapping, Proc
 from tracer.targets import Targets
@@ -154,7 +152,6 @@ class Experiment:
 
 @contextlib.contextmanager
 def _tracing(parent: int, size_bytes: int) -> Iterator[Tracing]:
-    kernel.need_host_pids()
     with Capture() as capture, Trace(capture, _only(parent), room_bytes=size_bytes) as trace:
         yield Tracing(capture, trace)
 
@@ -171,11 +168,7 @@ class Tracing:
         region = next(iter(self._trace.regions.values()), None)
         if region is None:
             raise ShmtraceError("the trace does not see the experiment", "shmtrace doctor says why")
-        numbers = range(-(-region.vss_bytes // BLOCK_BYTES))
-        blocks = {number: block for number in numbers if (block := self._trace._probes.block(region.id, number))}
-        touched: Counter[int] = Counter()
-        for extent in ledger.read(blocks, region.baseline, ALL_PAGES, lambda tgid, _: tgid).extents:
-            touched[extent.owner or 0] += extent.end - extent.start
+        touched = self._trace.touched_pages(region)
         return Told(region.creator.tgid if region.creator else None, "traced", touched)
 
     def account(self) -> Account:

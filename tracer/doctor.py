@@ -57,7 +57,7 @@ def examine() -> list[Check]:
     """Try everything. All probes are attached for a moment; nothing is left behind."""
     memory = Proc().memory()
     needed = [
-        privileges(kernel.missing_capabilities(bpf=True), kernel.is_root()),
+        privileges(kernel.missing_capabilities(bpf=True), os.geteuid() == 0),
         pid_namespace(kernel.sees_host_pids()),
         bcc(),
         libbpf(),
@@ -184,7 +184,7 @@ def programs(tier: Tier, needed: Sequence[Check]) -> Check:
             probes.attach()
             taken_s = (time.monotonic_ns() - began_ns) / 1e9
     except ShmtraceError as error:
-        return Check("BPF programs", False, _reason(error))
+        return Check("BPF programs", False, error.message)
     return Check("BPF programs", True, f"compiled, loaded and attached in {taken_s:.2f} s")
 
 
@@ -260,11 +260,6 @@ def hugetlb(pools: Path) -> Check:
     if there:
         return Check("hugetlb", None, f"{there}: regions of these are listed with their size, and no toucher")
     return Check("hugetlb", True, "none reserved")
-
-
-def _reason(error: ShmtraceError) -> str:
-    """Without what it advises: to ask the doctor."""
-    return str(error).partition(": `shmtrace")[0]
 
 
 # ---- what they come to ----

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class ShmtraceError(Exception):
-    """What is wrong, in one line, and what mends it, in another clause of the same line."""
+    """What is wrong and what mends it: one line together."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(f"{message}: {remedy}" if remedy else message)
+        self.message = message
+        self.remedy = remedy

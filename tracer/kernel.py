@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -164,7 +163,7 @@ def tracefs() -> Iterator[Path]:
 
 
 def release() -> str:
-    return platform.release()
+    return os.uname().release
 
 
 def defines(btf: Btf) -> dict[str, int]:
@@ -241,10 +240,6 @@ def need_host_pids() -> None:
             "this PID namespace is not the host's, whose PIDs are those that BPF knows",
             "run it on the host, or in a container started with --pid=host; `shmtrace snapshot` works here",
         )
-
-
-def is_root() -> bool:
-    return os.geteuid() == 0
 
 
 # By wire.LOSSES: what it means for the account, and what mends it.

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -92,7 +93,7 @@ class Probes:
         try:
             import bcc
             from bcc.libbcc import lib
-        except ImportError as error:
+        except (ImportError, OSError) as error:  # OSError: libbcc itself
             raise ShmtraceError(
                 f"bcc cannot be imported by {sys.executable} ({error})",
                 "apt install python3-bpfcc, and a virtualenv needs --system-site-packages; "
@@ -113,8 +114,10 @@ class Probes:
         with _quiet():
             text = "\n".join(f'#line 1 "{name}"\n{(SOURCES / name).read_text()}' for name in PROGRAM)
             self._bpf = bcc.BPF(text=text.encode(), cflags=cflags)
-            for program, raw in {probe.program: probe.raw for probe in tier.probes}.items():
-                self._bpf.load_func(program, bcc.BPF.RAW_TRACEPOINT if raw else bcc.BPF.TRACEPOINT)
+            kinds = {True: bcc.BPF.RAW_TRACEPOINT, False: bcc.BPF.TRACEPOINT}
+            programs = {probe.program: kinds[probe.raw] for probe in tier.probes}
+            with ThreadPoolExecutor() as pool:  # the verifier takes most of the time to attach, a CPU each
+                list(pool.map(lambda program: self._bpf.load_func(*program), programs.items()))
         self.ledger = self._map(lib, "ledger", BLOCK_KEY.size, BLOCK.size)
         self.spaces = self._map(lib, "spaces")
         self.regions = self._map(lib, "regions")

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import NamedTuple
 
-from tracer import events, kernel, procfs, targets, wire
+from tracer import events, kernel, ledger, procfs, targets, wire
 from tracer.capture import Capture
 from tracer.clock import Clock
-from tracer.closing import BLOCK_BYTES, Closing
+from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
 from tracer.events import Event
 from tracer.lives import Lives, Process
 from tracer.probes import Probes, Sizes
@@ -71,6 +71,7 @@ class Trace:
     # ---- start ----
 
     def __enter__(self) -> Trace:
+        kernel.need_host_pids()
         processes = self._proc.processes()
         tree = self._tree(processes)
         self._sizes = self._room(tree)
@@ -340,6 +341,15 @@ class Trace:
             grower=f"{process.tgid} {process.command}" if process else None,
             grower_bytes=touched[most] if most else 0,
         )
+
+    def touched_pages(self, region: Region) -> dict[int, int]:
+        """Who touched how many of a region's pages first, up to now: by tgid."""
+        touched: dict[int, int] = {}
+        entries = ledger.read(self._closing.blocks(region), region.baseline, ALL_PAGES, lambda tgid, _: tgid)
+        for extent in entries.extents:
+            if extent.owner is not None:
+                touched[extent.owner] = touched.get(extent.owner, 0) + extent.end - extent.start
+        return touched
 
     # ---- the end ----
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
+from collections.abc import Iterable
 from datetime import datetime
 
 from tracer import labels
@@ -88,16 +89,14 @@ def _region(region: Region, parent: Process | None, account: Account) -> list[st
         lines += [_toucher(toucher, region) for toucher in touchers[:MAX_TOUCHERS]]
         rest = touchers[MAX_TOUCHERS:]
         if rest:
-            faults = [toucher.faults for toucher in rest if toucher.faults is not None]
-            lines.append(_row("", f"…{len(rest)} more", sum(t.touched_bytes for t in rest), region, sum(faults)))
+            touched_bytes = sum(toucher.touched_bytes for toucher in rest)
+            lines.append(_row("", f"…{len(rest)} more", touched_bytes, region, _faults(rest)))
         if region.before_bytes:
             lines.append(_row("", "before the trace", region.before_bytes, region))
         lines.append(_row("", "unseen", region.unseen_bytes, region))
     if others:
-        faults = sum(other.faults or 0 for other in others)
-        lines.append(
-            f"    used, and not grown, by {len(others)} {'more' if touchers else 'processes'}: {faults} faults"
-        )
+        who = f"{len(others)} {'more' if touchers else 'processes'}"
+        lines.append(f"    used, and not grown, by {who}: {_faults(others)} faults")
     return lines
 
 
@@ -111,6 +110,10 @@ def _made_by(region: Region, parent: Process | None) -> str:
     exited = f", exited {_clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
     command = fit(printable(creator.process.command or creator.process.comm or "?"), 40)
     return f"made by {creator.process.tgid} {command} ({creator.how}{exited})"
+
+
+def _faults(touchers: Iterable[Toucher]) -> int:
+    return sum(toucher.faults or 0 for toucher in touchers)
 
 
 def _toucher(toucher: Toucher, region: Region) -> str:

@@ -128,9 +128,9 @@ class Proc:
         fields = stat[stat.rindex(")") + 2 :].split()
         return ProcessStat(tgid, int(fields[1]), comm, int(fields[19]) * TICK_NS, *titles(cmdline))
 
-    def processes(self) -> dict[int, ProcessStat]:
-        """All of them, by tgid."""
-        found = (self.process(tgid) for tgid in self.tgids())
+    def processes(self, known: dict[int, ProcessStat] | None = None) -> dict[int, ProcessStat]:
+        """All of them, by tgid; those that are known already are not read again."""
+        found = ((known or {}).get(tgid) or self.process(tgid) for tgid in self.tgids())
         return {process.tgid: process for process in found if process}
 
     def rss_bytes(self, tgid: int) -> int | None:

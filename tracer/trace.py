@@ -73,8 +73,7 @@ class Trace:
     def __enter__(self) -> Trace:
         kernel.need_host_pids()
         processes = self._proc.processes()
-        tree = self._tree(processes)
-        self._sizes = self._room(tree)
+        self._sizes = self._room(self._tree(processes))
         flags = ["WATCH_EXEC"] if self._wanted.everything or self._wanted.patterns else []
         flags += ["TRACE_ALL"] if self._wanted.everything else []
         self._probes = Probes(kernel.FAULTS, self._sizes, self._clock.monotonic_ns, self._clock.boot_ns, *flags)
@@ -84,16 +83,7 @@ class Trace:
             self._attached_ns = time.monotonic_ns()
             self._closing = Closing(self._capture, self._probes, self.lives, self._finder, self._clock)
             self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
-            # who is born meanwhile is tracked by the kernel from its fork, unless its parent was not yet
-            while tree:
-                for tgid in tree:
-                    self._adopt(processes[tgid])
-                processes = self._proc.processes()
-                tree = [tgid for tgid in self._tree(processes) if not self.lives.alive(tgid)]
-            mapped = self._mapped()
-            for region in self.regions.values():
-                region.take_baseline()
-                self._closing.infer_creator(region, self._mappers(region, mapped))
+            self._adopt_tree(processes)
         except BaseException:
             self._probes.__exit__(None, None, None)
             raise
@@ -120,6 +110,19 @@ class Trace:
         memory = self._proc.memory()
         size_bytes = min(sum(seen.values()) + self._room_bytes, memory.total_bytes + memory.swap_bytes)
         return Sizes(blocks=-(-size_bytes // BLOCK_BYTES), spaces=max(2048, 4 * len(tree)), regions=8192, usages=65536)
+
+    def _adopt_tree(self, processes: dict[int, ProcessStat]) -> None:
+        """All of the tree that exists and is not tracked yet, and the regions it has."""
+        known = set(self.regions)
+        # who is born meanwhile is tracked by the kernel from its fork, unless its parent was not yet
+        while tree := [tgid for tgid in self._tree(processes) if not self.lives.alive(tgid)]:
+            for tgid in tree:
+                self._adopt(processes[tgid])
+            processes = self._proc.processes(processes)
+        mapped = self._mapped()
+        for region in [self.regions[number] for number in self.regions.keys() - known]:
+            region.take_baseline()
+            self._closing.infer_creator(region, self._mappers(region, mapped))
 
     def _adopt(self, stat: ProcessStat) -> None:
         """A process that exists: the kernel is told of it first, and then of what it maps."""
@@ -240,6 +243,10 @@ class Trace:
         if process:
             self.lives.rename(process, event.comm, event.command)
         elif self._wanted.match(event.comm, event.title) and head.tgid not in self._excluded:
+            if not self._probes.spaces[wire.TGID.pack(head.tgid)]:
+                # the kernel side had already been told to drop it: its parent is none of ours, and had been watched
+                self._adopt_tree(self._proc.processes())
+                return
             stat = self._proc.process(head.tgid)
             parent_tgid = stat.parent if stat else None
             began_us = self._clock.since_us(head.time_ns)

@@ -38,6 +38,8 @@ class Region:
     """allocated when the capture of it began"""
     allocated_bytes: int = 0
     peak_bytes: int = 0
+    sampled_bytes: int | None = None
+    """allocated when it was last sampled"""
     baseline: PageSet = dataclasses.field(default_factory=lambda: PageSet([]))
     """the pages that were there then"""
     touchers: set[tuple[int, int]] = dataclasses.field(default_factory=set)

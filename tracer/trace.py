@@ -271,8 +271,10 @@ class Trace:
         elif kind == "sysv" and event.key.ino in self._segments:
             creator = self.lives.at(self._segments[event.key.ino], self._clock.since_us(event.head.time_ns))
             self._made_by(region, creator, "traced", None)
-        if not event.made and self._finder.find_path(region, self._mapped()):
-            born_ns = procfs.birth_time_ns(region.path) if region.path else None
+        path = None if event.made else self._finder.find_path(region, self._mapped())
+        if path:
+            self._capture.update("region", region.row, name=procfs.link_name(path))
+            born_ns = procfs.birth_time_ns(path)
             if born_ns is None or born_ns < self._clock.wall_ns:  # else nothing in it is from before
                 region.take_baseline()
 
@@ -294,7 +296,9 @@ class Trace:
             for i in range(nr_ranges):
                 start, end, number, _ = wire.RANGE.unpack_from(value, wire.SPACE_HEAD.size + i * wire.RANGE.size)
                 if end:
-                    found.setdefault(number, {})[wire.TGID.unpack(key)[0]] = start
+                    addresses = found.setdefault(number, {})
+                    tgid = wire.TGID.unpack(key)[0]
+                    addresses[tgid] = min(start, addresses.get(tgid, start))
         return found
 
     def _mappers(self, region: Region, mapped: Mapped) -> list[Process]:
@@ -309,9 +313,11 @@ class Trace:
             path = self._finder.find_path(region, mapped)
             stat = procfs.region_stat(path) if path else None
             if stat:
+                if stat.allocated_bytes != region.sampled_bytes:
+                    rows.append((now_ns, region.row, stat.allocated_bytes))
                 region.vss_bytes, region.allocated_bytes = stat
+                region.sampled_bytes = stat.allocated_bytes
                 region.peak_bytes = max(region.peak_bytes, stat.allocated_bytes)
-                rows.append((now_ns, region.row, stat.allocated_bytes))
             region.address = next(iter(mapped.get(region.id, {}).values()), region.address)
             region.samples_unmapped = 0 if region.id in mapped else region.samples_unmapped + 1
             if region.kind == "anon" and region.samples_unmapped > 1 and not (path or region.allocated_bytes):

@@ -37,7 +37,7 @@ class Line:
 def render(summary: Summary) -> str:
     grown = f"{'+' if summary.grown_bytes >= 0 else '-'}{format_bytes(abs(summary.grown_bytes))}"
     line = (
-        f"{summary.elapsed_s:.0f} s · {summary.nr_processes} processes · {summary.nr_regions} regions · "
+        f"{summary.elapsed_s:.0f} s · processes {summary.nr_processes} · regions {summary.nr_regions} · "
         f"{format_bytes(summary.allocated_bytes)} allocated, {grown}"
     )
     if summary.grower:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from tracer import events, ledger, lives, procfs, wire
 from tracer.capture import Capture
@@ -10,7 +11,7 @@ from tracer.clock import Clock
 from tracer.ledger import Block, PageSet
 from tracer.lives import Lives, Process
 from tracer.probes import Probes
-from tracer.procfs import PAGE_BYTES
+from tracer.procfs import PAGE_BYTES, RegionKey
 from tracer.regions import Finder, Mapped, Region
 
 BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
@@ -48,10 +49,14 @@ class Closing:
             blocks = self._probes.blocks().get(region.id, {})  # it may have grown since it was last mapped
             entries = ledger.read(blocks, region.baseline, None, self._owner, swapped_pages)
         self._write(region, entries, [], procfs.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
-        for number in blocks:
-            del self._probes.ledger[wire.BLOCK_KEY.pack(region.id, number)]
-        del self._probes.regions[events.pack_key(region.key)]
-        del self._probes.mappings[wire.REGION_ID.pack(region.id)]
+        self.forget(region.id, region.key, blocks)
+
+    def forget(self, number: int, key: RegionKey, blocks: Iterable[int]) -> None:
+        """Clear the kernel's maps of a region, and of these blocks of it."""
+        del self._probes.regions[events.pack_key(key)]
+        del self._probes.mappings[wire.REGION_ID.pack(number)]
+        for block in blocks:
+            del self._probes.ledger[wire.BLOCK_KEY.pack(number, block)]
 
     def blocks(self, region: Region) -> dict[int, Block]:
         """The ledger of one region, as far as it was mapped."""

@@ -259,7 +259,7 @@ class Trace:
         if event.id in self.regions:
             return
         if not process:  # of a process that was watched, and is none of ours
-            del self._probes.regions[events.pack_key(event.key)]
+            self._closing.forget(event.id, event.key, range(-(-event.vss_bytes // BLOCK_BYTES)))
             return
         kind = procfs.kind_of(event.key.dev, event.file_system, event.name)
         name = f"/dev/shm/{event.name}" if kind == "posix" else f"/{event.name}"

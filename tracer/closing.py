@@ -136,7 +136,7 @@ class Closing:
             # freed after their toucher had died and its PID had another: the kernel side could tell no more
             raw = self._take_usage(region.id, tgid, 0)
             if raw:
-                row = self._lives.at(tgid, -1).row
+                row = self._lives.last_dead(tgid).row
                 faults_known, freed_pages, is_mapped = found.get(row, (None, 0, 0))
                 found[row] = faults_known, freed_pages + wire.USAGE.unpack(raw)[2], is_mapped
         return found

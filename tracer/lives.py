@@ -94,6 +94,11 @@ class Lives:
         process.exited = True  # not of the tree, whether it lives or not
         return process
 
+    def last_dead(self, tgid: int) -> Process:
+        """The last one that had this PID and has it no more."""
+        dead = [process for process in self._of.get(tgid, ()) if process.exited]
+        return dead[-1] if dead else self.at(tgid, -1)
+
     def rename(self, process: Process, comm: str, command: str) -> None:
         if command and (comm, command) != (process.comm, process.command):
             process.comm, process.command = comm, command

@@ -213,9 +213,7 @@ def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process]) -
         creator=Creator(processes[row["creator"]], row["creator_how"]) if row["creator"] else None,
         before_bytes=before_pages * PAGE_BYTES,
         unseen_bytes=allocated_bytes - (touched_pages + before_pages) * PAGE_BYTES,
-        touchers=sorted(
-            touchers, key=lambda toucher: (-toucher.touched_bytes, -(toucher.faults or 0), toucher.process)
-        ),
+        touchers=sorted(touchers, key=_most_touched_first),
         mappers=sorted(processes[process].tgid for process, (_, _, mapped) in usage.items() if mapped),
     )
 

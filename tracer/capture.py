@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,20 +64,11 @@ class Capture:
     """An open capture. Rows go in as keyword arguments named as the columns are."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._temporary = path is None
-        if path is None:
-            fd, name = tempfile.mkstemp(prefix="shmtrace-", suffix=".sqlite")
-            os.close(fd)
-            path = Path(name)
-        else:
+        if path:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        self.path = path
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db = sqlite3.connect(path or "", isolation_level=None)  # "": temporary, and unlinked from the first
         self._db.row_factory = sqlite3.Row
         self._db.executescript(SCHEMA)
-        if self._temporary:
-            self._db.execute("PRAGMA journal_mode = MEMORY")
-            self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute("BEGIN")
 
     def __enter__(self) -> Capture:
@@ -87,8 +77,6 @@ class Capture:
     def __exit__(self, *_: object) -> None:
         self.commit()
         self._db.close()
-        if self._temporary:
-            self.path.unlink()
 
     def commit(self) -> None:
         if self._db.in_transaction:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -19,6 +20,18 @@ from tracer.procfs import Proc
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 FOREVER_S = 10**9
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell ends where it cannot run a command
+
+
+class Failure(click.ClickException):
+    """Whatever is wrong, on one line."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = status
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"shmtrace: {self.format_message()}", file=file or sys.stderr)
 
 
 class Commands(click.Group):
@@ -31,16 +44,21 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            _open_standard_files()
             return super().invoke(ctx)
         except ShmtraceError as error:
-            raise click.ClickException(str(error)) from None
+            raise Failure(str(error)) from None
+        except click.UsageError as error:
+            command = (error.ctx or ctx).command_path
+            message = error.format_message().rstrip(".")
+            raise Failure(f"{message}: `{command} --help` says more", error.exit_code) from None
 
 
 def _size(_ctx: click.Context, _parameter: click.Parameter, value: str) -> int:
     """Bytes of a size like 512M or 4G."""
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
     number, unit = (value[:-1], units[value[-1:].upper()]) if value[-1:].upper() in units else (value, 1)
-    if not number.isdigit() or not int(number):
+    if not number.isdecimal() or not int(number):
         raise click.BadParameter(f"{value!r} is no size: write 512M or 4G")
     return int(number) * unit
 
@@ -128,16 +146,18 @@ def trace(
     if bool(names) + everything + bool(command) != 1:
         raise click.UsageError("name one of: -p NAME, -a (all), -- COMMAND")
     _need_root(bpf=True)
+    kernel.need_host_pids()
     started = Started(command) if command else None
     with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(Signals())
         if started:
             stack.enter_context(started)
             wanted = targets.Targets(frozenset([started.tgid]), ())
         else:
             wanted = _wanted(names, everything, wait)
         capture = stack.enter_context(Capture())
-        running = stack.enter_context(Trace(capture, wanted, _ourselves(), interval_s, room_bytes))
-        stack.enter_context(_stopped_by_signals(running, started))
+        running = signals.trace = stack.enter_context(Trace(capture, wanted, _ourselves(), interval_s, room_bytes))
+        stack.callback(signals.ignore)
         if started:
             started.go()
         line = live.Line(sys.stderr)
@@ -154,7 +174,7 @@ def trace(
                 break
         line.clear()
         if started and not started.ended():
-            started.end(signal.SIGTERM)
+            started.end(patience_s=1.0 if signals.first == signal.SIGINT else 0)  # Ctrl-C went to both
         running.finish()
         _print(account.read(capture), as_json)
     if started:
@@ -223,16 +243,32 @@ def _print(read: Any, as_json: bool) -> None:
     try:
         click.echo(json.render(read) if as_json else text.render(read))
         sys.stdout.flush()
-    except BrokenPipeError:
-        # the reader has gone; nothing is left to say, also not at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit tries again what is left
+        if isinstance(error, BrokenPipeError):  # the reader has seen enough
+            sys.exit(128 + signal.SIGPIPE)
+        raise ShmtraceError(f"the report cannot be written ({error.strerror})", "send it elsewhere") from None
+
+
+def _open_standard_files() -> None:
+    """What the caller closed is opened on nothing, or files of our own would take its place.
+
+    Raises ShmtraceError for the one that the report goes to.
+    """
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:
+        setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for good
+    if "stdout" in closed:
+        raise ShmtraceError("standard output is closed", "the report needs a place to go, if only /dev/null")
 
 
 def _need_root(bpf: bool) -> None:
     missing = kernel.missing_capabilities(bpf)
     if missing:
-        raise ShmtraceError(f"lacks {', '.join(missing)}", "run it as root (sudo shmtrace …)")
+        # root without them is in a container
+        adding = " ".join(f"--cap-add={name.removeprefix('CAP_')}" for name in missing)
+        remedy = f"docker run {adding} …" if os.geteuid() == 0 else "run it as root (sudo shmtrace …)"
+        raise ShmtraceError(f"lacks {', '.join(missing)}", remedy)
 
 
 def _ourselves() -> list[int]:
@@ -246,21 +282,29 @@ def _wanted(names: Sequence[str], everything: bool, wait: bool) -> targets.Targe
 
     Raises ShmtraceError where there is none and wait is not asked for.
     """
+    waiting = False
     while True:
         try:
             wanted = targets.parse(names)._replace(everything=everything)
-            processes = Proc().processes()
-            if wanted.everything or wanted.roots(processes, _ourselves()) or (wait and wanted.patterns):
+        except targets.NoPidfileError:
+            if not wait:
+                raise
+        else:
+            processes, ours = Proc().processes(), _ourselves()
+            if wanted.everything or wanted.roots(processes, ours) or (wait and wanted.patterns):
                 return wanted
-            missing: ShmtraceError | None = None
-        except ShmtraceError as error:
-            missing = error
-        if not wait:
-            close = wanted.close_to(processes) if missing is None else []
-            hint = f"did you mean {' or '.join(close)}? " if close else ""
-            raise missing or ShmtraceError(
-                f"no process matches -p {' -p '.join(names)}", f"{hint}--wait waits for one, -a takes the whole host"
-            )
+            if wanted.tgids.intersection(ours):
+                raise ShmtraceError(f"-p {' -p '.join(names)} is shmtrace itself, or what started it", "name another")
+            if not wait:
+                close = wanted.close_to(processes)
+                hint = f"did you mean {' or '.join(close)}? " if close else ""
+                raise ShmtraceError(
+                    f"no process matches -p {' -p '.join(names)}",
+                    f"{hint}--wait waits for one, -a takes the whole host",
+                )
+        if not waiting:
+            click.echo(f"shmtrace: waiting for -p {' -p '.join(names)}; Ctrl-C ends", err=True)
+        waiting = True
         time.sleep(0.2)
 
 
@@ -274,31 +318,39 @@ class Started:
 
     def __enter__(self) -> Started:
         hold, self._release = os.pipe()
-        failed, report = os.pipe()
+        self._failed, failed = os.pipe()
         self.tgid = os.fork()
         if self.tgid == 0:
-            with contextlib.suppress(BaseException):
-                os.close(self._release)
-                if os.read(hold, 1):
-                    os.execvp(self._command[0], self._command)  # noqa: S606
-            os.write(report, b"!")
-            os._exit(127)
+            self._become(hold, failed)
         os.close(hold)
-        os.close(report)
-        self._failed = failed
+        os.close(failed)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.ended():
-            self.end(signal.SIGKILL)
+        self._end((signal.SIGKILL, FOREVER_S))
         os.close(self._failed)
 
+    def _become(self, hold: int, failed: int) -> NoReturn:
+        """In the child: turn into the command once it is let go."""
+        try:
+            os.close(self._release)
+            if os.read(hold, 1):
+                for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored in Python, and exec leaves it so
+                    signal.signal(number, signal.SIG_DFL)
+                os.execvp(self._command[0], self._command)  # noqa: S606
+        except OSError as error:
+            os.write(failed, bytes([error.errno or 0]))
+        finally:
+            os._exit(NOT_FOUND)
+
     def go(self) -> None:
-        """Let it run. Raises ShmtraceError where it cannot be executed."""
+        """Let it run. Raises Failure where it cannot be executed."""
         os.write(self._release, b"g")
         os.close(self._release)
-        if os.read(self._failed, 1):  # closed by exec
-            raise ShmtraceError(f"{self._command[0]} cannot be executed", "is it spelled right, and executable?")
+        error = os.read(self._failed, 1)  # closed by exec
+        if error:
+            status = NOT_FOUND if error[0] == errno.ENOENT else NOT_EXECUTABLE
+            raise Failure(f"cannot run {self._command[0]}: {os.strerror(error[0])}", status)
 
     def ended(self) -> bool:
         if self.status is None:
@@ -308,29 +360,50 @@ class Started:
                 self.status = code if code >= 0 else 128 - code
         return self.status is not None
 
-    def end(self, signal_number: int) -> None:
-        """Send it a signal and wait; it gets 5 seconds before it is killed."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.tgid, signal_number)
-        end = time.monotonic() + 5
-        while not self.ended():
-            if time.monotonic() > end:
-                os.kill(self.tgid, signal.SIGKILL)
-            time.sleep(0.01)
+    def end(self, patience_s: float) -> None:
+        """Wait so long for it to end by itself; then it is told to, and after 5 seconds killed."""
+        self._end((0, patience_s), (signal.SIGTERM, 5), (signal.SIGKILL, FOREVER_S))
+
+    def _end(self, *steps: tuple[int, float]) -> None:
+        """Each a signal, 0 for none, and for how long to wait after it."""
+        for number, seconds in steps:
+            if self.ended():
+                return
+            os.kill(self.tgid, number)
+            end = time.monotonic() + seconds
+            while not self.ended() and time.monotonic() < end:
+                time.sleep(0.01)
 
 
-@contextlib.contextmanager
-def _stopped_by_signals(running: Any, started: Started | None) -> Iterator[None]:
-    """The first signal ends the trace and lets it report; the second ends everything."""
+class Signals:
+    """What stops a trace. The first signal lets it report; a second one, or one that comes before there is a trace,
+    ends everything at once."""
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        if running.stopping:
-            raise SystemExit(128 + number)
-        running.stopping = True
+    def __init__(self) -> None:
+        self.trace: Any = None
+        self.first: int | None = None
 
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> Signals:
+        # under nohup, SIGHUP stays ignored
+        wanted = [
+            number for number in STOP_SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        ]
+        self._before = {number: signal.signal(number, self._come) for number in wanted}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _come(self, number: int, _frame: FrameType | None) -> None:
+        if self.trace and not self.trace.stopping:
+            self.trace.stopping = True
+            self.first = number
+            return
+        self.ignore()
+        raise SystemExit(128 + number)
+
+    def ignore(self) -> None:
+        """From here on, nothing is left but to clean up."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)

@@ -11,7 +11,7 @@ from tracer.clock import Clock
 from tracer.ledger import Block, PageSet
 from tracer.lives import Lives, Process
 from tracer.probes import Probes
-from tracer.procfs import PAGE_BYTES, RegionKey
+from tracer.procfs import PAGE_BYTES, RegionKey, Survey
 from tracer.regions import Finder, Mapped, Region
 
 BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
@@ -63,10 +63,25 @@ class Closing:
         numbers = range(-(-region.vss_bytes // BLOCK_BYTES))
         return {number: block for number in numbers if (block := self._probes.block(region.id, number))}
 
-    def alive(self, region: Region, blocks: dict[int, Block], mapped: Mapped, mappers: list[Process]) -> None:
-        """Close a region at the end of the trace."""
+    def torn_down(self, region: Region) -> bool:
+        """Whether its teardown has begun, by the kernel's map."""
+        raw = self._probes.regions[events.pack_key(region.key)]
+        return raw is not None and wire.REGION.unpack(raw)[1] > 0
+
+    def survey(self, region: Region, mapped: Mapped) -> Survey | None:
+        """What a region has now; None where there is no way to it."""
         path = self._finder.find_path(region, mapped, (process for process in self._lives if not process.exited))
-        found = procfs.survey(path) if path else None
+        return procfs.survey(path) if path else None
+
+    def alive(
+        self,
+        region: Region,
+        found: Survey | None,
+        blocks: dict[int, Block],
+        mapped: Mapped,
+        mappers: list[Process],
+    ) -> None:
+        """Close a region at the end of the trace."""
         present = ALL_PAGES  # alive, and out of reach: the ledger is taken at its word
         if found:
             region.vss_bytes, region.allocated_bytes = found.vss_bytes, found.allocated_bytes
@@ -77,7 +92,7 @@ class Closing:
             pages = min(region.start_bytes, region.allocated_bytes) // PAGE_BYTES
             region.baseline = present = PageSet([(0, pages)] if pages else [])
         entries = ledger.read(blocks, region.baseline, present, self._owner)
-        residency = procfs.residency(path) if path else procfs.Residency(None, None)
+        residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
         return self._write(region, entries, mappers, residency, None)
 
     def _owner(self, tgid: int, when_us: int) -> int:

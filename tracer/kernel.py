@@ -204,10 +204,10 @@ def lockdown(path: Path = Path("/sys/kernel/security/lockdown")) -> str | None:
 CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF, CAP_CHECKPOINT_RESTORE = 19, 21, 38, 39, 40
 
 
-def missing_capabilities(bpf: bool) -> list[str]:
+def missing_capabilities(bpf: bool, status: Path = Path("/proc/self/status")) -> list[str]:
     """Names of the capabilities that this process lacks: to read others' map_files and, if bpf, to trace."""
-    status = Path("/proc/self/status").read_text()
-    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff")).split()[1], 16)
+    lines = status.read_text().splitlines()
+    effective = int(next(line for line in lines if line.startswith("CapEff")).split()[1], 16)
 
     def have(bit: int) -> bool:
         return bool(effective >> bit & 1)

@@ -115,7 +115,7 @@ class Probes:
             text = "\n".join(f'#line 1 "{name}"\n{(SOURCES / name).read_text()}' for name in PROGRAM)
             self._bpf = bcc.BPF(text=text.encode(), cflags=cflags)
             kinds = {True: bcc.BPF.RAW_TRACEPOINT, False: bcc.BPF.TRACEPOINT}
-            programs = {probe.program: kinds[probe.raw] for probe in tier.probes}
+            programs = {probe.program.encode(): kinds[probe.raw] for probe in tier.probes}
             with ThreadPoolExecutor() as pool:  # the verifier takes most of the time to attach, a CPU each
                 list(pool.map(lambda program: self._bpf.load_func(*program), programs.items()))
         self.ledger = self._map(lib, "ledger", BLOCK_KEY.size, BLOCK.size)
@@ -124,7 +124,7 @@ class Probes:
         self.mappings = self._map(lib, "mappings")
         self.usages = self._map(lib, "usages")
         self._losses = self._map(lib, "losses")
-        self._bpf["events"].open_ring_buffer(self._keep)
+        self._bpf[b"events"].open_ring_buffer(self._keep)
 
     def __enter__(self) -> Probes:
         return self
@@ -146,17 +146,19 @@ class Probes:
                         self._attach(probe)
                 except (OSError, ShmtraceError) as error:
                     if not probe.costs:
+                        reason = error.message if isinstance(error, ShmtraceError) else error
                         raise ShmtraceError(
-                            f"tracepoint {probe.tracepoint} cannot be used ({error})",
+                            f"tracepoint {probe.tracepoint} cannot be used ({reason})",
                             "`shmtrace doctor` says more, `shmtrace snapshot` works without",
                         ) from None
                     self.missing.append(probe.costs)
 
     def _attach(self, probe: kernel.Probe) -> None:
+        program, tracepoint = probe.program.encode(), probe.tracepoint.encode()
         if probe.raw:
-            self._bpf.attach_raw_tracepoint(tp=probe.tracepoint.split(":")[1], fn_name=probe.program)
+            self._bpf.attach_raw_tracepoint(tp=tracepoint.split(b":")[1], fn_name=program)
         else:
-            self._bpf.attach_tracepoint(tp=probe.tracepoint, fn_name=probe.program)
+            self._bpf.attach_tracepoint(tp=tracepoint, fn_name=program)
 
     def poll(self, timeout_s: float) -> list[Event]:
         """Events, waiting for the first at most so long; a signal cuts it short."""
@@ -182,7 +184,7 @@ class Probes:
         return found
 
     def _map(self, lib: ctypes.CDLL, name: str, *sizes: int) -> Map:
-        table = self._bpf[name]
+        table = self._bpf[name.encode()]
         key_bytes, value_bytes = ctypes.sizeof(table.Key), ctypes.sizeof(table.Leaf)
         if sizes and sizes != (key_bytes, value_bytes):
             raise AssertionError(f"{name} is {key_bytes} to {value_bytes} bytes, not {sizes}")
@@ -195,7 +197,8 @@ class Probes:
 def _refusal(error: Exception, output: str) -> ShmtraceError:
     """bcc says on stderr, in many lines, why it failed; the first that matters, and what to do."""
     lines = [line for line in output.splitlines() if line.strip()]
-    reason = next((line for line in lines if "error:" in line or "bpf:" in line), str(error)).strip()
+    told = (line for line in lines if "error:" in line or "bpf:" in line)
+    reason = next(told, lines[0] if lines else str(error)).strip()
     mode = kernel.lockdown()
     if mode == "confidentiality":
         return ShmtraceError(

@@ -119,7 +119,7 @@ class Proc:
 
     def process(self, tgid: int) -> ProcessStat | None:
         try:
-            stat = (self.root / str(tgid) / "stat").read_text(errors="backslashreplace")
+            stat = _text(self.root / str(tgid) / "stat")
             cmdline = (self.root / str(tgid) / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             return None
@@ -143,11 +143,11 @@ class Proc:
     def mappings(self, tgid: int) -> list[Mapping]:
         """The mappings that have a file behind them; none when the process is gone."""
         try:
-            text = (self.root / str(tgid) / "maps").read_text(errors="backslashreplace")
+            text = _text(self.root / str(tgid) / "maps")
         except (FileNotFoundError, ProcessLookupError):
             return []
         found = []
-        for line in text.splitlines():
+        for line in filter(None, text.split("\n")):
             fields = line.split(maxsplit=5)
             if fields[4] == "0":
                 continue
@@ -192,6 +192,11 @@ class Proc:
             shmid = int(field["shmid"])
             found[shmid] = SysvSegment(shmid, int(field["cpid"]), int(field["rss"]) + int(field["swap"]))
         return found
+
+
+def _text(path: Path) -> str:
+    """A file with names in it that strangers chose: a newline is the kernel's, a carriage return their own."""
+    return path.read_bytes().decode(errors="backslashreplace")
 
 
 def titles(cmdline: bytes) -> tuple[str, str]:

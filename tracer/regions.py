@@ -72,7 +72,10 @@ class Finder:
         found = []
         for mapping in self.proc.mappings(tgid):
             if mapping.dev not in self._file_systems:
-                self._file_systems[mapping.dev] = procfs.magic(self.proc.map_file(tgid, mapping)) or 0
+                magic = procfs.magic(self.proc.map_file(tgid, mapping))
+                if magic is None:  # unmapped meanwhile: another mapping will tell
+                    continue
+                self._file_systems[mapping.dev] = magic
             if self._file_systems[mapping.dev] in (procfs.TMPFS_MAGIC, procfs.HUGETLBFS_MAGIC):
                 found.append(mapping)
         return found

@@ -12,6 +12,10 @@ from tracer.errors import ShmtraceError
 from tracer.procfs import ProcessStat
 
 
+class NoPidfileError(ShmtraceError):
+    """A pidfile is not there, or not yet."""
+
+
 class Targets(NamedTuple):
     """What -p and -a asked for."""
 
@@ -35,7 +39,7 @@ class Targets(NamedTuple):
 
     def close_to(self, processes: Mapping[int, ProcessStat]) -> list[str]:
         """Names of running processes that look like what was asked for and not found."""
-        names = sorted({process.comm for process in processes.values()})
+        names = sorted({process.comm for process in processes.values() if process.title})  # kernel threads have none
         wanted = [pattern.pattern for pattern in self.patterns]
         return [name for want in wanted for name in difflib.get_close_matches(want, names, n=3, cutoff=0.5)]
 
@@ -47,7 +51,9 @@ def parse(words: Sequence[str]) -> Targets:
     """
     tgids, patterns = set(), []
     for word in words:
-        if word.isdigit():
+        if not word:
+            raise ShmtraceError("-p '' would match every process", "name one, or take the whole host with -a")
+        if word.isdecimal():
             tgids.add(int(word))
         elif "/" in word:
             tgids.add(_read_pidfile(Path(word)))
@@ -63,8 +69,8 @@ def _read_pidfile(path: Path) -> int:
     try:
         text = path.read_text(errors="replace").split("\n", 1)[0].strip()
     except OSError as error:
-        raise ShmtraceError(f"pidfile {path}: {error.strerror}", "is the service running?") from None
-    if not text.isdigit():
+        raise NoPidfileError(f"pidfile {path}: {error.strerror}", "is the service running?") from None
+    if not text.isdecimal():
         raise ShmtraceError(f"pidfile {path} holds no PID, but {text[:40]!r}", "name the process or its PID")
     return int(text)
 

@@ -320,7 +320,11 @@ class Trace:
                 region.peak_bytes = max(region.peak_bytes, stat.allocated_bytes)
             region.address = next(iter(mapped.get(region.id, {}).values()), region.address)
             region.samples_unmapped = 0 if region.id in mapped else region.samples_unmapped + 1
-            if region.kind == "anon" and region.samples_unmapped > 1 and not (path or region.allocated_bytes):
+            if path or region.dying_since_s or region.id in mapped:
+                continue
+            if self._closing.torn_down(region):
+                region.dying_since_s = time.monotonic()  # the event of it is still to come, or was lost
+            elif region.kind == "anon" and region.samples_unmapped > 1 and not region.allocated_bytes:
                 self._closing.gone(region, now_ns)  # it had no page, so there was no teardown to see
                 del self.regions[region.id]
         self._capture.insert_all("sample", "time_ns, region, allocated_bytes", rows)
@@ -329,8 +333,8 @@ class Trace:
     # ---- where it stands ----
 
     def over(self) -> bool:
-        """Whether all of the tree has ended."""
-        return all(process.exited for process in self.lives)
+        """Whether all of the tree has ended: by the kernel's map, for the event of it may be lost."""
+        return next(self._probes.spaces.items(), None) is None
 
     def size(self) -> str:
         """What is traced, in a few words."""
@@ -370,6 +374,7 @@ class Trace:
         """Close the accounts of all that is still there."""
         end = time.monotonic() + TEARDOWN_S
         self._keep_up(0)
+        self._sample()
         while any(region.dying_since_s for region in self.regions.values()) and time.monotonic() < end:
             self._keep_up(0.01)
         rss_bytes = 0
@@ -377,11 +382,14 @@ class Trace:
             if not process.exited:
                 self._refresh_title(process)
                 rss_bytes += self._proc.rss_bytes(process.tgid) or 0
-        self._sample()
         mapped = self._mapped()
+        # first which pages there are and then whose: a page that comes between the two is no page without an owner
+        surveys = {region.id: self._closing.survey(region, mapped) for region in self.regions.values()}
         blocks = self._probes.blocks()
         for region in self.regions.values():
-            self._closing.alive(region, blocks.get(region.id, {}), mapped, self._mappers(region, mapped))
+            self._closing.alive(
+                region, surveys[region.id], blocks.get(region.id, {}), mapped, self._mappers(region, mapped)
+            )
         losses = self._probes.losses()
         used = resource.getrusage(resource.RUSAGE_SELF)
         self._capture.insert(

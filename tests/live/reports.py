@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,16 @@ from tests.live.shmem import PAGE_BYTES, RegionId
 
 ROOT = Path(__file__).parents[2]
 SHMTRACE = [sys.executable, "-m", "tracer"]
+"""The command line of this checkout, run from ROOT."""
 PATIENCE_SECONDS = 60.0
 ATTACH_SECONDS = 10.0
 
 Report = dict[str, Any]
+
+
+def patched(*statements: str) -> list[str]:
+    """A shmtrace that runs these statements first."""
+    return [sys.executable, "-c", "\n".join([*statements, "from tracer.cli import main", "main()"])]
 
 
 def find_region(report: Report, region: RegionId) -> dict[str, Any]:
@@ -60,9 +66,9 @@ def read_report(output: bytes) -> Report:
     return report
 
 
-def trace_command(*command: object) -> Report:
-    """shmtrace -- COMMAND, which must end well."""
-    line = [*SHMTRACE, "--json", "--", *map(str, command)]
+def trace_command(*command: object, shmtrace: Sequence[str] = SHMTRACE, options: Sequence[str] = ()) -> Report:
+    """shmtrace OPTIONS -- COMMAND, which must end well."""
+    line = [*shmtrace, "--json", *options, "--", *map(str, command)]
     done = subprocess.run(line, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr.decode()
     return read_report(done.stdout)

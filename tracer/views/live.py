@@ -6,7 +6,7 @@ import shutil
 from typing import TextIO
 
 from tracer.trace import Summary
-from tracer.views.text import fit, format_bytes
+from tracer.views.text import fit, format_bytes, printable, width
 
 
 class Line:
@@ -19,7 +19,8 @@ class Line:
     def show(self, summary: Summary) -> None:
         if self._shown:
             columns = shutil.get_terminal_size().columns
-            self._stream.write("\r" + fit(render(summary), columns - 1).ljust(columns - 1))
+            line = fit(render(summary), columns - 1)
+            self._stream.write("\r" + line + " " * (columns - 1 - width(line)))
             self._stream.flush()
 
     def clear(self) -> None:
@@ -41,5 +42,5 @@ def render(summary: Summary) -> str:
         f"{format_bytes(summary.allocated_bytes)} allocated, {grown}"
     )
     if summary.grower:
-        line += f" · most by {summary.grower} {format_bytes(summary.grower_bytes)}"
+        line += f" · most by {printable(summary.grower)} {format_bytes(summary.grower_bytes)}"
     return line + " · Ctrl-C reports"

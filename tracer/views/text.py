@@ -13,6 +13,7 @@ from tracer.procfs import PAGE_BYTES
 
 COLUMNS = 80
 PROCESS_COLUMNS = 23
+COMM_COLUMNS = 16  # the kernel keeps 15 bytes; more is only what a stranger's codes take
 MAX_PARENTS = 20
 MAX_REGIONS = 6  # shown in full; of the rest a line each, up to
 MAX_LINES = 20
@@ -54,7 +55,7 @@ def _parent(parent: Parent, account: Account) -> list[str]:
 def _heading(process: Process | None) -> str:
     if process is None:
         return "?  made by a process that had exited before, and mapped by none of these now"
-    name = f"{printable(process.comm or '?')} {process.tgid}"
+    name = f"{fit(printable(process.comm or '?'), COMM_COLUMNS)} {process.tgid}"
     exited = f"  exited {_clock(process.exited_ns)}" if process.exited_ns else ""
     return f"{name}  {fit(printable(process.command or ''), COLUMNS - width(name) - 2 - len(exited))}{exited}"
 
@@ -108,8 +109,9 @@ def _made_by(region: Region, parent: Process | None) -> str:
     if creator.process == parent:
         return "" if creator.how == "traced" else f"made by {creator.process.tgid} ({creator.how})"
     exited = f", exited {_clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
-    command = fit(printable(creator.process.command or creator.process.comm or "?"), 40)
-    return f"made by {creator.process.tgid} {command} ({creator.how}{exited})"
+    made_by, how = f"made by {creator.process.tgid} ", f" ({creator.how}{exited})"
+    command = printable(creator.process.command or creator.process.comm or "?")
+    return made_by + fit(command, COLUMNS - 4 - len(made_by) - len(how)) + how
 
 
 def _faults(touchers: Iterable[Toucher]) -> int:
@@ -164,7 +166,7 @@ def format_bytes(size_bytes: int) -> str:
     """As 81.2M; below 1 KiB, and zero, plain."""
     value = float(size_bytes)
     for unit in ("", "K", "M", "G", "T"):
-        if value < 1024 or unit == "T":
+        if value < 1023.95 or unit == "T":  # what is more is printed as 1.0 of the next
             break
         value /= 1024
     return f"{value:.1f}{unit}" if unit else str(size_bytes)
@@ -186,20 +188,21 @@ def printable(text: str) -> str:
 
 def width(text: str) -> int:
     """Terminal columns: East Asian wide characters take two, combining ones none."""
-    return sum(
-        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        for character in text
-    )
+    seen = (character for character in text if unicodedata.category(character) not in ("Mn", "Me"))
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in seen)
 
 
 def fit(text: str, columns: int) -> str:
     """Cut to so many columns, with an ellipsis where something was cut."""
     if width(text) <= columns:
         return text
-    cut = text[: max(columns - 1, 0)]
-    while width(cut) > columns - 1:
-        cut = cut[:-1]
-    return cut + "…"
+    cut, left = "", columns - 1
+    for character in text:
+        left -= width(character)
+        if left < 0:
+            break
+        cut += character
+    return cut + "…" if columns > 0 else ""
 
 
 def _seconds(account: Account) -> str:

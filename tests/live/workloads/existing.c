@@ -2,6 +2,9 @@
 /* Regions and pages that are there before the tracing: each is run step by step, and "running" is when to attach. */
 #include "workload.h"
 
+#include <errno.h>
+#include <sys/prctl.h>
+
 /* Every third of 39 pages before. A is forked later; B lives already, and waits. */
 static void grown(void)
 {
@@ -120,6 +123,42 @@ static void rounds(void)
 	step("grown");
 }
 
+/* Goes by other names than its program's: $COMM, and as title, which is written over its first argument, $TITLE. */
+static void named(void)
+{
+	const char *comm = getenv("COMM"), *title = getenv("TITLE");
+	if (title)
+		strncpy(program_invocation_name, title, strlen(program_invocation_name));
+	if (comm)
+		prctl(PR_SET_NAME, comm);
+	char *pool = map_anon(53);
+	write_pages(pool, 0, 5);
+	step("running");
+	CHILD("A")
+		write_pages(pool, 0, 22);
+	note_region("pool", pool);
+	step("grown");
+}
+
+/* Never still: A and B touch and give back for as long as main lives. */
+static void restless(void)
+{
+	enum { PAGES = 4099 };
+	char *pool = map_anon(PAGES);
+	for (size_t part = 0; part < 2; part++) {
+		START(part ? "B" : "A") {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			for (size_t page = part; true; page = (page + 2) % PAGES) {
+				write_pages(pool, page, page + 1);
+				if (page % 97 == 0)
+					madvise(pool + page / 2 * PAGE, 31 * PAGE, MADV_REMOVE);
+			}
+		}
+	}
+	note_region("pool", pool);
+	step("running");
+}
+
 const struct workload existing[] = {
 	{"grown", grown},
 	{"given_back", given_back},
@@ -128,5 +167,7 @@ const struct workload existing[] = {
 	{"unmapped", unmapped},
 	{"idle", idle},
 	{"rounds", rounds},
+	{"named", named},
+	{"restless", restless},
 	{},
 };

@@ -1,0 +1,268 @@
+"""Accounts, read from captures that are made up: every page at one place, and the sum what the inode says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tracer import account
+from tracer.account import Account, Creator, Process, Toucher
+from tracer.capture import Capture
+from tracer.procfs import PAGE_BYTES
+
+SESSION = {
+    "host": "web1",
+    "kernel": "6.1.0-56-amd64",
+    "tier": "faults",
+    "blind_to": "write(2)\nhuge pages",
+    "started_ns": 1_700_000_000_000_000_000,
+    "ended_ns": 1_700_000_041_000_000_000,
+    "sum_of_rss_bytes": 123 * PAGE_BYTES,
+    "shmem_total_bytes": 10_000 * PAGE_BYTES,
+    "lost_events": 0,
+    "lost_pages": 0,
+    "warnings": "",
+    "self_cpu_seconds": 0.41,
+    "self_rss_bytes": 131_000_000,
+    "attach_seconds": 0.31,
+}
+REGION = {
+    "dev": 1,
+    "ino": 1047,
+    "generation": 5,
+    "kind": "anon",
+    "name": "/dev/zero",
+    "vss_bytes": 1000 * PAGE_BYTES,
+    "start_bytes": 0,
+}
+
+
+@pytest.fixture
+def capture() -> Iterator[Capture]:
+    with Capture() as capture:
+        yield capture
+
+
+@pytest.fixture
+def read(capture: Capture) -> Callable[..., Account]:
+    def complete_and_read(**session: Any) -> Account:
+        capture.insert("session", **{**SESSION, **session})
+        return account.read(capture)
+
+    return complete_and_read
+
+
+def put_process(capture: Capture, tgid: int, **row: Any) -> int:
+    return capture.insert("process", **{"tgid": tgid, "start_time_ns": tgid * 10, "comm": f"c{tgid}", **row})
+
+
+def put_region(capture: Capture, pages: int, **row: Any) -> int:
+    sizes = {"allocated_bytes": pages * PAGE_BYTES, "peak_bytes": pages * PAGE_BYTES}
+    return capture.insert("region", **{**REGION, **sizes, **row})
+
+
+def put_extents(capture: Capture, region: int, *extents: tuple[int, int, int | None]) -> None:
+    """(start, end, process)"""
+    for start, end, process in extents:
+        first_ns, last_ns = (None, None) if process is None else (1000 + start, 1000 + end)
+        capture.insert(
+            "extent", region=region, start=start, end=end, process=process, first_ns=first_ns, last_ns=last_ns
+        )
+
+
+def known(tgid: int, **fields: Any) -> Process:
+    return Process(tgid, tgid * 10, f"c{tgid}", None, None, None)._replace(**fields)
+
+
+# ---- the balance ----
+
+
+def test_an_account(capture: Capture, read: Callable[..., Account]) -> None:
+    """All of one, with everything in it."""
+    master = put_process(capture, 811, command="master", parent_tgid=1)
+    worker = put_process(capture, 812, command="pool www", parent_tgid=811, parent=1, exited_ns=77)
+    other = put_process(capture, 813, parent_tgid=811, parent=1)
+    region = put_region(
+        capture,
+        100,
+        created_ns=42,
+        creator=master,
+        creator_how="traced",
+        top=master,
+        start_bytes=20 * PAGE_BYTES,
+        peak_bytes=150 * PAGE_BYTES,
+        resident_bytes=90 * PAGE_BYTES,
+        swapped_bytes=10 * PAGE_BYTES,
+        address=0x10000000,
+    )
+    put_extents(capture, region, (0, 10, None), (12, 17, None), (17, 40, worker), (41, 42, worker), (50, 90, other))
+    capture.insert("usage", region=region, process=master, faults=7, freed_pages=0, mapped=1)
+    capture.insert("usage", region=region, process=worker, faults=30, freed_pages=3, mapped=0)
+    capture.insert("usage", region=region, process=other, faults=None, freed_pages=0, mapped=1)
+    found = read()
+    assert found == Account(
+        account.Session(**{**SESSION, "blind_to": ["write(2)", "huge pages"], "warnings": []}),
+        [
+            account.Parent(
+                known(811, command="master", parent=1),
+                [
+                    account.Region(
+                        dev=1,
+                        ino=1047,
+                        generation=5,
+                        kind="anon",
+                        name="/dev/zero",
+                        created_ns=42,
+                        gone_ns=None,
+                        vss_bytes=1000 * PAGE_BYTES,
+                        allocated_bytes=100 * PAGE_BYTES,
+                        start_bytes=20 * PAGE_BYTES,
+                        peak_bytes=150 * PAGE_BYTES,
+                        resident_bytes=90 * PAGE_BYTES,
+                        swapped_bytes=10 * PAGE_BYTES,
+                        address=0x10000000,
+                        creator=Creator(known(811, command="master", parent=1), "traced"),
+                        before_bytes=15 * PAGE_BYTES,
+                        unseen_bytes=21 * PAGE_BYTES,
+                        touchers=[
+                            Toucher(known(813, parent=811), 40 * PAGE_BYTES, 0, None, 1050, 1090),
+                            Toucher(
+                                known(812, command="pool www", parent=811, exited_ns=77),
+                                24 * PAGE_BYTES,
+                                3 * PAGE_BYTES,
+                                30,
+                                1017,
+                                1042,
+                            ),
+                            Toucher(known(811, command="master", parent=1), 0, 0, 7, None, None),
+                        ],
+                        mappers=[811, 813],
+                    )
+                ],
+            )
+        ],
+    )
+    (region_found,) = found.regions
+    assert region_found.touched_bytes == 64 * PAGE_BYTES
+    assert region_found.grown_bytes == 80 * PAGE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("allocated", "touched", "before", "unseen"),
+    [(0, 0, 0, 0), (7, 7, 0, 0), (7, 0, 7, 0), (7, 0, 0, 7), (10, 2, 3, 5), (2, 3, 0, -1)],
+)
+def test_what_is_left_over_is_unseen(
+    allocated: int, touched: int, before: int, unseen: int, capture: Capture, read: Callable[..., Account]
+) -> None:
+    """Also where the ledger has more than the inode: it is shown, and nothing is shifted to hide it."""
+    region = put_region(capture, allocated)
+    process = put_process(capture, 812)
+    put_extents(capture, region, (0, touched, process), (touched, touched + before, None))
+    (found,) = read().regions
+    assert (found.touched_bytes, found.before_bytes, found.unseen_bytes) == (
+        touched * PAGE_BYTES,
+        before * PAGE_BYTES,
+        unseen * PAGE_BYTES,
+    )
+    assert found.allocated_bytes == found.touched_bytes + found.before_bytes + found.unseen_bytes
+
+
+def test_a_region_of_which_nothing_is_known(capture: Capture, read: Callable[..., Account]) -> None:
+    capture.insert("region", dev=1, ino=2, kind="anon", name="")
+    ((found,),) = (parent.regions for parent in read().parents)
+    assert (found.allocated_bytes, found.unseen_bytes, found.peak_bytes, found.vss_bytes) == (0, 0, 0, None)
+    assert (found.generation, found.creator, found.touchers, found.mappers) == (None, None, [], [])
+
+
+def test_no_region(read: Callable[..., Account]) -> None:
+    found = read(warnings="one\ntwo", blind_to="", attach_seconds=None)
+    assert (found.parents, found.regions) == ([], [])
+    assert (found.session.warnings, found.session.blind_to) == (["one", "two"], [])
+    assert found.shmem_unexplained_bytes == 10_000 * PAGE_BYTES
+
+
+# ---- who ----
+
+
+def test_touchers_are_in_order(capture: Capture, read: Callable[..., Account]) -> None:
+    """By what they touched, then by their faults; who did neither is none."""
+    region = put_region(capture, 60)
+    rows = {tgid: put_process(capture, tgid) for tgid in (5, 4, 3, 2, 1, 6, 7)}
+    put_extents(capture, region, (0, 10, rows[5]), (10, 30, rows[4]), (30, 40, rows[3]))
+    for tgid, faults in {5: 10, 3: 90, 2: 1, 1: 8, 6: 0}.items():
+        capture.insert("usage", region=region, process=rows[tgid], faults=faults, freed_pages=0, mapped=1)
+    (found,) = read().regions
+    assert [toucher.process.tgid for toucher in found.touchers] == [4, 3, 5, 1, 2]
+    assert found.mappers == [1, 2, 3, 5, 6]
+
+
+def test_two_lives_of_one_pid(capture: Capture, read: Callable[..., Account]) -> None:
+    """The later one's name is not known, and of equals the earlier comes first."""
+    region = put_region(capture, 20)
+    later = put_process(capture, 812, start_time_ns=9000, comm=None)
+    earlier = put_process(capture, 812, start_time_ns=100)
+    put_extents(capture, region, (0, 10, later), (10, 20, earlier))
+    (found,) = read().regions
+    assert [(toucher.process.start_time_ns, toucher.process.comm) for toucher in found.touchers] == [
+        (100, "c812"),
+        (9000, None),
+    ]
+
+
+def test_what_was_freed_is_told(capture: Capture, read: Callable[..., Account]) -> None:
+    """Of a process that has no page left, too."""
+    region = put_region(capture, 0)
+    capture.insert("usage", region=region, process=put_process(capture, 812), faults=None, freed_pages=9, mapped=0)
+    (found,) = read().regions
+    assert found.touchers == [Toucher(known(812), 0, 9 * PAGE_BYTES, None, None, None)]
+
+
+# ---- parents ----
+
+
+def test_parents_and_their_regions_are_in_order(capture: Capture, read: Callable[..., Account]) -> None:
+    """Most allocated first, the living before the gone; a parent counts what is there."""
+    small, big = put_process(capture, 700), put_process(capture, 811)
+    put_region(capture, 7, ino=1, top=small)
+    put_region(capture, 500, ino=2, top=small, gone_ns=99)
+    put_region(capture, 10, ino=3, top=big, start_bytes=4 * PAGE_BYTES)
+    put_region(capture, 30, ino=4, top=big, start_bytes=40 * PAGE_BYTES)
+    put_region(capture, 8, ino=5)
+    put_region(capture, 30, ino=6, top=big)
+    parents = read().parents
+    assert [
+        (
+            parent.process.tgid if parent.process else None,
+            [region.ino for region in parent.regions],
+            parent.allocated_bytes // PAGE_BYTES,
+            parent.grown_bytes // PAGE_BYTES,
+        )
+        for parent in parents
+    ] == [(811, [4, 6, 3], 70, 26), (None, [5], 8, 8), (700, [1, 2], 7, 7)]
+
+
+def test_a_parent_whose_regions_are_all_gone(capture: Capture, read: Callable[..., Account]) -> None:
+    """What they had last is what there is to tell: the command has ended."""
+    top = put_process(capture, 811, exited_ns=100)
+    put_region(capture, 5, ino=1, top=top, gone_ns=99)
+    put_region(capture, 7, ino=2, top=top, gone_ns=98)
+    (parent,) = read().parents
+    assert parent.allocated_bytes == parent.grown_bytes == 12 * PAGE_BYTES
+    assert parent.current == parent.regions
+
+
+def test_what_of_the_hosts_memory_is_of_no_region(capture: Capture, read: Callable[..., Account]) -> None:
+    """Not counted: what is gone, what is swapped out, and huge pages, which are not in the host's figure."""
+    put_region(capture, 100, ino=1)
+    put_region(capture, 200, ino=2, gone_ns=99)
+    put_region(capture, 300, ino=3, kind="hugetlb")
+    put_region(capture, 400, ino=4, swapped_bytes=50 * PAGE_BYTES)
+    found = read(shmem_total_bytes=1000 * PAGE_BYTES)
+    assert found.shmem_unexplained_bytes == 550 * PAGE_BYTES
+
+
+def test_the_hosts_figure_may_be_older(capture: Capture, read: Callable[..., Account]) -> None:
+    put_region(capture, 100)
+    assert read(shmem_total_bytes=99 * PAGE_BYTES).shmem_unexplained_bytes == 0

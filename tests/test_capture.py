@@ -1,0 +1,103 @@
+"""The file that a trace is written to."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from tracer.capture import SCHEMA_VERSION, Capture
+
+TABLES = ["extent", "process", "region", "sample", "session", "usage"]
+
+
+def open_files() -> set[str]:
+    return {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+
+
+def test_what_goes_in_comes_out() -> None:
+    with Capture() as capture:
+        first = capture.insert("process", tgid=811, start_time_ns=5, comm="php-fpm8.2")
+        second = capture.insert("process", tgid=812, start_time_ns=6, comm='"; DROP TABLE process')
+        assert (first, second) == (1, 2)
+        capture.update("process", second, command="a\0b\x1b[2J", exited_ns=2**62)
+        capture.insert_all("extent", 'region, start, "end", process', [(1, 0, 7, second), (1, 7, 2**40, None)])
+        found = capture.rows("SELECT * FROM process WHERE tgid = ?", (812,))
+        assert [dict(row) for row in found] == [
+            {
+                "id": 2,
+                "tgid": 812,
+                "start_time_ns": 6,
+                "parent": None,
+                "parent_tgid": None,
+                "comm": '"; DROP TABLE process',
+                "command": "a\0b\x1b[2J",
+                "exited_ns": 2**62,
+            }
+        ]
+        extents = capture.rows('SELECT start, "end", process FROM extent WHERE region = :region', {"region": 1})
+        assert [tuple(row) for row in extents] == [(0, 7, 2), (7, 2**40, None)]
+
+
+def test_a_file_that_sqlite_opens(tmp_path: Path) -> None:
+    path = tmp_path / "capture.sqlite"
+    with Capture(path) as capture:
+        capture.insert("sample", time_ns=1, region=1, allocated_bytes=4096)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    database = sqlite3.connect(path)
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+    assert [name for (name,) in tables] == TABLES
+    assert database.execute("PRAGMA user_version").fetchall() == [(SCHEMA_VERSION,)]
+    assert database.execute("SELECT * FROM sample").fetchall() == [(1, 1, 4096)]
+    assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    database.close()
+
+
+def test_the_mode_does_not_depend_on_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with Capture(tmp_path / "capture.sqlite"):
+            assert stat.S_IMODE((tmp_path / "capture.sqlite").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_what_is_committed_is_there_for_others(tmp_path: Path) -> None:
+    """Whoever opens the file of a trace that was killed finds all but the last of it."""
+    path = tmp_path / "capture.sqlite"
+    with Capture(path) as capture:
+        capture.insert("sample", time_ns=1, region=1, allocated_bytes=4096)
+        capture.commit()
+        capture.insert("sample", time_ns=2, region=1, allocated_bytes=8192)
+        other = sqlite3.connect(path)
+        assert other.execute("SELECT time_ns FROM sample").fetchall() == [(1,)]
+        other.close()
+
+
+def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "capture.sqlite"
+    path.write_text("mine")
+    with pytest.raises(FileExistsError):
+        Capture(path)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError):
+        Capture(tmp_path / "link")
+    assert path.read_text() == "mine"
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_nothing_is_left_of_a_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it ever there by name, for a kill -9 to leave behind."""
+    for name in "SQLITE_TMPDIR", "TMPDIR":
+        monkeypatch.setenv(name, str(tmp_path))
+    before = open_files()
+    with Capture() as capture:
+        # more than SQLite keeps in memory
+        capture.insert_all("sample", "time_ns, region, allocated_bytes", ((i, i, i) for i in range(200_000)))
+        capture.commit()
+        assert list(tmp_path.iterdir()) == []
+        assert len(capture.rows("SELECT * FROM sample")) == 200_000
+    assert open_files() == before

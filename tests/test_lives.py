@@ -1,0 +1,170 @@
+"""Whose a PID was, and who made what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tracer.capture import Capture
+from tracer.clock import Clock
+from tracer.lives import Lives, Process, infer_creator, stands_for, top
+from tracer.procfs import TICK_NS
+
+CLOCK = Clock(monotonic_ns=500, boot_ns=1_000_000_000_000, wall_ns=1_700_000_000_000_000_000)
+
+
+@pytest.fixture
+def capture() -> Iterator[Capture]:
+    with Capture() as capture:
+        yield capture
+
+
+@pytest.fixture
+def lives(capture: Capture) -> Lives:
+    return Lives(capture)
+
+
+def process(tgid: int, parent: Process | None = None, exited: bool = False, start_time_ns: int = 0) -> Process:
+    return Process(tgid, tgid, start_time_ns, parent, "x", "x", -1, exited)
+
+
+# ---- a PID in time ----
+
+
+def test_the_time_tells_whose_it_was(lives: Lives) -> None:
+    first = lives.begin(812, 10, None, "first", "", began_us=-1)
+    second = lives.begin(812, 20, None, "second", "", began_us=1000)
+    third = lives.begin(812, 30, None, "third", "", began_us=2000)
+    found = {when_us: lives.at(812, when_us) for when_us in (-1, 0, 999, 1000, 1999, 2000, 10**9)}
+    assert found == {-1: first, 0: first, 999: first, 1000: second, 1999: second, 2000: third, 10**9: third}
+
+
+def test_what_was_before_it_was_heard_of_is_its_own(lives: Lives) -> None:
+    """A word may be older than the event of the fork."""
+    only = lives.begin(812, 10, None, "only", "", began_us=1000)
+    assert lives.at(812, 3) is only
+
+
+def test_a_stranger(lives: Lives, capture: Capture) -> None:
+    stranger = lives.at(4711, 5)
+    assert lives.at(4711, 10**9) is stranger
+    assert (stranger.tgid, stranger.start_time_ns, stranger.comm, stranger.exited) == (4711, 0, None, True)
+    assert lives.alive(4711) is None
+    assert [tuple(row) for row in capture.rows("SELECT tgid, start_time_ns, comm FROM process")] == [(4711, 0, None)]
+
+
+def test_a_pid_that_begins_again_had_ended(lives: Lives) -> None:
+    first = lives.begin(812, 10, None, "first", "", began_us=-1)
+    assert lives.alive(812) is first
+    second = lives.begin(812, 20, None, "second", "", began_us=1000)
+    assert first.exited
+    assert lives.alive(812) is lives.last(812) is second
+    lives.end(second, 7)
+    assert lives.alive(812) is None
+    assert lives.last(812) is second
+    assert (lives.find(812, 10), lives.find(812, 20), lives.find(812, 30), lives.find(9, 10)) == (
+        first,
+        second,
+        None,
+        None,
+    )
+    assert list(lives) == [first, second]
+
+
+def test_the_last_that_is_dead(lives: Lives) -> None:
+    first = lives.begin(812, 10, None, "first", "", began_us=-1)
+    assert lives.last_dead(812) is first  # there is no other
+    second = lives.begin(812, 20, None, "second", "", began_us=1000)
+    lives.end(second, 7)
+    assert lives.last_dead(812) is second
+    lives.begin(812, 30, None, "third", "", began_us=2000)
+    assert lives.last_dead(812) is second
+    assert lives.last_dead(4711).comm is None
+
+
+def test_they_are_entered_as_they_come(lives: Lives, capture: Capture) -> None:
+    master = lives.begin(811, 10, 1, "php-fpm8.2", "php-fpm8.2 -F", began_us=-1)
+    worker = lives.begin(812, 20, 811, "php-fpm8.2", "php-fpm8.2 -F", began_us=7)
+    lives.rename(worker, "php-fpm8.2", "php-fpm: pool www")
+    lives.rename(worker, "gone", "")  # the kernel had dropped the command line
+    lives.end(worker, 1_700_000_000_000_000_001)
+    orphan = lives.begin(813, 30, 812, "x", "x", began_us=9)
+    assert worker.parent is master
+    assert orphan.parent is None  # 812 had ended: whoever 812 was then, it was not this one
+    assert [tuple(row) for row in capture.rows("SELECT * FROM process")] == [
+        (1, 811, 10, None, 1, "php-fpm8.2", "php-fpm8.2 -F", None),
+        (2, 812, 20, 1, 811, "php-fpm8.2", "php-fpm: pool www", 1_700_000_000_000_000_001),
+        (3, 813, 30, None, 812, "x", "x", None),
+    ]
+
+
+# ---- who made it ----
+
+
+def test_top() -> None:
+    master = process(811)
+    worker, other = process(812, master), process(813, master)
+    grandchild = process(814, worker)
+    assert top([grandchild, other, worker, master]) is master
+    assert top([grandchild, worker]) is worker
+    assert top([other, worker]) is other  # neither is above the other: the first
+    assert top([grandchild, other]) is grandchild
+    assert top(iter([worker])) is worker
+    assert top([]) is None
+    assert list(grandchild.ancestors()) == [worker, master]
+
+
+@pytest.mark.parametrize(
+    ("born_ns", "inferred"),
+    [
+        pytest.param(None, True, id="kernels before v6.1 do not say"),
+        pytest.param(0, True, id="at the same moment"),
+        pytest.param(10**9, True, id="later"),
+        pytest.param(-TICK_NS, True, id="start times are rounded to the tick"),
+        pytest.param(-TICK_NS - 1, False, id="before there was such a process"),
+        pytest.param(-(10**9), False, id="long before"),
+    ],
+)
+def test_who_is_younger_than_a_region_did_not_make_it(born_ns: int | None, inferred: bool) -> None:
+    master = process(811, start_time_ns=CLOCK.boot_ns + 3_000_000_000)
+    worker = process(812, master, start_time_ns=CLOCK.boot_ns + 4_000_000_000)
+    created_ns = None if born_ns is None else CLOCK.wall_ns + 3_000_000_000 + born_ns
+    assert infer_creator([worker, master], created_ns, CLOCK) == (master if inferred else None)
+
+
+def test_nobody_maps_it() -> None:
+    assert infer_creator([], None, CLOCK) is None
+    assert infer_creator([], CLOCK.wall_ns, CLOCK) is None
+
+
+def test_who_stands_for_a_region() -> None:
+    shell = process(1)
+    master = process(811, shell)
+    dead = process(812, master, exited=True)
+    worker = process(813, master)
+    assert stands_for(master, [worker]) is master  # alive, whether it maps it or not
+    assert stands_for(dead, [worker, master]) is master  # the top of those who map it
+    assert stands_for(dead, [worker]) is worker
+    assert stands_for(dead, []) is master  # next of kin
+    assert stands_for(process(814, dead, exited=True), []) is master
+    assert stands_for(None, [worker]) is worker
+    assert stands_for(None, []) is None
+
+
+def test_a_dead_one_stands_for_itself_where_all_are_dead() -> None:
+    master = process(811, exited=True)
+    worker = process(812, master, exited=True)
+    assert stands_for(worker, []) is worker
+
+
+# ---- the capture's times ----
+
+
+def test_one_moment_by_every_clock() -> None:
+    """1.5 s into the capture."""
+    assert CLOCK.since_us(CLOCK.monotonic_ns + 1_500_000_999) == 1_500_000
+    assert CLOCK.wall(CLOCK.monotonic_ns + 1_500_000_999) == CLOCK.wall_ns + 1_500_000_999
+    assert CLOCK.wall_of_us(1_500_000) == CLOCK.wall_ns + 1_500_000_000
+    assert CLOCK.wall_of_boot(CLOCK.boot_ns + 1_500_000_999) == CLOCK.wall_ns + 1_500_000_999
+    assert CLOCK.since_us(CLOCK.monotonic_ns - 1) == -1

@@ -1,0 +1,409 @@
+"""/proc: a made-up one for what a process may be called and may map, this process's own files for the system calls."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tracer import procfs
+from tracer.procfs import PAGE_BYTES, TICK_NS, Mapping, Memory, Proc, ProcessStat, RegionStat, SysvSegment
+
+MAPS = """\
+55d0c0000000-55d0c0010000 r-xp 00002000 fd:01 1234                       /usr/sbin/php-fpm8.2
+55d0c1000000-55d0c1021000 rw-p 00000000 00:00 0                          [heap]
+7f0000000000-7f0000001000 rw-p 00000000 00:00 0
+7f1000000000-7f1010000000 rw-s 00000000 00:01 1047                       /dev/zero (deleted)
+7f1010000000-7f1010400000 r-xs 10000000 00:01 1047                       /dev/zero (deleted)
+7f2000000000-7f2000001000 rw-s 00000000 00:01 32769                      /SYSV00000000 (deleted)
+7f3000000000-7f3000002000 rw-s 00000000 00:01 1048                       [anon_shmem:a pool]
+7f4000000000-7f4000001000 r--s 00001000 103:10001 99                     /dev/shm/with  spaces (deleted)\x20
+7f5000000000-7f5000001000 ---s 00000000 00:13 7
+7f6000000000-7f6000001000 rw-s 00000000 00:13 8                          /dev/shm/a\\012b
+"""
+MAPPED = [
+    Mapping(0x55D0C0000000, 0x55D0C0010000, False, 2, os.makedev(0xFD, 1), 1234, "/usr/sbin/php-fpm8.2"),
+    Mapping(0x7F1000000000, 0x7F1010000000, True, 0, os.makedev(0, 1), 1047, "/dev/zero (deleted)"),
+    Mapping(0x7F1010000000, 0x7F1010400000, True, 0x10000, os.makedev(0, 1), 1047, "/dev/zero (deleted)"),
+    Mapping(0x7F2000000000, 0x7F2000001000, True, 0, os.makedev(0, 1), 32769, "/SYSV00000000 (deleted)"),
+    Mapping(0x7F3000000000, 0x7F3000002000, True, 0, os.makedev(0, 1), 1048, "[anon_shmem:a pool]"),
+    Mapping(
+        0x7F4000000000, 0x7F4000001000, True, 1, os.makedev(0x103, 0x10001), 99, "/dev/shm/with  spaces (deleted) "
+    ),
+    Mapping(0x7F5000000000, 0x7F5000001000, True, 0, os.makedev(0, 0x13), 7, ""),
+    Mapping(0x7F6000000000, 0x7F6000001000, True, 0, os.makedev(0, 0x13), 8, "/dev/shm/a\\012b"),
+]
+MEMINFO = """\
+MemTotal:       24684524 kB
+MemFree:        20799932 kB
+SwapTotal:       1048576 kB
+SwapFree:              0 kB
+Shmem:             46380 kB
+ShmemHugePages:       12 kB
+HugePages_Total:       7
+"""
+SYSVIPC = """\
+       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime\
+      ctime                   rss                  swap
+   5432001          3   600                    56   811   812      7   112   120   112   120 1732400000 1732400001\
+ 1732400000                  4096                     0
+-559038737      32769   600            2097152000  1201     0      1     0     0     0     0          0          0\
+ 1732400000                 81920                  4096
+"""
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Proc:
+    """A /proc without a process."""
+    return Proc(str(tmp_path))
+
+
+def put(proc: Proc, tgid: int, **files: bytes | str) -> None:
+    """A process of such files."""
+    (proc.root / str(tgid)).mkdir(exist_ok=True)
+    for name, content in files.items():
+        raw = content.encode() if isinstance(content, str) else content
+        (proc.root / str(tgid) / name).write_bytes(raw)
+
+
+def stat_of(tgid: int, comm: bytes, parent: int = 1, start_ticks: int = 521) -> bytes:
+    rest = f"S {parent} 811 811 0 -1 4194560 1203 0 0 0 3 5 0 0 20 0 1 0 {start_ticks} 213700608 4821 1844 1 1 0"
+    return b"%d (%s) %s\n" % (tgid, comm, rest.encode())
+
+
+# ---- processes ----
+
+
+@pytest.mark.parametrize(
+    ("comm", "shown"),
+    [
+        (b"php-fpm8.2", "php-fpm8.2"),
+        (b"", ""),
+        (b"tmux: server", "tmux: server"),
+        (b") S 7 (", ") S 7 ("),
+        (b"((sd-pam))", "((sd-pam))"),
+        (b"two\nlines", "two\nlines"),
+        (b"carriage\rreturn", "carriage\rreturn"),
+        (b"form\x0cfeed\x85", "form\x0cfeed\\x85"),
+        (b"\xff\x1b[2J", "\\xff\x1b[2J"),
+        ("größe".encode(), "größe"),
+    ],
+)
+def test_names(comm: bytes, shown: str, proc: Proc) -> None:
+    put(proc, 812, stat=stat_of(812, comm, parent=811, start_ticks=523), cmdline=b"x\0")
+    assert proc.process(812) == ProcessStat(812, 811, shown, 523 * TICK_NS, "x", "x")
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "title", "command"),
+    [
+        (b"", "", ""),
+        (b"\0\0\0", "", ""),
+        (b"/bin/sh\0-c\0exit 0\0", "/bin/sh", "/bin/sh -c exit 0"),
+        (b"no\0end", "no", "no end"),
+        # what setproctitle wrote, into the room of the arguments and the environment
+        (b"php-fpm: pool www" + b" " * 40, "php-fpm: pool www", "php-fpm: pool www"),
+        (b"postgres: main: writer \0\0\0\0", "postgres: main: writer", "postgres: main: writer"),
+        (b"nginx: worker process\0\0\0PATH=/bin", "nginx: worker process", "nginx: worker process PATH=/bin"),
+        (b"\xff\0\xfe\0", "\\xff", "\\xff \\xfe"),
+    ],
+)
+def test_command_lines(cmdline: bytes, title: str, command: str, proc: Proc) -> None:
+    put(proc, 812, stat=stat_of(812, b"x"), cmdline=cmdline)
+    found = proc.process(812)
+    assert found
+    assert (found.title, found.command) == (title, command)
+
+
+def test_processes(proc: Proc) -> None:
+    put(proc, 1, stat=stat_of(1, b"init", parent=0, start_ticks=1), cmdline="/sbin/init\0")
+    put(proc, 812, stat=stat_of(812, b"kworker/0:1", parent=2), cmdline="")
+    put(proc, 4711)  # vanished
+    (proc.root / "self").mkdir()
+    assert sorted(proc.tgids()) == [1, 812, 4711]
+    assert proc.processes() == {
+        1: ProcessStat(1, 0, "init", TICK_NS, "/sbin/init", "/sbin/init"),
+        812: ProcessStat(812, 2, "kworker/0:1", 521 * TICK_NS, "", ""),
+    }
+
+
+def test_resident_memory(proc: Proc) -> None:
+    put(proc, 812, statm="52183 4821 1844 900 0 700 0\n")
+    assert proc.rss_bytes(812) == 4821 * PAGE_BYTES
+
+
+def test_a_process_that_has_vanished(proc: Proc) -> None:
+    assert proc.process(812) is None
+    assert proc.rss_bytes(812) is None
+    assert proc.mappings(812) == []
+    assert proc.open_files(812) == []
+    mapping = Mapping(0x1000, 0x2000, True, 0, 1, 1, "")
+    assert procfs.identify(proc.map_file(812, mapping)) is None
+
+
+def test_a_process_that_vanishes_while_it_is_read(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel lets its files be opened, and then says ESRCH."""
+
+    def vanish(*_arguments: object, **_options: object) -> None:
+        raise ProcessLookupError
+
+    put(proc, 812, stat=stat_of(812, b"x"), cmdline="", maps=MAPS, statm="1 1 1\n")
+    monkeypatch.setattr(Path, "read_bytes", vanish)
+    monkeypatch.setattr(Path, "read_text", vanish)
+    assert (proc.process(812), proc.rss_bytes(812), proc.mappings(812)) == (None, None, [])
+    assert proc.processes() == {}
+
+
+def test_this_process() -> None:
+    found = Proc().process(os.getpid())
+    assert found
+    assert (found.tgid, found.parent) == (os.getpid(), os.getppid())
+    assert 0 < found.start_time_ns <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    assert found.command.startswith(found.title)
+    assert found.title in Path("/proc/self/cmdline").read_text()
+    assert os.getpid() in Proc().tgids()
+
+
+# ---- mappings ----
+
+
+def test_mappings(proc: Proc) -> None:
+    put(proc, 812, maps=MAPS)
+    assert proc.mappings(812) == MAPPED
+
+
+@pytest.mark.parametrize("name", [b"a\rb", b"a\x0bb\x0cc", b"a\x1cb\x85c", "a\u2028b\u2029".encode(), b"\xff\xfe"])
+def test_only_a_newline_ends_a_mapping(name: bytes, proc: Proc) -> None:
+    """A file may be called anything, and the kernel writes only its newlines otherwise."""
+    line = b"7f4000000000-7f4000001000 rw-s 00000000 00:13 99                     /dev/shm/%s\n" % name
+    put(proc, 812, maps=line * 2)
+    shown = name.decode(errors="backslashreplace")
+    assert [mapping.path for mapping in proc.mappings(812)] == [f"/dev/shm/{shown}"] * 2
+
+
+def test_a_kernel_thread_maps_nothing(proc: Proc) -> None:
+    put(proc, 812, maps="")
+    assert proc.mappings(812) == []
+
+
+def test_the_entry_of_a_mapping(proc: Proc) -> None:
+    path = proc.map_file(812, MAPPED[1])
+    assert path == proc.root / "812" / "map_files" / "7f1000000000-7f1010000000"
+
+
+def test_open_files(proc: Proc) -> None:
+    (proc.root / "812" / "fd").mkdir(parents=True)
+    for number in "10", "2":
+        (proc.root / "812" / "fd" / number).symlink_to("/dev/null")
+    assert [path.name for path in proc.open_files(812)] == ["10", "2"]
+
+
+# ---- the host ----
+
+
+def test_memory(proc: Proc) -> None:
+    (proc.root / "meminfo").write_text(MEMINFO)
+    assert proc.memory() == Memory(24684524 << 10, 1048576 << 10, 46380 << 10)
+
+
+def test_sysv_segments(proc: Proc) -> None:
+    (proc.root / "sysvipc").mkdir()
+    (proc.root / "sysvipc" / "shm").write_text(SYSVIPC)
+    assert proc.sysv_segments() == {3: SysvSegment(3, 811, 4096), 32769: SysvSegment(32769, 1201, 86016)}
+
+
+def test_a_kernel_without_sysv(proc: Proc) -> None:
+    assert proc.sysv_segments() == {}
+
+
+# ---- one region: files of this process ----
+
+
+@pytest.fixture
+def memfd() -> Iterator[Callable[..., int]]:
+    """Makes memfds; closed at the end."""
+    made = []
+
+    def make(pages: int = 0, name: str | bytes = "test") -> int:
+        made.append(os.memfd_create(os.fsdecode(name)))
+        os.ftruncate(made[-1], pages * PAGE_BYTES)
+        return made[-1]
+
+    yield make
+    for fd in made:
+        os.close(fd)
+
+
+def path_of(fd: int) -> Path:
+    return Path(f"/proc/self/fd/{fd}")
+
+
+def write(fd: int, *pages: int) -> None:
+    for page in pages:
+        os.pwrite(fd, b"x", page * PAGE_BYTES + 17)
+
+
+def test_survey_sees_holes(memfd: Callable[..., int]) -> None:
+    fd = memfd(1000)
+    write(fd, 0, 7, 8, 9, 511, 512, 999)
+    survey = procfs.survey(path_of(fd))
+    assert survey == procfs.Survey([(0, 1), (7, 10), (511, 513), (999, 1000)], 7 * PAGE_BYTES, 1000 * PAGE_BYTES)
+    assert procfs.region_stat(path_of(fd)) == RegionStat(1000 * PAGE_BYTES, 7 * PAGE_BYTES)
+
+
+def test_survey_of_an_odd_size(memfd: Callable[..., int]) -> None:
+    fd = memfd()
+    os.write(fd, b"x" * (2 * PAGE_BYTES + 1))
+    assert procfs.survey(path_of(fd)) == procfs.Survey([(0, 3)], 3 * PAGE_BYTES, 2 * PAGE_BYTES + 1)
+
+
+@pytest.mark.parametrize("pages", [0, 1000])
+def test_survey_of_nothing(pages: int, memfd: Callable[..., int]) -> None:
+    assert procfs.survey(path_of(memfd(pages))) == procfs.Survey([], 0, pages * PAGE_BYTES)
+
+
+def test_survey_finds_what_fallocate_made(memfd: Callable[..., int]) -> None:
+    """Nobody touched them, and SEEK_DATA does not show them; they are allocated all the same."""
+    fd = memfd(1000)
+    if procfs.residency(path_of(fd)).resident_bytes is None:
+        pytest.skip("cachestat(2) is since v6.5")
+    os.posix_fallocate(fd, 100 * PAGE_BYTES, 57 * PAGE_BYTES)
+    write(fd, 3, 120)
+    survey = procfs.survey(path_of(fd))
+    assert survey
+    found = {page for start, end in survey.pages for page in range(start, end)}
+    assert found == {3, *range(100, 157)}
+    assert survey.allocated_bytes == 58 * PAGE_BYTES == sum(end - start for start, end in survey.pages) * PAGE_BYTES
+
+
+def test_survey_of_what_was_given_back(memfd: Callable[..., int]) -> None:
+    fd = memfd(100)
+    write(fd, *range(100))
+    with mmap.mmap(fd, 100 * PAGE_BYTES) as memory:
+        memory.madvise(mmap.MADV_REMOVE, 10 * PAGE_BYTES, 80 * PAGE_BYTES)
+        assert procfs.survey(path_of(fd)) == procfs.Survey([(0, 10), (90, 100)], 20 * PAGE_BYTES, 100 * PAGE_BYTES)
+        memory.madvise(mmap.MADV_REMOVE)
+    assert procfs.survey(path_of(fd)) == procfs.Survey([], 0, 100 * PAGE_BYTES)
+
+
+def test_looking_allocates_nothing(memfd: Callable[..., int]) -> None:
+    fd = memfd(1000)
+    write(fd, 500)
+    for look in procfs.survey, procfs.residency, procfs.identify, procfs.region_stat, procfs.birth_time_ns:
+        look(path_of(fd))
+        assert os.fstat(fd).st_blocks * procfs.BLOCK_BYTES == PAGE_BYTES, look.__name__
+
+
+def test_residency(memfd: Callable[..., int]) -> None:
+    fd = memfd(1000)
+    write(fd, 1, 2, 999)
+    found = procfs.residency(path_of(fd))
+    if found.resident_bytes is None or found.swapped_bytes is None:
+        pytest.skip("cachestat(2) is since v6.5")
+    assert found.resident_bytes + found.swapped_bytes == 3 * PAGE_BYTES
+
+
+def test_what_is_gone_is_unknown(memfd: Callable[..., int]) -> None:
+    gone = path_of(memfd()).with_name("99999")
+    assert procfs.survey(gone) is None
+    assert procfs.region_stat(gone) is None
+    assert procfs.residency(gone) == procfs.Residency(None, None)
+    assert procfs.identify(gone) is None
+    assert procfs.magic(gone) is None
+    assert procfs.generation(gone) is None
+    assert procfs.birth_time_ns(gone) is None
+    assert procfs.link_name(gone) == ""
+
+
+def test_birth(memfd: Callable[..., int]) -> None:
+    began_ns = time.time_ns()
+    fd = memfd()
+    ended_ns = time.time_ns()
+    time.sleep(2 * TICK_NS / 1e9)
+    os.utime(fd, (0, 0))  # its other times are others now
+    born_ns = procfs.birth_time_ns(path_of(fd))
+    if born_ns is None:
+        pytest.skip("tmpfs keeps its files' birth since v6.1")
+    # the kernel stamps inodes with the time of the last tick
+    assert began_ns - TICK_NS <= born_ns <= ended_ns
+
+
+def test_identity(memfd: Callable[..., int]) -> None:
+    one, other = memfd(), memfd()
+    key = procfs.identify(path_of(one))
+    assert key
+    assert (key.dev, key.ino) == (os.fstat(one).st_dev, os.fstat(one).st_ino)
+    assert key.generation == procfs.generation(path_of(one))
+    again = os.dup(one)
+    assert procfs.identify(path_of(again)) == key
+    os.close(again)
+    assert procfs.identify(path_of(other)) != key
+    # a random number of 32 bits, beside the inode's number in the handle
+    assert procfs.generation(path_of(other)) != key.generation != key.ino & 0xFFFFFFFF
+
+
+def test_a_file_that_is_no_region() -> None:
+    assert procfs.identify(Path("/proc/self/stat")) is None
+    assert procfs.generation(Path("/proc/self/stat")) is None
+
+
+def test_file_systems(memfd: Callable[..., int]) -> None:
+    assert procfs.magic(path_of(memfd())) == procfs.TMPFS_MAGIC
+    assert procfs.magic(Path("/proc/self/stat")) == 0x9FA0
+    try:
+        huge = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_HUGETLB)
+    except OSError as error:
+        pytest.skip(f"no huge pages here ({error.strerror})")
+    assert procfs.magic(path_of(huge)) == procfs.HUGETLBFS_MAGIC
+    os.close(huge)
+
+
+def test_kinds(memfd: Callable[..., int]) -> None:
+    internal = procfs.internal_dev()
+    assert internal == os.fstat(memfd()).st_dev
+    posix = Path("/dev/shm").stat().st_dev
+    kinds = {
+        (internal, "/dev/zero"): "anon",
+        (internal, "dev/zero"): "anon",  # as the kernel side gives it, which sees no more than the dentry
+        (internal, "/memfd:a name"): "memfd",
+        (internal, "/memfd:dev/zero"): "memfd",
+        (internal, "/SYSV0052e2c1"): "sysv",
+        (internal, "/i915"): "other",
+        (posix, "/dev/shm/PostgreSQL.1"): "posix",
+        (posix, "/dev/zero"): "posix",  # a file may be called anything
+        (posix, "/memfd:x"): "posix",
+        (os.makedev(0, 99999), "/run/lock/x"): "other",
+        (os.makedev(0, 99999), "/dev/zero"): "other",
+    }
+    assert {place: procfs.kind_of(place[0], procfs.TMPFS_MAGIC, place[1]) for place in kinds} == kinds
+    assert procfs.kind_of(internal, procfs.HUGETLBFS_MAGIC, "/anon_hugepage") == "hugetlb"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"test", "test"),
+        (b"a (deleted)", "a (deleted)"),
+        (b"two\nlines\x1b[2J", "two\nlines\x1b[2J"),
+        (b"\xff", "\\xff"),
+        ("größe".encode(), "größe"),
+    ],
+)
+def test_names_of_files(name: bytes, shown: str, memfd: Callable[..., int]) -> None:
+    assert procfs.link_name(path_of(memfd(name=name))) == f"/memfd:{shown}"
+
+
+@pytest.mark.parametrize("name", [b"plain", b"a\rb\x0cc\x1c\x85", "a\u2028b".encode(), b"\xff\xfe"])
+def test_own_mappings_of_hostile_names(name: bytes, memfd: Callable[..., int]) -> None:
+    fd = memfd(3, name)
+    with mmap.mmap(fd, PAGE_BYTES, offset=2 * PAGE_BYTES) as memory:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        (found,) = [mapping for mapping in Proc().mappings(os.getpid()) if mapping.start <= address < mapping.end]
+    stat = os.fstat(fd)
+    path = f"/memfd:{name.decode(errors='backslashreplace')} (deleted)"
+    assert found == Mapping(address, address + PAGE_BYTES, True, 2, stat.st_dev, stat.st_ino, path)

@@ -1,0 +1,201 @@
+"""Regions found through a made-up /proc, whose map_files lead to files of this process."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tracer import procfs
+from tracer.capture import Capture
+from tracer.clock import Clock
+from tracer.lives import Lives, Process
+from tracer.procfs import PAGE_BYTES, Proc
+from tracer.regions import Finder, Region
+
+START = 0x7F0000000000
+ELSEWHERE = os.makedev(0xFD, 1)
+
+
+class Host:
+    """A /proc in which mappings are put one by one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.finder = Finder(Proc(str(root)))
+
+    def map(self, tgid: int, target: Path, dev: int, start: int = START, path: str = "x", ino: int = 1) -> None:
+        end = start + PAGE_BYTES
+        (self.root / str(tgid) / "map_files").mkdir(parents=True, exist_ok=True)
+        (self.root / str(tgid) / "map_files" / f"{start:x}-{end:x}").symlink_to(target)
+        with open(self.root / str(tgid) / "maps", "a") as maps:
+            maps.write(f"{start:x}-{end:x} rw-s 00000000 {os.major(dev):02x}:{os.minor(dev):02x} {ino} {path}\n")
+
+    def unmap(self, tgid: int) -> None:
+        (self.root / str(tgid) / "maps").write_text("")
+
+    def open(self, tgid: int, *targets: Path) -> None:
+        (self.root / str(tgid) / "fd").mkdir(parents=True)
+        for number, target in enumerate(targets):
+            (self.root / str(tgid) / "fd" / str(number)).symlink_to(target)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+@pytest.fixture
+def memfd() -> Iterator[Callable[..., Path]]:
+    """Makes memfds of 100 pages with some of them written; the path of each."""
+    made = []
+
+    def make(*pages: int) -> Path:
+        made.append(os.memfd_create("test"))
+        os.ftruncate(made[-1], 100 * PAGE_BYTES)
+        for page in pages:
+            os.pwrite(made[-1], b"x", page * PAGE_BYTES)
+        return Path(f"/proc/{os.getpid()}/fd/{made[-1]}")
+
+    yield make
+    for fd in made:
+        os.close(fd)
+
+
+def region_of(path: Path, kind: str = "memfd") -> Region:
+    key = procfs.identify(path)
+    assert key
+    return Region(row=1, id=7, key=key, kind=kind, path=path)
+
+
+def process(tgid: int, parent: Process | None = None, start_time_ns: int = 0) -> Process:
+    return Process(tgid, tgid, start_time_ns, parent, "x", "x", -1)
+
+
+# ---- mappings ----
+
+
+def test_only_mappings_of_regions(host: Host, memfd: Callable[..., Path]) -> None:
+    host.map(812, Path("/proc/self/stat"), ELSEWHERE, path="/usr/lib/libc.so.6")
+    host.map(812, memfd(), procfs.internal_dev(), START + 0x10000)
+    assert [mapping.start for mapping in host.finder.mappings(812)] == [START + 0x10000]
+    assert host.finder.mappings(99999) == []
+
+
+def test_a_mapping_that_vanishes_says_nothing_of_its_device(host: Host, memfd: Callable[..., Path]) -> None:
+    """Whoever was first to show a device may be gone before it is looked at."""
+    host.map(812, Path("/proc/self/fd/99999"), procfs.internal_dev())
+    assert host.finder.mappings(812) == []
+    host.map(813, memfd(), procfs.internal_dev())
+    assert [mapping.start for mapping in host.finder.mappings(813)] == [START]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/memfd:test (deleted)", "/memfd:test"), ("[anon_shmem:a pool]", "[anon_shmem:a pool]"), ("", "/memfd:test")],
+)
+def test_descriptions(path: str, name: str, host: Host, memfd: Callable[..., Path]) -> None:
+    host.map(811, memfd(), procfs.internal_dev())
+    assert host.finder.mappings(811)  # knows the device from now on
+    host.map(812, memfd().readlink(), procfs.internal_dev(), path=path)
+    (mapping,) = host.finder.mappings(812)
+    assert host.finder.describe(812, mapping) == ("memfd", name)
+
+
+# ---- where it can be looked at ----
+
+
+def test_the_path_it_was_found_at_last(host: Host, memfd: Callable[..., Path]) -> None:
+    region = region_of(memfd())
+    assert host.finder.find_path(region, {}) == region.path
+
+
+def test_another_process_that_maps_it(host: Host, memfd: Callable[..., Path]) -> None:
+    target = memfd()
+    region = region_of(target)
+    region.path = Path("/proc/self/fd/99999")
+    host.map(811, memfd(), procfs.internal_dev())  # has something else there now
+    host.map(812, memfd(), procfs.internal_dev())
+    host.map(812, target, procfs.internal_dev(), START + 0x10000)
+    found = host.finder.find_path(region, {7: {811: START, 812: START + 0x10000}})
+    assert found == host.root / "812" / "map_files" / f"{START + 0x10000:x}-{START + 0x10000 + PAGE_BYTES:x}"
+    assert region.path == found
+
+
+def test_an_open_file_of_it(host: Host, memfd: Callable[..., Path]) -> None:
+    target = memfd()
+    region = region_of(target)
+    region.path = None
+    host.open(812, memfd(), Path("/proc/self/stat"), target)
+    assert host.finder.find_path(region, {}, [process(811), process(812)]) == host.root / "812" / "fd" / "2"
+
+
+def test_no_way_to_it(host: Host, memfd: Callable[..., Path]) -> None:
+    """Above all not by a path that leads to another region now: SysV gives the same number again."""
+    region = region_of(memfd())
+    region.path = memfd()
+    host.map(812, memfd(), procfs.internal_dev())
+    assert host.finder.find_path(region, {7: {812: START}, 8: {813: START}}, [process(812)]) is None
+    assert region.path is None
+
+
+# ---- what was there before ----
+
+
+def test_baseline(memfd: Callable[..., Path]) -> None:
+    region = region_of(memfd(3, 4, 70))
+    region.take_baseline()
+    assert region.baseline.extents == [(3, 5), (70, 71)]
+    assert region.vss_bytes == 100 * PAGE_BYTES
+    assert region.start_bytes == region.allocated_bytes == region.peak_bytes == 3 * PAGE_BYTES
+
+
+def test_baseline_of_huge_pages_is_their_sum(memfd: Callable[..., Path]) -> None:
+    region = region_of(memfd(3), kind="hugetlb")
+    region.take_baseline()
+    assert region.baseline.extents == []
+    assert region.start_bytes == PAGE_BYTES
+
+
+def test_no_baseline_of_what_is_gone(memfd: Callable[..., Path]) -> None:
+    region = region_of(memfd(3))
+    region.path = None
+    region.take_baseline()
+    assert (region.baseline.extents, region.start_bytes, region.vss_bytes) == ([], 0, 0)
+
+
+# ---- who made it ----
+
+
+def test_sysv_knows_who_made_it(host: Host, memfd: Callable[..., Path]) -> None:
+    region = region_of(memfd(), kind="sysv")
+    (host.root / "sysvipc").mkdir()
+    (host.root / "sysvipc" / "shm").write_text(f"shmid cpid rss swap\n5 9 0 0\n{region.key.ino} 811 4096 0\n")
+    with Capture() as capture:
+        lives = Lives(capture)
+        master = lives.begin(811, 10, None, "x", "x", began_us=-1)
+        worker = lives.begin(812, 20, 811, "x", "x", began_us=-1)
+        assert host.finder.creator(region, [worker], lives, Clock.start()) == (master, "shmget")
+
+
+def test_else_it_is_inferred(host: Host, memfd: Callable[..., Path]) -> None:
+    region = region_of(memfd())
+    master = process(811, start_time_ns=1)
+    worker = process(812, master, start_time_ns=2)
+    with Capture() as capture:
+        lives, clock = Lives(capture), Clock.start()
+        assert host.finder.creator(region, [worker, master], lives, clock) == (master, "inferred")
+        region.first_mapper = worker
+        assert host.finder.creator(region, [worker, master], lives, clock) == (worker, "inferred")
+
+
+def test_who_came_later_is_not_suspected(host: Host, memfd: Callable[..., Path]) -> None:
+    region = region_of(memfd())
+    if region.path is None or procfs.birth_time_ns(region.path) is None:
+        pytest.skip("tmpfs keeps its files' birth since v6.1")
+    late = process(812, start_time_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**9)
+    with Capture() as capture:
+        assert host.finder.creator(region, [late], Lives(capture), Clock.start()) == (None, "inferred")

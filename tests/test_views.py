@@ -521,10 +521,9 @@ SUMMARY = Summary(41.2, 9, 3, 234_881_024, 230_162_432, "812 php-fpm: pool www",
 def test_the_live_line() -> None:
     assert live.render(SUMMARY) == (
         "41 s · processes 9 · regions 3 · 224.0M allocated, +219.5M · most by 812 php-fpm: pool www 81.0M"
-        " · Ctrl-C reports"
     )
     assert live.render(SUMMARY._replace(grown_bytes=-4096, grower=None)) == (
-        "41 s · processes 9 · regions 3 · 224.0M allocated, -4.0K · Ctrl-C reports"
+        "41 s · processes 9 · regions 3 · 224.0M allocated, -4.0K"
     )
 
 

@@ -132,16 +132,23 @@ class Trace:
         if not self._probes.spaces.insert(key, blank):
             known = self._probes.spaces[key]  # its parent was tracked when it was born: its start to the nanosecond
             start_time_ns = wire.SPACE_HEAD.unpack_from(known)[0] if known else start_time_ns
-        self.lives.begin(stat.tgid, start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1)
-        mappings: list[procfs.Mapping] = []
-        while mappings != (now := self._finder.mappings(stat.tgid)):  # until what was written is what is there
+        self._seed(self.lives.begin(stat.tgid, start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1))
+
+    def _seed(self, process: Process) -> None:
+        """Tell the kernel what a process maps."""
+        key = wire.TGID.pack(process.tgid)
+        mappings: list[procfs.Mapping] | None = None
+        while mappings != (now := self._finder.mappings(process.tgid)):  # until what was written is what is there
             mappings = now
-            ranges = self._ranges(stat.tgid, mappings)
-            head = wire.SPACE_HEAD.pack(start_time_ns, 0, len(ranges))
+            ranges = self._ranges(process.tgid, mappings)
+            head = wire.SPACE_HEAD.pack(process.start_time_ns, 0, len(ranges))
             try:
                 self._probes.spaces[key] = (head + b"".join(ranges)).ljust(wire.SPACE_BYTES, b"\0")
             except OSError:
                 self._warn(kernel.LOSSES["spaces"])
+        if not self._proc.process(process.tgid):  # it has exited, perhaps before the kernel side knew of it
+            del self._probes.spaces[key]
+            self.lives.end(process, time.time_ns())
 
     def _ranges(self, tgid: int, mappings: list[procfs.Mapping]) -> list[bytes]:
         ranges = []
@@ -243,14 +250,14 @@ class Trace:
         if process:
             self.lives.rename(process, event.comm, event.command)
         elif self._wanted.match(event.comm, event.title) and head.tgid not in self._excluded:
-            if not self._probes.spaces[wire.TGID.pack(head.tgid)]:
-                # the kernel side had already been told to drop it: its parent is none of ours, and had been watched
-                self._adopt_tree(self._proc.processes())
-                return
             stat = self._proc.process(head.tgid)
             parent_tgid = stat.parent if stat else None
             began_us = self._clock.since_us(head.time_ns)
-            self.lives.begin(head.tgid, head.start_time_ns, parent_tgid, event.comm, event.command, began_us)
+            found = self.lives.begin(head.tgid, head.start_time_ns, parent_tgid, event.comm, event.command, began_us)
+            if stat and event.tracked and not self._probes.spaces[wire.TGID.pack(head.tgid)]:
+                # the kernel side had been told to drop it, for its parent was watched and is none of ours
+                self._seed(found)
+                self._adopt_tree(self._proc.processes())
         else:
             del self._probes.spaces[wire.TGID.pack(head.tgid)]
 

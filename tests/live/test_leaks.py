@@ -151,7 +151,7 @@ def test_the_live_line(program: Path, tmp_path: Path) -> None:
     *lines, report = re.split(r"\r(?!\n)", shown)
     assert len(lines) > 3
     assert all(width(line) < COLUMNS for line in lines)
-    assert "Ctrl-C" in lines[2]
+    assert "processes 1 · regions 1" in lines[2]
     assert not lines[-1].strip()  # wiped before the report
     assert "balance" in report
     assert all(width(line) <= COLUMNS for line in report.splitlines())

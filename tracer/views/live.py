@@ -43,4 +43,4 @@ def render(summary: Summary) -> str:
     )
     if summary.grower:
         line += f" · most by {printable(summary.grower)} {format_bytes(summary.grower_bytes)}"
-    return line + " · Ctrl-C reports"
+    return line

@@ -16,9 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from tracer import __version__, cli, kernel, probes
+from tracer.command import Started
 from tracer.errors import ShmtraceError
 from tracer.probes import Probes, Sizes
 from tracer.procfs import Proc
+from tracer.signals import STOP_SIGNALS, Signals
 
 CHECKOUT = Path(__file__).parent.parent
 PR_CAPBSET_DROP = 24
@@ -319,14 +321,14 @@ def test_bpf_is_refused(output: str, mode: str | None, said: str, monkeypatch: p
 
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill $$", 143)])
 def test_a_command_and_its_status(script: str, status: int) -> None:
-    with cli.Started(("sh", "-c", script)) as started:
+    with Started(("sh", "-c", script)) as started:
         started.go()
         started.end(patience_s=10)
         assert started.status == status
 
 
 def test_a_command_does_nothing_before_it_may(tmp_path: Path) -> None:
-    with cli.Started(("touch", str(tmp_path / "done"))) as started:
+    with Started(("touch", str(tmp_path / "done"))) as started:
         assert Proc().process(started.tgid)
         assert not started.ended()
         assert not list(tmp_path.iterdir())
@@ -336,14 +338,14 @@ def test_a_command_does_nothing_before_it_may(tmp_path: Path) -> None:
 
 
 def test_a_command_that_never_may_is_gone_in_the_end(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), cli.Started(("touch", str(tmp_path / "done"))) as started:
+    with pytest.raises(KeyboardInterrupt), Started(("touch", str(tmp_path / "done"))) as started:
         raise KeyboardInterrupt
     assert Proc().process(started.tgid) is None
     assert not list(tmp_path.iterdir())
 
 
 def test_a_command_that_will_not_end_is_made_to() -> None:
-    with cli.Started(("sleep", "600")) as started:
+    with Started(("sleep", "600")) as started:
         started.go()
         started.end(patience_s=0)
         assert started.status == 128 + signal.SIGTERM
@@ -358,18 +360,18 @@ def test_a_command_that_cannot_run(name: str, mode: int | None, status: int, rea
     if mode:
         path.write_text("#!/bin/sh\n")
         path.chmod(mode)
-    with cli.Started((str(path),)) as started, pytest.raises(cli.Failure) as raised:
+    with Started((str(path),)) as started, pytest.raises(ShmtraceError) as raised:
         started.go()
-    assert (str(raised.value), raised.value.exit_code) == (f"cannot run {path}: {reason}", status)
+    assert (str(raised.value), raised.value.status) == (f"cannot run {path}: {reason}", status)
 
 
 # ---- signals ----
 
 
-@pytest.mark.parametrize("number", cli.STOP_SIGNALS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_the_first_signal_lets_it_report_and_the_second_ends_it(number: int) -> None:
     before = signal.getsignal(number)
-    with cli.Signals() as signals:
+    with Signals() as signals:
         signals.trace = SimpleNamespace(stopping=False)
         signal.raise_signal(number)
         assert (signals.trace.stopping, signals.first) == (True, number)
@@ -381,7 +383,7 @@ def test_the_first_signal_lets_it_report_and_the_second_ends_it(number: int) -> 
 
 
 def test_a_signal_before_there_is_a_trace_ends_it() -> None:
-    with cli.Signals(), pytest.raises(SystemExit) as raised:
+    with Signals(), pytest.raises(SystemExit) as raised:
         signal.raise_signal(signal.SIGTERM)
     assert raised.value.code == 128 + signal.SIGTERM
 
@@ -389,7 +391,7 @@ def test_a_signal_before_there_is_a_trace_ends_it() -> None:
 def test_under_nohup_a_hangup_is_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with cli.Signals() as signals:
+        with Signals() as signals:
             signals.trace = SimpleNamespace(stopping=False)
             signal.raise_signal(signal.SIGHUP)
             assert not signals.trace.stopping

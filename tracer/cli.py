@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -18,9 +16,7 @@ from tracer import __version__, kernel, targets
 from tracer.errors import ShmtraceError
 from tracer.procfs import Proc
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 FOREVER_S = 10**9
-NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell ends where it cannot run a command
 
 
 class Failure(click.ClickException):
@@ -47,7 +43,7 @@ class Commands(click.Group):
             _open_standard_files()
             return super().invoke(ctx)
         except ShmtraceError as error:
-            raise Failure(str(error)) from None
+            raise Failure(str(error), error.status) from None
         except click.UsageError as error:
             command = (error.ctx or ctx).command_path
             message = error.format_message().rstrip(".")
@@ -140,6 +136,8 @@ def trace(
     """
     from tracer import account
     from tracer.capture import Capture
+    from tracer.command import Started
+    from tracer.signals import Signals
     from tracer.trace import Trace
     from tracer.views import live
 
@@ -306,104 +304,3 @@ def _wanted(names: Sequence[str], everything: bool, wait: bool) -> targets.Targe
             click.echo(f"shmtrace: waiting for -p {' -p '.join(names)}; Ctrl-C ends", err=True)
         waiting = True
         time.sleep(0.2)
-
-
-class Started:
-    """A command that is run under trace: forked at once, and held before its first instruction until go()."""
-
-    def __init__(self, command: tuple[str, ...]) -> None:
-        self._command = command
-        self.status: int | None = None
-        """once it has ended: its exit status, 128 + the signal that killed it"""
-
-    def __enter__(self) -> Started:
-        hold, self._release = os.pipe()
-        self._failed, failed = os.pipe()
-        self.tgid = os.fork()
-        if self.tgid == 0:
-            self._become(hold, failed)
-        os.close(hold)
-        os.close(failed)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end((signal.SIGKILL, FOREVER_S))
-        os.close(self._failed)
-
-    def _become(self, hold: int, failed: int) -> NoReturn:
-        """In the child: turn into the command once it is let go."""
-        try:
-            os.close(self._release)
-            if os.read(hold, 1):
-                for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored in Python, and exec leaves it so
-                    signal.signal(number, signal.SIG_DFL)
-                os.execvp(self._command[0], self._command)  # noqa: S606
-        except OSError as error:
-            os.write(failed, bytes([error.errno or 0]))
-        finally:
-            os._exit(NOT_FOUND)
-
-    def go(self) -> None:
-        """Let it run. Raises Failure where it cannot be executed."""
-        os.write(self._release, b"g")
-        os.close(self._release)
-        error = os.read(self._failed, 1)  # closed by exec
-        if error:
-            status = NOT_FOUND if error[0] == errno.ENOENT else NOT_EXECUTABLE
-            raise Failure(f"cannot run {self._command[0]}: {os.strerror(error[0])}", status)
-
-    def ended(self) -> bool:
-        if self.status is None:
-            tgid, status = os.waitpid(self.tgid, os.WNOHANG)
-            if tgid:
-                code = os.waitstatus_to_exitcode(status)
-                self.status = code if code >= 0 else 128 - code
-        return self.status is not None
-
-    def end(self, patience_s: float) -> None:
-        """Wait so long for it to end by itself; then it is told to, and after 5 seconds killed."""
-        self._end((0, patience_s), (signal.SIGTERM, 5), (signal.SIGKILL, FOREVER_S))
-
-    def _end(self, *steps: tuple[int, float]) -> None:
-        """Each a signal, 0 for none, and for how long to wait after it."""
-        for number, seconds in steps:
-            if self.ended():
-                return
-            os.kill(self.tgid, number)
-            end = time.monotonic() + seconds
-            while not self.ended() and time.monotonic() < end:
-                time.sleep(0.01)
-
-
-class Signals:
-    """What stops a trace. The first signal lets it report; a second one, or one that comes before there is a trace,
-    ends everything at once."""
-
-    def __init__(self) -> None:
-        self.trace: Any = None
-        self.first: int | None = None
-
-    def __enter__(self) -> Signals:
-        # under nohup, SIGHUP stays ignored
-        wanted = [
-            number for number in STOP_SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
-        ]
-        self._before = {number: signal.signal(number, self._come) for number in wanted}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _come(self, number: int, _frame: FrameType | None) -> None:
-        if self.trace and not self.trace.stopping:
-            self.trace.stopping = True
-            self.first = number
-            return
-        self.ignore()
-        raise SystemExit(128 + number)
-
-    def ignore(self) -> None:
-        """From here on, nothing is left but to clean up."""
-        for number in self._before:
-            signal.signal(number, signal.SIG_IGN)

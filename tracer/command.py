@@ -1,0 +1,81 @@
+"""A command that is run under trace, from its first instruction to its end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from typing import NoReturn
+
+from tracer.errors import ShmtraceError
+
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as a shell ends where it cannot run a command
+FOREVER_S = 10**9
+
+
+class Started:
+    """A command that is run under trace: forked at once, and held before its first instruction until go()."""
+
+    def __init__(self, command: tuple[str, ...]) -> None:
+        self._command = command
+        self.status: int | None = None
+        """once it has ended: its exit status, 128 + the signal that killed it"""
+
+    def __enter__(self) -> Started:
+        hold, self._release = os.pipe()
+        self._failed, failed = os.pipe()
+        self.tgid = os.fork()
+        if self.tgid == 0:
+            self._become(hold, failed)
+        os.close(hold)
+        os.close(failed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end((signal.SIGKILL, FOREVER_S))
+        os.close(self._failed)
+
+    def _become(self, hold: int, failed: int) -> NoReturn:
+        """In the child: turn into the command once it is let go."""
+        try:
+            os.close(self._release)
+            if os.read(hold, 1):
+                for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored in Python, and exec leaves it so
+                    signal.signal(number, signal.SIG_DFL)
+                os.execvp(self._command[0], self._command)  # noqa: S606
+        except OSError as error:
+            os.write(failed, bytes([error.errno or 0]))
+        finally:
+            os._exit(NOT_FOUND)
+
+    def go(self) -> None:
+        """Let it run. Raises ShmtraceError, with a shell's status, where it cannot be executed."""
+        os.write(self._release, b"g")
+        os.close(self._release)
+        error = os.read(self._failed, 1)  # closed by exec
+        if error:
+            status = NOT_FOUND if error[0] == errno.ENOENT else NOT_EXECUTABLE
+            raise ShmtraceError(f"cannot run {self._command[0]}: {os.strerror(error[0])}", status=status)
+
+    def ended(self) -> bool:
+        if self.status is None:
+            tgid, status = os.waitpid(self.tgid, os.WNOHANG)
+            if tgid:
+                code = os.waitstatus_to_exitcode(status)
+                self.status = code if code >= 0 else 128 - code
+        return self.status is not None
+
+    def end(self, patience_s: float) -> None:
+        """Wait so long for it to end by itself; then it is told to, and after 5 seconds killed."""
+        self._end((0, patience_s), (signal.SIGTERM, 5), (signal.SIGKILL, FOREVER_S))
+
+    def _end(self, *steps: tuple[int, float]) -> None:
+        """Each a signal, 0 for none, and for how long to wait after it."""
+        for number, seconds in steps:
+            if self.ended():
+                return
+            os.kill(self.tgid, number)
+            end = time.monotonic() + seconds
+            while not self.ended() and time.monotonic() < end:
+                time.sleep(0.01)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,22 +145,23 @@ PROC = Tier("proc", [], ["who touched the pages"])
 @contextlib.contextmanager
 def tracefs() -> Iterator[Path]:
     """The directory of tracepoints. Where tracefs is not mounted (containers, small systems) it is, for as long as
-    this lasts: to attach takes one look into it.
+    this lasts: to attach takes one look into it. One tracer does so at a time, for it takes the mount away again.
 
     Raises ShmtraceError.
     """
-    places = [TRACEFS, DEBUG_TRACEFS]
-    mounted = next((place for place in places if (place / "events").is_dir()), None)
-    if mounted:
-        yield mounted / "events"
-        return
-    if _libc.mount(b"tracefs", os.fsencode(TRACEFS), b"tracefs", 0, None):
-        reason = os.strerror(ctypes.get_errno())
-        raise ShmtraceError(f"tracefs is not mounted, and cannot be ({reason})", f"mount -t tracefs tracefs {TRACEFS}")
-    try:
-        yield TRACEFS / "events"
-    finally:
-        _libc.umount2(os.fsencode(TRACEFS), MNT_DETACH)
+    with contextlib.ExitStack() as stack:
+        above = os.open(TRACEFS.parent, os.O_RDONLY)
+        stack.callback(os.close, above)
+        fcntl.flock(above, fcntl.LOCK_EX)
+        mounted = next((place for place in (TRACEFS, DEBUG_TRACEFS) if (place / "events").is_dir()), None)
+        if not mounted:
+            if _libc.mount(b"tracefs", os.fsencode(TRACEFS), b"tracefs", 0, None):
+                reason = os.strerror(ctypes.get_errno())
+                raise ShmtraceError(
+                    f"tracefs is not mounted, and cannot be ({reason})", f"mount -t tracefs tracefs {TRACEFS}"
+                )
+            stack.callback(_libc.umount2, os.fsencode(TRACEFS), MNT_DETACH)
+        yield (mounted or TRACEFS) / "events"
 
 
 def release() -> str:

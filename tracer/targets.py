@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +38,8 @@ class Targets(NamedTuple):
 
     def close_to(self, processes: Mapping[int, ProcessStat]) -> list[str]:
         """Names of running processes that look like what was asked for and not found."""
+        import difflib  # takes as long to import as all the rest of this, for an error
+
         names = sorted({process.comm for process in processes.values() if process.title})  # kernel threads have none
         wanted = [pattern.pattern for pattern in self.patterns]
         return [name for want in wanted for name in difflib.get_close_matches(want, names, n=3, cutoff=0.5)]

@@ -139,11 +139,12 @@ def test_pages_made_while_it_attaches(program: Path, tmp_path: Path, delay: int)
     with stepped(program, "rounds", tmp_path / "notes") as workload:
         workload.wait_for("running")
         line = [*SHMTRACE, "--json", "-p", str(workload.tgid)]
-        with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             time.sleep(0.1 * delay)
             workload.go()
             notes = workload.wait_for("grown")
-            time.sleep(1)
+            assert process.stderr
+            assert b"tracing" in process.stderr.readline()
             process.send_signal(signal.SIGINT)
             report = read_report(process.communicate()[0])
     held = notes.regions["pool"]
@@ -153,3 +154,13 @@ def test_pages_made_while_it_attaches(program: Path, tmp_path: Path, delay: int)
     assert region["before_bytes"] >= 101 * PAGE_BYTES
     assert region["unseen_bytes"] == 0
     assert region["allocated_bytes"] == held.pages * PAGE_BYTES
+
+
+def test_several_at_once() -> None:
+    """Where tracefs is not mounted each of them mounts it for a moment; none takes it away from another."""
+    for _ in range(5):
+        line = [*SHMTRACE, "--json", "--", "true"]
+        tracers = [subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(4)]
+        for process in tracers:
+            read_report(process.communicate()[0])
+            assert process.returncode == 0

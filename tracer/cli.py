@@ -158,13 +158,14 @@ def trace(
         stack.callback(signals.ignore)
         if started:
             started.go()
-        line = live.Line(sys.stderr)
+        line = live.Line(sys.stderr, alone=not started)
         if not started:
             line.say(f"tracing {running.size()}; Ctrl-C reports")
         end = time.monotonic() + (seconds or FOREVER_S)
         while not running.stopping and (left := end - time.monotonic()) > 0:
             running.run(min(left, interval_s, 0.05 if started else FOREVER_S))
-            line.show(running.summary())
+            if line.shown:
+                line.show(running.summary())
             if started and started.ended():
                 break
             if not (started or wanted.patterns or everything or wait) and running.over():

@@ -108,6 +108,11 @@ def pack_key(key: RegionKey) -> bytes:
     return wire.REGION_KEY.pack(key.ino, key.generation or 0, kernel_dev(key.dev))
 
 
+def unpack_key(raw: bytes) -> RegionKey:
+    """The other way."""
+    return _key(*wire.REGION_KEY.unpack(raw))
+
+
 def _key(ino: int, generation: int, dev: int) -> RegionKey:
     return RegionKey(user_dev(dev), ino, generation)
 

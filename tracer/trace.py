@@ -285,6 +285,22 @@ class Trace:
             if born_ns is None or born_ns < self._clock.wall_ns:  # else nothing in it is from before
                 region.take_baseline()
 
+    def _recover(self) -> None:
+        """Regions whose event was lost are in the kernel's map all the same, by number; not their makers."""
+        mapped = self._mapped()
+        for raw_key, value in self._probes.regions.items():
+            size_bytes, *_, number, huge = wire.REGION.unpack(value)
+            # one that nobody maps now may be of a process that was watched, and is none of ours
+            ours = not self._wanted.patterns or any(self.lives.alive(tgid) for tgid in mapped.get(number, {}))
+            if number in self.regions or not ours:
+                continue
+            key = events.unpack_key(raw_key)
+            region = Region(0, number, key, "", path=None)
+            path = self._finder.find_path(region, mapped)
+            name = procfs.link_name(path) if path else "?"
+            kind = procfs.kind_of(key.dev, procfs.HUGETLBFS_MAGIC if huge else procfs.TMPFS_MAGIC, name)
+            self._enter(number, key, kind, name, None).vss_bytes = size_bytes
+
     def _made_by(self, region: Region, creator: Process, how: str, created_ns: int | None) -> None:
         region.creator = creator
         self._capture.update("region", region.row, creator=creator.row, creator_how=how, created_ns=created_ns)
@@ -381,6 +397,8 @@ class Trace:
         """Close the accounts of all that is still there."""
         end = time.monotonic() + TEARDOWN_S
         self._keep_up(0)
+        if self._probes.losses()["events"]:
+            self._recover()
         self._sample()
         while any(region.dying_since_s for region in self.regions.values()) and time.monotonic() < end:
             self._keep_up(0.01)

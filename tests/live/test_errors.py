@@ -382,6 +382,17 @@ class TestFull:
 
     def test_events(self, program: Path, tmp_path: Path) -> None:
         """Who is slow to read loses names, and no page."""
+        report = trace_command(program, "hundred", tmp_path / "notes", shmtrace=SLOW)
+        touched, unseen = pool(report, tmp_path)
+        assert touched == {"main": 3, **{f"child-{number}": 7 for number in range(100)}}
+        assert unseen == 0
+        assert report["lost"]["events"] > 0
+        assert_warned(report, "events were lost")
+
+    def test_events_of_regions(self, program: Path, tmp_path: Path) -> None:
+        """They are in the report all the same, whether they have gone or not, with all that they had."""
+        with stepped(program, "churned", tmp_path / "notes") as workload:
+            pass
         slow = patched(
             "import time",
             "from tracer import probes",

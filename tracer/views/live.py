@@ -12,19 +12,20 @@ from tracer.views.text import fit, format_bytes, printable, width
 class Line:
     """Rewritten in place; on anything but a terminal, silent."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, alone: bool = True) -> None:
+        """alone: nobody else writes to this terminal meanwhile."""
         self._stream = stream
-        self._shown = stream.isatty()
+        self.shown = alone and stream.isatty()
 
     def show(self, summary: Summary) -> None:
-        if self._shown:
+        if self.shown:
             columns = shutil.get_terminal_size().columns
             line = fit(render(summary), columns - 1)
             self._stream.write("\r" + line + " " * (columns - 1 - width(line)))
             self._stream.flush()
 
     def clear(self) -> None:
-        if self._shown:
+        if self.shown:
             self._stream.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
             self._stream.flush()
 

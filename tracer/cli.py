@@ -291,6 +291,9 @@ def _wanted(names: Sequence[str], everything: bool, wait: bool) -> targets.Targe
         else:
             processes, ours = Proc().processes(), _ourselves()
             if wanted.everything or wanted.roots(processes, ours) or (wait and wanted.patterns):
+                absent = [name for name in names if not targets.parse([name]).roots(processes, ours)]
+                for name in absent if len(names) > 1 else ():
+                    click.echo(f"shmtrace: no process matches -p {name} now; the others are traced", err=True)
                 return wanted
             if wanted.tgids.intersection(ours):
                 raise ShmtraceError(f"-p {' -p '.join(names)} is shmtrace itself, or what started it", "name another")

@@ -27,7 +27,7 @@ _package = Path(__file__).parent / "bpf"  # in a wheel; in a checkout bpf/ is be
 SOURCES = _package if _package.is_dir() else Path(__file__).parent.parent / "bpf"
 STUBS = SOURCES / "stubs"
 PROGRAM = ("maps.c", "regions.c", "pages.c", "processes.c")  # one after the other they are one C text
-EVENT_PAGES = 256  # a power of two; 1 MiB, some 3000 forks or execs
+EVENT_PAGES = 1024  # a power of two; 4 MiB, some 10,000 forks or execs
 BATCH = 4096
 
 

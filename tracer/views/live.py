@@ -8,6 +8,9 @@ from typing import TextIO
 from tracer.trace import Summary
 from tracer.views.text import fit, format_bytes, printable, width
 
+# The terminal shows ^C for a Ctrl-C, and a character in the last column makes some scroll.
+SPARE_COLUMNS = 3
+
 
 class Line:
     """Rewritten in place; on anything but a terminal, silent."""
@@ -19,15 +22,17 @@ class Line:
 
     def show(self, summary: Summary) -> None:
         if self.shown:
-            columns = shutil.get_terminal_size().columns
-            line = fit(render(summary), columns - 1)
-            self._stream.write("\r" + line + " " * (columns - 1 - width(line)))
+            line = fit(render(summary), self._columns())
+            self._stream.write("\r" + line + " " * (self._columns() - width(line)))
             self._stream.flush()
 
     def clear(self) -> None:
         if self.shown:
-            self._stream.write("\r" + " " * (shutil.get_terminal_size().columns - 1) + "\r")
+            self._stream.write("\r" + " " * self._columns() + "\r")
             self._stream.flush()
+
+    def _columns(self) -> int:
+        return shutil.get_terminal_size().columns - SPARE_COLUMNS
 
     def say(self, text: str) -> None:
         """A line that stays."""

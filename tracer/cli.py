@@ -272,8 +272,10 @@ def _need_root(bpf: bool) -> None:
 
 def _ourselves() -> list[int]:
     """This process and those that started it: sudo, a shell, bootstrap; their command lines hold the name too."""
-    processes = Proc().processes()
-    return [os.getpid(), *targets.ancestors(processes, os.getpid())]
+    proc, found = Proc(), [os.getpid()]
+    while (process := proc.process(found[-1])) and process.parent:
+        found.append(process.parent)
+    return found
 
 
 def _wanted(names: Sequence[str], everything: bool, wait: bool) -> targets.Targets:

@@ -84,27 +84,21 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	u64 address = ctx->args[0];
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct space *process = spaces.lookup(&tgid);
-	struct space *space = process;
 	u32 region = 0;
 	u64 index = 0;
 	if (!process) /* most of the host's faults end here */
 		return 0;
-	if (process->lender) {
-		u32 lender = process->lender;
-		space = spaces.lookup(&lender);
-		if (!space)
-			return 0;
-	}
-	if (!find_page(space, address, &region, &index))
+	struct space *space = lent_space(process);
+	if (!space || !find_page(space, address, &region, &index))
 		return 0;
 
 	struct usage *usage = usage_of(region, tgid, process->start_time_ns);
 	if (usage)
 		__sync_fetch_and_add(&usage->faults, 1);
 	u64 mapping = mapping_of(region, address);
-	struct block *block = block_of(region, index);
 	if (!mapping)
 		return 0;
+	struct block *block = block_of(region, index);
 	/*
 	 * Only the region itself knows whether this fault makes the page or maps one that is there. A word alone does
 	 * not: its fault may have failed (no permission, beyond the end, no room), its page may be gone unseen.

@@ -147,16 +147,19 @@ static inline void learn_range(struct space *space, u64 address)
 	add_range(space, &range);
 }
 
-/* The space whose ranges count for the current process; what vfork lends is the parent's. */
+/* The space whose ranges count for a process: its own, or its parent's, which vfork lends. */
+static inline struct space *lent_space(struct space *process)
+{
+	if (!process || !process->lender)
+		return process;
+	u32 lender = process->lender;
+	return spaces.lookup(&lender);
+}
+
 static inline struct space *current_space(void)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct space *space = spaces.lookup(&tgid);
-	if (space && space->lender) {
-		tgid = space->lender;
-		space = spaces.lookup(&tgid);
-	}
-	return space;
+	return lent_space(spaces.lookup(&tgid));
 }
 
 /* ---- Made, mapped, unmapped: the system calls ---- */

@@ -7,7 +7,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BPF_SYSCALL = 321  # x86_64
@@ -65,9 +65,11 @@ def nothing_remains() -> Iterator[None]:
 
 
 def children(tgid: int) -> list[int]:
-    return [
-        int(child) for task in Path(f"/proc/{tgid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+    found: list[int] = []
+    for task in Path(f"/proc/{tgid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def alive(tgid: int) -> bool:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -262,8 +262,9 @@ def wait_for_child(tgid: int, comm: str) -> int:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         for child in children(tgid):
-            if Path(f"/proc/{child}/comm").read_text() == f"{comm}\n":
-                return child
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+                if Path(f"/proc/{child}/comm").read_text() == f"{comm}\n":
+                    return child
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

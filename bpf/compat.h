@@ -20,6 +20,27 @@
  */
 static long (*probe_read_user)(void *to, u32 bytes, const void *from) = (void *)112;
 
+/* ---- Arguments and result of a kernel function ---- */
+
+#ifdef BY_FENTRY
+#define CTX struct bpf_raw_tracepoint_args
+#define ARG(ctx, number) ((u64)(ctx)->args[number])
+#define RESULT(ctx, arguments) ((u64)(ctx)->args[arguments]) /* comes after them */
+#else
+struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
+	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
+};
+#define CTX struct pt_regs
+#define ARG(ctx, number)                                                                                               \
+	((number) == 0	 ? (ctx)->di                                                                                   \
+	 : (number) == 1 ? (ctx)->si                                                                                   \
+	 : (number) == 2 ? (ctx)->dx                                                                                   \
+	 : (number) == 3 ? (ctx)->cx                                                                                   \
+	 : (number) == 4 ? (ctx)->r8                                                                                   \
+			 : (ctx)->r9)
+#define RESULT(ctx, arguments) ((ctx)->ax)
+#endif
+
 /* ---- The address space: the VMA that covers an address ---- */
 
 #ifdef HAVE_MM_MT
@@ -84,9 +105,10 @@ static inline u64 vma_at(u64 mm, u64 address)
 
 #define XA_RETRY 1026 /* the node is being replaced: look again from the root (include/linux/xarray.h) */
 #define XA_DEPTH 12
+#define xa_is_node(entry) (((entry) & 3) == 2 && (entry) > 4096)
 
-/* Whether the region has a page there, in memory or swapped out (a value entry): a walk of its XArray. */
-static inline bool page_exists(u64 mapping, u64 index)
+/* What the XArray has at an index: an entry, or the node of shift 0 that has it in a slot. 0: nothing. */
+static inline u64 xa_descend(u64 mapping, u64 index)
 {
 	u64 root = mapping + OFF_MAPPING_XA_HEAD;
 	u64 entry = RD(u64, root, 0);
@@ -97,17 +119,28 @@ static inline bool page_exists(u64 mapping, u64 index)
 			at_root = true;
 			continue;
 		}
-		if ((entry & 3) != 2 || entry <= 4096)
-			return entry && !(at_root && index);
+		if (!xa_is_node(entry))
+			return at_root && index ? 0 : entry;
 		u64 node = entry - 2;
 		u8 shift = RD(u8, node, OFF_XA_NODE_SHIFT) & 63;
 		u64 slot = index >> shift;
 		if (at_root && slot > 63)
-			return false;
+			return 0;
+		if (!shift)
+			return entry;
 		entry = RD(u64, node, OFF_XA_NODE_SLOTS + (slot & 63) * 8);
 		at_root = false;
 	}
-	return false;
+	return 0;
+}
+
+/* Whether the region has a page there, in memory or swapped out (a value entry). */
+static inline bool page_exists(u64 mapping, u64 index)
+{
+	u64 entry = xa_descend(mapping, index);
+	if (xa_is_node(entry))
+		entry = RD(u64, entry - 2, OFF_XA_NODE_SLOTS + (index & 63) * 8);
+	return entry;
 }
 
 /* ---- What leaves the page cache: a folio, a page before v5.16 ---- */
@@ -123,6 +156,16 @@ static inline u32 folio_order(u64 folio)
 	return RD(u8, folio, OFF_FOLIO_ORDER);
 #else
 	return RD(u8, folio, SIZE_PAGE + OFF_PAGE_COMPOUND_ORDER); /* in the first tail page */
+#endif
+}
+
+/* A hugetlb page's index, by its own size. */
+static inline u64 hugetlb_index(u64 index, u32 order)
+{
+#ifdef HAVE_HUGETLB_BASEPAGE_INDEX
+	return index;
+#else
+	return index >> order;
 #endif
 }
 

@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The faults tier: who made each region and who first touched each page, by tracepoints alone.
+ * The maps, and what all programs use.
  *
- * A page fault says an address and a process. The ranges a process has of tracked regions turn the address into
- * (region, page index); the region's own XArray says whether that page is there already. Where it is not, this fault
- * is what makes it, and the ledger word is written, once. No event is sent for a page, so none can be lost.
- *
- * bcc compiles one text: maps.c (knobs, maps, what all use), regions.c (made, mapped, unmapped), pages.c (touched, given
- * back), processes.c (fork, exec, exit), in this order. Probes carry the names of their tracepoints; all are attached
+ * bcc compiles one text: this file, then those that the tier names (tracer/kernel.py). The exact tier: regions.c,
+ * ledger.c, shmem.c, processes.c. The faults tier: regions.c, ledger.c, ranges.c, faults.c, processes.c. All are attached
  * by tracer/probes.py, never by bcc's magic prefixes.
  *
- * Knobs (-D): T0_NS, NR_CPUS, NR_BLOCKS, NR_SPACES, NR_REGIONS, NR_USAGES, EVENT_PAGES; TRACE_ALL: every process is
- * tracked; WATCH_EXEC: tell of every exec on the host, and track it until user space says no.
+ * Knobs (-D): T0_NS, T0_BOOT_NS, NR_BLOCKS, NR_PROCESSES, NR_REGIONS, NR_USAGES, EVENT_PAGES; TRACE_ALL: every process
+ * is tracked; WATCH_EXEC: tell of every exec on the host, and track it until user space says no.
  */
 #define PAGE_SIZE 4096
 #define PAGE_SHIFT 12
@@ -29,20 +25,13 @@
 /* ---- Maps ---- */
 
 BPF_TABLE("hash", struct block_key, struct block, ledger, NR_BLOCKS);
-BPF_TABLE("hash", u32, struct space, spaces, NR_SPACES); /* by tgid */
-BPF_TABLE("hash", struct region_key, struct region, regions, NR_REGIONS);
-BPF_TABLE("hash", u32, u64, mappings, NR_REGIONS); /* by region: the kernel's address of its struct address_space */
+BPF_TABLE("hash", u32, struct process, processes, NR_PROCESSES); /* by tgid */
+BPF_TABLE("hash", u32, struct region, regions, NR_REGIONS);	 /* by its id */
+BPF_TABLE("hash", u64, u32, ids, NR_REGIONS);			 /* by the address of its struct address_space */
 BPF_TABLE("hash", struct usage_key, struct usage, usages, NR_USAGES);
 BPF_TABLE("array", u32, u64, losses, NR_LOSSES);
 BPF_TABLE("percpu_array", u32, u32, last_id, 1);
 BPF_TABLE("array", u32, struct block, blank_block, 1);
-BPF_TABLE("array", u32, struct space, blank_space, 1);
-/* What a thread's system call unmaps, [start, end), between its enter and its exit. */
-struct interval {
-	u64 start;
-	u64 end;
-};
-BPF_TABLE("lru_hash", u64, struct interval, unmapping, 10240); /* by pid_tgid */
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
 
 /* ---- What all use ---- */
@@ -60,6 +49,13 @@ static inline void head(struct event *event, u32 type, u32 tgid, u64 start_time_
 	event->start_time_ns = start_time_ns;
 	event->tgid = tgid;
 	event->type = type;
+}
+
+/* The process, if it is of the tree. */
+static inline struct process *tracked(u32 tgid)
+{
+	struct process *process = processes.lookup(&tgid);
+	return process && !process->stranger ? process : NULL;
 }
 
 static inline u64 now_us(void)

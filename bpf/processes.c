@@ -24,36 +24,26 @@ int task_newtask(struct bpf_raw_tracepoint_args *ctx)
 	u64 flags = ctx->args[1];
 	u32 parent_tgid = bpf_get_current_pid_tgid() >> 32;
 	u32 tgid = RD(u32, task, OFF_TASK_TGID);
-	u32 zero = 0;
 	if (flags & CLONE_THREAD)
 		return 0;
-	struct space *parent = spaces.lookup(&parent_tgid);
-	struct space *source = parent;
-	u32 lender = parent_tgid;
-	if (parent && parent->lender) {
-		lender = parent->lender;
-		source = spaces.lookup(&lender);
-	}
-#ifdef TRACE_ALL
-	if (!source)
-		source = blank_space.lookup(&zero);
+	struct process *parent = tracked(parent_tgid);
+#ifndef TRACE_ALL
+	if (!parent)
+		return 0;
 #endif
-	if (!source)
-		return 0;
-	spaces.update(&tgid, source);
-	struct space *child = spaces.lookup(&tgid);
-	if (!child) {
-		lose(LOST_SPACES);
+	struct process child = {.start_time_ns = RD(u64, task, OFF_TASK_START_BOOTTIME)};
+	if (flags & CLONE_VM)
+		child.lender = parent && parent->lender ? parent->lender : parent_tgid;
+	if (processes.update(&tgid, &child)) {
+		lose(LOST_PROCESSES);
 		return 0;
 	}
-	child->start_time_ns = RD(u64, task, OFF_TASK_START_BOOTTIME);
-	child->lender = flags & CLONE_VM ? lender : 0;
 	struct event_fork *event = events.ringbuf_reserve(sizeof(*event));
 	if (!event) {
 		lose(LOST_EVENTS);
 		return 0;
 	}
-	head(&event->event, EVENT_FORK, tgid, child->start_time_ns);
+	head(&event->event, EVENT_FORK, tgid, child.start_time_ns);
 	event->parent_start_time_ns = parent ? parent->start_time_ns : 0;
 	event->parent_tgid = parent_tgid;
 	event->shares_memory = !!(flags & CLONE_VM);
@@ -67,34 +57,28 @@ int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = ctx->args[0];
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct space *space = spaces.lookup(&tgid);
-	bool tracked = space;
-	u32 zero = 0;
+	struct process *process = tracked(tgid);
+	bool was_tracked = process;
 #ifdef WATCH_EXEC
-	if (!space) {
-		struct space *blank = blank_space.lookup(&zero);
-		if (blank)
-			spaces.update(&tgid, blank);
-		space = spaces.lookup(&tgid);
-		if (!space)
-			lose(LOST_SPACES);
+	if (!process) {
+		struct process fresh = {};
+		if (processes.update(&tgid, &fresh))
+			lose(LOST_PROCESSES);
+		process = tracked(tgid);
 	}
 #endif
-	if (!space)
+	if (!process)
 		return 0;
-	space->lender = 0;
-	space->nr_ranges = 0;
-	for (u32 i = 0; i < MAX_RANGES; i++)
-		space->ranges[i].end = 0;
-	if (!tracked) /* else it has the one it is known by, and keeps it */
-		space->start_time_ns = RD(u64, RD(u64, task, OFF_TASK_GROUP_LEADER), OFF_TASK_START_BOOTTIME);
+	process->lender = 0;
+	if (!was_tracked) /* else it has the one it is known by, and keeps it */
+		process->start_time_ns = RD(u64, RD(u64, task, OFF_TASK_GROUP_LEADER), OFF_TASK_START_BOOTTIME);
 	struct event_exec *event = events.ringbuf_reserve(sizeof(*event));
 	if (!event) {
 		lose(LOST_EVENTS);
 		return 0;
 	}
-	head(&event->event, EVENT_EXEC, tgid, space->start_time_ns);
-	event->tracked = tracked;
+	head(&event->event, EVENT_EXEC, tgid, process->start_time_ns);
+	event->tracked = was_tracked;
 	bpf_get_current_comm(event->comm, COMM_BYTES);
 	event->title_bytes = read_title(task, event->title);
 	events.ringbuf_submit(event, 0);
@@ -106,18 +90,18 @@ int sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = ctx->args[0];
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct space *space = spaces.lookup(&tgid);
-	if (!space || RD(u32, RD(u64, task, OFF_TASK_SIGNAL), OFF_SIGNAL_LIVE))
+	struct process *process = processes.lookup(&tgid);
+	if (!process || RD(u32, RD(u64, task, OFF_TASK_SIGNAL), OFF_SIGNAL_LIVE))
 		return 0;
 	struct event_exit *event = events.ringbuf_reserve(sizeof(*event));
 	if (event) {
-		head(&event->event, EVENT_EXIT, tgid, space->start_time_ns);
+		head(&event->event, EVENT_EXIT, tgid, process->start_time_ns);
 		bpf_get_current_comm(event->comm, COMM_BYTES);
 		event->title_bytes = read_title(task, event->title);
 		events.ringbuf_submit(event, 0);
 	} else {
 		lose(LOST_EVENTS);
 	}
-	spaces.delete(&tgid);
+	processes.delete(&tgid);
 	return 0;
 }

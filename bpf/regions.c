@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Regions, and the ranges of them that a process maps: made, mapped, unmapped. */
-
-/* ---- Regions ---- */
+/* Regions: met, measured, gone. */
 
 static inline void key_of(u64 inode, struct region_key *key)
 {
@@ -10,253 +8,161 @@ static inline void key_of(u64 inode, struct region_key *key)
 	key->dev = RD(u32, RD(u64, inode, OFF_INODE_SB), OFF_SB_DEV);
 }
 
-/* The region of an inode, entered into the map, and told, if it is new. made: this call brought it into being. */
-static inline struct region *region_of(struct space *space, u64 file, u64 inode, u32 magic, bool made)
+/* SysV numbers its inode anew once it is made, and hugetlbfs knows no generations. */
+static inline bool is_of(struct region *region, u64 inode)
 {
-	struct region_key key = {};
-	struct region fresh = {};
-	u32 zero = 0;
-	key_of(inode, &key);
-	u64 size_bytes = RD(u64, inode, OFF_INODE_SIZE);
-	struct region *region = regions.lookup(&key);
-	if (region) {
-		region->size_bytes = size_bytes;
-		return region;
-	}
-	u32 *id = last_id.lookup(&zero);
-	if (!id)
+	u32 generation = RD(u32, inode, OFF_INODE_GENERATION);
+	return region->key.generation == generation && (generation || region->key.ino == RD(u64, inode, OFF_INODE_INO));
+}
+
+/* The region of an address space, if it is known. Most of the host's shared memory is not, and ends at the first line. */
+static inline struct region *region_at(u64 mapping, u32 *id)
+{
+	u32 *known = ids.lookup(&mapping);
+	if (!known)
 		return NULL;
-	*id += 1;
-	/* user space numbers the regions it finds at the start as CPU number NR_CPUS would */
-	fresh.id = *id * (NR_CPUS + 1) + bpf_get_smp_processor_id();
-	fresh.size_bytes = size_bytes;
+	*id = *known;
+	struct region *region = regions.lookup(id);
+	if (region && is_of(region, RD(u64, mapping, OFF_MAPPING_HOST)))
+		return region;
+	ids.delete(&mapping); /* the inode has gone, and another has come to its place */
+	return NULL;
+}
+
+/* The region of an inode, entered if it is new. */
+static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
+{
+	u64 mapping = RD(u64, inode, OFF_INODE_MAPPING);
+	struct region fresh = {};
+	struct region *region = region_at(mapping, id);
+	u32 zero = 0;
+	if (region)
+		return region;
+	u32 *last = last_id.lookup(&zero);
+	if (!last)
+		return NULL;
+	*last += 1;
+	*id = *last * NR_CPUS + bpf_get_smp_processor_id();
+	key_of(inode, &fresh.key);
+	fresh.mapping = mapping;
+	fresh.size_bytes = RD(u64, inode, OFF_INODE_SIZE);
 	fresh.huge = magic == HUGETLBFS_MAGIC;
-	regions.insert(&key, &fresh);
-	region = regions.lookup(&key);
-	if (!region) {
+	if (regions.insert(id, &fresh)) {
 		lose(LOST_REGIONS);
 		return NULL;
 	}
-	if (region->id != fresh.id) /* another thread was first */
-		return region;
-	u64 mapping = RD(u64, inode, OFF_INODE_MAPPING);
-	mappings.update(&fresh.id, &mapping);
+	if (ids.insert(&mapping, id)) { /* another thread was first, or there is no room */
+		regions.delete(id);
+		u32 *other = ids.lookup(&mapping);
+		if (!other) {
+			lose(LOST_REGIONS);
+			return NULL;
+		}
+		*id = *other;
+	}
+	return regions.lookup(id);
+}
+
+static inline void made_by(struct region *region, struct process *process)
+{
+	region->made_ns = bpf_ktime_get_ns();
+	region->maker_tgid = bpf_get_current_pid_tgid() >> 32;
+	region->maker_start_time_ns = process->start_time_ns;
+}
+
+/* Tell user space of a region, once. */
+static inline void tell(struct region *region, u32 id, u64 file, struct process *process)
+{
+	if (region->told)
+		return;
+	region->told = 1;
 	struct event_region *event = events.ringbuf_reserve(sizeof(*event));
 	if (!event) {
 		lose(LOST_EVENTS);
-		return region;
+		return;
 	}
-	head(&event->event, EVENT_REGION, bpf_get_current_pid_tgid() >> 32, space->start_time_ns);
-	event->key = key;
-	event->id = fresh.id;
-	event->size_bytes = size_bytes;
-	event->magic = magic;
+	head(&event->event, EVENT_REGION, bpf_get_current_pid_tgid() >> 32, process->start_time_ns);
+	event->key = region->key;
+	event->size_bytes = region->size_bytes;
+	event->made_ns = region->made_ns;
+	event->maker_start_time_ns = region->maker_start_time_ns;
+	event->maker_tgid = region->maker_tgid;
+	event->id = id;
+	event->magic = region->huge ? HUGETLBFS_MAGIC : TMPFS_MAGIC;
 	u64 dentry = RD(u64, file, OFF_FILE_DENTRY);
 	long bytes = bpf_probe_read_kernel_str(event->name, NAME_BYTES, (void *)RD(u64, dentry, OFF_DENTRY_NAME));
 	event->name_bytes = bytes > 0 ? bytes - 1 : 0;
-	/* an anonymous region has no name to be opened by: who maps an unknown one has just made it */
-	event->made = made || (event->name_bytes == 8 && event->name[0] == 'd' && event->name[3] == '/');
 	events.ringbuf_submit(event, 0);
-	return region;
 }
 
-/* ---- Ranges ---- */
-
-static inline bool add_range(struct space *space, struct range *range)
+static inline u32 magic_of(u64 inode)
 {
-	for (u32 i = 0; i < MAX_RANGES; i++) {
-		struct range *slot = &space->ranges[i];
-		if (slot->end)
-			continue;
-		/* another thread may look or write meanwhile: the end comes last, and makes the slot valid */
-		slot->start = range->start;
-		slot->region = range->region;
-		slot->first_index = range->first_index;
-		barrier();
-		slot->end = range->end;
-		if (slot->start != range->start)
-			continue; /* another thread took the slot */
-		if (space->nr_ranges < i + 1)
-			space->nr_ranges = i + 1;
-		return true;
-	}
-	lose(LOST_RANGES);
-	return false;
-}
-
-/*
- * [start, end) is mapped no more, or not as it was. The interval is read anew from the map each time: a bound that the
- * verifier knows narrows with each comparison, and then no two rounds of the loop look the same to it (1.2 s to load).
- */
-static inline void drop_ranges(struct space *space, volatile struct interval *gone)
-{
-	struct range rest = {};
-	for (u32 i = 0; i < MAX_RANGES; i++) {
-		struct range *slot = &space->ranges[i];
-		if (i >= space->nr_ranges)
-			break;
-		if (slot->end <= gone->start || slot->start >= gone->end)
-			continue;
-		if (slot->end > gone->end) { /* what stays above */
-			rest = *slot;
-			rest.start = gone->end;
-			rest.first_index += (rest.start - slot->start) >> PAGE_SHIFT;
-		}
-		slot->end = slot->start < gone->start ? gone->start : 0;
-	}
-	if (rest.end)
-		add_range(space, &rest);
-}
-
-/* The range that the kernel has at an address now, if it is of a region that is tracked or to be. */
-static inline void learn_range(struct space *space, u64 address)
-{
-	u64 mm = RD(u64, bpf_get_current_task(), OFF_TASK_MM);
-	u64 vma = vma_at(mm, address);
-	if (!vma) {
-		lose(LOST_MAPPINGS);
-		return;
-	}
-	struct range range = {.start = RD(u64, vma, OFF_VMA_START), .end = RD(u64, vma, OFF_VMA_END)};
-	u64 thread = bpf_get_current_pid_tgid();
-	struct interval now = {.start = range.start, .end = range.end};
-	unmapping.update(&thread, &now);
-	struct interval *was = unmapping.lookup(&thread);
-	if (was)
-		drop_ranges(space, was);
-	unmapping.delete(&thread);
-	u64 file = RD(u64, vma, OFF_VMA_FILE);
-	if (!file)
-		return;
-	u64 inode = RD(u64, file, OFF_FILE_INODE);
 	u32 magic = RD(u64, RD(u64, inode, OFF_INODE_SB), OFF_SB_MAGIC);
-	if (magic != TMPFS_MAGIC && magic != HUGETLBFS_MAGIC)
+	return magic == TMPFS_MAGIC || magic == HUGETLBFS_MAGIC ? magic : 0;
+}
+
+static inline void measure_inode(struct region *region, u64 inode)
+{
+	region->size_bytes = RD(u64, inode, OFF_INODE_SIZE);
+	if (region->huge) {
+		region->pages = RD(u64, inode, OFF_INODE_BLOCKS) / (PAGE_SIZE / 512);
 		return;
-	if (!(RD(u64, vma, OFF_VMA_FLAGS) & VM_SHARED)) {
-		/* a private mapping makes pages too where it reads a hole, but it makes no region of interest */
-		struct region_key key = {};
-		key_of(inode, &key);
-		if (!regions.lookup(&key))
-			return;
 	}
-	struct region *region = region_of(space, file, inode, magic, false);
-	if (!region || magic != TMPFS_MAGIC) /* huge pages are listed, not paged */
+	/* as shmem_recalc_inode() would have it: clean pages may have been dropped behind the back of i_blocks */
+	region->swapped = RD(u64, inode - OFF_SHMEM_VFS_INODE, OFF_SHMEM_SWAPPED);
+	region->pages = RD(u64, region->mapping, OFF_MAPPING_NRPAGES) + region->swapped;
+}
+
+/* What it has now is its last account; the pages go next, one by one. */
+static inline void begin_teardown(struct region *region, u32 id, u64 inode)
+{
+	if (region->gone_us)
 		return;
-	range.region = region->id;
-	range.first_index = RD(u64, vma, OFF_VMA_PGOFF);
-	add_range(space, &range);
-}
-
-/* The space whose ranges count for a process: its own, or its parent's, which vfork lends. */
-static inline struct space *lent_space(struct space *process)
-{
-	if (!process || !process->lender)
-		return process;
-	u32 lender = process->lender;
-	return spaces.lookup(&lender);
-}
-
-static inline struct space *current_space(void)
-{
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	return lent_space(spaces.lookup(&tgid));
-}
-
-/* ---- Made, mapped, unmapped: the system calls ---- */
-
-struct enter { /* of syscalls:sys_enter_*: /sys/kernel/tracing/events/syscalls/sys_enter_mmap/format */
-	u64 common;
-	u64 number;
-	u64 args[6];
-};
-
-struct leave { /* of syscalls:sys_exit_* */
-	u64 common;
-	u64 number;
-	long result;
-};
-
-/* munmap(address, bytes), mremap(address, bytes, …) */
-int sys_enter_munmap(struct enter *ctx)
-{
-	u64 thread = bpf_get_current_pid_tgid();
-	struct interval gone = {.start = ctx->args[0]};
-	gone.end = gone.start + ((ctx->args[1] + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1ULL));
-	if (current_space())
-		unmapping.update(&thread, &gone);
-	return 0;
-}
-
-/* shmdt(address) takes away all of the segment that one shmat put there, and says no length. */
-int sys_enter_shmdt(struct enter *ctx)
-{
-	u64 thread = bpf_get_current_pid_tgid();
-	struct space *space = current_space();
-	struct interval gone = {.start = ctx->args[0]};
-	u32 region = 0;
-	if (!space)
-		return 0;
-	for (u32 i = 0; i < MAX_RANGES; i++) {
-		struct range *range = &space->ranges[i];
-		if (range->end <= gone.end || range->start - ((u64)range->first_index << PAGE_SHIFT) != gone.start)
-			continue;
-		if (!region)
-			region = range->region;
-		if (range->region == region)
-			gone.end = range->end;
-	}
-	if (gone.end)
-		unmapping.update(&thread, &gone);
-	return 0;
-}
-
-/* mmap, mremap and shmat return an address; munmap and shmdt 0 */
-int sys_exit_mmap(struct leave *ctx)
-{
-	u64 thread = bpf_get_current_pid_tgid();
-	struct space *space = current_space();
-	if (!space)
-		return 0;
-	struct interval *gone = unmapping.lookup(&thread);
-	if (gone) {
-		if (ctx->result >= 0)
-			drop_ranges(space, gone);
-		unmapping.delete(&thread);
-	}
-	if (ctx->result > 0)
-		learn_range(space, ctx->result);
-	return 0;
-}
-
-/* A memfd's creator is who asked for it, whoever maps it later. */
-int sys_exit_memfd_create(struct leave *ctx)
-{
-	struct space *space = current_space();
-	if (!space || ctx->result < 0)
-		return 0;
-	u64 files = RD(u64, bpf_get_current_task(), OFF_TASK_FILES);
-	u64 table = RD(u64, RD(u64, files, OFF_FILES_FDT), OFF_FDT_FD);
-	u64 file = RD(u64, table, ctx->result * 8);
-	u64 inode = RD(u64, file, OFF_FILE_INODE);
-	u32 magic = RD(u64, RD(u64, inode, OFF_INODE_SB), OFF_SB_MAGIC);
-	if (magic == TMPFS_MAGIC || magic == HUGETLBFS_MAGIC)
-		region_of(space, file, inode, magic, true);
-	return 0;
-}
-
-/* Who asks for a SysV segment that nobody has heard of has made it; its inode will bear its number. */
-int sys_exit_shmget(struct leave *ctx)
-{
-	struct space *space = current_space();
-	if (!space || ctx->result < 0)
-		return 0;
-	struct event_segment *event = events.ringbuf_reserve(sizeof(*event));
+	measure_inode(region, inode);
+	region->gone_us = now_us();
+	struct event_gone *event = events.ringbuf_reserve(sizeof(*event));
 	if (!event) {
 		lose(LOST_EVENTS);
-		return 0;
+		return;
 	}
-	head(&event->event, EVENT_SEGMENT, bpf_get_current_pid_tgid() >> 32, space->start_time_ns);
-	event->shmid = ctx->result;
+	head(&event->event, EVENT_GONE, bpf_get_current_pid_tgid() >> 32, 0);
+	event->key = region->key;
+	event->id = id;
 	events.ringbuf_submit(event, 0);
-	return 0;
+}
+
+/* ---- What user space runs itself (BPF_PROG_TEST_RUN): it knows descriptors and numbers, not addresses ---- */
+
+static inline u64 file_at(u64 fd)
+{
+	u64 files = RD(u64, bpf_get_current_task(), OFF_TASK_FILES);
+	u64 table = RD(u64, RD(u64, files, OFF_FILES_FDT), OFF_FDT_FD);
+	return RD(u64, table, fd * 8);
+}
+
+/* The id of the region that a descriptor of the caller's is of, entered if it is new; 0: there is no room. */
+int adopt(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 inode = RD(u64, file_at(ctx->args[0]), OFF_FILE_INODE);
+	u32 magic = magic_of(inode);
+	u32 id = 0;
+	struct region *region = magic ? enter_region(inode, magic, &id) : NULL;
+	if (!region)
+		return 0;
+	region->told = 1;
+	return id;
+}
+
+/* Bring what is known of a region up to date: whether it is still there. */
+int measure(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 id = ctx->args[0];
+	struct region *region = regions.lookup(&id);
+	if (!region || region->gone_us)
+		return 0;
+	u64 inode = RD(u64, region->mapping, OFF_MAPPING_HOST);
+	if (!is_of(region, inode) || !RD(u32, inode, OFF_INODE_COUNT))
+		return 0;
+	measure_inode(region, inode);
+	return 1;
 }

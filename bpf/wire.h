@@ -32,13 +32,20 @@ struct region_key {
 };
 
 struct region {
-	__u64 size_bytes;    /* when it was last mapped */
-	__u64 gone_us;	     /* when its last user let go of it, 0 while it lives */
-	__u64 final_pages;   /* what was allocated then, swapped pages included */
-	__u64 final_swapped; /* of those, swapped */
-	__u64 torn_pages;    /* of those, seen torn down; all but the swapped ones once it is over */
-	__u32 id;
-	__u32 huge; /* on hugetlbfs: its teardown is seen, its pages are not followed */
+	struct region_key key;
+	__u64 mapping;	  /* the kernel's address of its struct address_space */
+	__u64 size_bytes; /* when it was last measured */
+	__u64 pages;	  /* what is allocated, swapped pages included: when it was last measured, or at its end */
+	__u64 swapped;	  /* of those, swapped */
+	__u64 gone_us;	  /* when its last user let go of it, 0 while it lives */
+	__u64 torn_pages; /* of pages, seen torn down since; all but the swapped ones once it is over */
+	__u64 punched_us; /* when swapped pages of it were last given back */
+	__u64 made_ns;	  /* CLOCK_MONOTONIC, 0 where nobody saw it made */
+	__u64 maker_start_time_ns;
+	__u32 maker_tgid;
+	__u32 huge;  /* on hugetlbfs */
+	__u32 told;  /* user space has heard of it */
+	__u32 order; /* hugetlbfs: of its pages, by which its ledger counts; known by the first that is seen */
 };
 
 struct block_key {
@@ -59,12 +66,18 @@ struct range {
 	__u32 first_index;
 };
 
-/* A tracked process, and what of the regions it maps. */
-struct space {
+/* The faults tier: what of the regions one address space maps. */
+struct ranges {
+	__u32 count; /* slots of slot[] to look at */
+	__u32 reserved;
+	struct range slot[MAX_RANGES];
+};
+
+/* A process that is tracked. */
+struct process {
 	__u64 start_time_ns;
-	__u32 lender;	 /* vfork: the process whose address space this one runs in, else 0 */
-	__u32 nr_ranges; /* slots of ranges[] to look at */
-	struct range ranges[MAX_RANGES];
+	__u32 lender;	/* vfork: the process whose address space this one runs in, else 0 */
+	__u32 stranger; /* not of the tree: it touched a region of the tree's */
 };
 
 struct usage_key {
@@ -79,19 +92,38 @@ struct usage {
 	__u64 freed_pages; /* of those it touched first */
 };
 
+/* Pages that one process made in, or for, another's address space. */
+struct behalf_key {
+	__u64 start_time_ns;
+	__u64 for_start_time_ns;
+	__u32 tgid;
+	__u32 for_tgid;
+	__u32 region;
+	__u32 reserved;
+};
+
 /* What could not be written down, one counter each for the whole capture. */
 enum loss {
-	LOST_EVENTS,   /* the event buffer was full */
-	LOST_RANGES,   /* a process had more than MAX_RANGES tracked ranges */
-	LOST_SPACES,   /* more processes than there was room for */
-	LOST_REGIONS,  /* more regions */
-	LOST_USAGE,    /* more (region, process) pairs: faults not counted */
-	LOST_PAGES,    /* no room in the ledger */
-	LOST_MAPPINGS, /* a mapping the kernel's own tree did not show */
+	LOST_EVENTS,	/* the event buffer was full */
+	LOST_RANGES,	/* a process had more than MAX_RANGES tracked ranges */
+	LOST_PROCESSES, /* more processes than there was room for */
+	LOST_REGIONS,	/* more regions */
+	LOST_USAGE,	/* more (region, process) pairs: faults not counted */
+	LOST_PAGES,	/* no room in the ledger */
+	LOST_MAPPINGS,	/* a mapping the kernel's own tree did not show */
 	NR_LOSSES
 };
 
-enum event_type { EVENT_FORK = 1, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT_SEGMENT };
+enum event_type {
+	EVENT_FORK = 1,
+	EVENT_EXEC,
+	EVENT_EXIT,
+	EVENT_REGION,
+	EVENT_GONE,
+	EVENT_TOUCH,
+	EVENT_SEGMENT,
+	EVENT_PUNCH,
+};
 
 /* Every event begins so: what happened, when, and in which process. */
 struct event {
@@ -125,13 +157,15 @@ struct event_exit {
 	char title[TITLE_BYTES];
 };
 
-struct event_region { /* first seen; made by the process if it was */
+struct event_region { /* made, or mapped by the tree for the first time: by the process */
 	struct event event;
 	struct region_key key;
 	__u64 size_bytes;
+	__u64 made_ns; /* CLOCK_MONOTONIC, 0 where nobody saw it made */
+	__u64 maker_start_time_ns;
+	__u32 maker_tgid;
 	__u32 id;
 	__u32 magic; /* of the file system: tmpfs or hugetlbfs */
-	__u32 made;  /* this call made it */
 	__u32 name_bytes;
 	char name[NAME_BYTES]; /* dentry: dev/zero, SYSV…, memfd:…, or a file's last part */
 };
@@ -149,8 +183,17 @@ struct event_segment { /* the process called shmget */
 	__u32 reserved;
 };
 
-struct event_touch { /* the process's first fault on the region */
+struct event_touch { /* the process's first touch of the region */
 	struct event event;
+	__u32 id;
+	__u32 stranger;
+	char comm[COMM_BYTES];
+};
+
+struct event_punch { /* pages [first, end) are given back, and keep their words: swapped ones, and large folios */
+	struct event event;
+	__u64 first;
+	__u64 end;
 	__u32 id;
 	__u32 reserved;
 };

@@ -10,6 +10,7 @@ import ctypes
 import functools
 import os
 import platform
+import signal
 import struct
 import subprocess
 import sys
@@ -78,6 +79,11 @@ def reasons_not_to_run(item: pytest.Item) -> Iterator[str]:
         yield from (f"{program} is not installed" for program in mark.args if not find_program(program))
     if item.get_closest_marker("bpf") and (reason := why_no_bpf()):
         yield reason
+
+
+def pytest_configure() -> None:
+    # a shell has what it runs in the background ignore it, and all that tests start would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

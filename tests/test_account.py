@@ -16,6 +16,7 @@ SESSION = {
     "host": "web1",
     "kernel": "6.1.0-56-amd64",
     "tier": "faults",
+    "mechanism": "tracepoint",
     "blind_to": "write(2)\nhuge pages",
     "started_ns": 1_700_000_000_000_000_000,
     "ended_ns": 1_700_000_041_000_000_000,
@@ -23,6 +24,7 @@ SESSION = {
     "shmem_total_bytes": 10_000 * PAGE_BYTES,
     "lost_events": 0,
     "lost_pages": 0,
+    "lost_probes": 0,
     "warnings": "",
     "self_cpu_seconds": 0.41,
     "self_rss_bytes": 131_000_000,
@@ -217,6 +219,58 @@ def test_what_was_freed_is_told(capture: Capture, read: Callable[..., Account]) 
     capture.insert("usage", region=region, process=put_process(capture, 812), faults=None, freed_pages=9, mapped=0)
     (found,) = read().regions
     assert found.touchers == [Toucher(known(812), 0, 9 * PAGE_BYTES, None, None, None)]
+
+
+# ---- the exact tier ----
+
+
+def test_an_exact_account(capture: Capture, read: Callable[..., Account]) -> None:
+    """Nobody counts the faults, and whoever made a page is there, of the tree or not."""
+    worker = put_process(capture, 812, command="pool www", parent_tgid=811)
+    stranger = put_process(capture, 4711, command="cat", parent_tgid=1, stranger=1)
+    region = put_region(capture, 50)
+    put_extents(capture, region, (0, 10, worker), (10, 50, stranger))
+    for process, freed_pages in (worker, 0), (stranger, 3):
+        capture.insert("usage", region=region, process=process, faults=None, freed_pages=freed_pages, mapped=0)
+    found = read(tier="exact", mechanism="fentry", blind_to="")
+    assert (found.session.tier, found.session.mechanism, found.session.blind_to) == ("exact", "fentry", [])
+    assert found.regions[0].touchers == [
+        Toucher(known(4711, command="cat", parent=1, stranger=True), 40 * PAGE_BYTES, 3 * PAGE_BYTES, None, 1010, 1050),
+        Toucher(known(812, command="pool www", parent=811), 10 * PAGE_BYTES, 0, None, 1000, 1010),
+    ]
+
+
+def test_who_only_mapped_it_touched_nothing(capture: Capture, read: Callable[..., Account]) -> None:
+    region = put_region(capture, 0)
+    capture.insert("usage", region=region, process=put_process(capture, 812), faults=None, freed_pages=0, mapped=1)
+    (found,) = read().regions
+    assert (found.touchers, found.mappers) == ([], [812])
+
+
+def test_for_whom_pages_were_made(capture: Capture, read: Callable[..., Account]) -> None:
+    """By process and region, most first: as they were made, whatever is there of them now."""
+    debugger, khugepaged, first, second = (put_process(capture, tgid) for tgid in (700, 39, 811, 812))
+    region, other = put_region(capture, 60), put_region(capture, 7, ino=1048)
+    put_extents(capture, region, (0, 20, debugger), (20, 60, first))
+    put_extents(capture, other, (0, 7, debugger))
+    capture.insert_all(
+        "behalf",
+        "region, process, for_process, pages",
+        [
+            (region, debugger, first, 5),
+            (region, debugger, second, 500),
+            (other, debugger, second, 7),
+            (region, khugepaged, first, 100),
+        ],
+    )
+    capture.insert("usage", region=region, process=khugepaged, faults=None, freed_pages=100, mapped=0)
+    found, found_other = read().regions
+    assert {toucher.process.tgid: toucher.made_for for toucher in found.touchers} == {
+        811: (),
+        700: [(known(812), 500 * PAGE_BYTES), (known(811), 5 * PAGE_BYTES)],
+        39: [(known(811), 100 * PAGE_BYTES)],
+    }
+    assert [toucher.made_for for toucher in found_other.touchers] == [[(known(812), 7 * PAGE_BYTES)]]
 
 
 # ---- parents ----

@@ -11,7 +11,7 @@ import pytest
 
 from tracer.capture import SCHEMA_VERSION, Capture
 
-TABLES = ["extent", "process", "region", "sample", "session", "usage"]
+TABLES = ["behalf", "extent", "process", "region", "sample", "session", "usage"]
 
 
 def open_files() -> set[str]:
@@ -36,6 +36,7 @@ def test_what_goes_in_comes_out() -> None:
                 "comm": '"; DROP TABLE process',
                 "command": "a\0b\x1b[2J",
                 "exited_ns": 2**62,
+                "stranger": 0,
             }
         ]
         extents = capture.rows('SELECT start, "end", process FROM extent WHERE region = :region', {"region": 1})

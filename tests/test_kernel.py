@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import platform
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tracer import kernel, wire
+from tracer import bpf, kernel, wire
 from tracer.btf import Btf
 from tracer.errors import ShmtraceError
+from tracer.kernel import Kind, Point, Probe, Tier
 
 CAPABILITIES = {
     "CAP_SYS_PTRACE": kernel.CAP_SYS_PTRACE,
@@ -20,11 +26,18 @@ CAPABILITIES = {
 
 
 class FakeBtf(Btf):
-    """Every field at an offset of its own, but those that are missing."""
+    """Every field at an offset of its own, but those that are missing; of functions, these by their parameters."""
 
-    def __init__(self, *missing: str) -> None:
+    def __init__(self, *missing: str, **functions: list[str]) -> None:
         self.missing = missing
         self.asked: list[str] = []
+        self.functions = list(functions.items())
+
+    def function(self, name: str) -> int | None:
+        return next((number for number, (known, _) in enumerate(self.functions, 1) if known == name), None)
+
+    def parameters(self, function: int) -> list[str]:
+        return self.functions[function - 1][1]
 
     def offset(self, path: str) -> int | None:
         self.asked.append(path)
@@ -111,7 +124,7 @@ def test_a_container_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_loss_has_a_sentence() -> None:
-    assert tuple(kernel.LOSSES) == wire.LOSSES
+    assert kernel.LOSSES.keys() == {*wire.LOSSES, "probes"}  # these the kernel counts itself
 
 
 def test_losses() -> None:
@@ -159,16 +172,242 @@ def test_a_group_comes_whole_or_not_at_all() -> None:
     assert {"HAVE_MM_RB", "OFF_MM_RB", "OFF_VMA_RB", "OFF_RB_LEFT", "OFF_RB_RIGHT"} <= defines.keys()
 
 
-# ---- probes ----
+def test_a_presence_that_a_function_tells() -> None:
+    assert "HAVE_HUGETLB_BASEPAGE_INDEX" not in kernel.defines(FakeBtf())
+    assert kernel.defines(FakeBtf(hugetlb_basepage_index=["page"]))["HAVE_HUGETLB_BASEPAGE_INDEX"] == 1
 
 
-def test_the_faults_come_last() -> None:
-    """None may be written down before the processes and their mappings are followed."""
-    assert [probe.program for probe in kernel.FAULTS.probes[-2:]] == ["page_fault", "page_fault"]
-    assert "page_fault" not in [probe.program for probe in kernel.FAULTS.probes[:-2]]
+# ---- tiers ----
+
+ADDING = Probe("adding", Kind.ENTRY, ("add_page",))
+ALLOCATING = Probe("allocating", Kind.ENTRY, ("allocate",), "on whose behalf", unless=("adding", "charge_mm"))
+MADE = Probe("made", Kind.RETURN, ("make_newest", "make_newer", "make_older"))
+HUGE = Probe("huge", Kind.RETURN, ("make_huge",), "hugetlbfs")
+TIER = Tier(
+    "made up",
+    "kprobe",
+    (),
+    [
+        Probe("fork", Kind.RAW, ("task:task_newtask",)),
+        Probe("call", Kind.TRACEPOINT, ("syscalls:sys_exit_mmap",), "nothing"),
+        *[MADE, HUGE, ALLOCATING, ADDING],
+    ],
+    [],
+)
+FUNCTIONS = {
+    "make_older": ["sb", "mode"],
+    "make_huge": [],
+    "allocate": ["inode", "fault_mm"],
+    "add_page": ["folio", "mapping", "index"],
+}
 
 
-def test_every_program_of_the_tier_is_written() -> None:
-    sources = "\n".join(path.read_text() for path in (Path(__file__).parent.parent / "bpf").glob("*.c"))
-    for probe in kernel.FAULTS.probes:
-        assert f"int {probe.program}(struct" in sources
+def there(tier: Tier = TIER, **functions: list[str] | None) -> dict[str, Point]:
+    """The points of a kernel that has FUNCTIONS, but for these."""
+    changed = {name: parameters for name, parameters in {**FUNCTIONS, **functions}.items() if parameters is not None}
+    return kernel.points(tier, FakeBtf(**changed))
+
+
+def test_points() -> None:
+    """Of functions alone, each by the name that it has here; with or without parameters."""
+    assert there() == {
+        "made": Point("make_older", 1, ["sb", "mode"]),
+        "huge": Point("make_huge", 2, []),
+        "allocating": Point("allocate", 3, ["inode", "fault_mm"]),
+        "adding": Point("add_page", 4, ["folio", "mapping", "index"]),
+    }
+    assert kernel.absent(TIER, there()) == []
+
+
+def test_the_newest_name_is_taken() -> None:
+    """Where one function was made of another, the kernel has both."""
+    assert there(make_newer=["idmap", "sb"])["made"].name == "make_newer"
+    assert there(make_newer=["idmap", "sb"], make_newest=["sb"])["made"].name == "make_newest"
+
+
+def test_a_probe_that_another_makes_needless() -> None:
+    told = there(add_page=["page", "charge_mm"])
+    assert told.keys() == {"made", "huge", "adding"}
+    assert kernel.absent(TIER, told) == []
+    assert kernel.absent(TIER, there(add_page=["page", "charge_mm"], allocate=None)) == []
+
+
+def test_what_is_absent() -> None:
+    assert kernel.absent(TIER, there(make_huge=None)) == [HUGE]
+    assert kernel.absent(TIER, there(make_huge=None, allocate=None)) == [HUGE, ALLOCATING]
+    assert kernel.absent(TIER, there(add_page=None, allocate=None)) == [ALLOCATING, ADDING]
+    assert kernel.absent(TIER, {}) == TIER.functions
+    assert [probe.costs for probe in kernel.absent(TIER, there(make_huge=None))] == ["hugetlbfs"]
+
+
+@pytest.fixture
+def x86(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine that has kprobes."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(kernel, "KPROBE_PMU", tmp_path)
+
+
+@pytest.mark.usefixtures("x86")
+def test_a_tier_that_the_kernel_can_have() -> None:
+    assert kernel.why_not(TIER, there()) is None
+    assert kernel.why_not(TIER, there(make_huge=None, allocate=None)) is None  # it loses something by that
+
+
+@pytest.mark.usefixtures("x86")
+@pytest.mark.parametrize("by", ["kprobe", "fentry"])
+def test_a_tier_that_lacks_what_it_cannot_do_without(by: str) -> None:
+    """The name that the newest kernels have is told."""
+    tier = TIER._replace(by=by)
+    assert kernel.why_not(tier, there(tier, make_older=None)) == "the kernel has no make_newest"
+    assert kernel.why_not(tier, there(tier, add_page=None)) == "the kernel has no add_page"
+
+
+@pytest.mark.usefixtures("x86")
+def test_no_kprobes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(kernel, "KPROBE_PMU", tmp_path / "absent")
+    assert kernel.why_not(TIER, there()) == "the kernel has no kprobes"
+
+
+@pytest.mark.usefixtures("x86")
+def test_kprobes_are_read_by_x86s_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert kernel.why_not(TIER, there()) == "kprobes are read by x86's registers, and this is aarch64"
+
+
+def test_a_tier_without_kernel_functions_is_tried_by_attaching_it() -> None:
+    assert kernel.why_not(kernel.FAULTS, {}) is None
+    assert kernel.why_not(kernel.PROC, {}) is None
+
+
+FENTRY = TIER._replace(by="fentry")
+
+
+@pytest.mark.parametrize("refused", [None, "load_tracing", "attach"])
+def test_fentry_is_tried(refused: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On whatever machine, by a program that does nothing; nothing of it is left."""
+    opened: list[int] = []
+
+    def call(name: str) -> Callable[..., int]:
+        def open_one(*_: object, **__: object) -> int:
+            if name == refused:
+                raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+            return opened[-1]
+
+        return open_one
+
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(bpf, "load_tracing", call("load_tracing"))
+    monkeypatch.setattr(bpf, "attach", call("attach"))
+    reason = kernel.why_not(FENTRY, there(FENTRY))
+    assert reason == ("fentry is refused (Operation not supported)" if refused else None)
+    assert len(opened) == {None: 2, "load_tracing": 0, "attach": 1}[refused]
+    for fd in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
+def test_arguments_have_their_place_by_name() -> None:
+    assert kernel.arguments(there()) == {
+        "NARGS_MADE": 2,
+        "ARG_MADE_SB": 0,
+        "ARG_MADE_MODE": 1,
+        "NARGS_HUGE": 0,
+        "NARGS_ALLOCATING": 2,
+        "ARG_ALLOCATING_INODE": 0,
+        "ARG_ALLOCATING_FAULT_MM": 1,
+        "NARGS_ADDING": 3,
+        "ARG_ADDING_FOLIO": 0,
+        "ARG_ADDING_MAPPING": 1,
+        "ARG_ADDING_INDEX": 2,
+    }
+    assert kernel.arguments({}) == {}
+
+
+# ---- the tiers there are ----
+
+BPF = Path(__file__).parent.parent / "bpf"
+TIERS = pytest.mark.parametrize("tier", kernel.TIERS, ids=[tier.by for tier in kernel.TIERS])
+
+
+def written(tier: Tier) -> str:
+    """The one text that the tier's sources are."""
+    return "\n".join((BPF / name).read_text() for name in ("maps.c", *tier.sources))
+
+
+def test_the_best_tier_comes_first() -> None:
+    assert [(tier.name, tier.by) for tier in kernel.TIERS] == [
+        ("exact", "kprobe"),
+        ("exact", "fentry"),
+        ("faults", "tracepoint"),
+    ]
+
+
+@TIERS
+def test_processes_come_first_and_pages_last(tier: Tier) -> None:
+    """No page may be written down before the processes and their regions are followed."""
+    assert tier.probes[: len(kernel.PROCESSES)] == kernel.PROCESSES
+    page = {"exact": "adding", "faults": "page_fault"}[tier.name]
+    programs = [probe.program for probe in tier.probes]
+    assert set(programs[programs.index(page) :]) == {page}
+
+
+@TIERS
+def test_every_program_of_a_tier_is_written(tier: Tier) -> None:
+    programs = set(re.findall(r"^int (\w+)\(", written(tier), re.MULTILINE))
+    assert {probe.program for probe in tier.probes} <= programs
+    assert programs <= {*(probe.program for probe in tier.probes), "adopt", "measure"}
+
+
+@TIERS
+def test_a_program_on_a_function_that_may_be_absent_may_be_left_out(tier: Tier) -> None:
+    """Its arguments have no place then, and what does not compile takes all the others with it."""
+    conditions: list[str] = []
+    conditional, always = set(), set()
+    for line in written(tier).splitlines():
+        if line.startswith("#if"):
+            conditions.append(line)
+        elif line.startswith("#endif"):
+            conditions.pop()
+        elif found := re.match(r"int (\w+)\(", line):
+            (conditional if conditions else always).add(found[1])
+    assert conditions == []
+    assert {probe.program for probe in tier.functions if probe.costs} <= conditional - always
+
+
+@TIERS
+def test_every_argument_that_is_asked_for_is_of_a_program(tier: Tier) -> None:
+    programs = {probe.program.upper() for probe in tier.functions}
+    for name in re.findall(r"\bNARGS_(\w+)", written(tier)):
+        assert name in programs
+    for name in re.findall(r"\bARG_(\w+)", written(tier)):
+        assert [program for program in programs if name.startswith(f"{program}_")], name
+
+
+@TIERS
+def test_what_makes_a_probe_needless_is_in_its_tier(tier: Tier) -> None:
+    programs = {probe.program for probe in tier.functions}
+    for probe in tier.functions:
+        program, parameter = probe.unless
+        assert bool(program) == bool(parameter)
+        assert not program or (program in programs and f"ARG_{program}_{parameter}".upper() in written(tier))
+        assert not program or probe.costs
+
+
+@TIERS
+def test_a_program_hangs_on_one_thing_at_a_time(tier: Tier) -> None:
+    """Of a function; several tracepoints may have one program, but none the same twice."""
+    hung = [(probe.program, probe.points) for probe in tier.probes]
+    assert len(hung) == len(set(hung))
+    functions = [probe.program for probe in tier.functions]
+    assert len(functions) == len(set(functions))
+    assert all(":" not in point for probe in tier.functions for point in probe.points)
+    assert all(
+        len(probe.points) == 1 and ":" in probe.points[0] for probe in tier.probes if probe not in tier.functions
+    )
+
+
+def test_one_source_makes_both_exact_tiers() -> None:
+    assert kernel.KPROBE.sources == kernel.FENTRY.sources
+    assert kernel.KPROBE.probes == kernel.FENTRY.probes
+    assert kernel.KPROBE.blind_to == kernel.FENTRY.blind_to == []

@@ -99,63 +99,68 @@ A, B = 811, 4_194_303  # the highest PID there is
 
 ALIVE = {
     # title: words, baseline, present, what it adds up to
-    "nothing seen, nothing there": ({}, [], [], Entries([], 0, 0)),
-    "nothing seen of what is there": ({}, [], [(0, 9)], Entries([], 0, 0)),
-    "from before": ({}, [(3, 7)], [(0, 9)], Entries([before(3, 7)], 0, 4)),
-    "from before, known to the kernel": ({3: WORD_EXISTED}, [(3, 7)], [(3, 7)], Entries([before(3, 7)], 0, 4)),
-    "there unseen, for the kernel too": ({3: WORD_EXISTED}, [], [(3, 4)], Entries([], 0, 0)),
-    "from before, given back unseen": ({}, [(3, 7)], [(5, 9)], Entries([before(5, 7)], 0, 2)),
+    "nothing seen, nothing there": ({}, [], [], Entries([], 0, 0, {})),
+    "nothing seen of what is there": ({}, [], [(0, 9)], Entries([], 0, 0, {})),
+    "from before": ({}, [(3, 7)], [(0, 9)], Entries([before(3, 7)], 0, 4, {})),
+    "from before, known to the kernel": ({3: WORD_EXISTED}, [(3, 7)], [(3, 7)], Entries([before(3, 7)], 0, 4, {})),
+    "there unseen, for the kernel too": ({3: WORD_EXISTED}, [], [(3, 4)], Entries([], 0, 0, {})),
+    "from before, given back unseen": ({}, [(3, 7)], [(5, 9)], Entries([before(5, 7)], 0, 2, {})),
     "from before, given back": (
         {4: WORD_FREED},
         [(3, 7)],
         [(3, 4), (5, 7)],
-        Entries([before(3, 4), before(5, 7)], 0, 3),
+        Entries([before(3, 4), before(5, 7)], 0, 3, {}),
     ),
-    "given back and there again": ({4: WORD_FREED}, [(3, 7)], [(3, 7)], Entries([before(3, 4), before(5, 7)], 0, 3)),
+    "given back and there again": (
+        {4: WORD_FREED},
+        [(3, 7)],
+        [(3, 7)],
+        Entries([before(3, 4), before(5, 7)], 0, 3, {}),
+    ),
     "given back and there again, noticed": (
         {4: WORD_REAPPEARED},
         [(3, 7)],
         [(3, 7)],
-        Entries([before(3, 4), before(5, 7)], 0, 3),
+        Entries([before(3, 4), before(5, 7)], 0, 3, {}),
     ),
     "given back, and made again by another": (
         {4: word(A, 50)},
         [(3, 6)],
         [(3, 6)],
-        Entries([Extent(4, 5, A, 50, 50), before(3, 4), before(5, 6)], 1, 2),
+        Entries([Extent(4, 5, A, 50, 50), before(3, 4), before(5, 6)], 1, 2, {}),
     ),
-    "touched": ({0: word(A, 0)}, [], [(0, 1)], Entries([Extent(0, 1, A, 0, 0)], 1, 0)),
-    "touched, given back unseen": ({0: word(A, 7)}, [], [], Entries([], 0, 0)),
-    "touched, given back": ({0: WORD_FREED}, [], [], Entries([], 0, 0)),
+    "touched": ({0: word(A, 0)}, [], [(0, 1)], Entries([Extent(0, 1, A, 0, 0)], 1, 0, {})),
+    "touched, given back unseen": ({0: word(A, 7)}, [], [], Entries([], 0, 0, {})),
+    "touched, given back": ({0: WORD_FREED}, [], [], Entries([], 0, 0, {})),
     "the last moment and PID": (
         {0: word(B, ledger.WHEN_MASK)},
         [],
         [(0, 1)],
-        Entries([Extent(0, 1, B, ledger.WHEN_MASK, ledger.WHEN_MASK)], 1, 0),
+        Entries([Extent(0, 1, B, ledger.WHEN_MASK, ledger.WHEN_MASK)], 1, 0, {}),
     ),
     "downwards, across blocks": (
         {page: word(A, 1000 - page) for page in range(60, 70)},
         [],
         [(0, 99)],
-        Entries([Extent(60, 70, A, 931, 940)], 10, 0),
+        Entries([Extent(60, 70, A, 931, 940)], 10, 0, {}),
     ),
     "by turns": (
         {60: word(A, 1), 61: word(B, 2), 62: word(B, 3), 64: word(B, 4)},
         [],
         [(0, 99)],
-        Entries([Extent(60, 61, A, 1, 1), Extent(61, 63, B, 2, 3), Extent(64, 65, B, 4, 4)], 4, 0),
+        Entries([Extent(60, 61, A, 1, 1), Extent(61, 63, B, 2, 3), Extent(64, 65, B, 4, 4)], 4, 0, {}),
     ),
     "with a hole": (
         {page: word(A, page) for page in range(60, 70)},
         [],
         [(0, 64), (66, 99)],
-        Entries([Extent(60, 64, A, 60, 63), Extent(66, 70, A, 66, 69)], 8, 0),
+        Entries([Extent(60, 64, A, 60, 63), Extent(66, 70, A, 66, 69)], 8, 0, {}),
     ),
     "far out": (
         {1 << 28: word(A, 1)},
         [],
         [(1 << 28, (1 << 28) + 1)],
-        Entries([Extent(1 << 28, (1 << 28) + 1, A, 1, 1)], 1, 0),
+        Entries([Extent(1 << 28, (1 << 28) + 1, A, 1, 1)], 1, 0, {}),
     ),
 }
 
@@ -172,18 +177,18 @@ GONE = {
         {0, 2},
         0,
         [],
-        Entries([Extent(0, 1, A, 5, 5), Extent(2, 3, A, 7, 7)], 2, 0),
+        Entries([Extent(0, 1, A, 5, 5), Extent(2, 3, A, 7, 7)], 2, 0, {}),
     ),
-    "a page that nobody was seen to touch": ({}, {3}, 0, [], Entries([], 0, 0)),
-    "from before": ({1: WORD_EXISTED}, {0, 1, 2}, 0, [(0, 3)], Entries([before(0, 3)], 0, 3)),
-    "from before, of which one was given back": ({1: WORD_FREED}, {0}, 0, [(0, 2)], Entries([before(0, 1)], 0, 1)),
+    "a page that nobody was seen to touch": ({}, {3}, 0, [], Entries([], 0, 0, {})),
+    "from before": ({1: WORD_EXISTED}, {0, 1, 2}, 0, [(0, 3)], Entries([before(0, 3)], 0, 3, {})),
+    "from before, of which one was given back": ({1: WORD_FREED}, {0}, 0, [(0, 2)], Entries([before(0, 1)], 0, 1, {})),
     # which pages were swapped is not known, and their teardown is not seen: an owner's word stands for its page
     "swapped": (
         {0: word(A, 5), 1: word(A, 6), 2: WORD_FREED},
         {0},
         1,
         [],
-        Entries([Extent(0, 2, A, 5, 6)], 2, 0),
+        Entries([Extent(0, 2, A, 5, 6)], 2, 0, {}),
     ),
 }
 
@@ -193,6 +198,107 @@ def test_a_region_that_is_gone(
     words: dict[int, int], torn: set[int], swapped_pages: int, baseline: list[Pages], entries: Entries
 ) -> None:
     assert ledger.read(ledger_of(words, torn), PageSet(baseline), None, by_tgid, swapped_pages) == entries
+
+
+EVERYTHING = (0, 1 << 40)
+PUNCHED = {
+    # title: words, baseline, present, what was given back and when, what it adds up to
+    "older, and in it": (
+        {0: word(A, 5), 1: word(A, 9), 2: word(B, 9)},
+        [],
+        [],
+        {EVERYTHING: 10},
+        Entries([], 0, 0, {A: 2, B: 1}),
+    ),
+    "older, and beside it": (
+        {page: word(A, page) for page in range(6)},
+        [],
+        [(0, 2), (4, 6)],
+        {(2, 4): 10},
+        Entries([Extent(0, 2, A, 0, 1), Extent(4, 6, A, 4, 5)], 4, 0, {A: 2}),
+    ),
+    "younger": (
+        {0: word(A, 10), 1: word(A, 11)},
+        [],
+        [(0, 2)],
+        {EVERYTHING: 10},
+        Entries([Extent(0, 2, A, 10, 11)], 2, 0, {}),
+    ),
+    "younger than one, older than another": (
+        {0: word(A, 15), 1: word(A, 15), 2: word(B, 25)},
+        [],
+        [(1, 3)],
+        {EVERYTHING: 10, (0, 1): 20, (2, 3): 20},
+        Entries([Extent(1, 2, A, 15, 15), Extent(2, 3, B, 25, 25)], 2, 0, {A: 1}),
+    ),
+    "by two of them": ({0: word(A, 5)}, [], [], {EVERYTHING: 10, (0, 9): 20}, Entries([], 0, 0, {A: 1})),
+    "a part of a page, which stays": (
+        {1: word(A, 5)},
+        [(0, 1)],
+        [(0, 2)],
+        {(1, 0): 10, (1, 1): 10},
+        Entries([Extent(1, 2, A, 5, 5), before(0, 1)], 1, 1, {}),
+    ),
+    "narrow and wide": (
+        {page: word(A, 5) for page in range(2000)},
+        [],
+        [(0, 10), (1990, 2000)],
+        {(10, 1900): 10, (1900, 1990): 10},
+        Entries([Extent(0, 10, A, 5, 5), Extent(1990, 2000, A, 5, 5)], 20, 0, {A: 1980}),
+    ),
+    "across blocks": (
+        {page: word(A, 5) for page in range(60, 70)},
+        [],
+        [(60, 62), (69, 70)],
+        {(62, 69): 10},
+        Entries([Extent(60, 62, A, 5, 5), Extent(69, 70, A, 5, 5)], 3, 0, {A: 7}),
+    ),
+    "in memory, and seen to go": ({0: WORD_FREED}, [], [], {EVERYTHING: 10}, Entries([], 0, 0, {})),
+    "from before": (
+        {3: WORD_EXISTED},
+        [(0, 9)],
+        [(0, 2), (5, 9)],
+        {(2, 5): 10},
+        Entries([before(0, 2), before(5, 9)], 0, 6, {}),
+    ),
+    "from before, and there again unseen": (
+        {},
+        [(0, 3)],
+        [(0, 3)],
+        {(1, 2): 10},
+        Entries([before(0, 1), before(2, 3)], 0, 2, {}),
+    ),
+    "from before, and made again": (
+        {1: word(A, 11)},
+        [(0, 3)],
+        [(0, 3)],
+        {EVERYTHING: 10},
+        Entries([Extent(1, 2, A, 11, 11)], 1, 0, {}),
+    ),
+    "nothing there": ({}, [], [], {EVERYTHING: 10}, Entries([], 0, 0, {})),
+}
+
+
+@pytest.mark.parametrize(("words", "baseline", "present", "punches", "entries"), PUNCHED.values(), ids=PUNCHED)
+def test_what_was_given_back_while_it_was_swapped_out(
+    words: dict[int, int], baseline: list[Pages], present: list[Pages], punches: dict[Pages, int], entries: Entries
+) -> None:
+    """No probe sees it go: the words stay."""
+    assert ledger.read(ledger_of(words), PageSet(baseline), PageSet(present), by_tgid, 0, punches) == entries
+
+
+def test_a_region_that_is_gone_had_nothing_that_was_given_back_before() -> None:
+    blocks = ledger_of({0: word(A, 5), 1: word(A, 6), 2: word(B, 11), 3: word(B, 12)}, torn={3})
+    entries = ledger.read(blocks, PageSet([(0, 9)]), None, by_tgid, 2, {(0, 1): 10, (2, 9): 10})
+    assert entries == Entries([Extent(1, 2, A, 6, 6), Extent(2, 4, B, 11, 12)], 3, 0, {A: 1})
+
+
+def test_the_time_tells_who_lost_it() -> None:
+    """Two lives of one PID: the second began at 100 µs."""
+    blocks = ledger_of({7: word(A, 99), 8: word(A, 100), 9: word(A, 5000)})
+    owner_of = {99: 1, 100: 2, 5000: 2}
+    entries = ledger.read(blocks, PageSet([]), PageSet([]), lambda _, us: owner_of[us], 0, {(0, 64): 4000})
+    assert entries.freed_pages == {1: 1, 2: 1}
 
 
 def test_the_time_tells_whose_pid_it_was() -> None:
@@ -217,3 +323,54 @@ def test_every_page_is_counted_once(chance: random.Random) -> None:
     assert sum(extent.end - extent.start for extent in entries.extents) == len(owners)
     assert entries.touched_pages == sum(owner is not None for owner in owners.values())
     assert entries.before_pages == sum(owner is None for owner in owners.values())
+
+
+def test_every_page_of_an_owner_is_there_or_given_back(chance: random.Random) -> None:
+    """Against the same rules, page by page; what is there has a word that no punch is younger than."""
+    times = {page: chance.randrange(100) for page in range(ROOM) if chance.random() < 0.7}
+    ends = [1 << 40, *range(ROOM)]
+    ranges = [tuple(sorted(chance.sample(ends, 2))) for _ in range(chance.randrange(5))]
+    punches = {(first, end): chance.randrange(100) for first, end in ranges}
+    freed = {
+        page for page, us in times.items() for (a, b), when_us in punches.items() if a <= page < b and us < when_us
+    }
+    baseline = random_pages(chance)
+    words = {page: word(A if page % 3 else B, us) for page, us in times.items()}
+    present = PageSet((page, page + 1) for page in {*times, *pages_of(baseline)} - freed)
+    entries = ledger.read(ledger_of(words), PageSet(baseline), present, by_tgid, 0, punches)
+    assert entries.touched_pages == len(times) - len(freed)
+    assert sum(entries.freed_pages.values()) == len(freed)
+    assert entries.freed_pages.get(B, 0) == sum(page % 3 == 0 for page in freed)
+    punched = pages_of([(first, min(end, ROOM)) for first, end in punches])
+    assert entries.before_pages == len(pages_of(baseline) - times.keys() - punched)
+
+
+# ---- huge pages ----
+
+HUGE = {
+    # title: what the words say, in huge pages; pages there at the start and at the end; the same in pages
+    "touched": ([Extent(3, 5, A, 5, 6), Extent(5, 6, B, 7, 7)], 0, 3 * 512, [(3, 5, A), (5, 6, B)], 0),
+    "all of what was before is there": ([Extent(3, 5, A, 5, 6)], 2 * 512, 4 * 512, [(3, 5, A)], 2 * 512),
+    "some of what was before is there": ([Extent(3, 5, A, 5, 6)], 2 * 512, 3 * 512, [(3, 5, A)], 512),
+    "less is there than was touched": ([Extent(3, 5, A, 5, 6)], 512, 512, [(3, 5, A)], 0),
+    "from before": ([], 2 * 512, 2 * 512, [], 2 * 512),
+    "made unseen": ([], 512, 3 * 512, [], 512),
+    "nothing": ([], 0, 0, [], 0),
+}
+
+
+@pytest.mark.parametrize(("extents", "start", "allocated", "touched", "before_pages"), HUGE.values(), ids=HUGE)
+def test_huge_pages(
+    extents: list[Extent], start: int, allocated: int, touched: list[tuple[int, int, int]], before_pages: int
+) -> None:
+    """Their words are counted by their size; what was before only by its sum."""
+    nr_touched = sum(extent.end - extent.start for extent in extents)
+    entries = ledger.of_huge_pages(Entries(extents, nr_touched, 0, {A: 1}), 9, start, allocated)
+    assert [extent[:3] for extent in entries.extents if extent.owner] == [
+        (a * 512, b * 512, who) for a, b, who in touched
+    ]
+    assert [extent for extent in entries.extents if not extent.owner] == (
+        [before(0, before_pages)] if before_pages else []
+    )
+    assert entries[1:3] == (nr_touched * 512, before_pages)
+    assert [extent[3:] for extent in entries.extents if extent.owner] == [extent[3:] for extent in extents]

@@ -46,12 +46,48 @@ def test_what_was_before_it_was_heard_of_is_its_own(lives: Lives) -> None:
     assert lives.at(812, 3) is only
 
 
-def test_a_stranger(lives: Lives, capture: Capture) -> None:
+def test_somebody_unknown(lives: Lives, capture: Capture) -> None:
+    """A word is all there is of it."""
     stranger = lives.at(4711, 5)
     assert lives.at(4711, 10**9) is stranger
-    assert (stranger.tgid, stranger.start_time_ns, stranger.comm, stranger.exited) == (4711, 0, None, True)
+    assert (stranger.tgid, stranger.start_time_ns, stranger.comm) == (4711, 0, None)
+    assert stranger.exited
     assert lives.alive(4711) is None
     assert [tuple(row) for row in capture.rows("SELECT tgid, start_time_ns, comm FROM process")] == [(4711, 0, None)]
+
+
+def test_a_stranger_is_not_of_the_tree(lives: Lives, capture: Capture) -> None:
+    """It is known for the time it lives, as its parent is, and takes no part in who made what."""
+    master = lives.begin(811, 10, 1, "php-fpm8.2", "php-fpm8.2 -F", began_us=-1)
+    stranger = lives.begin(4711, 20, 811, "cat", "cat /dev/zero", began_us=-1, stranger=True)
+    worker = lives.begin(812, 30, 811, "php-fpm8.2", "php-fpm: pool www", began_us=7)
+    assert lives.tree() == [master, worker]
+    assert list(lives) == [master, stranger, worker]
+    assert lives.alive(4711) is lives.at(4711, 5) is lives.find(4711, 20) is stranger
+    assert (stranger.stranger, master.stranger, worker.stranger) == (True, False, False)
+    assert stranger.parent is None
+    assert list(stranger.ancestors()) == []
+    lives.end(stranger, 7)
+    lives.end(worker, 7)
+    assert lives.tree() == [master]
+    found = capture.rows("SELECT tgid, parent, parent_tgid, stranger FROM process")
+    assert [tuple(row) for row in found] == [(811, None, 1, 0), (4711, None, 811, 1), (812, 1, 811, 0)]
+
+
+def test_a_stranger_is_nobodys_parent(lives: Lives) -> None:
+    """The tree goes no further up than what is traced."""
+    lives.begin(4711, 20, 1, "bash", "bash", began_us=-1, stranger=True)
+    child = lives.begin(4712, 30, 4711, "php", "php", began_us=7)
+    assert child.parent is None
+    assert stands_for(process(4713, child, exited=True), []) is child
+
+
+def test_a_pid_may_be_a_strangers_next(lives: Lives) -> None:
+    first = lives.begin(812, 10, None, "first", "", began_us=-1)
+    stranger = lives.begin(812, 20, None, "cat", "cat", began_us=1000, stranger=True)
+    assert first.exited
+    assert lives.tree() == []
+    assert [lives.at(812, when_us) for when_us in (999, 1000)] == [first, stranger]
 
 
 def test_a_pid_that_begins_again_had_ended(lives: Lives) -> None:
@@ -93,9 +129,9 @@ def test_they_are_entered_as_they_come(lives: Lives, capture: Capture) -> None:
     assert worker.parent is master
     assert orphan.parent is None  # 812 had ended: whoever 812 was then, it was not this one
     assert [tuple(row) for row in capture.rows("SELECT * FROM process")] == [
-        (1, 811, 10, None, 1, "php-fpm8.2", "php-fpm8.2 -F", None),
-        (2, 812, 20, 1, 811, "php-fpm8.2", "php-fpm: pool www", 1_700_000_000_000_000_001),
-        (3, 813, 30, None, 812, "x", "x", None),
+        (1, 811, 10, None, 1, "php-fpm8.2", "php-fpm8.2 -F", None, 0),
+        (2, 812, 20, 1, 811, "php-fpm8.2", "php-fpm: pool www", 1_700_000_000_000_000_001, 0),
+        (3, 813, 30, None, 812, "x", "x", None, 0),
     ]
 
 

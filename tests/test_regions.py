@@ -34,6 +34,13 @@ class Host:
         with open(self.root / str(tgid) / "maps", "a") as maps:
             maps.write(f"{start:x}-{end:x} rw-s 00000000 {os.major(dev):02x}:{os.minor(dev):02x} {ino} {path}\n")
 
+    def map_region(self, tgid: int, region: Region, target: Path, start: int = START) -> None:
+        """By the numbers of the region; the target says whether it is the one."""
+        self.map(tgid, target, region.key.dev, start, ino=region.key.ino)
+
+    def map_file(self, tgid: int, start: int = START) -> Path:
+        return self.root / str(tgid) / "map_files" / f"{start:x}-{start + PAGE_BYTES:x}"
+
     def unmap(self, tgid: int) -> None:
         (self.root / str(tgid) / "maps").write_text("")
 
@@ -65,10 +72,10 @@ def memfd() -> Iterator[Callable[..., Path]]:
         os.close(fd)
 
 
-def region_of(path: Path, kind: str = "memfd") -> Region:
+def region_of(path: Path, kind: str = "memfd", number: int = 7) -> Region:
     key = procfs.identify(path)
     assert key
-    return Region(row=1, id=7, key=key, kind=kind, path=path)
+    return Region(row=1, id=number, key=key, kind=kind, path=path)
 
 
 def process(tgid: int, parent: Process | None = None, start_time_ns: int = 0) -> Process:
@@ -105,40 +112,86 @@ def test_descriptions(path: str, name: str, host: Host, memfd: Callable[..., Pat
     assert host.finder.describe(812, mapping) == ("memfd", name)
 
 
+# ---- who maps it ----
+
+
+def test_who_maps_what(host: Host, memfd: Callable[..., Path]) -> None:
+    one, other = memfd(), memfd()
+    first, second = region_of(one), region_of(other, number=8)
+    host.map_region(811, first, one)
+    host.map(812, Path("/proc/self/stat"), ELSEWHERE, path="/usr/lib/libc.so.6")
+    host.map_region(812, second, other, START + 0x10000)
+    host.map_region(812, first, one, START + 0x20000)
+    host.map_region(812, first, one, START + 0x30000)
+    host.map_region(814, first, one)  # nobody asked for
+    processes = [process(811), process(812), process(813)]
+    assert host.finder.mapped(processes, [first, second]) == {
+        7: {811: host.map_file(811), 812: host.map_file(812, START + 0x20000)},  # the first of several
+        8: {812: host.map_file(812, START + 0x10000)},
+    }
+    assert host.finder.mapped(processes, [second]).keys() == {8}
+    assert host.finder.mapped([], [first, second]) == host.finder.mapped(processes, []) == {}
+
+
+def test_a_number_is_no_identity(host: Host, memfd: Callable[..., Path]) -> None:
+    """SysV gives the same one again, and its numbers are those of others too."""
+    region = region_of(memfd())
+    host.map_region(811, region, memfd())
+    host.map_region(811, region, Path("/proc/self/fd/99999"), START + 0x10000)
+    host.map_region(811, region, Path("/proc/self/stat"), START + 0x20000)
+    assert host.finder.mapped([process(811)], [region]) == {}
+
+
+def test_a_second_life_of_a_number(host: Host, memfd: Callable[..., Path]) -> None:
+    """Two regions of one number are told apart by their generation."""
+    path = memfd()
+    alive = region_of(path)
+    gone = Region(
+        row=2, id=8, key=alive.key._replace(generation=(alive.key.generation or 0) ^ 1), kind="sysv", path=None
+    )
+    host.map_region(811, alive, path)
+    assert host.finder.mapped([process(811)], [gone, alive]) == {7: {811: host.map_file(811)}}
+
+
+def test_where_a_process_maps_it(host: Host, memfd: Callable[..., Path]) -> None:
+    path = memfd()
+    region = region_of(path)
+    host.map_region(812, region, memfd())
+    host.map_region(812, region, path, START + 0x10000)
+    host.finder.locate(region, process(812))
+    assert (region.path, region.address) == (host.map_file(812, START + 0x10000), START + 0x10000)
+    host.finder.locate(region, process(811))  # who does not
+    assert (region.path, region.address) == (None, None)
+
+
 # ---- where it can be looked at ----
 
 
-def test_the_path_it_was_found_at_last(host: Host, memfd: Callable[..., Path]) -> None:
-    region = region_of(memfd())
-    assert host.finder.find_path(region, {}) == region.path
-
-
-def test_another_process_that_maps_it(host: Host, memfd: Callable[..., Path]) -> None:
-    target = memfd()
-    region = region_of(target)
+def test_through_who_maps_it(host: Host, memfd: Callable[..., Path]) -> None:
+    path = memfd()
+    region = region_of(path)
     region.path = Path("/proc/self/fd/99999")
-    host.map(811, memfd(), procfs.internal_dev())  # has something else there now
-    host.map(812, memfd(), procfs.internal_dev())
-    host.map(812, target, procfs.internal_dev(), START + 0x10000)
-    found = host.finder.find_path(region, {7: {811: START, 812: START + 0x10000}})
-    assert found == host.root / "812" / "map_files" / f"{START + 0x10000:x}-{START + 0x10000 + PAGE_BYTES:x}"
-    assert region.path == found
+    host.map_region(812, region, path, START + 0x10000)
+    host.open(813, path)
+    found = host.finder.find_path(region, host.finder.mapped([process(811), process(812)], [region]), [process(813)])
+    assert found == region.path == host.map_file(812, START + 0x10000)
+    assert region.address == START + 0x10000
 
 
 def test_an_open_file_of_it(host: Host, memfd: Callable[..., Path]) -> None:
     target = memfd()
     region = region_of(target)
-    region.path = None
+    region.path, region.address = None, START
     host.open(812, memfd(), Path("/proc/self/stat"), target)
     assert host.finder.find_path(region, {}, [process(811), process(812)]) == host.root / "812" / "fd" / "2"
+    assert region.address == START  # where it was last seen mapped
 
 
 def test_no_way_to_it(host: Host, memfd: Callable[..., Path]) -> None:
-    """Above all not by a path that leads to another region now: SysV gives the same number again."""
+    """Above all not by where it was found before: that leads to another region now, or will."""
     region = region_of(memfd())
-    region.path = memfd()
-    host.map(812, memfd(), procfs.internal_dev())
-    assert host.finder.find_path(region, {7: {812: START}, 8: {813: START}}, [process(812)]) is None
+    host.open(812, memfd())
+    assert host.finder.find_path(region, {8: {812: host.map_file(812)}}, [process(812)]) is None
     assert region.path is None
 
 

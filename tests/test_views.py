@@ -12,7 +12,7 @@ import os
 import re
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,13 @@ def process(tgid: int, command: str = "php-fpm: pool www", exited: float | None 
     return Process(tgid=tgid, start_time_ns=tgid * 10_000_000, command=command, **values)
 
 
-def toucher(who: Process, pages: int, faults: int | None = None, freed: int = 0) -> Toucher:
+def toucher(
+    who: Process, pages: int, faults: int | None = None, freed: int = 0, made_for: Mapping[Process, int] | None = None
+) -> Toucher:
+    """made_for: pages by process."""
     first_ns, last_ns = (at(1.000001), at(40.9)) if pages else (None, None)
-    return Toucher(who, pages * PAGE_BYTES, freed * PAGE_BYTES, faults, first_ns, last_ns)
+    made = [(process, pages * PAGE_BYTES) for process, pages in (made_for or {}).items()]
+    return Toucher(who, pages * PAGE_BYTES, freed * PAGE_BYTES, faults, first_ns, last_ns, made)
 
 
 def make_region(ino: int, *touchers: Toucher, before: int = 0, unseen: int = 0, **fields: Any) -> Region:
@@ -104,6 +108,7 @@ def account(*parents: Parent, **fields: Any) -> Account:
         "host": "web1",
         "kernel": "6.1.0-56-amd64",
         "tier": "faults",
+        "mechanism": "tracepoint",
         "blind_to": ["pages made by write(2)", "processes outside the traced tree"],
         "started_ns": at(0),
         "ended_ns": at(41.2),
@@ -111,6 +116,7 @@ def account(*parents: Parent, **fields: Any) -> Account:
         "shmem_total_bytes": 1_395_864_371,
         "lost_events": 0,
         "lost_pages": 0,
+        "lost_probes": 0,
         "warnings": [],
         "self_cpu_seconds": 0.41,
         "self_rss_bytes": 131_000_000,
@@ -164,7 +170,53 @@ def php_fpm() -> Account:
         ),
         warnings=["the ledger is full: the rest is unseen; make it bigger with --room (40)"],
         lost_pages=40,
+        lost_probes=2,
     )
+
+
+def exact() -> Account:
+    """The main job where no fault is counted, and whoever made a page is there, of the tree or not."""
+    master = process(811, MASTER, parent=1)
+    made = Creator(master, "traced")
+    first, second, third = process(812, exited=20), process(813, "php-fpm: pool api"), process(814)
+    kernel_thread = process(39, "", comm="khugepaged", parent=2, stranger=True)
+    outsider = process(4711, "cat /proc/812/mem", comm="cat", parent=4000, stranger=True)
+    unknown = Process(5000, 0, None, "", None, None)
+    return exactly(
+        Parent(
+            master,
+            [
+                make_region(
+                    1047,
+                    toucher(second, 30_000),
+                    toucher(first, 20_787, freed=5),
+                    toucher(kernel_thread, 512, made_for={second: 700, first: 3}),
+                    toucher(outsider, 7),
+                    toucher(unknown, 1),
+                    toucher(third, 0, freed=9),
+                    before=1129,
+                    creator=made,
+                    address=0x10000000,
+                    swapped_bytes=2 << 20,
+                    mappers=[811, 813, 814],
+                ),
+                make_region(1048, toucher(third, 0, freed=70), creator=made, vss_bytes=32 << 20, peak_bytes=9 << 20),
+                make_region(1046, toucher(master, 1), creator=made, vss_bytes=4096),
+                make_region(
+                    1049,
+                    toucher(process(900, "db-backup", comm="db-backup", parent=811), 3, made_for={third: 3}),
+                    creator=Creator(outsider, "shmget"),
+                    kind="sysv",
+                    name="/SYSV0052e2c1",
+                    vss_bytes=1 << 20,
+                ),
+            ],
+        )
+    )
+
+
+def exactly(*parents: Parent, **fields: Any) -> Account:
+    return account(*parents, **{"tier": "exact", "mechanism": "fentry", "blind_to": [], **fields})
 
 
 def more_than_fits() -> Account:
@@ -195,6 +247,7 @@ def snapshot() -> Account:
             ],
         ),
         tier="proc",
+        mechanism="",
         blind_to=["who touched the pages"],
         attach_seconds=None,
     )
@@ -228,7 +281,17 @@ def nothing() -> Account:
     return account()
 
 
-ACCOUNTS = [php_fpm, more_than_fits, snapshot, ended, hostile, nothing]
+def hostile_exact() -> Account:
+    """The same from outside the tree, and in the memory of each other."""
+    names = [str(value) for parameter in HOSTILE[:13] for value in parameter.values]
+    strangers = [process(4_194_290 + i, name, comm=name, stranger=True) for i, name in enumerate(names)]
+    touchers = [toucher(who, 20, made_for={who: 1 << 30, strangers[-1]: 1}) for who in strangers]
+    master = process(811, "master", comm="server", parent=1)
+    regions = [make_region(70, *touchers[:6]), make_region(71, *touchers[6:])]
+    return exactly(Parent(master, regions))
+
+
+ACCOUNTS = [php_fpm, exact, hostile_exact, more_than_fits, snapshot, ended, hostile, nothing]
 
 
 def compare_with_golden(name: str, rendered: str) -> None:
@@ -266,16 +329,51 @@ def test_a_stranger_cannot_write_on_the_terminal(name: str, place: str) -> None:
 
 
 def render_named(comm: str, command: str, region: str) -> str:
-    who, maker = process(812, command, exited=1, comm=comm), process(813, command, exited=2, comm=comm)
-    found = make_region(1, toucher(who, 7), creator=Creator(maker, "inferred"), kind="posix", name=region)
+    who, maker = process(812, command, exited=1, comm=comm), process(813, command, exited=2, comm=comm, stranger=True)
+    touchers = toucher(who, 7, made_for={maker: 1 << 30}), toucher(maker, 6, made_for={who: 1})
+    found = make_region(1, *touchers, creator=Creator(maker, "inferred"), kind="posix", name=region)
     return text.render(account(Parent(who, [found])))
 
 
-@pytest.mark.parametrize("make", [php_fpm, more_than_fits, ended, hostile, nothing])
+@pytest.mark.parametrize("make", [make for make in ACCOUNTS if make is not snapshot])
 def test_the_balance_is_the_sum_of_all(make: Callable[[], Account]) -> None:
     allocated, touched, before, unseen = map(int, BALANCE.findall(text.render(make()))[0])
     assert allocated == touched + before + unseen
     assert allocated == sum(region.allocated_bytes for region in make().regions) // PAGE_BYTES
+
+
+@pytest.mark.parametrize("make", [exact, hostile_exact])
+def test_what_is_not_counted_is_not_shown(make: Callable[[], Account]) -> None:
+    assert "faults" not in text.render(make())
+
+
+def test_what_is_not_counted_is_not_shown_of_the_rest() -> None:
+    touchers = [toucher(process(2000 + i), 100 - i) for i in range(15)]
+    report = text.render(exactly(Parent(process(811), [make_region(1, *touchers)])))
+    (rest,) = re.findall(r"^ +…5 more .*", report, re.MULTILINE)
+    assert rest.split() == ["…5", "more", "1.7M", "32%"]
+
+
+def test_a_stranger_that_has_exited() -> None:
+    """Both are said, and neither is cut."""
+    stranger = process(4711, "cp x /dev/shm", exited=20, stranger=True)
+    report = text.render(exactly(Parent(process(811), [make_region(1, toucher(stranger, 7))])))
+    (row,) = re.findall(r"^ +4711 .*", report, re.MULTILINE)
+    assert "exited 22:13:40" in row
+    assert "…" not in row
+
+
+def test_a_count_that_is_not_known_leaves_its_column() -> None:
+    touchers = [toucher(process(812, exited=20), 8, 9), toucher(process(813, exited=20), 7, None)]
+    report = text.render(account(Parent(process(811), [make_region(1, *touchers)])))
+    assert len({line.index("exited 22") for line in report.split("\n") if "exited 22" in line}) == 1
+
+
+def test_unseen_by_a_tier_that_is_blind_to_nothing() -> None:
+    """By a loss, which the warnings tell."""
+    report = text.render(exactly(Parent(process(811), [make_region(1, toucher(process(812), 7), unseen=2)])))
+    assert " + 2 unseen" in report
+    assert "unseen may be" not in report
 
 
 def test_a_snapshot_has_no_balance() -> None:
@@ -421,11 +519,17 @@ REGION = """id dev ino generation kind name created gone vss_bytes allocated_byt
 PROCESS = "tgid start_time_ns comm command exited"
 TOUCHER = "process touched_bytes freed_bytes faults first last"
 # Not yet there in schema shmtrace/1's first words; it only ever grows.
-GROWN = {"top": {"warnings"}, "region": {"peak_bytes"}, "creator": {"parent"}}
+GROWN = {
+    "top": {"warnings", "mechanism"},
+    "region": {"peak_bytes"},
+    "process": {"parent", "in_tree"},
+    "toucher": {"made_for"},
+}
 
 
-def test_documents() -> None:
-    compare_with_golden("php_fpm.json", document.render(php_fpm()))
+@pytest.mark.parametrize("make", [php_fpm, exact])
+def test_documents(make: Callable[[], Account]) -> None:
+    compare_with_golden(f"{make.__name__}.json", document.render(make()))
 
 
 @pytest.mark.parametrize("make", ACCOUNTS)
@@ -434,15 +538,17 @@ def test_the_names_of_the_schema(make: Callable[[], Account]) -> None:
     found = json.loads(document.render(make()))
     assert found["schema"] == "shmtrace/1"
     assert found.keys() == {*TOP.split(), *GROWN["top"]}
-    assert found["lost"].keys() == {"events", "pages"}
+    assert found["lost"].keys() == {"events", "pages", "probes"}
     assert found["self"].keys() == {"cpu_seconds", "rss_bytes", "attach_seconds"}
     for region in found["regions"]:
         assert region.keys() == {*REGION.split(), *GROWN["region"]}
         if region["creator"]:
-            assert region["creator"].keys() == {*PROCESS.split(), "how", *GROWN["creator"]}
+            assert region["creator"].keys() == {*PROCESS.split(), "how", *GROWN["process"]}
         for toucher in region["touchers"]:
-            assert toucher.keys() == set(TOUCHER.split())
-            assert toucher["process"].keys() == {*PROCESS.split(), "parent"}
+            assert toucher.keys() == {*TOUCHER.split(), *GROWN["toucher"]}
+            for who in [toucher["process"], *(made["process"] for made in toucher["made_for"])]:
+                assert who.keys() == {*PROCESS.split(), *GROWN["process"]}
+            assert all(made.keys() == {"process", "made_bytes"} for made in toucher["made_for"])
     for parent in found["parents"]:
         assert parent.keys() == {"process", "allocated_bytes", "grown_bytes", "regions"}
         assert {*parent["regions"]} <= {region["id"] for region in found["regions"]}
@@ -487,6 +593,7 @@ def test_a_process_of_which_only_the_pid_is_known() -> None:
         "command": "",
         "parent": None,
         "exited": None,
+        "in_tree": True,
     }
 
 

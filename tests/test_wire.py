@@ -13,6 +13,7 @@ import pytest
 
 from tracer import events, wire
 from tracer.events import Head
+from tracer.probes import KernelRegion
 from tracer.procfs import RegionKey
 
 pytestmark = pytest.mark.needs("cc")
@@ -32,9 +33,11 @@ LAYOUTS = {
     "block_key": [wire.BLOCK_KEY],
     "block": [wire.BLOCK],
     "range": [wire.RANGE],
-    "space": [wire.SPACE_HEAD, *[wire.RANGE] * wire.MAX_RANGES],
+    "ranges": [wire.RANGES_HEAD, *[wire.RANGE] * wire.MAX_RANGES],
+    "process": [wire.PROCESS],
     "usage_key": [wire.USAGE_KEY],
     "usage": [wire.USAGE],
+    "behalf_key": [wire.BEHALF_KEY],
     "event": [wire.EVENT],
     "event_fork": [wire.EVENT, wire.FORK],
     "event_exec": [wire.EVENT, wire.EXEC],
@@ -43,6 +46,7 @@ LAYOUTS = {
     "event_gone": [wire.EVENT, wire.GONE],
     "event_segment": [wire.EVENT, wire.SEGMENT],
     "event_touch": [wire.EVENT, wire.TOUCH],
+    "event_punch": [wire.EVENT, wire.PUNCH],
 }
 
 EVENTS = r"""
@@ -58,24 +62,47 @@ EVENTS = r"""
     struct event_region region = {
         .event = {.time_ns = 41, .start_time_ns = 42, .tgid = 43, .type = EVENT_REGION},
         .key = {.ino = 44, .generation = 45, .dev = 8 << 20 | 300},
-        .size_bytes = 46, .id = 47, .magic = 48, .made = 1, .name_bytes = 8, .name = "dev/zerobeyond"};
+        .size_bytes = 46, .made_ns = 401, .maker_start_time_ns = 402, .maker_tgid = 403,
+        .id = 47, .magic = 48, .name_bytes = 8, .name = "dev/zerobeyond"};
     struct event_gone gone = {
         .event = {.time_ns = 51, .start_time_ns = 52, .tgid = 53, .type = EVENT_GONE},
         .key = {.ino = 54, .generation = 55, .dev = 1}, .id = 56};
     struct event_segment segment = {
         .event = {.time_ns = 61, .start_time_ns = 62, .tgid = 63, .type = EVENT_SEGMENT}, .shmid = 64};
     struct event_touch touch = {
-        .event = {.time_ns = 71, .start_time_ns = 72, .tgid = 73, .type = EVENT_TOUCH}, .id = 74};
+        .event = {.time_ns = 71, .start_time_ns = 72, .tgid = 73, .type = EVENT_TOUCH},
+        .id = 74, .stranger = 1, .comm = "cat"};
+    struct event_punch punch = {
+        .event = {.time_ns = 81, .start_time_ns = 82, .tgid = 83, .type = EVENT_PUNCH},
+        .first = 84, .end = 85, .id = 86};
 """
 DECODED = {
     "fork": events.Fork(Head(11, 12, 13), parent_tgid=15, parent_start_time_ns=14, comm="php-fpm"),
     "exec": events.Exec(Head(21, 22, 23), "ls", "ls", "ls -l /", tracked=True),
     "exit": events.Exit(Head(31, 32, 33), "sleep", "sleep"),
-    "region": events.Region(Head(41, 42, 43), RegionKey(os.makedev(8, 300), 44, 45), 47, 46, 48, True, "dev/zero"),
+    "region": events.Region(
+        Head(41, 42, 43),
+        RegionKey(os.makedev(8, 300), 44, 45),
+        id=47,
+        vss_bytes=46,
+        file_system=48,
+        name="dev/zero",
+        made=Head(401, 402, 403),
+    ),
     "gone": events.Gone(Head(51, 52, 53), 56, RegionKey(1, 54, 55)),
     "segment": events.Segment(Head(61, 62, 63), 64),
-    "touch": events.Touch(Head(71, 72, 73), 74),
+    "touch": events.Touch(Head(71, 72, 73), 74, comm="cat", stranger=True),
+    "punch": events.Punch(Head(81, 82, 83), id=86, first=84, end=85),
 }
+
+# An entry of the map of regions; what user space does not read is there, and between what it does.
+REGION = r"""
+    struct region region = {
+        .key = {.ino = 91, .generation = 92, .dev = 1}, .mapping = ~0ULL - 93, .size_bytes = 94, .pages = 95,
+        .swapped = 96, .gone_us = 97, .torn_pages = 98, .punched_us = 99, .made_ns = 100, .maker_start_time_ns = 101,
+        .maker_tgid = 102, .huge = 0, .told = 1, .order = 9};
+    fwrite(&region, sizeof region, 1, stdout);
+"""
 
 
 def run_c(folder: Path, body: str) -> bytes:
@@ -145,7 +172,7 @@ def test_layouts(name: str, header: dict[str, int]) -> None:
 
 
 def test_sizes_of_maps(header: dict[str, int]) -> None:
-    assert header["sizeof(struct space)"] == wire.SPACE_BYTES
+    assert header["sizeof(struct ranges)"] == wire.RANGES_BYTES
     assert wire.TGID.size == wire.REGION_ID.size == 4
 
 
@@ -173,3 +200,18 @@ def test_what_c_writes_is_what_python_reads(tmp_path: Path) -> None:
         raw = raw[length:]
     assert decoded == list(DECODED.values())
     assert not raw
+
+
+def test_a_region_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
+    assert KernelRegion.unpack(run_c(tmp_path, REGION)) == KernelRegion(
+        key=RegionKey(1, 91, 92),
+        mapping=2**64 - 1 - 93,
+        size_bytes=94,
+        pages=95,
+        swapped_pages=96,
+        gone_us=97,
+        torn_pages=98,
+        order=9,
+        huge=False,
+        told=True,
+    )

@@ -7,7 +7,7 @@ and from before is the ledger's, and what is left over is unseen: shown, and nev
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tracer.capture import Capture
@@ -26,6 +26,8 @@ class Process(NamedTuple):
     """tgid"""
     exited_ns: int | None
     """CLOCK_REALTIME"""
+    stranger: bool = False
+    """not of the tree: it touched a region of the tree's"""
 
 
 class Creator(NamedTuple):
@@ -48,6 +50,8 @@ class Toucher(NamedTuple):
     """growth or not; None: not counted"""
     first_ns: int | None
     last_ns: int | None
+    made_for: Sequence[tuple[Process, int]] = ()
+    """in the address spaces of which others it made pages, and how many bytes: gone since or not"""
 
 
 class Region(NamedTuple):
@@ -117,6 +121,8 @@ class Session(NamedTuple):
     host: str
     kernel: str
     tier: str
+    mechanism: str
+    """by which its probes hang on the kernel: kprobe, fentry or tracepoint; empty: no probes"""
     blind_to: list[str]
     started_ns: int
     ended_ns: int
@@ -124,6 +130,8 @@ class Session(NamedTuple):
     shmem_total_bytes: int
     lost_events: int
     lost_pages: int
+    lost_probes: int
+    """how often the kernel skipped a program"""
     warnings: list[str]
     self_cpu_seconds: float
     self_rss_bytes: int
@@ -153,7 +161,13 @@ def read(capture: Capture) -> Account:
     (session,) = capture.rows("SELECT * FROM session")
     processes = {
         row["id"]: Process(
-            row["tgid"], row["start_time_ns"], row["comm"], row["command"], row["parent_tgid"], row["exited_ns"]
+            row["tgid"],
+            row["start_time_ns"],
+            row["comm"],
+            row["command"],
+            row["parent_tgid"],
+            row["exited_ns"],
+            bool(row["stranger"]),
         )
         for row in capture.rows("SELECT * FROM process")
     }
@@ -186,8 +200,21 @@ def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process]) -
             "SELECT process, faults, freed_pages, mapped FROM usage WHERE region = ?", (row["id"],)
         )
     }
+    made_for: dict[int, list[tuple[Process, int]]] = {}
+    for process, for_process, pages in capture.rows(
+        "SELECT process, for_process, pages FROM behalf WHERE region = ? ORDER BY pages DESC", (row["id"],)
+    ):
+        made_for.setdefault(process, []).append((processes[for_process], pages * PAGE_BYTES))
     touchers = [
-        Toucher(processes[process], pages * PAGE_BYTES, freed * PAGE_BYTES, faults, first_ns, last_ns)
+        Toucher(
+            processes[process],
+            pages * PAGE_BYTES,
+            freed * PAGE_BYTES,
+            faults,
+            first_ns,
+            last_ns,
+            made_for.get(process, ()),
+        )
         for process in touched.keys() | usage.keys()
         for pages, first_ns, last_ns in [touched.get(process, (0, None, None))]
         for faults, freed, _ in [usage.get(process, (None, 0, 0))]

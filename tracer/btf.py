@@ -36,6 +36,12 @@ class _Member(ctypes.Structure):
     _fields_ = [("name_off", ctypes.c_uint32), ("type", ctypes.c_uint32), ("offset", ctypes.c_uint32)]
 
 
+class _Param(ctypes.Structure):
+    """``struct btf_param``."""
+
+    _fields_ = [("name_off", ctypes.c_uint32), ("type", ctypes.c_uint32)]
+
+
 class _Enum(ctypes.Structure):
     """``struct btf_enum``."""
 
@@ -86,9 +92,18 @@ class Btf:
         self._lib.btf__free(self._btf)
         self._btf = None
 
-    def has_function(self, name: str) -> bool:
-        """Whether the kernel has a function of this name, by BTF."""
-        return self._find(name, KIND_FUNC) is not None
+    def function(self, name: str) -> int | None:
+        """The BTF id of a kernel function; None if there is none of this name."""
+        return self._find(name, KIND_FUNC)
+
+    def parameters(self, function: int) -> list[str]:
+        """The names of a function's parameters, in order."""
+        prototype = _Type.from_address(self._type(function)[0]).size_or_type
+        base, info = self._type(prototype)
+        params = (
+            _Param.from_address(base + ctypes.sizeof(_Type) + i * ctypes.sizeof(_Param)) for i in range(info & 0xFFFF)
+        )
+        return [self._name(param.name_off) for param in params]
 
     def offset(self, path: str) -> int | None:
         """Byte offset of ``struct.member[.member…]``, anonymous members looked through; None if there is none.

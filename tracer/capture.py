@@ -18,17 +18,19 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 -- one row: the host, the tier, when, what was lost
 CREATE TABLE session (
-    host TEXT, kernel TEXT, tier TEXT, blind_to TEXT,   -- blind_to: one to a line
+    host TEXT, kernel TEXT, tier TEXT, mechanism TEXT,  -- mechanism: kprobe, fentry, tracepoint
+    blind_to TEXT,                                      -- one to a line
     started_ns INTEGER, ended_ns INTEGER,
     sum_of_rss_bytes INTEGER, shmem_total_bytes INTEGER,
-    lost_events INTEGER, lost_pages INTEGER, warnings TEXT,
+    lost_events INTEGER, lost_pages INTEGER, lost_probes INTEGER, warnings TEXT,
     self_cpu_seconds REAL, self_rss_bytes INTEGER, attach_seconds REAL
 );
 
 -- a process is (tgid, start_time_ns): start_time_ns counts from boot and tells two lives of one PID apart
 CREATE TABLE process (
     id INTEGER PRIMARY KEY, tgid INTEGER, start_time_ns INTEGER, parent INTEGER REFERENCES process,
-    parent_tgid INTEGER, comm TEXT, command TEXT, exited_ns INTEGER
+    parent_tgid INTEGER, comm TEXT, command TEXT, exited_ns INTEGER,
+    stranger INTEGER DEFAULT 0                  -- not of the tree: it touched a region of the tree's
 );
 
 -- a region is one shmem inode
@@ -48,7 +50,14 @@ CREATE TABLE extent (
 );
 CREATE INDEX extent_region ON extent (region);
 
--- faults of a process on a region, growth or not; mapped: it had the region mapped when the capture ended
+-- pages that a process made in, or for, the address space of another
+CREATE TABLE behalf (
+    region INTEGER REFERENCES region, process INTEGER REFERENCES process, for_process INTEGER REFERENCES process,
+    pages INTEGER
+);
+
+-- faults of a process on a region, growth or not, NULL where they are not counted; mapped: it had the region mapped
+-- when the capture ended
 CREATE TABLE usage (
     region INTEGER REFERENCES region, process INTEGER REFERENCES process,
     faults INTEGER, freed_pages INTEGER, mapped INTEGER DEFAULT 0,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
-from tracer import events, ledger, lives, procfs, wire
+from tracer import ledger, lives, procfs, wire
 from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.ledger import Block, PageSet
 from tracer.lives import Lives, Process
 from tracer.probes import Probes
-from tracer.procfs import PAGE_BYTES, RegionKey, Survey
+from tracer.procfs import PAGE_BYTES, Survey
 from tracer.regions import Finder, Mapped, Region
 
 BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
@@ -30,43 +29,31 @@ class Closing:
 
     def bury(self, region: Region, give_up: bool) -> bool:
         """Close a region whose teardown has begun, if it is over; its pages go one by one. Whether it was closed."""
-        raw = self._probes.regions[events.pack_key(region.key)]
-        if raw is None:
+        last = self._probes.region(region.id)
+        if last is None or (last.torn_pages + last.swapped_pages < last.pages and not give_up):
             return False
-        size_bytes, gone_us, final_pages, swapped_pages, torn_pages, _, _ = wire.REGION.unpack(raw)
-        if torn_pages + swapped_pages < final_pages and not give_up:
-            return False
-        region.vss_bytes = max(region.vss_bytes, size_bytes)
-        region.allocated_bytes = final_pages * PAGE_BYTES
-        self.gone(region, self._clock.wall_of_us(gone_us), swapped_pages)
+        region.vss_bytes = max(region.vss_bytes, last.size_bytes)
+        region.allocated_bytes = last.pages * PAGE_BYTES
+        self.gone(region, self._clock.wall_of_us(last.gone_us), last.swapped_pages)
         return True
 
     def gone(self, region: Region, gone_ns: int, swapped_pages: int = 0) -> None:
         """Close a region that is no more, and clear the kernel's maps of it. allocated_bytes is what it last had."""
         blocks = self.blocks(region)
-        entries = ledger.read(blocks, region.baseline, None, self._owner, swapped_pages)
+        entries = self._read(region, blocks, None, swapped_pages)
         if (entries.touched_pages + entries.before_pages) * PAGE_BYTES < region.allocated_bytes:
-            blocks = self._probes.blocks().get(region.id, {})  # it may have grown since it was last mapped
-            entries = ledger.read(blocks, region.baseline, None, self._owner, swapped_pages)
+            blocks = self._probes.blocks().get(region.id, {})  # it may have grown since it was last measured
+            entries = self._read(region, blocks, None, swapped_pages)
+        if (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
+            # some pages were given back while they were swapped out, and this tier does not see which
+            entries = self._read(region, blocks, None, 0)
         self._write(region, entries, [], procfs.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
-        self.forget(region.id, region.key, blocks)
-
-    def forget(self, number: int, key: RegionKey, blocks: Iterable[int]) -> None:
-        """Clear the kernel's maps of a region, and of these blocks of it."""
-        del self._probes.regions[events.pack_key(key)]
-        del self._probes.mappings[wire.REGION_ID.pack(number)]
-        for block in blocks:
-            del self._probes.ledger[wire.BLOCK_KEY.pack(number, block)]
+        self._probes.forget(region.id, blocks)
 
     def blocks(self, region: Region) -> dict[int, Block]:
-        """The ledger of one region, as far as it was mapped."""
+        """The ledger of one region, as far as it reached when it was last measured."""
         numbers = range(-(-region.vss_bytes // BLOCK_BYTES))
         return {number: block for number in numbers if (block := self._probes.block(region.id, number))}
-
-    def torn_down(self, region: Region) -> bool:
-        """Whether its teardown has begun, by the kernel's map."""
-        raw = self._probes.regions[events.pack_key(region.key)]
-        return raw is not None and wire.REGION.unpack(raw)[1] > 0
 
     def survey(self, region: Region, mapped: Mapped) -> Survey | None:
         """What a region has now; None where there is no way to it."""
@@ -78,7 +65,6 @@ class Closing:
         region: Region,
         found: Survey | None,
         blocks: dict[int, Block],
-        mapped: Mapped,
         mappers: list[Process],
     ) -> None:
         """Close a region at the end of the trace."""
@@ -86,14 +72,22 @@ class Closing:
         if found:
             region.vss_bytes, region.allocated_bytes = found.vss_bytes, found.allocated_bytes
             present = PageSet(found.pages)
-        elif region.id not in mapped and not region.allocated_bytes:
+        elif not self._probes.measure(region.id):
             return self.gone(region, time.time_ns())
-        if region.kind == "hugetlb":  # listed, not paged: what was there at the start is taken to be there still
-            pages = min(region.start_bytes, region.allocated_bytes) // PAGE_BYTES
-            region.baseline = present = PageSet([(0, pages)] if pages else [])
-        entries = ledger.read(blocks, region.baseline, present, self._owner)
+        if region.kind == "hugetlb":  # whose SEEK_DATA shows all of the file
+            present = ALL_PAGES
         residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
-        return self._write(region, entries, mappers, residency, None)
+        return self._write(region, self._read(region, blocks, present), mappers, residency, None)
+
+    def _read(
+        self, region: Region, blocks: dict[int, Block], present: PageSet | None, swapped_pages: int = 0
+    ) -> ledger.Entries:
+        entries = ledger.read(blocks, region.baseline, present, self._owner, swapped_pages, region.punches)
+        kernel_side = self._probes.region(region.id) if region.kind == "hugetlb" else None
+        if not kernel_side:
+            return entries
+        start_pages, allocated_pages = region.start_bytes // PAGE_BYTES, region.allocated_bytes // PAGE_BYTES
+        return ledger.of_huge_pages(entries, kernel_side.order, start_pages, allocated_pages)
 
     def _owner(self, tgid: int, when_us: int) -> int:
         return self._lives.at(tgid, when_us).row
@@ -106,8 +100,9 @@ class Closing:
         residency: procfs.Residency,
         gone_ns: int | None,
     ) -> None:
-        self.infer_creator(region, mappers)
-        parent = lives.stands_for(region.creator, mappers)
+        of_tree = [process for process in mappers if not process.stranger]
+        self.infer_creator(region, of_tree)
+        parent = lives.stands_for(region.creator, of_tree)
         self._capture.update(
             "region",
             region.row,
@@ -132,35 +127,49 @@ class Closing:
         self._capture.insert_all(
             "usage",
             "region, process, faults, freed_pages, mapped",
-            ((region.row, row, *values) for row, values in self._usage(region, mappers).items()),
+            ((region.row, row, *values) for row, values in self._usage(region, mappers, entries.freed_pages).items()),
+        )
+        self._capture.insert_all(
+            "behalf",
+            "region, process, for_process, pages",
+            ((region.row, *values) for values in self._behalves(region)),
         )
 
     def _wall(self, since_us: int | None) -> int | None:
         return None if since_us is None else self._clock.wall_of_us(since_us)
 
-    def _usage(self, region: Region, mappers: list[Process]) -> dict[int, tuple[int | None, int, int]]:
+    def _usage(
+        self, region: Region, mappers: list[Process], freed_unseen: dict[int, int]
+    ) -> dict[int, tuple[int | None, int, int]]:
         """By process row: faults, freed pages, whether it maps the region."""
         found: dict[int, tuple[int | None, int, int]] = {process.row: (None, 0, 1) for process in mappers}
         for tgid, start_time_ns in region.touchers:
             process = self._lives.find(tgid, start_time_ns)
-            raw = self._take_usage(region.id, tgid, start_time_ns)
-            if process and raw:
-                faults, _, freed_pages = wire.USAGE.unpack(raw)
-                found[process.row] = faults, freed_pages, int(process in mappers)
+            usage = self._probes.take_usage(region.id, tgid, start_time_ns)
+            if process and usage:
+                faults = usage.faults if self._probes.ranges is not None else None
+                found[process.row] = faults, usage.freed_pages, int(process in mappers)
         for tgid in {tgid for tgid, _ in region.touchers}:
             # freed after their toucher had died and its PID had another: the kernel side could tell no more
-            raw = self._take_usage(region.id, tgid, 0)
-            if raw:
+            usage = self._probes.take_usage(region.id, tgid, 0)
+            if usage:
                 row = self._lives.last_dead(tgid).row
                 faults_known, freed_pages, is_mapped = found.get(row, (None, 0, 0))
-                found[row] = faults_known, freed_pages + wire.USAGE.unpack(raw)[2], is_mapped
+                found[row] = faults_known, freed_pages + usage.freed_pages, is_mapped
+        for row, pages in freed_unseen.items():
+            faults_known, freed_pages, is_mapped = found.get(row, (None, 0, 0))
+            found[row] = faults_known, freed_pages + pages, is_mapped
         return found
 
-    def _take_usage(self, region_id: int, tgid: int, start_time_ns: int) -> bytes | None:
-        key = wire.USAGE_KEY.pack(region_id, tgid, start_time_ns)
-        raw = self._probes.usages[key]
-        del self._probes.usages[key]
-        return raw
+    def _behalves(self, region: Region) -> list[tuple[int, int, int]]:
+        """(process row, row of the process in whose memory it made pages, pages)."""
+        return [
+            (self._process(*behalf.acting).row, self._process(*behalf.whose).row, behalf.pages)
+            for behalf in self._probes.take_behalves(region.id)
+        ]
+
+    def _process(self, tgid: int, start_time_ns: int) -> Process:
+        return self._lives.find(tgid, start_time_ns) or self._lives.at(tgid, -1)
 
     def infer_creator(self, region: Region, mappers: list[Process]) -> None:
         """Where nobody was seen to make it."""

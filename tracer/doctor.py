@@ -26,9 +26,14 @@ from tracer.probes import Probes, Sizes
 from tracer.procfs import PAGE_BYTES, Proc
 from tracer.views.text import COLUMNS, format_bytes
 
-SMALL = Sizes(blocks=64, spaces=64, regions=64, usages=64)
+SMALL = Sizes(blocks=64, processes=64, regions=64, usages=64)
 NAME_COLUMNS = 26  # of the state and the name, before what was found
 AS_ROOT = "sudo shmtrace doctor"
+TOLD_BY = {
+    "kprobe": "by kprobes where the kernel makes and drops pages",
+    "fentry": "by fentry programs where the kernel makes and drops pages",
+    "tracepoint": "by the tracepoints of page faults",
+}
 READING = "map_files"  # the one check that a snapshot stands on
 THP = Path("/sys/kernel/mm/transparent_hugepage")
 HUGETLB = Path("/sys/kernel/mm/hugepages")
@@ -54,7 +59,7 @@ class Check(NamedTuple):
 
 
 def examine() -> list[Check]:
-    """Try everything. All probes are attached for a moment; nothing is left behind."""
+    """Try everything. The probes of each tier are attached for a moment; nothing is left behind."""
     memory = Proc().memory()
     needed = [
         privileges(kernel.missing_capabilities(bpf=True), os.geteuid() == 0),
@@ -65,14 +70,15 @@ def examine() -> list[Check]:
         kernel_types(),
         lockdown(kernel.lockdown()),
         tracefs(),
-        tracepoints(kernel.FAULTS),
     ]
-    needed.append(programs(kernel.FAULTS, needed))
+    tiers = tried(kernel.TIERS, needed)
+    exact = any(check.ok for tier, check in zip(kernel.TIERS, tiers) if tier.name == kernel.KPROBE.name)
     return [
         *needed,
+        *tiers,
         *region_calls(),
-        huge_pages(THP, Path("/proc/self/mounts").read_text()),
-        hugetlb(HUGETLB),
+        huge_pages(THP, Path("/proc/self/mounts").read_text(), exact),
+        hugetlb(HUGETLB, exact),
         Check("swap", True, f"{format_bytes(memory.swap_bytes)}: a page that is swapped out keeps its toucher")
         if memory.swap_bytes
         else Check("swap", True, "none"),
@@ -144,8 +150,8 @@ def tracefs() -> Check:
     mounted = kernel.TRACEFS / "events", kernel.DEBUG_TRACEFS / "events"
     was_mounted = any(path.is_dir() for path in mounted)
     try:
-        with kernel.tracefs() as events:
-            place = events.parent
+        with kernel.tracefs() as place:
+            pass
     except ShmtraceError:
         return Check(
             "tracefs",
@@ -156,36 +162,27 @@ def tracefs() -> Check:
     return Check("tracefs", True, str(place) if was_mounted else "mounted where it is needed, for that moment")
 
 
-def tracepoints(tier: Tier) -> Check:
-    try:
-        with kernel.tracefs() as events:
-            absent = [probe for probe in tier.probes if not (events / probe.tracepoint.replace(":", "/")).is_dir()]
-    except ShmtraceError:
-        return Check("tracepoints", None, "not tried, for want of tracefs")
-    number = len({probe.tracepoint for probe in tier.probes})
-    if not absent:
-        return Check("tracepoints", True, f"all {number}")
-    names = ", ".join(dict.fromkeys(probe.tracepoint for probe in absent))
-    costs = list(dict.fromkeys(probe.costs for probe in absent))
-    if all(costs):
-        return Check("tracepoints", None, f"without {names}; blind to: {', '.join(costs)}")
-    remedy = "boot a kernel that has them: CONFIG_FTRACE_SYSCALLS=y; those of page faults are on x86 and riscv"
-    return Check("tracepoints", False, f"no {names}", remedy)
-
-
-def programs(tier: Tier, needed: Sequence[Check]) -> Check:
-    """Compile, load and attach them for real, if nothing that this needs is missing."""
+def tried(tiers: Sequence[Tier], needed: Sequence[Check]) -> list[Check]:
+    """Compile, load and attach each for real, if nothing that all need is missing. One that works is enough."""
     missing = [check.name for check in needed if check.ok is False]
     if missing:
-        return Check("BPF programs", None, f"not tried, for want of the above ({', '.join(missing)})")
+        return [Check(tier.title, None, f"not tried, for want of the above ({', '.join(missing)})") for tier in tiers]
+    checks = [try_tier(tier) for tier in tiers]
+    if any(check.ok for check in checks):
+        return checks
+    return [check._replace(ok=False) for check in checks]
+
+
+def try_tier(tier: Tier) -> Check:
     began_ns = time.monotonic_ns()
     try:
         with Probes(tier, SMALL, began_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME)) as probes:
             probes.attach()
             taken_s = (time.monotonic_ns() - began_ns) / 1e9
     except ShmtraceError as error:
-        return Check("BPF programs", False, error.message)
-    return Check("BPF programs", True, f"compiled, loaded and attached in {taken_s:.2f} s")
+        return Check(tier.title, None, error.message)
+    blind = f"; blind to: {', '.join(dict.fromkeys(probes.missing))}" if probes.missing else ""
+    return Check(tier.title, True, f"works, in {taken_s:.2f} s{blind}; it hangs on {', '.join(probes.attached)}")
 
 
 def region_calls() -> list[Check]:
@@ -224,12 +221,15 @@ def _own_region() -> Iterator[Path]:
         yield Proc().map_file(os.getpid(), mapping)
 
 
-def huge_pages(settings: Path, mounts: str) -> Check:
-    """Whether shared memory may come in huge pages: of which only the page that was touched is put down to somebody.
+def huge_pages(settings: Path, mounts: str, exact: bool) -> Check:
+    """Whether shared memory may come in huge pages: of which, but in the exact tier, only the page that was touched is
+    put down to somebody.
 
     settings: a directory like THP; mounts: the text of /proc/mounts.
     """
     name = "huge pages"
+    if exact:
+        return Check(name, True, "whole, for who touched one page of them")
     everywhere = settings / "shmem_enabled"
     # of a size: what it says itself; what it inherits is said by the one above
     paths = [everywhere, *sorted(settings.glob("hugepages-*/shmem_enabled"))]
@@ -253,10 +253,12 @@ def _chosen(path: Path) -> str | None:
     return None
 
 
-def hugetlb(pools: Path) -> Check:
+def hugetlb(pools: Path, exact: bool) -> Check:
     """pools: a directory like HUGETLB."""
     counts = {path.parent.name.rpartition("-")[2]: int(path.read_text()) for path in pools.glob("*/nr_hugepages")}
     there = ", ".join(f"{count} of {size}" for size, count in sorted(counts.items()) if count)
+    if there and exact:
+        return Check("hugetlb", True, there)
     if there:
         return Check("hugetlb", None, f"{there}: regions of these are listed with their size, and no toucher")
     return Check("hugetlb", True, "none reserved")
@@ -266,7 +268,13 @@ def hugetlb(pools: Path) -> Check:
 
 
 def traces(checks: Sequence[Check]) -> bool:
-    return all(check.ok is not False for check in checks)
+    return best(checks) is not kernel.PROC and all(check.ok is not False for check in checks)
+
+
+def best(checks: Sequence[Check]) -> Tier:
+    """The tier that a trace would have."""
+    works = {check.name for check in checks if check.ok}
+    return next((tier for tier in kernel.TIERS if tier.title in works), kernel.PROC)
 
 
 def reads(checks: Sequence[Check]) -> bool:
@@ -288,13 +296,14 @@ def render(checks: Sequence[Check]) -> str:
 def _verdict(checks: Sequence[Check]) -> list[str]:
     missing = ", ".join(check.name for check in checks if check.ok is False)
     if traces(checks):
-        tier, text = kernel.FAULTS, "first touches, by the tracepoints of page faults; it works here"
+        tier = best(checks)
+        text = f"first touches, {TOLD_BY[tier.by]}; it works here"
     elif reads(checks):
         tier, text = kernel.PROC, f"only `shmtrace snapshot` works here; to trace lacks: {missing}"
     else:
         return _fold("no tier: ", f"not even `shmtrace snapshot` works here; missing: {missing}", 9)
     blind = [line for blind in tier.blind_to for line in _fold("", f"- {blind}", 2)]
-    return [*_fold(f"tier {tier.name}: ", text, 6), "blind to:", *blind]
+    return [*_fold(f"tier {tier.name}: ", text, 6), *(["blind to:"] if blind else []), *blind]
 
 
 def _fold(head: str, words: str, indent: int) -> list[str]:

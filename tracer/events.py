@@ -51,7 +51,7 @@ class Exit(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A region was seen for the first time."""
+    """A region was made, or mapped by the tree for the first time."""
 
     head: Head
     key: RegionKey
@@ -59,9 +59,9 @@ class Region(NamedTuple):
     vss_bytes: int
     file_system: int
     """its magic number"""
-    made: bool
-    """the process made it in this call"""
     name: str
+    made: Head | None
+    """when and by whom; None: nobody saw it"""
 
 
 class Gone(NamedTuple):
@@ -73,10 +73,22 @@ class Gone(NamedTuple):
 
 
 class Touch(NamedTuple):
-    """A process faulted on a region for the first time."""
+    """A process touched a region for the first time."""
 
     head: Head
     id: int
+    comm: str
+    stranger: bool
+    """it is not of the tree"""
+
+
+class Punch(NamedTuple):
+    """Pages [first, end) of a region are given back, and keep their words in the ledger."""
+
+    head: Head
+    id: int
+    first: int
+    end: int
 
 
 class Segment(NamedTuple):
@@ -86,7 +98,7 @@ class Segment(NamedTuple):
     shmid: int
 
 
-Event = Union[Fork, Exec, Exit, Region, Gone, Touch, Segment]
+Event = Union[Fork, Exec, Exit, Region, Gone, Touch, Segment, Punch]
 
 
 def text(raw: bytes) -> str:
@@ -99,22 +111,9 @@ def user_dev(dev: int) -> int:
     return os.makedev(dev >> 20, dev & 0xFFFFF)
 
 
-def kernel_dev(dev: int) -> int:
-    """The other way."""
-    return os.major(dev) << 20 | os.minor(dev)
-
-
-def pack_key(key: RegionKey) -> bytes:
-    return wire.REGION_KEY.pack(key.ino, key.generation or 0, kernel_dev(key.dev))
-
-
-def unpack_key(raw: bytes) -> RegionKey:
-    """The other way."""
-    return _key(*wire.REGION_KEY.unpack(raw))
-
-
-def _key(ino: int, generation: int, dev: int) -> RegionKey:
-    return RegionKey(user_dev(dev), ino, generation)
+def region_key(ino: int, generation: int, dev: int) -> RegionKey:
+    """From bpf/wire.h's; hugetlbfs knows no generations."""
+    return RegionKey(user_dev(dev), ino, generation or None)
 
 
 def decode(raw: bytes) -> Event:
@@ -139,17 +138,25 @@ def _exit(head: Head, raw: bytes) -> Event:
 
 
 def _region(head: Head, raw: bytes) -> Event:
-    *key, vss_bytes, number, file_system, made, name_bytes, name = wire.NEW_REGION.unpack_from(raw)
-    return Region(head, _key(*key), number, vss_bytes, file_system, bool(made), text(name[:name_bytes]))
+    values = wire.NEW_REGION.unpack_from(raw)
+    *key, vss_bytes, made_ns, maker_start_time_ns, maker_tgid, number, file_system, name_bytes, name = values
+    made = Head(made_ns, maker_start_time_ns, maker_tgid) if made_ns else None
+    return Region(head, region_key(*key), number, vss_bytes, file_system, text(name[:name_bytes]), made)
 
 
 def _gone(head: Head, raw: bytes) -> Event:
     *key, number, _ = wire.GONE.unpack_from(raw)
-    return Gone(head, number, _key(*key))
+    return Gone(head, number, region_key(*key))
 
 
 def _touch(head: Head, raw: bytes) -> Event:
-    return Touch(head, wire.TOUCH.unpack_from(raw)[0])
+    number, stranger, comm = wire.TOUCH.unpack_from(raw)
+    return Touch(head, number, text(comm), bool(stranger))
+
+
+def _punch(head: Head, raw: bytes) -> Event:
+    first, end, number, _ = wire.PUNCH.unpack_from(raw)
+    return Punch(head, number, first, end)
 
 
 def _segment(head: Head, raw: bytes) -> Event:
@@ -164,4 +171,5 @@ _DECODERS = {
     wire.EVENT_GONE: _gone,
     wire.EVENT_TOUCH: _touch,
     wire.EVENT_SEGMENT: _segment,
+    wire.EVENT_PUNCH: _punch,
 }

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import enum
 import fcntl
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tracer import bpf
 from tracer.btf import Btf
 from tracer.errors import ShmtraceError
 
 TRACEFS = Path("/sys/kernel/tracing")
 DEBUG_TRACEFS = Path("/sys/kernel/debug/tracing")
+KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 MNT_DETACH = 2
 HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 
@@ -30,6 +34,7 @@ FIELDS = {
     "TASK_START_BOOTTIME": ["task_struct.start_boottime"],
     "TASK_COMM": ["task_struct.comm"],
     "TASK_MM": ["task_struct.mm"],
+    "TASK_FLAGS": ["task_struct.flags"],
     "TASK_FILES": ["task_struct.files"],
     "TASK_SIGNAL": ["task_struct.signal"],
     "SIGNAL_LIVE": ["signal_struct.live"],
@@ -40,6 +45,7 @@ FIELDS = {
     "VMA_FLAGS": ["vm_area_struct.vm_flags"],
     "VMA_PGOFF": ["vm_area_struct.vm_pgoff"],
     "VMA_FILE": ["vm_area_struct.vm_file"],
+    "VMA_MM": ["vm_area_struct.vm_mm"],
     "FILES_FDT": ["files_struct.fdt"],
     "FDT_FD": ["fdtable.fd"],
     "FILE_INODE": ["file.f_inode"],
@@ -52,12 +58,14 @@ FIELDS = {
     "INODE_COUNT": ["inode.i_count"],
     "INODE_GENERATION": ["inode.i_generation"],
     "INODE_MAPPING": ["inode.i_mapping"],
+    "INODE_DATA": ["inode.i_data"],
+    "INODE_MODE": ["inode.i_mode"],
     "SB_DEV": ["super_block.s_dev"],
     "SB_MAGIC": ["super_block.s_magic"],
     "SHMEM_VFS_INODE": ["shmem_inode_info.vfs_inode"],
-    "SHMEM_ALLOCED": ["shmem_inode_info.alloced"],
     "SHMEM_SWAPPED": ["shmem_inode_info.swapped"],
     "MAPPING_HOST": ["address_space.host"],
+    "MAPPING_NRPAGES": ["address_space.nrpages"],
     "MAPPING_XA_HEAD": ["address_space.i_pages.xa_head"],
     "XA_NODE_SHIFT": ["xa_node.shift"],
     "XA_NODE_SLOTS": ["xa_node.slots"],
@@ -85,53 +93,136 @@ GROUPS = {
     "FOLIO_FLAGS_1": {"FOLIO_FLAGS_1": "folio._flags_1"},
     "FOLIO_ORDER": {"FOLIO_ORDER": "folio._folio_order"},
     "PAGE_ORDER": {"PAGE_COMPOUND_ORDER": "page.compound_order"},
+    # CONFIG_MEMCG
+    "MM_OWNER": {"MM_OWNER": "mm_struct.owner"},
+    # Linux kernel commit c84bf6dd2b83 ("mm: introduce new .mmap_prepare() file callback") (in v6.16)
+    "DESC": {"DESC_FILE": "vm_area_desc.file", "DESC_FLAGS": "vm_area_desc.vma_flags"},
 }
 BITS = ["PG_swapbacked", "PG_head"]
 
 
+class Kind(enum.Enum):
+    """What a program hangs on."""
+
+    RAW = "raw tracepoint"  # cheaper than the next, and needs no tracefs
+    TRACEPOINT = "tracepoint"
+    ENTRY = "entry of a kernel function"
+    RETURN = "return of a kernel function"
+
+
 class Probe(NamedTuple):
-    """A BPF program and the tracepoint it hangs on."""
+    """A BPF program and what it hangs on."""
 
     program: str
-    tracepoint: str
-    """category:event"""
-    raw: bool
-    """attached as a raw tracepoint: cheaper, and needs no tracefs"""
+    kind: Kind
+    points: tuple[str, ...]
+    """category:event, or the names that a kernel function has had, newest first: the first that is there"""
     costs: str = ""
-    """what the account loses where this tracepoint is absent; empty: the tier cannot do without"""
+    """what the account loses where none of them is there; empty: the tier cannot do without"""
+    unless: tuple[str, str] = ("", "")
+    """a program, and a parameter of what it hangs on: where that is there, this one is not needed"""
 
 
-# In the order to attach: the processes first, so that none is missed while the rest comes up; the faults last.
+def _raw(program: str, point: str) -> Probe:
+    return Probe(program, Kind.RAW, (point,))
+
+
+def _call(program: str, *names: str, costs: str = "") -> Probe:
+    return Probe(program, Kind.TRACEPOINT, tuple(f"syscalls:sys_{name}" for name in names), costs)
+
+
+def _entry(program: str, *functions: str, costs: str = "", unless: tuple[str, str] = ("", "")) -> Probe:
+    return Probe(program, Kind.ENTRY, functions, costs, unless)
+
+
+def _return(program: str, *functions: str, costs: str = "") -> Probe:
+    return Probe(program, Kind.RETURN, functions, costs)
+
+
+# In the order to attach: the processes first, so that none is missed while the rest comes up; the pages last.
+PROCESSES = [
+    _raw("task_newtask", "task:task_newtask"),
+    _raw("sched_process_exec", "sched:sched_process_exec"),
+    _raw("sched_process_exit", "sched:sched_process_exit"),
+]
+FREED = _raw("mm_filemap_delete_from_page_cache", "filemap:mm_filemap_delete_from_page_cache")
 FAULTS_PROBES = [
-    Probe("task_newtask", "task:task_newtask", raw=True),
-    Probe("sched_process_exec", "sched:sched_process_exec", raw=True),
-    Probe("sched_process_exit", "sched:sched_process_exit", raw=True),
-    Probe("sys_exit_mmap", "syscalls:sys_exit_mmap", raw=False),
-    Probe("sys_enter_munmap", "syscalls:sys_enter_munmap", raw=False),
-    Probe("sys_exit_mmap", "syscalls:sys_exit_munmap", raw=False),
-    Probe("sys_enter_munmap", "syscalls:sys_enter_mremap", raw=False),
-    Probe("sys_exit_mmap", "syscalls:sys_exit_mremap", raw=False),
-    Probe("sys_exit_mmap", "syscalls:sys_exit_shmat", raw=False, costs="SysV segments attached during the trace"),
-    Probe("sys_enter_shmdt", "syscalls:sys_enter_shmdt", raw=False, costs="SysV segments detached during the trace"),
-    Probe("sys_exit_mmap", "syscalls:sys_exit_shmdt", raw=False, costs="SysV segments detached during the trace"),
-    Probe("sys_exit_memfd_create", "syscalls:sys_exit_memfd_create", raw=False, costs="who made a memfd"),
-    Probe("sys_exit_shmget", "syscalls:sys_exit_shmget", raw=False, costs="who made a SysV segment"),
-    Probe("mm_filemap_delete_from_page_cache", "filemap:mm_filemap_delete_from_page_cache", raw=True),
-    Probe("page_fault", "exceptions:page_fault_kernel", raw=True),
-    Probe("page_fault", "exceptions:page_fault_user", raw=True),
+    *PROCESSES,
+    _raw("fork_ranges", "task:task_newtask"),
+    _raw("exec_ranges", "sched:sched_process_exec"),
+    _raw("exit_ranges", "sched:sched_process_exit"),
+    _call("sys_exit_mmap", "exit_mmap"),
+    _call("sys_enter_munmap", "enter_munmap"),
+    _call("sys_exit_mmap", "exit_munmap"),
+    _call("sys_enter_munmap", "enter_mremap"),
+    _call("sys_exit_mmap", "exit_mremap"),
+    _call("sys_exit_mmap", "exit_shmat", costs="SysV segments attached during the trace"),
+    _call("sys_enter_shmdt", "enter_shmdt", costs="SysV segments detached during the trace"),
+    _call("sys_exit_mmap", "exit_shmdt", costs="SysV segments detached during the trace"),
+    _call("sys_exit_memfd_create", "exit_memfd_create", costs="who made a memfd"),
+    _call("sys_exit_shmget", "exit_shmget", costs="who made a SysV segment"),
+    FREED,
+    _raw("page_fault", "exceptions:page_fault_kernel"),
+    _raw("page_fault", "exceptions:page_fault_user"),
+]
+HUGETLB = "who made and who touched regions of hugetlbfs"
+BEHALF = "on whose behalf a page was made that one process made for another"
+TOLD = ("adding", "charge_mm")
+EXACT_PROBES = [
+    *PROCESSES,
+    _raw("thread_gone", "sched:sched_process_exit"),
+    # Linux kernel commit e09764cff44b ("shmem: quota support") (in v6.6) made an inner function of it
+    _return("inode_made", "__shmem_get_inode", "shmem_get_inode", costs="who made a file of a tmpfs"),
+    _return("shmem_file_made", "__shmem_file_setup"),
+    _return("segment_made", "newseg", costs="SysV segments made during the trace"),
+    _return("hugetlb_file_made", "hugetlb_file_setup", costs=HUGETLB),
+    # asked before there is an area since v6.19; hugetlbfs not yet in v7.2
+    _entry("shmem_mapped", "shmem_mmap_prepare", "shmem_mmap"),
+    _entry("hugetlb_mapped", "hugetlbfs_file_mmap_prepare", "hugetlbfs_file_mmap", costs=HUGETLB),
+    _entry("shmem_inode_gone", "shmem_evict_inode"),
+    _entry("hugetlb_inode_gone", "hugetlbfs_evict_inode", costs=HUGETLB),
+    _entry("punching", "shmem_undo_range"),
+    FREED,
+    _return("collapsed", "collapse_file", costs="pages that khugepaged fills in"),
+    _entry("collapsing", "collapse_file", costs="pages that khugepaged fills in"),
+    # the first since v6.0
+    _return("hugetlb_added", "hugetlb_add_to_page_cache", "huge_add_to_page_cache", costs=HUGETLB),
+    _entry("hugetlb_adding", "hugetlb_add_to_page_cache", "huge_add_to_page_cache", costs=HUGETLB),
+    _return("added", "shmem_add_to_page_cache"),
+    # the funnel itself was told until its parameter charge_mm was dropped (present in v6.6, absent in v6.12)
+    _entry("allocating", "shmem_alloc_and_add_folio", costs=BEHALF, unless=TOLD),
+    _entry("filling", "shmem_mfill_filemap_add", "shmem_mfill_atomic_pte", costs=BEHALF, unless=TOLD),
+    _entry("adding", "shmem_add_to_page_cache"),
 ]
 
 
 class Tier(NamedTuple):
-    """A set of probes, and what they do not see."""
+    """A set of probes, how they hang on kernel functions, and what they do not see."""
 
     name: str
+    by: str
+    """kprobe, fentry, tracepoint; empty: no probes"""
+    sources: tuple[str, ...]
+    """of bpf/, after maps.c, one text in this order"""
     probes: list[Probe]
     blind_to: list[str]
 
+    @property
+    def title(self) -> str:
+        return f"{self.name} by {self.by}" if self.functions else self.name
 
+    @property
+    def functions(self) -> list[Probe]:
+        return [probe for probe in self.probes if probe.kind in (Kind.ENTRY, Kind.RETURN)]
+
+
+_EXACT = ("regions.c", "ledger.c", "shmem.c", "processes.c")
+KPROBE = Tier("exact", "kprobe", _EXACT, EXACT_PROBES, [])
+FENTRY = Tier("exact", "fentry", _EXACT, EXACT_PROBES, [])
 FAULTS = Tier(
     "faults",
+    "tracepoint",
+    ("regions.c", "ledger.c", "ranges.c", "faults.c", "processes.c"),
     FAULTS_PROBES,
     [
         "pages made without a page fault: write(2), fallocate, O_DIRECT, MADV_POPULATE, mlock, process_vm_writev",
@@ -139,12 +230,87 @@ FAULTS = Tier(
         "huge pages: all but the one that was touched",
     ],
 )
-PROC = Tier("proc", [], ["who touched the pages"])
+PROC = Tier("proc", "", (), [], ["who touched the pages"])
+TIERS = [KPROBE, FENTRY, FAULTS]
+"""The best first. Which of them a host has is found by presence and by trial, never by a version."""
+
+
+class Point(NamedTuple):
+    """A kernel function that a program hangs on, of those that this kernel has."""
+
+    name: str
+    id: int
+    """in BTF"""
+    parameters: list[str]
+    """their names"""
+
+
+def points(tier: Tier, btf: Btf) -> dict[str, Point]:
+    """By program. A probe that is not needed here is left out, as one is that hangs on a function that is not there."""
+    found = {}
+    for probe in tier.functions:
+        for name in probe.points:
+            number = btf.function(name)
+            if number:
+                found[probe.program] = Point(name, number, btf.parameters(number))
+                break
+    needless = [probe for probe in tier.functions if _parameters(found, probe.unless[0]).count(probe.unless[1])]
+    return {program: point for program, point in found.items() if program not in [each.program for each in needless]}
+
+
+def _parameters(there: dict[str, Point], program: str) -> list[str]:
+    return there[program].parameters if program in there else []
+
+
+def absent(tier: Tier, there: dict[str, Point]) -> list[Probe]:
+    """The probes of the tier on kernel functions that are needed and have none to hang on."""
+    return [
+        probe
+        for probe in tier.functions
+        if probe.program not in there and probe.unless[1] not in _parameters(there, probe.unless[0])
+    ]
+
+
+def why_not(tier: Tier, there: dict[str, Point]) -> str | None:
+    """Why this kernel cannot have the tier, as far as a cheap trial tells; None if it seems it can."""
+    if not tier.functions:
+        return None
+    missing = next((probe for probe in absent(tier, there) if not probe.costs), None)
+    if missing:
+        return f"the kernel has no {missing.points[0]}"
+    if tier.by == "fentry":
+        return _try_fentry(there["adding"])
+    if platform.machine() != "x86_64":
+        return f"kprobes are read by x86's registers, and this is {platform.machine()}"
+    return None if KPROBE_PMU.exists() else "the kernel has no kprobes"
+
+
+def _try_fentry(point: Point) -> str | None:
+    """Load and attach a program that does nothing; None if that works."""
+    opened: list[int] = []
+    try:
+        opened.append(bpf.load_tracing(bpf.NOTHING, point.id, at_exit=False))
+        opened.append(bpf.attach(opened[0]))
+    except OSError as error:
+        return f"fentry is refused ({error.strerror})"
+    finally:
+        for fd in reversed(opened):
+            os.close(fd)
+    return None
+
+
+def arguments(there: dict[str, Point]) -> dict[str, int]:
+    """What bpf/shmem.c asks for: ARG_program_parameter, the place of each by its name in BTF, and NARGS_program."""
+    found = {}
+    for program, point in there.items():
+        found[f"NARGS_{program.upper()}"] = len(point.parameters)
+        found |= {f"ARG_{program.upper()}_{name.upper()}": i for i, name in enumerate(point.parameters)}
+    return found
 
 
 @contextlib.contextmanager
 def tracefs() -> Iterator[Path]:
-    """The directory of tracepoints. Where tracefs is not mounted (containers, small systems) it is, for as long as
+    """Where tracefs is. Where it is not mounted (containers, small systems) it is, for as long as
     this lasts: to attach takes one look into it. One tracer does so at a time, for it takes the mount away again.
 
     Raises ShmtraceError.
@@ -161,7 +327,7 @@ def tracefs() -> Iterator[Path]:
                     f"tracefs is not mounted, and cannot be ({reason})", f"mount -t tracefs tracefs {TRACEFS}"
                 )
             stack.callback(_libc.umount2, os.fsencode(TRACEFS), MNT_DETACH)
-        yield (mounted or TRACEFS) / "events"
+        yield mounted or TRACEFS
 
 
 def release() -> str:
@@ -184,6 +350,10 @@ def defines(btf: Btf) -> dict[str, int]:
         if len(fields) == len(members):
             found |= fields
             found[f"HAVE_{group}"] = 1
+    if btf.function("hugetlb_basepage_index"):
+        # Linux kernel commit a08c7193e4f1 ("mm/filemap: remove hugetlb special casing in filemap.c") (in v6.7) had the
+        # page cache number huge pages as it does all others
+        found["HAVE_HUGETLB_BASEPAGE_INDEX"] = 1
     found["SIZE_PAGE"] = btf.size("page") or 64
     for bit in BITS:
         value = btf.enum_value("pageflags", bit)
@@ -248,10 +418,11 @@ def need_host_pids() -> None:
 LOSSES = {
     "events": "events were lost: some processes or regions may be nameless",
     "ranges": "a process maps more than 64 ranges: the rest is unseen",
-    "spaces": "more processes than there is room for: the rest is unseen",
+    "processes": "more processes than there is room for: the rest is unseen",
     "regions": "more regions than there is room for: the rest is unseen",
     "usages": "more processes than there is room for: some faults are not counted",
     "pages": "the ledger is full: the rest is unseen; make it bigger with --room",
+    "probes": "the kernel skipped probes: pages that only these would have shown are unseen",
     "mappings": "mappings that the kernel's own tree did not show: their pages are unseen",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Optional
 
 from tracer.procfs import Pages
@@ -15,6 +16,7 @@ from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_EXISTED
 
 WHEN_MASK = (1 << WHEN_BITS) - 1
 FIRST_OWNED = 1 << WHEN_BITS
+MAX_NARROW = 16  # blocks: twice a huge page
 
 Owner = Optional[int]
 """Whatever the caller's resolver gives for a (tgid, microsecond); here only compared."""
@@ -50,6 +52,8 @@ class Entries(NamedTuple):
     extents: list[Extent]
     touched_pages: int
     before_pages: int
+    freed_pages: dict[int, int]
+    """by owner: given back, and their words kept"""
 
 
 class PageSet:
@@ -102,35 +106,82 @@ def read(
     present: PageSet | None,
     owner_of: Callable[[int, int], int],
     swapped_pages: int = 0,
+    punches: Mapping[Pages, int] = MappingProxyType({}),
 ) -> Entries:
     """What the ledger says of one region.
 
     blocks: by block number. baseline: the pages that were there when the capture of this region began. present: those
     there now; None for a region that is gone, whose blocks then carry it themselves (Block.torn). owner_of: the
     process that a (tgid, microsecond) was. swapped_pages: how many pages of a region that is gone were swapped out at
-    its end, and so torn down unseen.
+    its end, and so torn down unseen. punches: by range of pages, when it was
+    last given back: a word in it that is older is of a page that is there no more.
     """
     touched: list[Extent] = []
     not_before: list[Pages] = []  # of the baseline: freed since, and perhaps made again
+    freed: dict[int, int] = {}
+    punched = _by_block(punches)
     for number in sorted(blocks):
         block = blocks[number]
         there = _torn(block, swapped_pages) if present is None else present.mask(number)
         known = baseline.mask(number)
         for slot, word in enumerate(block.words):
             page = number * BLOCK_PAGES + slot
-            if word >= FIRST_OWNED and there >> slot & 1:
-                when_us = word & WHEN_MASK
+            when_us = word & WHEN_MASK
+            if word >= FIRST_OWNED and any(
+                first <= page < end and when_us < punched_us for first, end, punched_us in punched(number)
+            ):
+                owner = owner_of(word >> WHEN_BITS, when_us)
+                freed[owner] = freed.get(owner, 0) + 1
+            elif word >= FIRST_OWNED and there >> slot & 1:
                 _append(touched, Extent(page, page + 1, owner_of(word >> WHEN_BITS, when_us), when_us, when_us))
             if word > WORD_EXISTED and known >> slot & 1:
                 not_before.append((page, page + 1))
     before = baseline.less(PageSet(not_before))
+    before = before.less(_union(punches))
     if present is not None:
         before &= present
     return Entries(
         touched + [Extent(start, end, None, None, None) for start, end in before.extents],
         sum(extent.end - extent.start for extent in touched),
         len(before),
+        freed,
     )
+
+
+def _union(ranges: Iterable[Pages]) -> PageSet:
+    """Of ranges that may overlap."""
+    union: list[Pages] = []
+    for start, end in sorted(ranges):
+        if union and start <= union[-1][1]:
+            union[-1] = union[-1][0], max(end, union[-1][1])
+        else:
+            union.append((start, end))
+    return PageSet(union)
+
+
+def _by_block(punches: Mapping[Pages, int]) -> Callable[[int], list[tuple[int, int, int]]]:
+    """The punches (first, end, microsecond) that are of a block: few, where they are many in all."""
+    wide: list[tuple[int, int, int]] = []
+    of: dict[int, list[tuple[int, int, int]]] = {}
+    for (first, end), when_us in punches.items():
+        blocks = range(first // BLOCK_PAGES, (end - 1) // BLOCK_PAGES + 1)
+        for each in [of.setdefault(block, []) for block in blocks] if len(blocks) <= MAX_NARROW else [wide]:
+            each.append((first, end, when_us))
+    return lambda block: wide + of.get(block, [])
+
+
+def of_huge_pages(entries: Entries, order: int, start_pages: int, allocated_pages: int) -> Entries:
+    """Of a region of hugetlbfs, whose words are of pages of 1 << order: the same in pages. Which of them were there
+    at the start is not known; how many, as far as there is room, is."""
+    touched = [
+        extent._replace(start=extent.start << order, end=extent.end << order)
+        for extent in entries.extents
+        if extent.owner is not None
+    ]
+    touched_pages = entries.touched_pages << order
+    before_pages = max(min(start_pages, allocated_pages - touched_pages), 0)
+    before = [Extent(0, before_pages, None, None, None)] if before_pages else []
+    return Entries(touched + before, touched_pages, before_pages, entries.freed_pages)
 
 
 def _torn(block: Block, swapped_pages: int) -> int:

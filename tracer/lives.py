@@ -23,6 +23,8 @@ class Process:
     began_us: int
     """since the capture began; -1: it was there before"""
     exited: bool = False
+    stranger: bool = False
+    """not of the tree: it touched a region of the tree's"""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -54,8 +56,11 @@ class Lives:
         comm: str | None,
         command: str,
         began_us: int,
+        stranger: bool = False,
     ) -> Process:
-        parent = self.alive(parent_tgid) if parent_tgid else None
+        parent = self.alive(parent_tgid) if parent_tgid and not stranger else None
+        if parent and parent.stranger:
+            parent = None
         row = self._capture.insert(
             "process",
             tgid=tgid,
@@ -64,8 +69,9 @@ class Lives:
             parent_tgid=parent_tgid,
             comm=comm,
             command=command,
+            stranger=stranger,
         )
-        process = Process(row, tgid, start_time_ns, parent, comm, command, began_us)
+        process = Process(row, tgid, start_time_ns, parent, comm, command, began_us, stranger=stranger)
         for earlier in self._of.get(tgid, ()):
             earlier.exited = True  # its PID could not be given away before
         self._of.setdefault(tgid, []).append(process)
@@ -75,6 +81,10 @@ class Lives:
         """The process that has this PID now, if it is of the tree."""
         last = self.last(tgid)
         return last if last and not last.exited else None
+
+    def tree(self) -> list[Process]:
+        """Those of the tree that are alive."""
+        return [process for process in self if not process.exited and not process.stranger]
 
     def last(self, tgid: int) -> Process | None:
         """The one that had this PID last, or has it."""
@@ -91,7 +101,7 @@ class Lives:
 
     def _stranger(self, tgid: int) -> Process:
         process = self.begin(tgid, 0, None, None, "", began_us=-1)
-        process.exited = True  # not of the tree, whether it lives or not
+        process.exited = True  # for all that is known
         return process
 
     def last_dead(self, tgid: int) -> Process:

@@ -10,34 +10,85 @@ import ctypes
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from tracer import events, kernel
+from tracer import bpf, events, kernel
 from tracer.btf import Btf, BtfError
 from tracer.errors import ShmtraceError
-from tracer.events import Event
+from tracer.events import Event, region_key
+from tracer.kernel import Kind
 from tracer.ledger import Block
-from tracer.wire import BLOCK, BLOCK_KEY, LOSSES
+from tracer.procfs import RegionKey
+from tracer.wire import BEHALF_KEY, BLOCK, BLOCK_KEY, COUNT, LOSSES, REGION, REGION_ID, USAGE, USAGE_KEY
 
 _package = Path(__file__).parent / "bpf"  # in a wheel; in a checkout bpf/ is beside the package
 SOURCES = _package if _package.is_dir() else Path(__file__).parent.parent / "bpf"
 STUBS = SOURCES / "stubs"
-PROGRAM = ("maps.c", "regions.c", "pages.c", "processes.c")  # one after the other they are one C text
 EVENT_PAGES = 1024  # a power of two; 4 MiB, some 10,000 forks or execs
 BATCH = 4096
+MAX_ACTIVE = 4096  # threads inside one kernel function at once, each of whose returns is seen
 
 
 class Sizes(NamedTuple):
     """How many entries the maps have room for; they are allocated at once, so that no fault waits for memory."""
 
     blocks: int
-    spaces: int
+    processes: int
     regions: int
     usages: int
+
+
+class KernelRegion(NamedTuple):
+    """struct region of bpf/wire.h. Pages are of 4 KiB; times are microseconds since the capture began."""
+
+    key: RegionKey
+    mapping: int
+    size_bytes: int
+    pages: int
+    swapped_pages: int
+    gone_us: int
+    torn_pages: int
+    order: int
+    """of the pages of a hugetlbfs, by which its ledger counts"""
+    huge: bool
+    told: bool
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> KernelRegion:
+        ino, generation, dev, *numbers = REGION.unpack(raw)
+        mapping, size_bytes, pages, swapped, gone_us, torn, *_, huge, told, order = numbers
+        return cls(
+            key=region_key(ino, generation, dev),
+            mapping=mapping,
+            size_bytes=size_bytes,
+            pages=pages,
+            swapped_pages=swapped,
+            gone_us=gone_us,
+            torn_pages=torn,
+            huge=bool(huge),
+            order=order,
+            told=bool(told),
+        )
+
+
+class Usage(NamedTuple):
+    """struct usage of bpf/wire.h."""
+
+    faults: int
+    touched_pages: int
+    freed_pages: int
+
+
+class Behalf(NamedTuple):
+    """Pages that one process, as (tgid, start_time_ns), made in the address space of another."""
+
+    acting: tuple[int, int]
+    whose: tuple[int, int]
+    pages: int
 
 
 class Map:
@@ -83,13 +134,12 @@ class Map:
 class Probes:
     """The programs of one tier, loaded; a context manager that leaves nothing behind in the kernel.
 
-    Raises ShmtraceError: bcc or BTF missing, BPF refused, a tracepoint absent that the tier needs.
+    Raises ShmtraceError: bcc or BTF missing, BPF refused, something absent that the tier needs.
     """
 
     def __init__(self, tier: kernel.Tier, sizes: Sizes, began_ns: int, began_boot_ns: int, *flags: str) -> None:
         self.tier = tier
         self.missing: list[str] = []
-        self.nr_cpus = kernel.possible_cpus()
         try:
             import bcc
             from bcc.libbcc import lib
@@ -101,27 +151,38 @@ class Probes:
             ) from None
         try:
             with Btf() as btf:
+                self._points = kernel.points(tier, btf)
                 defines = kernel.defines(btf)
         except BtfError as error:
             raise ShmtraceError(str(error), "`shmtrace snapshot` works without") from None
+        refusal = kernel.why_not(tier, self._points)
+        if refusal:
+            raise ShmtraceError(refusal, "`shmtrace doctor` says more")
+        defines |= kernel.arguments(self._points)
         defines |= {f"NR_{name.upper()}": value for name, value in sizes._asdict().items()}
-        defines |= {"NR_CPUS": self.nr_cpus, "EVENT_PAGES": EVENT_PAGES}
-        defines |= {"T0_NS": began_ns, "T0_BOOT_NS": began_boot_ns}
+        defines |= {"NR_CPUS": kernel.possible_cpus(), "EVENT_PAGES": EVENT_PAGES}
+        defines |= {"T0_NS": began_ns, "T0_BOOT_NS": began_boot_ns, f"BY_{tier.by.upper()}": 1}
         cflags = [f"-D{name}={value}" for name, value in defines.items()] + [f"-D{flag}" for flag in flags]
         cflags += [f"-I{SOURCES}", "-Wno-unused-function"]
         os.environ["BCC_KERNEL_SOURCE"] = str(STUBS)
         self._queue: list[bytes] = []
+        self._lib, self._types = lib, bcc.BPF
+        self._links: list[int] = []
         with _quiet():
-            text = "\n".join(f'#line 1 "{name}"\n{(SOURCES / name).read_text()}' for name in PROGRAM)
+            sources = ("maps.c", *tier.sources)
+            text = "\n".join(f'#line 1 "{name}"\n{(SOURCES / name).read_text()}' for name in sources)
             self._bpf = bcc.BPF(text=text.encode(), cflags=cflags)
-            kinds = {True: bcc.BPF.RAW_TRACEPOINT, False: bcc.BPF.TRACEPOINT}
-            programs = {probe.program.encode(): kinds[probe.raw] for probe in tier.probes}
+            probes = {probe.program: probe for probe in tier.probes if self._is_there(probe)}
             with ThreadPoolExecutor() as pool:  # the verifier takes most of the time to attach, a CPU each
-                list(pool.map(lambda program: self._bpf.load_func(*program), programs.items()))
+                self._programs = dict(zip(probes, pool.map(self._load, probes.values())))
+        self._adopt = self._bpf.load_func(b"adopt", bcc.BPF.RAW_TRACEPOINT).fd
+        self._measure = self._bpf.load_func(b"measure", bcc.BPF.RAW_TRACEPOINT).fd
         self.ledger = self._map(lib, "ledger", BLOCK_KEY.size, BLOCK.size)
-        self.spaces = self._map(lib, "spaces")
-        self.regions = self._map(lib, "regions")
-        self.mappings = self._map(lib, "mappings")
+        self.processes = self._map(lib, "processes")
+        self.ranges = self._map(lib, "ranges") if tier is kernel.FAULTS else None
+        self._behalves = self._map(lib, "behalves") if tier.functions and "HAVE_MM_OWNER" in defines else None
+        self.regions = self._map(lib, "regions", REGION_ID.size, REGION.size)
+        self._ids = self._map(lib, "ids")
         self.usages = self._map(lib, "usages")
         self._losses = self._map(lib, "losses")
         self._bpf[b"events"].open_ring_buffer(self._keep)
@@ -132,15 +193,49 @@ class Probes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bpf.cleanup()
+        with contextlib.ExitStack() as stack:
+            if self.tier.by == "kprobe":
+                stack.enter_context(kernel.tracefs())  # where its return probes are named
+            for link in self._links:
+                os.close(link)
+            self._bpf.cleanup()
+
+    # ---- load and attach ----
+
+    @property
+    def attached(self) -> list[str]:
+        """The kernel functions and tracepoints that the programs hang on."""
+        there = [self._points[probe.program].name for probe in self.tier.functions if probe.program in self._points]
+        others = [probe.points[0] for probe in self.tier.probes if probe not in self.tier.functions]
+        return list(dict.fromkeys([*there, *others]))
+
+    def _is_there(self, probe: kernel.Probe) -> bool:
+        return probe.kind not in (Kind.ENTRY, Kind.RETURN) or probe.program in self._points
+
+    def _load(self, probe: kernel.Probe) -> int:
+        """Its descriptor."""
+        name = probe.program.encode()
+        if probe.kind in (Kind.ENTRY, Kind.RETURN) and self.tier.by == "fentry":
+            # bcc finds the function by the program's name, and how that must be spelt changed between its releases
+            start = self._lib.bpf_function_start(self._bpf.module, name)
+            code = ctypes.string_at(start, self._lib.bpf_function_size(self._bpf.module, name))
+            program = bpf.load_tracing(code, self._points[probe.program].id, probe.kind == Kind.RETURN)
+            self._links.append(program)
+            return program
+        kinds = {Kind.RAW: self._types.RAW_TRACEPOINT, Kind.TRACEPOINT: self._types.TRACEPOINT}
+        return int(self._bpf.load_func(name, kinds.get(probe.kind, self._types.KPROBE)).fd)
 
     def attach(self) -> None:
         """All probes of the tier, in its order. From here on the kernel writes."""
-        with kernel.tracefs() as events_dir:
+        with kernel.tracefs() as tracefs:
             for probe in self.tier.probes:
-                there = probe.raw or (events_dir / probe.tracepoint.replace(":", "/")).is_dir()
+                if not self._is_there(probe):
+                    continue
                 try:
-                    if not there:
+                    if (
+                        probe.kind == Kind.TRACEPOINT
+                        and not (tracefs / "events" / probe.points[0].replace(":", "/")).is_dir()
+                    ):
                         raise OSError("absent")
                     with _quiet():
                         self._attach(probe)
@@ -148,17 +243,71 @@ class Probes:
                     if not probe.costs:
                         reason = error.message if isinstance(error, ShmtraceError) else error
                         raise ShmtraceError(
-                            f"tracepoint {probe.tracepoint} cannot be used ({reason})",
+                            f"{probe.kind.value} {probe.points[0]} cannot be used ({reason})",
                             "`shmtrace doctor` says more, `shmtrace snapshot` works without",
                         ) from None
                     self.missing.append(probe.costs)
+        self.missing += [probe.costs for probe in kernel.absent(self.tier, self._points)]
 
     def _attach(self, probe: kernel.Probe) -> None:
-        program, tracepoint = probe.program.encode(), probe.tracepoint.encode()
-        if probe.raw:
-            self._bpf.attach_raw_tracepoint(tp=tracepoint.split(b":")[1], fn_name=program)
+        program, point = probe.program.encode(), probe.points[0].encode()
+        if probe.kind == Kind.RAW:  # bcc would hang one program on each
+            self._links.append(bpf.attach(self._programs[probe.program], probe.points[0].partition(":")[2]))
+        elif probe.kind == Kind.TRACEPOINT:
+            self._bpf.attach_tracepoint(tp=point, fn_name=program)
+        elif self.tier.by == "fentry":
+            self._links.append(bpf.attach(self._programs[probe.program]))
+        elif probe.kind == Kind.ENTRY:
+            self._bpf.attach_kprobe(event=self._points[probe.program].name.encode(), fn_name=program)
         else:
-            self._bpf.attach_tracepoint(tp=tracepoint, fn_name=program)
+            name = self._points[probe.program].name.encode()
+            self._bpf.attach_kretprobe(event=name, fn_name=program, maxactive=MAX_ACTIVE)
+
+    # ---- regions ----
+
+    def adopt(self, fd: int) -> int:
+        """The id of the region that this descriptor is of, entered if it is new; 0: there is no room for it."""
+        return bpf.run(self._adopt, fd)
+
+    def region(self, number: int) -> KernelRegion | None:
+        raw = self.regions[REGION_ID.pack(number)]
+        return KernelRegion.unpack(raw) if raw else None
+
+    def measure(self, number: int) -> KernelRegion | None:
+        """As it is now; None: it is there no more."""
+        return self.region(number) if bpf.run(self._measure, number) else None
+
+    def forget(self, number: int, blocks: Iterable[int]) -> None:
+        """Clear the maps of a region, and of these blocks of it."""
+        region = self.region(number)
+        del self.regions[REGION_ID.pack(number)]
+        if region:
+            mapping = COUNT.pack(region.mapping)
+            if self._ids[mapping] == REGION_ID.pack(number):  # else another region has come to its place
+                del self._ids[mapping]
+        for block in blocks:
+            del self.ledger[BLOCK_KEY.pack(number, block)]
+        self.take_behalves(number)
+
+    def take_usage(self, number: int, tgid: int, start_time_ns: int) -> Usage | None:
+        """What a process did to a region; the map has it no more."""
+        key = USAGE_KEY.pack(number, tgid, start_time_ns)
+        raw = self.usages[key]
+        del self.usages[key]
+        return Usage(*USAGE.unpack(raw)) if raw else None
+
+    def take_behalves(self, number: int) -> list[Behalf]:
+        """Who made pages of a region in whose address space; the map has them no more."""
+        found = []
+        for key, value in list(self._behalves.items()) if self._behalves else ():
+            start_time_ns, for_start_time_ns, tgid, for_tgid, region, _ = BEHALF_KEY.unpack(key)
+            if self._behalves and region == number:
+                pages = COUNT.unpack(value)[0]
+                found.append(Behalf((tgid, start_time_ns), (for_tgid, for_start_time_ns), pages))
+                del self._behalves[key]
+        return found
+
+    # ---- what they say ----
 
     def poll(self, timeout_s: float) -> list[Event]:
         """Events, waiting for the first at most so long; a signal cuts it short."""
@@ -169,7 +318,18 @@ class Probes:
     def losses(self) -> dict[str, int]:
         """What could not be written down so far, by wire.LOSSES."""
         counts = (self._losses[i.to_bytes(4, sys.byteorder)] for i in range(len(LOSSES)))
-        return {name: int.from_bytes(count or b"", sys.byteorder) for name, count in zip(LOSSES, counts)}
+        found = {name: int.from_bytes(count or b"", sys.byteorder) for name, count in zip(LOSSES, counts)}
+        return {**found, "probes": self._skipped()}
+
+    def _skipped(self) -> int:
+        """How often the kernel skipped a program: its own counters."""
+        skipped = sum(map(bpf.recursion_misses, self._programs.values()))
+        if self.tier.by == "kprobe":
+            with kernel.tracefs() as tracefs:
+                profile = (tracefs / "kprobe_profile").read_text()
+            lines = map(str.split, profile.splitlines())  # name, hits, misses
+            skipped += sum(int(misses) for name, _, misses in lines if name.endswith(f"_bcc_{os.getpid()}"))
+        return skipped
 
     def block(self, region: int, number: int) -> Block | None:
         raw = self.ledger[BLOCK_KEY.pack(region, number)]
@@ -192,6 +352,28 @@ class Probes:
 
     def _keep(self, _context: object, data: int, size: int) -> None:
         self._queue.append(ctypes.string_at(data, size))
+
+
+def attached(tiers: Sequence[kernel.Tier], sizes: Sizes, began_ns: int, began_boot_ns: int, *flags: str) -> Probes:
+    """The probes of the first of these tiers that the kernel lets us have, attached.
+
+    Raises ShmtraceError: why it was not the last one either.
+    """
+    *better, last = tiers
+    for tier in better:
+        with contextlib.suppress(ShmtraceError):
+            return _attached(tier, sizes, began_ns, began_boot_ns, *flags)
+    return _attached(last, sizes, began_ns, began_boot_ns, *flags)
+
+
+def _attached(tier: kernel.Tier, sizes: Sizes, began_ns: int, began_boot_ns: int, *flags: str) -> Probes:
+    probes = Probes(tier, sizes, began_ns, began_boot_ns, *flags)
+    try:
+        probes.attach()
+    except BaseException:
+        probes.__exit__(None, None, None)
+        raise
+    return probes
 
 
 def _refusal(error: Exception, output: str) -> ShmtraceError:

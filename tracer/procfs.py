@@ -361,6 +361,11 @@ def residency(path: Path) -> Residency:
         os.close(fd)
 
 
+def address_of(path: Path) -> int:
+    """Where the mapping behind a map_files path begins."""
+    return int(path.name.partition("-")[0], 16)
+
+
 def identify(path: Path) -> RegionKey | None:
     """Which region a path leads to; None if it is gone, or on no file system that regions are on."""
     try:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tracer import procfs
 from tracer.clock import Clock
 from tracer.ledger import PageSet
 from tracer.lives import Lives, Process, infer_creator
-from tracer.procfs import Proc, RegionKey
+from tracer.procfs import Pages, Proc, RegionKey
 
-Mapped = Mapping[int, Mapping[int, int]]
-"""Who maps what: region id, tgid, an address of it there."""
+Mapped = Mapping[int, Mapping[int, Path]]
+"""Who maps what: region id, tgid, the map_files path of it there."""
 
 
 @dataclasses.dataclass
@@ -38,16 +38,18 @@ class Region:
     """allocated when the capture of it began"""
     allocated_bytes: int = 0
     peak_bytes: int = 0
-    sampled_bytes: int | None = None
-    """allocated when it was last sampled"""
+    sampled: bool = False
+    """what is allocated is in the capture's samples"""
+    samples_missed: int = 0
+    """in a row: it was not there any more"""
     baseline: PageSet = dataclasses.field(default_factory=lambda: PageSet([]))
     """the pages that were there then"""
     touchers: set[tuple[int, int]] = dataclasses.field(default_factory=set)
-    """(tgid, start_time_ns) of the processes that faulted on it"""
+    """(tgid, start_time_ns) of the processes that touched it"""
+    punches: dict[Pages, int] = dataclasses.field(default_factory=dict)
+    """when (microseconds since the capture began) pages were last given back that keep their words in the ledger"""
     dying_since_s: float | None = None
     """monotonic; the beginning of its teardown was seen"""
-    samples_unmapped: int = 0
-    """in a row"""
 
     def take_baseline(self) -> None:
         """The pages that are there now and have no owner are from before. With probes, call it once they write."""
@@ -86,12 +88,34 @@ class Finder:
         kind = procfs.kind_of(mapping.dev, self._file_systems[mapping.dev], name)
         return kind, mapping.path if mapping.path.startswith("[anon_shmem:") else name
 
+    def mapped(self, processes: Iterable[Process], regions: Iterable[Region]) -> Mapped:
+        """Which of these processes map which of these regions."""
+        known: dict[tuple[int, int], list[Region]] = {}
+        for region in regions:
+            known.setdefault((region.key.dev, region.key.ino), []).append(region)
+        found: dict[int, dict[int, Path]] = {}
+        for process in processes:
+            for mapping in self.proc.mappings(process.tgid):
+                for region in known.get((mapping.dev, mapping.ino), ()):
+                    path = self.proc.map_file(process.tgid, mapping)
+                    # numbers come again, and SysV's are those of others; the generation is the region's own
+                    if process.tgid not in found.get(region.id, ()) and procfs.identify(path) == region.key:
+                        found.setdefault(region.id, {})[process.tgid] = path
+        return found
+
+    def locate(self, region: Region, process: Process) -> None:
+        """Where this process maps the region, if it does."""
+        region.path = self.mapped([process], [region]).get(region.id, {}).get(process.tgid)
+        region.address = procfs.address_of(region.path) if region.path else None
+
     def find_path(self, region: Region, mapped: Mapped, holders: Iterable[Process] = ()) -> Path | None:
         """By which path the region can be looked at now: through those who map it, else through open files of the
         holders; None if there is no way."""
-        if region.path and procfs.identify(region.path) == region.key:
-            return region.path
-        region.path = next(self._paths(region, mapped.get(region.id, {}), holders), None)
+        region.path = next(iter(mapped.get(region.id, {}).values()), None)
+        if region.path:
+            region.address = procfs.address_of(region.path)
+        else:
+            region.path = self._open_file(region, holders)
         return region.path
 
     def creator(self, region: Region, mappers: list[Process], known: Lives, clock: Clock) -> tuple[Process | None, str]:
@@ -105,13 +129,9 @@ class Finder:
         suspects = [region.first_mapper] if region.first_mapper else mappers
         return infer_creator(suspects, created_ns, clock), "inferred"
 
-    def _paths(self, region: Region, mappers: Mapping[int, int], holders: Iterable[Process]) -> Iterator[Path]:
-        for tgid, address in mappers.items():
-            for mapping in self.proc.mappings(tgid):
-                path = self.proc.map_file(tgid, mapping)
-                if mapping.start <= address < mapping.end and procfs.identify(path) == region.key:
-                    yield path
+    def _open_file(self, region: Region, holders: Iterable[Process]) -> Path | None:
         for process in holders:
             for path in self.proc.open_files(process.tgid):
                 if procfs.identify(path) == region.key:
-                    yield path
+                    return path
+        return None

@@ -9,15 +9,15 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import NamedTuple
 
-from tracer import events, kernel, ledger, procfs, targets, wire
+from tracer import events, kernel, ledger, probes, procfs, targets, wire
 from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
 from tracer.events import Event
 from tracer.lives import Lives, Process
-from tracer.probes import Probes, Sizes
+from tracer.probes import Sizes
 from tracer.procfs import PAGE_BYTES, Proc, ProcessStat, RegionKey
-from tracer.regions import Finder, Mapped, Region
+from tracer.regions import Finder, Region
 from tracer.targets import Targets
 
 ROOM_BYTES = 4 << 30  # of regions that are made during the trace
@@ -62,9 +62,9 @@ class Trace:
         self._room_bytes = room_bytes
         self._proc = Proc()
         self._finder = Finder(self._proc)
+        self._unmet: dict[int, list[events.Touch | events.Punch]] = {}  # of regions that were not heard of yet
         self._segments: dict[int, int] = {}  # by shmid: the tgid of who asked for it first
         self._warnings: list[str] = []
-        self._next_region = 0
         self._sample_at_s = 0.0
         self._clock = Clock.start()
 
@@ -76,10 +76,10 @@ class Trace:
         self._sizes = self._room(self._tree(processes))
         flags = ["WATCH_EXEC"] if self._wanted.everything or self._wanted.patterns else []
         flags += ["TRACE_ALL"] if self._wanted.everything else []
-        self._probes = Probes(kernel.FAULTS, self._sizes, self._clock.monotonic_ns, self._clock.boot_ns, *flags)
+        clock = self._clock
+        self._probes = probes.attached(kernel.TIERS, self._sizes, clock.monotonic_ns, clock.boot_ns, *flags)
         self._probes.__enter__()
         try:
-            self._probes.attach()
             self._attached_ns = time.monotonic_ns()
             self._closing = Closing(self._capture, self._probes, self.lives, self._finder, self._clock)
             self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
@@ -109,7 +109,9 @@ class Trace:
                     seen[identity] = stat.vss_bytes if stat else 0
         memory = self._proc.memory()
         size_bytes = min(sum(seen.values()) + self._room_bytes, memory.total_bytes + memory.swap_bytes)
-        return Sizes(blocks=-(-size_bytes // BLOCK_BYTES), spaces=max(2048, 4 * len(tree)), regions=8192, usages=65536)
+        return Sizes(
+            blocks=-(-size_bytes // BLOCK_BYTES), processes=max(2048, 4 * len(tree)), regions=8192, usages=65536
+        )
 
     def _adopt_tree(self, processes: dict[int, ProcessStat]) -> None:
         """All of the tree that exists and is not tracked yet, and the regions it has."""
@@ -119,66 +121,82 @@ class Trace:
             for tgid in tree:
                 self._adopt(processes[tgid])
             processes = self._proc.processes(processes)
-        mapped = self._mapped()
-        for region in [self.regions[number] for number in self.regions.keys() - known]:
+        fresh = [self.regions[number] for number in self.regions.keys() - known]
+        mapped = self._finder.mapped(self.lives.tree(), fresh)
+        for region in fresh:
             region.take_baseline()
-            self._closing.infer_creator(region, self._mappers(region, mapped))
+            self._closing.infer_creator(
+                region, [process for tgid in mapped.get(region.id, ()) if (process := self.lives.alive(tgid))]
+            )
 
     def _adopt(self, stat: ProcessStat) -> None:
         """A process that exists: the kernel is told of it first, and then of what it maps."""
         key = wire.TGID.pack(stat.tgid)
         start_time_ns = stat.start_time_ns
-        blank = wire.SPACE_HEAD.pack(start_time_ns, 0, 0).ljust(wire.SPACE_BYTES, b"\0")
-        if not self._probes.spaces.insert(key, blank):
-            known = self._probes.spaces[key]  # its parent was tracked when it was born: its start to the nanosecond
-            start_time_ns = wire.SPACE_HEAD.unpack_from(known)[0] if known else start_time_ns
+        if not self._probes.processes.insert(key, wire.PROCESS.pack(start_time_ns, 0, 0)):
+            known = self._probes.processes[key]
+            if known is None:
+                self._warn(kernel.LOSSES["processes"])
+            else:  # its parent was tracked when it was born, or it has touched a region: its start to the nanosecond
+                start_time_ns, lender, _ = wire.PROCESS.unpack(known)
+                self._probes.processes[key] = wire.PROCESS.pack(start_time_ns, lender, 0)
         self._seed(self.lives.begin(stat.tgid, start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1))
 
     def _seed(self, process: Process) -> None:
         """Tell the kernel what a process maps."""
-        key = wire.TGID.pack(process.tgid)
         mappings: list[procfs.Mapping] | None = None
         while mappings != (now := self._finder.mappings(process.tgid)):  # until what was written is what is there
             mappings = now
-            ranges = self._ranges(process.tgid, mappings)
-            head = wire.SPACE_HEAD.pack(process.start_time_ns, 0, len(ranges))
-            try:
-                self._probes.spaces[key] = (head + b"".join(ranges)).ljust(wire.SPACE_BYTES, b"\0")
-            except OSError:
-                self._warn(kernel.LOSSES["spaces"])
+            self._seed_ranges(process, mappings)
         if not self._proc.process(process.tgid):  # it has exited, perhaps before the kernel side knew of it
-            del self._probes.spaces[key]
+            self._drop(process.tgid)
             self.lives.end(process, time.time_ns())
 
-    def _ranges(self, tgid: int, mappings: list[procfs.Mapping]) -> list[bytes]:
+    def _seed_ranges(self, process: Process, mappings: list[procfs.Mapping]) -> None:
         ranges = []
         # a private mapping makes pages of a region too, where it reads a hole; it makes no region
         for mapping in sorted(mappings, key=lambda mapping: not mapping.shared):
-            region = self._region_at(tgid, mapping)
+            region = self._region_at(process.tgid, mapping)
             if region and region.kind != "hugetlb":
                 ranges.append(wire.RANGE.pack(mapping.start, mapping.end, region.id, mapping.first_index))
+        if self._probes.ranges is None:
+            return
         if len(ranges) > wire.MAX_RANGES:
             self._warn(kernel.LOSSES["ranges"])
-        return ranges[: wire.MAX_RANGES]
+        head = wire.RANGES_HEAD.pack(min(len(ranges), wire.MAX_RANGES), 0)
+        packed = (head + b"".join(ranges[: wire.MAX_RANGES])).ljust(wire.RANGES_BYTES, b"\0")
+        try:
+            self._probes.ranges[wire.TGID.pack(process.tgid)] = packed
+        except OSError:
+            self._warn(kernel.LOSSES["processes"])
+
+    def _drop(self, tgid: int) -> None:
+        """The kernel is to track a process no more."""
+        del self._probes.processes[wire.TGID.pack(tgid)]
+        if self._probes.ranges is not None:
+            del self._probes.ranges[wire.TGID.pack(tgid)]
 
     def _region_at(self, tgid: int, mapping: procfs.Mapping) -> Region | None:
         """The region behind a mapping of a process that exists, entered if it is new and shared."""
         path = self._proc.map_file(tgid, mapping)
-        key = procfs.identify(path)
-        if key is None:
+        if not mapping.shared:
+            key = procfs.identify(path)
+            return next((region for region in self.regions.values() if region.key == key), None)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # unmapped meanwhile
             return None
-        known = next((region for region in self.regions.values() if region.key == key), None)
-        if known or not mapping.shared:
-            return known
-        self._next_region += 1
-        number = self._next_region * (self._probes.nr_cpus + 1) + self._probes.nr_cpus
-        if not self._probes.regions.insert(events.pack_key(key), wire.REGION.pack(0, 0, 0, 0, 0, number, 0)):
-            existing = self._probes.regions[events.pack_key(key)]
-            if existing is None:
-                self._warn(kernel.LOSSES["regions"])
-                return None
-            *_, number, _ = wire.REGION.unpack(existing)  # the kernel met it first
-        region = self._enter(number, key, *self._finder.describe(tgid, mapping), procfs.birth_time_ns(path))
+        try:
+            number = self._probes.adopt(fd)
+        finally:
+            os.close(fd)  # at once: it keeps the memory alive
+        found = self._probes.region(number) if number else None
+        if not found:
+            self._warn(kernel.LOSSES["regions"])
+            return None
+        region = self.regions.get(number) or self._enter(
+            number, found.key, *self._finder.describe(tgid, mapping), procfs.birth_time_ns(path)
+        )
         region.path, region.address = path, mapping.start
         return region
 
@@ -224,22 +242,44 @@ class Trace:
                 self.lives.end(process, self._clock.wall(event.head.time_ns))
         elif isinstance(event, events.Region):
             self._met(event, process)
+        elif isinstance(event, (events.Touch, events.Punch)) and event.id not in self.regions:
+            self._unmet.setdefault(event.id, []).append(event)
         elif isinstance(event, events.Touch):
-            region = self.regions.get(event.id)
-            if region and process:
-                region.touchers.add(process.key)
-                self._refresh_title(process)
+            self._touched(event, process)
+        elif isinstance(event, events.Punch):
+            since_us = self._clock.since_us(event.head.time_ns)
+            self.regions[event.id].punches[event.first, event.end] = since_us
         elif isinstance(event, events.Segment):
             self._segments.setdefault(event.shmid, event.head.tgid)
         elif event.id in self.regions:
             self.regions[event.id].dying_since_s = time.monotonic()
+        else:  # a file of a tmpfs that was never mapped, or of a process that was watched and is none of ours
+            self._forget(event.id)
+
+    def _touched(self, event: events.Touch, process: Process | None) -> None:
+        head = event.head
+        if not process and event.stranger:
+            process = self._enter_stranger(head, event.comm)
+        if process:  # else it was watched, and is none of ours
+            region = self.regions[event.id]
+            region.touchers.add(process.key)
+            if region.address is None:
+                self._finder.locate(region, process)
+            self._refresh_title(process)
+
+    def _enter_stranger(self, head: events.Head, comm: str) -> Process:
+        stat = self._proc.process(head.tgid)
+        command, parent_tgid = (stat.command, stat.parent) if stat else ("", None)
+        # its PID may have been one of the tree's before
+        began_us = max((head.start_time_ns - self._clock.boot_ns) // 1000, -1)
+        return self.lives.begin(head.tgid, head.start_time_ns, parent_tgid, comm, command, began_us, stranger=True)
 
     def _forked(self, event: events.Fork) -> None:
         head = event.head
         parent = self.lives.alive(event.parent_tgid)
         if not parent and not self._wanted.everything:
             # the child of a process that was watched since its exec, and is none of ours
-            del self._probes.spaces[wire.TGID.pack(head.tgid)]
+            self._drop(head.tgid)
         elif not self.lives.find(head.tgid, head.start_time_ns):  # else /proc showed it first
             command = parent.command if parent else ""
             began_us = self._clock.since_us(head.time_ns)
@@ -247,59 +287,70 @@ class Trace:
 
     def _executed(self, event: events.Exec, process: Process | None) -> None:
         head = event.head
-        if process:
+        if process and not process.stranger:
             self.lives.rename(process, event.comm, event.command)
         elif self._wanted.match(event.comm, event.title) and head.tgid not in self._excluded:
             stat = self._proc.process(head.tgid)
             parent_tgid = stat.parent if stat else None
             began_us = self._clock.since_us(head.time_ns)
             found = self.lives.begin(head.tgid, head.start_time_ns, parent_tgid, event.comm, event.command, began_us)
-            if stat and event.tracked and not self._probes.spaces[wire.TGID.pack(head.tgid)]:
+            if stat and event.tracked and not self._probes.processes[wire.TGID.pack(head.tgid)]:
                 # the kernel side had been told to drop it, for its parent was watched and is none of ours
                 self._seed(found)
                 self._adopt_tree(self._proc.processes())
         else:
-            del self._probes.spaces[wire.TGID.pack(head.tgid)]
+            self._drop(head.tgid)
 
     def _met(self, event: events.Region, process: Process | None) -> None:
         """A region that the kernel side met first: made, or mapped by the tree for the first time."""
         if event.id in self.regions:
             return
         if not process:  # of a process that was watched, and is none of ours
-            self._closing.forget(event.id, event.key, range(-(-event.vss_bytes // BLOCK_BYTES)))
+            self._forget(event.id)
             return
         kind = procfs.kind_of(event.key.dev, event.file_system, event.name)
         name = f"/dev/shm/{event.name}" if kind == "posix" else f"/{event.name}"
         region = self._enter(event.id, event.key, kind, name, None)
         region.vss_bytes = event.vss_bytes
         region.first_mapper = process
-        if event.made:
-            self._made_by(region, process, "traced", self._clock.wall(event.head.time_ns))
+        for earlier in self._unmet.pop(event.id, ()):
+            self._apply(earlier)
+        maker = event.made and self.lives.find(event.made.tgid, event.made.start_time_ns)
+        if event.made and maker:
+            self._made_by(region, maker, "traced", self._clock.wall(event.made.time_ns))
         elif kind == "sysv" and event.key.ino in self._segments:
             creator = self.lives.at(self._segments[event.key.ino], self._clock.since_us(event.head.time_ns))
             self._made_by(region, creator, "traced", None)
-        path = None if event.made else self._finder.find_path(region, self._mapped())
-        if path:
-            self._capture.update("region", region.row, name=procfs.link_name(path))
-            born_ns = procfs.birth_time_ns(path)
-            if born_ns is None or born_ns < self._clock.wall_ns:  # else nothing in it is from before
+        if event.made and kind not in ("posix", "other"):  # a new one without a path, and nothing in it is from before
+            return
+        self._finder.locate(region, process)
+        if region.path:
+            self._capture.update("region", region.row, name=procfs.link_name(region.path))
+            born_ns = procfs.birth_time_ns(region.path)
+            if not event.made and (born_ns is None or born_ns < self._clock.wall_ns):
                 region.take_baseline()
+
+    def _forget(self, number: int) -> None:
+        region = self._probes.region(number)
+        self._probes.forget(number, range(-(-region.size_bytes // BLOCK_BYTES)) if region else ())
+        for event in self._unmet.pop(number, ()):
+            if isinstance(event, events.Touch):
+                self._probes.take_usage(number, event.head.tgid, event.head.start_time_ns)
 
     def _recover(self) -> None:
         """Regions whose event was lost are in the kernel's map all the same, by number; not their makers."""
-        mapped = self._mapped()
-        for raw_key, value in self._probes.regions.items():
-            size_bytes, *_, number, huge = wire.REGION.unpack(value)
-            # one that nobody maps now may be of a process that was watched, and is none of ours
-            ours = not self._wanted.patterns or any(self.lives.alive(tgid) for tgid in mapped.get(number, {}))
-            if number in self.regions or not ours:
+        for raw_number, raw in self._probes.regions.items():
+            (number,), found = wire.REGION_ID.unpack(raw_number), probes.KernelRegion.unpack(raw)
+            if number in self.regions or not found.told:
                 continue
-            key = events.unpack_key(raw_key)
-            region = Region(0, number, key, "", path=None)
-            path = self._finder.find_path(region, mapped)
-            name = procfs.link_name(path) if path else "?"
-            kind = procfs.kind_of(key.dev, procfs.HUGETLBFS_MAGIC if huge else procfs.TMPFS_MAGIC, name)
-            self._enter(number, key, kind, name, None).vss_bytes = size_bytes
+            region = Region(0, number, found.key, "", path=None)
+            self._finder.find_path(region, self._finder.mapped(self.lives.tree(), [region]))
+            # one that nobody maps now may be of a process that was watched, and is none of ours
+            if self._wanted.patterns and not region.path:
+                continue
+            name = procfs.link_name(region.path) if region.path else "?"
+            kind = procfs.kind_of(found.key.dev, procfs.HUGETLBFS_MAGIC if found.huge else procfs.TMPFS_MAGIC, name)
+            self._enter(number, found.key, kind, name, None).vss_bytes = found.size_bytes
 
     def _made_by(self, region: Region, creator: Process, how: str, created_ns: int | None) -> None:
         region.creator = creator
@@ -311,43 +362,27 @@ class Trace:
         if stat and abs(stat.start_time_ns - process.start_time_ns) <= procfs.TICK_NS:
             self.lives.rename(process, stat.comm, stat.command)
 
-    def _mapped(self) -> Mapped:
-        """Who maps what now: region, tgid, an address."""
-        found: dict[int, dict[int, int]] = {}
-        for key, value in self._probes.spaces.items():
-            _, _, nr_ranges = wire.SPACE_HEAD.unpack_from(value)
-            for i in range(nr_ranges):
-                start, end, number, _ = wire.RANGE.unpack_from(value, wire.SPACE_HEAD.size + i * wire.RANGE.size)
-                if end:
-                    addresses = found.setdefault(number, {})
-                    tgid = wire.TGID.unpack(key)[0]
-                    addresses[tgid] = min(start, addresses.get(tgid, start))
-        return found
-
-    def _mappers(self, region: Region, mapped: Mapped) -> list[Process]:
-        return [process for tgid in mapped.get(region.id, {}) if (process := self.lives.alive(tgid))]
-
     def _sample(self) -> None:
-        """How much each region has now: one stat each."""
+        """How much each region has now, by its inode's own count."""
         now_ns = time.time_ns()
-        mapped = self._mapped()
         rows = []
         for region in list(self.regions.values()):
-            path = self._finder.find_path(region, mapped)
-            stat = procfs.region_stat(path) if path else None
-            if stat:
-                if stat.allocated_bytes != region.sampled_bytes:
-                    rows.append((now_ns, region.row, stat.allocated_bytes))
-                region.vss_bytes, region.allocated_bytes = stat
-                region.sampled_bytes = stat.allocated_bytes
-                region.peak_bytes = max(region.peak_bytes, stat.allocated_bytes)
-            region.address = next(iter(mapped.get(region.id, {}).values()), region.address)
-            region.samples_unmapped = 0 if region.id in mapped else region.samples_unmapped + 1
-            if path or region.dying_since_s or region.id in mapped:
+            now = self._probes.measure(region.id)
+            if now:
+                allocated_bytes = now.pages * PAGE_BYTES
+                if allocated_bytes != region.allocated_bytes or not region.sampled:
+                    rows.append((now_ns, region.row, allocated_bytes))
+                region.vss_bytes, region.allocated_bytes, region.sampled = now.size_bytes, allocated_bytes, True
+                region.peak_bytes = max(region.peak_bytes, allocated_bytes)
+                region.samples_missed = 0
                 continue
-            if self._closing.torn_down(region):
+            if region.dying_since_s:
+                continue
+            last = self._probes.region(region.id)
+            region.samples_missed += 1
+            if last and last.gone_us:
                 region.dying_since_s = time.monotonic()  # the event of it is still to come, or was lost
-            elif region.kind == "anon" and region.samples_unmapped > 1 and not region.allocated_bytes:
+            elif region.samples_missed > 1:
                 self._closing.gone(region, now_ns)  # it had no page, so there was no teardown to see
                 del self.regions[region.id]
         self._capture.insert_all("sample", "time_ns, region, allocated_bytes", rows)
@@ -357,11 +392,11 @@ class Trace:
 
     def over(self) -> bool:
         """Whether all of the tree has ended: by the kernel's map, for the event of it may be lost."""
-        return next(self._probes.spaces.items(), None) is None
+        return all(wire.PROCESS.unpack(value)[2] for _, value in self._probes.processes.items())
 
     def size(self) -> str:
         """What is traced, in a few words."""
-        alive = sum(not process.exited for process in self.lives)
+        alive = len(self.lives.tree())
         return f"{alive} {'process' if alive == 1 else 'processes'}, {len(self.regions)} region(s)"
 
     def summary(self) -> Summary:
@@ -374,7 +409,7 @@ class Trace:
         regions = self.regions.values()
         return Summary(
             elapsed_s=(time.monotonic_ns() - self._attached_ns) / 1e9,
-            nr_processes=sum(not process.exited for process in self.lives),
+            nr_processes=len(self.lives.tree()),
             nr_regions=len(self.regions),
             allocated_bytes=sum(region.allocated_bytes for region in regions),
             grown_bytes=sum(region.allocated_bytes - region.start_bytes for region in regions),
@@ -385,7 +420,9 @@ class Trace:
     def touched_pages(self, region: Region) -> dict[int, int]:
         """Who touched how many of a region's pages first, up to now: by tgid."""
         touched: dict[int, int] = {}
-        entries = ledger.read(self._closing.blocks(region), region.baseline, ALL_PAGES, lambda tgid, _: tgid)
+        entries = ledger.read(
+            self._closing.blocks(region), region.baseline, ALL_PAGES, lambda tgid, _: tgid, punches=region.punches
+        )
         for extent in entries.extents:
             if extent.owner is not None:
                 touched[extent.owner] = touched.get(extent.owner, 0) + extent.end - extent.start
@@ -406,29 +443,31 @@ class Trace:
         for process in self.lives:
             if not process.exited:
                 self._refresh_title(process)
-                rss_bytes += self._proc.rss_bytes(process.tgid) or 0
-        mapped = self._mapped()
+                rss_bytes += 0 if process.stranger else self._proc.rss_bytes(process.tgid) or 0
+        alive = [process for process in self.lives if not process.exited]
+        mapped = self._finder.mapped(alive, self.regions.values())
         # first which pages there are and then whose: a page that comes between the two is no page without an owner
         surveys = {region.id: self._closing.survey(region, mapped) for region in self.regions.values()}
         blocks = self._probes.blocks()
         for region in self.regions.values():
-            self._closing.alive(
-                region, surveys[region.id], blocks.get(region.id, {}), mapped, self._mappers(region, mapped)
-            )
+            mappers = [process for process in alive if process.tgid in mapped.get(region.id, ())]
+            self._closing.alive(region, surveys[region.id], blocks.get(region.id, {}), mappers)
         losses = self._probes.losses()
         used = resource.getrusage(resource.RUSAGE_SELF)
         self._capture.insert(
             "session",
             host=procfs.host(),
             kernel=kernel.release(),
-            tier=kernel.FAULTS.name,
-            blind_to="\n".join(kernel.FAULTS.blind_to + self._probes.missing),
+            tier=self._probes.tier.name,
+            mechanism=self._probes.tier.by,
+            blind_to="\n".join(dict.fromkeys(self._probes.tier.blind_to + self._probes.missing)),
             started_ns=self._clock.wall(self._attached_ns),
             ended_ns=time.time_ns(),
             sum_of_rss_bytes=rss_bytes,
             shmem_total_bytes=self._proc.memory().shmem_bytes,
             lost_events=losses["events"],
             lost_pages=losses["pages"],
+            lost_probes=losses["probes"],
             warnings="\n".join(self._warnings + kernel.explain(losses)),
             self_cpu_seconds=used.ru_utime + used.ru_stime,
             self_rss_bytes=used.ru_maxrss * 1024,

@@ -12,26 +12,31 @@ MAX_RANGES = 64
 BLOCK_PAGES = 64
 WHEN_BITS = 42
 WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED = range(4)
-EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT_SEGMENT = range(1, 8)
+EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT_SEGMENT, EVENT_PUNCH = range(1, 9)
 
 # maps
 TGID = REGION_ID = struct.Struct("=I")
 REGION_KEY = struct.Struct("=QII")
-REGION = struct.Struct("=QQQQQII")
+REGION = struct.Struct("=QIIQQQQQQQQQIIII")
 BLOCK_KEY = struct.Struct("=II")
 BLOCK = struct.Struct(f"={BLOCK_PAGES}QQ")
 RANGE = struct.Struct("=QQII")
-SPACE_HEAD = struct.Struct("=QII")
-SPACE_BYTES = SPACE_HEAD.size + MAX_RANGES * RANGE.size
+RANGES_HEAD = struct.Struct("=II")
+RANGES_BYTES = RANGES_HEAD.size + MAX_RANGES * RANGE.size
+PROCESS = struct.Struct("=QII")
 USAGE_KEY = struct.Struct("=IIQ")
 USAGE = struct.Struct("=QQQ")
-LOSSES = ("events", "ranges", "spaces", "regions", "usages", "pages", "mappings")
+BEHALF_KEY = struct.Struct("=QQIIII")
+COUNT = struct.Struct("=Q")
+LOSSES = ("events", "ranges", "processes", "regions", "usages", "pages", "mappings")
 
 # events: EVENT, then the rest
 EVENT = struct.Struct("=QQII")
 FORK = struct.Struct(f"=QII{COMM_BYTES}s")
 EXEC = struct.Struct(f"=II{COMM_BYTES}s{TITLE_BYTES}s")
 EXIT = EXEC
-NEW_REGION = struct.Struct(f"=QIIQIIII{NAME_BYTES}s")
+NEW_REGION = struct.Struct(f"=QIIQQQIIII{NAME_BYTES}s")
 GONE = struct.Struct("=QIIII")
-TOUCH = SEGMENT = struct.Struct("=II")
+TOUCH = struct.Struct(f"=II{COMM_BYTES}s")
+SEGMENT = struct.Struct("=II")
+PUNCH = struct.Struct("=QQII")

@@ -1,16 +1,52 @@
-"""The workloads, built once."""
+"""The workloads, built once; the tiers, tried once; all workloads under one trace, per tier."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("tests.live.reports")
 
+from tests.live import tiers  # noqa: E402
 from tests.live.workload import build  # noqa: E402
+
+SHMEM_HUGE = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+NR_HUGE = Path("/proc/sys/vm/nr_hugepages")
+HUGETLB_PAGES = 3
 
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("workloads"))
+
+
+@functools.cache
+def _why_not(name: str) -> str | None:
+    return tiers.why_not(tiers.TIERS[name])
+
+
+@pytest.fixture(scope="session", params=tiers.TIERS)
+def tier(request: pytest.FixtureRequest) -> str:
+    """Each tier that this kernel can have."""
+    name = str(request.param)
+    reason = _why_not(name)
+    if reason:
+        pytest.skip(f"no {name}: {reason}")
+    return name
+
+
+@pytest.fixture(scope="module")
+def huge_pages() -> Iterator[None]:
+    """For shared memory that asks for them, as APCu does; and three of 2 MB for MAP_HUGETLB, where there are any."""
+    changed: dict[Path, str] = {}
+    for knob, value in ((SHMEM_HUGE, "advise"), (NR_HUGE, None)):
+        if knob.exists():
+            before = knob.read_text()
+            changed[knob] = before.partition("[")[2].partition("]")[0] or before
+            knob.write_text(value or str(int(before) + HUGETLB_PAGES))
+    yield
+    for knob, before in changed.items():
+        knob.write_text(before)

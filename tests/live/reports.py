@@ -19,8 +19,8 @@ from tests.live.shmem import PAGE_BYTES, RegionId
 ROOT = Path(__file__).parents[2]
 SHMTRACE = [sys.executable, "-m", "tracer"]
 """The command line of this checkout, run from ROOT."""
-PATIENCE_SECONDS = 60.0
-ATTACH_SECONDS = 10.0
+PATIENCE_SECONDS = 300.0  # in an emulated guest
+ATTACH_SECONDS = 60.0  # in an emulated guest
 
 Report = dict[str, Any]
 
@@ -32,7 +32,7 @@ def patched(*statements: str) -> list[str]:
 
 def find_region(report: Report, region: RegionId) -> dict[str, Any]:
     found: list[dict[str, Any]] = [
-        row for row in report["regions"] if (row["dev"], row["ino"], row["generation"]) == region
+        row for row in report["regions"] if (row["dev"], row["ino"], row["generation"] or 0) == region
     ]
     assert len(found) == 1, f"{len(found)} regions are {region}: {[row['id'] for row in report['regions']]}"
     return found[0]
@@ -66,10 +66,15 @@ def read_report(output: bytes) -> Report:
     return report
 
 
-def trace_command(*command: object, shmtrace: Sequence[str] = SHMTRACE, options: Sequence[str] = ()) -> Report:
+def trace_command(
+    *command: object,
+    shmtrace: Sequence[str] = SHMTRACE,
+    options: Sequence[str] = (),
+    patience_s: float = PATIENCE_SECONDS,
+) -> Report:
     """shmtrace OPTIONS -- COMMAND, which must end well."""
     line = [*shmtrace, "--json", *options, "--", *map(str, command)]
-    done = subprocess.run(line, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_SECONDS)
+    done = subprocess.run(line, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience_s)
     assert done.returncode == 0, done.stderr.decode()
     return read_report(done.stdout)
 
@@ -91,9 +96,9 @@ class Trace:
 
 
 @contextmanager
-def trace(*arguments: object) -> Iterator[Trace]:
+def trace(*arguments: object, shmtrace: Sequence[str] = SHMTRACE) -> Iterator[Trace]:
     """shmtrace ARGUMENTS, from the moment it says that it traces."""
-    line = [*SHMTRACE, "--json", *map(str, arguments)]
+    line = [*shmtrace, "--json", *map(str, arguments)]
     with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             assert process.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.live.reports import ROOT, SHMTRACE, Report, find_region, pages_by_part, part_of, read_report, trace
 from tests.live.shmem import PAGE_BYTES, read_regions
+from tests.live.tiers import shmtrace
 from tests.live.workload import Notes, stepped
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc")]
@@ -42,41 +44,88 @@ def assert_answer(report: Report, notes: Notes, answer: Answer) -> None:
     assert part_of(region["creator"], notes.parts) == "main"
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_known_answer(program: Path, tmp_path: Path, name: str, number: signal.Signals) -> None:
-    """Read while the region lives, after a signal."""
-    with stepped(program, name, tmp_path / "notes") as workload:
-        workload.wait_for("running")
-        with trace("-p", workload.tgid) as tracing:
+def test_known_answers(tier: str, program: Path, tmp_path: Path) -> None:
+    """All at once, read while they live."""
+    with ExitStack() as stack:
+        workloads = {name: stack.enter_context(stepped(program, name, tmp_path / name)) for name in ANSWERS}
+        for workload in workloads.values():
+            workload.wait_for("running")
+        targets = [option for workload in workloads.values() for option in ("-p", workload.tgid)]
+        tracing = stack.enter_context(trace(*targets, shmtrace=shmtrace(tier)))
+        for workload in workloads.values():
             workload.go()
-            notes = workload.wait_for("grown")
-            regions = read_regions(workload.tgid)
-            report = tracing.stop(number)
-        workload.go()
-        workload.finish()
-    assert_answer(report, notes, ANSWERS[name])
-    [region] = report["regions"]
-    assert region["gone"] is None
-    assert region["mappers"] == [workload.tgid]
-    assert region["vss_bytes"] == regions[notes.regions["pool"].id].vss_bytes
-    how = "traced" if name == "idle" else "inferred"
-    assert region["creator"]["how"] == how
-
-
-@pytest.mark.parametrize("name", ANSWERS)
-def test_the_target_ends(program: Path, tmp_path: Path, name: str) -> None:
-    """The trace ends by itself with its target, and the account is the same as a moment before."""
-    with stepped(program, name, tmp_path / "notes") as workload:
-        workload.wait_for("running")
-        with trace("-p", workload.tgid) as tracing:
-            workload.go()
-            notes = workload.wait_for("grown")
+        notes = {name: workload.wait_for("grown") for name, workload in workloads.items()}
+        regions = {name: read_regions(workload.tgid) for name, workload in workloads.items()}
+        report = tracing.stop()
+        for workload in workloads.values():
             workload.go()
             workload.finish()
+    assert len(report["regions"]) == len(ANSWERS)
+    for name, answer in ANSWERS.items():
+        assert_answer(report, notes[name], answer)
+        held = notes[name].regions["pool"]
+        region = find_region(report, held.id)
+        assert region["gone"] is None
+        assert region["mappers"] == [workloads[name].tgid]
+        assert region["vss_bytes"] == regions[name][held.id].vss_bytes
+        assert region["creator"]["how"] == ("traced" if name == "idle" else "inferred")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it(program: Path, tmp_path: Path, number: signal.Signals) -> None:
+    with stepped(program, "grown", tmp_path / "notes") as workload:
+        workload.wait_for("running")
+        with trace("-p", workload.tgid) as tracing:
+            workload.go()
+            notes = workload.wait_for("grown")
+            report = tracing.stop(number)
+    assert_answer(report, notes, ANSWERS["grown"])
+
+
+def test_the_target_ends(tier: str, program: Path, tmp_path: Path) -> None:
+    """The trace ends by itself with its targets, and the account is the same as a moment before."""
+    with ExitStack() as stack:
+        workloads = {name: stack.enter_context(stepped(program, name, tmp_path / name)) for name in ANSWERS}
+        for workload in workloads.values():
+            workload.wait_for("running")
+        targets = [option for workload in workloads.values() for option in ("-p", workload.tgid)]
+        tracing = stack.enter_context(trace(*targets, shmtrace=shmtrace(tier)))
+        notes = {}
+        for name, workload in workloads.items():
+            workload.go()
+            notes[name] = workload.wait_for("grown")
+            workload.go()
+            workload.finish()
+        report = tracing.finish()
+    for name, answer in ANSWERS.items():
+        assert_answer(report, notes[name], answer)
+        assert find_region(report, notes[name].regions["pool"].id)["gone"] is not None
+
+
+def test_a_stranger_is_in_the_account(tier: str, program: Path, tmp_path: Path) -> None:
+    """It is outside the tree, has a memfd of it over a socket, maps it and writes to it."""
+    with stepped(program, "host_of_stranger", tmp_path / "notes") as host:
+        host.wait_for("listening")
+        with trace("-p", host.tgid, shmtrace=shmtrace(tier)) as tracing:
+            host.go()
+            subprocess.run([program, "stranger", tmp_path / "notes"], stdin=subprocess.DEVNULL, check=True)
+            host.finish()
             report = tracing.finish()
-    assert_answer(report, notes, ANSWERS[name])
-    assert report["regions"][0]["gone"] is not None
+    notes = Notes.read(tmp_path / "notes")
+    held = notes.regions["pool"]
+    region = find_region(report, held.id)
+    touched = {row["process"]["tgid"]: row["touched_bytes"] // PAGE_BYTES for row in region["touchers"]}
+    [stranger] = [tgid for tgid, part in notes.parts.items() if part == "S"]
+    assert region["before_bytes"] == 7 * PAGE_BYTES
+    if tier == "faults":
+        assert touched == {host.tgid: 20}
+        assert region["unseen_bytes"] == 13 * PAGE_BYTES
+        return
+    assert touched == {host.tgid: 20, stranger: 13}
+    assert region["unseen_bytes"] == 0
+    in_tree = {row["process"]["tgid"]: row["process"]["in_tree"] for row in region["touchers"]}
+    assert in_tree == {host.tgid: True, stranger: False}
+    assert all(row["process"]["exited"] for row in region["touchers"])
 
 
 def test_a_region_that_goes_keeps_its_last_account(program: Path, tmp_path: Path) -> None:
@@ -133,14 +182,14 @@ def test_a_neighbour_is_not_in_the_report(program: Path, tmp_path: Path) -> None
     assert len(report["regions"]) == 1
 
 
-@pytest.mark.parametrize("delay", range(5))
+@pytest.mark.parametrize("delay", range(3))
 def test_pages_made_while_it_attaches(program: Path, tmp_path: Path, delay: int) -> None:
     """The workload is let go before shmtrace has attached: whatever it missed is before or unseen, and all of it is."""
     with stepped(program, "rounds", tmp_path / "notes") as workload:
         workload.wait_for("running")
         line = [*SHMTRACE, "--json", "-p", str(workload.tgid)]
         with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            time.sleep(0.1 * delay)
+            time.sleep(0.2 * delay)
             workload.go()
             notes = workload.wait_for("grown")
             assert process.stderr

@@ -40,10 +40,14 @@ class Notes(NamedTuple):
     regions: dict[str, Held]
     """As last noted."""
     steps: list[str]
+    pages: dict[str, int]
+    """What a part was found to have made, where that cannot be foretold."""
+    absent: str = ""
+    """What the kernel lacks that the workload is about; it did nothing then."""
 
     @classmethod
     def read(cls, path: Path) -> Notes:
-        notes = cls({}, {}, [])
+        notes = cls({}, {}, [], {})
         if not path.exists():
             return notes
         for line in path.read_text().splitlines():
@@ -53,6 +57,10 @@ class Notes(NamedTuple):
             elif what == "region":
                 dev, ino, generation, pages, data_pages = values
                 notes.regions[name] = Held(RegionId(dev, int(ino), int(generation)), int(pages), int(data_pages))
+            elif what == "pages":
+                notes.pages[name] = int(values[0])
+            elif what == "absent":
+                return notes._replace(absent=" ".join([name, *values]))
             else:
                 notes.steps.append(name)
         return notes

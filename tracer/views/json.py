@@ -22,6 +22,7 @@ def document(account: Account) -> dict[str, Any]:
         "host": session.host,
         "kernel": session.kernel,
         "tier": session.tier,
+        "mechanism": session.mechanism or None,
         "blind_to": session.blind_to,
         "started": _time(session.started_ns),
         "ended": _time(session.ended_ns),
@@ -38,7 +39,7 @@ def document(account: Account) -> dict[str, Any]:
         "sum_of_rss_bytes": session.sum_of_rss_bytes,
         "shmem_total_bytes": session.shmem_total_bytes,
         "shmem_unexplained_bytes": account.shmem_unexplained_bytes,
-        "lost": {"events": session.lost_events, "pages": session.lost_pages},
+        "lost": {"events": session.lost_events, "pages": session.lost_pages, "probes": session.lost_probes},
         "warnings": session.warnings,
         "self": {
             "cpu_seconds": session.self_cpu_seconds,
@@ -87,6 +88,9 @@ def _region(region: Region) -> dict[str, Any]:
                 "faults": toucher.faults,
                 "first": _time(toucher.first_ns),
                 "last": _time(toucher.last_ns),
+                "made_for": [
+                    {"process": _process(process), "made_bytes": made_bytes} for process, made_bytes in toucher.made_for
+                ],
             }
             for toucher in region.touchers
         ],
@@ -102,6 +106,7 @@ def _process(process: Process) -> dict[str, Any]:
         "command": process.command,
         "parent": process.parent,
         "exited": _time(process.exited_ns),
+        "in_tree": not process.stranger,
     }
 
 

@@ -18,7 +18,10 @@ MAX_PARENTS = 20
 MAX_REGIONS = 6  # shown in full; of the rest a line each, up to
 MAX_LINES = 20
 MAX_TOUCHERS = 10
-HEADER = f"    {'PID':>7} {'process':<{PROCESS_COLUMNS}} {'touched':>8} {'share':>5} {'faults':>7}"
+MAX_MADE_FOR = 3
+MADE_FOR_COLUMNS = 36
+HEADER = f"    {'PID':>7} {'process':<{PROCESS_COLUMNS}} {'touched':>8} {'share':>5}"
+FAULTS = f" {'faults':>7}"
 
 
 def render(account: Account) -> str:
@@ -86,16 +89,20 @@ def _region(region: Region, parent: Process | None, account: Account) -> list[st
     touchers = [toucher for toucher in region.touchers if toucher.touched_bytes]
     others = [toucher for toucher in region.touchers if not toucher.touched_bytes]
     if touchers or region.unseen_bytes:
-        lines.append(HEADER)
-        lines += [_toucher(toucher, region) for toucher in touchers[:MAX_TOUCHERS]]
+        counted = any(toucher.faults is not None for toucher in region.touchers)
+        lines.append(HEADER + FAULTS * counted)
+        for toucher in touchers[:MAX_TOUCHERS]:
+            lines += _toucher(toucher, region, counted)
         rest = touchers[MAX_TOUCHERS:]
         if rest:
             touched_bytes = sum(toucher.touched_bytes for toucher in rest)
-            lines.append(_row("", f"…{len(rest)} more", touched_bytes, region, _faults(rest)))
+            faults = _faults(rest) if counted else None
+            lines.append(_row("", f"…{len(rest)} more", touched_bytes, region, faults))
         if region.before_bytes:
             lines.append(_row("", "before the trace", region.before_bytes, region))
         lines.append(_row("", "unseen", region.unseen_bytes, region))
-    if others:
+        lines += _given_back(region)
+    if any(toucher.faults for toucher in others):
         who = f"{len(others)} {'more' if touchers else 'processes'}"
         lines.append(f"    used, and not grown, by {who}: {_faults(others)} faults")
     return lines
@@ -118,19 +125,54 @@ def _faults(touchers: Iterable[Toucher]) -> int:
     return sum(toucher.faults or 0 for toucher in touchers)
 
 
-def _toucher(toucher: Toucher, region: Region) -> str:
+def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
     process = toucher.process
-    note = f"exited {_clock(process.exited_ns)}" if process.exited_ns else ""
-    name = printable(process.command or process.comm or "?")
-    return _row(str(process.tgid), name, toucher.touched_bytes, region, toucher.faults, note)
+    notes = ["outside"] if process.stranger else []
+    notes += [f"exited {_clock(process.exited_ns)}"] if process.exited_ns else []
+    faults = "" if counted else None  # a column of which this one has nothing
+    row = _row(
+        str(process.tgid),
+        _name(process),
+        toucher.touched_bytes,
+        region,
+        faults if toucher.faults is None else toucher.faults,
+        ", ".join(notes),
+    )
+    made_for = [_made_for(*made) for made in toucher.made_for[:MAX_MADE_FOR]]
+    rest = toucher.made_for[MAX_MADE_FOR:]
+    if rest:
+        made_for.append(f"{format_bytes(sum(made for _, made in rest))} for {len(rest)} more")
+    if made_for and sum(made for _, made in toucher.made_for) > toucher.touched_bytes:
+        made_for[-1] += ", some gone since"
+    return [row, *(f"{'':12}{line}" for line in made_for)]
 
 
-def _row(tgid: str, name: str, size_bytes: int, region: Region, faults: int | None = None, note: str = "") -> str:
+def _made_for(process: Process, made_bytes: int) -> str:
+    """In whose memory: process_vm_writev, ptrace, userfaultfd, khugepaged."""
+    return f"{format_bytes(made_bytes)} for {process.tgid} {fit(_name(process), MADE_FOR_COLUMNS)}"
+
+
+def _given_back(region: Region) -> list[str]:
+    """Pages that are there no more, of who touched them first."""
+    gave = sorted((row for row in region.touchers if row.freed_bytes), key=lambda row: -row.freed_bytes)
+    if not gave:
+        return []
+    most, *rest = gave
+    line = f"    given back: {format_bytes(most.freed_bytes)} of {most.process.tgid} {_name(most.process)}"
+    more = f", {format_bytes(sum(row.freed_bytes for row in rest))} of {len(rest)} more" if rest else ""
+    return [fit(line, COLUMNS - width(more)) + more]
+
+
+def _name(process: Process) -> str:
+    return printable(process.command or process.comm or "?")
+
+
+def _row(tgid: str, name: str, size_bytes: int, region: Region, faults: int | str | None = None, note: str = "") -> str:
     share = f"{100 * size_bytes / region.allocated_bytes:.0f}%" if region.allocated_bytes else ""
     name = fit(name, PROCESS_COLUMNS)
     name += " " * (PROCESS_COLUMNS - width(name))
-    count = "" if faults is None else str(faults)
-    return f"    {tgid:>7} {name} {format_bytes(size_bytes):>8} {share:>5} {count:>7}  {note}".rstrip()
+    count = "" if faults is None else f" {faults:>7}"
+    return f"    {tgid:>7} {name} {format_bytes(size_bytes):>8} {share:>5}{count}  {note}".rstrip()
 
 
 def _footer(account: Account) -> list[str]:
@@ -149,11 +191,11 @@ def _footer(account: Account) -> list[str]:
         allocated = sum(region.allocated_bytes for region in regions) // PAGE_BYTES
         lines.append(f"balance {allocated} pages = {touched} touched + {before} before + {unseen} unseen")
     lost = "" if session.tier == "proc" else f", lost {session.lost_events} events and {session.lost_pages} pages"
-    lines.append(
-        f"tier {session.tier}{lost} · host shmem {format_bytes(session.shmem_total_bytes)}, "
-        f"{format_bytes(account.shmem_unexplained_bytes)} not of these"
-    )
-    if any(region.unseen_bytes for region in regions):
+    by = f" by {session.mechanism}" if session.tier == "exact" else ""
+    lines.append(f"tier {session.tier}{by}{lost}")
+    shmem, elsewhere = map(format_bytes, (session.shmem_total_bytes, account.shmem_unexplained_bytes))
+    lines.append(f"host shmem {shmem}, {elsewhere} not of these")
+    if session.blind_to and any(region.unseen_bytes for region in regions):
         reasons = f"unseen may be {'; or '.join(session.blind_to)}"
         lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")
     return lines

@@ -48,6 +48,8 @@ static void written_first(void)
 static void populated(void)
 {
 	char *pool = map_anon(53);
+	if (madvise(pool, 0, MADV_POPULATE_WRITE))
+		note_absent("no MADV_POPULATE_WRITE");
 	CHILD("A")
 		if (madvise(pool, 17 * PAGE, MADV_POPULATE_WRITE))
 			die("MADV_POPULATE_WRITE");
@@ -87,6 +89,7 @@ static void written_across(void)
 		pause();
 		_exit(0);
 	}
+	note_process("P", child);
 	static char bytes[13 * PAGE];
 	struct iovec from = {bytes, sizeof(bytes)}, to = {pool + 2 * PAGE, sizeof(bytes)};
 	if (process_vm_writev(child, &from, 1, &to, 1, 0) != sizeof(bytes))

@@ -5,11 +5,14 @@
 #include "workload.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/sysmacros.h>
 
-static const struct workload *const families[] = {touching, processes, mapping, kinds, blind, existing};
+static const struct workload *const families[] = {touching, processes, mapping,	  kinds, blind,	  existing, beyond,
+						  async,    across,    strangers, large, swapped, pressure};
 
 const char *notes_path;
 static int notes;
@@ -59,13 +62,21 @@ static size_t data_pages(int fd)
 	return pages;
 }
 
+size_t held_pages(int fd)
+{
+	struct stat inode;
+	if (fstat(fd, &inode))
+		die("fstat");
+	return inode.st_blocks * 512 / PAGE;
+}
+
 void note_file(const char *name, int fd)
 {
 	struct stat inode;
 	if (fstat(fd, &inode))
 		die("fstat");
 	dprintf(notes, "region %s %x:%x %lu %u %lu %lu\n", name, major(inode.st_dev), minor(inode.st_dev), inode.st_ino,
-		generation_of(fd), inode.st_blocks * 512 / PAGE, data_pages(fd));
+		generation_of(fd), held_pages(fd), data_pages(fd));
 }
 
 void note_region(const char *name, const void *address)
@@ -88,6 +99,17 @@ void note_region(const char *name, const void *address)
 		die(path);
 	note_file(name, fd);
 	close(fd);
+}
+
+void note_pages(const char *name, size_t pages)
+{
+	dprintf(notes, "pages %s %lu\n", name, pages);
+}
+
+void note_absent(const char *why)
+{
+	dprintf(notes, "absent %s\n", why);
+	exit(0);
 }
 
 void step(const char *name)
@@ -154,6 +176,28 @@ int make_memfd(const char *name, size_t pages)
 	return fd;
 }
 
+int make_private_file(const char *options, size_t pages)
+{
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		die("mount");
+	if (mount("tmpfs", "/mnt", "tmpfs", 0, options))
+		return -1;
+	int fd = open("/mnt/pool", O_RDWR | O_CREAT | O_EXCL, 0600);
+	if (fd < 0 || ftruncate(fd, pages * PAGE))
+		die("/mnt/pool");
+	return fd;
+}
+
+bool put_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return false;
+	ssize_t bytes = write(fd, text, strlen(text));
+	close(fd);
+	return bytes == (ssize_t)strlen(text);
+}
+
 void write_pages(char *map, size_t first, size_t end)
 {
 	for (size_t page = first; page < end; page++)
@@ -164,6 +208,15 @@ void read_pages(const char *map, size_t first, size_t end)
 {
 	for (size_t page = first; page < end; page++)
 		(void)((const volatile char *)map)[page * PAGE + page % PAGE];
+}
+
+void put_pages(int fd, size_t first, size_t end)
+{
+	static char bytes[PAGE];
+	memset(bytes, 1, sizeof(bytes));
+	for (size_t page = first; page < end; page++)
+		if (pwrite(fd, bytes, sizeof(bytes), page * PAGE) != sizeof(bytes))
+			die("pwrite");
 }
 
 static void on_fault(int number)

@@ -26,6 +26,18 @@
 #define PAGE 4096UL
 #define RW (PROT_READ | PROT_WRITE)
 
+/* Younger than the headers of Debian 11. */
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 struct workload {
 	const char *name;
 	void (*run)(void);
@@ -33,6 +45,7 @@ struct workload {
 
 /* The families, each ended by an empty entry. */
 extern const struct workload touching[], processes[], mapping[], kinds[], blind[], existing[];
+extern const struct workload beyond[], async[], across[], strangers[], large[], swapped[], pressure[];
 
 extern const char *notes_path; /* to hand to a program that takes over by exec */
 
@@ -45,6 +58,14 @@ void note_self(const char *name);
 /* "region NAME DEV INO GENERATION PAGES DATA": what the kernel says a region is, and holds, by st_blocks and SEEK_DATA. */
 void note_region(const char *name, const void *address);
 void note_file(const char *name, int fd);
+
+size_t held_pages(int fd); /* by st_blocks */
+
+/* "pages NAME PAGES": how many a part was found to have made, where that cannot be foretold. */
+void note_pages(const char *name, size_t pages);
+
+/* "absent WHY", to the end of the line: the kernel lacks what the workload is about. It ends there, and well. */
+void note_absent(const char *why) __attribute__((noreturn));
 
 /* "ready STEP", and waits until the test says go, a byte on standard input; without one there it goes on. */
 void step(const char *name);
@@ -60,9 +81,17 @@ char *map_anon(size_t pages);
 char *map_file(int fd, size_t first, size_t pages, int protection);
 int make_memfd(const char *name, size_t pages);
 
+/* In a tmpfs that only this process and its children see, and that goes with them; -1 if it cannot have the options. */
+int make_private_file(const char *options, size_t pages);
+
+bool put_text(const char *path, const char *text);
+
 /* One byte of each page in [first, end). */
 void write_pages(char *map, size_t first, size_t end);
 void read_pages(const char *map, size_t first, size_t end);
+
+/* The same by write(2), and whole pages. */
+void put_pages(int fd, size_t first, size_t end);
 
 /* Writes a byte, and says whether that raised SIGBUS or SIGSEGV instead. */
 bool write_faults(char *address);

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The ledger: who first touched each page, and pages given back. */
+
+#define FIRST_OWNED (1ULL << WHEN_BITS)
+
+static inline struct block *block_of(u32 region, u64 index)
+{
+	struct block_key key = {.region = region, .block = index / BLOCK_PAGES};
+	struct block *block = ledger.lookup(&key);
+	u32 zero = 0;
+	if (block)
+		return block;
+	struct block *blank = blank_block.lookup(&zero);
+	if (!blank)
+		return NULL;
+	ledger.insert(&key, blank); /* BPF_NOEXIST: of two CPUs one wins, and both find its block */
+	return ledger.lookup(&key);
+}
+
+static inline struct usage *usage_of(u32 region, u32 tgid, u64 start_time_ns)
+{
+	struct usage_key key = {.region = region, .tgid = tgid, .start_time_ns = start_time_ns};
+	struct usage *usage = usages.lookup(&key);
+	struct usage none = {};
+	if (usage)
+		return usage;
+	usages.insert(&key, &none);
+	usage = usages.lookup(&key);
+	if (!usage) {
+		lose(LOST_USAGE);
+		return NULL;
+	}
+	struct process *process = processes.lookup(&tgid);
+	struct event_touch *event = events.ringbuf_reserve(sizeof(*event));
+	if (!event) {
+		lose(LOST_EVENTS);
+		return usage;
+	}
+	head(&event->event, EVENT_TOUCH, tgid, start_time_ns);
+	event->id = region;
+	event->stranger = !process || process->stranger;
+	bpf_get_current_comm(event->comm, COMM_BYTES);
+	events.ringbuf_submit(event, 0);
+	return usage;
+}
+
+/* ---- Freed: filemap:mm_filemap_delete_from_page_cache(folio), a page before v5.16 ---- */
+
+/* Pages were given back whose word was this. */
+static inline void freed(u32 region, u64 word, u32 nr_pages)
+{
+	u32 tgid = word >> WHEN_BITS;
+	if (!tgid)
+		return;
+	/* The word knows the tgid and when. If that tgid lives and is older than the word, it is the one. */
+	struct process *process = processes.lookup(&tgid);
+	u64 when_ns = T0_BOOT_NS + (word & ((1ULL << WHEN_BITS) - 1)) * 1000;
+	bool same = process && process->start_time_ns <= when_ns + 1000;
+	struct usage_key key = {.region = region, .tgid = tgid, .start_time_ns = same ? process->start_time_ns : 0};
+	struct usage none = {};
+	struct usage *usage = usages.lookup_or_try_init(&key, &none);
+	if (usage)
+		__sync_fetch_and_add(&usage->freed_pages, nr_pages);
+	else
+		lose(LOST_USAGE);
+}
+
+static inline void free_page(struct block *block, u32 region, u64 index, u32 nr_pages)
+{
+	u64 *word = &block->words[index % BLOCK_PAGES];
+	u64 was = *word;
+	*word = WORD_FREED;
+	freed(region, was, nr_pages);
+}
+
+/* Whose pages of a block a folio covers, a bit each. */
+static inline u64 pages_in_block(u64 index, u32 nr_pages)
+{
+	return nr_pages >= BLOCK_PAGES ? ~0ULL : ((1ULL << nr_pages) - 1) << (index % BLOCK_PAGES);
+}
+
+/* Pages [first, end) are given back, and keep their words: user space reads those that are older as if they were not. */
+static inline void punch(struct region *region, u32 id, u64 first, u64 end)
+{
+	region->punched_us = now_us();
+	struct event_punch *event = events.ringbuf_reserve(sizeof(*event));
+	if (!event) {
+		lose(LOST_EVENTS);
+		return;
+	}
+	head(&event->event, EVENT_PUNCH, bpf_get_current_pid_tgid() >> 32, 0);
+	event->id = id;
+	event->first = first;
+	event->end = end;
+	events.ringbuf_submit(event, 0);
+}
+
+/*
+ * The page is made anew, and its word is of one that was given back meanwhile and kept it: that one has lost the page.
+ * A word that is younger than the last punch is of another that is about to make this page too.
+ */
+static inline void overwrite(struct region *region, u32 id, u64 *at, u64 word)
+{
+	u64 was = *at;
+	if (was >= FIRST_OWNED && (was & (FIRST_OWNED - 1)) < region->punched_us)
+		freed(id, was, 1);
+	*at = word;
+}
+
+int mm_filemap_delete_from_page_cache(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 folio = ctx->args[0];
+	u32 id = 0;
+	/* shmem is swap-backed, hugetlb a compound page; an ordinary file's page is neither, and most end here */
+	if (!(RD(u64, folio, 0) & (1ULL << BIT_PG_SWAPBACKED | 1ULL << BIT_PG_HEAD)))
+		return 0;
+	u64 mapping = RD(u64, folio, OFF_FOLIO_MAPPING);
+	struct region *region = region_at(mapping, &id);
+	if (!region)
+		return 0;
+	u64 inode = RD(u64, mapping, OFF_MAPPING_HOST);
+	u64 index = RD(u64, folio, OFF_FOLIO_INDEX);
+	u32 order = folio_order(folio) & 31;
+	u32 nr_pages = 1U << order;
+	/* The last reference is gone: this is the teardown, not pages given back. It is one task's work. */
+	bool teardown = RD(u32, inode, OFF_INODE_COUNT) == 0;
+	if (teardown) {
+		begin_teardown(region, id, inode);
+		region->torn_pages += nr_pages;
+	}
+	if (region->huge)
+		index = hugetlb_index(index, order);
+	if (nr_pages > BLOCK_PAGES && !region->huge && !teardown) {
+		/* too many words for the verifier: user space does it */
+		punch(region, id, index, index + nr_pages);
+		return 0;
+	}
+	if (region->huge && !teardown) {
+		struct block *block = block_of(id, index);
+		if (block)
+			free_page(block, id, index, nr_pages);
+		return 0;
+	}
+	if (region->huge)
+		nr_pages = 1;
+	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
+		struct block_key at = {.region = id, .block = index / BLOCK_PAGES + i};
+		struct block *block = i * BLOCK_PAGES < nr_pages ? ledger.lookup(&at) : NULL;
+		if (block && teardown)
+			block->torn |= pages_in_block(index, nr_pages);
+	}
+	if (teardown)
+		return 0;
+	struct block *block = block_of(id, index);
+	u64 pages = pages_in_block(index, nr_pages);
+	for (u32 slot = 0; slot < BLOCK_PAGES && block; slot++)
+		if (pages >> slot & 1)
+			free_page(block, id, slot, 1);
+	return 0;
+}

@@ -1,0 +1,576 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The exact tier: regions and pages at the kernel functions that make and drop them, by whatever path and for whomever.
+ *
+ * shmem_add_to_page_cache() is the one funnel of all pages but those that collapse_file() fills in. Its entry writes the
+ * ledger word, so a return that is missed costs nothing; the return settles who it was of several that wanted the same
+ * page, and takes back an addition that failed.
+ *
+ * What ARG() and RESULT() are is the mechanism's (compat.h), which argument is which the kernel's own BTF (ARG_…,
+ * NARGS_…, from tracer/kernel.py).
+ */
+
+#define MAX_INDEX (1ULL << 40)
+#define MAX_ERROR 4095UL
+#define IS_ERROR(pointer) (!(pointer) || (pointer) >= (u64) - MAX_ERROR)
+#define S_IFMT 0170000
+#define S_IFREG 0100000
+#define PF_KTHREAD 0x00200000
+#define NR_ADDITIONS 16384 /* threads that ever added a page to a region, until they end */
+
+/* ---- Regions made and mapped ---- */
+
+#ifdef NARGS_INODE_MADE
+/* A new inode of a tmpfs: a region once it is mapped, and whatever is written to it before counts. */
+int inode_made(CTX *ctx)
+{
+	u64 inode = RESULT(ctx, NARGS_INODE_MADE);
+	u32 id = 0;
+	if (IS_ERROR(inode) || (RD(u16, inode, OFF_INODE_MODE) & S_IFMT) != S_IFREG)
+		return 0;
+	/* by itself, after a call: clang makes one value of two conditions, and the verifier of v5.10 cannot follow it */
+	struct process *process = tracked(bpf_get_current_pid_tgid() >> 32);
+	if (!process)
+		return 0;
+	struct region *region = enter_region(inode, TMPFS_MAGIC, &id);
+	if (region)
+		made_by(region, process);
+	return 0;
+}
+#endif
+
+BPF_TABLE("hash", u64, u64, segments, 1024); /* by pid_tgid: the file of a SysV segment that is being made */
+
+static inline int file_made(u64 file)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	u32 id = 0;
+	if (IS_ERROR(file))
+		return 0;
+	struct process *process = tracked(thread >> 32);
+	if (!process)
+		return 0;
+	u64 inode = RD(u64, file, OFF_FILE_INODE);
+	u32 magic = magic_of(inode);
+	struct region *region = magic ? enter_region(inode, magic, &id) : NULL;
+	if (!region)
+		return 0;
+	made_by(region, process);
+	u32 name = RD(u32, RD(u64, RD(u64, file, OFF_FILE_DENTRY), OFF_DENTRY_NAME), 0);
+	if (name == 0x56535953) /* "SYSV": it has no number yet */
+		segments.update(&thread, &file);
+	else
+		tell(region, id, file, process);
+	return 0;
+}
+
+/* Anonymous shared memory, memfd, SysV. */
+int shmem_file_made(CTX *ctx)
+{
+	return file_made(RESULT(ctx, NARGS_SHMEM_FILE_MADE));
+}
+
+#ifdef NARGS_HUGETLB_FILE_MADE
+int hugetlb_file_made(CTX *ctx)
+{
+	return file_made(RESULT(ctx, NARGS_HUGETLB_FILE_MADE));
+}
+#endif
+
+#ifdef NARGS_SEGMENT_MADE
+/* newseg() has given the segment's inode the number that /proc shows. */
+int segment_made(CTX *ctx)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct process *process = tracked(thread >> 32);
+	u32 id = 0;
+	if (!process)
+		return 0;
+	u64 *file = segments.lookup(&thread);
+	if (!file)
+		return 0;
+	u64 inode = RD(u64, *file, OFF_FILE_INODE);
+	struct region *region = region_at(RD(u64, inode, OFF_INODE_MAPPING), &id);
+	if (region) {
+		region->key.ino = RD(u64, inode, OFF_INODE_INO);
+		tell(region, id, *file, process);
+	}
+	segments.delete(&thread);
+	return 0;
+}
+#endif
+
+/* A file that the tree maps is a region; a private mapping of one makes no region of it, but is told of a known one. */
+static inline int file_mapped(u64 file, u64 flags)
+{
+	struct process *process = tracked(bpf_get_current_pid_tgid() >> 32);
+	u32 id = 0;
+	if (!process)
+		return 0;
+	u64 inode = RD(u64, file, OFF_FILE_INODE);
+	u32 magic = magic_of(inode);
+	if (!magic || !(flags & VM_SHARED))
+		return 0;
+	struct region *region = enter_region(inode, magic, &id);
+	if (region)
+		tell(region, id, file, process);
+	return 0;
+}
+
+#ifdef HAVE_DESC
+/* Since v6.16 a file may be asked about an area that is not there yet (see DESC in tracer/kernel.py). */
+static inline int area_described(u64 desc)
+{
+	return file_mapped(RD(u64, desc, OFF_DESC_FILE), RD(u64, desc, OFF_DESC_FLAGS));
+}
+#endif
+
+#ifdef ARG_SHMEM_MAPPED_DESC
+int shmem_mapped(CTX *ctx)
+{
+	return area_described(ARG(ctx, ARG_SHMEM_MAPPED_DESC));
+}
+#else
+int shmem_mapped(CTX *ctx)
+{
+	return file_mapped(ARG(ctx, ARG_SHMEM_MAPPED_FILE), RD(u64, ARG(ctx, ARG_SHMEM_MAPPED_VMA), OFF_VMA_FLAGS));
+}
+#endif
+
+#if defined(ARG_HUGETLB_MAPPED_DESC)
+int hugetlb_mapped(CTX *ctx)
+{
+	return area_described(ARG(ctx, ARG_HUGETLB_MAPPED_DESC));
+}
+#elif defined(ARG_HUGETLB_MAPPED_VMA)
+int hugetlb_mapped(CTX *ctx)
+{
+	return file_mapped(ARG(ctx, ARG_HUGETLB_MAPPED_FILE), RD(u64, ARG(ctx, ARG_HUGETLB_MAPPED_VMA), OFF_VMA_FLAGS));
+}
+#endif
+
+/* ---- Regions gone ---- */
+
+static inline int inode_gone(u64 inode)
+{
+	u32 id = 0;
+	struct region *region = region_at(inode + OFF_INODE_DATA, &id);
+	if (region)
+		begin_teardown(region, id, inode);
+	return 0;
+}
+
+int shmem_inode_gone(CTX *ctx)
+{
+	return inode_gone(ARG(ctx, ARG_SHMEM_INODE_GONE_INODE));
+}
+
+#ifdef NARGS_HUGETLB_INODE_GONE
+int hugetlb_inode_gone(CTX *ctx)
+{
+	return inode_gone(ARG(ctx, ARG_HUGETLB_INODE_GONE_INODE));
+}
+#endif
+
+/* Swapped pages that are given back pass no probe: the range is told, and user space reads the words in it so. */
+int punching(CTX *ctx)
+{
+	u64 inode = ARG(ctx, ARG_PUNCHING_INODE);
+	u64 last = ARG(ctx, ARG_PUNCHING_LEND);
+	u32 id = 0;
+	struct region *region = region_at(inode + OFF_INODE_DATA, &id);
+	/* unfalloc: a fallocate that failed gives back its own pages, which are not swapped */
+	if (!region || region->gone_us || (ARG(ctx, ARG_PUNCHING_UNFALLOC) & 1))
+		return 0;
+	if (!RD(u64, inode - OFF_SHMEM_VFS_INODE, OFF_SHMEM_SWAPPED))
+		return 0;
+	u64 first = (ARG(ctx, ARG_PUNCHING_LSTART) + PAGE_SIZE - 1) >> PAGE_SHIFT;
+	punch(region, id, first, last + 1 > last ? (last + 1) >> PAGE_SHIFT : MAX_INDEX);
+	return 0;
+}
+
+/* ---- Pages ---- */
+
+#ifdef ARG_ADDING_PAGE /* before folios: in v5.15, not in v6.1 */
+#define ARG_ADDING_FOLIO ARG_ADDING_PAGE
+#endif
+
+/* What a thread is about to add; the page may be for another's address space. */
+struct addition {
+	u64 word;
+	u64 index;
+	u64 for_mm;
+	u64 was_freed[MAX_FOLIO_BLOCKS]; /* bit per page: it had been given back */
+	u32 region;
+	u32 nr_pages; /* 0: nothing */
+};
+BPF_TABLE("hash", u64, struct addition, additions, NR_ADDITIONS); /* by pid_tgid */
+
+static inline struct addition *addition_of(u64 thread)
+{
+	struct addition *addition = additions.lookup(&thread);
+	struct addition none = {};
+	if (addition)
+		return addition;
+	additions.update(&thread, &none);
+	return additions.lookup(&thread);
+}
+
+/* Who makes the page, entered as a stranger if it is not of the tree. */
+static inline struct process *toucher(u32 tgid)
+{
+	struct process *process = processes.lookup(&tgid);
+	struct process stranger = {.stranger = 1};
+	if (process)
+		return process;
+	u64 leader = RD(u64, bpf_get_current_task(), OFF_TASK_GROUP_LEADER);
+	stranger.start_time_ns = RD(u64, leader, OFF_TASK_START_BOOTTIME);
+	processes.insert(&tgid, &stranger);
+	process = processes.lookup(&tgid);
+	if (!process)
+		lose(LOST_PROCESSES);
+	return process;
+}
+
+#ifdef HAVE_MM_OWNER
+BPF_TABLE("hash", struct behalf_key, u64, behalves, NR_USAGES);
+
+/*
+ * A page may be made in an address space that is not the acting thread's (process_vm_writev, ptrace, /proc/PID/mem,
+ * userfaultfd, khugepaged), or by a kernel thread that has borrowed one (io_uring before v5.12, vhost).
+ */
+static inline void on_behalf(u32 region, struct process *process, u32 tgid, u64 for_mm, u32 nr_pages)
+{
+	u64 task = bpf_get_current_task();
+	u64 own_mm = RD(u64, task, OFF_TASK_MM);
+	struct behalf_key key = {.region = region, .tgid = tgid, .start_time_ns = process->start_time_ns};
+	u64 none = 0;
+	if (!for_mm || for_mm == own_mm)
+		for_mm = RD(u32, task, OFF_TASK_FLAGS) & PF_KTHREAD ? own_mm : 0;
+	if (!for_mm)
+		return;
+	u64 owner = RD(u64, for_mm, OFF_MM_OWNER);
+	key.for_tgid = owner ? RD(u32, owner, OFF_TASK_TGID) : 0;
+	if (!key.for_tgid || key.for_tgid == tgid)
+		return;
+	key.for_start_time_ns = RD(u64, RD(u64, owner, OFF_TASK_GROUP_LEADER), OFF_TASK_START_BOOTTIME);
+	u64 *pages = behalves.lookup_or_try_init(&key, &none);
+	if (pages)
+		__sync_fetch_and_add(pages, nr_pages);
+	else
+		lose(LOST_USAGE);
+}
+#else
+#define on_behalf(region, process, tgid, for_mm, nr_pages)
+#endif
+
+/* Pages are there, and this thread made them. */
+static inline void count(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
+{
+	struct process *process = toucher(tgid);
+	if (!process)
+		return;
+	struct usage *usage = usage_of(region, tgid, process->start_time_ns);
+	if (usage)
+		__sync_fetch_and_add(&usage->touched_pages, nr_pages);
+	on_behalf(region, process, tgid, for_mm, nr_pages);
+}
+
+/* Whose address space the page is for, where only a caller of the funnel knows. */
+static inline int remember_mm(u64 mapping, u64 mm)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	if (!ids.lookup(&mapping))
+		return 0;
+	struct addition *addition = addition_of(thread);
+	if (addition)
+		addition->for_mm = mm;
+	return 0;
+}
+
+#ifdef ARG_ALLOCATING_INODE
+int allocating(CTX *ctx)
+{
+	return remember_mm(ARG(ctx, ARG_ALLOCATING_INODE) + OFF_INODE_DATA, ARG(ctx, ARG_ALLOCATING_FAULT_MM));
+}
+#endif
+
+#ifdef ARG_FILLING_DST_VMA /* until v7.2 had another function for it */
+#define ARG_FILLING_VMA ARG_FILLING_DST_VMA
+#endif
+#ifdef ARG_FILLING_VMA
+/* userfaultfd: a handler resolves another's fault */
+int filling(CTX *ctx)
+{
+	u64 vma = ARG(ctx, ARG_FILLING_VMA);
+	u64 inode = RD(u64, RD(u64, vma, OFF_VMA_FILE), OFF_FILE_INODE);
+	return remember_mm(inode + OFF_INODE_DATA, RD(u64, vma, OFF_VMA_MM));
+}
+#endif
+
+/* What the thread is about to add, if it is to a region; and its word, if the page has none. */
+static inline struct addition *begin_addition(CTX *ctx)
+{
+	u64 mapping = ARG(ctx, ARG_ADDING_MAPPING);
+	u64 thread = bpf_get_current_pid_tgid();
+	u32 id = 0;
+	struct region *region = region_at(mapping, &id);
+	if (!region || ARG(ctx, ARG_ADDING_EXPECTED)) /* what is swapped in keeps its owner */
+		return NULL;
+	struct addition *addition = addition_of(thread);
+	if (!addition) {
+		lose(LOST_PAGES);
+		return NULL;
+	}
+#ifdef ARG_ADDING_CHARGE_MM
+	addition->for_mm = ARG(ctx, ARG_ADDING_CHARGE_MM);
+#endif
+	u64 word = (thread >> 32) << WHEN_BITS | now_us();
+	u64 index = ARG(ctx, ARG_ADDING_INDEX);
+	u32 nr_pages = 1U << (folio_order(ARG(ctx, ARG_ADDING_FOLIO)) & 31);
+	addition->word = word;
+	addition->index = index;
+	addition->region = id;
+	addition->nr_pages = nr_pages;
+	if (nr_pages == 1) {
+		struct block *block = block_of(id, index);
+		if (!block)
+			return addition;
+		u64 *at = &block->words[index % BLOCK_PAGES];
+		addition->was_freed[0] = *at == WORD_FREED;
+		/* a word that is owned is of another that is about to make it too, or of a page that went: see added() */
+		if (*at < FIRST_OWNED)
+			*at = word;
+		return addition;
+	}
+	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
+		if (i * BLOCK_PAGES >= nr_pages)
+			break;
+		struct block *block = block_of(id, index + i * BLOCK_PAGES);
+		u64 pages = pages_in_block(index, nr_pages);
+		addition->was_freed[i] = 0; /* in the map's memory at once, see mark_holes() */
+		if (!block)
+			continue;
+		for (u32 slot = 0; slot < BLOCK_PAGES; slot++) {
+			u64 *at = &block->words[slot];
+			if (!(pages >> slot & 1) || *at >= FIRST_OWNED)
+				continue;
+			if (*at == WORD_FREED)
+				addition->was_freed[i] |= 1ULL << slot;
+			*at = word;
+		}
+	}
+	return addition;
+}
+
+int adding(CTX *ctx)
+{
+	begin_addition(ctx);
+	return 0;
+}
+
+int added(CTX *ctx)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct addition *addition = additions.lookup(&thread);
+#ifdef BY_FENTRY
+	/* The kernel skips a program that is running on this CPU already: here the entry's was, and the arguments are known. */
+	if (!addition || !addition->nr_pages || addition->index != ARG(ctx, ARG_ADDING_INDEX))
+		addition = begin_addition(ctx);
+#endif
+	if (!addition || !addition->nr_pages)
+		return 0;
+	bool failed = (int)RESULT(ctx, NARGS_ADDED);
+	u32 id = addition->region;
+	u32 nr_pages = addition->nr_pages;
+	u64 index = addition->index;
+	u64 word = addition->word;
+	addition->nr_pages = 0;
+	struct region *region = regions.lookup(&id);
+	if (!region)
+		return 0;
+	if (!failed)
+		count(id, thread >> 32, addition->for_mm, nr_pages);
+	if (nr_pages == 1) {
+		struct block *block = block_of(id, index);
+		if (!block) {
+			if (!failed)
+				lose(LOST_PAGES);
+			return 0;
+		}
+		u64 *at = &block->words[index % BLOCK_PAGES];
+		if (!failed && *at != word)
+			overwrite(region, id, at, word);
+		else if (failed && *at == word && !page_exists(region->mapping, index))
+			/* if it exists, who made it settles it, or is a thread of this process in the same microsecond */
+			*at = addition->was_freed[0] ? WORD_FREED : WORD_ABSENT;
+		return 0;
+	}
+	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
+		if (i * BLOCK_PAGES >= nr_pages)
+			break;
+		struct block *block = block_of(id, index + i * BLOCK_PAGES);
+		u64 pages = pages_in_block(index, nr_pages);
+		u64 was_freed = addition->was_freed[i];
+		if (!block)
+			continue;
+		for (u32 slot = 0; slot < BLOCK_PAGES; slot++) {
+			u64 *at = &block->words[slot];
+			if (!(pages >> slot & 1))
+				continue;
+			if (!failed)
+				*at = word;
+			else if (*at == word)
+				*at = was_freed >> slot & 1 ? WORD_FREED : WORD_ABSENT;
+		}
+	}
+	return 0;
+}
+
+#ifdef ARG_HUGETLB_ADDING_MAPPING
+#ifdef ARG_HUGETLB_ADDING_PAGE /* before folios */
+#define ARG_HUGETLB_ADDING_FOLIO ARG_HUGETLB_ADDING_PAGE
+#endif
+/* hugetlbfs has a funnel of its own, and numbers its pages by their size. So does the ledger of such a region. */
+int hugetlb_adding(CTX *ctx)
+{
+	u64 mapping = ARG(ctx, ARG_HUGETLB_ADDING_MAPPING);
+	u64 thread = bpf_get_current_pid_tgid();
+	u32 id = 0;
+	struct region *region = region_at(mapping, &id);
+	if (!region)
+		return 0;
+	struct addition *addition = addition_of(thread);
+	if (!addition) {
+		lose(LOST_PAGES);
+		return 0;
+	}
+	region->order = folio_order(ARG(ctx, ARG_HUGETLB_ADDING_FOLIO)) & 31;
+	addition->word = (thread >> 32) << WHEN_BITS | now_us();
+	addition->index = ARG(ctx, ARG_HUGETLB_ADDING_IDX);
+	addition->for_mm = 0;
+	addition->region = id;
+	addition->nr_pages = 1U << region->order;
+	return 0;
+}
+
+/* Huge pages come one at a time under a lock: here the return alone writes. */
+int hugetlb_added(CTX *ctx)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct addition *addition = additions.lookup(&thread);
+	if (!addition || !addition->nr_pages)
+		return 0;
+	u32 nr_pages = addition->nr_pages;
+	addition->nr_pages = 0;
+	if ((int)RESULT(ctx, NARGS_HUGETLB_ADDED))
+		return 0;
+	count(addition->region, thread >> 32, 0, nr_pages);
+	struct block *block = block_of(addition->region, addition->index);
+	if (block)
+		block->words[addition->index % BLOCK_PAGES] = addition->word;
+	else
+		lose(LOST_PAGES);
+	return 0;
+}
+#endif
+
+/* A thread that ends leaves nothing under way. Attached beside processes.c's. */
+int thread_gone(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	additions.delete(&thread);
+	segments.delete(&thread);
+	return 0;
+}
+
+#ifdef NARGS_COLLAPSED
+/* ---- khugepaged, MADV_COLLAPSE: a huge page takes the place of small ones, and fills the holes between them ---- */
+
+struct collapse {
+	u64 mapping;
+	u64 start;
+	u64 mm;
+	u64 holes[MAX_FOLIO_BLOCKS]; /* bit per page: it does not exist before */
+	u64 still;		     /* nor after, of the block in hand */
+	u32 filled;
+	u32 region;
+};
+BPF_TABLE("hash", u64, struct collapse, collapses, 256); /* by pid_tgid */
+BPF_TABLE("array", u32, struct collapse, no_collapse, 1);
+
+/*
+ * Set a bit for each page of a block that does not exist. A bit goes to the map's memory at once, which the verifier does
+ * not follow: a value that it knows makes every path through the loop another one to it.
+ */
+static inline void mark_holes(u64 mapping, u64 first, u64 *holes)
+{
+	u64 entry = xa_descend(mapping, first);
+	if (!xa_is_node(entry)) {
+		*holes = entry ? 0 : ~0ULL;
+		return;
+	}
+	for (u32 i = 0; i < BLOCK_PAGES; i++)
+		if (!RD(u64, entry - 2, OFF_XA_NODE_SLOTS + i * 8))
+			*holes |= 1ULL << i;
+}
+
+int collapsing(CTX *ctx)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	u64 inode = RD(u64, ARG(ctx, ARG_COLLAPSING_FILE), OFF_FILE_INODE);
+	u64 mapping = inode + OFF_INODE_DATA;
+	u64 start = ARG(ctx, ARG_COLLAPSING_START);
+	u32 id = 0;
+	u32 zero = 0;
+	struct collapse *none = no_collapse.lookup(&zero);
+	if (!region_at(mapping, &id) || !none)
+		return 0;
+	collapses.update(&thread, none);
+	struct collapse *collapse = collapses.lookup(&thread);
+	if (!collapse)
+		return 0;
+	collapse->mapping = mapping;
+	collapse->start = start;
+	collapse->mm = ARG(ctx, ARG_COLLAPSING_MM);
+	collapse->region = id;
+	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++)
+		mark_holes(mapping, start + i * BLOCK_PAGES, &collapse->holes[i]);
+	return 0;
+}
+
+int collapsed(CTX *ctx)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	struct collapse *collapse = collapses.lookup(&thread);
+	if (!collapse)
+		return 0;
+	struct region *region = regions.lookup(&collapse->region);
+	if (!region)
+		return 0;
+	u64 word = (thread >> 32) << WHEN_BITS | now_us();
+	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
+		u64 first = collapse->start + i * BLOCK_PAGES;
+		struct block *block = collapse->holes[i] ? block_of(collapse->region, first) : NULL;
+		if (!block)
+			continue;
+		collapse->still = 0;
+		mark_holes(collapse->mapping, first, &collapse->still);
+		u64 filled = collapse->holes[i] & ~collapse->still;
+		for (u32 slot = 0; slot < BLOCK_PAGES; slot++) {
+			u64 *at = &block->words[slot];
+			u64 was = *at;
+			if (!(filled >> slot & 1))
+				continue;
+			if (was >= FIRST_OWNED && (was & (FIRST_OWNED - 1)) >= region->punched_us)
+				continue; /* made meanwhile */
+			*at = word;
+			collapse->filled++;
+		}
+	}
+	if (collapse->filled)
+		count(collapse->region, thread >> 32, collapse->mm, collapse->filled);
+	collapses.delete(&thread);
+	return 0;
+}
+#endif

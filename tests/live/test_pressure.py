@@ -1,0 +1,36 @@
+"""A million page additions by eight processes that have a quarter of the memory they need, and swap for the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.live.reports import find_region, pages_by_part, trace_command
+from tests.live.shmem import PAGE_BYTES
+from tests.live.workload import Notes
+
+pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc")]
+
+TOUCHED = {"A": 6765, "B": 6762, "C": 6772, "D": 6769, "E": 6766, "F": 6763, "G": 6773, "H": 6770}
+ADDED = {part: 125_000 + 101 * number for number, part in enumerate(TOUCHED)}
+PATIENCE_S = 900.0
+
+
+def test_nothing_is_lost_under_pressure(program: Path, tmp_path: Path) -> None:
+    """In the best tier there is."""
+    report = trace_command(program, "pressure", tmp_path / "notes", patience_s=PATIENCE_S)
+    notes = Notes.read(tmp_path / "notes")
+    if notes.absent:
+        pytest.skip(notes.absent)
+    held = notes.regions["pool"]
+    region = find_region(report, held.id)
+    touched = pages_by_part(region, notes.parts, "touched_bytes")
+    freed = pages_by_part(region, notes.parts, "freed_bytes")
+    assert touched == TOUCHED
+    assert region["allocated_bytes"] == held.pages * PAGE_BYTES
+    assert region["unseen_bytes"] == 0
+    assert not any(report["lost"].values())
+    assert not report["warnings"]
+    if report["tier"] == "exact":
+        assert {part: touched[part] + freed[part] for part in ADDED} == ADDED

@@ -149,11 +149,11 @@ static inline u32 folio_order(u64 folio)
 {
 	if (!(RD(u64, folio, 0) & (1ULL << BIT_PG_HEAD)))
 		return 0;
-#if defined(HAVE_FOLIO_FLAGS_1)
+#if defined(HAVE_FOLIO_ORDER)
+	return RD(u8, folio, OFF_FOLIO_ORDER);
+#elif defined(HAVE_FOLIO_FLAGS_1) /* had other uses while there was the one above */
 	/* Linux kernel commit ebc1baf5c9b4 ("mm: free up a word in the first tail page") (in v6.6) */
 	return RD(u64, folio, OFF_FOLIO_FLAGS_1) & 0xff;
-#elif defined(HAVE_FOLIO_ORDER)
-	return RD(u8, folio, OFF_FOLIO_ORDER);
 #else
 	return RD(u8, folio, SIZE_PAGE + OFF_PAGE_COMPOUND_ORDER); /* in the first tail page */
 #endif

@@ -87,7 +87,8 @@ def test_installs_once_and_is_silent_then(bootstrap: Bootstrap) -> None:
     assert first.stderr == f"bootstrap: installing shmtrace into {bootstrap.venv}\n"
     assert second.stderr == ""
     assert [line for line in bootstrap.asked("python") if "pip install" in line] == [
-        f"-m pip install --quiet --disable-pip-version-check --editable {bootstrap.checkout}"
+        "-m pip install --quiet --disable-pip-version-check pip>=21.3",
+        f"-m pip install --quiet --disable-pip-version-check --editable {bootstrap.checkout}",
     ]
 
 
@@ -178,3 +179,31 @@ def test_runs_the_checks_and_then_the_tests(bootstrap: Bootstrap, broken: str, s
         "-m pytest -k a name",
     ]
     assert ("bootstrap: the tests pass, these do not:" in done.stderr) == (broken == "-m mypy")
+
+
+def test_sets_up_for_the_tests_and_runs_none(bootstrap: Bootstrap) -> None:
+    (bootstrap.packages / "php-fpm").unlink()
+    done = bootstrap.run("test", "--setup")
+    assert done.returncode == 0
+    assert bootstrap.asked("apt-get")[-1].endswith(" install php-fpm")
+    assert bootstrap.asked("python")[-1].endswith(f" --editable {bootstrap.checkout}[test]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "runs"),
+    [
+        (["--kernels"], "-m tests.kernels"),
+        (["--kernels", "6.12", "7.2"], "-m tests.kernels 6.12 7.2"),
+        (["--distros", "11"], "-m tests.kernels --distros 11"),
+    ],
+)
+def test_runs_the_tests_under_other_kernels(bootstrap: Bootstrap, arguments: list[str], runs: str) -> None:
+    """They need pytest, and the packages of the tests and those to boot a guest with."""
+    for name in ("python3-bpfcc", "php-fpm", "qemu-system-x86", "bpftrace"):
+        (bootstrap.packages / name).unlink()
+    bootstrap.broken.write_text(runs)
+    assert bootstrap.run("test", *arguments).returncode == 2
+    *_, install, run = bootstrap.asked("python")
+    assert install.endswith(f" --editable {bootstrap.checkout}[test]")
+    assert run == runs
+    assert bootstrap.asked("apt-get")[-1].endswith(" install python3-bpfcc php-fpm qemu-system-x86")

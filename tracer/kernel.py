@@ -228,6 +228,7 @@ FAULTS = Tier(
         "pages made without a page fault: write(2), fallocate, O_DIRECT, MADV_POPULATE, mlock, process_vm_writev",
         "processes outside the traced tree",
         "huge pages: all but the one that was touched",
+        "who made the pages of a hugetlbfs",
     ],
 )
 PROC = Tier("proc", "", (), [], ["who touched the pages"])

@@ -1,0 +1,129 @@
+"""A command under another kernel: in QEMU, all emulated, over a root file system that is the host's or anybody's.
+
+No security boundary: a guest's root could mount the host's file system again, and write to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import tempfile
+from asyncio.subprocess import STDOUT
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.kernels.commands import NoResultError, run, started
+from tests.kernels.initramfs import Kernel, initramfs
+
+CPUS = 2
+MEMORY = "3G"
+SWAP_BYTES = 512 << 20
+VIRTIOFSD = Path("/usr/lib/qemu/virtiofsd")
+
+COMPLAINT = re.compile(
+    r"WARNING: |BUG: |kernel BUG|Oops|rcu.*\bstall|soft lockup|general protection|blocked for more than|Kernel panic"
+)
+
+
+class Share(NamedTuple):
+    """A directory of the host that the guest has at the same path."""
+
+    path: Path
+    writable: bool
+
+
+class Logs(NamedTuple):
+    """Written while the guest runs."""
+
+    output: Path
+    """What the command says."""
+    console: Path
+    """What the kernel says."""
+
+
+def complaints(console: str) -> list[str]:
+    """Lines of a kernel's console that must not be there."""
+    return [line.strip() for line in console.splitlines() if COMPLAINT.search(line)]
+
+
+def qemu(kernel: Kernel, scratch: Path, logs: Logs) -> list[str]:
+    """The command line, but for the file systems."""
+    return [
+        "qemu-system-x86_64",
+        # One thread for both CPUs: with one each, a CPU now and then runs kernel text that the other is patching, and
+        # dies of an int3 (3 of 70 boots; with this, none of 300).
+        *("-accel", "tcg,thread=single", "-cpu", "max,la57=off", "-smp", str(CPUS)),
+        *("-m", MEMORY, "-machine", "q35,memory-backend=memory"),
+        *("-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on"),  # shared, for virtiofsd
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-kernel", str(kernel.image), "-initrd", f"{scratch}/initramfs"),
+        # Level 5: warnings are on the console, and what is less is not. HPET says how fast it is; the TSC, which is the
+        # host's, is to be measured, and a guest that was interrupted at that had a clock nine times too fast.
+        *("-append", "console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off clocksource=hpet tsc=unstable"),
+        *("-chardev", f"file,id=console,path={logs.console},append=on", "-serial", "chardev:console"),
+        *("-serial", f"file:{logs.output}", "-serial", f"file:{scratch}/status"),
+        *("-drive", f"if=none,id=swap,file={scratch}/swap,format=raw,cache=unsafe"),
+        *("-device", "virtio-blk-pci,drive=swap"),
+    ]
+
+
+async def serve(path: Path, socket: Path, cache: str, log: int, stack: AsyncExitStack) -> None:
+    """A directory, until the stack is left. Raises NoResultError."""
+    options = f"sandbox=chroot,log_level=err,cache={cache}"  # its other sandbox cannot serve /
+    # It has a descriptor open for each file the guest knows of: 0 is as many as there may be.
+    arguments = ("-f", f"--socket-path={socket}", "--rlimit-nofile=0", "-o", f"source={path}", "-o", options)
+    # It leaves a file there.
+    pid_file = Path("/run/virtiofsd", f"{socket}.pid".replace("/", "."))
+    stack.callback(pid_file.unlink, missing_ok=True)
+    server = await stack.enter_async_context(started(str(VIRTIOFSD), *arguments, stdout=log, stderr=STDOUT))
+    while not socket.exists():
+        if server.returncode is not None:
+            raise NoResultError(f"virtiofsd cannot serve {path}")
+        await asyncio.sleep(0.01)
+
+
+async def run_in_guest(
+    kernel: Kernel,
+    command: Sequence[str],
+    cwd: Path,
+    shares: Sequence[Share],
+    logs: Logs,
+    timeout_seconds: float,
+    root: Path = Path("/"),
+) -> int:
+    """The exit status of a command that is run there as root, with swap and without a network.
+
+    Raises NoResultError where it does not come to one.
+    """
+    if not VIRTIOFSD.exists():
+        raise NoResultError(f"no {VIRTIOFSD} here: it is in qemu-system-common of Debian 12")
+    async with AsyncExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shmtrace-guest-")))
+        log = stack.enter_context(logs.console.open("ab"))
+        lines = (f"share{i} {'rw' if share.writable else 'ro'} {share.path}\n" for i, share in enumerate(shares))
+        script = f"cd {shlex.quote(str(cwd))} || exit\nexec {shlex.join(command)}\n"
+        (scratch / "initramfs").write_bytes(initramfs(kernel, {"shares": "".join(lines), "command": script}))
+        with (scratch / "swap").open("wb") as swap:
+            swap.truncate(SWAP_BYTES)
+        await run("mkswap", f"{scratch}/swap")
+
+        arguments = qemu(kernel, scratch, logs)
+        tags = [("root", root, "always")]
+        tags += [(f"share{i}", share.path, "auto" if share.writable else "always") for i, share in enumerate(shares)]
+        for tag, path, cache in tags:
+            socket = scratch / f"{tag}.socket"
+            await serve(path, socket, cache, log.fileno(), stack)
+            arguments += ["-chardev", f"socket,id={tag},path={socket}"]
+            arguments += ["-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
+        machine = await stack.enter_async_context(started(*arguments, stdout=log.fileno(), stderr=STDOUT))
+        try:
+            await asyncio.wait_for(machine.wait(), timeout_seconds)
+        except asyncio.TimeoutError:
+            raise NoResultError(f"not at its end after {timeout_seconds:.0f} s") from None
+        status = (scratch / "status").read_text() if (scratch / "status").exists() else ""
+        if not status:
+            raise NoResultError("did not boot, or died: its console, below, says why")
+        return int(status)

@@ -1,0 +1,120 @@
+"""The live tests under each kernel, in a guest, and what they came to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree.ElementTree import ParseError
+
+from tests.kernels.commands import NoResultError
+from tests.kernels.fetch import SUITES, fetch
+from tests.kernels.guest import Logs, Share, complaints, run_in_guest
+from tests.kernels.initramfs import Kernel
+from tests.kernels.results import Case, Result, describe, failed, read_cases, table
+from tests.kernels.userlands import CHECKOUT, HOST, RELEASES, Userland, prepare
+
+TESTS = [
+    "tests/live/test_answers.py",
+    "tests/live/test_attach.py",
+    "tests/live/test_pressure.py",
+    "--deselect=tests/live/test_attach.py::test_several_at_once",  # twenty shmtraces: minutes, in a guest
+]
+TIMEOUT_SECONDS = 1000.0
+AT_ONCE = min(2, os.cpu_count() or 1)  # a guest keeps one CPU busy
+OUTPUT_LINES, CONSOLE_LINES = 150, 40
+HEADS = ["debian", "kernel"]
+
+
+class Subject(NamedTuple):
+    """What the tests are run on."""
+
+    kernel: str
+    debian: str | None = None
+    """None: what the host has"""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.debian, self.kernel) if self.debian else (self.kernel,)
+
+
+KERNELS = {kernel: Subject(kernel) for kernel in SUITES}
+DISTROS = {name: Subject(release.kernel, name) for name, release in RELEASES.items()}
+
+
+def say(subject: Subject, what: str) -> None:
+    print(f"{' '.join(subject.names)}: {what}", flush=True)
+
+
+def end_of(path: Path, nr_lines: int) -> str:
+    lines = path.read_text(errors="replace").splitlines()[-nr_lines:] if path.exists() else []
+    return "\n".join([f"--- the end of {path}:", *lines])
+
+
+async def run_tests(kernel: Kernel, userland: Userland, logs: Logs, record: Path) -> tuple[int, list[Case]]:
+    """pytest's exit status and record. Raises NoResultError."""
+    pytest = [userland.python, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={record}"]
+    command = ["env", "SHMTRACE_REQUIRE_BPF=1", *pytest, *TESTS]
+    shares = [Share(record.parent, writable=True)]
+    if userland is not HOST:
+        shares.append(Share(CHECKOUT, writable=False))
+    status = await run_in_guest(kernel, command, CHECKOUT, shares, logs, TIMEOUT_SECONDS, userland.root)
+    try:
+        return status, read_cases(record.read_text())
+    except (OSError, ParseError) as error:
+        raise NoResultError(f"pytest ended with {status}, and left no record: {error}") from None
+
+
+async def examine(subject: Subject, directory: Path) -> Result:
+    """Says when it begins and how it ends. Whatever is wrong is in the result."""
+    began = time.monotonic()
+    logs = Logs(directory / "output", directory / "console")
+    cases: list[Case] = []
+    wrong: list[str] = []
+    try:
+        kernel = Kernel.find(await fetch(subject.kernel))
+        userland = await prepare(subject.debian) if subject.debian else HOST
+        say(subject, f"boots Linux {kernel.release}; the tests' output is {logs.output}")
+        status, cases = await run_tests(kernel, userland, logs, directory / "record.xml")
+        outcomes = {case.outcome for case in cases}
+        if not outcomes - {"skipped"}:
+            wrong.append(f"of {len(cases)} tests none was run")
+        elif status and "failed" not in outcomes:
+            wrong.append(f"no test has failed, but pytest ended with {status}")
+    except NoResultError as error:
+        wrong.append(str(error))
+    wrong += complaints(logs.console.read_text(errors="replace") if logs.console.exists() else "")
+    result = Result(subject.names, cases, wrong, time.monotonic() - began)
+    if result.failed:
+        said = [*wrong, *map(describe, failed(cases)), end_of(logs.output, OUTPUT_LINES)]
+        print("\n".join([*said, end_of(logs.console, CONSOLE_LINES)]), flush=True)
+    say(subject, f"{'failed' if result.failed else 'passed'}, after {result.seconds:.0f} s")
+    return result
+
+
+async def examine_all(subjects: Sequence[Subject]) -> bool:
+    """Prints the table; whether all is well. Logs are kept where a test, or a guest, failed."""
+    directory = Path(tempfile.mkdtemp(prefix="shmtrace-kernels-"))
+    turns = asyncio.Semaphore(AT_ONCE)
+    results: list[Result] = []
+
+    async def examine_in_turn(subject: Subject) -> Result:
+        async with turns:
+            own = directory / "-".join(subject.names)
+            own.mkdir()
+            return await examine(subject, own)
+
+    try:
+        results = await asyncio.gather(*map(examine_in_turn, subjects))
+    finally:
+        if not any(result.failed for result in results):
+            shutil.rmtree(directory)
+    print(f"\n{table(HEADS[-len(subjects[0].names) :], results)}")
+    if directory.exists():
+        print(f"\nlogs are in {directory}")
+    return not any(result.failed for result in results)

@@ -1,0 +1,100 @@
+"""Where the tests are run from: the host's own file system, or a Debian release's, with its Python, bcc and compiler.
+
+A release is a directory in the cache, made by debootstrap, in which the checkout's own bootstrap then sets up what the
+tests need.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.kernels.commands import run
+from tests.kernels.fetch import ARCHIVE, CACHE, KEYRING
+
+CHECKOUT = Path(__file__).parents[2]
+VENV = "/opt/shmtrace"
+CERTIFICATES = "/opt/certificates.crt"
+
+
+class Release(NamedTuple):
+    suite: str
+    kernel: str
+
+
+RELEASES = {
+    "11": Release("bullseye", "5.10"),
+    "12": Release("bookworm", "6.1"),
+    "13": Release("trixie", "6.12"),
+    "unstable": Release("sid", "7.2"),
+}
+
+
+class Userland(NamedTuple):
+    root: Path
+    python: str
+
+
+HOST = Userland(Path("/"), sys.executable)
+
+# In namespaces of its own: whatever it starts ends with it, and what it mounts is mounted for nobody else.
+ALONE = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+SET_UP = """
+mount -t proc proc "$1/proc"
+mount --rbind /dev "$1/dev"
+exec chroot "$1" sh -ec '"$1" test --setup; apt-get clean' sh "$2/bootstrap"
+"""
+
+NETWORK = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+BUNDLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+
+
+def way_out(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of the host's environment apt and pip need to reach the network from another root."""
+    handed = {name: value for name, value in environment.items() if name in NETWORK or name.startswith("PIP_")}
+    return {**handed, "PIP_CERT": CERTIFICATES}
+
+
+def certificates(environment: Mapping[str, str]) -> Path:
+    """Those pip trusts here: a host behind a proxy may have one of its own among them."""
+    return Path(next(filter(None, map(environment.get, BUNDLES)), "/etc/ssl/certs/ca-certificates.crt"))
+
+
+async def set_up(root: Path) -> None:
+    """Quick where nothing is missing. Raises NoResultError."""
+    # A copy, which pip may write to; a guest has the checkout itself in its place.
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+    shutil.copytree(CHECKOUT, root / CHECKOUT.relative_to("/"), ignore=ignored, dirs_exist_ok=True)
+    # How the archive is reached from here, and what is taken from it.
+    (root / "etc/apt/apt.conf.d/00host").write_text(await run("apt-config", "dump", "Acquire"))
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    shutil.copy(certificates(os.environ), root / CERTIFICATES.lstrip("/"))
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        "SHMTRACE_VENV": VENV,
+        **way_out(os.environ),
+    }
+    await run(*ALONE, "sh", "-ec", SET_UP, "sh", str(root), str(CHECKOUT), env=environment)
+
+
+async def prepare(name: str) -> Userland:
+    """A release's, made if it is not there. Raises NoResultError."""
+    root = CACHE / f"debian-{name}"
+    if root.exists():
+        await set_up(root)
+    else:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE, prefix=".debootstrap-") as scratch:
+            tree = Path(scratch, "tree")
+            options = ["--variant=minbase", f"--keyring={KEYRING}"]
+            await run(*ALONE, "debootstrap", *options, RELEASES[name].suite, str(tree), f"{ARCHIVE}/debian")
+            await set_up(tree)
+            tree.rename(root)  # at once: whatever is there is complete
+    return Userland(root, f"{VENV}/bin/python")

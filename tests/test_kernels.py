@@ -1,0 +1,271 @@
+"""tests/kernels: what it makes of package names, of a kernel's console and of pytest's record. No guest is started."""
+
+from __future__ import annotations
+
+import asyncio
+import lzma
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.kernels import fetch
+from tests.kernels.commands import NoResultError, run
+from tests.kernels.fetch import pick_packages, pick_series
+from tests.kernels.guest import complaints
+from tests.kernels.initramfs import DIRECTORY, FILE, Entry, Kernel, cpio, initramfs, modules_to_load
+from tests.kernels.results import Case, Result, read_cases, table, tier_of
+
+NAMES = [
+    "linux-image-5.10.0-9-cloud-amd64",
+    "linux-image-5.10.0-32-cloud-amd64",
+    "linux-image-5.10.0-32-cloud-amd64-dbg",
+    "linux-image-5.10.0-32-cloud-amd64-unsigned",
+    "linux-image-5.10.0-32-amd64",
+    "linux-image-5.10.0-32-rt-amd64",
+    "linux-image-6.1.0-0.deb11.7-cloud-amd64",
+    "linux-image-6.12.9+deb13-cloud-amd64",
+    "linux-image-6.12.9+deb13+1-cloud-amd64",
+    "linux-image-6.12.10+deb13-cloud-amd64",
+    "linux-image-6.12.11+deb13-rt-cloud-amd64",
+    "linux-image-cloud-amd64",
+    "linux-modules-5.10.0-9-cloud-amd64",
+    "linux-binary-7.2.13+deb14-cloud-amd64",
+    "linux-headers-7.2.13+deb14-cloud-amd64",
+    "linux-image-7.2.13+deb14-cloud-amd64",
+    "linux-modules-7.2.13+deb14-cloud-amd64",
+]
+
+# As pytest writes it, but for what is not read.
+RECORD = """<?xml version="1.0" encoding="utf-8"?>
+<testsuites name="pytest tests"><testsuite name="pytest" errors="0" failures="1" skipped="1" tests="5" time="9.2">
+<testcase classname="tests.live.test_answers" name="test_known_answer[kprobe-strided]" time="1.500"><properties>
+<property name="unseen_pages" value="3" /></properties></testcase>
+<testcase classname="tests.live.test_answers" name="test_known_answer[kprobe-full]" time="2.250"><properties>
+<property name="unseen_pages" value="4" /><property name="other" value="x" /></properties>
+<failure message="assert 3 == 4&#10; where 3 = f()">def test_known_answer(...)</failure></testcase>
+<testcase classname="tests.live.test_answers" name="test_known_answer[faults-huge]" time="0.250">
+<skipped type="pytest.skip" message="no huge pages here">tests/live/test_answers.py:300: no huge pages here</skipped>
+</testcase>
+<testcase classname="tests.live.test_attach" name="test_two_roots" time="3.000" />
+<testcase classname="tests.live.test_attach" name="test_roots[faultsome]" time="3.000">
+<error message="failed on setup with &quot;OSError&quot;">...</error></testcase>
+</testsuite></testsuites>
+"""
+
+TABLE = """\
+kernel  tier    passed  failed  skipped  unseen pages  seconds
+5.10    kprobe       1       1        0             7        4
+5.10    faults       0       0        1             -        0
+5.10    -            1       1        0             -        6
+6.12    faults       2       0        1             0        2
+7.2     guest        0       1        0             -       41
+
+skipped:
+  no huge pages here (5.10 faults: 1, 6.12 faults: 1)
+
+failed:
+  5.10: test_answers::test_known_answer[kprobe-full]: assert 3 == 4
+  5.10: test_attach::test_roots[faultsome]: failed on setup with "OSError"
+  7.2: did not boot"""
+
+CONSOLE = """\
+[    0.869210] mtrr: your CPUs had inconsistent fixed MTRR settings
+[    1.318336] PCI: Using host bridge windows from ACPI; if necessary, use "pci=nocrs" and report a bug
+[   58.961616] NOTICE: Automounting of tracing to debugfs is deprecated and will be removed in 2030
+[   60.000000] {}
+virtio_loop: Unexpected poll revents 11
+"""
+
+
+@pytest.mark.parametrize(
+    ("series", "packages"),
+    [
+        ("5.10", ["linux-image-5.10.0-32-cloud-amd64"]),
+        ("6.1", ["linux-image-6.1.0-0.deb11.7-cloud-amd64"]),
+        ("6.12", ["linux-image-6.12.10+deb13-cloud-amd64"]),
+        ("7.2", [f"linux-{part}-7.2.13+deb14-cloud-amd64" for part in ("image", "binary", "modules")]),
+        ("7.1", []),
+    ],
+)
+def test_the_newest_kernel_of_a_series(series: str, packages: list[str]) -> None:
+    assert pick_packages(NAMES, series) == packages
+
+
+def test_the_newest_of_two_revisions() -> None:
+    """A number is a number, and a longer version is a newer one."""
+    assert pick_packages([name for name in NAMES if ".10+" not in name], "6.12") == [
+        "linux-image-6.12.9+deb13+1-cloud-amd64"
+    ]
+
+
+def test_the_series_there_are() -> None:
+    assert pick_series(NAMES) == ["5.10", "6.1", "6.12", "7.2"]
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, cache: Path, names: str = "", broken: str = "") -> list[str]:
+    """In place of the programs that fetch: what they are asked for."""
+    asked: list[str] = []
+
+    async def answer(*command: str, cwd: Path = cache) -> str:
+        asked.append(command[0])
+        if command[0] == broken:
+            raise NoResultError(f"{broken} ended with 1")
+        if "download" in command:
+            (cwd / "a.deb").touch()
+        if command[0] == "dpkg-deb":
+            (Path(command[-1]) / "unpacked").touch()
+        return names
+
+    monkeypatch.setattr(fetch, "CACHE", cache)
+    monkeypatch.setattr(fetch, "run", answer)
+    return asked
+
+
+def test_fetches_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = stand_in(monkeypatch, tmp_path / "cache", "\n".join(NAMES))
+    for _ in range(2):
+        assert asyncio.run(fetch.fetch("6.12")) == tmp_path / "cache/6.12"
+    assert asked == ["apt-get", "apt-cache", "apt-get", "dpkg-deb"]
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == [
+        "cache",
+        "cache/6.12",
+        "cache/6.12/unpacked",
+    ]
+
+
+@pytest.mark.parametrize("broken", ["apt-get", "apt-cache", "dpkg-deb"])
+def test_what_is_half_fetched_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: str) -> None:
+    stand_in(monkeypatch, tmp_path, "\n".join(NAMES), broken)
+    with pytest.raises(NoResultError, match=broken):
+        asyncio.run(fetch.fetch("6.12"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_says_what_to_do_where_sid_has_moved_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stand_in(monkeypatch, tmp_path, "linux-image-7.4.1+deb14-cloud-amd64\nlinux-image-7.3.2+deb14-cloud-amd64")
+    with pytest.raises(NoResultError) as caught:
+        asyncio.run(fetch.fetch("7.2"))
+    assert str(caught.value) == (
+        "Debian's debian sid has no cloud kernel 7.2 now, but 7.3, 7.4: in SUITES of tests/kernels/fetch.py, "
+        "name one of these, or the suite that has it"
+    )
+
+
+@pytest.mark.parametrize("image", ["boot/vmlinuz-6.1.0-9", "usr/lib/modules/6.1.0-9/vmlinuz"])
+def test_finds_an_unpacked_kernel(tmp_path: Path, image: str) -> None:
+    """Where Debian has it up to 6.12, and since."""
+    drivers = tmp_path / "usr/lib/modules/6.1.0-9/kernel/drivers"
+    drivers.mkdir(parents=True)
+    (drivers / "virtio-rng.ko.xz").touch()
+    (tmp_path / image).parent.mkdir(exist_ok=True)
+    (tmp_path / image).touch()
+    modules = {"virtio_rng": drivers / "virtio-rng.ko.xz"}
+    assert Kernel.find(tmp_path) == Kernel("6.1.0-9", tmp_path / image, modules)
+
+
+def test_says_what_to_do_with_what_is_no_kernel(tmp_path: Path) -> None:
+    with pytest.raises(NoResultError, match="remove it"):
+        Kernel.find(tmp_path)
+
+
+def test_a_module_comes_after_those_it_needs() -> None:
+    names = ["overlay", "virtiofs", "xfs", "virtio", "fuse", "virtio_pci", "virtio_ring"]
+    kernel = Kernel("6.1", Path("vmlinuz"), {name: Path(f"{name}.ko") for name in names})
+    assert modules_to_load(kernel) == ["virtio_ring", "virtio", "virtio_pci", "fuse", "virtiofs", "overlay"]
+
+
+def test_cpio() -> None:
+    """Names and contents are padded to four bytes, counted from the start of the archive and without the padding."""
+    head = "070701{:08X}{:08X}00000000000000000000000100000000{:08X}" + "00000000" * 4 + "{:08X}00000000"
+    expected = [
+        head.format(1, 0o40755, 0, 4).encode() + b"dev\0\0\0",
+        head.format(2, 0o100644, 5, 6).encode() + b"dev/a\x0012345\0\0\0",
+        head.format(3, 0, 0, 11).encode() + b"TRAILER!!!\0\0\0\0",
+    ]
+    assert cpio([Entry("dev", DIRECTORY), Entry("dev/a", FILE, b"12345")]) == b"".join(expected)
+
+
+def test_modules_are_uncompressed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The kernel's own insmod would not."""
+    (tmp_path / "busybox").write_text("a program")
+    (tmp_path / "busybox").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "fuse.ko").write_bytes(b"one module")
+    (tmp_path / "overlay.ko.xz").write_bytes(lzma.compress(b"another module"))
+    modules = {"overlay": tmp_path / "overlay.ko.xz", "fuse": tmp_path / "fuse.ko"}
+    archive = initramfs(Kernel("6.1", tmp_path / "vmlinuz", modules), {"command": "exec true"})
+    for expected in (b"fuse\noverlay", b"\0one module\0", b"\0another module\0", b"\0exec true\0", b"\0a program\0"):
+        assert expected in archive
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "WARNING: CPU: 0 PID: 712 at kernel/trace/trace_kprobe.c:1021 foo+0x1/0x2",
+        "BUG: unable to handle page fault for address: ffffffff81000000",
+        "kernel BUG at mm/shmem.c:812!",
+        "Oops: int3: 0000 [#1] PREEMPT SMP NOPTI",
+        "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+        "watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [cc:812]",
+        "general protection fault, probably for non-canonical address 0xdead: 0000 [#1] SMP",
+        "INFO: task python3:812 blocked for more than 120 seconds.",
+        "Kernel panic - not syncing: Attempted to kill init!",
+    ],
+)
+def test_what_a_kernel_must_not_say(line: str) -> None:
+    assert complaints(CONSOLE.format(line)) == [f"[   60.000000] {line}"]
+
+
+def test_what_a_kernel_may_say() -> None:
+    assert complaints(CONSOLE.format("rcu: Hierarchical RCU implementation.")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "tier"),
+    [
+        ("test_known_answer[kprobe-strided]", "kprobe"),
+        ("test_huge_pages[fentry]", "fentry"),
+        ("test_known_answer[faults-2-SIGINT]", "faults"),
+        ("test_known_answer[strided]", "-"),
+        ("test_known_answer[strided-faults]", "-"),
+        ("test_kprobe", "-"),
+    ],
+)
+def test_the_tier_of_a_test(name: str, tier: str) -> None:
+    assert tier_of(name) == tier
+
+
+def test_table() -> None:
+    cases = read_cases(RECORD)
+    skipped = Case("test_answers::test_huge[faults]", "faults", "skipped", "no huge pages here", None, 0.1)
+    passed = Case("test_answers::test_all[faults]", "faults", "passed", "", 0, 1.0)
+    results = [
+        Result(("5.10",), cases, [], 9.2),
+        Result(("6.12",), [passed, passed, skipped], [], 3.0),
+        Result(("7.2",), [], ["did not boot\n--- its console"], 41.0),
+    ]
+    assert [result.failed for result in results] == [True, False, True]
+    assert table(["kernel"], results) == TABLE
+
+
+@pytest.mark.parametrize("name", ["init.sh", "switched.sh"])
+def test_scripts_are_plain_sh(name: str) -> None:
+    subprocess.run(["sh", "-n", Path(fetch.__file__).with_name(name)], check=True)
+
+
+def test_a_program_that_fails_is_quoted() -> None:
+    with pytest.raises(NoResultError, match=r"(?s)ended with 3: 24\n5\n.*\n23$"):
+        asyncio.run(run(sys.executable, "-c", "for i in range(25): print(i)\nexit(3)"))
+
+
+def test_no_program_outlives_its_cancellation() -> None:
+    async def cancelled() -> None:
+        await asyncio.wait_for(run("sleep", "60"), 0.1)
+
+    began = time.monotonic()
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(cancelled())
+    assert time.monotonic() - began < 10

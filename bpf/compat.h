@@ -20,17 +20,17 @@
  */
 static long (*probe_read_user)(void *to, u32 bytes, const void *from) = (void *)112;
 
-/* ---- Arguments and result of a kernel function ---- */
+/* ---- Arguments and result of a kernel function, in a program at its entry and in one at its return ---- */
 
+#define TRACING_ARG(ctx, number) ((u64)(ctx)->args[number])
 #ifdef BY_FENTRY
-#define CTX struct bpf_raw_tracepoint_args
-#define ARG(ctx, number) ((u64)(ctx)->args[number])
-#define RESULT(ctx, arguments) ((u64)(ctx)->args[arguments]) /* comes after them */
+#define ENTRY struct bpf_raw_tracepoint_args
+#define ARG TRACING_ARG
 #else
 struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
 	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
 };
-#define CTX struct pt_regs
+#define ENTRY struct pt_regs
 #define ARG(ctx, number)                                                                                               \
 	((number) == 0	 ? (ctx)->di                                                                                   \
 	 : (number) == 1 ? (ctx)->si                                                                                   \
@@ -38,6 +38,12 @@ struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
 	 : (number) == 3 ? (ctx)->cx                                                                                   \
 	 : (number) == 4 ? (ctx)->r8                                                                                   \
 			 : (ctx)->r9)
+#endif
+#ifdef BY_FEXIT /* which has the arguments too, where a kretprobe has not */
+#define RETURN struct bpf_raw_tracepoint_args
+#define RESULT TRACING_ARG /* comes after the arguments */
+#else
+#define RETURN struct pt_regs
 #define RESULT(ctx, arguments) ((ctx)->ax)
 #endif
 

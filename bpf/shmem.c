@@ -4,7 +4,7 @@
  *
  * shmem_add_to_page_cache() is the one funnel of all pages but those that collapse_file() fills in. Its entry writes the
  * ledger word, so a return that is missed costs nothing; the return settles who it was of several that wanted the same
- * page, and takes back an addition that failed.
+ * page, takes back an addition that failed, and where it is told the arguments too makes up for an entry missed.
  *
  * What ARG() and RESULT() are is the mechanism's (compat.h), which argument is which the kernel's own BTF (ARG_…,
  * NARGS_…, from tracer/kernel.py).
@@ -22,7 +22,7 @@
 
 #ifdef NARGS_INODE_MADE
 /* A new inode of a tmpfs: a region once it is mapped, and whatever is written to it before counts. */
-int inode_made(CTX *ctx)
+int inode_made(RETURN *ctx)
 {
 	u64 inode = RESULT(ctx, NARGS_INODE_MADE);
 	u32 id = 0;
@@ -65,13 +65,13 @@ static inline int file_made(u64 file)
 }
 
 /* Anonymous shared memory, memfd, SysV. */
-int shmem_file_made(CTX *ctx)
+int shmem_file_made(RETURN *ctx)
 {
 	return file_made(RESULT(ctx, NARGS_SHMEM_FILE_MADE));
 }
 
 #ifdef NARGS_HUGETLB_FILE_MADE
-int hugetlb_file_made(CTX *ctx)
+int hugetlb_file_made(RETURN *ctx)
 {
 	return file_made(RESULT(ctx, NARGS_HUGETLB_FILE_MADE));
 }
@@ -79,7 +79,7 @@ int hugetlb_file_made(CTX *ctx)
 
 #ifdef NARGS_SEGMENT_MADE
 /* newseg() has given the segment's inode the number that /proc shows. */
-int segment_made(CTX *ctx)
+int segment_made(RETURN *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	struct process *process = tracked(thread >> 32);
@@ -126,24 +126,24 @@ static inline int area_described(u64 desc)
 #endif
 
 #ifdef ARG_SHMEM_MAPPED_DESC
-int shmem_mapped(CTX *ctx)
+int shmem_mapped(ENTRY *ctx)
 {
 	return area_described(ARG(ctx, ARG_SHMEM_MAPPED_DESC));
 }
 #else
-int shmem_mapped(CTX *ctx)
+int shmem_mapped(ENTRY *ctx)
 {
 	return file_mapped(ARG(ctx, ARG_SHMEM_MAPPED_FILE), RD(u64, ARG(ctx, ARG_SHMEM_MAPPED_VMA), OFF_VMA_FLAGS));
 }
 #endif
 
 #if defined(ARG_HUGETLB_MAPPED_DESC)
-int hugetlb_mapped(CTX *ctx)
+int hugetlb_mapped(ENTRY *ctx)
 {
 	return area_described(ARG(ctx, ARG_HUGETLB_MAPPED_DESC));
 }
 #elif defined(ARG_HUGETLB_MAPPED_VMA)
-int hugetlb_mapped(CTX *ctx)
+int hugetlb_mapped(ENTRY *ctx)
 {
 	return file_mapped(ARG(ctx, ARG_HUGETLB_MAPPED_FILE), RD(u64, ARG(ctx, ARG_HUGETLB_MAPPED_VMA), OFF_VMA_FLAGS));
 }
@@ -160,20 +160,20 @@ static inline int inode_gone(u64 inode)
 	return 0;
 }
 
-int shmem_inode_gone(CTX *ctx)
+int shmem_inode_gone(ENTRY *ctx)
 {
 	return inode_gone(ARG(ctx, ARG_SHMEM_INODE_GONE_INODE));
 }
 
 #ifdef NARGS_HUGETLB_INODE_GONE
-int hugetlb_inode_gone(CTX *ctx)
+int hugetlb_inode_gone(ENTRY *ctx)
 {
 	return inode_gone(ARG(ctx, ARG_HUGETLB_INODE_GONE_INODE));
 }
 #endif
 
 /* Swapped pages that are given back pass no probe: the range is told, and user space reads the words in it so. */
-int punching(CTX *ctx)
+int punching(ENTRY *ctx)
 {
 	u64 inode = ARG(ctx, ARG_PUNCHING_INODE);
 	u64 last = ARG(ctx, ARG_PUNCHING_LEND);
@@ -289,7 +289,7 @@ static inline int remember_mm(u64 mapping, u64 mm)
 }
 
 #ifdef ARG_ALLOCATING_INODE
-int allocating(CTX *ctx)
+int allocating(ENTRY *ctx)
 {
 	return remember_mm(ARG(ctx, ARG_ALLOCATING_INODE) + OFF_INODE_DATA, ARG(ctx, ARG_ALLOCATING_FAULT_MM));
 }
@@ -300,7 +300,7 @@ int allocating(CTX *ctx)
 #endif
 #ifdef ARG_FILLING_VMA
 /* userfaultfd: a handler resolves another's fault */
-int filling(CTX *ctx)
+int filling(ENTRY *ctx)
 {
 	u64 vma = ARG(ctx, ARG_FILLING_VMA);
 	u64 inode = RD(u64, RD(u64, vma, OFF_VMA_FILE), OFF_FILE_INODE);
@@ -309,13 +309,12 @@ int filling(CTX *ctx)
 #endif
 
 /* What the thread is about to add, if it is to a region; and its word, if the page has none. */
-static inline struct addition *begin_addition(CTX *ctx)
+static inline struct addition *begin_addition(u64 mapping, u64 index, u64 folio, u64 expected, u64 charge_mm)
 {
-	u64 mapping = ARG(ctx, ARG_ADDING_MAPPING);
 	u64 thread = bpf_get_current_pid_tgid();
 	u32 id = 0;
 	struct region *region = region_at(mapping, &id);
-	if (!region || ARG(ctx, ARG_ADDING_EXPECTED)) /* what is swapped in keeps its owner */
+	if (!region || expected) /* what is swapped in keeps its owner */
 		return NULL;
 	struct addition *addition = addition_of(thread);
 	if (!addition) {
@@ -323,11 +322,10 @@ static inline struct addition *begin_addition(CTX *ctx)
 		return NULL;
 	}
 #ifdef ARG_ADDING_CHARGE_MM
-	addition->for_mm = ARG(ctx, ARG_ADDING_CHARGE_MM);
+	addition->for_mm = charge_mm;
 #endif
 	u64 word = (thread >> 32) << WHEN_BITS | now_us();
-	u64 index = ARG(ctx, ARG_ADDING_INDEX);
-	u32 nr_pages = 1U << (folio_order(ARG(ctx, ARG_ADDING_FOLIO)) & 31);
+	u32 nr_pages = 1U << (folio_order(folio) & 31);
 	addition->word = word;
 	addition->index = index;
 	addition->region = id;
@@ -363,20 +361,32 @@ static inline struct addition *begin_addition(CTX *ctx)
 	return addition;
 }
 
-int adding(CTX *ctx)
+#ifdef ARG_ADDING_CHARGE_MM
+#define CHARGE_MM(ctx, argument) argument(ctx, ARG_ADDING_CHARGE_MM)
+#else
+#define CHARGE_MM(ctx, argument) 0
+#endif
+#define BEGIN_ADDITION(ctx, argument)                                                                                  \
+	begin_addition(argument(ctx, ARG_ADDING_MAPPING), argument(ctx, ARG_ADDING_INDEX),                             \
+		       argument(ctx, ARG_ADDING_FOLIO), argument(ctx, ARG_ADDING_EXPECTED), CHARGE_MM(ctx, argument))
+
+int adding(ENTRY *ctx)
 {
-	begin_addition(ctx);
+	BEGIN_ADDITION(ctx, ARG);
 	return 0;
 }
 
-int added(CTX *ctx)
+int added(RETURN *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	struct addition *addition = additions.lookup(&thread);
-#ifdef BY_FENTRY
-	/* The kernel skips a program that is running on this CPU already: here the entry's was, and the arguments are known. */
-	if (!addition || !addition->nr_pages || addition->index != ARG(ctx, ARG_ADDING_INDEX))
-		addition = begin_addition(ctx);
+#ifdef BY_FEXIT
+	/*
+	 * The kernel may have skipped the entry's program: fentry's where it was running on this CPU already, a kprobe's
+	 * where some program or bpf(2) was (bpf_prog_active), which a preemptible kernel lets last. Here is all it knew.
+	 */
+	if (!addition || !addition->nr_pages || addition->index != TRACING_ARG(ctx, ARG_ADDING_INDEX))
+		addition = BEGIN_ADDITION(ctx, TRACING_ARG);
 #endif
 	if (!addition || !addition->nr_pages)
 		return 0;
@@ -432,7 +442,7 @@ int added(CTX *ctx)
 #define ARG_HUGETLB_ADDING_FOLIO ARG_HUGETLB_ADDING_PAGE
 #endif
 /* hugetlbfs has a funnel of its own, and numbers its pages by their size. So does the ledger of such a region. */
-int hugetlb_adding(CTX *ctx)
+int hugetlb_adding(ENTRY *ctx)
 {
 	u64 mapping = ARG(ctx, ARG_HUGETLB_ADDING_MAPPING);
 	u64 thread = bpf_get_current_pid_tgid();
@@ -455,7 +465,7 @@ int hugetlb_adding(CTX *ctx)
 }
 
 /* Huge pages come one at a time under a lock: here the return alone writes. */
-int hugetlb_added(CTX *ctx)
+int hugetlb_added(RETURN *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	struct addition *addition = additions.lookup(&thread);
@@ -515,7 +525,7 @@ static inline void mark_holes(u64 mapping, u64 first, u64 *holes)
 			*holes |= 1ULL << i;
 }
 
-int collapsing(CTX *ctx)
+int collapsing(ENTRY *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	u64 inode = RD(u64, ARG(ctx, ARG_COLLAPSING_FILE), OFF_FILE_INODE);
@@ -539,7 +549,7 @@ int collapsing(CTX *ctx)
 	return 0;
 }
 
-int collapsed(CTX *ctx)
+int collapsed(RETURN *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	struct collapse *collapse = collapses.lookup(&thread);

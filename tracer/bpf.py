@@ -8,7 +8,7 @@ import platform
 import struct
 
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # of the system call
-PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN = 5, 10, 15, 17
+PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN, MAP_LOOKUP_BATCH = 5, 10, 15, 17, 24
 PROG_TYPE_TRACING = 26
 TRACE_FENTRY, TRACE_FEXIT = 24, 25
 ATTRIBUTE_BYTES = 128
@@ -64,6 +64,29 @@ def run(program: int, *arguments: int) -> int:
     attributes = _attributes("=II32xI4xQ", program, 0, len(context), ctypes.addressof(context))
     _call(PROG_TEST_RUN, attributes)
     return int(struct.unpack_from("=I", attributes, 4)[0])
+
+
+def lookup_batch(
+    map_fd: int,
+    after: ctypes.Array[ctypes.c_uint32] | None,
+    token: ctypes.Array[ctypes.c_uint32],
+    keys: ctypes.Array[ctypes.c_char],
+    values: ctypes.Array[ctypes.c_char],
+    count: int,
+) -> tuple[int, bool]:
+    """How many entries came, of at most so many, and whether there are more (v5.6; bcc has it since 0.19).
+
+    after: the token that the call before left; None: from the beginning. Raises OSError.
+    """
+    start = ctypes.addressof(after) if after else 0
+    places = (ctypes.addressof(place) for place in (token, keys, values))
+    attributes = _attributes("=QQQQIIQQ", start, *places, count, map_fd, 0, 0)
+    try:
+        _call(MAP_LOOKUP_BATCH, attributes)
+        more = True
+    except FileNotFoundError:  # ENOENT: these were the last
+        more = False
+    return int(struct.unpack_from("=I", attributes, 32)[0]), more
 
 
 def recursion_misses(program: int) -> int:

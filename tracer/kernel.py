@@ -280,13 +280,13 @@ def why_not(tier: Tier, there: dict[str, Point]) -> str | None:
     if missing:
         return f"the kernel has no {missing.points[0]}"
     if tier.by == "fentry":
-        return _try_fentry(there["adding"])
+        return try_fentry(there["adding"])
     if platform.machine() != "x86_64":
         return f"kprobes are read by x86's registers, and this is {platform.machine()}"
     return None if KPROBE_PMU.exists() else "the kernel has no kprobes"
 
 
-def _try_fentry(point: Point) -> str | None:
+def try_fentry(point: Point) -> str | None:
     """Load and attach a program that does nothing; None if that works."""
     opened: list[int] = []
     try:

@@ -118,15 +118,12 @@ class Map:
         token = (ctypes.c_uint32 * max(self._key_bytes // 4, 2))()
         keys = ctypes.create_string_buffer(self._key_bytes * BATCH)
         values = ctypes.create_string_buffer(self._value_bytes * BATCH)
-        started, more = False, True
+        after, more = None, True
         while more:
-            count = ctypes.c_uint32(BATCH)
-            more = not self._lib.bpf_lookup_batch(
-                self._fd, token if started else None, token, keys, values, ctypes.byref(count)
-            )
-            started = True
+            count, more = bpf.lookup_batch(self._fd, after, token, keys, values, BATCH)
+            after = token
             all_keys, all_values = keys.raw, values.raw
-            for i in range(count.value):
+            for i in range(count):
                 key = all_keys[i * self._key_bytes : (i + 1) * self._key_bytes]
                 yield key, all_values[i * self._value_bytes : (i + 1) * self._value_bytes]
 
@@ -158,6 +155,10 @@ class Probes:
         refusal = kernel.why_not(tier, self._points)
         if refusal:
             raise ShmtraceError(refusal, "`shmtrace doctor` says more")
+        # a kretprobe is not told the arguments
+        self._fexit = bool(tier.functions) and not kernel.try_fentry(self._points["adding"])
+        if self._fexit:
+            defines["BY_FEXIT"] = 1
         defines |= kernel.arguments(self._points)
         defines |= {f"NR_{name.upper()}": value for name, value in sizes._asdict().items()}
         defines |= {"NR_CPUS": kernel.possible_cpus(), "EVENT_PAGES": EVENT_PAGES}
@@ -212,10 +213,14 @@ class Probes:
     def _is_there(self, probe: kernel.Probe) -> bool:
         return probe.kind not in (Kind.ENTRY, Kind.RETURN) or probe.program in self._points
 
+    def _is_tracing(self, probe: kernel.Probe) -> bool:
+        """Whether it hangs on by fentry or fexit."""
+        return (probe.kind == Kind.ENTRY and self.tier.by == "fentry") or (probe.kind == Kind.RETURN and self._fexit)
+
     def _load(self, probe: kernel.Probe) -> int:
         """Its descriptor."""
         name = probe.program.encode()
-        if probe.kind in (Kind.ENTRY, Kind.RETURN) and self.tier.by == "fentry":
+        if self._is_tracing(probe):
             # bcc finds the function by the program's name, and how that must be spelt changed between its releases
             start = self._lib.bpf_function_start(self._bpf.module, name)
             code = ctypes.string_at(start, self._lib.bpf_function_size(self._bpf.module, name))
@@ -255,7 +260,7 @@ class Probes:
             self._links.append(bpf.attach(self._programs[probe.program], probe.points[0].partition(":")[2]))
         elif probe.kind == Kind.TRACEPOINT:
             self._bpf.attach_tracepoint(tp=point, fn_name=program)
-        elif self.tier.by == "fentry":
+        elif self._is_tracing(probe):
             self._links.append(bpf.attach(self._programs[probe.program]))
         elif probe.kind == Kind.ENTRY:
             self._bpf.attach_kprobe(event=self._points[probe.program].name.encode(), fn_name=program)
@@ -323,7 +328,10 @@ class Probes:
 
     def _skipped(self) -> int:
         """How often the kernel skipped a program: its own counters."""
-        skipped = sum(map(bpf.recursion_misses, self._programs.values()))
+        misses = {name: bpf.recursion_misses(program) for name, program in self._programs.items()}
+        if self._fexit:  # either makes up for the other
+            misses["adding"] = min(misses["adding"], misses.pop("added"))
+        skipped = sum(misses.values())
         if self.tier.by == "kprobe":
             with kernel.tracefs() as tracefs:
                 profile = (tracefs / "kprobe_profile").read_text()

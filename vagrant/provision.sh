@@ -56,8 +56,7 @@ After=$fpm.service
 [Service]
 WorkingDirectory=$root
 StateDirectory=shmtrace-site
-ExecStart=/usr/bin/python3 -m vagrant.visitor $socket /var/lib/shmtrace-site
-ExecStopPost=-/bin/systemctl --no-block reload $fpm
+ExecStart=/bin/sh -c "/usr/bin/python3 -m vagrant.visitor $socket /var/lib/shmtrace-site && systemctl reload $fpm"
 Restart=always
 RestartSec=5
 

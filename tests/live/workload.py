@@ -18,7 +18,8 @@ PATIENCE_SECONDS = 30.0
 def build(directory: Path) -> Path:
     program = directory / "workload"
     flags = ["-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
-    subprocess.run(["cc", *flags, "-o", program, *sorted(SOURCES.glob("*.c"))], check=True)
+    # before glibc 2.34, shm_open is in librt
+    subprocess.run(["cc", *flags, "-o", program, *sorted(SOURCES.glob("*.c")), "-lrt"], check=True)
     return program
 
 

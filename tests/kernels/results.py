@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 TIERS = ("kprobe", "fentry", "faults")
 NO_TIER = "-"
+COLUMNS = (("kprobe", "exact by kprobe"), ("fentry", "exact by fentry"), ("faults", "faults"))
 GUEST = "guest"  # in place of a tier: what is wrong with the guest, not with a test in it
 MESSAGE_LENGTH = 200
 
@@ -129,6 +131,29 @@ def skips(results: Iterable[Result]) -> list[str]:
         f"{reason} ({', '.join(f'{place}: {count}' for place, count in places.items())})"
         for reason, places in where.items()
     ]
+
+
+def found(results: Iterable[Result]) -> str:
+    """JSON: by kernel and tier, how many tests passed and failed, and how many pages were unseen."""
+    rows = {
+        f"{' '.join(row.subject)} {row.tier}": [row.passed, row.failed, row.unseen_pages]
+        for result in results
+        for row in add_up(result)
+    }
+    return json.dumps(rows, indent=1) + "\n"
+
+
+def markdown(record: str) -> str:
+    """The README's table, of what found() wrote."""
+    rows: dict[str, dict[str, str]] = {}
+    for name, (passed, failures, unseen_pages) in json.loads(record).items():
+        kernel, tier = name.split(" ")
+        text = f"{passed} passed, {unseen_pages} pages unseen"
+        rows.setdefault(kernel, {})[tier] = f"{failures} failed, {text}" if failures else text
+    head = ["kernel", *(title for _, title in COLUMNS)]
+    lines = [head, ["---"] * len(head)]
+    lines += [[kernel, *(tiers.get(tier, "not run") for tier, _ in COLUMNS)] for kernel, tiers in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def table(heads: Sequence[str], results: Sequence[Result]) -> str:

@@ -107,10 +107,8 @@ def test_known_answer(tier: str, batch: Batch, name: str, record_property: Calla
 
 def test_nothing_was_lost(tier: str, batch: Batch) -> None:
     lost = dict(batch.report["lost"])
-    if tier == "fentry":
-        assert len(batch.report["warnings"]) == (lost.pop("probes") > 0)
-    else:
-        assert not batch.report["warnings"]
+    # what the kernel skipped is owned up to, whether a page was lost by it or not
+    assert len(batch.report["warnings"]) == (lost.pop("probes") > 0)
     assert not any(lost.values())
     assert batch.report["tier"] == TIERS[tier].name
     assert batch.report["mechanism"] == TIERS[tier].by
@@ -207,7 +205,6 @@ def test_too_many_ranges_become_unseen(tier: str, traced: Tracer) -> None:
         assert any("ranges" in warning for warning in result.report["warnings"])
     else:
         assert touched["A"] == held.pages
-        assert not result.report["warnings"]
 
 
 def test_five_thousand_regions_come_and_go(tier: str, traced: Tracer) -> None:
@@ -219,8 +216,8 @@ def test_five_thousand_regions_come_and_go(tier: str, traced: Tracer) -> None:
     assert len(others) == 5000
     assert sum(row["allocated_bytes"] for row in others) == sum(i % 3 + 1 for i in range(5000)) * PAGE_BYTES
     lost = dict(result.report["lost"])
-    skipped = lost.pop("probes") if tier == "fentry" else 0
-    assert sum(row["unseen_bytes"] for row in others) <= skipped * PAGE_BYTES
+    skipped = lost.pop("probes")
+    assert sum(row["unseen_bytes"] for row in others) <= (skipped * PAGE_BYTES if tier == "fentry" else 0)
     assert not any(lost.values())
 
 

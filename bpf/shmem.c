@@ -100,7 +100,7 @@ int segment_made(RETURN *ctx)
 }
 #endif
 
-/* A file that the tree maps is a region; a private mapping of one makes no region of it, but is told of a known one. */
+/* A file that the tree maps is a region; one that it maps privately is none of interest. */
 static inline int file_mapped(u64 file, u64 flags)
 {
 	struct process *process = tracked(bpf_get_current_pid_tgid() >> 32);

@@ -43,7 +43,7 @@ group = www-data
 listen = $socket
 pm = static
 pm.max_children = 4
-pm.max_requests = 40
+pm.max_requests = 20
 POOL
 
 # All scripts compiled, the opcache has stopped growing, so it has a new one then, as a deployment would bring.

@@ -298,7 +298,11 @@ def with_probe(probe: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "probe", ["'sys_exit_mmap', 'syscalls:sys_exit_frob', raw=False", "'page_fault', 'exceptions:page_frob', raw=True"]
+    "probe",
+    [
+        "'sys_exit_mmap', kernel.Kind.TRACEPOINT, ('syscalls:sys_exit_frob',)",
+        "'page_fault', kernel.Kind.RAW, ('exceptions:page_frob',)",
+    ],
 )
 class TestTracepointAbsent:
     def test_required(self, probe: str) -> None:
@@ -328,7 +332,7 @@ def pool(report: Report, directory: Path) -> tuple[dict[str, int], int]:
 
 
 def with_sizes(**sizes: int) -> list[str]:
-    everything = {"blocks": 4096, "spaces": 2048, "regions": 1024, "usages": 4096, **sizes}
+    everything = {"blocks": 4096, "processes": 2048, "regions": 1024, "usages": 4096, **sizes}
     values = ", ".join(f"{name}={size}" for name, size in everything.items())
     return patched(
         "from tracer.probes import Sizes",
@@ -377,7 +381,7 @@ class TestFull:
 
     def test_processes(self, program: Path, tmp_path: Path) -> None:
         """There is room for main alone; it makes 3 pages, and its hundred children 7 each."""
-        report = trace_command(program, "hundred", tmp_path / "notes", shmtrace=with_sizes(spaces=1))
+        report = trace_command(program, "hundred", tmp_path / "notes", shmtrace=with_sizes(processes=1))
         assert pool(report, tmp_path) == ({"main": 3}, 700)
         assert_warned(report, "more processes than there is room for: the rest is unseen")
 

@@ -149,14 +149,14 @@ class Probes:
         try:
             with Btf() as btf:
                 self._points = kernel.points(tier, btf)
+                refusal = kernel.why_not(tier, self._points)
+                if refusal:
+                    raise ShmtraceError(refusal, "`shmtrace doctor` says more")
                 defines = kernel.defines(btf)
         except BtfError as error:
             raise ShmtraceError(str(error), "`shmtrace snapshot` works without") from None
-        refusal = kernel.why_not(tier, self._points)
-        if refusal:
-            raise ShmtraceError(refusal, "`shmtrace doctor` says more")
-        # a kretprobe is not told the arguments
-        self._fexit = bool(tier.functions) and not kernel.try_fentry(self._points["adding"])
+        # a kretprobe is not told the arguments; the fentry tier has been tried just now
+        self._fexit = tier.by == "fentry" or (tier.by == "kprobe" and not kernel.try_fentry(self._points["adding"]))
         if self._fexit:
             defines["BY_FEXIT"] = 1
         defines |= kernel.arguments(self._points)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.live.reports import ROOT, SHMTRACE, Report, find_region, pages_by_part, part_of, read_report, trace
+from tests.live.reports import ROOT, SHMTRACE, Report, Trace, find_region, pages_by_part, part_of, read_report, trace
 from tests.live.shmem import PAGE_BYTES, read_regions
 from tests.live.tiers import shmtrace
-from tests.live.workload import Notes, stepped
+from tests.live.workload import Notes, Stepped, stepped
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc")]
 
@@ -44,14 +45,20 @@ def assert_answer(report: Report, notes: Notes, answer: Answer) -> None:
     assert part_of(region["creator"], notes.parts) == "main"
 
 
-def test_known_answers(tier: str, program: Path, tmp_path: Path) -> None:
-    """All at once, read while they live."""
+@contextmanager
+def all_traced(tier: str, program: Path, directory: Path) -> Iterator[tuple[dict[str, Stepped], Trace]]:
+    """Every workload, come as far as "running", and one trace of them all."""
     with ExitStack() as stack:
-        workloads = {name: stack.enter_context(stepped(program, name, tmp_path / name)) for name in ANSWERS}
+        workloads = {name: stack.enter_context(stepped(program, name, directory / name)) for name in ANSWERS}
         for workload in workloads.values():
             workload.wait_for("running")
         targets = [option for workload in workloads.values() for option in ("-p", workload.tgid)]
-        tracing = stack.enter_context(trace(*targets, shmtrace=shmtrace(tier)))
+        yield workloads, stack.enter_context(trace(*targets, shmtrace=shmtrace(tier)))
+
+
+def test_known_answers(tier: str, program: Path, tmp_path: Path) -> None:
+    """All at once, read while they live."""
+    with all_traced(tier, program, tmp_path) as (workloads, tracing):
         for workload in workloads.values():
             workload.go()
         notes = {name: workload.wait_for("grown") for name, workload in workloads.items()}
@@ -84,12 +91,7 @@ def test_a_signal_ends_it(program: Path, tmp_path: Path, number: signal.Signals)
 
 def test_the_target_ends(tier: str, program: Path, tmp_path: Path) -> None:
     """The trace ends by itself with its targets, and the account is the same as a moment before."""
-    with ExitStack() as stack:
-        workloads = {name: stack.enter_context(stepped(program, name, tmp_path / name)) for name in ANSWERS}
-        for workload in workloads.values():
-            workload.wait_for("running")
-        targets = [option for workload in workloads.values() for option in ("-p", workload.tgid)]
-        tracing = stack.enter_context(trace(*targets, shmtrace=shmtrace(tier)))
+    with all_traced(tier, program, tmp_path) as (workloads, tracing):
         notes = {}
         for name, workload in workloads.items():
             workload.go()

@@ -51,6 +51,24 @@ def pages_by_part(region: Mapping[str, Any], parts: Mapping[int, str], column: s
     return {part: count for part, count in pages.items() if count}
 
 
+def assert_touched(
+    report: Report, region: Mapping[str, Any], parts: Mapping[int, str], expected: Mapping[str, int], tier: str = ""
+) -> int:
+    """Each part has touched what it must have, in pages. Returns how many are missing of that.
+
+    Only by fentry any may be: what the kernel skipped is unseen, to the page, and owned up to.
+    """
+    touched = pages_by_part(region, parts, "touched_bytes")
+    missing = {part: expected.get(part, 0) - touched.get(part, 0) for part in {*expected, *touched}}
+    skipped = sum(missing.values())
+    if tier == "fentry" and skipped:
+        assert min(missing.values()) >= 0, f"{touched} of {expected}"
+        assert skipped == region["unseen_bytes"] // PAGE_BYTES <= report["lost"]["probes"]
+    else:
+        assert touched == expected
+    return skipped
+
+
 def assert_balanced(report: Report) -> None:
     """The promise: every page of every region is somebody's, or from before, or said to be unseen."""
     for region in report["regions"]:

@@ -301,7 +301,7 @@ def try_fentry(point: Point) -> str | None:
 
 
 def arguments(there: dict[str, Point]) -> dict[str, int]:
-    """What the exact tier's C asks for: ARG_program_parameter, the place of each by its name in BTF, and NARGS_program."""
+    """What the exact tier asks for: ARG_program_parameter, the place of each by its name in BTF, and NARGS_program."""
     found = {}
     for program, point in there.items():
         found[f"NARGS_{program.upper()}"] = len(point.parameters)

@@ -22,6 +22,7 @@ from tests.kernels.userlands import CHECKOUT, HOST, RELEASES, Userland, prepare
 # What is tried in every tier: to start shmtrace takes a guest ten seconds and more, and the host tries the rest.
 TESTS = ["tests/live/test_answers.py", "tests/live/test_attach.py", "-k", "kprobe or fentry or faults"]
 PRESSURE = ["tests/live/test_pressure.py"]  # minutes each
+BENCH = ["-m", "tests.bench", "--rounds", "7", "touch", "bystander"]
 FOUND = Path(__file__).with_name("found.json")
 """What all kernels came to when they were last run together to write it; the README's table is made of it."""
 TIMEOUT_SECONDS = 2400.0  # with other work on the CPUs
@@ -128,3 +129,33 @@ async def examine_all(subjects: Sequence[Subject], tests: Sequence[str]) -> bool
     if directory.exists():
         print(f"\nlogs are in {directory}")
     return not any(result.failed for result in results)
+
+
+async def measure(subject: Subject, directory: Path) -> bool:
+    """Prints what the benchmarks print there; whether all is well.
+
+    On one CPU, whose clock then stands still for nobody else: all those of a guest are one thread of the host.
+    """
+    logs = Logs(directory / "output", directory / "console")
+    wrong: list[str] = []
+    try:
+        kernel = Kernel.find(await fetch(subject.kernel))
+        command = [HOST.python, *BENCH]
+        status = await run_in_guest(kernel, command, CHECKOUT, [], logs, TIMEOUT_SECONDS, HOST.root, cpus=1)
+        wrong += [f"the benchmarks ended with {status}"] if status else []
+    except NoResultError as error:
+        wrong.append(str(error))
+    wrong += complaints(logs.console.read_text(errors="replace") if logs.console.exists() else "")
+    print(logs.output.read_text(errors="replace") if logs.output.exists() else "", flush=True)
+    for line in wrong:
+        say(subject, line)
+    return not wrong
+
+
+async def measure_all(subjects: Sequence[Subject]) -> bool:
+    """One after another: they would be in each other's way."""
+    well = True
+    for subject in subjects:
+        with tempfile.TemporaryDirectory(prefix="shmtrace-bench-") as directory:
+            well &= await measure(subject, Path(directory))
+    return well

@@ -1,6 +1,6 @@
 """What shmtrace costs, beside what else one could have used.
 
-    python -m tests.bench [--rounds N] [--mib N] [touch] [bystander] [attach] [memory]
+    python -m tests.bench [--rounds N] [--mib N] [--alone] [touch] [bystander] [attach] [memory]
 
 Every figure is from this host and this run: variants take turns, and ratios are between neighbours in time.
 """
@@ -27,12 +27,17 @@ MIB = 1 << 20
 class Storm:
     """tests/bench/storm.c, built."""
 
-    def __init__(self, directory: Path, mib: int) -> None:
+    def __init__(self, directory: Path, mib: int, alone: bool) -> None:
         self.mib = mib
+        self.alone = alone
         self.program = directory / "storm"
         self.result = directory / "result"
         source = Path(__file__).with_name("storm.c")
         subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", self.program, source], check=True)
+
+    def asks_for(self, watcher: Observer | Starter) -> bool:
+        """Alone: for shmtrace, and for nobody else to compare it with."""
+        return not self.alone or watcher.program == sys.executable
 
     def ns_per_page(self, observer: Observer, sharing: str) -> float:
         self.result.unlink(missing_ok=True)
@@ -44,7 +49,7 @@ class Storm:
 def bench_touch(storm: Storm, rounds: int) -> None:
     """First touch of shared memory, by a process that is watched."""
     variants = {}
-    for observer in OBSERVERS:
+    for observer in filter(storm.asks_for, OBSERVERS):
         if why := observer.missing():
             print(f"not run: {observer.name}: {why}")
         else:
@@ -69,7 +74,7 @@ def bench_bystander(storm: Storm, rounds: int) -> None:
                         return storm.ns_per_page(NOBODY, sharing)
 
                 variants: dict[str, Callable[[], float]] = {NOBODY.name: partial(storm.ns_per_page, NOBODY, sharing)}
-                watching = starters(target.pid)
+                watching = list(filter(storm.asks_for, starters(target.pid)))
                 variants.update({starter.name: partial(beside, starter) for starter in watching if runs(starter)})
                 measured = run_rounds(variants, rounds)
             finally:
@@ -88,7 +93,7 @@ def bench_attach(storm: Storm, rounds: int) -> None:
                 with started(starter) as took:
                     return took
 
-            watching = starters(target.pid)
+            watching = list(filter(storm.asks_for, starters(target.pid)))
             variants = {starter.name: partial(seconds, starter) for starter in watching if runs(starter)}
             measured = run_rounds(variants, rounds)
         finally:
@@ -147,12 +152,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all by default")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--mib", type=int, default=1024, help="how much memory is touched")
+    parser.add_argument("--alone", action="store_true", help="shmtrace only, without the others")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHES):
         parser.error(f"no benchmark is named {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
     print(f"Linux {os.uname().release}, {os.cpu_count()} CPUs, Python {sys.version.partition(' ')[0]}")
     with tempfile.TemporaryDirectory() as directory:
-        storm = Storm(Path(directory), arguments.mib)
+        storm = Storm(Path(directory), arguments.mib, arguments.alone)
         for name in arguments.names or BENCHES:
             BENCHES[name](storm, arguments.rounds)
 

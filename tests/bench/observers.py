@@ -17,7 +17,7 @@ from tests.live.tiers import TIERS, shmtrace, why_not
 
 ROOT = Path(__file__).parents[2]
 SHMTRACE = [sys.executable, "-m", "tracer"]
-PATIENCE_SECONDS = 120.0  # in an emulated guest
+PATIENCE_SECONDS = 600.0  # in an emulated guest
 TIERS_HERE = [name for name, tier in TIERS.items() if not why_not(tier)]
 
 FAULTS = "tracepoint:exceptions:page_fault_user, tracepoint:exceptions:page_fault_kernel"

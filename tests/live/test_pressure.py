@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc")]
 
 TOUCHED = {"A": 6765, "B": 6762, "C": 6772, "D": 6769, "E": 6766, "F": 6763, "G": 6773, "H": 6770}
 ADDED = {part: 125_000 + 101 * number for number, part in enumerate(TOUCHED)}
-PATIENCE_S = 900.0
+PATIENCE_S = 1800.0  # in an emulated guest, on CPUs that have other work
 
 
 def test_nothing_is_lost_under_pressure(program: Path, tmp_path: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tracer.capture import SCHEMA_VERSION, Capture
+from tracer.errors import ShmtraceError
 
-TABLES = ["behalf", "extent", "process", "region", "sample", "session", "usage"]
+TABLES = ["behalf", "exec", "extent", "host_sample", "mapping", "process", "region", "sample", "session", "usage"]
 
 
 def open_files() -> set[str]:
@@ -35,6 +38,8 @@ def test_what_goes_in_comes_out() -> None:
                 "parent_tgid": None,
                 "comm": '"; DROP TABLE process',
                 "command": "a\0b\x1b[2J",
+                "cgroup": None,
+                "started_ns": None,
                 "exited_ns": 2**62,
                 "stranger": 0,
             }
@@ -52,7 +57,7 @@ def test_a_file_that_sqlite_opens(tmp_path: Path) -> None:
     tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
     assert [name for (name,) in tables] == TABLES
     assert database.execute("PRAGMA user_version").fetchall() == [(SCHEMA_VERSION,)]
-    assert database.execute("SELECT * FROM sample").fetchall() == [(1, 1, 4096)]
+    assert database.execute("SELECT * FROM sample").fetchall() == [(1, 1, 4096, None, None)]
     assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     database.close()
 
@@ -81,13 +86,57 @@ def test_what_is_committed_is_there_for_others(tmp_path: Path) -> None:
 def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "capture.sqlite"
     path.write_text("mine")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ShmtraceError):
         Capture(path)
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ShmtraceError):
         Capture(tmp_path / "link")
     assert path.read_text() == "mine"
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: None, "is not there: `shmtrace record` makes one"),
+        (lambda path: path.mkdir(), "is no file"),
+        (lambda path: path.write_text("not a database, however long" * 99), "cannot be read as a capture (file is not"),
+        (lambda path: path.touch(), "is an SQLite file, but no capture"),
+        (
+            lambda path: alter(path, "PRAGMA application_id = 7"),
+            "is an SQLite file, but no capture",
+        ),
+        (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 1: use the shmt"),
+    ],
+)
+def test_what_is_no_capture(make: Callable[[Path], object], reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    make(path)
+    with pytest.raises(ShmtraceError, match=f"^{re.escape(f'{path} {reason}')}"):
+        Capture.open(path)
+
+
+def alter(path: Path, statement: str) -> None:
+    with Capture(path):
+        pass
+    database = sqlite3.connect(path)
+    database.execute(statement)
+    database.close()
+
+
+def test_it_is_read_and_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "capture.sqlite"
+    with Capture(path) as capture:
+        capture.insert("sample", region=1, time_ns=1, allocated_bytes=4096)
+    before = path.read_bytes()
+    with Capture.open(path) as capture:
+        assert capture.rows("SELECT allocated_bytes FROM sample")[0][0] == 4096
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            capture.insert("sample", region=1, time_ns=2)
+    path.chmod(0o400)
+    with Capture.open(path) as capture:
+        assert len(capture.rows("SELECT * FROM sample")) == 1
+    assert path.read_bytes() == before
 
 
 def test_nothing_is_left_of_a_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

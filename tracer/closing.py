@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from tracer import ledger, lives, procfs, wire
 from tracer.capture import Capture
@@ -11,7 +12,7 @@ from tracer.ledger import Block, PageSet
 from tracer.lives import Lives, Process
 from tracer.probes import Probes
 from tracer.procfs import PAGE_BYTES, Survey
-from tracer.regions import Finder, Mapped, Region
+from tracer.regions import Finder, Mapped, Region, enter_mappings
 
 BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
 ALL_PAGES = PageSet([(0, 1 << 40)])
@@ -47,7 +48,7 @@ class Closing:
         if (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
             # some pages were given back while they were swapped out, and this tier does not see which
             entries = self._read(region, blocks, None, 0)
-        self._write(region, entries, [], procfs.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
+        self._write(region, entries, {}, procfs.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
         self._probes.forget(region.id, blocks)
 
     def blocks(self, region: Region) -> dict[int, Block]:
@@ -65,9 +66,9 @@ class Closing:
         region: Region,
         found: Survey | None,
         blocks: dict[int, Block],
-        mappers: list[Process],
+        mappings: Mapping[Process, list[procfs.Mapping]],
     ) -> None:
-        """Close a region at the end of the trace."""
+        """Close a region at the end of the trace. mappings: of those who map it."""
         present = ALL_PAGES  # alive, and out of reach: the ledger is taken at its word
         if found:
             region.vss_bytes, region.allocated_bytes = found.vss_bytes, found.allocated_bytes
@@ -77,7 +78,7 @@ class Closing:
         if region.kind == "hugetlb":  # whose SEEK_DATA shows all of the file
             present = ALL_PAGES
         residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
-        return self._write(region, self._read(region, blocks, present), mappers, residency, None)
+        return self._write(region, self._read(region, blocks, present), mappings, residency, None)
 
     def _read(
         self, region: Region, blocks: dict[int, Block], present: PageSet | None, swapped_pages: int = 0
@@ -96,11 +97,11 @@ class Closing:
         self,
         region: Region,
         entries: ledger.Entries,
-        mappers: list[Process],
+        mappings: Mapping[Process, list[procfs.Mapping]],
         residency: procfs.Residency,
         gone_ns: int | None,
     ) -> None:
-        of_tree = [process for process in mappers if not process.stranger]
+        of_tree = [process for process in mappings if not process.stranger]
         self.infer_creator(region, of_tree)
         parent = lives.stands_for(region.creator, of_tree)
         self._capture.update(
@@ -126,39 +127,38 @@ class Closing:
         )
         self._capture.insert_all(
             "usage",
-            "region, process, faults, freed_pages, mapped",
-            ((region.row, row, *values) for row, values in self._usage(region, mappers, entries.freed_pages).items()),
+            "region, process, faults, freed_pages",
+            ((region.row, row, *values) for row, values in self._usage(region, entries.freed_pages).items()),
         )
         self._capture.insert_all(
             "behalf",
             "region, process, for_process, pages",
             ((region.row, *values) for values in self._behalves(region)),
         )
+        enter_mappings(self._capture, region, mappings)
 
     def _wall(self, since_us: int | None) -> int | None:
         return None if since_us is None else self._clock.wall_of_us(since_us)
 
-    def _usage(
-        self, region: Region, mappers: list[Process], freed_unseen: dict[int, int]
-    ) -> dict[int, tuple[int | None, int, int]]:
-        """By process row: faults, freed pages, whether it maps the region."""
-        found: dict[int, tuple[int | None, int, int]] = {process.row: (None, 0, 1) for process in mappers}
+    def _usage(self, region: Region, freed_unseen: dict[int, int]) -> dict[int, tuple[int | None, int]]:
+        """By process row: faults, freed pages."""
+        found: dict[int, tuple[int | None, int]] = {}
         for tgid, start_time_ns in region.touchers:
             process = self._lives.find(tgid, start_time_ns)
             usage = self._probes.take_usage(region.id, tgid, start_time_ns)
             if process and usage:
                 faults = usage.faults if self._probes.ranges is not None else None
-                found[process.row] = faults, usage.freed_pages, int(process in mappers)
+                found[process.row] = faults, usage.freed_pages
         for tgid in {tgid for tgid, _ in region.touchers}:
             # freed after their toucher had died and its PID had another: the kernel side could tell no more
             usage = self._probes.take_usage(region.id, tgid, 0)
             if usage:
                 row = self._lives.last_dead(tgid).row
-                faults_known, freed_pages, is_mapped = found.get(row, (None, 0, 0))
-                found[row] = faults_known, freed_pages + usage.freed_pages, is_mapped
+                faults_known, freed_pages = found.get(row, (None, 0))
+                found[row] = faults_known, freed_pages + usage.freed_pages
         for row, pages in freed_unseen.items():
-            faults_known, freed_pages, is_mapped = found.get(row, (None, 0, 0))
-            found[row] = faults_known, freed_pages + pages, is_mapped
+            faults_known, freed_pages = found.get(row, (None, 0))
+            found[row] = faults_known, freed_pages + pages
         return found
 
     def _behalves(self, region: Region) -> list[tuple[int, int, int]]:

@@ -16,6 +16,7 @@ from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_EXISTED
 
 WHEN_MASK = (1 << WHEN_BITS) - 1
 FIRST_OWNED = 1 << WHEN_BITS
+EXTENT_US = 1_000_000
 MAX_NARROW = 16  # blocks: twice a huge page
 
 Owner = Optional[int]
@@ -36,7 +37,7 @@ class Block(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """Pages [start, end) with one first toucher."""
+    """Pages [start, end) with one first toucher, touched within a second: who and when is told of each page."""
 
     start: int
     end: int
@@ -198,4 +199,7 @@ def _append(extents: list[Extent], page: Extent) -> None:
         extents.append(page)
     elif last.first_us is not None and last.last_us is not None and page.first_us is not None:
         first_us, last_us = min(last.first_us, page.first_us), max(last.last_us, page.first_us)
-        extents[-1] = Extent(last.start, page.end, last.owner, first_us, last_us)
+        if last_us - first_us < EXTENT_US:
+            extents[-1] = Extent(last.start, page.end, last.owner, first_us, last_us)
+        else:
+            extents.append(page)

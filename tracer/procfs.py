@@ -133,6 +133,15 @@ class Proc:
         found = ((known or {}).get(tgid) or self.process(tgid) for tgid in self.tgids())
         return {process.tgid: process for process in found if process}
 
+    def cgroup(self, tgid: int) -> str | None:
+        """Its path in the unified hierarchy, or where that is empty in the memory controller's."""
+        try:
+            lines = [line.split(":", 2) for line in _text(self.root / str(tgid) / "cgroup").split("\n") if line]
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        paths = {name: path for _, controllers, path in lines for name in controllers.split(",")}
+        return paths.get("memory", paths.get(""))
+
     def rss_bytes(self, tgid: int) -> int | None:
         """What ps calls RSS, from statm."""
         try:
@@ -359,11 +368,6 @@ def residency(path: Path) -> Residency:
         return Residency(stat.cache * PAGE_BYTES, stat.evicted * PAGE_BYTES) if stat else Residency(None, None)
     finally:
         os.close(fd)
-
-
-def address_of(path: Path) -> int:
-    """Where the mapping behind a map_files path begins."""
-    return int(path.name.partition("-")[0], 16)
 
 
 def identify(path: Path) -> RegionKey | None:

@@ -21,11 +21,15 @@ def document(account: Account) -> dict[str, Any]:
         "schema": SCHEMA,
         "host": session.host,
         "kernel": session.kernel,
+        "version": session.version,
         "tier": session.tier,
         "mechanism": session.mechanism or None,
         "blind_to": session.blind_to,
         "started": _time(session.started_ns),
         "ended": _time(session.ended_ns),
+        "complete": session.complete,
+        "since": _time(account.window.since_ns),
+        "until": _time(account.window.until_ns),
         "regions": [_region(region) for region in account.regions],
         "parents": [
             {
@@ -79,6 +83,7 @@ def _region(region: Region) -> dict[str, Any]:
         "swapped_bytes": region.swapped_bytes,
         "creator": {**_process(creator.process), "how": creator.how} if creator else None,
         "before_bytes": region.before_bytes,
+        "outside_bytes": region.outside_bytes,
         "unseen_bytes": region.unseen_bytes,
         "touchers": [
             {
@@ -105,7 +110,9 @@ def _process(process: Process) -> dict[str, Any]:
         "comm": process.comm,
         "command": process.command,
         "parent": process.parent,
+        "started": _time(process.started_ns),
         "exited": _time(process.exited_ns),
+        "cgroup": process.cgroup,
         "in_tree": not process.stranger,
     }
 

@@ -88,7 +88,7 @@ def _region(region: Region, parent: Process | None, account: Account) -> list[st
         return lines
     touchers = [toucher for toucher in region.touchers if toucher.touched_bytes]
     others = [toucher for toucher in region.touchers if not toucher.touched_bytes]
-    if touchers or region.unseen_bytes:
+    if touchers or region.outside_bytes or region.unseen_bytes:
         counted = any(toucher.faults is not None for toucher in region.touchers)
         lines.append(HEADER + FAULTS * counted)
         for toucher in touchers[:MAX_TOUCHERS]:
@@ -98,6 +98,8 @@ def _region(region: Region, parent: Process | None, account: Account) -> list[st
             touched_bytes = sum(toucher.touched_bytes for toucher in rest)
             faults = _faults(rest) if counted else None
             lines.append(_row("", f"…{len(rest)} more", touched_bytes, region, faults))
+        if region.outside_bytes:
+            lines.append(_row("", "at other times", region.outside_bytes, region))
         if region.before_bytes:
             lines.append(_row("", "before the trace", region.before_bytes, region))
         lines.append(_row("", "unseen", region.unseen_bytes, region))
@@ -185,7 +187,7 @@ def _footer(account: Account) -> list[str]:
             f"the regions hold {format_bytes(held)}, counted once"
         )
     if session.tier != "proc":
-        touched = sum(region.touched_bytes for region in regions) // PAGE_BYTES
+        touched = sum(region.touched_bytes + region.outside_bytes for region in regions) // PAGE_BYTES
         before = sum(region.before_bytes for region in regions) // PAGE_BYTES
         unseen = sum(region.unseen_bytes for region in regions) // PAGE_BYTES
         allocated = sum(region.allocated_bytes for region in regions) // PAGE_BYTES
@@ -193,8 +195,11 @@ def _footer(account: Account) -> list[str]:
     lost = "" if session.tier == "proc" else f", lost {session.lost_events} events and {session.lost_pages} pages"
     by = f" by {session.mechanism}" if session.tier == "exact" else ""
     lines.append(f"tier {session.tier}{by}{lost}")
-    shmem, elsewhere = map(format_bytes, (session.shmem_total_bytes, account.shmem_unexplained_bytes))
-    lines.append(f"host shmem {shmem}, {elsewhere} not of these")
+    if session.shmem_total_bytes is not None and account.shmem_unexplained_bytes is not None:
+        shmem, elsewhere = map(format_bytes, (session.shmem_total_bytes, account.shmem_unexplained_bytes))
+        lines.append(f"host shmem {shmem}, {elsewhere} not of these")
+    if not session.complete:
+        lines.append(f"cut off: this is how it stood at {_clock(session.ended_ns)}, when it was last written")
     if session.blind_to and any(region.unseen_bytes for region in regions):
         reasons = f"unseen may be {'; or '.join(session.blind_to)}"
         lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")

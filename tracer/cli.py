@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tracer import __version__, kernel, targets
 from tracer.errors import ShmtraceError
 from tracer.procfs import Proc
+
+if TYPE_CHECKING:
+    from tracer.capture import Capture
 
 FOREVER_S = 10**9
 
@@ -50,8 +55,10 @@ class Commands(click.Group):
             raise Failure(f"{message}: `{command} --help` says more", error.exit_code) from None
 
 
-def _size(_ctx: click.Context, _parameter: click.Parameter, value: str) -> int:
+def _size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
     """Bytes of a size like 512M or 4G."""
+    if value is None:
+        return None
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
     number, unit = (value[:-1], units[value[-1:].upper()]) if value[-1:].upper() in units else (value, 1)
     if not number.isdecimal() or not int(number):
@@ -70,8 +77,42 @@ def which_processes(command: Callable[..., None]) -> Callable[..., None]:
         metavar="NAME|PID|PIDFILE",
         help="Processes by name (as pgrep matches), PID or pidfile, with all their descendants. Repeatable.",
     )
-    as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
-    return name(everything(as_json(command)))
+    return name(everything(command))
+
+
+def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of all that trace, and the command that may be run."""
+    for decorate in (
+        click.argument("command", nargs=-1, type=click.UNPROCESSED),
+        click.option(
+            "--room",
+            "room_bytes",
+            default="4G",
+            show_default=True,
+            callback=_size,
+            metavar="SIZE",
+            help="Of regions still to come; the ledger takes 0.22% of it.",
+        ),
+        click.option("--wait", is_flag=True, help="Wait for a process that matches, if there is none yet."),
+        click.option(
+            "-i",
+            "--interval",
+            "interval_s",
+            type=click.FloatRange(0.1, 1),
+            default=0.5,
+            show_default=True,
+            metavar="SECONDS",
+            help="Between two looks at the sizes, each written into the capture; at most 1.",
+        ),
+        click.option(
+            "-d", "--duration", "seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long."
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["--help"], "max_content_width": 100})
@@ -83,6 +124,8 @@ def main() -> None:
     shmtrace -p php-fpm           trace a pool and its workers until Ctrl-C, then report
     shmtrace -p php-fpm -d 30     the same for 30 seconds
     shmtrace -- ./server --flag   trace a command from its first instruction to its end
+    shmtrace record -p php-fpm -o pool.capture
+                                  trace into a file, to be looked at later
     shmtrace snapshot -p php-fpm  what there is now, from /proc alone
     shmtrace demo                 see ps, pmap and free get it wrong
     shmtrace doctor               what this host allows, and what mends the rest
@@ -93,38 +136,10 @@ def main() -> None:
 
 @main.command()
 @which_processes
-@click.option("-d", "--duration", "seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
-@click.option(
-    "-i",
-    "--interval",
-    "interval_s",
-    type=click.FloatRange(min=0.1),
-    default=1.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Between two looks at the sizes.",
-)
-@click.option("--wait", is_flag=True, help="Wait for a process that matches, if there is none yet.")
-@click.option(
-    "--room",
-    "room_bytes",
-    default="4G",
-    show_default=True,
-    callback=_size,
-    metavar="SIZE",
-    help="Of regions still to come; the ledger takes 0.22% of it.",
-)
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def trace(
-    names: tuple[str, ...],
-    everything: bool,
-    as_json: bool,
-    seconds: float | None,
-    interval_s: float,
-    wait: bool,
-    room_bytes: int,
-    command: tuple[str, ...],
-) -> None:
+@as_json
+@how_to_trace
+@click.option("-o", "output", metavar="FILE", type=click.Path(path_type=Path), help="Keep the capture, as record does.")
+def trace(as_json: bool, **options: Any) -> None:
     """Record who makes and first touches shared memory, until Ctrl-C, SIGTERM or -d; then report.
 
     \b
@@ -135,6 +150,63 @@ def trace(
     shmtrace -- make test               a command; ends with its status
     """
     from tracer import account
+
+    status = _trace(lambda capture: _print(account.read(capture), as_json), **options)
+    if status is not None:
+        sys.exit(status)
+
+
+@main.command()
+@which_processes
+@how_to_trace
+@click.option(
+    "-o",
+    "output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The capture; must be a new file.",
+)
+@click.option(
+    "--max-size",
+    "max_bytes",
+    callback=_size,
+    metavar="SIZE",
+    help="Of the capture: beyond it, older samples of sizes are thinned out; never pages.",
+)
+def record(output: Path, **options: Any) -> None:
+    """Trace into a capture, to be looked at later, by others, in many ways.
+
+    It is an SQLite file for its owner's eyes (0600), written once a second: what is cut off, by kill -9 or a full disk,
+    is all there but for the last second. `shmtrace report FILE` prints what a trace would have.
+
+    \b
+    shmtrace record -p php-fpm -o pool.capture           until Ctrl-C
+    shmtrace record -p php-fpm -o day.capture -d 86400   a day
+    shmtrace record -o build.capture -- make test        a command; ends with its status
+    """
+    status = _trace(
+        lambda _: click.echo(f"shmtrace: recorded into {output}; `shmtrace report {output}`", err=True),
+        output=output,
+        **options,
+    )
+    if status is not None:
+        sys.exit(status)
+
+
+def _trace(
+    then: Callable[[Capture], None],
+    names: tuple[str, ...],
+    everything: bool,
+    seconds: float | None,
+    interval_s: float,
+    wait: bool,
+    room_bytes: int,
+    command: tuple[str, ...],
+    output: Path | None,
+    max_bytes: int | None = None,
+) -> int | None:
+    """Trace into a capture, then do that with it; the command's status, if one was run."""
     from tracer.capture import Capture
     from tracer.command import Started
     from tracer.signals import Signals
@@ -153,14 +225,15 @@ def trace(
             wanted = targets.Targets(frozenset([started.tgid]), ())
         else:
             wanted = _wanted(names, everything, wait)
-        capture = stack.enter_context(Capture())
+        stack.enter_context(_written(output))
+        capture = stack.enter_context(Capture(output, max_bytes))
         running = signals.trace = stack.enter_context(Trace(capture, wanted, _ourselves(), interval_s, room_bytes))
         stack.callback(signals.ignore)
         if started:
             started.go()
         line = live.Line(sys.stderr, alone=not started)
         if not started:
-            line.say(f"tracing {running.size()}; Ctrl-C reports")
+            line.say(f"tracing {running.size()}; Ctrl-C {'ends' if output else 'reports'}")
         end = time.monotonic() + (seconds or FOREVER_S)
         while not running.stopping and (left := end - time.monotonic()) > 0:
             running.run(min(left, interval_s, 0.05 if started else FOREVER_S))
@@ -175,13 +248,13 @@ def trace(
         if started and not started.ended():
             started.end(patience_s=1.0 if signals.first == signal.SIGINT else 0)  # Ctrl-C went to both
         running.finish()
-        _print(account.read(capture), as_json)
-    if started:
-        sys.exit(started.status)
+        then(capture)
+    return started.status if started else None
 
 
 @main.command()
 @which_processes
+@as_json
 def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """What shared memory there is now, whose, and how much: from /proc alone, without BPF.
 
@@ -234,6 +307,16 @@ def doctor() -> None:
     checks = doctors.examine()
     click.echo(doctors.render(checks))
     sys.exit(0 if doctors.traces(checks) else 1)
+
+
+@contextlib.contextmanager
+def _written(output: Path | None) -> Iterator[None]:
+    """Where a capture is written. Raises ShmtraceError where there is no room for it any more."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        where = f"{output}: what was traced until then is in it" if output else "the temporary directory"
+        raise ShmtraceError(f"the capture cannot be written ({error})", f"make room for {where}") from None
 
 
 def _print(read: Any, as_json: bool) -> None:

@@ -272,6 +272,79 @@ def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("capture_path", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--by",
+    type=click.Choice(["parent", "region", "process", "time"]),
+    default="parent",
+    show_default=True,
+    help="Of what.",
+)
+@click.option("--since", metavar="TIME", help="Touched then or later: 14:00, 2026-11-25 14:00, +30s after the start.")
+@click.option("--until", metavar="TIME", help="Touched before then; -5m is five minutes before the capture's end.")
+@click.option("--sort", metavar="COLUMN", help="By a column of the table; one that is not there names them.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values with a heading.")
+def report(
+    capture_path: Path, by: str, since: str | None, until: str | None, sort: str | None, as_json: bool, as_csv: bool
+) -> None:
+    """What a capture says: the trace's own report, or a table by region, process or time.
+
+    \b
+    shmtrace report x.capture                                        as the trace printed it
+    shmtrace report x.capture --by time --since 14:00 --until 14:05  who grew it then
+    shmtrace report x.capture --by process --sort freed              who gave most back
+    shmtrace report x.capture --csv > shares.csv                     every part of every region
+    """
+    from tracer import account, moments, rollup
+    from tracer.capture import Capture
+    from tracer.views import json, table, text
+
+    if as_json and as_csv:
+        raise click.UsageError("name one of: --json, --csv")
+    with Capture.open(capture_path) as capture:
+        read = account.read(capture, moments.window(since, until, account.read_session(capture)))
+        if by == "parent" and not as_csv:
+            if sort:
+                raise click.UsageError("--sort needs a table: --by region, process or time, or --csv")
+            _write(json.render(read) if as_json else text.render(read))
+            return
+        found = {
+            "parent": lambda: rollup.by_parent(read),
+            "region": lambda: rollup.by_region(read, capture),
+            "process": lambda: rollup.by_process(read),
+            "time": lambda: rollup.by_time(read, capture),
+        }[by]().sort(sort)
+    if as_csv:
+        _write(table.csv(found), end="")
+    else:
+        _write(table.json(found, read) if as_json else table.report(found, read))
+
+
+@main.command()
+@click.argument("path_a", metavar="A", type=click.Path(path_type=Path))
+@click.argument("path_b", metavar="B", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values with a heading.")
+def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
+    """What grew from capture A to capture B, by region and by process."""
+    from tracer import account
+    from tracer import diff as diffs
+    from tracer.capture import Capture
+    from tracer.views import changes, table
+
+    if as_json and as_csv:
+        raise click.UsageError("name one of: --json, --csv")
+    with Capture.open(path_a) as capture_a, Capture.open(path_b) as capture_b:
+        a, b = account.read(capture_a), account.read(capture_b)
+    found = diffs.diff(a, b)
+    if as_csv:
+        _write(table.csv(diffs.both(found)), end="")
+    else:
+        _write(changes.json(found, a, b) if as_json else changes.text(found, a, b))
+
+
+@main.command()
 @click.option(
     "--size",
     "size_mb",
@@ -322,8 +395,12 @@ def _written(output: Path | None) -> Iterator[None]:
 def _print(read: Any, as_json: bool) -> None:
     from tracer.views import json, text
 
+    _write(json.render(read) if as_json else text.render(read))
+
+
+def _write(text: str, end: str = "\n") -> None:
     try:
-        click.echo(json.render(read) if as_json else text.render(read))
+        click.echo(text + end, nl=False)
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit tries again what is left

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -345,6 +345,45 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
 
 
 @main.command()
+@click.argument("capture_path", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["folded", "speedscope", "perfetto", "csv"]),
+    required=True,
+    help="folded: for flamegraph.pl and inferno, in bytes. csv: a row for what each process touched in each second.",
+)
+@click.option("-o", "output", metavar="FILE", type=click.Path(path_type=Path), help="Instead of standard output.")
+def export(capture_path: Path, form: str, output: Path | None) -> None:
+    """A capture for other programs: flame graphs, traces, spreadsheets.
+
+    \b
+    shmtrace export x.capture --format folded | flamegraph.pl --countname bytes > x.svg
+    shmtrace export x.capture --format speedscope -o x.speedscope.json   for speedscope.app
+    shmtrace export x.capture --format perfetto -o x.trace.json          for ui.perfetto.dev
+    shmtrace export x.capture --format csv -o x.csv                      for a spreadsheet
+    """
+    from tracer import account, touches
+    from tracer.capture import Capture
+    from tracer.views import perfetto, stacks, table
+
+    with Capture.open(capture_path) as capture:
+        read = account.read(capture)
+        forms: dict[str, Callable[[], Iterable[str]]] = {
+            "folded": lambda: stacks.folded(read),
+            "speedscope": lambda: stacks.speedscope(read),
+            "perfetto": lambda: perfetto.render(read, capture),
+            "csv": lambda: [table.csv(touches.table(read, capture, account.read_processes(capture)))],
+        }
+        chunks = forms[form]()
+        if output:
+            _replace(output, chunks)
+        else:
+            for chunk in chunks:
+                _write(chunk, end="")
+
+
+@main.command()
 @click.option(
     "--size",
     "size_mb",
@@ -407,6 +446,25 @@ def _write(text: str, end: str = "\n") -> None:
         if isinstance(error, BrokenPipeError):  # the reader has seen enough
             sys.exit(128 + signal.SIGPIPE)
         raise ShmtraceError(f"the report cannot be written ({error.strerror})", "send it elsewhere") from None
+
+
+def _replace(path: Path, chunks: Iterable[str]) -> None:
+    """Write a file of its owner's alone; what was there before is there until all is written. Raises ShmtraceError."""
+    from tempfile import NamedTemporaryFile
+
+    try:
+        if path.exists() and not path.is_file():
+            raise ShmtraceError(f"{path} is no file", "name another place")
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False))  # 0600
+            undo = stack.enter_context(contextlib.ExitStack())
+            undo.callback(Path(file.name).unlink)
+            file.writelines(chunks)
+            file.flush()
+            Path(file.name).replace(path)
+            undo.pop_all()
+    except OSError as error:
+        raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "name another place") from None
 
 
 def _open_standard_files() -> None:

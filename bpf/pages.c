@@ -20,6 +20,7 @@ struct addition {
 	u64 word;
 	u64 index;
 	u64 for_mm;
+	u64 for_index;			 /* the page that is for it */
 	u64 was_freed[MAX_FOLIO_BLOCKS]; /* bit per page: it had been given back */
 	u32 region;
 	u32 nr_pages; /* 0: nothing */
@@ -65,8 +66,8 @@ static inline void on_behalf(u32 region, struct process *process, u32 tgid, u64 
 	u64 own_mm = RD(u64, task, OFF_TASK_MM);
 	struct behalf_key key = {.region = region, .tgid = tgid, .start_time_ns = process->start_time_ns};
 	u64 none = 0;
-	if (!for_mm || for_mm == own_mm)
-		for_mm = RD(u32, task, OFF_TASK_FLAGS) & PF_KTHREAD ? own_mm : 0;
+	if (!for_mm || for_mm == own_mm) /* no process of the tree is a kernel thread */
+		for_mm = process->stranger && RD(u32, task, OFF_TASK_FLAGS) & PF_KTHREAD ? own_mm : 0;
 	if (!for_mm)
 		return;
 	u64 owner = RD(u64, for_mm, OFF_MM_OWNER);
@@ -96,27 +97,34 @@ static inline void count(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
 	on_behalf(region, process, tgid, for_mm, nr_pages);
 }
 
-/* Whose address space the page is for, where only a caller of the funnel knows. */
-static inline int remember_mm(u64 mapping, u64 mm)
+/*
+ * Whose address space the page at an index is for, where only a caller of the funnel knows; nothing where that is the
+ * thread's own, as it nearly always is. What is remembered of a page that could not be had is for no other page.
+ */
+static inline int remember_mm(u64 mapping, u64 index, u64 mm)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	if (!ids.lookup(&mapping))
+	if (!mm || mm == RD(u64, bpf_get_current_task(), OFF_TASK_MM) || !ids.lookup(&mapping))
 		return 0;
 	struct addition *addition = addition_of(thread);
-	if (addition)
+	if (addition) {
 		addition->for_mm = mm;
+		addition->for_index = index;
+	}
 	return 0;
 }
 
 #ifdef ARG_ALLOCATING_INODE
 int allocating(ENTRY *ctx)
 {
-	return remember_mm(ARG(ctx, ARG_ALLOCATING_INODE) + OFF_INODE_DATA, ARG(ctx, ARG_ALLOCATING_FAULT_MM));
+	return remember_mm(ARG(ctx, ARG_ALLOCATING_INODE) + OFF_INODE_DATA, ARG(ctx, ARG_ALLOCATING_INDEX),
+			   ARG(ctx, ARG_ALLOCATING_FAULT_MM));
 }
 #endif
 
 #ifdef ARG_FILLING_DST_VMA /* until v7.2 had another function for it */
 #define ARG_FILLING_VMA ARG_FILLING_DST_VMA
+#define ARG_FILLING_ADDR ARG_FILLING_DST_ADDR
 #endif
 #ifdef ARG_FILLING_VMA
 /* userfaultfd: a handler resolves another's fault */
@@ -124,7 +132,9 @@ int filling(ENTRY *ctx)
 {
 	u64 vma = ARG(ctx, ARG_FILLING_VMA);
 	u64 inode = RD(u64, RD(u64, vma, OFF_VMA_FILE), OFF_FILE_INODE);
-	return remember_mm(inode + OFF_INODE_DATA, RD(u64, vma, OFF_VMA_MM));
+	u64 offset = ARG(ctx, ARG_FILLING_ADDR) - RD(u64, vma, OFF_VMA_START);
+	return remember_mm(inode + OFF_INODE_DATA, RD(u64, vma, OFF_VMA_PGOFF) + (offset >> PAGE_SHIFT),
+			   RD(u64, vma, OFF_VMA_MM));
 }
 #endif
 
@@ -154,12 +164,14 @@ static inline struct addition *new_addition(u64 mapping, u64 index, u64 folio)
 /* Of shmem: and its word is written, if the page has none. */
 static inline struct addition *begin_addition(u64 mapping, u64 index, u64 folio, u64 expected, u64 charge_mm)
 {
-	struct addition *addition =
-		expected ? NULL : new_addition(mapping, index, folio); /* swapped in: keeps its owner */
+	if (expected) /* it is swapped in, and keeps its owner */
+		return NULL;
+	struct addition *addition = new_addition(mapping, index, folio);
 	if (!addition)
 		return NULL;
 #ifdef ARG_ADDING_CHARGE_MM
 	addition->for_mm = charge_mm;
+	addition->for_index = index;
 #endif
 	u64 word = addition->word;
 	u32 id = addition->region;
@@ -229,12 +241,11 @@ int added(RETURN *ctx)
 	u32 nr_pages = addition->nr_pages;
 	u64 index = addition->index;
 	u64 word = addition->word;
+	u64 for_mm = addition->for_index - index < nr_pages ? addition->for_mm : 0;
 	addition->nr_pages = 0;
-	struct region *region = regions.lookup(&id);
-	if (!region)
-		return 0;
+	addition->for_mm = 0;
 	if (!failed)
-		count(id, thread >> 32, addition->for_mm, nr_pages);
+		count(id, thread >> 32, for_mm, nr_pages);
 	if (nr_pages == 1) {
 		struct block *block = block_of(id, index);
 		if (!block) {
@@ -243,9 +254,14 @@ int added(RETURN *ctx)
 			return 0;
 		}
 		u64 *at = &block->words[index % BLOCK_PAGES];
-		if (!failed && *at != word)
+		if (failed != (*at == word)) /* it is this thread's, and there; or neither */
+			return 0;
+		struct region *region = regions.lookup(&id);
+		if (!region)
+			return 0;
+		if (!failed)
 			overwrite(region, id, at, word);
-		else if (failed && *at == word && !page_exists(region->mapping, index))
+		else if (!page_exists(region->mapping, index))
 			/* if it exists, who made it settles it, or is a thread of this process in the same microsecond */
 			*at = addition->was_freed[0] ? WORD_FREED : WORD_ABSENT;
 		return 0;

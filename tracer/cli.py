@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tracer.capture import Capture
 
 FOREVER_S = 10**9
+A_FILE = click.Path(path_type=Path, readable=False)  # whoever opens it says better what is wrong
 
 
 class Failure(click.ClickException):
@@ -138,7 +139,7 @@ def main() -> None:
 @which_processes
 @as_json
 @how_to_trace
-@click.option("-o", "output", metavar="FILE", type=click.Path(path_type=Path), help="Keep the capture, as record does.")
+@click.option("-o", "output", metavar="FILE", type=A_FILE, help="Keep the capture, as record does.")
 def trace(as_json: bool, **options: Any) -> None:
     """Record who makes and first touches shared memory, until Ctrl-C, SIGTERM or -d; then report.
 
@@ -163,7 +164,7 @@ def trace(as_json: bool, **options: Any) -> None:
     "-o",
     "output",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=A_FILE,
     required=True,
     help="The capture; must be a new file.",
 )
@@ -272,7 +273,7 @@ def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("capture_path", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("capture_path", metavar="FILE", type=A_FILE)
 @click.option(
     "--by",
     type=click.Choice(["parent", "region", "process", "time"]),
@@ -322,8 +323,8 @@ def report(
 
 
 @main.command()
-@click.argument("path_a", metavar="A", type=click.Path(path_type=Path))
-@click.argument("path_b", metavar="B", type=click.Path(path_type=Path))
+@click.argument("path_a", metavar="A", type=A_FILE)
+@click.argument("path_b", metavar="B", type=A_FILE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values with a heading.")
 def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
@@ -345,7 +346,7 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
 
 
 @main.command()
-@click.argument("capture_path", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("capture_path", metavar="FILE", type=A_FILE)
 @click.option(
     "--format",
     "form",
@@ -353,7 +354,7 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
     required=True,
     help="folded: for flamegraph.pl and inferno, in bytes. csv: a row for what each process touched in each second.",
 )
-@click.option("-o", "output", metavar="FILE", type=click.Path(path_type=Path), help="Instead of standard output.")
+@click.option("-o", "output", metavar="FILE", type=A_FILE, help="Instead of standard output.")
 def export(capture_path: Path, form: str, output: Path | None) -> None:
     """A capture for other programs: flame graphs, traces, spreadsheets.
 

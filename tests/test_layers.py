@@ -10,7 +10,8 @@ import pytest
 
 ROAD = """
     errors command signals wire clock btf procfs bpf kernel events ledger capture lives regions probes targets closing
-    trace snapshot account labels views views.text views.json views.live tools experiment demo doctor cli __main__
+    trace snapshot contents sparse account labels views views.text views.json views.live references views.dump tools
+    experiment demo doctor cli __main__
 """.split()  # noqa: SIM905, a list of 31 lines tells no more
 
 # The only modules that may import these.

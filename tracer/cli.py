@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from tracer import __version__, kernel, targets
 from tracer.errors import ShmtraceError
-from tracer.procfs import Proc
+from tracer.procfs import PAGE_BYTES, Proc
 
 FOREVER_S = 10**9
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+LEFT_OUT = 3  # what read ends with where it left out what is swapped
+BAR_AFTER_S = 1.0
+
+Item = TypeVar("Item")
 
 
 class Failure(click.ClickException):
@@ -52,26 +59,53 @@ class Commands(click.Group):
 
 def _size(_ctx: click.Context, _parameter: click.Parameter, value: str) -> int:
     """Bytes of a size like 512M or 4G."""
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-    number, unit = (value[:-1], units[value[-1:].upper()]) if value[-1:].upper() in units else (value, 1)
+    suffix = value[-1:].upper()
+    number, unit = (value[:-1], UNITS[suffix]) if suffix and suffix in UNITS else (value, 1)
     if not number.isdecimal() or not int(number):
         raise click.BadParameter(f"{value!r} is no size: write 512M or 4G")
     return int(number) * unit
 
 
+def _range(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """[start, end) in bytes of 0x1000-0x5000, 4K-20K or p1-p5."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(?i)(p?)(\w+)-(p?)(\w+)", value)
+    try:
+        if match and match[1] == match[3]:
+            unit = PAGE_BYTES if match[1] else 1
+            start, end = (_offset(number, bare=bool(match[1])) * unit for number in (match[2], match[4]))
+            if start < end < 1 << 63:
+                return start, end
+    except ValueError:
+        pass
+    raise click.BadParameter(f"{value!r} is no range: write 4K-20K, 0x1000-0x5000 or, in pages, p1-p5")
+
+
+def _offset(text: str, bare: bool) -> int:
+    """Of 4096, 4K or 0x1000; bare: the first only. Raises ValueError."""
+    match = re.fullmatch(r"(?ai)(\d+)" if bare else r"(?ai)(\d+)([kmgt]?)|0x([0-9a-f]+)", text)
+    if not match:
+        raise ValueError
+    number, unit, hexadecimal = (*match.groups(""), "", "")[:3]
+    return int(hexadecimal, 16) if hexadecimal else int(number) * UNITS[unit.upper()]
+
+
+NAMES = click.option(
+    "-p",
+    "--process",
+    "names",
+    multiple=True,
+    metavar="NAME|PID|PIDFILE",
+    help="Processes by name (as pgrep matches), PID or pidfile, with all their descendants. Repeatable.",
+)
+
+
 def which_processes(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say whose regions are meant."""
     everything = click.option("-a", "--all", "everything", is_flag=True, help="Every process of the host.")
-    name = click.option(
-        "-p",
-        "--process",
-        "names",
-        multiple=True,
-        metavar="NAME|PID|PIDFILE",
-        help="Processes by name (as pgrep matches), PID or pidfile, with all their descendants. Repeatable.",
-    )
     as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
-    return name(everything(as_json(command)))
+    return NAMES(everything(as_json(command)))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["--help"], "max_content_width": 100})
@@ -199,6 +233,109 @@ def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
 
 
 @main.command()
+@NAMES
+@click.option(
+    "-o",
+    "--output",
+    "output_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A new file, of mode 0600; holes stay holes.",
+)
+@click.option("--hex", "as_hex", is_flag=True, help="As hexdump -C shows it.")
+@click.option("--strings", "as_strings", is_flag=True, help="Only the text in it, with its offsets.")
+@click.option(
+    "--range",
+    "bounds",
+    callback=_range,
+    metavar="A-B",
+    help="From A up to, not including, B: bytes (4K-20K, 0x1000-0x5000) or pages (p1-p5).",
+)
+@click.option("--swapped", is_flag=True, help="What is swapped out too, which brings it back into memory.")
+@click.argument("region")
+def read(
+    names: tuple[str, ...],
+    output_path: Path | None,
+    as_hex: bool,
+    as_strings: bool,
+    bounds: tuple[int, int] | None,
+    swapped: bool,
+    region: str,
+) -> None:
+    """What is in a region now, without a page coming into being by it.
+
+    \b
+    shmtrace read opcache -p php-fpm --strings    by what it probably is, among those of a pool
+    shmtrace read 2472:7f1000000000 -o dump       by process and address, in hexadecimal
+    shmtrace read 0:1/1047/3a9c21f0 --hex         by id, as --json has it
+    shmtrace read /dev/shm/cache --range p0-p5    by name; its first five pages
+
+    Pages that are swapped out are left out, as holes, and it then ends with 3. While it reads, the region goes on
+    changing, and may go away: what was read by then stays in the FILE of -o. After any other error the FILE is removed.
+    """
+    from tracer import references
+    from tracer import snapshot as snapshots
+    from tracer.capture import Capture
+    from tracer.contents import DATA, Contents, GoneError
+    from tracer.procfs import RegionKey
+    from tracer.sparse import Sink
+    from tracer.views import dump
+
+    if as_hex and as_strings:
+        raise click.UsageError("--hex or --strings, not both")
+    if not (as_hex or as_strings or output_path) and sys.stdout.isatty():
+        raise click.UsageError("a terminal cannot show it as it is: --hex, --strings or -o FILE")
+    _need_root(bpf=False)
+    tgid = references.tgid_of(region)
+    if tgid is not None and not Proc().process(tgid):
+        raise ShmtraceError(f"there is no process {tgid}", "`shmtrace snapshot` shows who has regions")
+    names = names or ((str(tgid),) if tgid is not None else ())
+    with Capture() as capture:
+        snapshots.take(capture, _wanted(names, not names, wait=False), _ourselves())
+        found = references.find(capture, region)
+        if not found and tgid is not None:
+            click.echo(dump.choices(references.known(capture)), err=True)
+            raise ShmtraceError(f"{region} is in none of its regions", "name one of these by its id")
+        if not found:
+            close = references.close_to(capture, region)
+            hint = f"did you mean {' or '.join(close)}?" if close else "`shmtrace snapshot` shows which there are"
+            raise ShmtraceError(f"no region is {region}", hint)
+    if len(found) > 1:
+        click.echo(dump.choices(found), err=True)
+        raise ShmtraceError(f"{len(found)} regions are {region}", "name one by its id, or narrow them with -p")
+    meant = found[0].region
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    contents = Contents(Proc(), RegionKey(meant.dev, meant.ino, meant.generation), meant.kind, meant.mappers)
+    start, end = bounds or (0, contents.size_bytes)
+    if end > contents.size_bytes:
+        raise ShmtraceError(f"the region ends at byte {contents.size_bytes}", "--range must end there, or before")
+    with Sink(output_path, sys.stdout.fileno()) as sink, _writing():
+        pieces = contents.read(start, end, swapped)
+        pieces = _watched(pieces, lambda piece: piece.end - piece.start, end - start, sink.is_file)
+        try:
+            if as_hex or as_strings:
+                for text in dump.hexdump(pieces) if as_hex else dump.strings(pieces):
+                    sink.write(text.encode())
+            else:
+                for piece in pieces:
+                    if piece.state == DATA:
+                        sink.write(piece.data)
+                    else:
+                        sink.skip(piece.end - piece.start)
+        except GoneError as error:
+            sink.finish()
+            remedy = f"{output_path} has these" if output_path else error.remedy
+            raise ShmtraceError(
+                f"{error.message}, after {contents.read_bytes} of {end - start} bytes", remedy
+            ) from None
+        sink.finish()
+    if contents.left_out_pages:
+        left_out = f"{contents.left_out_pages} pages are swapped out, and left out"
+        raise ShmtraceError(left_out, "--swapped reads them too", LEFT_OUT)
+
+
+@main.command()
 @click.option(
     "--size",
     "size_mb",
@@ -239,14 +376,38 @@ def doctor() -> None:
 def _print(read: Any, as_json: bool) -> None:
     from tracer.views import json, text
 
-    try:
+    with _writing():
         click.echo(json.render(read) if as_json else text.render(read))
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """To standard output, or a file. Raises ShmtraceError where it does not take it."""
+    try:
+        yield
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit tries again what is left
         if isinstance(error, BrokenPipeError):  # the reader has seen enough
             sys.exit(128 + signal.SIGPIPE)
         raise ShmtraceError(f"the report cannot be written ({error.strerror})", "send it elsewhere") from None
+
+
+def _watched(items: Iterable[Item], size_of: Callable[[Item], int], total: int, shown: bool = True) -> Iterator[Item]:
+    """The items, and a bar on a terminal of how much of the total they are, once that takes longer than a second."""
+    shown = shown and sys.stderr.isatty()
+    begin = time.monotonic()
+    done = 0
+    with contextlib.ExitStack() as stack:
+        bar: Any = None
+        for item in items:
+            yield item
+            done += size_of(item)
+            if bar:
+                bar.update(size_of(item))
+            elif shown and time.monotonic() - begin > BAR_AFTER_S:
+                bar = stack.enter_context(click.progressbar(length=total, file=sys.stderr))
+                bar.update(done)
 
 
 def _open_standard_files() -> None:

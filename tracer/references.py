@@ -11,7 +11,7 @@ from tracer.capture import Capture
 from tracer.views.json import region_id
 from tracer.views.text import printable
 
-PLACE = re.compile(r"(\d+):(?:0[xX])?([0-9a-fA-F]+)", re.ASCII)
+PLACE = re.compile(r"(\d{1,9}):(?:0[xX])?([0-9a-fA-F]{1,15})", re.ASCII)
 
 
 class Known(NamedTuple):
@@ -45,7 +45,7 @@ def find(capture: Capture, word: str) -> list[Known]:
         WHERE tgid = ? AND mapping.address <= ? AND ? < mapping.address + pages * 4096
     """
     address = int(place[2], 16)
-    keys = {tuple(row) for row in capture.rows(query, (int(place[1]), address, address))} if address < 1 << 63 else ()
+    keys = {tuple(row) for row in capture.rows(query, (int(place[1]), address, address))}
     return [each for each in regions if (each.region.dev, each.region.ino, each.region.generation) in keys]
 
 

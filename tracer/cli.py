@@ -310,7 +310,7 @@ def read(
     start, end = bounds or (0, contents.size_bytes)
     if end > contents.size_bytes:
         raise ShmtraceError(f"the region ends at byte {contents.size_bytes}", "--range must end there, or before")
-    with Sink(output_path, sys.stdout.fileno()) as sink, _writing():
+    with Sink(output_path, sys.stdout.fileno()) as sink, _writing("output"):
         pieces = contents.read(start, end, swapped)
         pieces = _watched(pieces, lambda piece: piece.end - piece.start, end - start, sink.is_file)
         try:
@@ -376,12 +376,12 @@ def doctor() -> None:
 def _print(read: Any, as_json: bool) -> None:
     from tracer.views import json, text
 
-    with _writing():
+    with _writing("report"):
         click.echo(json.render(read) if as_json else text.render(read))
 
 
 @contextlib.contextmanager
-def _writing() -> Iterator[None]:
+def _writing(what: str) -> Iterator[None]:
     """To standard output, or a file. Raises ShmtraceError where it does not take it."""
     try:
         yield
@@ -390,7 +390,7 @@ def _writing() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit tries again what is left
         if isinstance(error, BrokenPipeError):  # the reader has seen enough
             sys.exit(128 + signal.SIGPIPE)
-        raise ShmtraceError(f"the report cannot be written ({error.strerror})", "send it elsewhere") from None
+        raise ShmtraceError(f"the {what} cannot be written ({error.strerror})", "send it elsewhere") from None
 
 
 def _watched(items: Iterable[Item], size_of: Callable[[Item], int], total: int, shown: bool = True) -> Iterator[Item]:

@@ -9,6 +9,7 @@ can die meanwhile, and is then said to be gone. So what is read is no picture of
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -112,10 +113,10 @@ class Contents:
 
     def _find(self) -> Path | None:
         for tgid in dict.fromkeys((*self._mappers, *self._proc.tgids())):
-            for mapping in self._proc.mappings(tgid):
-                if (mapping.dev, mapping.ino) == (self._key.dev, self._key.ino):
+            with contextlib.suppress(PermissionError):  # not every process lets root see what it maps
+                for mapping in self._proc.mappings(tgid):
                     path = self._proc.map_file(tgid, mapping)
-                    if procfs.identify(path) == self._key:
+                    if (mapping.dev, mapping.ino) == self._key[:2] and procfs.identify(path) == self._key:
                         return path
         return None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
 
 from tracer import __version__, kernel, targets
 from tracer.errors import ShmtraceError
@@ -22,6 +23,7 @@ FOREVER_S = 10**9
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 LEFT_OUT = 3  # what read ends with where it left out what is swapped
 BAR_AFTER_S = 1.0
+SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 Item = TypeVar("Item")
 
@@ -91,12 +93,22 @@ def _offset(text: str, bare: bool) -> int:
     return int(hexadecimal, 16) if hexadecimal else int(number) * UNITS[unit.upper()]
 
 
+def _process_names(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """What -p may go on with. Names that a shell, or a regular expression, would read otherwise are left out."""
+    if "/" in begun:
+        return [CompletionItem(begun, type="file")]
+    names = {process.comm for process in Proc().processes().values() if process.title}  # kernel threads have none
+    fitting = (name for name in sorted(names) if name.startswith(begun))
+    return [CompletionItem(name) for name in fitting if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name)]
+
+
 NAMES = click.option(
     "-p",
     "--process",
     "names",
     multiple=True,
     metavar="NAME|PID|PIDFILE",
+    shell_complete=_process_names,
     help="Processes by name (as pgrep matches), PID or pidfile, with all their descendants. Repeatable.",
 )
 
@@ -218,6 +230,11 @@ def trace(
 @which_processes
 def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """What shared memory there is now, whose, and how much: from /proc alone, without BPF.
+
+    \b
+    shmtrace snapshot                    the whole host
+    shmtrace snapshot -p php-fpm         a pool, by name
+    shmtrace snapshot -p 2472 --json     a process and its descendants, for a program to read
 
     Who made a region is inferred, and labelled so; who touched it cannot be known. Without -p: the whole host.
     """
@@ -348,6 +365,10 @@ def read(
 def demo(size_mb: int) -> None:
     """See ps, pmap and free get it wrong: a small experiment, and what each tool says of it at every stage.
 
+    \b
+    shmtrace demo                in two seconds, with 200 MB
+    shmtrace demo --size 2000    as big as the experiment this began with
+
     A parent maps shared memory, two children fill some of it and exit. All processes are the demo's own.
     """
     from tracer import demo as demos
@@ -364,6 +385,10 @@ def demo(size_mb: int) -> None:
 def doctor() -> None:
     """What this host allows, what shmtrace is blind to here, and the command that mends what is missing.
 
+    \b
+    shmtrace doctor                   found out by trying
+    shmtrace doctor && shmtrace -a    only where tracing works
+
     Ends with 0 where tracing works, with 1 where at most snapshot does.
     """
     from tracer import doctor as doctors
@@ -371,6 +396,20 @@ def doctor() -> None:
     checks = doctors.examine()
     click.echo(doctors.render(checks))
     sys.exit(0 if doctors.traces(checks) else 1)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(list(SHELLS)))
+def completion(shell: str) -> None:
+    """The script by which a shell completes commands, options, files and the names of running processes.
+
+    \b
+    eval "$(shmtrace completion bash)"                           in ~/.bashrc
+    shmtrace completion bash >/etc/bash_completion.d/shmtrace    for everybody
+    shmtrace completion zsh >"${fpath[1]}/_shmtrace"
+    shmtrace completion fish >~/.config/fish/completions/shmtrace.fish
+    """
+    click.echo(SHELLS[shell](main, {}, "shmtrace", "_SHMTRACE_COMPLETE").source())
 
 
 def _print(read: Any, as_json: bool) -> None:

@@ -158,7 +158,7 @@ class Proc:
         found = []
         for line in filter(None, text.split("\n")):
             fields = line.split(maxsplit=5)
-            if fields[4] == "0":
+            if fields[3] == "00:00":  # the inode tells nothing: the host's first SysV segment has number 0
                 continue
             start, end = (int(address, 16) for address in fields[0].split("-"))
             major, minor = (int(number, 16) for number in fields[3].split(":"))

@@ -416,7 +416,13 @@ def _print(read: Any, as_json: bool) -> None:
     from tracer.views import json, text
 
     with _writing("report"):
-        click.echo(json.render(read) if as_json else text.render(read))
+        report = json.render(read) if as_json else text.render(read)
+        click.echo(text.paint(report) if not as_json and _coloured() else report)
+
+
+def _coloured() -> bool:
+    """On a terminal that can, and where nobody asks for none: https://no-color.org."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
@@ -18,6 +18,9 @@ from click.shell_completion import BashComplete, CompletionItem, FishComplete, S
 from tracer import __version__, kernel, targets
 from tracer.errors import ShmtraceError
 from tracer.procfs import PAGE_BYTES, Proc
+
+if TYPE_CHECKING:
+    from tracer.account import Region
 
 FOREVER_S = 10**9
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -74,14 +77,14 @@ def _range(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
         return None
     match = re.fullmatch(r"(?i)(p?)(\w+)-(p?)(\w+)", value)
     try:
-        if match and match[1] == match[3]:
+        if match and match[1].lower() == match[3].lower():
             unit = PAGE_BYTES if match[1] else 1
             start, end = (_offset(number, bare=bool(match[1])) * unit for number in (match[2], match[4]))
             if start < end < 1 << 63:
                 return start, end
     except ValueError:
         pass
-    raise click.BadParameter(f"{value!r} is no range: write 4K-20K, 0x1000-0x5000 or, in pages, p1-p5")
+    raise click.BadParameter(f"{value[:40]!r} is no range: write 4K-20K, 0x1000-0x5000 or, in pages, p1-p5")
 
 
 def _offset(text: str, bare: bool) -> int:
@@ -290,9 +293,6 @@ def read(
     Pages that are swapped out are left out, as holes, and it then ends with 3. While it reads, the region goes on
     changing, and may go away: what was read by then stays in the FILE of -o. After any other error the FILE is removed.
     """
-    from tracer import references
-    from tracer import snapshot as snapshots
-    from tracer.capture import Capture
     from tracer.contents import DATA, Contents, GoneError
     from tracer.procfs import RegionKey
     from tracer.sparse import Sink
@@ -303,33 +303,20 @@ def read(
     if not (as_hex or as_strings or output_path) and sys.stdout.isatty():
         raise click.UsageError("a terminal cannot show it as it is: --hex, --strings or -o FILE")
     _need_root(bpf=False)
-    tgid = references.tgid_of(region)
-    if tgid is not None and not Proc().process(tgid):
-        raise ShmtraceError(f"there is no process {tgid}", "`shmtrace snapshot` shows who has regions")
-    names = names or ((str(tgid),) if tgid is not None else ())
-    with Capture() as capture:
-        snapshots.take(capture, _wanted(names, not names, wait=False), _ourselves())
-        found = references.find(capture, region)
-        if not found and tgid is not None:
-            click.echo(dump.choices(references.known(capture)), err=True)
-            raise ShmtraceError(f"{region} is in none of its regions", "name one of these by its id")
-        if not found:
-            close = references.close_to(capture, region)
-            hint = f"did you mean {' or '.join(close)}?" if close else "`shmtrace snapshot` shows which there are"
-            raise ShmtraceError(f"no region is {region}", hint)
-    if len(found) > 1:
-        click.echo(dump.choices(found), err=True)
-        raise ShmtraceError(f"{len(found)} regions are {region}", "name one by its id, or narrow them with -p")
-    meant = found[0].region
+    meant = _meant(region, names)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     contents = Contents(Proc(), RegionKey(meant.dev, meant.ino, meant.generation), meant.kind, meant.mappers)
     start, end = bounds or (0, contents.size_bytes)
     if end > contents.size_bytes:
         raise ShmtraceError(f"the region ends at byte {contents.size_bytes}", "--range must end there, or before")
-    with Sink(output_path, sys.stdout.fileno()) as sink, _writing("output"):
-        pieces = contents.read(start, end, swapped)
-        pieces = _watched(pieces, lambda piece: piece.end - piece.start, end - start, sink.is_file)
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(Sink(output_path, sys.stdout.fileno()))
+        stack.enter_context(_writing("output"))
+        watched = _watched(
+            contents.read(start, end, swapped), lambda piece: piece.end - piece.start, end - start, sink.is_file
+        )
+        pieces = stack.enter_context(contextlib.closing(watched))
         try:
             if as_hex or as_strings:
                 for text in dump.hexdump(pieces) if as_hex else dump.strings(pieces):
@@ -412,6 +399,33 @@ def completion(shell: str) -> None:
     click.echo(SHELLS[shell](main, {}, "shmtrace", "_SHMTRACE_COMPLETE").source())
 
 
+def _meant(word: str, names: Sequence[str]) -> Region:
+    """The one region that a word means, of what -p names or else of the whole host. Raises ShmtraceError."""
+    from tracer import references
+    from tracer import snapshot as snapshots
+    from tracer.capture import Capture
+    from tracer.views import dump
+
+    tgid = references.tgid_of(word)
+    if tgid is not None and not Proc().process(tgid):
+        raise ShmtraceError(f"there is no process {tgid}", "`shmtrace snapshot` shows who has regions")
+    names = names or ([str(tgid)] if tgid is not None else [])
+    with Capture() as capture:
+        snapshots.take(capture, _wanted(names, not names, wait=False), _ourselves())
+        found = references.find(capture, word)
+        if len(found) == 1:
+            return found[0].region
+        if found:
+            click.echo(dump.choices(found), err=True)
+            raise ShmtraceError(f"{len(found)} regions are {word}", "name one by its id, or narrow them with -p")
+        if tgid is not None:
+            click.echo(dump.choices(references.known(capture)), err=True)
+            raise ShmtraceError(f"{word} is in none of its regions", "name one of these by its id")
+        close = references.close_to(capture, word)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`shmtrace snapshot` shows which there are"
+        raise ShmtraceError(f"no region is {word}", hint)
+
+
 def _print(read: Any, as_json: bool) -> None:
     from tracer.views import json, text
 
@@ -438,7 +452,9 @@ def _writing(what: str) -> Iterator[None]:
         raise ShmtraceError(f"the {what} cannot be written ({error.strerror})", "send it elsewhere") from None
 
 
-def _watched(items: Iterable[Item], size_of: Callable[[Item], int], total: int, shown: bool = True) -> Iterator[Item]:
+def _watched(
+    items: Iterable[Item], size_of: Callable[[Item], int], total: int, shown: bool = True
+) -> Generator[Item, None, None]:
     """The items, and a bar on a terminal of how much of the total they are, once that takes longer than a second."""
     shown = shown and sys.stderr.isatty()
     begin = time.monotonic()

@@ -131,6 +131,29 @@ def test_whatever_is_read_at_a_time(region: Region, chunk_pages: int, monkeypatc
     assert region.state()[:3] == before[:3]
 
 
+def test_data_is_walked_once(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is read from: SEEK_HOLE takes as long as there is data before the hole."""
+    calls: list[tuple[int, int]] = []
+
+    def lseek(fd: int, offset: int, whence: int, seek: object = os.lseek) -> int:
+        calls.append((whence, offset // PAGE_BYTES))
+        return seek(fd, offset, whence)  # type: ignore[operator, no-any-return]
+
+    monkeypatch.setattr(contents, "CHUNK_BYTES", PAGE_BYTES)
+    monkeypatch.setattr(os, "lseek", lseek)
+    found = region.contents()
+    for _ in range(2):
+        calls.clear()
+        read(found, 0, found.size_bytes)
+        assert calls == [
+            (os.SEEK_DATA, 0),
+            (os.SEEK_HOLE, 0),
+            (os.SEEK_DATA, 23),
+            (os.SEEK_HOLE, 41),
+            (os.SEEK_DATA, 48),
+        ]
+
+
 @pytest.mark.usefixtures("_by")
 @pytest.mark.parametrize(
     ("start", "end"),
@@ -298,7 +321,7 @@ def test_what_cannot_be_read(region: Region, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_huge_page_of_zeros_is_a_hole(tmp_path: Path, region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "HUGE_BYTES", 4 * PAGE_BYTES)
-    monkeypatch.setattr(contents, "_next_data", lambda _fd, start, end: (start, end))
+    monkeypatch.setattr(Contents, "_next_data", lambda _self, _fd, start, end: (start, end))
     monkeypatch.setattr(contents, "swapped_pages", lambda *_: pytest.fail("they are never swapped out"))
     found = region.contents("hugetlb")
     zeros = (23 * PAGE_BYTES, 24 * PAGE_BYTES, DATA, bytes(PAGE_BYTES))

@@ -63,6 +63,8 @@ class Contents:
         self._kind = kind
         self._mappers = tuple(mappers)
         self._path: Path | None = None
+        self._data_end = 0
+        """of the data that is being read"""
         self.read_bytes = 0
         """so far, holes and what was left out included"""
         self.left_out_pages = 0
@@ -78,6 +80,7 @@ class Contents:
         Raises GoneError, and ShmtraceError for what cannot be read.
         """
         buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._data_end = 0
         while start < end:
             fd = self._open()
             try:
@@ -124,7 +127,7 @@ class Contents:
         """The pieces from start on, as many as the buffer has room for; at least one."""
         used, pieces = 0, 0
         while start < end and pieces < MAX_PIECES:
-            data, stop = _next_data(fd, start, end)
+            data, stop = self._next_data(fd, start, end)
             if start < data:
                 yield Piece(start, data, HOLE, buffer[:0])
                 pieces += 1
@@ -144,6 +147,20 @@ class Contents:
                 return
             start = stop
 
+    def _next_data(self, fd: int, start: int, end: int) -> tuple[int, int]:
+        """Where data begins and ends, at or after start; (end, end) where there is none before end."""
+        if self._data_end <= start:  # else SEEK_HOLE would walk what is left of this data for each chunk of it
+            try:
+                start = os.lseek(fd, start, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return end, end  # only a hole is left
+            if start >= end:
+                return end, end
+            self._data_end = os.lseek(fd, start, os.SEEK_HOLE)
+        return start, min(end, self._data_end)
+
     def _fill(self, fd: int, offset: int, view: memoryview) -> None:
         done = 0
         while done < len(view):
@@ -159,17 +176,6 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
     except PermissionError:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _next_data(fd: int, start: int, end: int) -> tuple[int, int]:
-    """Where data begins and ends, at or after start; (end, end) where there is none before end."""
-    try:
-        data = os.lseek(fd, start, os.SEEK_DATA)
-        return (data, min(end, os.lseek(fd, data, os.SEEK_HOLE))) if data < end else (end, end)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        return end, end  # only a hole is left
 
 
 def _split(fd: int, start: int, end: int, whole: bool) -> Iterator[tuple[int, int, bool]]:

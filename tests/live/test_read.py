@@ -21,6 +21,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.live import holder
+from tests.live.fpm import OPCACHE_BYTES, running_fpm, script_names
 from tests.live.holder import page
 from tests.live.reports import ROOT, SHMTRACE, patched
 from tests.live.shmem import PAGE_BYTES, SECTOR_BYTES, libc, read_regions
@@ -300,6 +301,25 @@ def test_what_is_swapped_out_stays_out(way: list[str], tmp_path: Path) -> None:
         whole = run(region.place, "--swapped", shmtrace=way).stdout
         assert whole == put + bytes((size_pages - put_pages) * PAGE_BYTES)
         assert region.state().blocks == before.blocks
+
+
+# ---- php-fpm ----
+
+
+@pytest.mark.needs("php-fpm*")
+def test_an_opcache(tmp_path: Path) -> None:
+    """By what it probably is: it names the scripts that it holds, and its dump takes the room that it takes."""
+    with running_fpm(scripts=53) as fpm:
+        fpm.ask_for(script_names(53))
+        before = read_regions(fpm.tgid)
+        lines = run("opcache", "-p", fpm.tgid, "--strings").stdout.decode().splitlines()
+        run("opcache?", "-p", fpm.tgid, "-o", tmp_path / "dump")
+        assert read_regions(fpm.tgid) == before
+    assert {name for name in script_names(53) if not any(line.endswith(name) for line in lines)} == set()
+    stat = (tmp_path / "dump").stat()
+    assert stat.st_size == OPCACHE_BYTES
+    [pages] = [region.pages for region in before.values() if region.vss_bytes == OPCACHE_BYTES]
+    assert 0 < stat.st_blocks * SECTOR_BYTES <= (pages + 3) * PAGE_BYTES  # and what the file system notes of it
 
 
 # ---- the region's life is its own ----

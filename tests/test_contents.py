@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,10 +78,10 @@ def region(tmp_path: Path) -> Iterator[Region]:
         yield made
 
 
-@pytest.fixture(params=["cachestat", "mincore"])
+@pytest.fixture(params=["cachestat", "smaps"])
 def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """As before v6.5 too."""
-    if request.param == "mincore":
+    if request.param == "smaps":
         monkeypatch.setattr(procfs, "cachestat", lambda *_: None)
 
 
@@ -231,13 +232,38 @@ def test_all_of_it_when_that_is_asked_for(region: Region, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("_by")
-def test_pages_that_are_not_there_are_not_in_memory(region: Region) -> None:
-    """Without swap only a hole is not; cachestat does not take it for swapped, mincore sees nothing there."""
+def test_nothing_is_swapped_out_where_there_is_no_swap(region: Region) -> None:
     before = region.state()
     with region.path.open("rb") as file:
         assert contents.swapped_pages(file.fileno(), 0, 23) == []
-        assert contents._not_in_core(file.fileno(), 20, 50) == [(23, 41), (48, 50)]
-        assert contents._not_in_core(file.fileno(), 23, 41) == [(23, 41)]
+    assert region.state()[:3] == before[:3]
+
+
+@pytest.mark.parametrize("gone", [set(), {0}, {22}, {3, 4, 5, 17}, {0, 2, 4, 21, 22}, set(range(23))])
+def test_what_smaps_says_is_swapped_out(region: Region, gone: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page by page where some are; the kernel's own text but for the figure."""
+    texts: list[bytes] = []
+
+    def own_smaps() -> bytes:
+        def swap(match: re.Match[bytes]) -> bytes:
+            start, end, offset = (int(number, 16) for number in match.groups()[1:4])
+            pages = range(offset // PAGE_BYTES, (offset + end - start) // PAGE_BYTES)
+            return match[1] + b"Swap: %18d kB\n" % (4 * len(gone.intersection(pages)))
+
+        name = re.escape(str(region.path).encode())
+        head = rb"^((\w+)-(\w+) ...s (\w+) .* %s\n(?:[A-Z].*\n)*?)Swap: +0 kB\n" % name
+        texts.append(re.sub(head, swap, Path("/proc/self/smaps").read_bytes(), flags=re.MULTILINE))
+        return texts[-1]
+
+    monkeypatch.setattr(procfs, "cachestat", lambda *_: None)
+    monkeypatch.setattr(contents, "_own_smaps", own_smaps)
+    before = region.state()
+    with region.path.open("rb") as file:
+        found = contents.swapped_pages(file.fileno(), 0, 23)
+    assert [number for first, end in found for number in range(first, end)] == sorted(gone)
+    assert all(one[1] < other[0] for one, other in zip(found, found[1:]))
+    assert len(texts) == (1 if len(gone) in (0, 23) else 2)
+    assert str(region.path) not in Path("/proc/self/maps").read_text()
     assert region.state()[:3] == before[:3]
 
 

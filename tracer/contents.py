@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,14 +29,15 @@ HUGE_BYTES = 2 << 20
 
 DATA, HOLE, SWAPPED = "data", "hole", "swapped"
 
-MAP_SHARED, PROT_NONE = 1, 0
+MAP_SHARED, PROT_NONE, PROT_READ = 1, 0, 1
 MAP_FAILED = ctypes.c_void_p(-1).value
+SWAP_OF_MAPPING = re.compile(rb"^([0-9a-f]+)-[0-9a-f]+ .*\n(?:[A-Z].*\n)*?Swap: +(\d+) kB$", re.MULTILINE)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+_libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class GoneError(ShmtraceError):
@@ -202,43 +204,59 @@ def _huge_pages(start: int, view: memoryview) -> Iterator[Piece]:
 
 
 def swapped_pages(fd: int, start: int, end: int) -> list[Pages]:
-    """Of pages that are all data, those that are swapped out, sorted. By cachestat(2), by halving; before v6.5 by
-    mincore(2)."""
+    """Of pages that are all data, those that are swapped out, sorted; one that is on its way out, or back, and in
+    memory still, is. By cachestat(2), by halving; before v6.5 by smaps."""
     found: list[Pages] = []
     waiting = [(start, end)]
     while waiting:
         first, last = waiting.pop()
         stat = procfs.cachestat(fd, first * PAGE_BYTES, (last - first) * PAGE_BYTES)
         if stat is None:
-            return _not_in_core(fd, start, end)
+            return _swapped_by_smaps(fd, start, end)
         if stat.evicted == last - first:
-            if found and found[-1][1] == first:
-                first = found.pop()[0]
-            found.append((first, last))
+            _add(found, first, last)
         elif stat.evicted:
             middle = (first + last) // 2
             waiting += [(middle, last), (first, middle)]
     return found
 
 
-def _not_in_core(fd: int, start: int, end: int) -> list[Pages]:
-    """What mincore(2) does not see in memory: of a mapping that cannot even be touched, so no page comes by it."""
+def _add(found: list[Pages], first: int, last: int) -> None:
+    if found and found[-1][1] == first:
+        first = found.pop()[0]
+    found.append((first, last))
+
+
+def _swapped_by_smaps(fd: int, start: int, end: int) -> list[Pages]:
+    """By our own smaps, of a mapping that is never touched, so no page comes by it: of shared memory, Swap there counts
+    the region's own entries. mincore(2) would take a page for resident that is in the swap and still in memory, and to
+    read that one brings it back too."""
     size_bytes = (end - start) * PAGE_BYTES
     address = _libc.mmap(None, size_bytes, PROT_NONE, MAP_SHARED, fd, start * PAGE_BYTES)
     if address == MAP_FAILED:
-        raise OSError(ctypes.get_errno(), "mmap")
-    resident = ctypes.create_string_buffer(end - start)
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     try:
-        if _libc.mincore(address, size_bytes, resident):
-            raise OSError(ctypes.get_errno(), "mincore")
+        swapped_bytes = sum(size for _, size in _swap_of_mappings(address, address + size_bytes))
+        if swapped_bytes in (0, size_bytes):
+            return [(start, end)] if swapped_bytes else []
+        for odd in range(address + PAGE_BYTES, address + size_bytes, 2 * PAGE_BYTES):
+            _libc.mprotect(odd, PAGE_BYTES, PROT_READ)  # each page becomes a mapping of its own, with a Swap of its own
+        found: list[Pages] = []
+        for place, size in _swap_of_mappings(address, address + size_bytes):
+            if size:
+                first = start + (place - address) // PAGE_BYTES
+                _add(found, first, first + size // PAGE_BYTES)
+        return found
     finally:
         _libc.munmap(address, size_bytes)
-    found = []
-    states = bytes(byte & 1 for byte in resident.raw)
-    first = states.find(0)
-    while first >= 0:
-        last = states.find(1, first)
-        last = len(states) if last < 0 else last
-        found.append((start + first, start + last))
-        first = states.find(0, last)
-    return found
+
+
+def _swap_of_mappings(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """(address, bytes swapped) of our own mappings in [start, end)."""
+    for address, kilobytes in SWAP_OF_MAPPING.findall(_own_smaps()):
+        if start <= int(address, 16) < end:
+            yield int(address, 16), int(kilobytes) << 10
+
+
+def _own_smaps() -> bytes:
+    return Path("/proc/self/smaps").read_bytes()

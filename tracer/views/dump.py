@@ -80,11 +80,12 @@ def strings(pieces: Iterable[Piece]) -> Iterator[str]:
 
 
 def _lines(data: bytes, start: int) -> str:
-    return "".join(
-        f"{start + match.start() + at:8x}  {printable(match[0][at : at + LONGEST_BYTES].decode())}\n"
+    lines = (
+        f"{start + match.start() + at:8x}  {match[0][at : at + LONGEST_BYTES].decode()}\n"
         for match in TEXT.finditer(data)
         for at in range(0, len(match[0]), LONGEST_BYTES)
     )
+    return "".join(lines).replace("\t", "\\x09")  # as printable() has it, of which nothing else is needed here
 
 
 def choices(regions: Iterable[Known]) -> str:

@@ -44,7 +44,14 @@ def test_wheel_carries_every_source(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"tracer/bpf/{name}" for name in files_below(CHECKOUT / "bpf", {".c", ".h"})} <= names
     assert {f"tracer/{name}" for name in files_below(CHECKOUT / "tracer", {".py"})} <= names
-    assert {name.split("/")[0] for name in names} == {"tracer", f"{wheel.stem.rsplit('-', 3)[0]}.dist-info"}
+    release = wheel.stem.rsplit("-", 3)[0]
+    assert {name.split("/")[0] for name in names} == {"tracer", f"{release}.dist-info", f"{release}.data"}
+
+
+def test_wheel_carries_the_man_page(wheel: Path) -> None:
+    release = wheel.stem.rsplit("-", 3)[0]
+    page = zipfile.ZipFile(wheel).read(f"{release}.data/data/share/man/man1/shmtrace.1")
+    assert page == (CHECKOUT / "man" / "shmtrace.1").read_bytes()
 
 
 def test_bcc_is_no_requirement(wheel: Path) -> None:

@@ -158,7 +158,7 @@ class Proc:
         found = []
         for line in filter(None, text.split("\n")):
             fields = line.split(maxsplit=5)
-            if fields[4] == "0":
+            if fields[3] == "00:00":  # the inode tells nothing: the host's first SysV segment has number 0
                 continue
             start, end = (int(address, 16) for address in fields[0].split("-"))
             major, minor = (int(number, 16) for number in fields[3].split(":"))
@@ -339,7 +339,7 @@ def _cached_holes(fd: int, pages: list[Pages], size_pages: int) -> list[Pages]:
     found = []
     while waiting:
         start, end = waiting.pop()
-        stat = _cachestat(fd, start * PAGE_BYTES, (end - start) * PAGE_BYTES)
+        stat = cachestat(fd, start * PAGE_BYTES, (end - start) * PAGE_BYTES)
         if stat is None or not stat.cache:
             continue
         if stat.cache >= end - start:
@@ -350,7 +350,7 @@ def _cached_holes(fd: int, pages: list[Pages], size_pages: int) -> list[Pages]:
     return found
 
 
-def _cachestat(fd: int, offset: int, size_bytes: int) -> _Cachestat | None:
+def cachestat(fd: int, offset: int, size_bytes: int) -> _Cachestat | None:
     """None before v6.5, and for hugetlb; size_bytes 0 is all of the file."""
     stat = _Cachestat()
     failed = _libc.syscall(SYS_CACHESTAT, fd, ctypes.byref(_Range(offset, size_bytes)), ctypes.byref(stat), 0)
@@ -364,7 +364,7 @@ def residency(path: Path) -> Residency:
     except OSError:
         return Residency(None, None)
     try:
-        stat = _cachestat(fd, 0, 0)
+        stat = cachestat(fd, 0, 0)
         return Residency(stat.cache * PAGE_BYTES, stat.evicted * PAGE_BYTES) if stat else Residency(None, None)
     finally:
         os.close(fd)

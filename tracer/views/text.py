@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable
@@ -218,6 +219,19 @@ def footer(account: Account) -> list[str]:
         reasons = f"unseen may be {'; or '.join(session.blind_to)}"
         lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")
     return lines
+
+
+# ---- colour ----
+
+BOLD, YELLOW, PLAIN = "\x1b[1m", "\x1b[33m", "\x1b[0m"
+# A process with its regions indented below it; the one other line that goes on so says why pages are unseen.
+HEADING = re.compile(r"^(?!unseen may be )\S.*(?=\n  )", re.MULTILINE)
+WARNING = re.compile(r"^(?:warning: |cut off: | +unseen +[1-9-]).*", re.MULTILINE)
+
+
+def paint(report: str) -> str:
+    """For a terminal: the processes that regions belong to are bold, warnings and pages that were not seen yellow."""
+    return WARNING.sub(rf"{YELLOW}\g<0>{PLAIN}", HEADING.sub(rf"{BOLD}\g<0>{PLAIN}", report))
 
 
 # ---- values to text ----

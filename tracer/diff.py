@@ -60,7 +60,7 @@ REGION_COLUMNS = [
     Column("how", "is", lambda row: row.how, "<"),
     Column("ids_a", "", lambda row: " ".join(row.ids_a), "<"),
     Column("ids_b", "", lambda row: " ".join(row.ids_b), "<"),
-    Column("allocated_a_bytes", "alloc. A", lambda row: row.allocated_a_bytes),
+    Column("allocated_a_bytes", "allocated A", lambda row: row.allocated_a_bytes),
     Column("allocated_b_bytes", "B", lambda row: row.allocated_b_bytes),
     Column("allocated_change_bytes", "change", lambda row: row.allocated_change_bytes, signed=True),
     Column("touched_a_bytes", "touched A", lambda row: row.touched_a_bytes),

@@ -32,7 +32,7 @@ class Column(NamedTuple):
     """One column of a table, for every kind of output."""
 
     name: str
-    """for programs, and to sort by; its end is its unit: _bytes, or _ns since 1970"""
+    """its end is the unit: _bytes, or _ns since 1970"""
     title: str
     """for people; empty: not for them"""
     get: Callable[[Any], Value]
@@ -41,6 +41,13 @@ class Column(NamedTuple):
     """< is text, and cut where the line is too short"""
     signed: bool = False
     """a change"""
+    shown: Callable[[Any], str] | None = None
+    """to people, if that is more than the value"""
+
+    @property
+    def key(self) -> str:
+        """In CSV and JSON: a time is written there with its unit in itself."""
+        return self.name.removesuffix("_ns")
 
 
 class Table(NamedTuple):
@@ -57,21 +64,17 @@ class Table(NamedTuple):
         """
         if name is None:
             return self
-        names = {_plain(column.name): column for column in self.columns}
-        names.update((column.name, column) for column in self.columns)
+        names = {column.key.removesuffix("_bytes"): column for column in self.columns}
+        names.update((column.key, column) for column in self.columns)
         column = names.get(name)
         if column is None:
-            there_are = ", ".join(column.name for column in self.columns)
+            there_are = ", ".join(column.key for column in self.columns)
             raise ShmtraceError(f"there is no column {name!r} by {self.by}", f"sort by one of {there_are}")
         known = [row for row in self.rows if column.get(row) not in (None, "")]
         unknown = [row for row in self.rows if column.get(row) in (None, "")]
         downward = column.align == ">" and not column.name.endswith("_ns")
         known.sort(key=column.get, reverse=downward)  # type: ignore[arg-type]  # of one column, all are of one kind
         return self._replace(rows=known + unknown)
-
-
-def _plain(name: str) -> str:
-    return name.removesuffix("_bytes").removesuffix("_ns")
 
 
 def command(process: Process | None) -> str:
@@ -95,7 +98,9 @@ class RegionRow(NamedTuple):
 BY_REGION = [
     Column("id", "", lambda row: region_id(row.region), "<"),
     Column("ino", "region", lambda row: row.region.ino),
-    Column("what", "what", lambda row: row.what, "<"),
+    Column(
+        "what", "what", lambda row: row.what, "<", shown=lambda row: f"{row.what}{', gone' * bool(row.region.gone_ns)}"
+    ),
     Column("name", "", lambda row: row.region.name, "<"),
     Column("kind", "kind", lambda row: row.region.kind, "<"),
     Column("size_bytes", "size", lambda row: row.region.vss_bytes),

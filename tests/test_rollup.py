@@ -98,6 +98,7 @@ def test_windows_add_up(large: Path) -> None:
         (f"{UTC_DAY} 22:13", -20),
         (f"{UTC_DAY}T22:14:00Z", 40),
         (f"{UTC_DAY}T23:14:00+01:00", 40),
+        (f"{UTC_DAY}T22:14:00.25Z", 40.25),
         ("+30s", 30),
         ("-5m", END_S - 300),
         ("+1h1m1s", 3661),
@@ -109,7 +110,23 @@ def test_times(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "14", "25:00", "14:60", "30s", "+", "+5", "-5w", "tomorrow", "1:2", "14:00\x1b[2J", "²:00"]
+    "text",
+    [
+        "",
+        "14",
+        "25:00",
+        "14:60",
+        "30s",
+        "+",
+        "+5",
+        "-5w",
+        "tomorrow",
+        "1:2",
+        "14:00\x1b[2J",
+        "²:00",
+        "+99999d",
+        "-9999999d",
+    ],
 )
 def test_times_that_are_none(text: str) -> None:
     with pytest.raises(ShmtraceError, match="is no time: write 14:00") as raised:

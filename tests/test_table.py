@@ -213,6 +213,15 @@ def test_a_file_that_is_no_capture(tmp_path: Path) -> None:
     assert line.startswith(f"{tmp_path}/x cannot be read as a capture")
 
 
+def test_a_capture_that_was_cut_off_at_once(tmp_path: Path) -> None:
+    with Capture(tmp_path / "x"):
+        pass
+    line = "the capture is empty: it was cut off before anything was recorded; record another"
+    for arguments in (["report", "x"], ["report", "x", "--by", "time"], ["diff", "x", "x"]):
+        command, *paths = (str(tmp_path / word) if word == "x" else word for word in arguments)
+        assert fail(command, *paths) == (1, line)
+
+
 def test_a_report_changes_nothing(tmp_path: Path) -> None:
     path = pool(tmp_path / "x")
     before = path.read_bytes()

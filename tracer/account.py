@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tracer.capture import Capture
+from tracer.errors import ShmtraceError
 from tracer.procfs import PAGE_BYTES
 
 
@@ -208,7 +209,11 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
 
 
 def read_session(capture: Capture) -> Session:
-    (session,) = capture.rows("SELECT * FROM session")
+    """Raises ShmtraceError for a capture that was cut off before it had begun."""
+    sessions = capture.rows("SELECT * FROM session")
+    if not sessions:
+        raise ShmtraceError("the capture is empty", "it was cut off before anything was recorded; record another")
+    (session,) = sessions
     lists = {name: _lines(session[name]) for name in ("blind_to", "warnings")}
     return Session(**{**dict(session), **lists, "complete": bool(session["complete"])})
 

@@ -10,7 +10,7 @@ import pytest
 
 ROAD = """
     errors command signals wire clock btf procfs bpf kernel events ledger capture lives regions probes targets closing
-    trace snapshot account moments labels rollup diff views views.text views.json views.live views.table
+    trace snapshot account moments labels tables rollup diff views views.text views.json views.live views.table
     views.changes tools experiment demo doctor cli __main__
 """.split()  # noqa: SIM905, a list of 31 lines tells no more
 

@@ -17,6 +17,7 @@ from tracer.account import ALL_TIME, Account, Window
 from tracer.capture import Capture
 from tracer.errors import ShmtraceError
 from tracer.procfs import PAGE_BYTES
+from tracer.tables import Table
 
 UTC_DAY = "2023-11-14"
 
@@ -35,12 +36,12 @@ def read(path: Path, window: Window = ALL_TIME) -> Account:
         return account.read(capture, window)
 
 
-def pages(table: rollup.Table, name: str) -> list[Any]:
+def pages(table: Table, name: str) -> list[Any]:
     (column,) = [column for column in table.columns if column.name == name]
     return [value // PAGE_BYTES if isinstance(value, int) else value for value in map(column.get, table.rows)]
 
 
-def values(table: rollup.Table, name: str) -> list[Any]:
+def values(table: Table, name: str) -> list[Any]:
     (column,) = [column for column in table.columns if column.name == name]
     return [column.get(row) for row in table.rows]
 
@@ -272,7 +273,7 @@ def test_the_shares_of_a_region_are_all_it_has(window: Window, tmp_path: Path) -
 # ---- two captures ----
 
 
-def row(table: rollup.Table) -> list[tuple[str, str, int, int]]:
+def row(table: Table) -> list[tuple[str, str, int, int]]:
     return [
         (one.what, one.how, one.touched_a_bytes // PAGE_BYTES, one.touched_b_bytes // PAGE_BYTES) for one in table.rows
     ]

@@ -19,7 +19,7 @@ from tests.test_views import HOSTILE, compare_with_golden
 from tracer import account
 from tracer.capture import Capture
 from tracer.procfs import PAGE_BYTES
-from tracer.rollup import Column, Table
+from tracer.tables import Column, Table
 from tracer.views import json as document
 from tracer.views import table, text
 

@@ -7,7 +7,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Callable, NamedTuple, TypeVar
 
 from tracer.account import Account, Process, Region, region_id
-from tracer.rollup import Column, Table, command, what
+from tracer.rollup import command, what
+from tracer.tables import Column, Table
 
 SAME_BOOT_NS = 10 * 10**9  # clocks are set; a boot takes longer
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracer.account import Account
-from tracer.rollup import Column, Table, Value
+from tracer.tables import Column, Table, Value
 from tracer.views.json import SCHEMA, rfc3339
 from tracer.views.text import COLUMNS, clock, fit, footer, format_bytes, format_change, moment, printable, width
 

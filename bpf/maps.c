@@ -3,8 +3,8 @@
  * The maps, and what all programs use.
  *
  * bcc compiles one text: this file, then those that the tier names (tracer/kernel.py). The exact tier: regions.c,
- * ledger.c, shmem.c, processes.c. The faults tier: regions.c, ledger.c, ranges.c, faults.c, processes.c. All are attached
- * by tracer/probes.py, never by bcc's magic prefixes.
+ * ledger.c, inodes.c, pages.c, processes.c. The faults tier: regions.c, ledger.c, ranges.c, faults.c, processes.c. All
+ * are attached by tracer/probes.py, never by bcc's magic prefixes.
  *
  * Knobs (-D): T0_NS, T0_BOOT_NS, NR_BLOCKS, NR_PROCESSES, NR_REGIONS, NR_USAGES, EVENT_PAGES; TRACE_ALL: every process
  * is tracked; WATCH_EXEC: tell of every exec on the host, and track it until user space says no.
@@ -32,6 +32,8 @@ BPF_TABLE("hash", struct usage_key, struct usage, usages, NR_USAGES);
 BPF_TABLE("array", u32, u64, losses, NR_LOSSES);
 BPF_TABLE("percpu_array", u32, u32, last_id, 1);
 BPF_TABLE("array", u32, struct block, blank_block, 1);
+BPF_TABLE("array", u32, u64, rounds, 1);	     /* of user space's: how often it has asked what has changed */
+BPF_QUEUE(changed, struct block_key, 2 * NR_BLOCKS); /* since it last asked, each block once a round */
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
 
 /* ---- What all use ---- */

@@ -10,7 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from tracer.errors import ShmtraceError
 
@@ -18,18 +18,28 @@ APPLICATION_ID = 0x73686D74  # "shmt"
 SCHEMA_VERSION = 1
 SCHEMA = Path(__file__).with_name("schema.sql")
 REMEDY = "`shmtrace record` makes one"
+MIN_SAMPLES = 1000  # no fewer are left for the sake of a file's size
 BUSY_SECONDS = 10.0  # a reader waits so long for the trace that writes it, and the other way round
+
+ExtentRow = tuple[int, int, int, Optional[int], Optional[int], Optional[int]]
+"""Region, start and end page, process, first_ns, last_ns: as in the table."""
 
 
 class Capture:
     """An open capture. Rows go in as keyword arguments named as the columns are. A context manager."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        """A new one, at a path where nothing is yet; None: a temporary one. Raises ShmtraceError."""
+    def __init__(self, path: Path | None = None, max_bytes: int | None = None) -> None:
+        """A new one, at a path where nothing is yet; None: a temporary one. Raises ShmtraceError.
+
+        max_bytes: how large keep_small() lets it become, if that can be had by thinning samples.
+        """
         if path:
             _create(path)
+        self._max_bytes = max_bytes
         # "": temporary, and unlinked from the first
         self._begin(sqlite3.connect(path or "", timeout=BUSY_SECONDS, isolation_level=None))
+        # the trace never waits for the disk: what was committed outlives its end, however it ends, but not the host's
+        self._db.execute("PRAGMA synchronous = OFF")
         self._db.executescript(SCHEMA.read_text())
         self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -75,14 +85,36 @@ class Capture:
     def __enter__(self) -> Capture:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._db.in_transaction:
-            self._db.execute("COMMIT")
+            self._db.execute("ROLLBACK" if kind else "COMMIT")
         self._db.close()
 
     def commit(self) -> None:
         self._db.execute("COMMIT")
         self._db.execute("BEGIN")
+
+    def keep_small(self) -> bool:
+        """Thin samples out, where it has grown too large: every other one goes, never the newest, so that those of long
+        ago come to lie further apart. Whether it is small enough, or will be."""
+        if self._max_bytes is None:
+            return True
+        pages, unused, page_bytes = (
+            self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        if (pages - unused) * page_bytes < self._max_bytes:
+            return True
+        if self._db.execute("SELECT count(*) FROM sample").fetchone()[0] < MIN_SAMPLES:
+            return False
+        for table, of in (("sample", "PARTITION BY region"), ("host_sample", "")):
+            rank = f"row_number() OVER ({of} ORDER BY time_ns DESC)"
+            key = "(region, time_ns)" if of else "time_ns"
+            columns = key.strip("()")
+            self._db.execute(
+                f"DELETE FROM {table} WHERE {key} IN "  # noqa: S608
+                f"(SELECT {columns} FROM (SELECT {columns}, {rank} AS rank FROM {table}) WHERE rank % 2 = 0)"
+            )
+        return True
 
     def insert(self, table: str, **row: Any) -> int:
         """One row; its id."""
@@ -99,6 +131,25 @@ class Capture:
     def update(self, table: str, row_id: int, **row: Any) -> None:
         names = ", ".join(f"{name} = ?" for name in row)
         self._db.execute(f"UPDATE {table} SET {names} WHERE rowid = ?", (*row.values(), row_id))  # noqa: S608
+
+    def replace_extents(self, region: int, start: int, end: int, rows: Iterable[ExtentRow]) -> None:
+        """What pages [start, end) of a region are now; of an extent that reaches beyond them, the rest stays."""
+        first = self._db.execute(
+            "SELECT coalesce(max(start), ?2) FROM extent WHERE region = ?1 AND start <= ?2", (region, start)
+        ).fetchone()[0]
+        rest = []
+        for row in self._db.execute(
+            'SELECT * FROM extent WHERE region = ? AND start >= ? AND start < ? AND "end" > ?',
+            (region, first, end, start),
+        ):
+            _, row_start, row_end, *whose = row
+            rest += [(region, row_start, start, *whose)] if row_start < start else []
+            rest += [(region, end, row_end, *whose)] if row_end > end else []
+        self._db.execute(
+            'DELETE FROM extent WHERE region = ? AND start >= ? AND start < ? AND "end" > ?',
+            (region, first, end, start),
+        )
+        self.insert_all("extent", 'region, start, "end", process, first_ns, last_ns', [*rest, *rows])
 
     def rows(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         return self._db.execute(query, values).fetchall()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +18,11 @@ from tracer import __version__, kernel, targets
 from tracer.errors import ShmtraceError
 from tracer.procfs import Proc
 
+if TYPE_CHECKING:
+    from tracer.capture import Capture
+
 FOREVER_S = 10**9
+A_FILE = click.Path(path_type=Path, readable=False)  # whoever opens it says better what is wrong
 
 
 class Failure(click.ClickException):
@@ -51,8 +56,10 @@ class Commands(click.Group):
             raise Failure(f"{message}: `{command} --help` says more", error.exit_code) from None
 
 
-def _size(_ctx: click.Context, _parameter: click.Parameter, value: str) -> int:
+def _size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
     """Bytes of a size like 512M or 4G."""
+    if value is None:
+        return None
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
     number, unit = (value[:-1], units[value[-1:].upper()]) if value[-1:].upper() in units else (value, 1)
     if not number.isdecimal() or not int(number):
@@ -71,8 +78,42 @@ def which_processes(command: Callable[..., None]) -> Callable[..., None]:
         metavar="NAME|PID|PIDFILE",
         help="Processes by name (as pgrep matches), PID or pidfile, with all their descendants. Repeatable.",
     )
-    as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
-    return name(everything(as_json(command)))
+    return name(everything(command))
+
+
+def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of all that trace, and the command that may be run."""
+    for decorate in (
+        click.argument("command", nargs=-1, type=click.UNPROCESSED),
+        click.option(
+            "--room",
+            "room_bytes",
+            default="4G",
+            show_default=True,
+            callback=_size,
+            metavar="SIZE",
+            help="Of regions still to come; the ledger takes 0.22% of it.",
+        ),
+        click.option("--wait", is_flag=True, help="Wait for a process that matches, if there is none yet."),
+        click.option(
+            "-i",
+            "--interval",
+            "interval_s",
+            type=click.FloatRange(0.1, 1),
+            default=0.5,
+            show_default=True,
+            metavar="SECONDS",
+            help="Between two looks at the sizes, each written into the capture; at most 1.",
+        ),
+        click.option(
+            "-d", "--duration", "seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long."
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["--help"], "max_content_width": 100})
@@ -84,6 +125,8 @@ def main() -> None:
     shmtrace -p php-fpm           trace a pool and its workers until Ctrl-C, then report
     shmtrace -p php-fpm -d 30     the same for 30 seconds
     shmtrace -- ./server --flag   trace a command from its first instruction to its end
+    shmtrace record -p php-fpm -o pool.capture
+                                  trace into a file, to be looked at later
     shmtrace snapshot -p php-fpm  what there is now, from /proc alone
     shmtrace demo                 see ps, pmap and free get it wrong
     shmtrace doctor               what this host allows, and what mends the rest
@@ -94,38 +137,10 @@ def main() -> None:
 
 @main.command()
 @which_processes
-@click.option("-d", "--duration", "seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long.")
-@click.option(
-    "-i",
-    "--interval",
-    "interval_s",
-    type=click.FloatRange(min=0.1),
-    default=1.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Between two looks at the sizes.",
-)
-@click.option("--wait", is_flag=True, help="Wait for a process that matches, if there is none yet.")
-@click.option(
-    "--room",
-    "room_bytes",
-    default="4G",
-    show_default=True,
-    callback=_size,
-    metavar="SIZE",
-    help="Of regions still to come; the ledger takes 0.22% of it.",
-)
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def trace(
-    names: tuple[str, ...],
-    everything: bool,
-    as_json: bool,
-    seconds: float | None,
-    interval_s: float,
-    wait: bool,
-    room_bytes: int,
-    command: tuple[str, ...],
-) -> None:
+@as_json
+@how_to_trace
+@click.option("-o", "output", metavar="FILE", type=A_FILE, help="Keep the capture, as record does.")
+def trace(as_json: bool, **options: Any) -> None:
     """Record who makes and first touches shared memory, until Ctrl-C, SIGTERM or -d; then report.
 
     \b
@@ -136,6 +151,63 @@ def trace(
     shmtrace -- make test               a command; ends with its status
     """
     from tracer import account
+
+    status = _trace(lambda capture: _print(account.read(capture), as_json), **options)
+    if status is not None:
+        sys.exit(status)
+
+
+@main.command()
+@which_processes
+@how_to_trace
+@click.option(
+    "-o",
+    "output",
+    metavar="FILE",
+    type=A_FILE,
+    required=True,
+    help="The capture; must be a new file.",
+)
+@click.option(
+    "--max-size",
+    "max_bytes",
+    callback=_size,
+    metavar="SIZE",
+    help="Of the capture: beyond it, older samples of sizes are thinned out; never pages.",
+)
+def record(output: Path, **options: Any) -> None:
+    """Trace into a capture, to be looked at later, by others, in many ways.
+
+    It is an SQLite file for its owner's eyes (0600), written once a second: what is cut off, by kill -9 or a full disk,
+    is all there but for the last second. `shmtrace report FILE` prints what a trace would have.
+
+    \b
+    shmtrace record -p php-fpm -o pool.capture           until Ctrl-C
+    shmtrace record -p php-fpm -o day.capture -d 86400   a day
+    shmtrace record -o build.capture -- make test        a command; ends with its status
+    """
+    status = _trace(
+        lambda _: click.echo(f"shmtrace: recorded into {output}; `shmtrace report {output}`", err=True),
+        output=output,
+        **options,
+    )
+    if status is not None:
+        sys.exit(status)
+
+
+def _trace(
+    then: Callable[[Capture], None],
+    names: tuple[str, ...],
+    everything: bool,
+    seconds: float | None,
+    interval_s: float,
+    wait: bool,
+    room_bytes: int,
+    command: tuple[str, ...],
+    output: Path | None,
+    max_bytes: int | None = None,
+) -> int | None:
+    """Trace into a capture, then do that with it; the command's status, if one was run."""
     from tracer.capture import Capture
     from tracer.command import Started
     from tracer.signals import Signals
@@ -154,14 +226,15 @@ def trace(
             wanted = targets.Targets(frozenset([started.tgid]), ())
         else:
             wanted = _wanted(names, everything, wait)
-        capture = stack.enter_context(Capture())
+        stack.enter_context(_written(output))
+        capture = stack.enter_context(Capture(output, max_bytes))
         running = signals.trace = stack.enter_context(Trace(capture, wanted, _ourselves(), interval_s, room_bytes))
         stack.callback(signals.ignore)
         if started:
             started.go()
         line = live.Line(sys.stderr, alone=not started)
         if not started:
-            line.say(f"tracing {running.size()}; Ctrl-C reports")
+            line.say(f"tracing {running.size()}; Ctrl-C {'ends' if output else 'reports'}")
         end = time.monotonic() + (seconds or FOREVER_S)
         while not running.stopping and (left := end - time.monotonic()) > 0:
             running.run(min(left, interval_s, 0.05 if started else FOREVER_S))
@@ -176,13 +249,13 @@ def trace(
         if started and not started.ended():
             started.end(patience_s=1.0 if signals.first == signal.SIGINT else 0)  # Ctrl-C went to both
         running.finish()
-        _print(account.read(capture), as_json)
-    if started:
-        sys.exit(started.status)
+        then(capture)
+    return started.status if started else None
 
 
 @main.command()
 @which_processes
+@as_json
 def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """What shared memory there is now, whose, and how much: from /proc alone, without BPF.
 
@@ -200,7 +273,7 @@ def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("capture_path", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("capture_path", metavar="FILE", type=A_FILE)
 @click.option(
     "--by",
     type=click.Choice(["parent", "region", "process", "time"]),
@@ -250,8 +323,8 @@ def report(
 
 
 @main.command()
-@click.argument("path_a", metavar="A", type=click.Path(path_type=Path))
-@click.argument("path_b", metavar="B", type=click.Path(path_type=Path))
+@click.argument("path_a", metavar="A", type=A_FILE)
+@click.argument("path_b", metavar="B", type=A_FILE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values with a heading.")
 def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
@@ -270,6 +343,45 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
         _write(table.csv(diffs.both(found)), end="")
     else:
         _write(changes.json(found, a, b) if as_json else changes.text(found, a, b))
+
+
+@main.command()
+@click.argument("capture_path", metavar="FILE", type=A_FILE)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["folded", "speedscope", "perfetto", "csv"]),
+    required=True,
+    help="folded: for flamegraph.pl and inferno, in bytes. csv: a row for what each process touched in each second.",
+)
+@click.option("-o", "output", metavar="FILE", type=A_FILE, help="Instead of standard output.")
+def export(capture_path: Path, form: str, output: Path | None) -> None:
+    """A capture for other programs: flame graphs, traces, spreadsheets.
+
+    \b
+    shmtrace export x.capture --format folded | flamegraph.pl --countname bytes > x.svg
+    shmtrace export x.capture --format speedscope -o x.speedscope.json   for speedscope.app
+    shmtrace export x.capture --format perfetto -o x.trace.json          for ui.perfetto.dev
+    shmtrace export x.capture --format csv -o x.csv                      for a spreadsheet
+    """
+    from tracer import account, touches
+    from tracer.capture import Capture
+    from tracer.views import perfetto, stacks, table
+
+    with Capture.open(capture_path) as capture:
+        read = account.read(capture)
+        forms: dict[str, Callable[[], Iterable[str]]] = {
+            "folded": lambda: stacks.folded(read),
+            "speedscope": lambda: stacks.speedscope(read),
+            "perfetto": lambda: perfetto.render(read, capture),
+            "csv": lambda: [table.csv(touches.table(read, capture, account.read_processes(capture)))],
+        }
+        chunks = forms[form]()
+        if output:
+            _replace(output, chunks)
+        else:
+            for chunk in chunks:
+                _write(chunk, end="")
 
 
 @main.command()
@@ -310,6 +422,16 @@ def doctor() -> None:
     sys.exit(0 if doctors.traces(checks) else 1)
 
 
+@contextlib.contextmanager
+def _written(output: Path | None) -> Iterator[None]:
+    """Where a capture is written. Raises ShmtraceError where there is no room for it any more."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        where = f"{output}: what was traced until then is in it" if output else "the temporary directory"
+        raise ShmtraceError(f"the capture cannot be written ({error})", f"make room for {where}") from None
+
+
 def _print(read: Any, as_json: bool) -> None:
     from tracer.views import json, text
 
@@ -325,6 +447,25 @@ def _write(text: str, end: str = "\n") -> None:
         if isinstance(error, BrokenPipeError):  # the reader has seen enough
             sys.exit(128 + signal.SIGPIPE)
         raise ShmtraceError(f"the report cannot be written ({error.strerror})", "send it elsewhere") from None
+
+
+def _replace(path: Path, chunks: Iterable[str]) -> None:
+    """Write a file of its owner's alone; what was there before is there until all is written. Raises ShmtraceError."""
+    from tempfile import NamedTemporaryFile
+
+    try:
+        if path.exists() and not path.is_file():
+            raise ShmtraceError(f"{path} is no file", "name another place")
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False))  # 0600
+            undo = stack.enter_context(contextlib.ExitStack())
+            undo.callback(Path(file.name).unlink)
+            file.writelines(chunks)
+            file.flush()
+            Path(file.name).replace(path)
+            undo.pop_all()
+    except OSError as error:
+        raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "name another place") from None
 
 
 def _open_standard_files() -> None:

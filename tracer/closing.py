@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from tracer import ledger, lives, procfs, wire
-from tracer.capture import Capture
+from tracer.capture import Capture, ExtentRow
 from tracer.clock import Clock
 from tracer.ledger import Block, PageSet
 from tracer.lives import Lives, Process
@@ -41,13 +41,13 @@ class Closing:
     def gone(self, region: Region, gone_ns: int, swapped_pages: int = 0) -> None:
         """Close a region that is no more, and clear the kernel's maps of it. allocated_bytes is what it last had."""
         blocks = self.blocks(region)
-        entries = self._read(region, blocks, None, swapped_pages)
+        entries = self.read(region, blocks, None, swapped_pages)
         if (entries.touched_pages + entries.before_pages) * PAGE_BYTES < region.allocated_bytes:
             blocks = self._probes.blocks().get(region.id, {})  # it may have grown since it was last measured
-            entries = self._read(region, blocks, None, swapped_pages)
+            entries = self.read(region, blocks, None, swapped_pages)
         if (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
             # some pages were given back while they were swapped out, and this tier does not see which
-            entries = self._read(region, blocks, None, 0)
+            entries = self.read(region, blocks, None, 0)
         self._write(region, entries, {}, procfs.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
         self._probes.forget(region.id, blocks)
 
@@ -78,19 +78,21 @@ class Closing:
         if region.kind == "hugetlb":  # whose SEEK_DATA shows all of the file
             present = ALL_PAGES
         residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
-        return self._write(region, self._read(region, blocks, present), mappings, residency, None)
+        return self._write(region, self.read(region, blocks, present), mappings, residency, None)
 
-    def _read(
+    def read(
         self, region: Region, blocks: dict[int, Block], present: PageSet | None, swapped_pages: int = 0
     ) -> ledger.Entries:
-        entries = ledger.read(blocks, region.baseline, present, self._owner, swapped_pages, region.punches)
+        """What the ledger says of a region, of all of its blocks."""
+        entries = ledger.read(blocks, region.baseline, present, self.owner, swapped_pages, region.punches)
         kernel_side = self._probes.region(region.id) if region.kind == "hugetlb" else None
         if not kernel_side:
             return entries
         start_pages, allocated_pages = region.start_bytes // PAGE_BYTES, region.allocated_bytes // PAGE_BYTES
         return ledger.of_huge_pages(entries, kernel_side.order, start_pages, allocated_pages)
 
-    def _owner(self, tgid: int, when_us: int) -> int:
+    def owner(self, tgid: int, when_us: int) -> int:
+        """The row of the process that a ledger word is of."""
         return self._lives.at(tgid, when_us).row
 
     def _write(
@@ -118,13 +120,11 @@ class Closing:
             address=region.address,
         )
         self._capture.insert_all(
-            "extent",
-            'region, start, "end", process, first_ns, last_ns',
-            (
-                (region.row, start, end, owner, self._wall(first_us), self._wall(last_us))
-                for start, end, owner, first_us, last_us in entries.extents
-            ),
+            "sample",
+            "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes",
+            [(region.row, gone_ns or time.time_ns(), region.allocated_bytes, *residency)],
         )
+        self._capture.replace_extents(region.row, 0, ALL_PAGES.extents[0][1], self.rows(region, entries))
         self._capture.insert_all(
             "usage",
             "region, process, faults, freed_pages",
@@ -136,6 +136,12 @@ class Closing:
             ((region.row, *values) for values in self._behalves(region)),
         )
         enter_mappings(self._capture, region, mappings)
+
+    def rows(self, region: Region, entries: ledger.Entries) -> list[ExtentRow]:
+        return [
+            (region.row, start, end, owner, self._wall(first_us), self._wall(last_us))
+            for start, end, owner, first_us, last_us in entries.extents
+        ]
 
     def _wall(self, since_us: int | None) -> int | None:
         return None if since_us is None else self._clock.wall_of_us(since_us)

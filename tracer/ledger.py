@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple, Optional
 
 from tracer.procfs import Pages
-from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_EXISTED
+from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_ABSENT, WORD_EXISTED
 
 WHEN_MASK = (1 << WHEN_BITS) - 1
 FIRST_OWNED = 1 << WHEN_BITS
@@ -32,8 +32,11 @@ class Block(NamedTuple):
 
     @classmethod
     def unpack(cls, raw: bytes) -> Block:
-        *words, torn = BLOCK.unpack(raw)
+        *words, torn, _round = BLOCK.unpack(raw)
         return cls(tuple(words), torn)
+
+
+NO_BLOCK = Block((WORD_ABSENT,) * BLOCK_PAGES, 0)
 
 
 class Extent(NamedTuple):

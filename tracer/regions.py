@@ -49,6 +49,12 @@ class Region:
     """(tgid, start_time_ns) of the processes that touched it"""
     punches: dict[Pages, int] = dataclasses.field(default_factory=dict)
     """when (microseconds since the capture began) pages were last given back that keep their words in the ledger"""
+    punched: list[Pages] = dataclasses.field(default_factory=list)
+    """those of the punches that the extents in the capture do not know of yet"""
+    kept: bool = False
+    """the capture has its extents as they stand"""
+    written: dict[str, int | None] = dataclasses.field(default_factory=dict)
+    """what the capture has of it, by column"""
     dying_since_s: float | None = None
     """monotonic; the beginning of its teardown was seen"""
 

@@ -14,6 +14,7 @@ from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
 from tracer.events import Event
+from tracer.keeping import Keeping
 from tracer.lives import Lives, Process
 from tracer.probes import Sizes
 from tracer.procfs import PAGE_BYTES, Proc, ProcessStat, RegionKey
@@ -49,7 +50,7 @@ class Trace:
         capture: Capture,
         wanted: Targets,
         excluded: Iterable[int] = (),
-        interval_s: float = 1.0,
+        interval_s: float = 0.5,
         room_bytes: int = ROOM_BYTES,
     ) -> None:
         self.stopping = False
@@ -95,6 +96,7 @@ class Trace:
                 attach_seconds=(self._attached_ns - clock.monotonic_ns) / 1e9,
             )
             self._closing = Closing(self._capture, self._probes, self.lives, self._finder, self._clock)
+            self._keeping = Keeping(self._capture, self._probes, self.lives, self._closing, self._clock)
             self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
             self._adopt_tree(processes)
         except BaseException:
@@ -233,7 +235,7 @@ class Trace:
         """Keep up with the kernel for so long, or until stopping."""
         end = time.monotonic() + seconds
         while not self.stopping and (left := end - time.monotonic()) > 0:
-            self._keep_up(min(left, POLL_S))
+            self._keep_up(min(left, POLL_S, max(self._sample_at_s - time.monotonic(), 0)))
 
     def _keep_up(self, timeout_s: float) -> None:
         for event in self._probes.poll(timeout_s):
@@ -243,8 +245,8 @@ class Trace:
             if self._closing.bury(region, give_up=now - (region.dying_since_s or now) > TEARDOWN_S):
                 del self.regions[region.id]
         if now >= self._sample_at_s or len(self.regions) > self._sizes.regions // 2:
-            self._sample()
             self._sample_at_s = now + self._interval_s
+            self._sample()
 
     def _apply(self, event: Event) -> None:
         process = self.lives.alive(event.head.tgid)
@@ -265,6 +267,7 @@ class Trace:
         elif isinstance(event, events.Punch):
             since_us = self._clock.since_us(event.head.time_ns)
             self.regions[event.id].punches[event.first, event.end] = since_us
+            self.regions[event.id].punched.append((event.first, event.end))
         elif isinstance(event, events.Segment):
             self._segments.setdefault(event.shmid, event.head.tgid)
         elif event.id in self.regions:
@@ -391,12 +394,15 @@ class Trace:
             self.lives.move(process, self._proc.cgroup(process.tgid))
 
     def _sample(self) -> None:
-        """How much each region has now, by its inode's own count."""
+        """How each region stands now, written down: how much it has by its inode's own count, and who touched it."""
+        changed, measured = self._keeping.collect(self.regions)
         now_ns = time.time_ns()
+        for event in self._probes.poll(0):
+            self._apply(event)
         rows = []
-        for region in list(self.regions.values()):
-            now = self._probes.measure(region.id)
-            if now:
+        for number, now in measured.items():
+            region = self.regions.get(number)
+            if now and region:
                 allocated_bytes, swapped_bytes = now.pages * PAGE_BYTES, now.swapped_pages * PAGE_BYTES
                 sample = allocated_bytes, allocated_bytes - swapped_bytes, swapped_bytes
                 if sample != region.sample:
@@ -405,20 +411,23 @@ class Trace:
                 region.peak_bytes = max(region.peak_bytes, allocated_bytes)
                 region.samples_missed = 0
                 continue
-            if region.dying_since_s:
+            if not region or region.dying_since_s:
                 continue
-            last = self._probes.region(region.id)
+            last = self._probes.region(number)
             region.samples_missed += 1
             if last and last.gone_us:
                 region.dying_since_s = time.monotonic()  # the event of it is still to come, or was lost
             elif region.samples_missed > 1:
                 self._closing.gone(region, now_ns)  # it had no page, so there was no teardown to see
-                del self.regions[region.id]
+                del self.regions[number]
+        self._keeping.write(changed, self.regions)
         self._capture.insert_all("sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes", rows)
         shmem_bytes = self._proc.memory().shmem_bytes
         if shmem_bytes != self._shmem_bytes:
             self._capture.insert_all("host_sample", "time_ns, shmem_bytes", [(now_ns, shmem_bytes)])
             self._shmem_bytes = shmem_bytes
+        if not self._capture.keep_small():
+            self._warn("the capture is larger than --max-size: what it has of pages and processes takes as much")
         self._keep_session(now_ns)
         self._capture.commit()
 

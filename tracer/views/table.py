@@ -11,7 +11,18 @@ from typing import Any
 from tracer.account import Account
 from tracer.tables import Column, Table, Value
 from tracer.views.json import SCHEMA, rfc3339
-from tracer.views.text import COLUMNS, clock, fit, footer, format_bytes, format_change, moment, printable, width
+from tracer.views.text import (
+    COLUMNS,
+    clock,
+    fit,
+    footer,
+    format_bytes,
+    format_change,
+    moment,
+    printable,
+    warnings,
+    width,
+)
 
 DAY_NS = 86400 * 10**9
 FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")
@@ -21,8 +32,7 @@ def report(table: Table, account: Account) -> str:
     """With what the live report has at its end."""
     session = account.session
     lines = text(table, days=session.ended_ns - session.started_ns >= DAY_NS)
-    warnings = [f"warning: {warning}" for warning in session.warnings]
-    return "\n".join([*lines, "", *(fit(line, COLUMNS) for line in footer(account)), *warnings])
+    return "\n".join([*lines, "", *(fit(line, COLUMNS) for line in footer(account)), *warnings(account)])
 
 
 def text(table: Table, days: bool = False, limit: int | None = None) -> list[str]:

@@ -36,7 +36,12 @@ def render(account: Account) -> str:
     if not account.regions:
         lines += ["No shared memory: none of these processes maps any, or did.", ""]
     lines += footer(account)
-    return "\n".join([fit(line, COLUMNS) for line in lines] + [f"warning: {text}" for text in account.session.warnings])
+    return "\n".join([fit(line, COLUMNS) for line in lines] + warnings(account))
+
+
+def warnings(account: Account) -> list[str]:
+    """Whole, however long."""
+    return [f"warning: {printable(text)}" for text in account.session.warnings]
 
 
 def _parent(parent: Parent, account: Account) -> list[str]:

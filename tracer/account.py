@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tracer.capture import Capture
+from tracer.errors import ShmtraceError
 from tracer.procfs import PAGE_BYTES
 
 
@@ -208,7 +209,11 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
 
 
 def read_session(capture: Capture) -> Session:
-    (session,) = capture.rows("SELECT * FROM session")
+    """Raises ShmtraceError for a capture that was cut off before it had begun."""
+    sessions = capture.rows("SELECT * FROM session")
+    if not sessions:
+        raise ShmtraceError("the capture is empty", "it was cut off before anything was recorded; record another")
+    (session,) = sessions
     lists = {name: _lines(session[name]) for name in ("blind_to", "warnings")}
     return Session(**{**dict(session), **lists, "complete": bool(session["complete"])})
 
@@ -231,26 +236,29 @@ def read_processes(capture: Capture) -> dict[int, Process]:
     }
 
 
-# an extent lies within a second, and counts as of its first page
+# An extent lies within a second, and counts as of its first page. What is outside is not grouped, for that takes long.
 TOUCHED = """
-SELECT process, sum("end" - start), min(first_ns), max(last_ns),
-       (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until) AS inside
-FROM extent WHERE region = :region GROUP BY process, inside
+SELECT process, sum("end" - start), min(first_ns), max(last_ns) FROM extent
+WHERE region = :region AND (process IS NULL OR (
+  (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)))
+GROUP BY process
 """
 
 
 def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process], window: Window) -> Region:
     touched: dict[int, tuple[int, int, int]] = {}
     before_pages = outside_pages = 0
-    for process, pages, first_ns, last_ns, inside in capture.rows(
+    for process, pages, first_ns, last_ns in capture.rows(
         TOUCHED, {"region": row["id"], "since": window.since_ns, "until": window.until_ns}
     ):
         if process is None:
-            before_pages += pages
-        elif inside:
-            touched[process] = (pages, first_ns, last_ns)
+            before_pages = pages
         else:
-            outside_pages += pages
+            touched[process] = (pages, first_ns, last_ns)
+    touched_pages = sum(pages for pages, _, _ in touched.values())
+    if window != ALL_TIME:
+        ((pages,),) = capture.rows('SELECT sum("end" - start) FROM extent WHERE region = ?', (row["id"],))
+        outside_pages = (pages or 0) - touched_pages - before_pages
     usage = {
         process: (faults, freed_pages)
         for process, faults, freed_pages in capture.rows(
@@ -278,7 +286,6 @@ def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process], w
         for faults, freed in [usage.get(process, (None, 0))]
         if pages or faults or freed
     ]
-    touched_pages = sum(pages for pages, _, _ in touched.values())
     allocated_bytes = row["allocated_bytes"] or 0
     return Region(
         dev=row["dev"],

@@ -7,7 +7,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Callable, NamedTuple, TypeVar
 
 from tracer.account import Account, Process, Region, region_id
-from tracer.rollup import Column, Table, command, what
+from tracer.rollup import command, what
+from tracer.tables import Column, Table
 
 SAME_BOOT_NS = 10 * 10**9  # clocks are set; a boot takes longer
 T = TypeVar("T")
@@ -60,7 +61,7 @@ REGION_COLUMNS = [
     Column("how", "is", lambda row: row.how, "<"),
     Column("ids_a", "", lambda row: " ".join(row.ids_a), "<"),
     Column("ids_b", "", lambda row: " ".join(row.ids_b), "<"),
-    Column("allocated_a_bytes", "alloc. A", lambda row: row.allocated_a_bytes),
+    Column("allocated_a_bytes", "allocated A", lambda row: row.allocated_a_bytes),
     Column("allocated_b_bytes", "B", lambda row: row.allocated_b_bytes),
     Column("allocated_change_bytes", "change", lambda row: row.allocated_change_bytes, signed=True),
     Column("touched_a_bytes", "touched A", lambda row: row.touched_a_bytes),

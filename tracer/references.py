@@ -6,9 +6,8 @@ import re
 from typing import NamedTuple
 
 from tracer import account, labels
-from tracer.account import Region
+from tracer.account import Region, region_id
 from tracer.capture import Capture
-from tracer.account import region_id
 from tracer.views.text import printable
 
 PLACE = re.compile(r"(\d{1,9}):(?:0[xX])?([0-9a-fA-F]{1,15})", re.ASCII)

@@ -1,7 +1,4 @@
-"""Tables of an account, by what it is looked at: its regions, its processes, its time. Pure.
-
-One list of columns makes each of them: what it is called, how it is had, and where it stands.
-"""
+"""Tables of an account, by what it is looked at: its regions, its processes, its time. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +6,14 @@ import bisect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Callable, NamedTuple, Union
+from typing import NamedTuple
 
 from tracer import labels
 from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher, read_processes, region_id
 from tracer.capture import Capture
-from tracer.errors import ShmtraceError
 from tracer.procfs import PAGE_BYTES
+from tracer.tables import Column, Table
 
-Value = Union[int, str, None]
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
 BUCKETS_S = [
     *(1, 2, 5, 10, 30),
@@ -26,52 +22,6 @@ BUCKETS_S = [
     *(DAY_S * number for number in (1, 7, 28)),
 ]
 MAX_BUCKETS = 24
-
-
-class Column(NamedTuple):
-    """One column of a table, for every kind of output."""
-
-    name: str
-    """for programs, and to sort by; its end is its unit: _bytes, or _ns since 1970"""
-    title: str
-    """for people; empty: not for them"""
-    get: Callable[[Any], Value]
-    """of a row; None: unknown"""
-    align: str = ">"
-    """< is text, and cut where the line is too short"""
-    signed: bool = False
-    """a change"""
-
-
-class Table(NamedTuple):
-    by: str
-    columns: Sequence[Column]
-    rows: Sequence[Any]
-    total: Any = None
-    """a row that is the sum of the others"""
-
-    def sort(self, name: str | None) -> Table:
-        """By a column, with its unit or without: the most first, of texts and times the first. Unknown comes last.
-
-        Raises ShmtraceError, with the columns there are.
-        """
-        if name is None:
-            return self
-        names = {_plain(column.name): column for column in self.columns}
-        names.update((column.name, column) for column in self.columns)
-        column = names.get(name)
-        if column is None:
-            there_are = ", ".join(column.name for column in self.columns)
-            raise ShmtraceError(f"there is no column {name!r} by {self.by}", f"sort by one of {there_are}")
-        known = [row for row in self.rows if column.get(row) not in (None, "")]
-        unknown = [row for row in self.rows if column.get(row) in (None, "")]
-        downward = column.align == ">" and not column.name.endswith("_ns")
-        known.sort(key=column.get, reverse=downward)  # type: ignore[arg-type]  # of one column, all are of one kind
-        return self._replace(rows=known + unknown)
-
-
-def _plain(name: str) -> str:
-    return name.removesuffix("_bytes").removesuffix("_ns")
 
 
 def command(process: Process | None) -> str:
@@ -95,7 +45,9 @@ class RegionRow(NamedTuple):
 BY_REGION = [
     Column("id", "", lambda row: region_id(row.region), "<"),
     Column("ino", "region", lambda row: row.region.ino),
-    Column("what", "what", lambda row: row.what, "<"),
+    Column(
+        "what", "what", lambda row: row.what, "<", shown=lambda row: f"{row.what}{', gone' * bool(row.region.gone_ns)}"
+    ),
     Column("name", "", lambda row: row.region.name, "<"),
     Column("kind", "kind", lambda row: row.region.kind, "<"),
     Column("size_bytes", "size", lambda row: row.region.vss_bytes),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tracer.account import Account, Process, Region, region_id
 from tracer.capture import Capture
 from tracer.procfs import PAGE_BYTES
-from tracer.rollup import Column, Table
+from tracer.tables import Column, Table
 
 TOUCHED = """
 SELECT region, process, min(first_ns), sum("end" - start) FROM extent WHERE process IS NOT NULL

@@ -33,7 +33,8 @@ def json(found: Diff, a: Account, b: Account) -> str:
         for one in (a, b)
     ]
     document = {"schema": SCHEMA, "by": "diff", "a": times[0], "b": times[1], "same_boot": found.same_boot}
-    for part in (found.regions, found.processes):
-        document[f"{part.by}s"] = table.records(part)
-        document[f"{part.by}s_sum"] = table.record(part.columns, part.total)
-    return table.dumps(document)
+    sums = {}
+    for name, part in (("regions", found.regions), ("processes", found.processes)):
+        document[name] = table.records(part)
+        sums[name] = table.record(part.columns, part.total)
+    return table.dumps({**document, "sums": sums})

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracer.account import Account
-from tracer.rollup import Column, Table, Value
+from tracer.tables import Column, Table, Value
 from tracer.views.json import SCHEMA, rfc3339
 from tracer.views.text import (
     COLUMNS,
@@ -38,14 +38,18 @@ def report(table: Table, account: Account) -> str:
 def text(table: Table, days: bool = False, limit: int | None = None) -> list[str]:
     """A heading and a line a row, the sum last. days: times are told with their date. limit: of rows, if there is one.
 
-    Where a line is too long the longest texts are cut.
+    A column of which nothing is known is left out; where a line is too long the longest texts are cut.
     """
-    columns = [column for column in table.columns if column.title]
     rows = list(table.rows[:limit])
+    columns = [
+        column
+        for column in table.columns
+        if column.title and (not rows or any(column.get(row) is not None for row in rows))
+    ]
     cells = [[column.title for column in columns]]
-    cells += [[_cell(column, column.get(row), days) for column in columns] for row in rows]
     if table.total is not None:
-        cells.append([_cell(column, column.get(table.total), days) for column in columns])
+        rows.append(table.total)
+    cells += [[_cell(column, row, days) for column in columns] for row in rows]
     lines = _align(columns, cells)
     if limit is not None and len(table.rows) > limit:
         lines.insert(1 + limit, f"…{len(table.rows) - limit} more")
@@ -67,7 +71,8 @@ def _pad(column: Column, cell: str, columns: int) -> str:
     return cell + space if column.align == "<" else space + cell
 
 
-def _cell(column: Column, value: Value, days: bool) -> str:
+def _cell(column: Column, row: Any, days: bool) -> str:
+    value = column.shown(row) if column.shown else column.get(row)
     if column.name.endswith("_ns"):
         return "-" if value is None else moment(int(value)) if days else clock(int(value))
     if value is None:
@@ -85,7 +90,7 @@ def csv(table: Table) -> str:
     """
     stream = io.StringIO(newline="")
     writer = csv_format.writer(stream)
-    writer.writerow([_name(column) for column in table.columns])
+    writer.writerow([column.key for column in table.columns])
     for row in table.rows:
         writer.writerow([_defused(column, column.get(row)) for column in table.columns])
     return stream.getvalue()
@@ -109,16 +114,11 @@ def records(table: Table) -> list[dict[str, Value]]:
 
 
 def record(columns: Sequence[Column], row: Any) -> dict[str, Value]:
-    return {_name(column): _plain(column, column.get(row)) for column in columns}
+    return {column.key: _plain(column, column.get(row)) for column in columns}
 
 
 def dumps(document: dict[str, Any]) -> str:
     return json_format.dumps(document, indent=1, ensure_ascii=True)
-
-
-def _name(column: Column) -> str:
-    """A time has its unit in itself."""
-    return column.name.removesuffix("_ns")
 
 
 def _plain(column: Column, value: Value) -> Value:

@@ -253,6 +253,8 @@ def format_change(size_bytes: int) -> str:
 
 def printable(text: str) -> str:
     """Text from strangers: what could move the cursor, colour, reorder or hide is shown as its code."""
+    if text.isprintable():  # most is
+        return text
     return "".join(
         character
         if unicodedata.category(character)[0] != "C" and unicodedata.category(character) not in ("Zl", "Zp")
@@ -263,6 +265,8 @@ def printable(text: str) -> str:
 
 def width(text: str) -> int:
     """Terminal columns: East Asian wide characters take two, combining ones none."""
+    if text.isascii():  # most is
+        return len(text)
     seen = (character for character in text if unicodedata.category(character) not in ("Mn", "Me"))
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in seen)
 

@@ -19,7 +19,12 @@ from tracer.errors import ShmtraceError
 from tracer.procfs import Proc
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+    from concurrent.futures import Future
+
+    from tracer.account import Account
     from tracer.capture import Capture
+    from tracer.signals import Signals
 
 FOREVER_S = 10**9
 
@@ -272,6 +277,105 @@ def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
 
 
 @main.command()
+@which_processes
+@click.option(
+    "-i",
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two looks.",
+)
+@click.option("--wait", is_flag=True, help="Wait for a process that matches, if there is none yet.")
+def top(names: tuple[str, ...], everything: bool, interval_s: float, wait: bool) -> None:
+    """Watch regions and who grows them, live; q, Ctrl-C or SIGTERM ends, and prints the report.
+
+    Sort, pause, look into a region: ? has the keys. Where it is not on a terminal, a line for whatever changes.
+
+    \b
+    shmtrace top -p php-fpm            a pool and its workers
+    shmtrace top -a -i 5               the whole host, every 5 seconds
+    shmtrace top -p php-fpm | tee log  plain lines
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tracer.signals import Signals
+
+    if bool(names) + everything != 1:
+        raise click.UsageError("name one of: -p NAME, -a (all)")
+    _need_root(bpf=True)
+    kernel.need_host_pids()
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        wanted = _wanted(names, everything, wait)
+        stack.enter_context(_written(None))
+        # all of the trace is in one thread, as SQLite wants it, and keeps up with the kernel while this one draws
+        thread = stack.enter_context(ThreadPoolExecutor(1))
+        accounts = _accounts(signals, wanted, interval_s, lasting=wait or everything or bool(wanted.patterns))
+        stack.callback(lambda: thread.submit(accounts.close).result())
+        stack.callback(lambda: _stop(signals))
+        stack.callback(signals.ignore)
+        final = _watch(lambda: thread.submit(next, accounts, None), lambda: _stop(signals))
+        if final:
+            _print(final, as_json=False)
+
+
+def _accounts(
+    signals: Signals, wanted: targets.Targets, interval_s: float, lasting: bool
+) -> Generator[Account, None, None]:
+    """Of a trace: as it begins, at every interval, and, complete, at its end.
+
+    lasting: others may come when all that is traced has ended.
+    """
+    from tracer import account
+    from tracer.capture import Capture
+    from tracer.trace import Trace
+
+    with Capture() as capture, Trace(capture, wanted, _ourselves(), min(interval_s, 0.5)) as running:
+        signals.trace = running
+        running.run(0.01)
+        while not running.stopping and (lasting or not running.over()):
+            yield account.read(capture)
+            running.run(interval_s)
+        running.finish()
+        yield account.read(capture)
+
+
+def _stop(signals: Signals) -> None:
+    if signals.trace:
+        signals.trace.stopping = True
+
+
+def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], None]) -> Account | None:
+    """Show the accounts as they come, on a terminal or in plain lines; the complete one, that comes last."""
+    from tracer.views import top as views
+
+    now = following().result()
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    if (
+        now
+        and not now.session.complete
+        and all(stream.isatty() for stream in streams)
+        and os.environ.get("TERM") != "dumb"
+    ):
+        import asyncio
+
+        from tracer.views import screen
+
+        return screen.show(now, lambda: asyncio.wrap_future(following()), stop)
+    before = None
+    while now:
+        for line in views.changes(views.compare(now, before)):
+            _say(line)
+        if now.session.complete:
+            return now
+        before, now = now, following().result()
+    return None
+
+
+@main.command()
 @click.option(
     "--size",
     "size_mb",
@@ -322,8 +426,13 @@ def _written(output: Path | None) -> Iterator[None]:
 def _print(read: Any, as_json: bool) -> None:
     from tracer.views import json, text
 
+    _say(json.render(read) if as_json else text.render(read))
+
+
+def _say(text: str) -> None:
+    """On standard output, at once. Raises ShmtraceError; ends where nobody reads."""
     try:
-        click.echo(json.render(read) if as_json else text.render(read))
+        click.echo(text)
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit tries again what is left

@@ -59,7 +59,7 @@ def _heading(process: Process | None) -> str:
     if process is None:
         return "?  made by a process that had exited before, and mapped by none of these now"
     name = f"{fit(printable(process.comm or '?'), COMM_COLUMNS)} {process.tgid}"
-    exited = f"  exited {_clock(process.exited_ns)}" if process.exited_ns else ""
+    exited = f"  exited {format_clock(process.exited_ns)}" if process.exited_ns else ""
     return f"{name}  {fit(printable(process.command or ''), COLUMNS - width(name) - 2 - len(exited))}{exited}"
 
 
@@ -69,7 +69,7 @@ def _summary(region: Region, parent: Process | None, account: Account) -> str:
     size = "?" if region.vss_bytes is None else format_bytes(region.vss_bytes)
     line = f"  {name}  {region.kind} {size}, allocated {format_bytes(region.allocated_bytes)}"
     if region.gone_ns:
-        line += f" when it went, {_clock(region.gone_ns)}"
+        line += f" when it went, {format_clock(region.gone_ns)}"
     elif account.session.tier != "proc":
         line += f", {format_change(region.grown_bytes)} in {_seconds(account)}"
     if region.swapped_bytes:
@@ -117,7 +117,7 @@ def _made_by(region: Region, parent: Process | None) -> str:
         return "made by a process that had exited before"
     if creator.process == parent:
         return "" if creator.how == "traced" else f"made by {creator.process.tgid} ({creator.how})"
-    exited = f", exited {_clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
+    exited = f", exited {format_clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
     made_by, how = f"made by {creator.process.tgid} ", f" ({creator.how}{exited})"
     command = printable(creator.process.command or creator.process.comm or "?")
     return made_by + fit(command, COLUMNS - 4 - len(made_by) - len(how)) + how
@@ -130,7 +130,7 @@ def _faults(touchers: Iterable[Toucher]) -> int:
 def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
     process = toucher.process
     notes = ["outside"] if process.stranger else []
-    notes += [f"exited {_clock(process.exited_ns)}"] if process.exited_ns else []
+    notes += [f"exited {format_clock(process.exited_ns)}"] if process.exited_ns else []
     faults = "" if counted else None  # a column of which this one has nothing
     row = _row(
         str(process.tgid),
@@ -199,7 +199,7 @@ def _footer(account: Account) -> list[str]:
         shmem, elsewhere = map(format_bytes, (session.shmem_total_bytes, account.shmem_unexplained_bytes))
         lines.append(f"host shmem {shmem}, {elsewhere} not of these")
     if not session.complete:
-        lines.append(f"cut off: this is how it stood at {_clock(session.ended_ns)}, when it was last written")
+        lines.append(f"cut off: this is how it stood at {format_clock(session.ended_ns)}, when it was last written")
     if session.blind_to and any(region.unseen_bytes for region in regions):
         reasons = f"unseen may be {'; or '.join(session.blind_to)}"
         lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")
@@ -256,6 +256,6 @@ def _seconds(account: Account) -> str:
     return f"{(account.session.ended_ns - account.session.started_ns) / 1e9:.0f} s"
 
 
-def _clock(unix_ns: int | None) -> str:
+def format_clock(unix_ns: int | None) -> str:
     """Local time of day."""
     return "?" if unix_ns is None else datetime.fromtimestamp(unix_ns / 1e9).strftime("%H:%M:%S")  # noqa: DTZ006

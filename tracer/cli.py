@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tracer.signals import Signals
 
 FOREVER_S = 10**9
+BETWEEN_READINGS = 4  # times as long as one takes, for a region of a million fragments must not hold up its trace
 
 
 class Failure(click.ClickException):
@@ -337,8 +338,11 @@ def _accounts(
         signals.trace = running
         running.run(0.01)
         while not running.stopping and (lasting or not running.over()):
-            yield account.read(capture)
-            running.run(interval_s)
+            began_s = time.monotonic()
+            now = account.read(capture)
+            reading_s = time.monotonic() - began_s
+            yield now
+            running.run(max(interval_s, BETWEEN_READINGS * reading_s))
         running.finish()
         yield account.read(capture)
 
@@ -365,13 +369,14 @@ def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], N
         from tracer.views import screen
 
         return screen.show(now, lambda: asyncio.wrap_future(following()), stop)
-    before = None
+    view = None
     while now:
-        for line in views.changes(views.compare(now, before)):
+        view = views.compare(now, view)
+        for line in views.changes(view):
             _say(line)
         if now.session.complete:
             return now
-        before, now = now, following().result()
+        now = following().result()
     return None
 
 

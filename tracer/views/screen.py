@@ -21,9 +21,17 @@ from textual.worker import Worker
 
 from tracer.account import Account
 from tracer.views import top
-from tracer.views.top import GROWER_COLUMNS, REGION_COLUMNS, Column, GrowerRow, RegionKey, RegionRow, Row
+from tracer.views.top import (
+    GROWER_COLUMNS,
+    REGION_COLUMNS,
+    TOUCHER_COLUMNS,
+    Column,
+    RegionKey,
+    RegionRow,
+    Row,
+)
 
-MAX_ROWS = 500  # of a table; sorting brings up others
+MAX_ROWS = 200  # of a table; sorting brings up others
 
 HELP = """\
 s, S     sort by the next column, or the one before
@@ -70,9 +78,8 @@ class Table(Vertical, Generic[Row]):
         table = self.query_one(OptionList)
         room = max(table.scrollable_content_region.width, 1)
         self.query_one(".heading", Static).update(Text(top.heading(self._columns, column, room), no_wrap=True))
-        options = [
-            Option(Text(top.line(row, self._columns, room), style=_style(row), no_wrap=True)) for row in self._shown
-        ]
+        texts = top.lines(self._shown, self._columns, room)
+        options = [Option(Text(text, _style(row), no_wrap=True)) for text, row in zip(texts, self._shown)]
         if len(rows) > MAX_ROWS:
             options.append(Option(Text(f"…{len(rows) - MAX_ROWS} more: s sorts them differently"), disabled=True))
         kept_y = table.scroll_y
@@ -117,12 +124,11 @@ class Top(App[Account]):
 
     ENABLE_COMMAND_PALETTE = False
     CSS = """
-    Screen { layers: base; }
-    Static { height: auto; }
+    Static { height: auto; text-wrap: nowrap; text-overflow: ellipsis; }
     .heading { text-style: reverse; height: 1; width: 1fr; }
     .status { height: 1; width: 1fr; }
     ContentSwitcher, Vertical { height: 1fr; }
-    #regions { height: 2fr; } #growers { height: 3fr; }
+    #regions { height: auto; min-height: 3; max-height: 45%; } #regions OptionList { height: auto; }
     #about { max-height: 50%; }
     OptionList, OptionList:focus { border: none; padding: 0; height: 1fr; background: transparent; }
     OptionList { scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
@@ -149,8 +155,7 @@ class Top(App[Account]):
         super().__init__(ansi_color=True)
         self._following = following
         self._stop = stop
-        self._now = first
-        self._view = top.compare(first, None)
+        self._latest = self._view = top.compare(first, None)
         self._paused = self._ending = False
         self._looked_at: RegionKey | None = None
         self.follower: Worker[None] | None = None
@@ -164,7 +169,7 @@ class Top(App[Account]):
                 yield Table(GROWER_COLUMNS, "touched", id="growers")
             with Vertical(id="region"):
                 yield Static(id="about", markup=False)
-                yield Table(GROWER_COLUMNS, "touched", id="touchers")
+                yield Table(TOUCHER_COLUMNS, "touched", id="touchers")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -178,10 +183,8 @@ class Top(App[Account]):
                 if now.session.complete:
                     final = now
                     break
-                if not self._paused:
-                    self._view = top.compare(now, self._now)
-                    self._draw()
-                self._now = now
+                self._latest = top.compare(now, self._latest)
+                self._draw()
         finally:
             self.exit(final)
 
@@ -189,6 +192,8 @@ class Top(App[Account]):
         self._draw()
 
     def _draw(self) -> None:
+        if not self._paused:
+            self._view = self._latest
         where, balance = top.status(self._view)
         state = "ending · " if self._ending else "paused · " if self._paused else ""
         with self.batch_update():
@@ -203,8 +208,7 @@ class Top(App[Account]):
         if row:
             lines = top.describe(row, self._view.account.session.complete)
             self._main("#about", Static).update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"))
-            touchers: list[GrowerRow] = top.growers([row.region], [row.before] if row.before else [])
-            self._main("#touchers", Table).show(touchers)
+            self._main("#touchers", Table).show(top.touchers(row))
 
     def _main(self, selector: str, kind: Any) -> Any:
         """Of the screen with the tables, whatever lies over it."""

@@ -235,6 +235,8 @@ def printable(text: str) -> str:
 
 def width(text: str) -> int:
     """Terminal columns: East Asian wide characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
     seen = (character for character in text if unicodedata.category(character) not in ("Mn", "Me"))
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in seen)
 

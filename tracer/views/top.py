@@ -5,7 +5,7 @@ All text here is fit for a terminal: what came from strangers has been made prin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, NamedTuple, Optional, TypeVar
 
@@ -56,51 +56,55 @@ class GrowerRow(NamedTuple):
         return not self.before or bool(self.delta_bytes) or self.before.exited_ns != self.process.exited_ns
 
 
+Touched = dict[ProcessKey, tuple[Process, int, int]]
+"""By whom, how many bytes, in how many regions."""
+
+
 class View(NamedTuple):
     """An account, and what has changed since another."""
 
     account: Account
     regions: list[RegionRow]
     growers: list[GrowerRow]
+    touched: Touched
+    by_key: dict[RegionKey, Region]
 
 
-def compare(now: Account, before: Account | None) -> View:
+def compare(now: Account, before: View | None) -> View:
     """before: None where there is none; what a region got since its capture began is new then."""
-    was = dict(_keyed(before)) if before else {}
+    by_key = dict(_keyed(now))
     labelled = {id(region): _label(region, parent.process) for parent in now.parents for region in parent.regions}
     rows = [
-        RegionRow(key, region, labelled[id(region)], was.get(key))
-        for key, region in _keyed(now)
+        RegionRow(key, region, labelled[id(region)], before.by_key.get(key) if before else None)
+        for key, region in by_key.items()
         if region.peak_bytes or region.gone_ns is None  # else it came and went without a page
     ]
-    return View(now, rows, growers(now.regions, before.regions if before else []))
+    touched = _touched(by_key.values())
+    return View(now, rows, _growers(touched, before.touched if before else {}), touched, by_key)
 
 
-def growers(now: Sequence[Region], before: Sequence[Region]) -> list[GrowerRow]:
-    """Who touched pages of these regions, then and now."""
-    was = _touched(before)
-    return [
-        GrowerRow(
-            key, process, touched_bytes, touched_bytes - (was[key][1] if key in was else 0), nr_regions,
-            was[key][0] if key in was else None,
-        )
-        for key, (process, touched_bytes, nr_regions) in _touched(now).items()
-        if touched_bytes or key in was
-    ]  # fmt: skip
+def touchers(row: RegionRow) -> list[GrowerRow]:
+    """Who touched pages of one region."""
+    return _growers(_touched([row.region]), _touched([row.before] if row.before else []))
 
 
-def _touched(regions: Sequence[Region]) -> dict[ProcessKey, tuple[Process, int, int]]:
-    """Bytes, and in how many regions."""
-    found: dict[ProcessKey, tuple[Process, int, int]] = {}
+def _growers(now: Touched, before: Touched) -> list[GrowerRow]:
+    rows = []
+    for key, (process, touched_bytes, nr_regions) in now.items():
+        was, was_bytes, _ = before.get(key, (None, 0, 0))
+        if touched_bytes or was_bytes:
+            rows.append(GrowerRow(key, process, touched_bytes, touched_bytes - was_bytes, nr_regions, was))
+    return rows
+
+
+def _touched(regions: Iterable[Region]) -> Touched:
+    found: Touched = {}
     for region in regions:
         for toucher in region.touchers:
-            key = toucher.process.tgid, toucher.process.start_time_ns
-            _, touched_bytes, nr_regions = found.get(key, (None, 0, 0))
-            found[key] = (
-                toucher.process,
-                touched_bytes + toucher.touched_bytes,
-                nr_regions + bool(toucher.touched_bytes),
-            )
+            process, touched_bytes = toucher.process, toucher.touched_bytes
+            key = process.tgid, process.start_time_ns
+            _, so_far, nr_regions = found.get(key, (process, 0, 0))
+            found[key] = process, so_far + touched_bytes, nr_regions + bool(touched_bytes)
     return found
 
 
@@ -194,6 +198,8 @@ GROWER_COLUMNS: list[Column[GrowerRow]] = [
     ),
 ]
 
+TOUCHER_COLUMNS = [column for column in GROWER_COLUMNS if column.title != "regions"]  # of one
+
 
 def sort(rows: Sequence[Row], column: Column[Row]) -> list[Row]:
     """By that column. Of regions, the living come before the gone; ties go to the largest."""
@@ -234,9 +240,11 @@ def heading(columns: Sequence[Column[Row]], sorted_by: Column[Row], room: int) -
     return fit(" ".join(titles), room)
 
 
-def line(row: Row, columns: Sequence[Column[Row]], room: int) -> str:
-    """One row, never wider than the room."""
-    return fit(" ".join(_cell(column.text(row), column, width) for column, width in layout(columns, room)), room)
+def lines(rows: Iterable[Row], columns: Sequence[Column[Row]], room: int) -> Iterator[str]:
+    """A line for each, never wider than the room."""
+    chosen = layout(columns, room)
+    for row in rows:
+        yield fit(" ".join(_cell(column.text(row), column, width) for column, width in chosen), room)
 
 
 def _cell(text: str, column: Column[Any], columns: int) -> str:

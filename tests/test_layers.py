@@ -10,8 +10,9 @@ import pytest
 
 ROAD = """
     errors command signals wire clock btf procfs bpf kernel events ledger capture lives regions probes targets closing
-    trace snapshot account labels views views.text views.json views.live tools experiment demo doctor cli __main__
-""".split()  # noqa: SIM905, a list of 31 lines tells no more
+    trace snapshot account labels views views.text views.json views.live views.pictures views.html tools experiment demo
+    doctor cli __main__
+""".split()  # noqa: SIM905, a list of 33 lines tells no more
 
 # The only modules that may import these.
 PLACE = {"bcc": "probes", "click": "cli"}

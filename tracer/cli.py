@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -199,6 +200,38 @@ def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("capture_path", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    "page_path",
+    required=True,
+    metavar="PAGE",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="The file to write; one that is there is replaced when the new one is complete. -: standard output.",
+)
+def html(capture_path: Path, page_path: Path) -> None:
+    """Draw a capture as a page: growth over time, who touched which page, the processes, and every figure in tables.
+
+    \b
+    shmtrace html FILE -o page.html
+
+    The page is one file that loads nothing else. Who may read it may read the commands of the processes in it: it is
+    made for its owner's eyes, as the capture is.
+    """
+    from tracer import account
+    from tracer.capture import Capture
+    from tracer.views import html as pages
+
+    with Capture.open(capture_path) as capture:
+        page = pages.render(account.read(capture), capture)
+    if str(page_path) == "-":
+        _write(page)
+    else:
+        _replace(page_path, page)
+
+
+@main.command()
 @click.option(
     "--size",
     "size_mb",
@@ -239,14 +272,38 @@ def doctor() -> None:
 def _print(read: Any, as_json: bool) -> None:
     from tracer.views import json, text
 
+    _write(json.render(read) if as_json else text.render(read))
+
+
+def _write(text: str) -> None:
+    """To standard output. Raises ShmtraceError."""
     try:
-        click.echo(json.render(read) if as_json else text.render(read))
+        click.echo(text)
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit tries again what is left
         if isinstance(error, BrokenPipeError):  # the reader has seen enough
             sys.exit(128 + signal.SIGPIPE)
         raise ShmtraceError(f"the report cannot be written ({error.strerror})", "send it elsewhere") from None
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file of its owner's alone; what was there before is there until all is written. Raises ShmtraceError."""
+    from tempfile import NamedTemporaryFile
+
+    try:
+        if path.exists() and not path.is_file():
+            raise ShmtraceError(f"{path} is no file", "name another place, or - for standard output")
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False))  # 0600
+            undo = stack.enter_context(contextlib.ExitStack())
+            undo.callback(Path(file.name).unlink)
+            file.write(text)
+            file.flush()
+            Path(file.name).replace(path)
+            undo.pop_all()
+    except OSError as error:
+        raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "name another place") from None
 
 
 def _open_standard_files() -> None:

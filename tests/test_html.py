@@ -93,7 +93,7 @@ def fill(capture: Capture, command: str = "php-fpm: pool www") -> None:
     capture.insert("exec", time_ns=at(33.5), process=master, comm="php-fpm", command=command)
     for seconds, pages in [(1, 20), (6, 43), (8, 63), (21, 94), (22, 95)]:
         capture.insert("sample", region=region, time_ns=at(seconds), allocated_bytes=pages * PAGE_BYTES)
-    capture.insert("sample", region=gone, time_ns=at(8), allocated_bytes=11 * PAGE_BYTES)
+    capture.insert("sample", region=gone, time_ns=at(7), allocated_bytes=11 * PAGE_BYTES)
     for seconds in range(1, 41):
         capture.insert("host_sample", time_ns=at(seconds), shmem_bytes=10_000 * PAGE_BYTES)
 

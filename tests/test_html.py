@@ -166,7 +166,7 @@ def test_the_map_has_every_page(filled: tuple[Account, dict[str, Any]]) -> None:
 def test_growth_ends_as_the_account_does(filled: tuple[Account, dict[str, Any]]) -> None:
     read, data = filled
     growth = data["growth"]
-    assert [data["processes"]["tgid"][process] for process in growth["top"]] == [812, 813]
+    assert [data["processes"]["tgid"][process] for process in data["coloured"]] == [812, 813]
     living = [region for region in read.regions if region.gone_ns is None]
     ends = [*(band[-1] for band in growth["bands"]), growth["others"][-1], growth["before"][-1], growth["unseen"][-1]]
     assert [size // PAGE_BYTES for size in ends] == [54, 8, 0, 20, 13]
@@ -294,3 +294,204 @@ def test_a_page_that_fails_leaves_what_was(
     assert done.stderr.count("\n") == 1
     assert page.read_text() == "an earlier one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.capture", "page.html"]
+
+
+# ---- in a browser ----
+
+
+CHROMIUM = """
+    headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update
+    disable-sync disable-dev-shm-usage window-size=1280,900
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for name in CHROMIUM.split():
+        options.add_argument(f"--{name}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture
+def show(browser: Any, capture: Capture, tmp_path: Path) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Opens the page of the capture, and gives the data in it; in the end the browser has had nothing to say."""
+
+    def open_page() -> dict[str, Any]:
+        page = html.render(account.read(capture), capture)
+        (tmp_path / "page.html").write_text(page)
+        browser.get((tmp_path / "page.html").as_uri())
+        return embedded(page)
+
+    yield open_page
+    assert browser.get_log("browser") == []
+
+
+def text_of(browser: Any, selector: str) -> str:
+    return browser.execute_script("return document.querySelector(arguments[0]).textContent", selector)
+
+
+def rows_of(browser: Any, table: str) -> list[list[str]]:
+    browser.execute_script("document.getElementById(arguments[0]).open = true", table)
+    script = """
+        const body = document.querySelector(`#${arguments[0]} tbody`);
+        return [...body.rows].map((row) => [...row.cells].map((cell) => cell.textContent));
+    """
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(browser, 20).until(
+        lambda _: browser.execute_script(f"if (!document.querySelector('#{table} tbody')) return null; {script}", table)
+    )
+
+
+def press(browser: Any, selector: str, *keys: str) -> None:
+    browser.execute_script("document.querySelector(arguments[0]).focus()", selector)
+    for key in keys:
+        browser.switch_to.active_element.send_keys(key)
+
+
+@pytest.mark.needs("chromium", "chromedriver")
+class TestPage:
+    def test_shows_what_the_data_says(self, show: Any, browser: Any, capture: Capture) -> None:
+        fill(capture)
+        data = show()
+        assert text_of(browser, "#headline") == data["headline"]
+        assert text_of(browser, "#balance") == "balance 106 pages = 73 touched + 20 before + 13 unseen"
+        shown = [row[:2] + row[2:4] for row in rows_of(browser, "table-touched")]
+        assert shown == [
+            ["812", "php-fpm: pool www", "/dev/zero", "216.0 KiB"],
+            ["813", "php-fpm: pool api", "/dev/zero", "32.0 KiB"],
+            ["812", "php-fpm: pool www", "/dev/zero", "44.0 KiB"],
+        ]
+        regions = rows_of(browser, "table-regions")
+        assert [row[8] for row in regions] == [
+            html.format_bytes(r["allocated_bytes"]).replace("0 bytes", "0") for r in data["regions"]
+        ]
+        assert len(rows_of(browser, "table-growth")) == 50  # and a button for the rest
+        assert {row[1]: row[5] for row in rows_of(browser, "table-processes")} == {
+            "php-fpm: master process": "0",
+            "php-fpm: pool www": "216.0 KiB",
+            "php-fpm: pool api": "32.0 KiB",
+        }
+
+    def test_pictures_are_drawn_in_the_colours_of_their_processes(
+        self, show: Any, browser: Any, capture: Capture
+    ) -> None:
+        """The 23 and 31 pages of one, the 7 and 1 of another, counted on the canvas."""
+        fill(capture)
+        show()
+        script = """
+            const canvas = document.querySelector("#maps canvas"), pen = canvas.getContext("2d");
+            const map = document.querySelector("#maps details").map, { size, across, columns } = map.grid;
+            const { data } = pen.getImageData(0, 0, canvas.width, canvas.height);
+            const hex = (x, y) => "#" + [...data.slice(4 * (y * canvas.width + x)).slice(0, 3)]
+                .map((value) => value.toString(16).padStart(2, "0")).join("");
+            const found = {};
+            for (let page = 0; page < 100; page++) {
+                const x = 72 + (page % columns) * across + across / 2, y = Math.floor(page / columns) * size + size / 2;
+                const at = hex(Math.floor(x), Math.floor(y));
+                const name = ["c0", "c1", "absent"].find((name) => css(name) === at) || "else";
+                found[name] = (found[name] || 0) + 1;
+            }
+            return found;
+        """
+        assert browser.execute_script(script) == {"c0": 54, "c1": 8, "absent": 18, "else": 20}
+
+    def test_the_map_is_read_by_keyboard(self, show: Any, browser: Any, capture: Capture) -> None:
+        from selenium.webdriver.common.keys import Keys
+
+        fill(capture)
+        show()
+        canvas, readout = "#maps canvas", "#maps .readout"
+        assert browser.execute_script("return document.querySelector(arguments[0]).ariaLive", readout) == "polite"
+        press(browser, canvas, *[Keys.ARROW_RIGHT] * 20)
+        assert text_of(browser, readout).startswith("page 20, at 80.0 KiB: 812 php-fpm: pool www (exited ")
+        press(browser, canvas, *[Keys.ARROW_RIGHT] * 23)
+        assert text_of(browser, readout).startswith("page 43, at 172.0 KiB: 813 php-fpm: pool api, ")
+        press(browser, canvas, *[Keys.ARROW_RIGHT] * 7)
+        assert text_of(browser, readout) == "page 50, at 200.0 KiB: absent"
+        press(browser, canvas, Keys.HOME)
+        assert text_of(browser, readout) == "page 0, at 0: before the capture"
+
+    def test_zoom_keeps_the_cursor(self, show: Any, browser: Any, capture: Capture) -> None:
+        from selenium.webdriver.common.keys import Keys
+
+        fill(capture)
+        show()
+        press(browser, "#maps canvas", *[Keys.ARROW_RIGHT] * 43)
+        span = "const map = document.querySelector('#maps details').map; return [map.from, map.until, map.cursor]"
+        assert browser.execute_script(span) == [0, 1000, 43]
+        press(browser, "#maps canvas", "+", "+", "+")
+        assert browser.execute_script(span) == [0, 125, 43]
+        press(browser, "#maps canvas", "+", "+")
+        assert browser.execute_script(span) == [27, 59, 43]
+        press(browser, "#maps canvas", "-", "0")
+        assert browser.execute_script(span) == [0, 1000, 43]
+
+    def test_a_table_is_sorted_by_keyboard(self, show: Any, browser: Any, capture: Capture) -> None:
+        from selenium.webdriver.common.keys import Keys
+
+        fill(capture)
+        show()
+        rows_of(browser, "table-touched")
+        touched = "#table-touched th:nth-child(4) button"
+        press(browser, touched, Keys.ENTER)
+        assert [row[3] for row in rows_of(browser, "table-touched")] == ["216.0 KiB", "44.0 KiB", "32.0 KiB"]
+        press(browser, touched, Keys.SPACE)
+        assert [row[3] for row in rows_of(browser, "table-touched")] == ["32.0 KiB", "44.0 KiB", "216.0 KiB"]
+        sort = "return document.querySelector('#table-touched th:nth-child(4)').getAttribute('aria-sort')"
+        assert browser.execute_script(sort) == "ascending"
+
+    def test_growth_is_read_by_keyboard(self, show: Any, browser: Any, capture: Capture) -> None:
+        from selenium.webdriver.common.keys import Keys
+
+        fill(capture)
+        show()
+        press(browser, "#growth .u-over", Keys.END)
+        assert text_of(browser, "#growth-readout").endswith(
+            ": 380.0 KiB — 812 php-fpm: pool www 216.0 KiB; before the capture 80.0 KiB; unseen 52.0 KiB; "
+            "813 php-fpm: pool api 32.0 KiB"
+        )
+
+    @pytest.mark.parametrize("name", HOSTILE)
+    def test_hostile_names_are_text(self, show: Any, browser: Any, capture: Capture, name: str) -> None:
+        fill(capture, command=name)
+        capture.update("region", 1, name=name)
+        capture.update("session", 1, warnings=name)
+        show()
+        shown = html._name(name)
+        assert rows_of(browser, "table-touched")[0][1] == shown
+        assert rows_of(browser, "table-regions")[0][3] == shown
+        assert browser.execute_script("return document.scripts.length") == 2
+        assert browser.execute_script("return document.images.length") == 0
+
+    @pytest.mark.parametrize("tier", ["exact", "proc"])
+    def test_an_empty_capture_says_so(self, show: Any, browser: Any, capture: Capture, tier: str) -> None:
+        capture.insert("session", **{**SESSION, "tier": tier})
+        show()
+        assert text_of(browser, "#headline").startswith("No shared memory")
+        assert text_of(browser, "#maps") == "There is no region with a page in it."
+        assert text_of(browser, "#tree") == "No process was seen."
+
+    @pytest.mark.parametrize("width", [360, 1280])
+    def test_the_page_is_no_wider_than_the_window(self, show: Any, browser: Any, capture: Capture, width: int) -> None:
+        fill(capture, command="x" * 4096)
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 2, "mobile": False},
+        )
+        try:
+            show()
+            widths = "const root = document.documentElement; return [root.scrollWidth, root.clientWidth]"
+            assert len(set(browser.execute_script(widths))) == 1
+        finally:
+            browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -60,9 +60,10 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
     session = account.session
     processes = capture.rows("SELECT * FROM process ORDER BY id")
     positions = {row["id"]: position for position, row in enumerate(processes)}
-    known = {(row["tgid"], row["start_time_ns"]): position for position, row in enumerate(processes)}
+    rows = {(row["tgid"], row["start_time_ns"]): row["id"] for row in processes}
     by_identity = {_identity(region._asdict()): region for region in account.regions}
     regions = {row["id"]: by_identity[_identity(dict(row))] for row in capture.rows("SELECT * FROM region")}
+    coloured = [rows[process.tgid, process.start_time_ns] for process in pictures.coloured(account)]
     maps = pictures.maps(capture)
     drawn = {id(region): maps.get(row) for row, region in regions.items()}
     commands: dict[str, int] = {}
@@ -71,7 +72,7 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
         return None if time_ns is None else (time_ns - session.started_ns) // 1000
 
     def who(process: Process | None) -> int | None:
-        return known[process.tgid, process.start_time_ns] if process else None
+        return positions[rows[process.tgid, process.start_time_ns]] if process else None
 
     def command(text: str | None) -> int:
         return commands.setdefault(_name(text), len(commands))
@@ -158,7 +159,8 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
             }
             for region in account.regions
         ],
-        "growth": pictures.growth(capture, account, pictures.Rows(positions, regions)),
+        "coloured": [positions[row] for row in coloured],
+        "growth": pictures.growth(capture, account, regions, coloured),
         "commands": list(commands),
     }
 
@@ -188,8 +190,8 @@ def headline(account: Account) -> str:
     sentence = f"{_short(first.process)} owns {format_bytes(first.allocated_bytes)}"
     if session.tier != "proc":
         grew = "grew" if first.grown_bytes >= 0 else "shrank"
-        seconds = (session.ended_ns - session.started_ns) / 1e9
-        sentence += f"; it {grew} by {format_bytes(abs(first.grown_bytes))} in {seconds:.0f} s"
+        lasted = _duration((session.ended_ns - session.started_ns) / 1e9)
+        sentence += f"; it {grew} by {format_bytes(abs(first.grown_bytes))} in {lasted}"
         most = _grower(first)
         if most:
             process, touched_bytes = most
@@ -203,13 +205,13 @@ def headline(account: Account) -> str:
 
 
 def _grower(parent: Parent) -> tuple[Process, int] | None:
-    touched: dict[Process, int] = {}
-    for region in parent.current:
-        for toucher in region.touchers:
-            who = toucher.process
-            touched[who] = touched.get(who, 0) + toucher.touched_bytes
-    most = max(touched.items(), key=lambda item: item[1], default=None)
-    return most if most and most[1] else None
+    return next(iter(pictures.touched(parent.current).most_common(1)), None)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _short(process: Process | None) -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from tracer.account import Account, Region
+from tracer.account import Account, Process, Region
 from tracer.capture import Capture
 from tracer.procfs import PAGE_BYTES
 
@@ -21,14 +21,6 @@ MAX_COLOURS = 10  # touchers drawn each by itself; the others are one
 MAX_SPANS = 1 << 16  # of all maps together
 MIN_SPANS = 64  # of one
 BEFORE = -1  # in place of a process: there when the capture began
-
-
-class Rows(NamedTuple):
-    """Which row of the capture is which of the account's: an account has no row numbers."""
-
-    processes: dict[int, int]
-    """position in the page's list, by row"""
-    regions: dict[int, Region]
 
 
 class Span(NamedTuple):
@@ -45,17 +37,39 @@ class Span(NamedTuple):
     last_ns: int | None
 
 
+# ---- who has a colour ----
+
+
+def coloured(account: Account) -> list[Process]:
+    """Those that are drawn each by itself, most touched first. Half of them are chosen by what is still there."""
+    everything = touched(account.regions)
+    living = touched([region for region in account.regions if region.gone_ns is None])
+    half = living.most_common(MAX_COLOURS // 2)
+    chosen = dict.fromkeys([*(process for process, _ in half), *(process for process, _ in everything.most_common())])
+    return sorted(list(chosen)[:MAX_COLOURS], key=lambda process: -everything[process])
+
+
+def touched(regions: Iterable[Region]) -> Counter[Process]:
+    """Bytes, by process."""
+    found: Counter[Process] = Counter()
+    for region in regions:
+        for toucher in region.touchers:
+            if toucher.touched_bytes:
+                found[toucher.process] += toucher.touched_bytes
+    return found
+
+
 # ---- growth ----
 
 
-def growth(capture: Capture, account: Account, rows: Rows) -> dict[str, Any]:
+def growth(capture: Capture, account: Account, regions: Mapping[int, Region], top: Sequence[int]) -> dict[str, Any]:
     """Bytes at each edge between the bins of time, by who touched them first, and the lines they are to meet.
 
+    regions: by row. top: rows of the processes that have a band each.
     An extent says what is there now: a page that was given back is in no band, and the line is above them till then.
     """
     session = account.session
     bin_ns = max(-(-(session.ended_ns - session.started_ns) // BINS), 1)
-    top = [row for row, _ in _touched(capture)[:MAX_COLOURS]]
     changes: dict[int, list[int]] = {who: [0] * (BINS + 1) for who in (*top, 0, BEFORE)}
     unseen = [0] * (BINS + 1)
 
@@ -68,7 +82,7 @@ def growth(capture: Capture, account: Account, rows: Rows) -> dict[str, Any]:
         shares = [pages * (i + 1) // (end - begin + 1) for i in range(end - begin + 1)]
         for i, (share, before) in enumerate(zip(shares, [0, *shares])):
             changes[who][begin + i + 1] += share - before
-        gone_ns = rows.regions[row].gone_ns
+        gone_ns = regions[row].gone_ns
         if gone_ns is not None:
             changes[who][edge(gone_ns)] -= pages
     for region in account.regions:
@@ -80,10 +94,9 @@ def growth(capture: Capture, account: Account, rows: Rows) -> dict[str, Any]:
             unseen[edge(region.gone_ns)] -= max(region.unseen_bytes, 0)
     bands = {who: [pages * PAGE_BYTES for pages in accumulate(change)] for who, change in changes.items()}
     edges_us = [i * bin_ns // 1000 for i in range(BINS + 1)]
-    allocated = _allocated(capture, account, rows)
+    allocated = _allocated(capture, account, regions)
     return {
         "edges": edges_us,
-        "top": [rows.processes[row] for row in top],
         "bands": [bands[row] for row in top],
         "others": bands[0],
         "before": bands[BEFORE],
@@ -91,12 +104,6 @@ def growth(capture: Capture, account: Account, rows: Rows) -> dict[str, Any]:
         "allocated": _columns(allocated),
         "host": _columns(_thin(_since(session.started_ns, capture.rows("SELECT * FROM host_sample ORDER BY 1")))),
     }
-
-
-def _touched(capture: Capture) -> list[tuple[int, int]]:
-    """(row of the process, pages), most first."""
-    query = """SELECT process, sum("end" - start) FROM extent WHERE process IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"""
-    return [(process, pages) for process, pages in capture.rows(query)]
 
 
 def _touched_when(
@@ -111,15 +118,15 @@ FROM extent WHERE process IS NOT NULL GROUP BY 1, 2, 3, 4"""  # noqa: S608, numb
         yield tuple(row)
 
 
-def _allocated(capture: Capture, account: Account, rows: Rows) -> list[tuple[int, int]]:
+def _allocated(capture: Capture, account: Account, regions: Mapping[int, Region]) -> list[tuple[int, int]]:
     """What the inodes had, all together: (time, bytes)."""
     session = account.session
     changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for region, time_ns, allocated_bytes in capture.rows("SELECT region, time_ns, allocated_bytes FROM sample"):
-        gone_ns = rows.regions[region].gone_ns
+        gone_ns = regions[region].gone_ns
         if gone_ns is None or time_ns < gone_ns:
             changes[time_ns].append((region, allocated_bytes))
-    for row, region in rows.regions.items():
+    for row, region in regions.items():
         if region.gone_ns is None:
             changes[session.ended_ns].append((row, region.allocated_bytes))
         else:
@@ -185,46 +192,39 @@ def maps(capture: Capture) -> dict[int, tuple[int, list[Span]]]:
     for region, (count, end) in counts.items():
         room = max(MAX_SPANS * count // total, MIN_SPANS)
         cell = 1 if total <= MAX_SPANS or count <= room else 1 << (-(-end // room) - 1).bit_length()
-        found[region] = cell, list(_spans(capture, region, cell))
+        found[region] = cell, _spans(capture, region, cell)
     return found
 
 
-def _spans(capture: Capture, region: int, cell: int) -> Iterator[Span]:
-    query = 'SELECT start, "end", process, first_ns, last_ns FROM extent WHERE region = ? ORDER BY start'
-    extents = capture.rows(query, (region,))
+# An extent that reaches into the next cells is cut there. In a group with max() SQLite takes the other columns from the
+# row that has it: that of who has most.
+CELLS = """
+WITH RECURSIVE cut(start, stop, "end", process, first_ns, last_ns) AS (
+    SELECT start, (start / :cell + 1) * :cell, "end", process, first_ns, last_ns FROM extent
+    WHERE region = :region AND "end" > (start / :cell + 1) * :cell
+    UNION ALL
+    SELECT stop, min("end", stop + :cell), "end", process, first_ns, last_ns FROM cut WHERE stop < "end"
+), piece AS (
+    SELECT start, "end" AS stop, process, first_ns, last_ns FROM extent
+    WHERE region = :region AND "end" <= (start / :cell + 1) * :cell
+    UNION ALL
+    SELECT start, stop, process, first_ns, last_ns FROM cut
+), share AS (
+    SELECT start / :cell AS cell, process, sum(stop - start) AS pages,
+           min(first_ns) AS first_ns, max(last_ns) AS last_ns
+    FROM piece GROUP BY 1, 2
+)
+SELECT cell * :cell AS start, (cell + 1) * :cell AS "end", process, max(pages) AS pages, sum(pages) AS present,
+       first_ns, last_ns
+FROM share GROUP BY cell
+"""
+EXTENTS = """
+SELECT start, "end", process, "end" - start AS pages, "end" - start AS present, first_ns, last_ns
+FROM extent WHERE region = :region ORDER BY start
+"""
+
+
+def _spans(capture: Capture, region: int, cell: int) -> list[Span]:
     if cell == 1:
-        for start, end, process, first_ns, last_ns in extents:
-            yield Span(start, end, process, end - start, end - start, first_ns, last_ns)
-        return
-    for number, pieces in _by_cell(extents, cell):
-        pages: Counter[int | None] = Counter()
-        for _, count, process, _, _ in pieces:
-            pages[process] += count
-        most, most_pages = pages.most_common(1)[0]
-        times = [(first, last) for _, _, process, first, last in pieces if process == most and first is not None]
-        yield Span(
-            number * cell,
-            (number + 1) * cell,
-            most,
-            most_pages,
-            sum(pages.values()),
-            min((first for first, _ in times), default=None),
-            max((last for _, last in times), default=None),
-        )
-
-
-def _by_cell(extents: Sequence[Any], cell: int) -> Iterator[tuple[int, list[tuple[int, int, Any, Any, Any]]]]:
-    """The parts of extents by the cell they are in."""
-    number = 0
-    pieces: list[tuple[int, int, Any, Any, Any]] = []
-    for start, end, process, first_ns, last_ns in extents:
-        while start < end:
-            if start // cell != number:
-                if pieces:
-                    yield number, pieces
-                number, pieces = start // cell, []
-            stop = min(end, (number + 1) * cell)
-            pieces.append((start, stop - start, process, first_ns, last_ns))
-            start = stop
-    if pieces:
-        yield number, pieces
+        return [Span(*row) for row in capture.rows(EXTENTS, {"region": region})]
+    return [Span(*row) for row in capture.rows(CELLS, {"region": region, "cell": cell})]

@@ -6,7 +6,7 @@ const PAGE_BYTES = 4096;
 const BEFORE = -1;
 const OTHERS = -2;
 const SESSION = DATA.session;
-const TOP = DATA.growth.top;
+const TOP = DATA.coloured;
 
 /** An element with attributes and children; a string among these is text. */
 function make(tag, attributes = {}, ...children) {
@@ -27,7 +27,8 @@ const byId = (id) => document.getElementById(id);
 function formatBytes(bytes) {
   if (bytes === null || bytes === undefined) return "?";
   let value = Math.abs(bytes);
-  if (value < 1024) return `${bytes} ${Math.abs(bytes) === 1 ? "byte" : "bytes"}`;
+  if (value === 0) return "0";
+  if (value < 1024) return `${bytes} bytes`;
   let unit = "bytes";
   for (const next of ["KiB", "MiB", "GiB", "TiB"]) {
     if (value < 1023.95 && unit !== "bytes") break;
@@ -36,6 +37,9 @@ function formatBytes(bytes) {
   }
   return `${bytes < 0 ? "−" : ""}${value.toFixed(1)} ${unit}`;
 }
+
+/** As an axis has it: no fraction where there is none. */
+const formatRound = (bytes) => formatBytes(bytes).replace(".0 ", " ");
 
 const formatCount = (count) => (count === null || count === undefined ? "?" : count.toLocaleString("en"));
 
@@ -82,12 +86,13 @@ function emphasize(owner) {
 }
 
 const rankOf = new Map(TOP.map((process, rank) => [process, rank]));
-const groupOf = (owner) => (owner === BEFORE || rankOf.has(owner) ? owner : OTHERS);
+const isEmphasized = (owner) => owner === emphasized || (emphasized === OTHERS && owner >= 0 && !rankOf.has(owner));
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 function colourName(owner) {
   if (owner === BEFORE) return "before";
-  return rankOf.has(owner) ? `c${rankOf.get(owner)}` : "others";
+  if (rankOf.has(owner)) return `c${rankOf.get(owner)}`;
+  return owner === emphasized && owner >= 0 ? "ink" : "others";
 }
 
 /** What to fill with on a canvas. Hatched: before; a grid: unseen. */
@@ -119,7 +124,7 @@ function paintOf(context, kind, scale = 1) {
 
 function swatch(kind) {
   const element = make("span", { class: `swatch ${kind}`, "aria-hidden": "true" });
-  if (/^c\d$|^others$/.test(kind)) element.style.background = `var(--${kind})`;
+  if (/^c\d$|^others$|^ink$/.test(kind)) element.style.background = `var(--${kind})`;
   return element;
 }
 

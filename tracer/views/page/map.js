@@ -52,18 +52,25 @@ function tally(spans, from, pagesPerCell, cells) {
   return { most, mostPages, present };
 }
 
-/** What fits: the biggest cells, of one page each if that can be. */
+/** What fits: the biggest cells, of one page each if that can be; else so many pages that rows begin at round offsets. */
 function layOut(pages, width) {
   for (const size of CELL_SIZES) {
     const columns = Math.max(1, Math.floor(width / size));
     const rows = Math.ceil(pages / columns);
-    if (rows * size <= MAP_PX) return { size, columns, rows, pagesPerCell: 1 };
+    if (rows * size <= MAP_PX) return { size, across: size, columns: round(columns, pages), rows: Math.ceil(pages / round(columns, pages)), pagesPerCell: 1 };
   }
   const size = CELL_SIZES[CELL_SIZES.length - 1];
-  const columns = Math.max(1, Math.floor(width / size));
-  let pagesPerCell = 2;
+  const columns = round(Math.floor(width / size), pages);
+  let pagesPerCell = 1;
   while (Math.ceil(pages / pagesPerCell / columns) * size > MAP_PX) pagesPerCell *= 2;
-  return { size, columns, rows: Math.ceil(pages / pagesPerCell / columns), pagesPerCell };
+  return { size, across: width / columns, columns, rows: Math.ceil(pages / pagesPerCell / columns), pagesPerCell };
+}
+
+/** So many columns, or a few less. */
+function round(columns, pages) {
+  if (pages <= columns) return columns;
+  for (const step of [64, 32, 16, 8]) if (columns >= 2 * step) return columns - (columns % step);
+  return Math.max(1, columns);
 }
 
 class PageMap {
@@ -79,7 +86,7 @@ class PageMap {
       tabindex: "0", role: "application",
       "aria-label": `Page map of ${regionName(region)}. Arrow keys move, plus and minus zoom, zero shows all.`,
     });
-    this.readout = make("p", { class: "readout", "aria-live": "polite" });
+    this.readout = make("p", { class: "readout", "aria-live": "polite" }, this.summary());
     this.shown = make("span", { class: "shown" });
     const tool = (text, label, act) => make("button", { type: "button", "aria-label": label, onclick: act }, text);
     const tools = make("div", { class: "tools" },
@@ -103,8 +110,8 @@ class PageMap {
   draw(read = false) {
     const width = this.holder.clientWidth - parseFloat(getComputedStyle(this.holder).paddingLeft) * 2;
     if (width <= 0) return;
-    const grid = this.grid = layOut(this.until - this.from, width - MAP_GUTTER_PX);
-    const { size, columns, rows, pagesPerCell } = grid;
+    this.grid = layOut(this.until - this.from, width - MAP_GUTTER_PX);
+    const { size, across, columns, rows, pagesPerCell } = this.grid;
     const scale = devicePixelRatio;
     const height = rows * size + 2;
     Object.assign(this.canvas, { width: Math.round(width * scale), height: Math.round(height * scale) });
@@ -117,16 +124,16 @@ class PageMap {
     const absent = css("absent");
     const inner = size - 1;
     for (let cell = 0; cell < cells; cell++) {
-      const x = MAP_GUTTER_PX + (cell % columns) * size, y = Math.floor(cell / columns) * size;
+      const x = MAP_GUTTER_PX + (cell % columns) * across, y = Math.floor(cell / columns) * size;
       pen.fillStyle = absent;
-      pen.fillRect(x, y, inner, inner);
+      pen.fillRect(x, y, across - 1, inner);
       if (!present[cell]) continue;
       const kind = colourName(most[cell]);
       if (!paints.has(kind)) paints.set(kind, paintOf(pen, kind));
-      pen.globalAlpha = emphasized === null || emphasized === groupOf(most[cell]) ? 1 : 0.12;
+      pen.globalAlpha = emphasized === null || isEmphasized(most[cell]) ? 1 : 0.15;
       pen.fillStyle = paints.get(kind);
       const part = Math.max(1, Math.round(inner * Math.min(1, present[cell] / pagesPerCell)));
-      pen.fillRect(x, y + inner - part, inner, part);
+      pen.fillRect(x, y + inner - part, across - 1, part);
       pen.globalAlpha = 1;
     }
     pen.fillStyle = css("faint");
@@ -134,18 +141,26 @@ class PageMap {
     pen.textAlign = "right";
     pen.textBaseline = "top";
     const every = Math.ceil(28 / size);
-    for (let row = 0; row < rows; row += every) {
+    for (let row = 0; row < rows && (row === 0 || row * size + 11 <= height); row += every) {
       const offset = (this.from + row * columns * pagesPerCell) * PAGE_BYTES;
-      pen.fillText(offset ? formatBytes(offset) : "0", MAP_GUTTER_PX - 8, row * size);
+      pen.fillText(formatRound(offset), MAP_GUTTER_PX - 8, row * size);
     }
     if (document.activeElement === this.canvas || read) {
       const cell = this.cellOf(this.cursor);
       pen.strokeStyle = css("ink");
       pen.lineWidth = 2;
-      pen.strokeRect(MAP_GUTTER_PX + (cell % columns) * size - 1, Math.floor(cell / columns) * size - 1, size + 1, size + 1);
+      pen.strokeRect(MAP_GUTTER_PX + (cell % columns) * across - 1, Math.floor(cell / columns) * size - 1, across + 1, size + 1);
     }
-    this.shown.textContent = `${formatBytes((this.until - this.from) * PAGE_BYTES)} from ${formatBytes(this.from * PAGE_BYTES)}; a cell is ${formatCount(pagesPerCell)} ${pagesPerCell === 1 ? "page" : "pages"}`;
+    this.shown.textContent = `${formatRound((this.until - this.from) * PAGE_BYTES)} from ${formatRound(this.from * PAGE_BYTES)}; a cell is ${formatCount(pagesPerCell)} ${pagesPerCell === 1 ? "page" : "pages"}`;
     if (read) this.read();
+  }
+
+  /** Who touched most of it. */
+  summary() {
+    const { process, touched_bytes } = this.region.touchers;
+    const parts = process.filter((_, i) => touched_bytes[i]).slice(0, 3).map((who, i) => `${nameOf(who)} ${formatBytes(touched_bytes[i])}`);
+    const exact = this.region.map.cell_pages === 1 ? "" : ` Drawn by ${formatCount(this.region.map.cell_pages)} pages: who has most of them has the colour.`;
+    return `${parts.length ? `Most by ${parts.join(", ")}.` : "Nobody touched a page of it in this time."}${exact}`;
   }
 
   cellOf(page) { return Math.floor((page - this.from) / this.grid.pagesPerCell); }
@@ -217,8 +232,8 @@ class PageMap {
 
   point(event) {
     const box = this.canvas.getBoundingClientRect();
-    const { size, columns, pagesPerCell } = this.grid;
-    const column = Math.floor((event.clientX - box.left - MAP_GUTTER_PX) / size), row = Math.floor((event.clientY - box.top) / size);
+    const { size, across, columns, pagesPerCell } = this.grid;
+    const column = Math.floor((event.clientX - box.left - MAP_GUTTER_PX) / across), row = Math.floor((event.clientY - box.top) / size);
     const page = this.from + (row * columns + column) * pagesPerCell;
     if (column < 0 || column >= columns || row < 0 || page >= this.until) return;
     this.cursor = page;
@@ -228,6 +243,8 @@ class PageMap {
 
 function showMaps() {
   const holder = byId("maps");
+  const kinds = [["before", "before the capture"], ["others", "other processes"], ["absent", "absent, or unseen: of unseen pages nobody knows the place"]];
+  byId("map-legend").append(...kinds.map(([kind, text]) => make("li", {}, make("span", { class: "static" }, swatch(kind), make("span", { class: "words" }, text)))));
   const regions = DATA.regions.filter((region) => region.peak_bytes > 0 || region.map.gap.length);
   if (!regions.length) holder.append(make("p", { class: "hint" }, "There is no region with a page in it."));
   regions.forEach((region, i) => {

@@ -1,6 +1,6 @@
 /* Every figure of the pictures, in tables that sort; then all is shown. */
 
-const MAX_ROWS = 200;
+const MAX_ROWS = 50;
 
 /** A column: title, value to sort by, and its text; one of `number` is at the right, and sorts from the most. */
 function sortable(caption, columns, rows) {

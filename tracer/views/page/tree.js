@@ -21,6 +21,19 @@ function bytesByProcess() {
   return found;
 }
 
+/** A button that tells one process from all others, wherever it is drawn. */
+function pick(process) {
+  const mark = make("span");
+  const button = make("button", { type: "button", class: "pick", onclick: () => emphasize(process) }, mark, make("span", { class: "name" }, nameOf(process)));
+  const show = () => {
+    button.setAttribute("aria-pressed", String(emphasized === process));
+    mark.replaceChildren(swatch(colourName(process)));
+  };
+  onEmphasis.push(show);
+  show();
+  return button;
+}
+
 function showTree() {
   const bytes = bytesByProcess();
   const weight = bytes.map((of) => of.made + of.madeGone + of.touched + of.touchedGone);
@@ -54,7 +67,7 @@ function showTree() {
     const kids = children.get(process);
     return make("li", {},
       make("div", { class: "process" },
-        make("span", {}, swatch(colourName(process)), make("span", { class: "name" }, nameOf(process)), exited ? make("span", { class: "exited" }, ` ${exited}`) : null,
+        make("span", {}, pick(process), exited ? make("span", { class: "exited" }, ` ${exited}`) : null,
           DATA.processes.stranger[process] ? " (outside the tree)" : null),
         make("span", { class: "figures" }, figures.join(" · ")),
         touched ? make("span", { class: "bar", "aria-hidden": "true" }, bar) : null),

@@ -44,6 +44,7 @@ def test_wheel_carries_every_source(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"tracer/bpf/{name}" for name in files_below(CHECKOUT / "bpf", {".c", ".h"})} <= names
     assert {f"tracer/{name}" for name in files_below(CHECKOUT / "tracer", {".py"})} <= names
+    assert {f"tracer/{name}" for name in files_below(CHECKOUT / "tracer", {".css", ".html", ".js", ".uPlot"})} <= names
     release = wheel.stem.rsplit("-", 3)[0]
     assert {name.split("/")[0] for name in names} == {"tracer", f"{release}.dist-info", f"{release}.data"}
 

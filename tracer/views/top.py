@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Callable, Generic, NamedTuple, Optional, TypeVar
 
 from tracer import labels
-from tracer.account import Account, Process, Region
+from tracer.account import Account, Process, Region, region_id
 from tracer.procfs import PAGE_BYTES
-from tracer.views.json import region_id
-from tracer.views.text import fit, format_bytes, format_change, clock, printable, width
+from tracer.views.text import clock, fit, format_bytes, format_change, printable, width
 
 RegionKey = tuple[int, int, Optional[int], int]
 """dev, ino, generation, and which of those that look the same, the earliest gone first."""

@@ -199,13 +199,9 @@ int sys_exit_memfd_create(struct leave *ctx)
 	if (!process || ctx->result < 0)
 		return 0;
 	u64 file = file_at(ctx->result);
-	u64 inode = RD(u64, file, OFF_FILE_INODE);
-	u32 magic = magic_of(inode);
-	struct region *region = magic ? enter_region(inode, magic, &id) : NULL;
-	if (!region)
-		return 0;
-	made_by(region, process);
-	tell(region, id, file, process);
+	struct region *region = enter_made(file, process, &id);
+	if (region)
+		tell(region, id, file, process);
 	return 0;
 }
 

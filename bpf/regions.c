@@ -29,6 +29,12 @@ static inline struct region *region_at(u64 mapping, u32 *id)
 	return NULL;
 }
 
+static inline u32 magic_of(u64 inode)
+{
+	u32 magic = RD(u64, RD(u64, inode, OFF_INODE_SB), OFF_SB_MAGIC);
+	return magic == TMPFS_MAGIC || magic == HUGETLBFS_MAGIC ? magic : 0;
+}
+
 /* The region of an inode, entered if it is new. */
 static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 {
@@ -70,6 +76,17 @@ static inline void made_by(struct region *region, struct process *process)
 	region->maker_start_time_ns = process->start_time_ns;
 }
 
+/* The region of a file that the process has just made. */
+static inline struct region *enter_made(u64 file, struct process *process, u32 *id)
+{
+	u64 inode = RD(u64, file, OFF_FILE_INODE);
+	u32 magic = magic_of(inode);
+	struct region *region = magic ? enter_region(inode, magic, id) : NULL;
+	if (region)
+		made_by(region, process);
+	return region;
+}
+
 /* Tell user space of a region, once. */
 static inline void tell(struct region *region, u32 id, u64 file, struct process *process)
 {
@@ -93,12 +110,6 @@ static inline void tell(struct region *region, u32 id, u64 file, struct process 
 	long bytes = bpf_probe_read_kernel_str(event->name, NAME_BYTES, (void *)RD(u64, dentry, OFF_DENTRY_NAME));
 	event->name_bytes = bytes > 0 ? bytes - 1 : 0;
 	events.ringbuf_submit(event, 0);
-}
-
-static inline u32 magic_of(u64 inode)
-{
-	u32 magic = RD(u64, RD(u64, inode, OFF_INODE_SB), OFF_SB_MAGIC);
-	return magic == TMPFS_MAGIC || magic == HUGETLBFS_MAGIC ? magic : 0;
 }
 
 static inline void measure_inode(struct region *region, u64 inode)

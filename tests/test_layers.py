@@ -10,8 +10,8 @@ import pytest
 
 ROAD = """
     errors command signals wire clock btf procfs bpf kernel events ledger capture lives regions probes targets closing
-    keeping trace snapshot account labels views views.text views.json views.live views.top views.screen tools
-    experiment demo doctor cli __main__
+    keeping trace snapshot account moments labels rollup touches diff views views.text views.json views.live views.table
+    views.changes views.stacks views.perfetto views.top views.screen tools experiment demo doctor cli __main__
 """.split()  # noqa: SIM905, a list of 31 lines tells no more
 
 # The only modules that may import these.

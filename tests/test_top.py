@@ -14,7 +14,7 @@ from tracer.views import text, top
 from tracer.views.top import GROWER_COLUMNS, REGION_COLUMNS, Column, View
 
 LOW = 0x10000000
-CLOCK, EARLIER = text.format_clock(at(41.2)), text.format_clock(at(40))
+CLOCK, EARLIER = text.clock(at(41.2)), text.clock(at(40))
 MASTER_PROCESS = process(811, MASTER, parent=1)
 ID = {1047: "0:1/1047/3a9c21f0 anon 256.0M,", 1049: "0:1/1049/3a9c21f0 memfd 256.0M,"}
 
@@ -173,7 +173,7 @@ def test_exits_and_ends_are_told() -> None:
     gone = pool(opcache((process(812, exited=40), 23), gone_ns=at(41)))
     region, grower = top.changes(top.compare(gone, before))
     assert "+0  opcache?" in region
-    assert f"gone {text.format_clock(at(41))}" in region
+    assert f"gone {text.clock(at(41))}" in region
     assert f"812 exited {EARLIER}" in grower
 
 

@@ -488,7 +488,8 @@ def test_what_fits_fits(name: str) -> None:
     ("comm", "fields", "guess"),
     [
         ("php-fpm8.2", {"address": 0x10000000}, "opcache?"),
-        ("php-fpm8.2", {"address": 0x7F1000000000}, "apcu?"),
+        ("php-fpm8.4", {"address": 0x559240000000}, "opcache?"),
+        ("php-fpm8.4", {"address": 0x7F1000000000}, "apcu?"),
         ("php-fpm8.2", {"address": None}, "apcu?"),
         ("php-fpm8.2", {"address": 0x10000000, "vss_bytes": 4096}, "scoreboard?"),
         ("php", {"kind": "memfd"}, None),

@@ -6,6 +6,7 @@ and from before is the ledger's, and what is left over is unseen: shown, and nev
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -100,6 +101,16 @@ class Region(NamedTuple):
         return self.allocated_bytes - (self.swapped_bytes or 0)
 
 
+def region_id(region: Region) -> str:
+    """dev/ino/generation, as maps prints the first two."""
+    generation = "-" if region.generation is None else f"{region.generation:08x}"
+    return f"{dev_text(region.dev)}/{region.ino}/{generation}"
+
+
+def dev_text(dev: int) -> str:
+    return f"{os.major(dev):x}:{os.minor(dev):x}"
+
+
 class Parent(NamedTuple):
     """A process that regions roll up to: their creator, or who stands in for a dead one."""
 
@@ -181,8 +192,30 @@ class Account(NamedTuple):
 
 def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     """The account of a capture: of one that runs still or was cut off, as of its last commit."""
+    session = read_session(capture)
+    processes = read_processes(capture)
+    parents: dict[int | None, list[Region]] = {}
+    for row in capture.rows("SELECT * FROM region"):
+        parents.setdefault(row["top"], []).append(_region(capture, row, processes, window))
+    return Account(
+        session,
+        sorted(
+            (Parent(processes.get(top or 0), _most_first(regions)) for top, regions in parents.items()),
+            key=lambda parent: (-parent.allocated_bytes, parent.process.tgid if parent.process else 0),
+        ),
+        window,
+    )
+
+
+def read_session(capture: Capture) -> Session:
     (session,) = capture.rows("SELECT * FROM session")
-    processes = {
+    lists = {name: _lines(session[name]) for name in ("blind_to", "warnings")}
+    return Session(**{**dict(session), **lists, "complete": bool(session["complete"])})
+
+
+def read_processes(capture: Capture) -> dict[int, Process]:
+    """By row."""
+    return {
         row["id"]: Process(
             row["tgid"],
             row["start_time_ns"],
@@ -196,23 +229,12 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
         )
         for row in capture.rows("SELECT * FROM process")
     }
-    parents: dict[int | None, list[Region]] = {}
-    for row in capture.rows("SELECT * FROM region"):
-        parents.setdefault(row["top"], []).append(_region(capture, row, processes, window))
-    lists = {name: _lines(session[name]) for name in ("blind_to", "warnings")}
-    return Account(
-        Session(**{**dict(session), **lists, "complete": bool(session["complete"])}),
-        sorted(
-            (Parent(processes.get(top or 0), _most_first(regions)) for top, regions in parents.items()),
-            key=lambda parent: (-parent.allocated_bytes, parent.process.tgid if parent.process else 0),
-        ),
-        window,
-    )
 
 
+# an extent lies within a second, and counts as of its first page
 TOUCHED = """
 SELECT process, sum("end" - start), min(first_ns), max(last_ns),
-       first_ns >= coalesce(:since, first_ns) AND first_ns < coalesce(:until, first_ns + 1) AS inside
+       (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until) AS inside
 FROM extent WHERE region = :region GROUP BY process, inside
 """
 

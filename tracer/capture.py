@@ -38,6 +38,8 @@ class Capture:
         self._max_bytes = max_bytes
         # "": temporary, and unlinked from the first
         self._begin(sqlite3.connect(path or "", timeout=BUSY_SECONDS, isolation_level=None))
+        # the trace never waits for the disk: what was committed outlives its end, however it ends, but not the host's
+        self._db.execute("PRAGMA synchronous = OFF")
         self._db.executescript(SCHEMA.read_text())
         self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FOREVER_S = 10**9
 BETWEEN_READINGS = 4  # times as long as one takes, for a region of a million fragments must not hold up its trace
+A_FILE = click.Path(path_type=Path, readable=False)  # whoever opens it says better what is wrong
 
 
 class Failure(click.ClickException):
@@ -144,7 +145,7 @@ def main() -> None:
 @which_processes
 @as_json
 @how_to_trace
-@click.option("-o", "output", metavar="FILE", type=click.Path(path_type=Path), help="Keep the capture, as record does.")
+@click.option("-o", "output", metavar="FILE", type=A_FILE, help="Keep the capture, as record does.")
 def trace(as_json: bool, **options: Any) -> None:
     """Record who makes and first touches shared memory, until Ctrl-C, SIGTERM or -d; then report.
 
@@ -169,7 +170,7 @@ def trace(as_json: bool, **options: Any) -> None:
     "-o",
     "output",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=A_FILE,
     required=True,
     help="The capture; must be a new file.",
 )
@@ -373,11 +374,123 @@ def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], N
     while now:
         view = views.compare(now, view)
         for line in views.changes(view):
-            _say(line)
+            _write(line)
         if now.session.complete:
             return now
         now = following().result()
     return None
+
+
+@main.command()
+@click.argument("capture_path", metavar="FILE", type=A_FILE)
+@click.option(
+    "--by",
+    type=click.Choice(["parent", "region", "process", "time"]),
+    default="parent",
+    show_default=True,
+    help="Of what.",
+)
+@click.option("--since", metavar="TIME", help="Touched then or later: 14:00, 2026-11-25 14:00, +30s after the start.")
+@click.option("--until", metavar="TIME", help="Touched before then; -5m is five minutes before the capture's end.")
+@click.option("--sort", metavar="COLUMN", help="By a column of the table; one that is not there names them.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values with a heading.")
+def report(
+    capture_path: Path, by: str, since: str | None, until: str | None, sort: str | None, as_json: bool, as_csv: bool
+) -> None:
+    """What a capture says: the trace's own report, or a table by region, process or time.
+
+    \b
+    shmtrace report x.capture                                        as the trace printed it
+    shmtrace report x.capture --by time --since 14:00 --until 14:05  who grew it then
+    shmtrace report x.capture --by process --sort freed              who gave most back
+    shmtrace report x.capture --csv > shares.csv                     every part of every region
+    """
+    from tracer import account, moments, rollup
+    from tracer.capture import Capture
+    from tracer.views import json, table, text
+
+    if as_json and as_csv:
+        raise click.UsageError("name one of: --json, --csv")
+    with Capture.open(capture_path) as capture:
+        read = account.read(capture, moments.window(since, until, account.read_session(capture)))
+        if by == "parent" and not as_csv:
+            if sort:
+                raise click.UsageError("--sort needs a table: --by region, process or time, or --csv")
+            _write(json.render(read) if as_json else text.render(read))
+            return
+        found = {
+            "parent": lambda: rollup.by_parent(read),
+            "region": lambda: rollup.by_region(read, capture),
+            "process": lambda: rollup.by_process(read),
+            "time": lambda: rollup.by_time(read, capture),
+        }[by]().sort(sort)
+    if as_csv:
+        _write(table.csv(found), end="")
+    else:
+        _write(table.json(found, read) if as_json else table.report(found, read))
+
+
+@main.command()
+@click.argument("path_a", metavar="A", type=A_FILE)
+@click.argument("path_b", metavar="B", type=A_FILE)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values with a heading.")
+def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
+    """What grew from capture A to capture B, by region and by process."""
+    from tracer import account
+    from tracer import diff as diffs
+    from tracer.capture import Capture
+    from tracer.views import changes, table
+
+    if as_json and as_csv:
+        raise click.UsageError("name one of: --json, --csv")
+    with Capture.open(path_a) as capture_a, Capture.open(path_b) as capture_b:
+        a, b = account.read(capture_a), account.read(capture_b)
+    found = diffs.diff(a, b)
+    if as_csv:
+        _write(table.csv(diffs.both(found)), end="")
+    else:
+        _write(changes.json(found, a, b) if as_json else changes.text(found, a, b))
+
+
+@main.command()
+@click.argument("capture_path", metavar="FILE", type=A_FILE)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["folded", "speedscope", "perfetto", "csv"]),
+    required=True,
+    help="folded: for flamegraph.pl and inferno, in bytes. csv: a row for what each process touched in each second.",
+)
+@click.option("-o", "output", metavar="FILE", type=A_FILE, help="Instead of standard output.")
+def export(capture_path: Path, form: str, output: Path | None) -> None:
+    """A capture for other programs: flame graphs, traces, spreadsheets.
+
+    \b
+    shmtrace export x.capture --format folded | flamegraph.pl --countname bytes > x.svg
+    shmtrace export x.capture --format speedscope -o x.speedscope.json   for speedscope.app
+    shmtrace export x.capture --format perfetto -o x.trace.json          for ui.perfetto.dev
+    shmtrace export x.capture --format csv -o x.csv                      for a spreadsheet
+    """
+    from tracer import account, touches
+    from tracer.capture import Capture
+    from tracer.views import perfetto, stacks, table
+
+    with Capture.open(capture_path) as capture:
+        read = account.read(capture)
+        forms: dict[str, Callable[[], Iterable[str]]] = {
+            "folded": lambda: stacks.folded(read),
+            "speedscope": lambda: stacks.speedscope(read),
+            "perfetto": lambda: perfetto.render(read, capture),
+            "csv": lambda: [table.csv(touches.table(read, capture, account.read_processes(capture)))],
+        }
+        chunks = forms[form]()
+        if output:
+            _replace(output, chunks)
+        else:
+            for chunk in chunks:
+                _write(chunk, end="")
 
 
 @main.command()
@@ -431,19 +544,37 @@ def _written(output: Path | None) -> Iterator[None]:
 def _print(read: Any, as_json: bool) -> None:
     from tracer.views import json, text
 
-    _say(json.render(read) if as_json else text.render(read))
+    _write(json.render(read) if as_json else text.render(read))
 
 
-def _say(text: str) -> None:
-    """On standard output, at once. Raises ShmtraceError; ends where nobody reads."""
+def _write(text: str, end: str = "\n") -> None:
     try:
-        click.echo(text)
+        click.echo(text + end, nl=False)
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit tries again what is left
         if isinstance(error, BrokenPipeError):  # the reader has seen enough
             sys.exit(128 + signal.SIGPIPE)
         raise ShmtraceError(f"the report cannot be written ({error.strerror})", "send it elsewhere") from None
+
+
+def _replace(path: Path, chunks: Iterable[str]) -> None:
+    """Write a file of its owner's alone; what was there before is there until all is written. Raises ShmtraceError."""
+    from tempfile import NamedTemporaryFile
+
+    try:
+        if path.exists() and not path.is_file():
+            raise ShmtraceError(f"{path} is no file", "name another place")
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False))  # 0600
+            undo = stack.enter_context(contextlib.ExitStack())
+            undo.callback(Path(file.name).unlink)
+            file.writelines(chunks)
+            file.flush()
+            Path(file.name).replace(path)
+            undo.pop_all()
+    except OSError as error:
+        raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "name another place") from None
 
 
 def _open_standard_files() -> None:

@@ -39,13 +39,14 @@ class Keeping:
 
     def collect(self, regions: Iterable[int]) -> tuple[Changed, dict[int, KernelRegion | None]]:
         """What has changed in the ledger, and then what the regions have; None: it is there no more."""
-        changed: Changed = {}
-        numbers = list(regions)
+        changed = self._probes.changed()
+        measured = {number: self._probes.measure(number) for number in regions}
         for _ in range(MAX_ROUNDS):
             began_s = time.monotonic()
-            for number, blocks in self._probes.changed().items():
+            more = self._probes.changed()
+            for number, blocks in more.items():
                 changed.setdefault(number, {}).update(blocks)
-            measured = {number: self._probes.measure(number) for number in numbers}
+            measured |= {number: self._probes.measure(number) for number in more.keys() & measured.keys()}
             if time.monotonic() - began_s < AT_ONCE_S:
                 break
         return changed, measured
@@ -114,14 +115,17 @@ class Keeping:
     def _write_usages(self, regions: Mapping[int, Region]) -> None:
         """How often each process faulted on each region, and what it gave back of it."""
         rows = []
+        before, self._usages = self._usages, {}
         for key, value in self._probes.usages.items():
             number, tgid, start_time_ns = wire.USAGE_KEY.unpack(key)
             process = self._lives.find(tgid, start_time_ns)
-            if self._usages.get(key) != value and process and number in regions:
+            if not process or number not in regions:
+                continue
+            self._usages[key] = value
+            if before.get(key) != value:
                 faults, _, freed_pages = wire.USAGE.unpack(value)
                 counted = faults if self._probes.ranges is not None else None
                 rows.append((regions[number].row, process.row, counted, freed_pages))
-                self._usages[key] = value
         self._capture.insert_all("usage", "region, process, faults, freed_pages", rows)
 
 

@@ -216,7 +216,7 @@ class Tier(NamedTuple):
         return [probe for probe in self.probes if probe.kind in (Kind.ENTRY, Kind.RETURN)]
 
 
-_EXACT = ("regions.c", "ledger.c", "shmem.c", "processes.c")
+_EXACT = ("regions.c", "ledger.c", "inodes.c", "pages.c", "processes.c")
 KPROBE = Tier("exact", "kprobe", _EXACT, EXACT_PROBES, [])
 FENTRY = Tier("exact", "fentry", _EXACT, EXACT_PROBES, [])
 FAULTS = Tier(
@@ -301,7 +301,7 @@ def try_fentry(point: Point) -> str | None:
 
 
 def arguments(there: dict[str, Point]) -> dict[str, int]:
-    """What bpf/shmem.c asks for: ARG_program_parameter, the place of each by its name in BTF, and NARGS_program."""
+    """What the exact tier asks for: ARG_program_parameter, the place of each by its name in BTF, and NARGS_program."""
     found = {}
     for program, point in there.items():
         found[f"NARGS_{program.upper()}"] = len(point.parameters)

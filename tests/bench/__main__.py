@@ -1,6 +1,6 @@
 """What shmtrace costs, beside what else one could have used.
 
-    python -m tests.bench [--rounds N] [touch] [bystander] [attach] [memory]
+    python -m tests.bench [--rounds N] [--mib N] [touch] [record] [bystander] [attach] [memory]
 
 Every figure is from this host and this run: variants take turns, and ratios are between neighbours in time.
 """
@@ -21,14 +21,14 @@ from pathlib import Path
 from tests.bench.observers import NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, started, starters
 from tests.bench.rounds import ROUNDS, print_table, run_rounds
 
-STORM_MIB = 1024
 MIB = 1 << 20
 
 
 class Storm:
     """tests/bench/storm.c, built."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, mib: int) -> None:
+        self.mib = mib
         self.program = directory / "storm"
         self.result = directory / "result"
         source = Path(__file__).with_name("storm.c")
@@ -36,13 +36,13 @@ class Storm:
 
     def ns_per_page(self, observer: Observer, sharing: str) -> float:
         self.result.unlink(missing_ok=True)
-        command = observer.around(str(self.program), sharing, str(STORM_MIB), str(self.result))
+        command = observer.around(str(self.program), sharing, str(self.mib), str(self.result))
         subprocess.run(command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL, capture_output=True)
         return float(self.result.read_text())
 
 
 def bench_touch(storm: Storm, rounds: int) -> None:
-    """First touch of 1 GiB of shared memory, by a process that is watched."""
+    """First touch of shared memory, by a process that is watched."""
     variants = {}
     for observer in OBSERVERS:
         if why := observer.missing():
@@ -51,11 +51,30 @@ def bench_touch(storm: Storm, rounds: int) -> None:
             variants[observer.name] = partial(storm.ns_per_page, observer, "shared")
     measured = run_rounds(variants, rounds)
     print_table(
-        f"first touch of {STORM_MIB} MiB of shared memory, page by page",
+        f"first touch of {storm.mib} MiB of shared memory, page by page",
         "ns a page",
         measured,
         {name: "1.10" for name in measured if name.startswith("shmtrace")},
     )
+
+
+def bench_record(storm: Storm, rounds: int) -> None:
+    """First touch while the trace is recorded, against the same while it is only traced."""
+    capture = storm.result.with_name("capture")
+    record = Observer("shmtrace record --", sys.executable, [*SHMTRACE, "record", "-o", str(capture), "--"])
+
+    def recorded() -> float:
+        capture.unlink(missing_ok=True)
+        return storm.ns_per_page(record, "shared")
+
+    trace = Observer("shmtrace --", sys.executable, [*SHMTRACE, "--json", "--"])
+    variants: dict[str, Callable[[], float]] = {
+        trace.name: partial(storm.ns_per_page, trace, "shared"),
+        record.name: recorded,
+    }
+    title = f"first touch of {storm.mib} MiB of shared memory, page by page"
+    print_table(title, "ns a page", run_rounds(variants, rounds), {record.name: "1.00"})
+    print(f"  the capture of it has {capture.stat().st_size:,} bytes")
 
 
 def bench_bystander(storm: Storm, rounds: int) -> None:
@@ -74,7 +93,7 @@ def bench_bystander(storm: Storm, rounds: int) -> None:
                 measured = run_rounds(variants, rounds)
             finally:
                 target.kill()
-        title = f"a bystander touches {STORM_MIB} MiB of {sharing} memory, page by page"
+        title = f"a bystander touches {storm.mib} MiB of {sharing} memory, page by page"
         goals = {name: "1.02" if "exact" in name else "1.10" for name in measured if name.startswith("shmtrace")}
         print_table(title, "ns a page", measured, goals)
 
@@ -98,9 +117,9 @@ def bench_attach(storm: Storm, rounds: int) -> None:
 
 def bench_memory(storm: Storm, rounds: int) -> None:
     """Peak resident memory of shmtrace alone."""
-    watched = [str(storm.program), "shared", str(STORM_MIB), str(storm.result)]
+    watched = [str(storm.program), "shared", str(storm.mib), str(storm.result)]
     commands = {
-        f"shmtrace -- storm of {STORM_MIB} MiB": [*SHMTRACE, "--json", "--", *watched],
+        f"shmtrace -- storm of {storm.mib} MiB": [*SHMTRACE, "--json", "--", *watched],
         "shmtrace snapshot": [*SHMTRACE, "snapshot", "--json"],
     }
     measured = run_rounds({name: partial(peak_mib, command) for name, command in commands.items()}, min(rounds, 3))
@@ -136,6 +155,7 @@ def runs(starter: Starter) -> bool:
 
 BENCHES: dict[str, Callable[[Storm, int], None]] = {
     "touch": bench_touch,
+    "record": bench_record,
     "bystander": bench_bystander,
     "attach": bench_attach,
     "memory": bench_memory,
@@ -146,12 +166,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all by default")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--mib", type=int, default=1024, help="how much memory is touched")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHES):
         parser.error(f"no benchmark is named {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
     print(f"Linux {os.uname().release}, {os.cpu_count()} CPUs, Python {sys.version.partition(' ')[0]}")
     with tempfile.TemporaryDirectory() as directory:
-        storm = Storm(Path(directory))
+        storm = Storm(Path(directory), arguments.mib)
         for name in arguments.names or BENCHES:
             BENCHES[name](storm, arguments.rounds)
 

@@ -2,6 +2,7 @@
 
     python -m tests.kernels [KERNEL...]             with the host's Python, bcc and compiler
     python -m tests.kernels --pressure [KERNEL...]  only a million additions under memory pressure: minutes each
+    python -m tests.kernels --bench [KERNEL...]     only what tracing costs there, tests/bench: ten minutes each
     python -m tests.kernels --distros [RELEASE...]  with those of the Debian release the kernel belongs to
 
 As root, on Debian 12. Kernels and releases are fetched once, into /var/cache/shmtrace/kernels or SHMTRACE_KERNELS.
@@ -13,29 +14,34 @@ import argparse
 import asyncio
 import signal
 import sys
+from collections.abc import Awaitable
 
-from tests.kernels.matrix import DISTROS, KERNELS, PRESSURE, TESTS, Subject, examine_all
+from tests.kernels.matrix import DISTROS, KERNELS, PRESSURE, TESTS, examine_all, measure_all
 
 
-async def examine(subjects: list[Subject], tests: list[str]) -> bool:
+async def until_terminated(work: Awaitable[bool]) -> bool:
     task = asyncio.current_task()
     assert task
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # guests end with it
-    return await examine_all(subjects, tests)
+    return await work
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.kernels", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(KERNELS)}; all by default")
-    parser.add_argument("--distros", action="store_true", help=f"names are of {', '.join(DISTROS)}")
-    parser.add_argument("--pressure", action="store_true", help="only the test under memory pressure")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--pressure", action="store_true", help="only the test under memory pressure")
+    what.add_argument("--bench", action="store_true", help="only what tracing costs, no test")
+    what.add_argument("--distros", action="store_true", help=f"names are of {', '.join(DISTROS)}")
     arguments = parser.parse_args()
     there_are = DISTROS if arguments.distros else KERNELS
     if unknown := set(arguments.names) - set(there_are):
         parser.error(f"nothing is named {', '.join(sorted(unknown))}; there are {', '.join(there_are)}")
+    subjects = [there_are[name] for name in arguments.names or there_are]
     tests = PRESSURE if arguments.pressure else TESTS
     try:
-        well = asyncio.run(examine([there_are[name] for name in arguments.names or there_are], tests))
+        work = measure_all(subjects) if arguments.bench else examine_all(subjects, tests)
+        well = asyncio.run(until_terminated(work))
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:

@@ -49,13 +49,21 @@ def complaints(console: str) -> list[str]:
     return [line.strip() for line in console.splitlines() if COMPLAINT.search(line)]
 
 
-def qemu(kernel: Kernel, scratch: Path, logs: Logs) -> list[str]:
+def processor(counting: bool) -> list[str]:
+    # One thread for both CPUs: with one each, a CPU now and then runs kernel text that the other is patching, and dies
+    # of an int3 (3 of 70 boots; with this, none of 300).
+    if not counting:
+        return ["-accel", "tcg,thread=single", "-cpu", "max,la57=off", "-smp", str(CPUS)]
+    # A nanosecond an instruction, whatever else the host has to do. A string instruction is one for each of its rounds:
+    # by bytes, as with erms, to clear a page would cost more than all the rest of a fault.
+    return ["-icount", "shift=0", "-accel", "tcg,thread=single", "-cpu", "max,la57=off,erms=off,fsrm=off", "-smp", "1"]
+
+
+def qemu(kernel: Kernel, counting: bool, scratch: Path, logs: Logs) -> list[str]:
     """The command line, but for the file systems."""
     return [
         "qemu-system-x86_64",
-        # One thread for both CPUs: with one each, a CPU now and then runs kernel text that the other is patching, and
-        # dies of an int3 (3 of 70 boots; with this, none of 300).
-        *("-accel", "tcg,thread=single", "-cpu", "max,la57=off", "-smp", str(CPUS)),
+        *processor(counting),
         *("-m", MEMORY, "-machine", "q35,memory-backend=memory"),
         *("-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on"),  # shared, for virtiofsd
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
@@ -93,8 +101,11 @@ async def run_in_guest(
     logs: Logs,
     timeout_seconds: float,
     root: Path = Path("/"),
+    counting: bool = False,
 ) -> int:
     """The exit status of a command that is run there as root, with swap and without a network.
+
+    Counting: on one CPU, whose time is the instructions it has run.
 
     Raises NoResultError where it does not come to one.
     """
@@ -110,7 +121,7 @@ async def run_in_guest(
             swap.truncate(SWAP_BYTES)
         await run("mkswap", f"{scratch}/swap")
 
-        arguments = qemu(kernel, scratch, logs)
+        arguments = qemu(kernel, counting, scratch, logs)
         tags = [("root", root, "always")]
         tags += [(f"share{i}", share.path, "auto" if share.writable else "always") for i, share in enumerate(shares)]
         for tag, path, cache in tags:

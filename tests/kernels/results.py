@@ -147,7 +147,7 @@ def markdown(record: str) -> str:
     """The README's table, of what found() wrote."""
     rows: dict[str, dict[str, str]] = {}
     for name, (passed, failures, unseen_pages) in json.loads(record).items():
-        kernel, tier = name.split(" ")
+        kernel, tier = name.rsplit(" ", 1)
         text = f"{passed} passed, {unseen_pages} pages unseen"
         rows.setdefault(kernel, {})[tier] = f"{failures} failed, {text}" if failures else text
     head = ["kernel", *(title for _, title in COLUMNS)]

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sqlite3
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.live.fpm import running_fpm, script_names
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE
 from tests.live.shmem import PAGE_BYTES
 from tracer import account
@@ -149,3 +151,38 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     [region] = found.regions
     assert region.touched_bytes
     assert 0 <= region.unseen_bytes // PAGE_BYTES <= 7 * CHILDREN
+
+
+@pytest.mark.needs("php-fpm*")
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_replay_reads_as_what_was_seen_live(form: str, tmp_path: Path) -> None:
+    """Byte for byte, of a real php-fpm whose workers are replaced meanwhile."""
+    path = tmp_path / "pool.capture"
+    options = ["--json"] if form == "json" else []
+    with running_fpm(300, max_requests=50) as fpm:
+        command = [*SHMTRACE, "trace", "-p", str(fpm.tgid), "-o", str(path), *options]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stderr
+            assert b"tracing" in process.stderr.readline()
+            fpm.ask_for(script_names(300))
+            process.send_signal(signal.SIGINT)
+            live, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    replay = subprocess.run([*SHMTRACE, "report", str(path), *options], cwd=ROOT, capture_output=True, check=True)
+    assert replay.stdout == live
+    assert b"php-fpm: pool www" in live
+    assert form == "json" or b" 0 unseen" in live
+
+
+def test_recording_a_command(tmp_path: Path) -> None:
+    """It ends with the command's status, prints nothing of its own on stdout, and the file is its owner's alone."""
+    path = tmp_path / "x.capture"
+    command = [*SHMTRACE, "record", "-o", str(path), "--", "sh", "-c", "echo said; exit 7"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE_SECONDS)
+    assert (done.returncode, done.stdout) == (7, b"said\n")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with Capture.open(path) as capture:
+        assert account.read(capture).session.complete
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE_SECONDS)
+    assert (again.returncode, again.stdout) == (1, b"")
+    assert again.stderr.decode() == f"shmtrace: {path} is there already: name another, or remove it\n"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from tracer import labels
-from tracer.account import Account, Parent, Process, Region, Toucher
+from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher
 from tracer.procfs import PAGE_BYTES
 
 COLUMNS = 80
@@ -35,8 +35,13 @@ def render(account: Account) -> str:
         lines += [f"…{len(rest)} more processes with regions, {format_bytes(total)} allocated", ""]
     if not account.regions:
         lines += ["No shared memory: none of these processes maps any, or did.", ""]
-    lines += _footer(account)
-    return "\n".join([fit(line, COLUMNS) for line in lines] + [f"warning: {text}" for text in account.session.warnings])
+    lines += footer(account)
+    return "\n".join([fit(line, COLUMNS) for line in lines] + warnings(account))
+
+
+def warnings(account: Account) -> list[str]:
+    """Whole, however long."""
+    return [f"warning: {printable(text)}" for text in account.session.warnings]
 
 
 def _parent(parent: Parent, account: Account) -> list[str]:
@@ -59,7 +64,7 @@ def _heading(process: Process | None) -> str:
     if process is None:
         return "?  made by a process that had exited before, and mapped by none of these now"
     name = f"{fit(printable(process.comm or '?'), COMM_COLUMNS)} {process.tgid}"
-    exited = f"  exited {format_clock(process.exited_ns)}" if process.exited_ns else ""
+    exited = f"  exited {clock(process.exited_ns)}" if process.exited_ns else ""
     return f"{name}  {fit(printable(process.command or ''), COLUMNS - width(name) - 2 - len(exited))}{exited}"
 
 
@@ -69,7 +74,7 @@ def _summary(region: Region, parent: Process | None, account: Account) -> str:
     size = "?" if region.vss_bytes is None else format_bytes(region.vss_bytes)
     line = f"  {name}  {region.kind} {size}, allocated {format_bytes(region.allocated_bytes)}"
     if region.gone_ns:
-        line += f" when it went, {format_clock(region.gone_ns)}"
+        line += f" when it went, {clock(region.gone_ns)}"
     elif account.session.tier != "proc":
         line += f", {format_change(region.grown_bytes)} in {_seconds(account)}"
     if region.swapped_bytes:
@@ -117,7 +122,7 @@ def _made_by(region: Region, parent: Process | None) -> str:
         return "made by a process that had exited before"
     if creator.process == parent:
         return "" if creator.how == "traced" else f"made by {creator.process.tgid} ({creator.how})"
-    exited = f", exited {format_clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
+    exited = f", exited {clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
     made_by, how = f"made by {creator.process.tgid} ", f" ({creator.how}{exited})"
     command = printable(creator.process.command or creator.process.comm or "?")
     return made_by + fit(command, COLUMNS - 4 - len(made_by) - len(how)) + how
@@ -130,7 +135,7 @@ def _faults(touchers: Iterable[Toucher]) -> int:
 def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
     process = toucher.process
     notes = ["outside"] if process.stranger else []
-    notes += [f"exited {format_clock(process.exited_ns)}"] if process.exited_ns else []
+    notes += [f"exited {clock(process.exited_ns)}"] if process.exited_ns else []
     faults = "" if counted else None  # a column of which this one has nothing
     row = _row(
         str(process.tgid),
@@ -177,7 +182,8 @@ def _row(tgid: str, name: str, size_bytes: int, region: Region, faults: int | st
     return f"    {tgid:>7} {name} {format_bytes(size_bytes):>8} {share:>5}{count}  {note}".rstrip()
 
 
-def _footer(account: Account) -> list[str]:
+def footer(account: Account) -> list[str]:
+    """What is true of the whole: the balance, the tier, the window, what is not known."""
     session, regions = account.session, account.regions
     lines = []
     held = sum(region.allocated_bytes for region in regions if region.gone_ns is None)
@@ -187,11 +193,19 @@ def _footer(account: Account) -> list[str]:
             f"the regions hold {format_bytes(held)}, counted once"
         )
     if session.tier != "proc":
-        touched = sum(region.touched_bytes + region.outside_bytes for region in regions) // PAGE_BYTES
+        touched = sum(region.touched_bytes for region in regions) // PAGE_BYTES
+        outside = sum(region.outside_bytes for region in regions) // PAGE_BYTES
         before = sum(region.before_bytes for region in regions) // PAGE_BYTES
         unseen = sum(region.unseen_bytes for region in regions) // PAGE_BYTES
         allocated = sum(region.allocated_bytes for region in regions) // PAGE_BYTES
-        lines.append(f"balance {allocated} pages = {touched} touched + {before} before + {unseen} unseen")
+        at_other_times = "" if account.window == ALL_TIME else f" + {outside} at other times"
+        balance = f"balance {allocated} pages = {touched} touched{at_other_times} + {before} before + {unseen} unseen"
+        lines += textwrap.wrap(balance, COLUMNS, subsequent_indent="  ")
+    if account.window != ALL_TIME:
+        since_ns, until_ns = account.window
+        since = "the start" if since_ns is None else moment(since_ns)
+        until = "the end" if until_ns is None else moment(until_ns)
+        lines.append(f"touched from {since} to {until}; allocated is of the end")
     lost = "" if session.tier == "proc" else f", lost {session.lost_events} events and {session.lost_pages} pages"
     by = f" by {session.mechanism}" if session.tier == "exact" else ""
     lines.append(f"tier {session.tier}{by}{lost}")
@@ -199,7 +213,7 @@ def _footer(account: Account) -> list[str]:
         shmem, elsewhere = map(format_bytes, (session.shmem_total_bytes, account.shmem_unexplained_bytes))
         lines.append(f"host shmem {shmem}, {elsewhere} not of these")
     if not session.complete:
-        lines.append(f"cut off: this is how it stood at {format_clock(session.ended_ns)}, when it was last written")
+        lines.append(f"cut off: this is how it stood at {clock(session.ended_ns)}, when it was last written")
     if session.blind_to and any(region.unseen_bytes for region in regions):
         reasons = f"unseen may be {'; or '.join(session.blind_to)}"
         lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")
@@ -258,6 +272,11 @@ def _seconds(account: Account) -> str:
     return f"{(account.session.ended_ns - account.session.started_ns) / 1e9:.0f} s"
 
 
-def format_clock(unix_ns: int | None) -> str:
+def clock(unix_ns: int | None) -> str:
     """Local time of day."""
     return "?" if unix_ns is None else datetime.fromtimestamp(unix_ns / 1e9).strftime("%H:%M:%S")  # noqa: DTZ006
+
+
+def moment(unix_ns: int) -> str:
+    """Local date and time."""
+    return datetime.fromtimestamp(unix_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")  # noqa: DTZ006

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Callable, Generic, NamedTuple, Optional, TypeVar
 
 from tracer import labels
-from tracer.account import Account, Process, Region
+from tracer.account import Account, Process, Region, region_id
 from tracer.procfs import PAGE_BYTES
-from tracer.views.json import region_id
-from tracer.views.text import fit, format_bytes, format_change, format_clock, printable, width
+from tracer.views.text import clock, fit, format_bytes, format_change, printable, width
 
 RegionKey = tuple[int, int, Optional[int], int]
 """dev, ino, generation, and which of those that look the same, the earliest gone first."""
@@ -152,7 +151,7 @@ def _name(name: str | None) -> str:
 
 def _state(process: Process) -> str:
     if process.exited_ns:
-        return f"exited {format_clock(process.exited_ns)}"
+        return f"exited {clock(process.exited_ns)}"
     return "outside" if process.stranger else "alive"
 
 
@@ -290,7 +289,7 @@ def describe(row: RegionRow, complete: bool) -> list[str]:
         f"allocated {format_bytes(region.allocated_bytes)}",
         f"{format_change(region.grown_bytes)} since the start",
     ]
-    sizes.append(f"gone {format_clock(region.gone_ns)}" if region.gone_ns else f"{_delta(row.delta_bytes)} just now")
+    sizes.append(f"gone {clock(region.gone_ns)}" if region.gone_ns else f"{_delta(row.delta_bytes)} just now")
     if region.peak_bytes > region.allocated_bytes:
         sizes.append(f"peak {format_bytes(region.peak_bytes)}")
     sizes += [f"{format_bytes(region.swapped_bytes)} swapped"] if region.swapped_bytes else []
@@ -315,7 +314,7 @@ def describe(row: RegionRow, complete: bool) -> list[str]:
 
 def changes(view: View) -> Iterator[str]:
     """Plain lines, each with its time: the regions and growers that came, changed, exited or went, most first."""
-    time = format_clock(view.account.session.ended_ns)
+    time = clock(view.account.session.ended_ns)
     regions = sorted((row for row in view.regions if row.changed), key=lambda row: -abs(row.delta_bytes))
     for region in regions[:MAX_CHANGES]:
         yield f"{time} region {_tell(region)}"
@@ -336,7 +335,7 @@ def changes(view: View) -> Iterator[str]:
 
 def _tell(row: RegionRow) -> str:
     region = row.region
-    gone = f", gone {format_clock(region.gone_ns)}" if region.gone_ns else ""
+    gone = f", gone {clock(region.gone_ns)}" if region.gone_ns else ""
     return (
         f"{format_change(row.delta_bytes)}  {row.label} {region_id(region)} {region.kind} {_size(region.vss_bytes)}, "
         f"allocated {format_bytes(region.allocated_bytes)}, {format_change(region.grown_bytes)} since the start{gone}, "

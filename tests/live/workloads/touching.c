@@ -145,6 +145,7 @@ static void reclaimed(void)
 {
 	char *pool = map_anon(53);
 	CHILD("A") {
+		stay_on_this_cpu();
 		read_pages(pool, 0, 7);
 		write_pages(pool, 7, 16);
 		if (madvise(pool, 7 * PAGE, MADV_PAGEOUT))

@@ -70,6 +70,15 @@ size_t held_pages(int fd)
 	return inode.st_blocks * 512 / PAGE;
 }
 
+void stay_on_this_cpu(void)
+{
+	cpu_set_t here;
+	CPU_ZERO(&here);
+	CPU_SET(sched_getcpu(), &here);
+	if (sched_setaffinity(0, sizeof(here), &here))
+		die("sched_setaffinity");
+}
+
 void note_file(const char *name, int fd)
 {
 	struct stat inode;

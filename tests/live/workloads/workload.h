@@ -61,6 +61,13 @@ void note_file(const char *name, int fd);
 
 size_t held_pages(int fd); /* by st_blocks */
 
+/*
+ * MADV_PAGEOUT passes over a page that waits to be put on the LRU list by another CPU, and that one may have no reason to
+ * ever do it: who pages out what it has made stays on the CPU it is on (measured: made on the other one, up to 14 of 41
+ * pages were there still after 200 tries; on the same, none after the first).
+ */
+void stay_on_this_cpu(void);
+
 /* "pages NAME PAGES": how many a part was found to have made, where that cannot be foretold. */
 void note_pages(const char *name, size_t pages);
 

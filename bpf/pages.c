@@ -1,195 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The exact tier: regions and pages at the kernel functions that make and drop them, by whatever path and for whomever.
+ * The exact tier: pages, at the kernel functions that make them, by whatever path and for whomever; after inodes.c, which
+ * says what ARG() and RESULT() are.
  *
  * shmem_add_to_page_cache() is the one funnel of all pages but those that collapse_file() fills in. Its entry writes the
  * ledger word, so a return that is missed costs nothing; the return settles who it was of several that wanted the same
  * page, takes back an addition that failed, and where it is told the arguments too makes up for an entry missed.
- *
- * What ARG() and RESULT() are is the mechanism's (compat.h), which argument is which the kernel's own BTF (ARG_…,
- * NARGS_…, from tracer/kernel.py).
  */
 
-#define MAX_INDEX (1ULL << 40)
-#define MAX_ERROR 4095UL
-#define IS_ERROR(pointer) (!(pointer) || (pointer) >= (u64) - MAX_ERROR)
-#define S_IFMT 0170000
-#define S_IFREG 0100000
 #define PF_KTHREAD 0x00200000
 #define NR_ADDITIONS 16384 /* threads that ever added a page to a region, until they end */
-
-/* ---- Regions made and mapped ---- */
-
-#ifdef NARGS_INODE_MADE
-/* A new inode of a tmpfs: a region once it is mapped, and whatever is written to it before counts. */
-int inode_made(RETURN *ctx)
-{
-	u64 inode = RESULT(ctx, NARGS_INODE_MADE);
-	u32 id = 0;
-	if (IS_ERROR(inode) || (RD(u16, inode, OFF_INODE_MODE) & S_IFMT) != S_IFREG)
-		return 0;
-	/* by itself, after a call: clang makes one value of two conditions, and the verifier of v5.10 cannot follow it */
-	struct process *process = tracked(bpf_get_current_pid_tgid() >> 32);
-	if (!process)
-		return 0;
-	struct region *region = enter_region(inode, TMPFS_MAGIC, &id);
-	if (region)
-		made_by(region, process);
-	return 0;
-}
-#endif
-
-BPF_TABLE("hash", u64, u64, segments, 1024); /* by pid_tgid: the file of a SysV segment that is being made */
-
-static inline int file_made(u64 file)
-{
-	u64 thread = bpf_get_current_pid_tgid();
-	u32 id = 0;
-	if (IS_ERROR(file))
-		return 0;
-	struct process *process = tracked(thread >> 32);
-	if (!process)
-		return 0;
-	u64 inode = RD(u64, file, OFF_FILE_INODE);
-	u32 magic = magic_of(inode);
-	struct region *region = magic ? enter_region(inode, magic, &id) : NULL;
-	if (!region)
-		return 0;
-	made_by(region, process);
-	u32 name = RD(u32, RD(u64, RD(u64, file, OFF_FILE_DENTRY), OFF_DENTRY_NAME), 0);
-	if (name == 0x56535953) /* "SYSV": it has no number yet */
-		segments.update(&thread, &file);
-	else
-		tell(region, id, file, process);
-	return 0;
-}
-
-/* Anonymous shared memory, memfd, SysV. */
-int shmem_file_made(RETURN *ctx)
-{
-	return file_made(RESULT(ctx, NARGS_SHMEM_FILE_MADE));
-}
-
-#ifdef NARGS_HUGETLB_FILE_MADE
-int hugetlb_file_made(RETURN *ctx)
-{
-	return file_made(RESULT(ctx, NARGS_HUGETLB_FILE_MADE));
-}
-#endif
-
-#ifdef NARGS_SEGMENT_MADE
-/* newseg() has given the segment's inode the number that /proc shows. */
-int segment_made(RETURN *ctx)
-{
-	u64 thread = bpf_get_current_pid_tgid();
-	struct process *process = tracked(thread >> 32);
-	u32 id = 0;
-	if (!process)
-		return 0;
-	u64 *file = segments.lookup(&thread);
-	if (!file)
-		return 0;
-	u64 inode = RD(u64, *file, OFF_FILE_INODE);
-	struct region *region = region_at(RD(u64, inode, OFF_INODE_MAPPING), &id);
-	if (region) {
-		region->key.ino = RD(u64, inode, OFF_INODE_INO);
-		tell(region, id, *file, process);
-	}
-	segments.delete(&thread);
-	return 0;
-}
-#endif
-
-/* A file that the tree maps is a region; one that it maps privately is none of interest. */
-static inline int file_mapped(u64 file, u64 flags)
-{
-	struct process *process = tracked(bpf_get_current_pid_tgid() >> 32);
-	u32 id = 0;
-	if (!process)
-		return 0;
-	u64 inode = RD(u64, file, OFF_FILE_INODE);
-	u32 magic = magic_of(inode);
-	if (!magic || !(flags & VM_SHARED))
-		return 0;
-	struct region *region = enter_region(inode, magic, &id);
-	if (region)
-		tell(region, id, file, process);
-	return 0;
-}
-
-#ifdef HAVE_DESC
-/* Since v6.16 a file may be asked about an area that is not there yet (see DESC in tracer/kernel.py). */
-static inline int area_described(u64 desc)
-{
-	return file_mapped(RD(u64, desc, OFF_DESC_FILE), RD(u64, desc, OFF_DESC_FLAGS));
-}
-#endif
-
-#ifdef ARG_SHMEM_MAPPED_DESC
-int shmem_mapped(ENTRY *ctx)
-{
-	return area_described(ARG(ctx, ARG_SHMEM_MAPPED_DESC));
-}
-#else
-int shmem_mapped(ENTRY *ctx)
-{
-	return file_mapped(ARG(ctx, ARG_SHMEM_MAPPED_FILE), RD(u64, ARG(ctx, ARG_SHMEM_MAPPED_VMA), OFF_VMA_FLAGS));
-}
-#endif
-
-#if defined(ARG_HUGETLB_MAPPED_DESC)
-int hugetlb_mapped(ENTRY *ctx)
-{
-	return area_described(ARG(ctx, ARG_HUGETLB_MAPPED_DESC));
-}
-#elif defined(ARG_HUGETLB_MAPPED_VMA)
-int hugetlb_mapped(ENTRY *ctx)
-{
-	return file_mapped(ARG(ctx, ARG_HUGETLB_MAPPED_FILE), RD(u64, ARG(ctx, ARG_HUGETLB_MAPPED_VMA), OFF_VMA_FLAGS));
-}
-#endif
-
-/* ---- Regions gone ---- */
-
-static inline int inode_gone(u64 inode)
-{
-	u32 id = 0;
-	struct region *region = region_at(inode + OFF_INODE_DATA, &id);
-	if (region)
-		begin_teardown(region, id, inode);
-	return 0;
-}
-
-int shmem_inode_gone(ENTRY *ctx)
-{
-	return inode_gone(ARG(ctx, ARG_SHMEM_INODE_GONE_INODE));
-}
-
-#ifdef NARGS_HUGETLB_INODE_GONE
-int hugetlb_inode_gone(ENTRY *ctx)
-{
-	return inode_gone(ARG(ctx, ARG_HUGETLB_INODE_GONE_INODE));
-}
-#endif
-
-/* Swapped pages that are given back pass no probe: the range is told, and user space reads the words in it so. */
-int punching(ENTRY *ctx)
-{
-	u64 inode = ARG(ctx, ARG_PUNCHING_INODE);
-	u64 last = ARG(ctx, ARG_PUNCHING_LEND);
-	u32 id = 0;
-	struct region *region = region_at(inode + OFF_INODE_DATA, &id);
-	/* unfalloc: a fallocate that failed gives back its own pages, which are not swapped */
-	if (!region || region->gone_us || (ARG(ctx, ARG_PUNCHING_UNFALLOC) & 1))
-		return 0;
-	if (!RD(u64, inode - OFF_SHMEM_VFS_INODE, OFF_SHMEM_SWAPPED))
-		return 0;
-	u64 first = (ARG(ctx, ARG_PUNCHING_LSTART) + PAGE_SIZE - 1) >> PAGE_SHIFT;
-	punch(region, id, first, last + 1 > last ? (last + 1) >> PAGE_SHIFT : MAX_INDEX);
-	return 0;
-}
-
-/* ---- Pages ---- */
 
 #ifdef ARG_ADDING_PAGE /* before folios: in v5.15, not in v6.1 */
 #define ARG_ADDING_FOLIO ARG_ADDING_PAGE
@@ -200,6 +20,7 @@ struct addition {
 	u64 word;
 	u64 index;
 	u64 for_mm;
+	u64 for_index;			 /* the page that is for it */
 	u64 was_freed[MAX_FOLIO_BLOCKS]; /* bit per page: it had been given back */
 	u32 region;
 	u32 nr_pages; /* 0: nothing */
@@ -245,8 +66,8 @@ static inline void on_behalf(u32 region, struct process *process, u32 tgid, u64 
 	u64 own_mm = RD(u64, task, OFF_TASK_MM);
 	struct behalf_key key = {.region = region, .tgid = tgid, .start_time_ns = process->start_time_ns};
 	u64 none = 0;
-	if (!for_mm || for_mm == own_mm)
-		for_mm = RD(u32, task, OFF_TASK_FLAGS) & PF_KTHREAD ? own_mm : 0;
+	if (!for_mm || for_mm == own_mm) /* no process of the tree is a kernel thread */
+		for_mm = process->stranger && RD(u32, task, OFF_TASK_FLAGS) & PF_KTHREAD ? own_mm : 0;
 	if (!for_mm)
 		return;
 	u64 owner = RD(u64, for_mm, OFF_MM_OWNER);
@@ -276,27 +97,34 @@ static inline void count(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
 	on_behalf(region, process, tgid, for_mm, nr_pages);
 }
 
-/* Whose address space the page is for, where only a caller of the funnel knows. */
-static inline int remember_mm(u64 mapping, u64 mm)
+/*
+ * Whose address space the page at an index is for, where only a caller of the funnel knows; nothing where that is the
+ * thread's own, as it nearly always is. What is remembered of a page that could not be had is for no other page.
+ */
+static inline int remember_mm(u64 mapping, u64 index, u64 mm)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	if (!ids.lookup(&mapping))
+	if (!mm || mm == RD(u64, bpf_get_current_task(), OFF_TASK_MM) || !ids.lookup(&mapping))
 		return 0;
 	struct addition *addition = addition_of(thread);
-	if (addition)
+	if (addition) {
 		addition->for_mm = mm;
+		addition->for_index = index;
+	}
 	return 0;
 }
 
 #ifdef ARG_ALLOCATING_INODE
 int allocating(ENTRY *ctx)
 {
-	return remember_mm(ARG(ctx, ARG_ALLOCATING_INODE) + OFF_INODE_DATA, ARG(ctx, ARG_ALLOCATING_FAULT_MM));
+	return remember_mm(ARG(ctx, ARG_ALLOCATING_INODE) + OFF_INODE_DATA, ARG(ctx, ARG_ALLOCATING_INDEX),
+			   ARG(ctx, ARG_ALLOCATING_FAULT_MM));
 }
 #endif
 
 #ifdef ARG_FILLING_DST_VMA /* until v7.2 had another function for it */
 #define ARG_FILLING_VMA ARG_FILLING_DST_VMA
+#define ARG_FILLING_ADDR ARG_FILLING_DST_ADDR
 #endif
 #ifdef ARG_FILLING_VMA
 /* userfaultfd: a handler resolves another's fault */
@@ -304,32 +132,50 @@ int filling(ENTRY *ctx)
 {
 	u64 vma = ARG(ctx, ARG_FILLING_VMA);
 	u64 inode = RD(u64, RD(u64, vma, OFF_VMA_FILE), OFF_FILE_INODE);
-	return remember_mm(inode + OFF_INODE_DATA, RD(u64, vma, OFF_VMA_MM));
+	u64 offset = ARG(ctx, ARG_FILLING_ADDR) - RD(u64, vma, OFF_VMA_START);
+	return remember_mm(inode + OFF_INODE_DATA, RD(u64, vma, OFF_VMA_PGOFF) + (offset >> PAGE_SHIFT),
+			   RD(u64, vma, OFF_VMA_MM));
 }
 #endif
 
-/* What the thread is about to add, if it is to a region; and its word, if the page has none. */
-static inline struct addition *begin_addition(u64 mapping, u64 index, u64 folio, u64 expected, u64 charge_mm)
+/* What the thread is about to add, if it is to a region. */
+static inline struct addition *new_addition(u64 mapping, u64 index, u64 folio)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	u32 id = 0;
 	struct region *region = region_at(mapping, &id);
-	if (!region || expected) /* what is swapped in keeps its owner */
+	if (!region)
 		return NULL;
 	struct addition *addition = addition_of(thread);
 	if (!addition) {
 		lose(LOST_PAGES);
 		return NULL;
 	}
-#ifdef ARG_ADDING_CHARGE_MM
-	addition->for_mm = charge_mm;
-#endif
-	u64 word = (thread >> 32) << WHEN_BITS | now_us();
-	u32 nr_pages = 1U << (folio_order(folio) & 31);
-	addition->word = word;
+	u32 order = folio_order(folio) & 31;
+	if (region->huge)
+		region->order = order;
+	addition->word = (thread >> 32) << WHEN_BITS | now_us();
 	addition->index = index;
 	addition->region = id;
-	addition->nr_pages = nr_pages;
+	addition->nr_pages = 1U << order;
+	return addition;
+}
+
+/* Of shmem: and its word is written, if the page has none. */
+static inline struct addition *begin_addition(u64 mapping, u64 index, u64 folio, u64 expected, u64 charge_mm)
+{
+	if (expected) /* it is swapped in, and keeps its owner */
+		return NULL;
+	struct addition *addition = new_addition(mapping, index, folio);
+	if (!addition)
+		return NULL;
+#ifdef ARG_ADDING_CHARGE_MM
+	addition->for_mm = charge_mm;
+	addition->for_index = index;
+#endif
+	u64 word = addition->word;
+	u32 id = addition->region;
+	u32 nr_pages = addition->nr_pages;
 	if (nr_pages == 1) {
 		struct block *block = block_of(id, index);
 		if (!block)
@@ -395,12 +241,11 @@ int added(RETURN *ctx)
 	u32 nr_pages = addition->nr_pages;
 	u64 index = addition->index;
 	u64 word = addition->word;
+	u64 for_mm = addition->for_index - index < nr_pages ? addition->for_mm : 0;
 	addition->nr_pages = 0;
-	struct region *region = regions.lookup(&id);
-	if (!region)
-		return 0;
+	addition->for_mm = 0;
 	if (!failed)
-		count(id, thread >> 32, addition->for_mm, nr_pages);
+		count(id, thread >> 32, for_mm, nr_pages);
 	if (nr_pages == 1) {
 		struct block *block = block_of(id, index);
 		if (!block) {
@@ -409,9 +254,14 @@ int added(RETURN *ctx)
 			return 0;
 		}
 		u64 *at = &block->words[index % BLOCK_PAGES];
-		if (!failed && *at != word)
+		if (failed != (*at == word)) /* it is this thread's, and there; or neither */
+			return 0;
+		struct region *region = regions.lookup(&id);
+		if (!region)
+			return 0;
+		if (!failed)
 			overwrite(region, id, at, word);
-		else if (failed && *at == word && !page_exists(region->mapping, index))
+		else if (!page_exists(region->mapping, index))
 			/* if it exists, who made it settles it, or is a thread of this process in the same microsecond */
 			*at = addition->was_freed[0] ? WORD_FREED : WORD_ABSENT;
 		return 0;
@@ -444,23 +294,8 @@ int added(RETURN *ctx)
 /* hugetlbfs has a funnel of its own, and numbers its pages by their size. So does the ledger of such a region. */
 int hugetlb_adding(ENTRY *ctx)
 {
-	u64 mapping = ARG(ctx, ARG_HUGETLB_ADDING_MAPPING);
-	u64 thread = bpf_get_current_pid_tgid();
-	u32 id = 0;
-	struct region *region = region_at(mapping, &id);
-	if (!region)
-		return 0;
-	struct addition *addition = addition_of(thread);
-	if (!addition) {
-		lose(LOST_PAGES);
-		return 0;
-	}
-	region->order = folio_order(ARG(ctx, ARG_HUGETLB_ADDING_FOLIO)) & 31;
-	addition->word = (thread >> 32) << WHEN_BITS | now_us();
-	addition->index = ARG(ctx, ARG_HUGETLB_ADDING_IDX);
-	addition->for_mm = 0;
-	addition->region = id;
-	addition->nr_pages = 1U << region->order;
+	new_addition(ARG(ctx, ARG_HUGETLB_ADDING_MAPPING), ARG(ctx, ARG_HUGETLB_ADDING_IDX),
+		     ARG(ctx, ARG_HUGETLB_ADDING_FOLIO));
 	return 0;
 }
 

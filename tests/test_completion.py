@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from click.testing import CliRunner
 
 from tracer import cli
+from tracer.cli import options
 from tracer.procfs import Proc
 
 CHECKOUT = Path(__file__).parent.parent
@@ -42,7 +43,7 @@ def _processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir()
         (folder / "stat").write_bytes(f"{tgid} ({name}) S 1 ".encode() + b"0 " * 17 + b"7 0\n")
         (folder / "cmdline").write_bytes(b"" if name == "kworker" else b"/usr/sbin/x\0")
-    monkeypatch.setattr(cli, "Proc", lambda: Proc(str(tmp_path)))
+    monkeypatch.setattr(options, "Proc", lambda: Proc(str(tmp_path)))
 
 
 def answer(*words: str, told: str = "bash") -> list[str]:
@@ -85,7 +86,7 @@ def test_commands_and_options() -> None:
 
 def test_it_is_quick() -> None:
     began = time.monotonic()
-    found = cli._process_names(None, None, "")  # type: ignore[arg-type]
+    found = options.process_names(None, None, "")  # type: ignore[arg-type]
     assert all(isinstance(item, CompletionItem) for item in found)
     assert time.monotonic() - began < 2.0  # 20 ms for 500 processes
 

@@ -47,7 +47,8 @@ def test_examples_are_of_options_there_are(name: str) -> None:
     for line in examples(COMMANDS[name]):
         words = shlex.split(line.split("  ")[0])
         mine = words[: words.index("--") + 1] if "--" in words else words
-        mine = mine[: mine.index("&&")] if "&&" in mine else mine
+        for other in ("&&", "|"):
+            mine = mine[: mine.index(other)] if other in mine else mine
         assert {word for word in mine if word.startswith("-")} <= known, line
 
 

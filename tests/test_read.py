@@ -12,6 +12,7 @@ import pytest
 
 from tests.test_cli import fail
 from tracer import cli, kernel
+from tracer.cli import options, output
 
 PARAMETER = cli.main.commands["read"].params[0]
 CONTEXT = click.Context(cli.main.commands["read"])
@@ -34,7 +35,7 @@ PAGE_BYTES = 4096
     ],
 )
 def test_ranges(text: str, start: int, end: int) -> None:
-    assert cli._range(CONTEXT, PARAMETER, text) == (start, end)
+    assert options.byte_range(CONTEXT, PARAMETER, text) == (start, end)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_ranges_that_are_none(text: str) -> None:
     with pytest.raises(
         click.BadParameter, match=r"is no range: write 4K-20K, 0x1000-0x5000 or, in pages, p1-p5$"
     ) as error:
-        cli._range(CONTEXT, PARAMETER, text)
+        options.byte_range(CONTEXT, PARAMETER, text)
     assert error.value.message.isprintable()
     assert len(error.value.message) < 200
 
@@ -99,12 +100,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     clock = iter(number * 0.4 for number in range(1000))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     shown = Terminal()
-    monkeypatch.setattr(cli, "sys", SimpleNamespace(stderr=shown))
+    monkeypatch.setattr(output, "sys", SimpleNamespace(stderr=shown))
     return shown
 
 
 def test_a_bar_comes_after_a_second_and_goes_to_the_end(terminal: Terminal) -> None:
-    items = cli._watched([23, 7, 41, 29], lambda item: item, 100)
+    items = output.watched([23, 7, 41, 29], lambda item: item, 100)
     assert [next(items), next(items), next(items)] == [23, 7, 41]
     assert terminal.getvalue() == ""
     assert next(items) == 29
@@ -114,12 +115,12 @@ def test_a_bar_comes_after_a_second_and_goes_to_the_end(terminal: Terminal) -> N
 
 
 def test_no_bar_for_what_is_quick(terminal: Terminal) -> None:
-    assert list(cli._watched([50, 50], lambda item: item, 100)) == [50, 50]
+    assert list(output.watched([50, 50], lambda item: item, 100)) == [50, 50]
     assert terminal.getvalue() == ""
 
 
 def test_no_bar_where_none_is_wanted(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(cli._watched([10] * 10, lambda item: item, 100, shown=False)) == [10] * 10
+    assert list(output.watched([10] * 10, lambda item: item, 100, shown=False)) == [10] * 10
     monkeypatch.setattr(terminal, "isatty", lambda: False)
-    assert list(cli._watched([10] * 10, lambda item: item, 100)) == [10] * 10
+    assert list(output.watched([10] * 10, lambda item: item, 100)) == [10] * 10
     assert terminal.getvalue() == ""

@@ -52,15 +52,16 @@ def main() -> None:
     """Who grew the shared memory?
 
     \b
-    shmtrace -p php-fpm                           trace a pool and its workers until Ctrl-C, then report
-    shmtrace -p php-fpm -d 30                     the same for 30 seconds
-    shmtrace -- ./server --flag                   trace a command from its first instruction to its end
-    shmtrace top -p php-fpm                       watch who grows it, live
-    shmtrace record -p php-fpm -o pool.capture    trace into a file, to be looked at later
-    shmtrace report pool.capture --by time        and look: report, diff, html, export
-    shmtrace snapshot -p php-fpm                  what there is now, from /proc alone
-    shmtrace demo                                 see ps, pmap and free get it wrong
-    shmtrace doctor                               what this host allows, and what mends the rest
+    shmtrace -p php-fpm                  trace a pool and its workers until Ctrl-C, then report
+    shmtrace -p php-fpm -d 30            the same for 30 seconds
+    shmtrace -- ./server --flag          trace a command from its first instruction to its end
+    shmtrace top -p php-fpm              watch who grows it, live
+    shmtrace record -p php-fpm -o x.capture
+                                         trace into a file, to be looked at later
+    shmtrace report x.capture --by time  look at it: report, diff, html, export
+    shmtrace snapshot -p php-fpm         what there is now, from /proc alone
+    shmtrace demo                        see ps, pmap and free get it wrong
+    shmtrace doctor                      what this host allows, and what mends the rest
 
     `shmtrace -p X` is short for `shmtrace trace -p X`; `shmtrace trace --help` has its options.
     """

@@ -3,18 +3,23 @@
 
 #define FIRST_OWNED (1ULL << WHEN_BITS)
 
+/* The block of a page whose word is about to change, which user space is told, once a round. */
 static inline struct block *block_of(u32 region, u64 index)
 {
 	struct block_key key = {.region = region, .block = index / BLOCK_PAGES};
 	struct block *block = ledger.lookup(&key);
 	u32 zero = 0;
-	if (block)
-		return block;
-	struct block *blank = blank_block.lookup(&zero);
-	if (!blank)
-		return NULL;
-	ledger.insert(&key, blank); /* BPF_NOEXIST: of two CPUs one wins, and both find its block */
-	return ledger.lookup(&key);
+	if (!block) {
+		struct block *blank = blank_block.lookup(&zero);
+		if (!blank)
+			return NULL;
+		ledger.insert(&key, blank); /* BPF_NOEXIST: of two CPUs one wins, and both find its block */
+		block = ledger.lookup(&key);
+	}
+	u64 *round = rounds.lookup(&zero);
+	if (block && round && block->round != *round && !changed.push(&key, 0))
+		block->round = *round;
+	return block;
 }
 
 static inline struct usage *usage_of(u32 region, u32 tgid, u64 start_time_ns)

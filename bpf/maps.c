@@ -32,6 +32,8 @@ BPF_TABLE("hash", struct usage_key, struct usage, usages, NR_USAGES);
 BPF_TABLE("array", u32, u64, losses, NR_LOSSES);
 BPF_TABLE("percpu_array", u32, u32, last_id, 1);
 BPF_TABLE("array", u32, struct block, blank_block, 1);
+BPF_TABLE("array", u32, u64, rounds, 1);	     /* of user space's: how often it has asked what has changed */
+BPF_QUEUE(changed, struct block_key, 2 * NR_BLOCKS); /* since it last asked, each block once a round */
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
 
 /* ---- What all use ---- */

@@ -55,7 +55,8 @@ struct block_key {
 
 struct block {
 	__u64 words[BLOCK_PAGES];
-	__u64 torn; /* bit per page: it was there when the region was torn down */
+	__u64 torn;  /* bit per page: it was there when the region was torn down */
+	__u64 round; /* of user space's, in which it last learned that this block has changed */
 };
 
 /* Part of a region in an address space: [start, end), start being page first_index of the region. */

@@ -13,6 +13,7 @@ from tracer.capture import Capture
 from tracer.procfs import PAGE_BYTES
 
 SESSION = {
+    "version": "0.1.0",
     "host": "web1",
     "kernel": "6.1.0-56-amd64",
     "tier": "faults",
@@ -20,6 +21,7 @@ SESSION = {
     "blind_to": "write(2)\nhuge pages",
     "started_ns": 1_700_000_000_000_000_000,
     "ended_ns": 1_700_000_041_000_000_000,
+    "complete": True,
     "sum_of_rss_bytes": 123 * PAGE_BYTES,
     "shmem_total_bytes": 10_000 * PAGE_BYTES,
     "lost_events": 0,
@@ -74,6 +76,12 @@ def put_extents(capture: Capture, region: int, *extents: tuple[int, int, int | N
         )
 
 
+def put_mapping(capture: Capture, region: int, process: int) -> None:
+    """In two parts."""
+    for page in (0, 7):
+        capture.insert("mapping", region=region, process=process, address=page << 12, first_page=page, pages=7)
+
+
 def known(tgid: int, **fields: Any) -> Process:
     return Process(tgid, tgid * 10, f"c{tgid}", None, None, None)._replace(**fields)
 
@@ -100,9 +108,11 @@ def test_an_account(capture: Capture, read: Callable[..., Account]) -> None:
         address=0x10000000,
     )
     put_extents(capture, region, (0, 10, None), (12, 17, None), (17, 40, worker), (41, 42, worker), (50, 90, other))
-    capture.insert("usage", region=region, process=master, faults=7, freed_pages=0, mapped=1)
-    capture.insert("usage", region=region, process=worker, faults=30, freed_pages=3, mapped=0)
-    capture.insert("usage", region=region, process=other, faults=None, freed_pages=0, mapped=1)
+    capture.insert("usage", region=region, process=master, faults=7, freed_pages=0)
+    put_mapping(capture, region, master)
+    capture.insert("usage", region=region, process=worker, faults=30, freed_pages=3)
+    capture.insert("usage", region=region, process=other, faults=None, freed_pages=0)
+    put_mapping(capture, region, other)
     found = read()
     assert found == Account(
         account.Session(**{**SESSION, "blind_to": ["write(2)", "huge pages"], "warnings": []}),
@@ -194,7 +204,8 @@ def test_touchers_are_in_order(capture: Capture, read: Callable[..., Account]) -
     rows = {tgid: put_process(capture, tgid) for tgid in (5, 4, 3, 2, 1, 6, 7)}
     put_extents(capture, region, (0, 10, rows[5]), (10, 30, rows[4]), (30, 40, rows[3]))
     for tgid, faults in {5: 10, 3: 90, 2: 1, 1: 8, 6: 0}.items():
-        capture.insert("usage", region=region, process=rows[tgid], faults=faults, freed_pages=0, mapped=1)
+        capture.insert("usage", region=region, process=rows[tgid], faults=faults, freed_pages=0)
+        put_mapping(capture, region, rows[tgid])
     (found,) = read().regions
     assert [toucher.process.tgid for toucher in found.touchers] == [4, 3, 5, 1, 2]
     assert found.mappers == [1, 2, 3, 5, 6]
@@ -216,7 +227,7 @@ def test_two_lives_of_one_pid(capture: Capture, read: Callable[..., Account]) ->
 def test_what_was_freed_is_told(capture: Capture, read: Callable[..., Account]) -> None:
     """Of a process that has no page left, too."""
     region = put_region(capture, 0)
-    capture.insert("usage", region=region, process=put_process(capture, 812), faults=None, freed_pages=9, mapped=0)
+    capture.insert("usage", region=region, process=put_process(capture, 812), faults=None, freed_pages=9)
     (found,) = read().regions
     assert found.touchers == [Toucher(known(812), 0, 9 * PAGE_BYTES, None, None, None)]
 
@@ -231,7 +242,7 @@ def test_an_exact_account(capture: Capture, read: Callable[..., Account]) -> Non
     region = put_region(capture, 50)
     put_extents(capture, region, (0, 10, worker), (10, 50, stranger))
     for process, freed_pages in (worker, 0), (stranger, 3):
-        capture.insert("usage", region=region, process=process, faults=None, freed_pages=freed_pages, mapped=0)
+        capture.insert("usage", region=region, process=process, faults=None, freed_pages=freed_pages)
     found = read(tier="exact", mechanism="fentry", blind_to="")
     assert (found.session.tier, found.session.mechanism, found.session.blind_to) == ("exact", "fentry", [])
     assert found.regions[0].touchers == [
@@ -242,9 +253,10 @@ def test_an_exact_account(capture: Capture, read: Callable[..., Account]) -> Non
 
 def test_who_only_mapped_it_touched_nothing(capture: Capture, read: Callable[..., Account]) -> None:
     region = put_region(capture, 0)
-    capture.insert("usage", region=region, process=put_process(capture, 812), faults=None, freed_pages=0, mapped=1)
+    capture.insert("usage", region=region, process=put_process(capture, 812), faults=None, freed_pages=0)
+    put_mapping(capture, region, put_process(capture, 813))
     (found,) = read().regions
-    assert (found.touchers, found.mappers) == ([], [812])
+    assert (found.touchers, found.mappers) == ([], [813])
 
 
 def test_for_whom_pages_were_made(capture: Capture, read: Callable[..., Account]) -> None:
@@ -263,7 +275,7 @@ def test_for_whom_pages_were_made(capture: Capture, read: Callable[..., Account]
             (region, khugepaged, first, 100),
         ],
     )
-    capture.insert("usage", region=region, process=khugepaged, faults=None, freed_pages=100, mapped=0)
+    capture.insert("usage", region=region, process=khugepaged, faults=None, freed_pages=100)
     found, found_other = read().regions
     assert {toucher.process.tgid: toucher.made_for for toucher in found.touchers} == {
         811: (),

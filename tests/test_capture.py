@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
+import re
 import sqlite3
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tracer.capture import SCHEMA_VERSION, Capture
+from tracer.errors import ShmtraceError
 
-TABLES = ["behalf", "extent", "process", "region", "sample", "session", "usage"]
+TABLES = ["behalf", "exec", "extent", "host_sample", "mapping", "process", "region", "sample", "session", "usage"]
 
 
 def open_files() -> set[str]:
@@ -35,6 +39,8 @@ def test_what_goes_in_comes_out() -> None:
                 "parent_tgid": None,
                 "comm": '"; DROP TABLE process',
                 "command": "a\0b\x1b[2J",
+                "cgroup": None,
+                "started_ns": None,
                 "exited_ns": 2**62,
                 "stranger": 0,
             }
@@ -52,7 +58,7 @@ def test_a_file_that_sqlite_opens(tmp_path: Path) -> None:
     tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
     assert [name for (name,) in tables] == TABLES
     assert database.execute("PRAGMA user_version").fetchall() == [(SCHEMA_VERSION,)]
-    assert database.execute("SELECT * FROM sample").fetchall() == [(1, 1, 4096)]
+    assert database.execute("SELECT * FROM sample").fetchall() == [(1, 1, 4096, None, None)]
     assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     database.close()
 
@@ -81,13 +87,120 @@ def test_what_is_committed_is_there_for_others(tmp_path: Path) -> None:
 def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "capture.sqlite"
     path.write_text("mine")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ShmtraceError):
         Capture(path)
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ShmtraceError):
         Capture(tmp_path / "link")
     assert path.read_text() == "mine"
     assert not (tmp_path / "elsewhere").exists()
+
+
+def extents_by_page(capture: Capture, region: int) -> dict[int, int | None]:
+    """Whose each page is. A page is in one extent."""
+    whose: dict[int, int | None] = {}
+    for start, end, process in capture.rows('SELECT start, "end", process FROM extent WHERE region = ?', (region,)):
+        for page in range(start, end):
+            assert page not in whose
+            whose[page] = process
+    return whose
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_extents_are_replaced_page_by_page(seed: int) -> None:
+    """What reaches beyond is kept; so are the pages of others, and another region."""
+    rng = random.Random(seed)
+    wanted: dict[int, int | None] = {}
+    with Capture() as capture:
+        capture.insert("extent", region=2, start=0, end=100, process=7)
+        for _ in range(60):
+            start = rng.randrange(90)
+            end = start + rng.randrange(1, 30)
+            cuts = sorted({start, end, *(rng.randrange(start, end) for _ in range(3))})
+            rows = [
+                (1, low, high, rng.choice([None, 1, 2, 3]), low, high)
+                for low, high in zip(cuts, cuts[1:])
+                if rng.random() < 0.7
+            ]
+            capture.replace_extents(1, start, end, rows)
+            wanted = {page: whose for page, whose in wanted.items() if not start <= page < end}
+            wanted |= {page: whose for _, low, high, whose, *_ in rows for page in range(low, high)}
+            assert extents_by_page(capture, 1) == wanted
+        assert extents_by_page(capture, 2) == dict.fromkeys(range(100), 7)
+
+
+def test_samples_are_thinned_and_pages_kept(tmp_path: Path) -> None:
+    """The file stays near its bound, the newest sample is there, and those of long ago lie further apart."""
+    path, max_bytes = tmp_path / "capture.sqlite", 200_000
+    with Capture(path, max_bytes) as capture:
+        for start in range(0, 50_000, 50):
+            rows = [(1 + time % 2, time, 4096 * time, 4096 * time, 0) for time in range(start, start + 50)]
+            capture.insert_all("sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes", rows)
+            capture.insert_all("host_sample", "time_ns, shmem_bytes", [(start, start)])
+            capture.insert("extent", region=1, start=start, end=start + 23, process=1)
+            assert capture.keep_small()
+            capture.commit()
+            assert path.stat().st_size < 1.2 * max_bytes
+        assert len(capture.rows("SELECT * FROM extent")) == 1000
+        for region, newest in ((1, 49_998), (2, 49_999)):
+            times = [time for (time,) in capture.rows("SELECT time_ns FROM sample WHERE region = ?", (region,))]
+            assert times[-1] == newest
+            gaps = [later - earlier for earlier, later in zip(times, times[1:])]
+            assert gaps[-1] == 2
+            assert max(gaps[: len(gaps) // 4]) > 2 * max(gaps[-20:])
+
+
+def test_pages_are_not_thinned(tmp_path: Path) -> None:
+    with Capture(tmp_path / "capture.sqlite", 100_000) as capture:
+        capture.insert_all("extent", 'region, start, "end"', [(1, page, page + 1) for page in range(0, 20_000, 2)])
+        capture.insert_all("sample", "region, time_ns", [(1, time) for time in range(999)])
+        assert not capture.keep_small()
+        assert len(capture.rows("SELECT * FROM extent")) == 10_000
+        assert len(capture.rows("SELECT * FROM sample")) == 999
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: None, "is not there: `shmtrace record` makes one"),
+        (lambda path: path.mkdir(), "is no file"),
+        (lambda path: path.write_text("not a database, however long" * 99), "cannot be read as a capture (file is not"),
+        (lambda path: path.touch(), "is an SQLite file, but no capture"),
+        (
+            lambda path: alter(path, "PRAGMA application_id = 7"),
+            "is an SQLite file, but no capture",
+        ),
+        (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 1: use the shmt"),
+    ],
+)
+def test_what_is_no_capture(make: Callable[[Path], object], reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    make(path)
+    with pytest.raises(ShmtraceError, match=f"^{re.escape(f'{path} {reason}')}"):
+        Capture.open(path)
+
+
+def alter(path: Path, statement: str) -> None:
+    with Capture(path):
+        pass
+    database = sqlite3.connect(path)
+    database.execute(statement)
+    database.close()
+
+
+def test_it_is_read_and_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "capture.sqlite"
+    with Capture(path) as capture:
+        capture.insert("sample", region=1, time_ns=1, allocated_bytes=4096)
+    before = path.read_bytes()
+    with Capture.open(path) as capture:
+        assert capture.rows("SELECT allocated_bytes FROM sample")[0][0] == 4096
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            capture.insert("sample", region=1, time_ns=2)
+    path.chmod(0o400)
+    with Capture.open(path) as capture:
+        assert len(capture.rows("SELECT * FROM sample")) == 1
+    assert path.read_bytes() == before
 
 
 def test_nothing_is_left_of_a_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

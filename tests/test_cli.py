@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from tracer import __version__, cli, kernel, probes
+from tracer.cli import wanted
 from tracer.command import Started
 from tracer.errors import ShmtraceError
 from tracer.probes import Probes, Sizes
@@ -74,7 +75,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str]
         (tmp_path / "proc" / str(tgid) / "cmdline").write_text(f"/usr/sbin/{comm}\0")
 
     (tmp_path / "proc").mkdir()
-    monkeypatch.setattr(cli, "Proc", lambda: Proc(str(tmp_path / "proc")))
+    monkeypatch.setattr(wanted, "Proc", lambda: Proc(str(tmp_path / "proc")))
     return put
 
 
@@ -232,7 +233,7 @@ def test_waiting_for_a_pidfile(
         pidfile.write_text("811\n")
 
     monkeypatch.setattr(time, "sleep", start)
-    assert cli._wanted([str(pidfile)], everything=False, wait=True).tgids == {811}
+    assert wanted.wanted([str(pidfile)], everything=False, wait=True).tgids == {811}
 
 
 # ---- rights ----
@@ -405,12 +406,13 @@ def test_under_nohup_a_hangup_is_ignored() -> None:
 def report(text: str) -> list[str]:
     """A program that prints it as a trace does at its end."""
     code = f"""
-from tracer import cli
+from tracer.cli import output
+from tracer.errors import ShmtraceError
 from tracer.views import text
 text.render = str
 try:
-    cli._print({text}, as_json=False)
-except cli.ShmtraceError as error:
+    output.report({text}, as_json=False)
+except ShmtraceError as error:
     raise SystemExit(str(error))
 """
     return [sys.executable, "-c", code]

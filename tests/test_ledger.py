@@ -92,7 +92,7 @@ def test_an_empty_set() -> None:
 
 def test_a_block_as_the_kernel_has_it() -> None:
     words = tuple(range(BLOCK_PAGES))
-    assert Block.unpack(BLOCK.pack(*words, 0b101)) == Block(words, 0b101)
+    assert Block.unpack(BLOCK.pack(*words, 0b101, 7)) == Block(words, 0b101)
 
 
 A, B = 811, 4_194_303  # the highest PID there is

@@ -12,6 +12,7 @@ from tracer.lives import Lives, Process, infer_creator, stands_for, top
 from tracer.procfs import TICK_NS
 
 CLOCK = Clock(monotonic_ns=500, boot_ns=1_000_000_000_000, wall_ns=1_700_000_000_000_000_000)
+BOOTED_NS = CLOCK.wall_ns - CLOCK.boot_ns
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def capture() -> Iterator[Capture]:
 
 @pytest.fixture
 def lives(capture: Capture) -> Lives:
-    return Lives(capture)
+    return Lives(capture, CLOCK)
 
 
 def process(tgid: int, parent: Process | None = None, exited: bool = False, start_time_ns: int = 0) -> Process:
@@ -120,19 +121,29 @@ def test_the_last_that_is_dead(lives: Lives) -> None:
 
 
 def test_they_are_entered_as_they_come(lives: Lives, capture: Capture) -> None:
-    master = lives.begin(811, 10, 1, "php-fpm8.2", "php-fpm8.2 -F", began_us=-1)
+    master = lives.begin(811, 10, 1, "php-fpm8.2", "php-fpm8.2 -F", began_us=-1, cgroup="/system.slice")
     worker = lives.begin(812, 20, 811, "php-fpm8.2", "php-fpm8.2 -F", began_us=7)
+    assert worker.cgroup == "/system.slice"
     lives.rename(worker, "php-fpm8.2", "php-fpm: pool www")
     lives.rename(worker, "gone", "")  # the kernel had dropped the command line
+    lives.move(worker, "/moved")
+    lives.move(worker, None)  # it has ended, and /proc with it
     lives.end(worker, 1_700_000_000_000_000_001)
     orphan = lives.begin(813, 30, 812, "x", "x", began_us=9)
     assert worker.parent is master
     assert orphan.parent is None  # 812 had ended: whoever 812 was then, it was not this one
     assert [tuple(row) for row in capture.rows("SELECT * FROM process")] == [
-        (1, 811, 10, None, 1, "php-fpm8.2", "php-fpm8.2 -F", None, 0),
-        (2, 812, 20, 1, 811, "php-fpm8.2", "php-fpm: pool www", 1_700_000_000_000_000_001, 0),
-        (3, 813, 30, None, 812, "x", "x", None, 0),
+        (1, 811, 10, None, 1, "php-fpm8.2", "php-fpm8.2 -F", "/system.slice", BOOTED_NS + 10, None, 0),
+        (2, 812, 20, 1, 811, "php-fpm8.2", "php-fpm: pool www", "/moved", BOOTED_NS + 20, 1_700_000_000_000_000_001, 0),
+        (3, 813, 30, None, 812, "x", "x", None, BOOTED_NS + 30, None, 0),
     ]
+
+
+def test_what_it_executes(lives: Lives, capture: Capture) -> None:
+    master = lives.begin(811, 10, 1, "php-fpm8.2", "php-fpm8.2 -F", began_us=-1)
+    lives.executed(master, "php-fpm8.2", "php-fpm8.2 -F -D", 42)
+    assert [tuple(row) for row in capture.rows("SELECT * FROM exec")] == [(42, 1, "php-fpm8.2", "php-fpm8.2 -F -D")]
+    assert capture.rows("SELECT command FROM process")[0]["command"] == "php-fpm8.2 -F -D"
 
 
 # ---- who made it ----

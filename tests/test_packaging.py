@@ -44,14 +44,22 @@ def test_wheel_carries_every_source(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"tracer/bpf/{name}" for name in files_below(CHECKOUT / "bpf", {".c", ".h"})} <= names
     assert {f"tracer/{name}" for name in files_below(CHECKOUT / "tracer", {".py"})} <= names
-    assert {name.split("/")[0] for name in names} == {"tracer", f"{wheel.stem.rsplit('-', 3)[0]}.dist-info"}
+    assert {f"tracer/{name}" for name in files_below(CHECKOUT / "tracer", {".css", ".html", ".js", ".uPlot"})} <= names
+    release = wheel.stem.rsplit("-", 3)[0]
+    assert {name.split("/")[0] for name in names} == {"tracer", f"{release}.dist-info", f"{release}.data"}
+
+
+def test_wheel_carries_the_man_page(wheel: Path) -> None:
+    release = wheel.stem.rsplit("-", 3)[0]
+    page = zipfile.ZipFile(wheel).read(f"{release}.data/data/share/man/man1/shmtrace.1")
+    assert page == (CHECKOUT / "man" / "shmtrace.1").read_bytes()
 
 
 def test_bcc_is_no_requirement(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
     requirements = email.message_from_bytes(archive.read(metadata)).get_all("Requires-Dist", [])
-    assert [line for line in requirements if "extra ==" not in line] == ["click>=8.0"]
+    assert [line for line in requirements if "extra ==" not in line] == ["click>=8.0", "textual~=8.2"]
     assert not any("bcc" in line for line in requirements)
 
 

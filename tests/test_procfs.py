@@ -186,6 +186,17 @@ def test_only_a_newline_ends_a_mapping(name: bytes, proc: Proc) -> None:
     assert [mapping.path for mapping in proc.mappings(812)] == [f"/dev/shm/{shown}"] * 2
 
 
+def test_the_first_sysv_segment_of_a_host(proc: Proc) -> None:
+    """Its shmid is 0, and so is its inode."""
+    put(
+        proc,
+        812,
+        maps=b"7f4000000000-7f4000001000 rw-s 00000000 00:01 0 /SYSV00000000 (deleted)\n",
+    )
+    [mapping] = proc.mappings(812)
+    assert (mapping.dev, mapping.ino, mapping.path) == (1, 0, "/SYSV00000000 (deleted)")
+
+
 def test_a_kernel_thread_maps_nothing(proc: Proc) -> None:
     put(proc, 812, maps="")
     assert proc.mappings(812) == []

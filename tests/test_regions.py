@@ -14,7 +14,7 @@ from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.lives import Lives, Process
 from tracer.procfs import PAGE_BYTES, Proc
-from tracer.regions import Finder, Region
+from tracer.regions import Finder, Mapped, Region
 
 START = 0x7F0000000000
 ELSEWHERE = os.makedev(0xFD, 1)
@@ -115,6 +115,13 @@ def test_descriptions(path: str, name: str, host: Host, memfd: Callable[..., Pat
 # ---- who maps it ----
 
 
+def addresses(mapped: Mapped) -> dict[int, dict[int, list[int]]]:
+    return {
+        number: {tgid: [mapping.start for mapping in mappings] for tgid, mappings in theirs.items()}
+        for number, theirs in mapped.items()
+    }
+
+
 def test_who_maps_what(host: Host, memfd: Callable[..., Path]) -> None:
     one, other = memfd(), memfd()
     first, second = region_of(one), region_of(other, number=8)
@@ -125,9 +132,9 @@ def test_who_maps_what(host: Host, memfd: Callable[..., Path]) -> None:
     host.map_region(812, first, one, START + 0x30000)
     host.map_region(814, first, one)  # nobody asked for
     processes = [process(811), process(812), process(813)]
-    assert host.finder.mapped(processes, [first, second]) == {
-        7: {811: host.map_file(811), 812: host.map_file(812, START + 0x20000)},  # the first of several
-        8: {812: host.map_file(812, START + 0x10000)},
+    assert addresses(host.finder.mapped(processes, [first, second])) == {
+        7: {811: [START], 812: [START + 0x20000, START + 0x30000]},
+        8: {812: [START + 0x10000]},
     }
     assert host.finder.mapped(processes, [second]).keys() == {8}
     assert host.finder.mapped([], [first, second]) == host.finder.mapped(processes, []) == {}
@@ -150,7 +157,7 @@ def test_a_second_life_of_a_number(host: Host, memfd: Callable[..., Path]) -> No
         row=2, id=8, key=alive.key._replace(generation=(alive.key.generation or 0) ^ 1), kind="sysv", path=None
     )
     host.map_region(811, alive, path)
-    assert host.finder.mapped([process(811)], [gone, alive]) == {7: {811: host.map_file(811)}}
+    assert addresses(host.finder.mapped([process(811)], [gone, alive])) == {7: {811: [START]}}
 
 
 def test_where_a_process_maps_it(host: Host, memfd: Callable[..., Path]) -> None:
@@ -191,7 +198,8 @@ def test_no_way_to_it(host: Host, memfd: Callable[..., Path]) -> None:
     """Above all not by where it was found before: that leads to another region now, or will."""
     region = region_of(memfd())
     host.open(812, memfd())
-    assert host.finder.find_path(region, {8: {812: host.map_file(812)}}, [process(812)]) is None
+    elsewhere = procfs.Mapping(START, START + PAGE_BYTES, True, 0, region.key.dev, region.key.ino, "x")
+    assert host.finder.find_path(region, {8: {812: [elsewhere]}}, [process(812)]) is None
     assert region.path is None
 
 
@@ -228,7 +236,7 @@ def test_sysv_knows_who_made_it(host: Host, memfd: Callable[..., Path]) -> None:
     (host.root / "sysvipc").mkdir()
     (host.root / "sysvipc" / "shm").write_text(f"shmid cpid rss swap\n5 9 0 0\n{region.key.ino} 811 4096 0\n")
     with Capture() as capture:
-        lives = Lives(capture)
+        lives = Lives(capture, Clock.start())
         master = lives.begin(811, 10, None, "x", "x", began_us=-1)
         worker = lives.begin(812, 20, 811, "x", "x", began_us=-1)
         assert host.finder.creator(region, [worker], lives, Clock.start()) == (master, "shmget")
@@ -239,7 +247,8 @@ def test_else_it_is_inferred(host: Host, memfd: Callable[..., Path]) -> None:
     master = process(811, start_time_ns=1)
     worker = process(812, master, start_time_ns=2)
     with Capture() as capture:
-        lives, clock = Lives(capture), Clock.start()
+        clock = Clock.start()
+        lives = Lives(capture, clock)
         assert host.finder.creator(region, [worker, master], lives, clock) == (master, "inferred")
         region.first_mapper = worker
         assert host.finder.creator(region, [worker, master], lives, clock) == (worker, "inferred")
@@ -251,4 +260,4 @@ def test_who_came_later_is_not_suspected(host: Host, memfd: Callable[..., Path])
         pytest.skip("tmpfs keeps its files' birth since v6.1")
     late = process(812, start_time_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**9)
     with Capture() as capture:
-        assert host.finder.creator(region, [late], Lives(capture), Clock.start()) == (None, "inferred")
+        assert host.finder.creator(region, [late], Lives(capture, Clock.start()), Clock.start()) == (None, "inferred")

@@ -105,6 +105,7 @@ def make_region(ino: int, *touchers: Toucher, before: int = 0, unseen: int = 0, 
 
 def account(*parents: Parent, **fields: Any) -> Account:
     values = {
+        "version": "0.1.0",
         "host": "web1",
         "kernel": "6.1.0-56-amd64",
         "tier": "faults",
@@ -112,6 +113,7 @@ def account(*parents: Parent, **fields: Any) -> Account:
         "blind_to": ["pages made by write(2)", "processes outside the traced tree"],
         "started_ns": at(0),
         "ended_ns": at(41.2),
+        "complete": True,
         "sum_of_rss_bytes": 1_181_116_006,
         "shmem_total_bytes": 1_395_864_371,
         "lost_events": 0,
@@ -521,9 +523,9 @@ PROCESS = "tgid start_time_ns comm command exited"
 TOUCHER = "process touched_bytes freed_bytes faults first last"
 # Not yet there in schema shmtrace/1's first words; it only ever grows.
 GROWN = {
-    "top": {"warnings", "mechanism"},
-    "region": {"peak_bytes"},
-    "process": {"parent", "in_tree"},
+    "top": {"warnings", "mechanism", "version", "complete", "since", "until"},
+    "region": {"peak_bytes", "outside_bytes"},
+    "process": {"parent", "in_tree", "started", "cgroup"},
     "toucher": {"made_for"},
 }
 
@@ -593,7 +595,9 @@ def test_a_process_of_which_only_the_pid_is_known() -> None:
         "comm": None,
         "command": "",
         "parent": None,
+        "started": None,
         "exited": None,
+        "cgroup": None,
         "in_tree": True,
     }
 

@@ -6,11 +6,13 @@ and from before is the ledger's, and what is left over is unseen: shown, and nev
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tracer.capture import Capture
+from tracer.errors import ShmtraceError
 from tracer.procfs import PAGE_BYTES
 
 
@@ -28,6 +30,9 @@ class Process(NamedTuple):
     """CLOCK_REALTIME"""
     stranger: bool = False
     """not of the tree: it touched a region of the tree's"""
+    started_ns: int | None = None
+    """CLOCK_REALTIME"""
+    cgroup: str | None = None
 
 
 class Creator(NamedTuple):
@@ -80,6 +85,8 @@ class Region(NamedTuple):
     """most first"""
     mappers: list[int]
     """tgids"""
+    outside_bytes: int = 0
+    """touched by processes, but not in the window that was asked for"""
 
     @property
     def touched_bytes(self) -> int:
@@ -93,6 +100,16 @@ class Region(NamedTuple):
     def in_memory_bytes(self) -> int:
         """As far as known: what is allocated and not known to be swapped."""
         return self.allocated_bytes - (self.swapped_bytes or 0)
+
+
+def region_id(region: Region) -> str:
+    """dev/ino/generation, as maps prints the first two."""
+    generation = "-" if region.generation is None else f"{region.generation:08x}"
+    return f"{dev_text(region.dev)}/{region.ino}/{generation}"
+
+
+def dev_text(dev: int) -> str:
+    return f"{os.major(dev):x}:{os.minor(dev):x}"
 
 
 class Parent(NamedTuple):
@@ -120,22 +137,36 @@ class Session(NamedTuple):
 
     host: str
     kernel: str
+    version: str
+    """of the shmtrace that made it"""
     tier: str
     mechanism: str
     """by which its probes hang on the kernel: kprobe, fentry or tracepoint; empty: no probes"""
     blind_to: list[str]
     started_ns: int
     ended_ns: int
+    complete: bool
+    """it came to its end; else it runs still, or was cut off at ended_ns"""
     sum_of_rss_bytes: int | None
-    shmem_total_bytes: int
+    shmem_total_bytes: int | None
     lost_events: int
     lost_pages: int
     lost_probes: int
     """how often the kernel skipped a program"""
     warnings: list[str]
-    self_cpu_seconds: float
-    self_rss_bytes: int
+    self_cpu_seconds: float | None
+    self_rss_bytes: int | None
     attach_seconds: float | None
+
+
+class Window(NamedTuple):
+    """A part of the capture's time, [since_ns, until_ns) of CLOCK_REALTIME; None: open on that side."""
+
+    since_ns: int | None = None
+    until_ns: int | None = None
+
+
+ALL_TIME = Window()
 
 
 class Account(NamedTuple):
@@ -144,22 +175,52 @@ class Account(NamedTuple):
     session: Session
     parents: list[Parent]
     """most allocated first"""
+    window: Window = ALL_TIME
+    """touched is what was touched in it; all else is as of the capture's end"""
 
     @property
     def regions(self) -> list[Region]:
         return [region for parent in self.parents for region in parent.regions]
 
     @property
-    def shmem_unexplained_bytes(self) -> int:
+    def shmem_unexplained_bytes(self) -> int | None:
         """Of the host's shared memory, what is of no region here. hugetlb is not in the host's figure."""
+        if self.session.shmem_total_bytes is None:
+            return None
         known = [region for region in self.regions if region.gone_ns is None and region.kind != "hugetlb"]
         return max(self.session.shmem_total_bytes - sum(region.in_memory_bytes for region in known), 0)
 
 
-def read(capture: Capture) -> Account:
-    """The account of a capture that is complete."""
-    (session,) = capture.rows("SELECT * FROM session")
-    processes = {
+def read(capture: Capture, window: Window = ALL_TIME) -> Account:
+    """The account of a capture: of one that runs still or was cut off, as of its last commit."""
+    session = read_session(capture)
+    processes = read_processes(capture)
+    parents: dict[int | None, list[Region]] = {}
+    for row in capture.rows("SELECT * FROM region"):
+        parents.setdefault(row["top"], []).append(_region(capture, row, processes, window))
+    return Account(
+        session,
+        sorted(
+            (Parent(processes.get(top or 0), _most_first(regions)) for top, regions in parents.items()),
+            key=lambda parent: (-parent.allocated_bytes, parent.process.tgid if parent.process else 0),
+        ),
+        window,
+    )
+
+
+def read_session(capture: Capture) -> Session:
+    """Raises ShmtraceError for a capture that was cut off before it had begun."""
+    sessions = capture.rows("SELECT * FROM session")
+    if not sessions:
+        raise ShmtraceError("the capture is empty", "it was cut off before anything was recorded; record another")
+    (session,) = sessions
+    lists = {name: _lines(session[name]) for name in ("blind_to", "warnings")}
+    return Session(**{**dict(session), **lists, "complete": bool(session["complete"])})
+
+
+def read_processes(capture: Capture) -> dict[int, Process]:
+    """By row."""
+    return {
         row["id"]: Process(
             row["tgid"],
             row["start_time_ns"],
@@ -168,38 +229,43 @@ def read(capture: Capture) -> Account:
             row["parent_tgid"],
             row["exited_ns"],
             bool(row["stranger"]),
+            row["started_ns"],
+            row["cgroup"],
         )
         for row in capture.rows("SELECT * FROM process")
     }
-    parents: dict[int | None, list[Region]] = {}
-    for row in capture.rows("SELECT * FROM region"):
-        parents.setdefault(row["top"], []).append(_region(capture, row, processes))
-    return Account(
-        Session(**{**dict(session), "blind_to": _lines(session["blind_to"]), "warnings": _lines(session["warnings"])}),
-        sorted(
-            (Parent(processes.get(top or 0), _most_first(regions)) for top, regions in parents.items()),
-            key=lambda parent: (-parent.allocated_bytes, parent.process.tgid if parent.process else 0),
-        ),
-    )
 
 
-def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process]) -> Region:
+# An extent lies within a second, and counts as of its first page. What is outside is not grouped, for that takes long.
+TOUCHED = """
+SELECT process, sum("end" - start), min(first_ns), max(last_ns) FROM extent
+WHERE region = :region AND (process IS NULL OR (
+  (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)))
+GROUP BY process
+"""
+
+
+def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process], window: Window) -> Region:
     touched: dict[int, tuple[int, int, int]] = {}
-    before_pages = 0
+    before_pages = outside_pages = 0
     for process, pages, first_ns, last_ns in capture.rows(
-        'SELECT process, sum("end" - start), min(first_ns), max(last_ns) FROM extent WHERE region = ? GROUP BY process',
-        (row["id"],),
+        TOUCHED, {"region": row["id"], "since": window.since_ns, "until": window.until_ns}
     ):
         if process is None:
             before_pages = pages
         else:
             touched[process] = (pages, first_ns, last_ns)
+    touched_pages = sum(pages for pages, _, _ in touched.values())
+    if window != ALL_TIME:
+        ((pages,),) = capture.rows('SELECT sum("end" - start) FROM extent WHERE region = ?', (row["id"],))
+        outside_pages = (pages or 0) - touched_pages - before_pages
     usage = {
-        process: (faults, freed_pages, mapped)
-        for process, faults, freed_pages, mapped in capture.rows(
-            "SELECT process, faults, freed_pages, mapped FROM usage WHERE region = ?", (row["id"],)
+        process: (faults, freed_pages)
+        for process, faults, freed_pages in capture.rows(
+            "SELECT process, faults, freed_pages FROM usage WHERE region = ?", (row["id"],)
         )
     }
+    mappers = capture.rows("SELECT DISTINCT process FROM mapping WHERE region = ?", (row["id"],))
     made_for: dict[int, list[tuple[Process, int]]] = {}
     for process, for_process, pages in capture.rows(
         "SELECT process, for_process, pages FROM behalf WHERE region = ? ORDER BY pages DESC", (row["id"],)
@@ -217,10 +283,9 @@ def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process]) -
         )
         for process in touched.keys() | usage.keys()
         for pages, first_ns, last_ns in [touched.get(process, (0, None, None))]
-        for faults, freed, _ in [usage.get(process, (None, 0, 0))]
+        for faults, freed in [usage.get(process, (None, 0))]
         if pages or faults or freed
     ]
-    touched_pages = sum(pages for pages, _, _ in touched.values())
     allocated_bytes = row["allocated_bytes"] or 0
     return Region(
         dev=row["dev"],
@@ -239,9 +304,10 @@ def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process]) -
         address=row["address"],
         creator=Creator(processes[row["creator"]], row["creator_how"]) if row["creator"] else None,
         before_bytes=before_pages * PAGE_BYTES,
-        unseen_bytes=allocated_bytes - (touched_pages + before_pages) * PAGE_BYTES,
+        unseen_bytes=allocated_bytes - (touched_pages + outside_pages + before_pages) * PAGE_BYTES,
         touchers=sorted(touchers, key=_most_touched_first),
-        mappers=sorted(processes[process].tgid for process, (_, _, mapped) in usage.items() if mapped),
+        mappers=sorted(processes[process].tgid for (process,) in mappers),
+        outside_bytes=outside_pages * PAGE_BYTES,
     )
 
 

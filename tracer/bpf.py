@@ -8,7 +8,8 @@ import platform
 import struct
 
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # of the system call
-PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN, MAP_LOOKUP_BATCH = 5, 10, 15, 17, 24
+PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN = 5, 10, 15, 17
+MAP_LOOKUP_AND_DELETE_ELEM, MAP_LOOKUP_BATCH = 21, 24
 PROG_TYPE_TRACING = 26
 TRACE_FENTRY, TRACE_FEXIT = 24, 25
 ATTRIBUTE_BYTES = 128
@@ -87,6 +88,16 @@ def lookup_batch(
     except FileNotFoundError:  # ENOENT: these were the last
         more = False
     return int(struct.unpack_from("=I", attributes, 32)[0]), more
+
+
+def pop(map_fd: int, size_bytes: int) -> bytes | None:
+    """The first entry of a queue, taken out of it; None where there is none (v4.20)."""
+    value = ctypes.create_string_buffer(size_bytes)
+    try:
+        _call(MAP_LOOKUP_AND_DELETE_ELEM, _attributes("=I4xQQ", map_fd, 0, ctypes.addressof(value)))
+    except FileNotFoundError:
+        return None
+    return value.raw
 
 
 def recursion_misses(program: int) -> int:

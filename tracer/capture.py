@@ -1,7 +1,7 @@
-"""A capture: everything a report needs, in one SQLite file that sqlite3 opens too.
+"""A capture: everything a report needs, in one SQLite file that sqlite3 opens too; schema.sql says what is in it.
 
 Every trace writes one (a temporary file where nobody asked to keep it), and every account is read from one, so what is
-seen live and what is looked at a week later go the same way. Times are nanoseconds of CLOCK_REALTIME.
+seen live and what is looked at a week later go the same way.
 """
 
 from __future__ import annotations
@@ -10,87 +10,111 @@ import os
 import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
+from tracer.errors import ShmtraceError
+
+APPLICATION_ID = 0x73686D74  # "shmt"
 SCHEMA_VERSION = 1
-SCHEMA = f"""
-PRAGMA user_version = {SCHEMA_VERSION};
+SCHEMA = Path(__file__).with_name("schema.sql")
+REMEDY = "`shmtrace record` makes one"
+MIN_SAMPLES = 1000  # no fewer are left for the sake of a file's size
+BUSY_SECONDS = 10.0  # a reader waits so long for the trace that writes it, and the other way round
 
--- one row: the host, the tier, when, what was lost
-CREATE TABLE session (
-    host TEXT, kernel TEXT, tier TEXT, mechanism TEXT,  -- mechanism: kprobe, fentry, tracepoint
-    blind_to TEXT,                                      -- one to a line
-    started_ns INTEGER, ended_ns INTEGER,
-    sum_of_rss_bytes INTEGER, shmem_total_bytes INTEGER,
-    lost_events INTEGER, lost_pages INTEGER, lost_probes INTEGER, warnings TEXT,
-    self_cpu_seconds REAL, self_rss_bytes INTEGER, attach_seconds REAL
-);
-
--- a process is (tgid, start_time_ns): start_time_ns counts from boot and tells two lives of one PID apart
-CREATE TABLE process (
-    id INTEGER PRIMARY KEY, tgid INTEGER, start_time_ns INTEGER, parent INTEGER REFERENCES process,
-    parent_tgid INTEGER, comm TEXT, command TEXT, exited_ns INTEGER,
-    stranger INTEGER DEFAULT 0                  -- not of the tree: it touched a region of the tree's
-);
-
--- a region is one shmem inode
-CREATE TABLE region (
-    id INTEGER PRIMARY KEY, dev INTEGER, ino INTEGER, generation INTEGER, kind TEXT, name TEXT,
-    created_ns INTEGER, gone_ns INTEGER, creator INTEGER REFERENCES process, creator_how TEXT,
-    top INTEGER REFERENCES process,             -- whom the region rolls up to
-    vss_bytes INTEGER, allocated_bytes INTEGER, peak_bytes INTEGER, resident_bytes INTEGER, swapped_bytes INTEGER,
-    start_bytes INTEGER,                        -- allocated when the capture of it began
-    address INTEGER                             -- where it was last seen mapped
-);
-
--- pages [start, "end") of a region and who first touched them: process NULL is before the capture
-CREATE TABLE extent (
-    region INTEGER REFERENCES region, start INTEGER, "end" INTEGER, process INTEGER REFERENCES process,
-    first_ns INTEGER, last_ns INTEGER
-);
-CREATE INDEX extent_region ON extent (region);
-
--- pages that a process made in, or for, the address space of another
-CREATE TABLE behalf (
-    region INTEGER REFERENCES region, process INTEGER REFERENCES process, for_process INTEGER REFERENCES process,
-    pages INTEGER
-);
-
--- faults of a process on a region, growth or not, NULL where they are not counted; mapped: it had the region mapped
--- when the capture ended
-CREATE TABLE usage (
-    region INTEGER REFERENCES region, process INTEGER REFERENCES process,
-    faults INTEGER, freed_pages INTEGER, mapped INTEGER DEFAULT 0,
-    PRIMARY KEY (region, process)
-);
-
-CREATE TABLE sample (time_ns INTEGER, region INTEGER REFERENCES region, allocated_bytes INTEGER);
-CREATE INDEX sample_region ON sample (region);
-"""
+ExtentRow = tuple[int, int, int, Optional[int], Optional[int], Optional[int]]
+"""Region, start and end page, process, first_ns, last_ns: as in the table."""
 
 
 class Capture:
-    """An open capture. Rows go in as keyword arguments named as the columns are."""
+    """An open capture. Rows go in as keyword arguments named as the columns are. A context manager."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, max_bytes: int | None = None) -> None:
+        """A new one, at a path where nothing is yet; None: a temporary one. Raises ShmtraceError.
+
+        max_bytes: how large keep_small() lets it become, if that can be had by thinning samples.
+        """
         if path:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        self._db = sqlite3.connect(path or "", isolation_level=None)  # "": temporary, and unlinked from the first
-        self._db.row_factory = sqlite3.Row
-        self._db.executescript(SCHEMA)
+            _create(path)
+        self._max_bytes = max_bytes
+        # "": temporary, and unlinked from the first
+        self._begin(sqlite3.connect(path or "", timeout=BUSY_SECONDS, isolation_level=None))
+        # the trace never waits for the disk: what was committed outlives its end, however it ends, but not the host's
+        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.executescript(SCHEMA.read_text())
+        self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self._db.execute("BEGIN")
+
+    @classmethod
+    def open(cls, path: Path) -> Capture:
+        """One that is there, to read. Raises ShmtraceError."""
+        capture = cls.__new__(cls)
+        if not path.is_file():
+            raise ShmtraceError(f"{path} is {'no file' if path.exists() else 'not there'}", REMEDY)
+        if not os.access(path, os.R_OK):
+            raise ShmtraceError(f"{path} may not be read", "a capture is for its owner's eyes: read it as that user")
+        # what a trace that was killed left half written is taken back on opening, which takes a file to write to
+        mode = "rw" if os.access(path, os.W_OK) else "ro"
+        capture._begin(sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", BUSY_SECONDS, uri=True))
+        try:
+            capture._check(path)
+        except BaseException:
+            capture._db.close()
+            raise
+        return capture
+
+    def _check(self, path: Path) -> None:
+        try:
+            self._db.execute("PRAGMA query_only = 1")
+            (application,) = self._db.execute("PRAGMA application_id").fetchone()
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise ShmtraceError(f"{path} cannot be read as a capture ({error})", REMEDY) from None
+        if application != APPLICATION_ID:
+            raise ShmtraceError(f"{path} is an SQLite file, but no capture", REMEDY)
+        if version != SCHEMA_VERSION:
+            raise ShmtraceError(
+                f"{path} has schema {version}, and this shmtrace reads {SCHEMA_VERSION}",
+                "use the shmtrace that made it, or a newer one",
+            )
+
+    def _begin(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        db.row_factory = sqlite3.Row
 
     def __enter__(self) -> Capture:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.commit()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK" if kind else "COMMIT")
         self._db.close()
 
     def commit(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("COMMIT")
+        self._db.execute("COMMIT")
         self._db.execute("BEGIN")
+
+    def keep_small(self) -> bool:
+        """Thin samples out, where it has grown too large: every other one goes, never the newest, so that those of long
+        ago come to lie further apart. Whether it is small enough, or will be."""
+        if self._max_bytes is None:
+            return True
+        pages, unused, page_bytes = (
+            self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        if (pages - unused) * page_bytes < self._max_bytes:
+            return True
+        if self._db.execute("SELECT count(*) FROM sample").fetchone()[0] < MIN_SAMPLES:
+            return False
+        for table, of in (("sample", "PARTITION BY region"), ("host_sample", "")):
+            rank = f"row_number() OVER ({of} ORDER BY time_ns DESC)"
+            key = "(region, time_ns)" if of else "time_ns"
+            columns = key.strip("()")
+            self._db.execute(
+                f"DELETE FROM {table} WHERE {key} IN "  # noqa: S608
+                f"(SELECT {columns} FROM (SELECT {columns}, {rank} AS rank FROM {table}) WHERE rank % 2 = 0)"
+            )
+        return True
 
     def insert(self, table: str, **row: Any) -> int:
         """One row; its id."""
@@ -100,13 +124,42 @@ class Capture:
         return cursor.lastrowid or 0
 
     def insert_all(self, table: str, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Many rows of the same columns."""
+        """Many rows of the same columns; one with the primary key of another takes its place."""
         marks = ", ".join("?" for _ in columns.split(", "))
-        self._db.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608
+        self._db.executemany(f"REPLACE INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608
 
     def update(self, table: str, row_id: int, **row: Any) -> None:
         names = ", ".join(f"{name} = ?" for name in row)
         self._db.execute(f"UPDATE {table} SET {names} WHERE rowid = ?", (*row.values(), row_id))  # noqa: S608
 
+    def replace_extents(self, region: int, start: int, end: int, rows: Iterable[ExtentRow]) -> None:
+        """What pages [start, end) of a region are now; of an extent that reaches beyond them, the rest stays."""
+        first = self._db.execute(
+            "SELECT coalesce(max(start), ?2) FROM extent WHERE region = ?1 AND start <= ?2", (region, start)
+        ).fetchone()[0]
+        rest = []
+        for row in self._db.execute(
+            'SELECT * FROM extent WHERE region = ? AND start >= ? AND start < ? AND "end" > ?',
+            (region, first, end, start),
+        ):
+            _, row_start, row_end, *whose = row
+            rest += [(region, row_start, start, *whose)] if row_start < start else []
+            rest += [(region, end, row_end, *whose)] if row_end > end else []
+        self._db.execute(
+            'DELETE FROM extent WHERE region = ? AND start >= ? AND start < ? AND "end" > ?',
+            (region, first, end, start),
+        )
+        self.insert_all("extent", 'region, start, "end", process, first_ns, last_ns', [*rest, *rows])
+
     def rows(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         return self._db.execute(query, values).fetchall()
+
+
+def _create(path: Path) -> None:
+    """An empty file of the owner's alone, where none is. Raises ShmtraceError."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        raise ShmtraceError(f"{path} is there already", "name another, or remove it") from None
+    except OSError as error:
+        raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "name another place") from None

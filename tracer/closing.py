@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from tracer import ledger, lives, procfs, wire
-from tracer.capture import Capture
+from tracer.capture import Capture, ExtentRow
 from tracer.clock import Clock
 from tracer.ledger import Block, PageSet
 from tracer.lives import Lives, Process
 from tracer.probes import Probes
 from tracer.procfs import PAGE_BYTES, Survey
-from tracer.regions import Finder, Mapped, Region
+from tracer.regions import Finder, Mapped, Region, enter_mappings
 
 BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
 ALL_PAGES = PageSet([(0, 1 << 40)])
@@ -40,14 +41,14 @@ class Closing:
     def gone(self, region: Region, gone_ns: int, swapped_pages: int = 0) -> None:
         """Close a region that is no more, and clear the kernel's maps of it. allocated_bytes is what it last had."""
         blocks = self.blocks(region)
-        entries = self._read(region, blocks, None, swapped_pages)
+        entries = self.read(region, blocks, None, swapped_pages)
         if (entries.touched_pages + entries.before_pages) * PAGE_BYTES < region.allocated_bytes:
             blocks = self._probes.blocks().get(region.id, {})  # it may have grown since it was last measured
-            entries = self._read(region, blocks, None, swapped_pages)
+            entries = self.read(region, blocks, None, swapped_pages)
         if (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
             # some pages were given back while they were swapped out, and this tier does not see which
-            entries = self._read(region, blocks, None, 0)
-        self._write(region, entries, [], procfs.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
+            entries = self.read(region, blocks, None, 0)
+        self._write(region, entries, {}, procfs.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
         self._probes.forget(region.id, blocks)
 
     def blocks(self, region: Region) -> dict[int, Block]:
@@ -65,9 +66,9 @@ class Closing:
         region: Region,
         found: Survey | None,
         blocks: dict[int, Block],
-        mappers: list[Process],
+        mappings: Mapping[Process, list[procfs.Mapping]],
     ) -> None:
-        """Close a region at the end of the trace."""
+        """Close a region at the end of the trace. mappings: of those who map it."""
         present = ALL_PAGES  # alive, and out of reach: the ledger is taken at its word
         if found:
             region.vss_bytes, region.allocated_bytes = found.vss_bytes, found.allocated_bytes
@@ -77,30 +78,32 @@ class Closing:
         if region.kind == "hugetlb":  # whose SEEK_DATA shows all of the file
             present = ALL_PAGES
         residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
-        return self._write(region, self._read(region, blocks, present), mappers, residency, None)
+        return self._write(region, self.read(region, blocks, present), mappings, residency, None)
 
-    def _read(
+    def read(
         self, region: Region, blocks: dict[int, Block], present: PageSet | None, swapped_pages: int = 0
     ) -> ledger.Entries:
-        entries = ledger.read(blocks, region.baseline, present, self._owner, swapped_pages, region.punches)
+        """What the ledger says of a region, of all of its blocks."""
+        entries = ledger.read(blocks, region.baseline, present, self.owner, swapped_pages, region.punches)
         kernel_side = self._probes.region(region.id) if region.kind == "hugetlb" else None
         if not kernel_side:
             return entries
         start_pages, allocated_pages = region.start_bytes // PAGE_BYTES, region.allocated_bytes // PAGE_BYTES
         return ledger.of_huge_pages(entries, kernel_side.order, start_pages, allocated_pages)
 
-    def _owner(self, tgid: int, when_us: int) -> int:
+    def owner(self, tgid: int, when_us: int) -> int:
+        """The row of the process that a ledger word is of."""
         return self._lives.at(tgid, when_us).row
 
     def _write(
         self,
         region: Region,
         entries: ledger.Entries,
-        mappers: list[Process],
+        mappings: Mapping[Process, list[procfs.Mapping]],
         residency: procfs.Residency,
         gone_ns: int | None,
     ) -> None:
-        of_tree = [process for process in mappers if not process.stranger]
+        of_tree = [process for process in mappings if not process.stranger]
         self.infer_creator(region, of_tree)
         parent = lives.stands_for(region.creator, of_tree)
         self._capture.update(
@@ -117,48 +120,51 @@ class Closing:
             address=region.address,
         )
         self._capture.insert_all(
-            "extent",
-            'region, start, "end", process, first_ns, last_ns',
-            (
-                (region.row, start, end, owner, self._wall(first_us), self._wall(last_us))
-                for start, end, owner, first_us, last_us in entries.extents
-            ),
+            "sample",
+            "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes",
+            [(region.row, gone_ns or time.time_ns(), region.allocated_bytes, *residency)],
         )
+        self._capture.replace_extents(region.row, 0, ALL_PAGES.extents[0][1], self.rows(region, entries))
         self._capture.insert_all(
             "usage",
-            "region, process, faults, freed_pages, mapped",
-            ((region.row, row, *values) for row, values in self._usage(region, mappers, entries.freed_pages).items()),
+            "region, process, faults, freed_pages",
+            ((region.row, row, *values) for row, values in self._usage(region, entries.freed_pages).items()),
         )
         self._capture.insert_all(
             "behalf",
             "region, process, for_process, pages",
             ((region.row, *values) for values in self._behalves(region)),
         )
+        enter_mappings(self._capture, region, mappings)
+
+    def rows(self, region: Region, entries: ledger.Entries) -> list[ExtentRow]:
+        return [
+            (region.row, start, end, owner, self._wall(first_us), self._wall(last_us))
+            for start, end, owner, first_us, last_us in entries.extents
+        ]
 
     def _wall(self, since_us: int | None) -> int | None:
         return None if since_us is None else self._clock.wall_of_us(since_us)
 
-    def _usage(
-        self, region: Region, mappers: list[Process], freed_unseen: dict[int, int]
-    ) -> dict[int, tuple[int | None, int, int]]:
-        """By process row: faults, freed pages, whether it maps the region."""
-        found: dict[int, tuple[int | None, int, int]] = {process.row: (None, 0, 1) for process in mappers}
+    def _usage(self, region: Region, freed_unseen: dict[int, int]) -> dict[int, tuple[int | None, int]]:
+        """By process row: faults, freed pages."""
+        found: dict[int, tuple[int | None, int]] = {}
         for tgid, start_time_ns in region.touchers:
             process = self._lives.find(tgid, start_time_ns)
             usage = self._probes.take_usage(region.id, tgid, start_time_ns)
             if process and usage:
                 faults = usage.faults if self._probes.ranges is not None else None
-                found[process.row] = faults, usage.freed_pages, int(process in mappers)
+                found[process.row] = faults, usage.freed_pages
         for tgid in {tgid for tgid, _ in region.touchers}:
             # freed after their toucher had died and its PID had another: the kernel side could tell no more
             usage = self._probes.take_usage(region.id, tgid, 0)
             if usage:
                 row = self._lives.last_dead(tgid).row
-                faults_known, freed_pages, is_mapped = found.get(row, (None, 0, 0))
-                found[row] = faults_known, freed_pages + usage.freed_pages, is_mapped
+                faults_known, freed_pages = found.get(row, (None, 0))
+                found[row] = faults_known, freed_pages + usage.freed_pages
         for row, pages in freed_unseen.items():
-            faults_known, freed_pages, is_mapped = found.get(row, (None, 0, 0))
-            found[row] = faults_known, freed_pages + pages, is_mapped
+            faults_known, freed_pages = found.get(row, (None, 0))
+            found[row] = faults_known, freed_pages + pages
         return found
 
     def _behalves(self, region: Region) -> list[tuple[int, int, int]]:

@@ -12,10 +12,11 @@ from types import MappingProxyType
 from typing import NamedTuple, Optional
 
 from tracer.procfs import Pages
-from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_EXISTED
+from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_ABSENT, WORD_EXISTED
 
 WHEN_MASK = (1 << WHEN_BITS) - 1
 FIRST_OWNED = 1 << WHEN_BITS
+EXTENT_US = 1_000_000
 MAX_NARROW = 16  # blocks: twice a huge page
 
 Owner = Optional[int]
@@ -31,12 +32,15 @@ class Block(NamedTuple):
 
     @classmethod
     def unpack(cls, raw: bytes) -> Block:
-        *words, torn = BLOCK.unpack(raw)
+        *words, torn, _round = BLOCK.unpack(raw)
         return cls(tuple(words), torn)
 
 
+NO_BLOCK = Block((WORD_ABSENT,) * BLOCK_PAGES, 0)
+
+
 class Extent(NamedTuple):
-    """Pages [start, end) with one first toucher."""
+    """Pages [start, end) with one first toucher, touched within a second: who and when is told of each page."""
 
     start: int
     end: int
@@ -198,4 +202,7 @@ def _append(extents: list[Extent], page: Extent) -> None:
         extents.append(page)
     elif last.first_us is not None and last.last_us is not None and page.first_us is not None:
         first_us, last_us = min(last.first_us, page.first_us), max(last.last_us, page.first_us)
-        extents[-1] = Extent(last.start, page.end, last.owner, first_us, last_us)
+        if last_us - first_us < EXTENT_US:
+            extents[-1] = Extent(last.start, page.end, last.owner, first_us, last_us)
+        else:
+            extents.append(page)

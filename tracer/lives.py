@@ -10,7 +10,7 @@ from tracer.clock import Clock
 from tracer.procfs import TICK_NS
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Process:
     """One life of a PID."""
 
@@ -25,6 +25,7 @@ class Process:
     exited: bool = False
     stranger: bool = False
     """not of the tree: it touched a region of the tree's"""
+    cgroup: str | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -41,8 +42,9 @@ class Process:
 class Lives:
     """All of them, entered into the capture as they come."""
 
-    def __init__(self, capture: Capture) -> None:
+    def __init__(self, capture: Capture, clock: Clock) -> None:
         self._capture = capture
+        self._clock = clock
         self._of: dict[int, list[Process]] = {}
 
     def __iter__(self) -> Iterator[Process]:
@@ -56,11 +58,14 @@ class Lives:
         comm: str | None,
         command: str,
         began_us: int,
+        cgroup: str | None = None,
         stranger: bool = False,
     ) -> Process:
+        """cgroup: where it is not known, its parent's."""
         parent = self.alive(parent_tgid) if parent_tgid and not stranger else None
         if parent and parent.stranger:
             parent = None
+        cgroup = cgroup or (parent.cgroup if parent else None)
         row = self._capture.insert(
             "process",
             tgid=tgid,
@@ -69,9 +74,11 @@ class Lives:
             parent_tgid=parent_tgid,
             comm=comm,
             command=command,
+            cgroup=cgroup,
+            started_ns=self._clock.wall_of_boot(start_time_ns) if start_time_ns else None,
             stranger=stranger,
         )
-        process = Process(row, tgid, start_time_ns, parent, comm, command, began_us, stranger=stranger)
+        process = Process(row, tgid, start_time_ns, parent, comm, command, began_us, stranger=stranger, cgroup=cgroup)
         for earlier in self._of.get(tgid, ()):
             earlier.exited = True  # its PID could not be given away before
         self._of.setdefault(tgid, []).append(process)
@@ -108,6 +115,16 @@ class Lives:
         """The last one that had this PID and has it no more."""
         dead = [process for process in self._of.get(tgid, ()) if process.exited]
         return dead[-1] if dead else self.at(tgid, -1)
+
+    def executed(self, process: Process, comm: str, command: str, time_ns: int) -> None:
+        """It runs this now. time_ns: CLOCK_REALTIME."""
+        self._capture.insert("exec", time_ns=time_ns, process=process.row, comm=comm, command=command)
+        self.rename(process, comm, command)
+
+    def move(self, process: Process, cgroup: str | None) -> None:
+        if cgroup and cgroup != process.cgroup:
+            process.cgroup = cgroup
+            self._capture.update("process", process.row, cgroup=cgroup)
 
     def rename(self, process: Process, comm: str, command: str) -> None:
         if command and (comm, command) != (process.comm, process.command):

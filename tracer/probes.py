@@ -186,6 +186,9 @@ class Probes:
         self._ids = self._map(lib, "ids")
         self.usages = self._map(lib, "usages")
         self._losses = self._map(lib, "losses")
+        self._rounds = self._map(lib, "rounds")
+        self._round = 0
+        self._last_changed: set[bytes] = set()
         self._bpf[b"events"].open_ring_buffer(self._keep)
 
     def __enter__(self) -> Probes:
@@ -342,6 +345,22 @@ class Probes:
     def block(self, region: int, number: int) -> Block | None:
         raw = self.ledger[BLOCK_KEY.pack(region, number)]
         return Block.unpack(raw) if raw else None
+
+    def changed(self) -> dict[int, dict[int, Block]]:
+        """The blocks of the ledger that have changed since this was last asked: region, block number, block."""
+        self._round += 1
+        self._rounds[bytes(4)] = COUNT.pack(self._round)
+        told: set[bytes] = set()
+        while key := bpf.pop(self._bpf[b"changed"].map_fd, BLOCK_KEY.size):
+            told.add(key)
+        # a block is told before its word is written, so those of the round before are looked at once more
+        found: dict[int, dict[int, Block]] = {}
+        for key in told | self._last_changed:
+            region, number = BLOCK_KEY.unpack(key)
+            if block := self.block(region, number):
+                found.setdefault(region, {})[number] = block
+        self._last_changed = told
+        return found
 
     def blocks(self) -> dict[int, dict[int, Block]]:
         """All of the ledger: region, block number, block."""

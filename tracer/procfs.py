@@ -133,6 +133,15 @@ class Proc:
         found = ((known or {}).get(tgid) or self.process(tgid) for tgid in self.tgids())
         return {process.tgid: process for process in found if process}
 
+    def cgroup(self, tgid: int) -> str | None:
+        """Its path in the unified hierarchy, or where that is empty in the memory controller's."""
+        try:
+            lines = [line.split(":", 2) for line in _text(self.root / str(tgid) / "cgroup").split("\n") if line]
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        paths = {name: path for _, controllers, path in lines for name in controllers.split(",")}
+        return paths.get("memory", paths.get(""))
+
     def rss_bytes(self, tgid: int) -> int | None:
         """What ps calls RSS, from statm."""
         try:
@@ -149,7 +158,7 @@ class Proc:
         found = []
         for line in filter(None, text.split("\n")):
             fields = line.split(maxsplit=5)
-            if fields[4] == "0":
+            if fields[3] == "00:00":  # the inode tells nothing: the host's first SysV segment has number 0
                 continue
             start, end = (int(address, 16) for address in fields[0].split("-"))
             major, minor = (int(number, 16) for number in fields[3].split(":"))
@@ -330,7 +339,7 @@ def _cached_holes(fd: int, pages: list[Pages], size_pages: int) -> list[Pages]:
     found = []
     while waiting:
         start, end = waiting.pop()
-        stat = _cachestat(fd, start * PAGE_BYTES, (end - start) * PAGE_BYTES)
+        stat = cachestat(fd, start * PAGE_BYTES, (end - start) * PAGE_BYTES)
         if stat is None or not stat.cache:
             continue
         if stat.cache >= end - start:
@@ -341,7 +350,7 @@ def _cached_holes(fd: int, pages: list[Pages], size_pages: int) -> list[Pages]:
     return found
 
 
-def _cachestat(fd: int, offset: int, size_bytes: int) -> _Cachestat | None:
+def cachestat(fd: int, offset: int, size_bytes: int) -> _Cachestat | None:
     """None before v6.5, and for hugetlb; size_bytes 0 is all of the file."""
     stat = _Cachestat()
     failed = _libc.syscall(SYS_CACHESTAT, fd, ctypes.byref(_Range(offset, size_bytes)), ctypes.byref(stat), 0)
@@ -355,15 +364,10 @@ def residency(path: Path) -> Residency:
     except OSError:
         return Residency(None, None)
     try:
-        stat = _cachestat(fd, 0, 0)
+        stat = cachestat(fd, 0, 0)
         return Residency(stat.cache * PAGE_BYTES, stat.evicted * PAGE_BYTES) if stat else Residency(None, None)
     finally:
         os.close(fd)
-
-
-def address_of(path: Path) -> int:
-    """Where the mapping behind a map_files path begins."""
-    return int(path.name.partition("-")[0], 16)
 
 
 def identify(path: Path) -> RegionKey | None:

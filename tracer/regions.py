@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tracer import procfs
+from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.ledger import PageSet
 from tracer.lives import Lives, Process, infer_creator
 from tracer.procfs import Pages, Proc, RegionKey
 
-Mapped = Mapping[int, Mapping[int, Path]]
-"""Who maps what: region id, tgid, the map_files path of it there."""
+Mapped = Mapping[int, Mapping[int, list[procfs.Mapping]]]
+"""Who maps what, and where: by region id and tgid."""
 
 
 @dataclasses.dataclass
@@ -38,8 +39,8 @@ class Region:
     """allocated when the capture of it began"""
     allocated_bytes: int = 0
     peak_bytes: int = 0
-    sampled: bool = False
-    """what is allocated is in the capture's samples"""
+    sample: tuple[int, int, int] | None = None
+    """the last one in the capture: bytes allocated, resident, swapped"""
     samples_missed: int = 0
     """in a row: it was not there any more"""
     baseline: PageSet = dataclasses.field(default_factory=lambda: PageSet([]))
@@ -48,6 +49,12 @@ class Region:
     """(tgid, start_time_ns) of the processes that touched it"""
     punches: dict[Pages, int] = dataclasses.field(default_factory=dict)
     """when (microseconds since the capture began) pages were last given back that keep their words in the ledger"""
+    punched: list[Pages] = dataclasses.field(default_factory=list)
+    """those of the punches that the extents in the capture do not know of yet"""
+    kept: bool = False
+    """the capture has its extents as they stand"""
+    written: dict[str, int | None] = dataclasses.field(default_factory=dict)
+    """what the capture has of it, by column"""
     dying_since_s: float | None = None
     """monotonic; the beginning of its teardown was seen"""
 
@@ -60,6 +67,19 @@ class Region:
         self.allocated_bytes = self.peak_bytes = found.allocated_bytes
         if self.kind != "hugetlb":  # whose SEEK_DATA shows all of the file
             self.baseline = PageSet(found.pages)
+
+
+def enter_mappings(capture: Capture, region: Region, mappings: Mapping[Process, Iterable[procfs.Mapping]]) -> None:
+    """Write into the capture who maps which part of a region where."""
+    capture.insert_all(
+        "mapping",
+        "region, process, address, first_page, pages",
+        (
+            (region.row, process.row, each.start, each.first_index, (each.end - each.start) // procfs.PAGE_BYTES)
+            for process, theirs in mappings.items()
+            for each in theirs
+        ),
+    )
 
 
 class Finder:
@@ -93,28 +113,30 @@ class Finder:
         known: dict[tuple[int, int], list[Region]] = {}
         for region in regions:
             known.setdefault((region.key.dev, region.key.ino), []).append(region)
-        found: dict[int, dict[int, Path]] = {}
+        found: dict[int, dict[int, list[procfs.Mapping]]] = {}
         for process in processes:
             for mapping in self.proc.mappings(process.tgid):
                 for region in known.get((mapping.dev, mapping.ino), ()):
-                    path = self.proc.map_file(process.tgid, mapping)
                     # numbers come again, and SysV's are those of others; the generation is the region's own
-                    if process.tgid not in found.get(region.id, ()) and procfs.identify(path) == region.key:
-                        found.setdefault(region.id, {})[process.tgid] = path
+                    if procfs.identify(self.proc.map_file(process.tgid, mapping)) == region.key:
+                        found.setdefault(region.id, {}).setdefault(process.tgid, []).append(mapping)
         return found
 
     def locate(self, region: Region, process: Process) -> None:
         """Where this process maps the region, if it does."""
-        region.path = self.mapped([process], [region]).get(region.id, {}).get(process.tgid)
-        region.address = procfs.address_of(region.path) if region.path else None
+        region.address = None
+        self._take_path(region, self.mapped([process], [region]))
+
+    def _take_path(self, region: Region, mapped: Mapped) -> None:
+        tgid, mappings = next(iter(mapped.get(region.id, {}).items()), (0, []))
+        region.path = self.proc.map_file(tgid, mappings[0]) if mappings else None
+        region.address = mappings[0].start if mappings else region.address
 
     def find_path(self, region: Region, mapped: Mapped, holders: Iterable[Process] = ()) -> Path | None:
         """By which path the region can be looked at now: through those who map it, else through open files of the
         holders; None if there is no way."""
-        region.path = next(iter(mapped.get(region.id, {}).values()), None)
-        if region.path:
-            region.address = procfs.address_of(region.path)
-        else:
+        self._take_path(region, mapped)
+        if not region.path:
             region.path = self._open_file(region, holders)
         return region.path
 

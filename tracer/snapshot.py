@@ -6,12 +6,12 @@ import resource
 import time
 from collections.abc import Iterable
 
-from tracer import kernel, lives, procfs, targets
+from tracer import __version__, kernel, lives, procfs, targets
 from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.lives import Lives, Process
 from tracer.procfs import Proc, RegionKey
-from tracer.regions import Finder, Region
+from tracer.regions import Finder, Region, enter_mappings
 from tracer.targets import Targets
 
 
@@ -22,13 +22,15 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
     proc = Proc()
     finder = Finder(proc)
     processes = proc.processes()
-    known = Lives(capture)
+    known = Lives(capture, clock)
     rss_bytes = 0
     regions: dict[RegionKey, Region] = {}
-    mappers: dict[RegionKey, list[Process]] = {}
+    mappers: dict[RegionKey, dict[Process, list[procfs.Mapping]]] = {}
     for tgid in targets.tree(processes, wanted.roots(processes, excluded)):
         stat = processes[tgid]
-        process = known.begin(tgid, stat.start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1)
+        process = known.begin(
+            tgid, stat.start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1, cgroup=proc.cgroup(tgid)
+        )
         rss_bytes += proc.rss_bytes(tgid) or 0
         for mapping in finder.mappings(tgid):
             path = proc.map_file(tgid, mapping)
@@ -41,13 +43,12 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
                     "region", dev=key.dev, ino=key.ino, generation=key.generation, kind=kind, name=name
                 )
                 regions[key] = Region(row, row, key, kind, path, mapping.start)
-            if process not in mappers.setdefault(key, []):
-                mappers[key].append(process)
+            mappers.setdefault(key, {}).setdefault(process, []).append(mapping)
     for key, region in regions.items():
         region.take_baseline()
         residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
         created_ns = procfs.birth_time_ns(region.path) if region.path else None
-        creator, how = finder.creator(region, mappers[key], known, clock)
+        creator, how = finder.creator(region, list(mappers[key]), known, clock)
         parent = lives.stands_for(creator, mappers[key])
         capture.update(
             "region",
@@ -67,14 +68,12 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         pages = region.allocated_bytes // procfs.PAGE_BYTES
         # a snapshot has no beginning: all that is there is from before, wherever it is
         capture.insert("extent", region=region.row, start=0, end=pages)
-        capture.insert_all(
-            "usage",
-            "region, process, freed_pages, mapped",
-            ((region.row, process.row, 0, 1) for process in mappers[key]),
-        )
+        enter_mappings(capture, region, mappers[key])
     used = resource.getrusage(resource.RUSAGE_SELF)
     capture.insert(
         "session",
+        version=__version__,
+        complete=1,
         host=procfs.host(),
         kernel=kernel.release(),
         tier=kernel.PROC.name,
@@ -84,10 +83,6 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         ended_ns=time.time_ns(),
         sum_of_rss_bytes=rss_bytes,
         shmem_total_bytes=proc.memory().shmem_bytes,
-        lost_events=0,
-        lost_pages=0,
-        lost_probes=0,
-        warnings="",
         self_cpu_seconds=used.ru_utime + used.ru_stime,
         self_rss_bytes=used.ru_maxrss * 1024,
     )

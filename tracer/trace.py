@@ -7,13 +7,14 @@ import resource
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from tracer import events, kernel, ledger, probes, procfs, targets, wire
+from tracer import __version__, events, kernel, ledger, probes, procfs, targets, wire
 from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
 from tracer.events import Event
+from tracer.keeping import Keeping
 from tracer.lives import Lives, Process
 from tracer.probes import Sizes
 from tracer.procfs import PAGE_BYTES, Proc, ProcessStat, RegionKey
@@ -49,11 +50,10 @@ class Trace:
         capture: Capture,
         wanted: Targets,
         excluded: Iterable[int] = (),
-        interval_s: float = 1.0,
+        interval_s: float = 0.5,
         room_bytes: int = ROOM_BYTES,
     ) -> None:
         self.stopping = False
-        self.lives = Lives(capture)
         self.regions: dict[int, Region] = {}
         self._capture = capture
         self._wanted = wanted
@@ -65,8 +65,10 @@ class Trace:
         self._unmet: dict[int, list[events.Touch | events.Punch]] = {}  # of regions that were not heard of yet
         self._segments: dict[int, int] = {}  # by shmid: the tgid of who asked for it first
         self._warnings: list[str] = []
+        self._shmem_bytes: int | None = None
         self._sample_at_s = 0.0
         self._clock = Clock.start()
+        self.lives = Lives(capture, self._clock)
 
     # ---- start ----
 
@@ -81,7 +83,20 @@ class Trace:
         self._probes.__enter__()
         try:
             self._attached_ns = time.monotonic_ns()
+            self._session = self._capture.insert(
+                "session",
+                version=__version__,
+                host=procfs.host(),
+                kernel=kernel.release(),
+                tier=self._probes.tier.name,
+                mechanism=self._probes.tier.by,
+                blind_to="\n".join(dict.fromkeys(self._probes.tier.blind_to + self._probes.missing)),
+                started_ns=clock.wall(self._attached_ns),
+                ended_ns=clock.wall(self._attached_ns),
+                attach_seconds=(self._attached_ns - clock.monotonic_ns) / 1e9,
+            )
             self._closing = Closing(self._capture, self._probes, self.lives, self._finder, self._clock)
+            self._keeping = Keeping(self._capture, self._probes, self.lives, self._closing, self._clock)
             self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
             self._adopt_tree(processes)
         except BaseException:
@@ -140,7 +155,10 @@ class Trace:
             else:  # its parent was tracked when it was born, or it has touched a region: its start to the nanosecond
                 start_time_ns, lender, _ = wire.PROCESS.unpack(known)
                 self._probes.processes[key] = wire.PROCESS.pack(start_time_ns, lender, 0)
-        self._seed(self.lives.begin(stat.tgid, start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1))
+        cgroup = self._proc.cgroup(stat.tgid)
+        self._seed(
+            self.lives.begin(stat.tgid, start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1, cgroup=cgroup)
+        )
 
     def _seed(self, process: Process) -> None:
         """Tell the kernel what a process maps."""
@@ -217,7 +235,7 @@ class Trace:
         """Keep up with the kernel for so long, or until stopping."""
         end = time.monotonic() + seconds
         while not self.stopping and (left := end - time.monotonic()) > 0:
-            self._keep_up(min(left, POLL_S))
+            self._keep_up(min(left, POLL_S, max(self._sample_at_s - time.monotonic(), 0)))
 
     def _keep_up(self, timeout_s: float) -> None:
         for event in self._probes.poll(timeout_s):
@@ -227,8 +245,8 @@ class Trace:
             if self._closing.bury(region, give_up=now - (region.dying_since_s or now) > TEARDOWN_S):
                 del self.regions[region.id]
         if now >= self._sample_at_s or len(self.regions) > self._sizes.regions // 2:
-            self._sample()
             self._sample_at_s = now + self._interval_s
+            self._sample()
 
     def _apply(self, event: Event) -> None:
         process = self.lives.alive(event.head.tgid)
@@ -249,6 +267,7 @@ class Trace:
         elif isinstance(event, events.Punch):
             since_us = self._clock.since_us(event.head.time_ns)
             self.regions[event.id].punches[event.first, event.end] = since_us
+            self.regions[event.id].punched.append((event.first, event.end))
         elif isinstance(event, events.Segment):
             self._segments.setdefault(event.shmid, event.head.tgid)
         elif event.id in self.regions:
@@ -272,7 +291,10 @@ class Trace:
         command, parent_tgid = (stat.command, stat.parent) if stat else ("", None)
         # its PID may have been one of the tree's before
         began_us = max((head.start_time_ns - self._clock.boot_ns) // 1000, -1)
-        return self.lives.begin(head.tgid, head.start_time_ns, parent_tgid, comm, command, began_us, stranger=True)
+        cgroup = self._proc.cgroup(head.tgid)
+        return self.lives.begin(
+            head.tgid, head.start_time_ns, parent_tgid, comm, command, began_us, cgroup=cgroup, stranger=True
+        )
 
     def _forked(self, event: events.Fork) -> None:
         head = event.head
@@ -288,12 +310,20 @@ class Trace:
     def _executed(self, event: events.Exec, process: Process | None) -> None:
         head = event.head
         if process and not process.stranger:
-            self.lives.rename(process, event.comm, event.command)
+            self.lives.executed(process, event.comm, event.command, self._clock.wall(head.time_ns))
         elif self._wanted.match(event.comm, event.title) and head.tgid not in self._excluded:
             stat = self._proc.process(head.tgid)
             parent_tgid = stat.parent if stat else None
             began_us = self._clock.since_us(head.time_ns)
-            found = self.lives.begin(head.tgid, head.start_time_ns, parent_tgid, event.comm, event.command, began_us)
+            found = self.lives.begin(
+                head.tgid,
+                head.start_time_ns,
+                parent_tgid,
+                event.comm,
+                event.command,
+                began_us,
+                cgroup=self._proc.cgroup(head.tgid),
+            )
             if stat and event.tracked and not self._probes.processes[wire.TGID.pack(head.tgid)]:
                 # the kernel side had been told to drop it, for its parent was watched and is none of ours
                 self._seed(found)
@@ -361,32 +391,62 @@ class Trace:
         stat = self._proc.process(process.tgid)
         if stat and abs(stat.start_time_ns - process.start_time_ns) <= procfs.TICK_NS:
             self.lives.rename(process, stat.comm, stat.command)
+            self.lives.move(process, self._proc.cgroup(process.tgid))
 
     def _sample(self) -> None:
-        """How much each region has now, by its inode's own count."""
+        """How each region stands now, written down: how much it has by its inode's own count, and who touched it."""
+        changed, measured = self._keeping.collect(self.regions)
         now_ns = time.time_ns()
+        for event in self._probes.poll(0):
+            self._apply(event)
         rows = []
-        for region in list(self.regions.values()):
-            now = self._probes.measure(region.id)
-            if now:
-                allocated_bytes = now.pages * PAGE_BYTES
-                if allocated_bytes != region.allocated_bytes or not region.sampled:
-                    rows.append((now_ns, region.row, allocated_bytes))
-                region.vss_bytes, region.allocated_bytes, region.sampled = now.size_bytes, allocated_bytes, True
+        for number, now in measured.items():
+            region = self.regions.get(number)
+            if now and region:
+                allocated_bytes, swapped_bytes = now.pages * PAGE_BYTES, now.swapped_pages * PAGE_BYTES
+                sample = allocated_bytes, allocated_bytes - swapped_bytes, swapped_bytes
+                if sample != region.sample:
+                    rows.append((region.row, now_ns, *sample))
+                region.vss_bytes, region.allocated_bytes, region.sample = now.size_bytes, allocated_bytes, sample
                 region.peak_bytes = max(region.peak_bytes, allocated_bytes)
                 region.samples_missed = 0
                 continue
-            if region.dying_since_s:
+            if not region or region.dying_since_s:
                 continue
-            last = self._probes.region(region.id)
+            last = self._probes.region(number)
             region.samples_missed += 1
             if last and last.gone_us:
                 region.dying_since_s = time.monotonic()  # the event of it is still to come, or was lost
             elif region.samples_missed > 1:
                 self._closing.gone(region, now_ns)  # it had no page, so there was no teardown to see
-                del self.regions[region.id]
-        self._capture.insert_all("sample", "time_ns, region, allocated_bytes", rows)
+                del self.regions[number]
+        self._keeping.write(changed, self.regions)
+        self._capture.insert_all("sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes", rows)
+        shmem_bytes = self._proc.memory().shmem_bytes
+        if shmem_bytes != self._shmem_bytes:
+            self._capture.insert_all("host_sample", "time_ns, shmem_bytes", [(now_ns, shmem_bytes)])
+            self._shmem_bytes = shmem_bytes
+        if not self._capture.keep_small():
+            self._warn("the capture is larger than --max-size: what it has of pages and processes takes as much")
+        self._keep_session(now_ns)
         self._capture.commit()
+
+    def _keep_session(self, now_ns: int, **more: Any) -> None:
+        losses = self._probes.losses()
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        self._capture.update(
+            "session",
+            self._session,
+            ended_ns=now_ns,
+            shmem_total_bytes=self._shmem_bytes,
+            lost_events=losses["events"],
+            lost_pages=losses["pages"],
+            lost_probes=losses["probes"],
+            warnings="\n".join(self._warnings + kernel.explain(losses)),
+            self_cpu_seconds=used.ru_utime + used.ru_stime,
+            self_rss_bytes=used.ru_maxrss * 1024,
+            **more,
+        )
 
     # ---- where it stands ----
 
@@ -450,27 +510,9 @@ class Trace:
         surveys = {region.id: self._closing.survey(region, mapped) for region in self.regions.values()}
         blocks = self._probes.blocks()
         for region in self.regions.values():
-            mappers = [process for process in alive if process.tgid in mapped.get(region.id, ())]
-            self._closing.alive(region, surveys[region.id], blocks.get(region.id, {}), mappers)
-        losses = self._probes.losses()
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        self._capture.insert(
-            "session",
-            host=procfs.host(),
-            kernel=kernel.release(),
-            tier=self._probes.tier.name,
-            mechanism=self._probes.tier.by,
-            blind_to="\n".join(dict.fromkeys(self._probes.tier.blind_to + self._probes.missing)),
-            started_ns=self._clock.wall(self._attached_ns),
-            ended_ns=time.time_ns(),
-            sum_of_rss_bytes=rss_bytes,
-            shmem_total_bytes=self._proc.memory().shmem_bytes,
-            lost_events=losses["events"],
-            lost_pages=losses["pages"],
-            lost_probes=losses["probes"],
-            warnings="\n".join(self._warnings + kernel.explain(losses)),
-            self_cpu_seconds=used.ru_utime + used.ru_stime,
-            self_rss_bytes=used.ru_maxrss * 1024,
-            attach_seconds=(self._attached_ns - self._clock.monotonic_ns) / 1e9,
-        )
+            theirs = mapped.get(region.id, {})
+            mappings = {process: theirs[process.tgid] for process in alive if process.tgid in theirs}
+            self._closing.alive(region, surveys[region.id], blocks.get(region.id, {}), mappings)
+        self._shmem_bytes = self._proc.memory().shmem_bytes
+        self._keep_session(time.time_ns(), complete=1, sum_of_rss_bytes=rss_bytes)
         self._capture.commit()

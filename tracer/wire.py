@@ -19,7 +19,7 @@ TGID = REGION_ID = struct.Struct("=I")
 REGION_KEY = struct.Struct("=QII")
 REGION = struct.Struct("=QIIQQQQQQQQQIIII")
 BLOCK_KEY = struct.Struct("=II")
-BLOCK = struct.Struct(f"={BLOCK_PAGES}QQ")
+BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQ")  # words, torn, round
 RANGE = struct.Struct("=QQII")
 RANGES_HEAD = struct.Struct("=II")
 RANGES_BYTES = RANGES_HEAD.size + MAX_RANGES * RANGE.size

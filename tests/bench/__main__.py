@@ -1,6 +1,6 @@
 """What shmtrace costs, beside what else one could have used.
 
-    python -m tests.bench [--rounds N] [--mib N] [--alone] [touch] [bystander] [attach] [memory]
+    python -m tests.bench [--rounds N] [--mib N] [--alone] [touch] [record] [bystander] [attach] [memory]
 
 Every figure is from this host and this run: variants take turns, and ratios are between neighbours in time.
 """
@@ -61,6 +61,25 @@ def bench_touch(storm: Storm, rounds: int) -> None:
         measured,
         {name: "1.10" for name in measured if name.startswith("shmtrace")},
     )
+
+
+def bench_record(storm: Storm, rounds: int) -> None:
+    """First touch while the trace is recorded, against the same while it is only traced."""
+    capture = storm.result.with_name("capture")
+    record = Observer("shmtrace record --", sys.executable, [*SHMTRACE, "record", "-o", str(capture), "--"])
+
+    def recorded() -> float:
+        capture.unlink(missing_ok=True)
+        return storm.ns_per_page(record, "shared")
+
+    trace = Observer("shmtrace --", sys.executable, [*SHMTRACE, "--json", "--"])
+    variants: dict[str, Callable[[], float]] = {
+        trace.name: partial(storm.ns_per_page, trace, "shared"),
+        record.name: recorded,
+    }
+    title = f"first touch of {storm.mib} MiB of shared memory, page by page"
+    print_table(title, "ns a page", run_rounds(variants, rounds), {record.name: "1.00"})
+    print(f"  the capture of it has {capture.stat().st_size:,} bytes")
 
 
 def bench_bystander(storm: Storm, rounds: int) -> None:
@@ -141,6 +160,7 @@ def runs(starter: Starter) -> bool:
 
 BENCHES: dict[str, Callable[[Storm, int], None]] = {
     "touch": bench_touch,
+    "record": bench_record,
     "bystander": bench_bystander,
     "attach": bench_attach,
     "memory": bench_memory,

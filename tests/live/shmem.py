@@ -50,8 +50,8 @@ def read_regions(tgid: int) -> dict[RegionId, Region]:
     regions = {}
     with open(f"/proc/{tgid}/maps") as maps:
         lines = [line.rstrip("\n").split(maxsplit=5) for line in maps]
-    for bounds, permissions, _, _, ino, *name in lines:
-        if permissions[3] != "s" or ino == "0" or not name[0].startswith(SHARED_MEMORY):
+    for bounds, permissions, _, _, _, *name in lines:
+        if permissions[3] != "s" or not name or not name[0].startswith(SHARED_MEMORY):
             continue
         path = f"/proc/{tgid}/map_files/" + "-".join(f"{int(bound, 16):x}" for bound in bounds.split("-"))
         try:

@@ -72,7 +72,7 @@ def fails(*arguments: object) -> Failed:
         (["-p", "sshd", "--", "true"], "-p NAME, -a (all), -- COMMAND"),
         (["-a", "-d", "0"], "0.0 is not in the range x>0"),
         (["-a", "-d", "soon"], "'soon' is not a valid float"),
-        (["-a", "-i", "0"], "0.0 is not in the range x>=0.1"),
+        (["-a", "-i", "0"], "0.0 is not in the range 0.1<=x<=1"),
         (["-a", "--room", "0"], "'0' is no size: write 512M or 4G"),
         (["-a", "--room", "4Q"], "'4Q' is no size: write 512M or 4G"),
         (["-a", "--room", ""], "'' is no size: write 512M or 4G"),

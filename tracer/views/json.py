@@ -6,7 +6,7 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
-from tracer.account import Account, Process, Region
+from tracer.account import Account, Process, Region, dev_text, region_id
 
 SCHEMA = "shmtrace/1"
 
@@ -21,11 +21,15 @@ def document(account: Account) -> dict[str, Any]:
         "schema": SCHEMA,
         "host": session.host,
         "kernel": session.kernel,
+        "version": session.version,
         "tier": session.tier,
         "mechanism": session.mechanism or None,
         "blind_to": session.blind_to,
-        "started": _time(session.started_ns),
-        "ended": _time(session.ended_ns),
+        "started": rfc3339(session.started_ns),
+        "ended": rfc3339(session.ended_ns),
+        "complete": session.complete,
+        "since": rfc3339(account.window.since_ns),
+        "until": rfc3339(account.window.until_ns),
         "regions": [_region(region) for region in account.regions],
         "parents": [
             {
@@ -49,29 +53,17 @@ def document(account: Account) -> dict[str, Any]:
     }
 
 
-def region_id(region: Region) -> str:
-    """dev/ino/generation, as maps prints the first two."""
-    generation = "-" if region.generation is None else f"{region.generation:08x}"
-    return f"{_dev(region.dev)}/{region.ino}/{generation}"
-
-
-def _dev(dev: int) -> str:
-    import os
-
-    return f"{os.major(dev):x}:{os.minor(dev):x}"
-
-
 def _region(region: Region) -> dict[str, Any]:
     creator = region.creator
     return {
         "id": region_id(region),
-        "dev": _dev(region.dev),
+        "dev": dev_text(region.dev),
         "ino": region.ino,
         "generation": region.generation,
         "kind": region.kind,
         "name": region.name,
-        "created": _time(region.created_ns),
-        "gone": _time(region.gone_ns),
+        "created": rfc3339(region.created_ns),
+        "gone": rfc3339(region.gone_ns),
         "vss_bytes": region.vss_bytes,
         "allocated_bytes": region.allocated_bytes,
         "peak_bytes": region.peak_bytes,
@@ -79,6 +71,7 @@ def _region(region: Region) -> dict[str, Any]:
         "swapped_bytes": region.swapped_bytes,
         "creator": {**_process(creator.process), "how": creator.how} if creator else None,
         "before_bytes": region.before_bytes,
+        "outside_bytes": region.outside_bytes,
         "unseen_bytes": region.unseen_bytes,
         "touchers": [
             {
@@ -86,8 +79,8 @@ def _region(region: Region) -> dict[str, Any]:
                 "touched_bytes": toucher.touched_bytes,
                 "freed_bytes": toucher.freed_bytes,
                 "faults": toucher.faults,
-                "first": _time(toucher.first_ns),
-                "last": _time(toucher.last_ns),
+                "first": rfc3339(toucher.first_ns),
+                "last": rfc3339(toucher.last_ns),
                 "made_for": [
                     {"process": _process(process), "made_bytes": made_bytes} for process, made_bytes in toucher.made_for
                 ],
@@ -105,12 +98,14 @@ def _process(process: Process) -> dict[str, Any]:
         "comm": process.comm,
         "command": process.command,
         "parent": process.parent,
-        "exited": _time(process.exited_ns),
+        "started": rfc3339(process.started_ns),
+        "exited": rfc3339(process.exited_ns),
+        "cgroup": process.cgroup,
         "in_tree": not process.stranger,
     }
 
 
-def _time(unix_ns: int | None) -> str | None:
+def rfc3339(unix_ns: int | None) -> str | None:
     """RFC 3339 with microseconds, UTC."""
     if unix_ns is None:
         return None

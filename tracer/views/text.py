@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
 
 from tracer import labels
-from tracer.account import Account, Parent, Process, Region, Toucher
+from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher
 from tracer.procfs import PAGE_BYTES
 
 COLUMNS = 80
@@ -35,8 +36,13 @@ def render(account: Account) -> str:
         lines += [f"…{len(rest)} more processes with regions, {format_bytes(total)} allocated", ""]
     if not account.regions:
         lines += ["No shared memory: none of these processes maps any, or did.", ""]
-    lines += _footer(account)
-    return "\n".join([fit(line, COLUMNS) for line in lines] + [f"warning: {text}" for text in account.session.warnings])
+    lines += footer(account)
+    return "\n".join([fit(line, COLUMNS) for line in lines] + warnings(account))
+
+
+def warnings(account: Account) -> list[str]:
+    """Whole, however long."""
+    return [f"warning: {printable(text)}" for text in account.session.warnings]
 
 
 def _parent(parent: Parent, account: Account) -> list[str]:
@@ -59,7 +65,7 @@ def _heading(process: Process | None) -> str:
     if process is None:
         return "?  made by a process that had exited before, and mapped by none of these now"
     name = f"{fit(printable(process.comm or '?'), COMM_COLUMNS)} {process.tgid}"
-    exited = f"  exited {_clock(process.exited_ns)}" if process.exited_ns else ""
+    exited = f"  exited {clock(process.exited_ns)}" if process.exited_ns else ""
     return f"{name}  {fit(printable(process.command or ''), COLUMNS - width(name) - 2 - len(exited))}{exited}"
 
 
@@ -69,7 +75,7 @@ def _summary(region: Region, parent: Process | None, account: Account) -> str:
     size = "?" if region.vss_bytes is None else format_bytes(region.vss_bytes)
     line = f"  {name}  {region.kind} {size}, allocated {format_bytes(region.allocated_bytes)}"
     if region.gone_ns:
-        line += f" when it went, {_clock(region.gone_ns)}"
+        line += f" when it went, {clock(region.gone_ns)}"
     elif account.session.tier != "proc":
         line += f", {format_change(region.grown_bytes)} in {_seconds(account)}"
     if region.swapped_bytes:
@@ -88,7 +94,7 @@ def _region(region: Region, parent: Process | None, account: Account) -> list[st
         return lines
     touchers = [toucher for toucher in region.touchers if toucher.touched_bytes]
     others = [toucher for toucher in region.touchers if not toucher.touched_bytes]
-    if touchers or region.unseen_bytes:
+    if touchers or region.outside_bytes or region.unseen_bytes:
         counted = any(toucher.faults is not None for toucher in region.touchers)
         lines.append(HEADER + FAULTS * counted)
         for toucher in touchers[:MAX_TOUCHERS]:
@@ -98,6 +104,8 @@ def _region(region: Region, parent: Process | None, account: Account) -> list[st
             touched_bytes = sum(toucher.touched_bytes for toucher in rest)
             faults = _faults(rest) if counted else None
             lines.append(_row("", f"…{len(rest)} more", touched_bytes, region, faults))
+        if region.outside_bytes:
+            lines.append(_row("", "at other times", region.outside_bytes, region))
         if region.before_bytes:
             lines.append(_row("", "before the trace", region.before_bytes, region))
         lines.append(_row("", "unseen", region.unseen_bytes, region))
@@ -115,7 +123,7 @@ def _made_by(region: Region, parent: Process | None) -> str:
         return "made by a process that had exited before"
     if creator.process == parent:
         return "" if creator.how == "traced" else f"made by {creator.process.tgid} ({creator.how})"
-    exited = f", exited {_clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
+    exited = f", exited {clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
     made_by, how = f"made by {creator.process.tgid} ", f" ({creator.how}{exited})"
     command = printable(creator.process.command or creator.process.comm or "?")
     return made_by + fit(command, COLUMNS - 4 - len(made_by) - len(how)) + how
@@ -128,7 +136,7 @@ def _faults(touchers: Iterable[Toucher]) -> int:
 def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
     process = toucher.process
     notes = ["outside"] if process.stranger else []
-    notes += [f"exited {_clock(process.exited_ns)}"] if process.exited_ns else []
+    notes += [f"exited {clock(process.exited_ns)}"] if process.exited_ns else []
     faults = "" if counted else None  # a column of which this one has nothing
     row = _row(
         str(process.tgid),
@@ -175,7 +183,8 @@ def _row(tgid: str, name: str, size_bytes: int, region: Region, faults: int | st
     return f"    {tgid:>7} {name} {format_bytes(size_bytes):>8} {share:>5}{count}  {note}".rstrip()
 
 
-def _footer(account: Account) -> list[str]:
+def footer(account: Account) -> list[str]:
+    """What is true of the whole: the balance, the tier, the window, what is not known."""
     session, regions = account.session, account.regions
     lines = []
     held = sum(region.allocated_bytes for region in regions if region.gone_ns is None)
@@ -186,19 +195,43 @@ def _footer(account: Account) -> list[str]:
         )
     if session.tier != "proc":
         touched = sum(region.touched_bytes for region in regions) // PAGE_BYTES
+        outside = sum(region.outside_bytes for region in regions) // PAGE_BYTES
         before = sum(region.before_bytes for region in regions) // PAGE_BYTES
         unseen = sum(region.unseen_bytes for region in regions) // PAGE_BYTES
         allocated = sum(region.allocated_bytes for region in regions) // PAGE_BYTES
-        lines.append(f"balance {allocated} pages = {touched} touched + {before} before + {unseen} unseen")
+        at_other_times = "" if account.window == ALL_TIME else f" + {outside} at other times"
+        balance = f"balance {allocated} pages = {touched} touched{at_other_times} + {before} before + {unseen} unseen"
+        lines += textwrap.wrap(balance, COLUMNS, subsequent_indent="  ")
+    if account.window != ALL_TIME:
+        since_ns, until_ns = account.window
+        since = "the start" if since_ns is None else moment(since_ns)
+        until = "the end" if until_ns is None else moment(until_ns)
+        lines.append(f"touched from {since} to {until}; allocated is of the end")
     lost = "" if session.tier == "proc" else f", lost {session.lost_events} events and {session.lost_pages} pages"
     by = f" by {session.mechanism}" if session.tier == "exact" else ""
     lines.append(f"tier {session.tier}{by}{lost}")
-    shmem, elsewhere = map(format_bytes, (session.shmem_total_bytes, account.shmem_unexplained_bytes))
-    lines.append(f"host shmem {shmem}, {elsewhere} not of these")
+    if session.shmem_total_bytes is not None and account.shmem_unexplained_bytes is not None:
+        shmem, elsewhere = map(format_bytes, (session.shmem_total_bytes, account.shmem_unexplained_bytes))
+        lines.append(f"host shmem {shmem}, {elsewhere} not of these")
+    if not session.complete:
+        lines.append(f"cut off: this is how it stood at {clock(session.ended_ns)}, when it was last written")
     if session.blind_to and any(region.unseen_bytes for region in regions):
         reasons = f"unseen may be {'; or '.join(session.blind_to)}"
         lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")
     return lines
+
+
+# ---- colour ----
+
+BOLD, YELLOW, PLAIN = "\x1b[1m", "\x1b[33m", "\x1b[0m"
+# A process with its regions indented below it; the one other line that goes on so says why pages are unseen.
+HEADING = re.compile(r"^(?!unseen may be )\S.*(?=\n  )", re.MULTILINE)
+WARNING = re.compile(r"^(?:warning: |cut off: | +unseen +[1-9-]).*", re.MULTILINE)
+
+
+def paint(report: str) -> str:
+    """For a terminal: the processes that regions belong to are bold, warnings and pages that were not seen yellow."""
+    return WARNING.sub(rf"{YELLOW}\g<0>{PLAIN}", HEADING.sub(rf"{BOLD}\g<0>{PLAIN}", report))
 
 
 # ---- values to text ----
@@ -220,6 +253,8 @@ def format_change(size_bytes: int) -> str:
 
 def printable(text: str) -> str:
     """Text from strangers: what could move the cursor, colour, reorder or hide is shown as its code."""
+    if text.isprintable():  # most is
+        return text
     return "".join(
         character
         if unicodedata.category(character)[0] != "C" and unicodedata.category(character) not in ("Zl", "Zp")
@@ -230,6 +265,8 @@ def printable(text: str) -> str:
 
 def width(text: str) -> int:
     """Terminal columns: East Asian wide characters take two, combining ones none."""
+    if text.isascii():  # most is
+        return len(text)
     seen = (character for character in text if unicodedata.category(character) not in ("Mn", "Me"))
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in seen)
 
@@ -251,6 +288,11 @@ def _seconds(account: Account) -> str:
     return f"{(account.session.ended_ns - account.session.started_ns) / 1e9:.0f} s"
 
 
-def _clock(unix_ns: int | None) -> str:
+def clock(unix_ns: int | None) -> str:
     """Local time of day."""
     return "?" if unix_ns is None else datetime.fromtimestamp(unix_ns / 1e9).strftime("%H:%M:%S")  # noqa: DTZ006
+
+
+def moment(unix_ns: int) -> str:
+    """Local date and time."""
+    return datetime.fromtimestamp(unix_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")  # noqa: DTZ006

@@ -1,0 +1,38 @@
+"""Recorded captures, as SQL that only fills tables: a diff tells what has changed in them, and a schema that has grown
+meanwhile takes them all the same."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from tracer.capture import Capture
+
+DIRECTORY = Path(__file__).parent
+NAMES = sorted(path.stem for path in DIRECTORY.glob("*.sql"))
+
+
+def load(name: str, path: Path) -> Path:
+    """Make one a file again."""
+    with Capture(path):
+        pass
+    database = sqlite3.connect(path)
+    database.executescript((DIRECTORY / f"{name}.sql").read_text())
+    database.close()
+    return path
+
+
+def dump(path: Path, name: str) -> None:
+    """Keep a capture under a name: a statement a row."""
+    with Capture.open(path) as capture:
+        tables = [table for (table,) in capture.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        statements = []
+        for table in sorted(tables, key=["session", "process", "region"].__contains__, reverse=True):
+            columns = [row["name"] for row in capture.rows(f"PRAGMA table_info({table})")]
+            names = ", ".join(f'"{column}"' for column in columns)
+            quoted = " || ', ' || ".join(f'quote("{column}")' for column in columns)
+            statements += [
+                f"INSERT INTO {table} ({names}) VALUES ({values});\n"  # noqa: S608
+                for (values,) in capture.rows(f"SELECT {quoted} FROM {table}")  # noqa: S608
+            ]
+    (DIRECTORY / f"{name}.sql").write_text("".join(statements))

@@ -1,0 +1,119 @@
+"""Record the captures that the views are tested with: as root, with php-fpm and PostgreSQL installed.
+
+python -m tests.captures [NAME...]
+"""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.captures import dump
+from tests.live.fpm import Fpm, running_fpm, script_names
+from tests.live.postgres import running_postgres
+from tests.live.reports import ROOT, SHMTRACE
+from tracer import snapshot
+from tracer.capture import Capture
+from tracer.targets import Targets
+
+HOST = "web1"
+SCRIPTS = 120
+HOSTILE = {
+    "comm": "\x1b]0;pwned\x07\n=1+1",
+    "command": "<script>alert(1)</script> ; -- \u202egpj.exe \\xff\\xfe",
+    "path": "@SUM(1)\u2028/" + "x" * 4096,
+}
+
+
+@contextmanager
+def recording(path: Path, tgid: int) -> Iterator[subprocess.Popen[bytes]]:
+    command = [*SHMTRACE, "record", "-p", str(tgid), "-o", str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        while b"tracing" not in process.stderr.readline():
+            pass
+        yield process
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+
+
+def fill(fpm: Fpm, scripts: list[str]) -> None:
+    for name in scripts:
+        fpm.ask(name)
+        time.sleep(0.01)
+
+
+def php_fpm(path: Path) -> None:
+    """Workers are replaced after 25 requests, and the pool is reloaded in between."""
+    with running_fpm(SCRIPTS, max_requests=25) as fpm, recording(path, fpm.tgid):
+        fill(fpm, script_names(SCRIPTS)[:70])
+        fpm.process.send_signal(signal.SIGUSR2)
+        time.sleep(1)
+        fpm.wait_until_up()
+        fill(fpm, script_names(SCRIPTS))
+        fpm.ask("store.php")
+
+
+def postgres(path: Path) -> None:
+    with running_postgres("64MB") as server, recording(path, server.tgid):
+        server.run("pgbench", "-i", "-s", "1", "-q")
+        server.run("pgbench", "-c", "3", "-t", "50")
+
+
+def cut_off(path: Path) -> None:
+    """The recorder is killed while the pool fills."""
+    with running_fpm(SCRIPTS, max_requests=25) as fpm, recording(path, fpm.tgid) as recorder:
+        fill(fpm, script_names(SCRIPTS))
+        recorder.kill()
+
+
+def hostile(path: Path) -> None:
+    """Names that strangers chose, in place of a small one's."""
+    with running_fpm(7, max_requests=5) as fpm, recording(path, fpm.tgid):
+        fill(fpm, script_names(7))
+    database = sqlite3.connect(path)
+    database.execute("UPDATE process SET comm = :comm, command = :command || tgid, cgroup = :path", HOSTILE)
+    database.execute("UPDATE region SET name = :path || ino", HOSTILE)
+    database.execute("UPDATE exec SET comm = :comm, command = :command", HOSTILE)
+    database.execute("UPDATE session SET warnings = :command", HOSTILE)
+    database.commit()
+    database.close()
+
+
+def a_snapshot(path: Path) -> None:
+    with running_fpm(SCRIPTS) as fpm, Capture(path) as capture:
+        fpm.ask_for(script_names(40))
+        snapshot.take(capture, Targets(frozenset([fpm.tgid]), ()))
+
+
+RECORDERS: dict[str, Callable[[Path], None]] = {
+    "php_fpm": php_fpm,
+    "postgres": postgres,
+    "cut_off": cut_off,
+    "hostile": hostile,
+    "snapshot": a_snapshot,
+}
+
+
+def main() -> None:
+    for name in sys.argv[1:] or RECORDERS:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, "capture")
+            RECORDERS[name](path)
+            database = sqlite3.connect(path)
+            database.execute("UPDATE session SET host = ?", (HOST,))
+            database.commit()
+            database.close()
+            dump(path, name)
+        print(name)
+
+
+if __name__ == "__main__":
+    main()

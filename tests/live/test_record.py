@@ -1,0 +1,188 @@
+"""What is left of a trace that was cut off, and that what was recorded reads as what was seen live."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import signal
+import sqlite3
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.live.fpm import running_fpm, script_names
+from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE
+from tests.live.shmem import PAGE_BYTES
+from tracer import account
+from tracer.capture import Capture
+
+pytestmark = pytest.mark.bpf
+
+CHILDREN = 3
+ROOM_PAGES = 1 << 18
+KILLS = 20
+LOSS_NS = 1_000_000_000
+AT_ONCE_NS = 100_000_000
+
+
+class Growth(NamedTuple):
+    """A parent whose children make pages without end, and write down when: one line a page."""
+
+    tgid: int
+    log: Path
+
+    def pages_until(self, time_ns: int) -> int:
+        """How many pages had been made by then."""
+        lines = self.log.read_text().splitlines()[:-1]  # the last may be half written
+        return sum(int(line.split()[1]) for line in lines if int(line.split()[0]) <= time_ns)
+
+
+def grow(memory: mmap.mmap, first: int, log: int) -> None:
+    """Seven pages at a time."""
+    for page in range(first, ROOM_PAGES - 7 * CHILDREN, 7 * CHILDREN):
+        for each in range(page, page + 7):
+            memory[each * PAGE_BYTES] = 1
+        os.write(log, b"%d 7\n" % time.time_ns())
+        time.sleep(0.002)
+
+
+@contextmanager
+def growing(log_path: Path) -> Iterator[Growth]:
+    memory = mmap.mmap(-1, ROOM_PAGES * PAGE_BYTES)
+    parent = os.fork()
+    if not parent:
+        os.setpgid(0, 0)
+        log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        children = []
+        for number in range(CHILDREN):
+            children.append(os.fork())
+            if not children[-1]:
+                grow(memory, 7 * number, log)
+                os._exit(0)
+        for child in children:
+            os.waitpid(child, 0)
+        os._exit(0)
+    memory.close()
+    try:
+        while not log_path.exists() or not log_path.stat().st_size:
+            time.sleep(0.01)
+        yield Growth(parent, log_path)
+    finally:
+        os.killpg(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+
+
+@contextmanager
+def recording(path: Path, tgid: int) -> Iterator[subprocess.Popen[bytes]]:
+    """From the moment that the probes are attached: the capture has a session since."""
+    command = [*SHMTRACE, "record", "-p", str(tgid), "-o", str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stderr
+            assert b"tracing" in process.stderr.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+def sampled(path: Path) -> bool:
+    database = sqlite3.connect(path, timeout=10)
+    try:
+        return bool(database.execute("SELECT count(*) FROM sample").fetchone()[0])
+    finally:
+        database.close()
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_killed(number: int, tmp_path: Path) -> None:
+    """At a random moment under load: the file opens, balances, and lacks no more than the last second."""
+    path = tmp_path / "killed.capture"
+    with growing(tmp_path / "log") as growth, recording(path, growth.tgid) as process:
+        end = time.monotonic() + ATTACH_SECONDS
+        while not sampled(path):
+            assert time.monotonic() < end
+        time.sleep(random.Random(number).uniform(0.7, 3))
+        killed_ns = time.time_ns()
+        process.kill()
+        process.wait()
+    with Capture.open(path) as capture:
+        assert [tuple(row) for row in capture.rows("PRAGMA integrity_check")] == [("ok",)]
+        found = account.read(capture)
+    [region] = found.regions
+    assert not found.session.complete
+    assert killed_ns - LOSS_NS < found.session.ended_ns < killed_ns
+    has = (region.touched_bytes + region.before_bytes) // PAGE_BYTES
+    assert growth.pages_until(killed_ns - LOSS_NS) <= has <= growth.pages_until(killed_ns) + 7 * CHILDREN
+    assert region.touched_bytes
+    # those that were made between the last look at the ledger and the one at the inode
+    late = growth.pages_until(found.session.ended_ns) - growth.pages_until(found.session.ended_ns - AT_ONCE_NS)
+    assert 0 <= region.unseen_bytes // PAGE_BYTES <= late
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "none", disk], check=True)
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
+    """One line says so, and what was written until then is there."""
+    path = small_disk / "full.capture"
+    with growing(tmp_path / "log") as growth:
+        command = [*SHMTRACE, "record", "-p", str(growth.tgid), "-i", "0.1", "-o", str(path)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 1
+    [_, said] = done.stderr.decode().splitlines()
+    assert said.startswith("shmtrace: the capture cannot be written (database or disk is full): make room for ")
+    assert said.endswith(f"{path}: what was traced until then is in it")
+    with Capture.open(path) as capture:
+        found = account.read(capture)
+    assert not found.session.complete
+    [region] = found.regions
+    assert region.touched_bytes
+    assert 0 <= region.unseen_bytes // PAGE_BYTES <= 7 * CHILDREN
+
+
+@pytest.mark.needs("php-fpm*")
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_replay_reads_as_what_was_seen_live(form: str, tmp_path: Path) -> None:
+    """Byte for byte, of a real php-fpm whose workers are replaced meanwhile."""
+    path = tmp_path / "pool.capture"
+    options = ["--json"] if form == "json" else []
+    with running_fpm(300, max_requests=50) as fpm:
+        command = [*SHMTRACE, "trace", "-p", str(fpm.tgid), "-o", str(path), *options]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stderr
+            assert b"tracing" in process.stderr.readline()
+            fpm.ask_for(script_names(300))
+            process.send_signal(signal.SIGINT)
+            live, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    replay = subprocess.run([*SHMTRACE, "report", str(path), *options], cwd=ROOT, capture_output=True, check=True)
+    assert replay.stdout == live
+    assert b"php-fpm: pool www" in live
+    assert form == "json" or b" 0 unseen" in live
+
+
+def test_recording_a_command(tmp_path: Path) -> None:
+    """It ends with the command's status, prints nothing of its own on stdout, and the file is its owner's alone."""
+    path = tmp_path / "x.capture"
+    command = [*SHMTRACE, "record", "-o", str(path), "--", "sh", "-c", "echo said; exit 7"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE_SECONDS)
+    assert (done.returncode, done.stdout) == (7, b"said\n")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with Capture.open(path) as capture:
+        assert account.read(capture).session.complete
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE_SECONDS)
+    assert (again.returncode, again.stdout) == (1, b"")
+    assert again.stderr.decode() == f"shmtrace: {path} is there already: name another, or remove it\n"

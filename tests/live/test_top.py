@@ -1,0 +1,163 @@
+"""`shmtrace top` on a terminal and through a pipe, of growth that is known to the page."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.live.remains import nothing_remains
+from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE
+from tests.live.terminal import Terminal, on_terminal
+from tests.live.workload import Stepped, stepped
+
+pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc")]
+
+LEAVING = "\x1b[?1049l"  # the alternate screen
+BEFORE = "balance 13 pages = 0 touched + 13 before + 0 unseen"
+GROWN = "balance 41 pages = 28 touched + 13 before + 0 unseen"
+TOUCHED = {"A": "68.0K", "B": "32.0K", "main": "12.0K"}
+COLOURED = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[\d;]*)?m")
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No program, map or mount; and no temporary file."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with nothing_remains():
+        yield
+    assert not list(temporary.iterdir())
+
+
+@pytest.fixture
+def workload(program: Path, tmp_path: Path) -> Iterator[Stepped]:
+    with stepped(program, "grown", tmp_path / "notes") as started:
+        started.wait_for("running")
+        yield started
+
+
+@contextmanager
+def watched(workload: Stepped) -> Iterator[Terminal]:
+    """On a terminal, once the tables are there."""
+    with on_terminal([*SHMTRACE, "top", "-i", "0.3", "-p", str(workload.tgid)]) as terminal:
+        terminal.wait_for(BEFORE)
+        yield terminal
+
+
+def test_on_a_terminal(workload: Stepped) -> None:
+    with watched(workload) as terminal:
+        workload.go()
+        notes = workload.wait_for("grown")
+        terminal.wait_for(GROWN)
+        for tgid, part in notes.parts.items():
+            if part in TOUCHED:
+                assert re.search(rf"{tgid} +{TOUCHED[part]} ", terminal.seen)
+        terminal.type("\r")
+        terminal.wait_for("before the trace 52.0K, unseen 0")
+        terminal.type("q")
+        assert terminal.finish() == 0
+    report = terminal.seen.rpartition(LEAVING)[2]
+    assert GROWN in report
+    for tgid, part in notes.parts.items():
+        assert part not in TOUCHED or re.search(rf"^ +{tgid} .* {TOUCHED[part]} ", report, re.MULTILINE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_as_q_does(workload: Stepped, number: signal.Signals) -> None:
+    with watched(workload) as terminal:
+        os.kill(terminal.tgid, number)
+        assert terminal.finish() == 0
+    assert BEFORE in terminal.seen.rpartition(LEAVING)[2]
+
+
+def test_two_signals_leave_the_terminal_as_it_was(workload: Stepped) -> None:
+    with watched(workload) as terminal:
+        os.kill(terminal.tgid, signal.SIGTERM)
+        os.kill(terminal.tgid, signal.SIGTERM)
+        assert terminal.finish() in (0, 128 + signal.SIGTERM)
+    assert LEAVING in terminal.seen
+
+
+def test_no_colour(workload: Stepped, monkeypatch: pytest.MonkeyPatch) -> None:
+    for wanted in (True, False):
+        if not wanted:
+            monkeypatch.setenv("NO_COLOR", "1")
+        with watched(workload) as terminal:
+            terminal.type("q")
+            terminal.finish()
+        assert bool(COLOURED.search(terminal.seen)) == wanted
+
+
+@contextmanager
+def piped(workload: Stepped) -> Iterator[subprocess.Popen[str]]:
+    """Through a pipe, once what was there has been told."""
+    command = [*SHMTRACE, "top", "-i", "0.3", "-p", str(workload.tgid)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            assert " region +0  " in process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_through_a_pipe(workload: Stepped, number: signal.Signals) -> None:
+    """The changes add up to what has grown, and the report says the same."""
+    with piped(workload) as process:
+        workload.go()
+        notes = workload.wait_for("grown")
+        time.sleep(0.7)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, errors) == (0, "")
+    assert GROWN in output
+    changed = [float(change) for change in re.findall(r"^\S+ region ([+-][\d.]+)K ", output, re.MULTILINE)]
+    assert sum(changed) == 28 * 4
+    for tgid, part in notes.parts.items():
+        if part in TOUCHED:
+            told = re.findall(rf"^\S+ grower \S+  {tgid} .* touched (\S+) in 1 region", output, re.MULTILINE)
+            assert told[-1] == TOUCHED[part]
+
+
+def test_nobody_reads(workload: Stepped) -> None:
+    with piped(workload) as process:
+        assert process.stdout
+        process.stdout.close()
+        workload.go()
+        assert process.wait(ATTACH_SECONDS) == 128 + signal.SIGPIPE
+        assert process.stderr
+        assert process.stderr.read() == ""
+
+
+def test_it_ends_with_what_it_watches(workload: Stepped) -> None:
+    with piped(workload) as process:
+        workload.go()
+        workload.wait_for("grown")
+        workload.go()
+        workload.finish()
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, errors) == (0, "")
+    assert GROWN in output
+    assert " gone " in output
+
+
+def test_one_line_where_nothing_matches() -> None:
+    done = subprocess.run(
+        [*SHMTRACE, "top", "-p", "no-such-program"], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("shmtrace: no process matches -p no-such-program: ")

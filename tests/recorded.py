@@ -1,0 +1,88 @@
+"""A capture of a pool made by hand, with answers known to the page, in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tracer.capture import Capture
+from tracer.procfs import PAGE_BYTES
+
+BEGAN_NS = 1_700_000_000_000_000_000  # 22:13:20 UTC, 14 November 2023
+END_S = 41
+BOOT_NS = BEGAN_NS - 10**15
+
+
+def at(seconds: float) -> int:
+    return BEGAN_NS + int(seconds * 1e9)
+
+
+def pool(
+    path: Path, command: str = "php-fpm: pool www", name: str = "/dev/zero", more_pages: int = 0, moved: bool = False
+) -> Path:
+    """The opcache: 11 pages before, 23 by 812 (9 of them after 20 s), 7 by 813, 2 unseen. One more region, of 5 pages,
+    went at 13 s. moved: the same on another boot, where processes and regions have other numbers.
+    """
+    shift = 100 if moved else 0
+    boot_ns = BOOT_NS + (10**14 if moved else 0)
+    with Capture(path) as capture:
+        capture.insert(
+            "session",
+            version="0.1.0",
+            host="web1",
+            kernel="6.1.0",
+            tier="exact",
+            mechanism="kprobe",
+            blind_to="",
+            started_ns=BEGAN_NS,
+            ended_ns=at(END_S),
+            complete=1,
+            shmem_total_bytes=1000 * PAGE_BYTES,
+        )
+        for row, (tgid, title, started_s, exited_s) in enumerate(
+            [(811, "php-fpm: master", -60, None), (812, command, 1, 30), (813, command, 5, None)], start=1
+        ):
+            capture.insert(
+                "process",
+                id=row,
+                tgid=tgid + shift,
+                start_time_ns=at(started_s) - boot_ns,
+                comm="php-fpm8.2",
+                command=title,
+                parent_tgid=1 if row == 1 else 811 + shift,
+                started_ns=at(started_s),
+                exited_ns=None if exited_s is None else at(exited_s),
+            )
+        for row, pages, gone_s, place in ((1, 43 + more_pages, None, name), (2, 5, 13, "/dev/zero")):
+            capture.insert(
+                "region",
+                id=row,
+                dev=1,
+                ino=1046 + row + shift,
+                generation=7,
+                kind="anon",
+                name=place,
+                vss_bytes=256 << 20,
+                allocated_bytes=pages * PAGE_BYTES,
+                peak_bytes=pages * PAGE_BYTES,
+                start_bytes=11 * PAGE_BYTES if row == 1 else 0,
+                address=0x10000000 if row == 1 else 0x7F0000000000,
+                gone_ns=None if gone_s is None else at(gone_s),
+                creator=1,
+                creator_how="traced",
+                top=1,
+            )
+        for region, start, end, process, seconds in [
+            (1, 0, 11, None, None),
+            (1, 11, 25, 2, 2.5),
+            (1, 25, 34, 2, 20.5),
+            (1, 50, 57, 3, 20.9),
+            (1, 100, 100 + more_pages, 3, 40),
+            (2, 0, 5, 3, 7),
+        ]:
+            times = {} if seconds is None else {"first_ns": at(seconds), "last_ns": at(seconds)}
+            if end > start:
+                capture.insert("extent", region=region, start=start, end=end, process=process, **times)
+        capture.insert("usage", region=1, process=2, faults=None, freed_pages=3)
+        for region, seconds, pages in ((1, 0, 11), (1, 3, 27), (2, 8, 5), (1, 21, 43)):
+            capture.insert("sample", region=region, time_ns=at(seconds), allocated_bytes=pages * PAGE_BYTES)
+    return path

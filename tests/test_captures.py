@@ -1,0 +1,170 @@
+"""Recorded captures, looked at in every way there is, without root and without bcc.
+
+Each view of each is compared with tests/golden/captures/ as a whole. SHMTRACE_REFRESH_GOLDEN=1 writes these files anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.captures import NAMES, load
+from tests.captures.__main__ import HOSTILE
+from tracer import account
+from tracer.capture import Capture
+from tracer.cli import main
+from tracer.procfs import PAGE_BYTES
+from tracer.views.text import COLUMNS, width
+
+GOLDEN = Path(__file__).parent / "golden" / "captures"
+TEXTS = {
+    "report": ["report"],
+    "region": ["report", "--by", "region"],
+    "process": ["report", "--by", "process"],
+    "time": ["report", "--by", "time"],
+}
+DOCUMENTS = {
+    "json": ["report", "--json"],
+    "csv": ["report", "--csv"],
+    "folded": ["export", "--format", "folded"],
+    "speedscope": ["export", "--format", "speedscope"],
+    "perfetto": ["export", "--format", "perfetto"],
+    "touches.csv": ["export", "--format", "csv"],
+}
+KEPT = {"report", "time", "json"}
+"""Of these views there is a golden text of each capture; the others are of the same figures."""
+
+
+@pytest.fixture(autouse=True)
+def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("captures")
+    return {name: load(name, directory / name) for name in NAMES}
+
+
+def look(path: Path, view: str) -> str:
+    command, *options = {**TEXTS, **DOCUMENTS}[view]
+    done = CliRunner().invoke(main, [command, str(path), *options])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_there_are_all_that_are_recorded() -> None:
+    assert NAMES == ["cut_off", "hostile", "php_fpm", "postgres", "snapshot"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("view", sorted(KEPT))
+def test_it_looks_as_it_did(view: str, name: str, paths: dict[str, Path]) -> None:
+    golden = GOLDEN / f"{name}.{view}"
+    found = look(paths[name], view)
+    if os.environ.get("SHMTRACE_REFRESH_GOLDEN") == "1":
+        golden.write_text(found)
+    assert found == golden.read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_balances(name: str, paths: dict[str, Path]) -> None:
+    """By SQL alone, and by the account."""
+    with Capture.open(paths[name]) as capture:
+        sums = capture.rows(
+            'SELECT region.allocated_bytes, sum("end" - start), sum(("end" - start) * (process IS NULL))'
+            " FROM region LEFT JOIN extent ON extent.region = region.id GROUP BY region.id ORDER BY region.id"
+        )
+        found = account.read(capture)
+    by_sql = sorted(
+        (allocated, (pages or 0) * PAGE_BYTES, (before or 0) * PAGE_BYTES) for allocated, pages, before in sums
+    )
+    by_account = sorted(
+        (region.allocated_bytes, region.touched_bytes + region.before_bytes, region.before_bytes)
+        for region in found.regions
+    )
+    assert by_sql == by_account
+    assert sum(allocated for allocated, _, _ in by_sql) > 0
+    for region in found.regions:
+        assert region.unseen_bytes == region.allocated_bytes - region.touched_bytes - region.before_bytes
+        if name == "cut_off":  # the two sides are not of the same moment, but nearly
+            assert 0 <= region.unseen_bytes <= 23 * PAGE_BYTES
+        elif name != "snapshot" and region.kind != "posix":  # which PostgreSQL makes with fallocate
+            assert region.unseen_bytes == 0
+    assert found.session.complete == (name != "cut_off")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_view_has_the_same_sums(name: str, paths: dict[str, Path]) -> None:
+    document = json.loads(look(paths[name], "json"))
+    allocated = sum(region["allocated_bytes"] for region in document["regions"])
+    folded = sum(int(line.rpartition(" ")[2]) for line in look(paths[name], "folded").splitlines())
+    assert folded == allocated
+    assert json.loads(look(paths[name], "speedscope"))["profiles"][0]["endValue"] == allocated
+
+
+# ---- names that strangers chose ----
+
+
+@pytest.mark.parametrize("view", TEXTS)
+def test_a_terminal_is_safe(view: str, paths: dict[str, Path]) -> None:
+    text = look(paths["hostile"], view)
+    assert not [c for c in text.replace("\n", "") if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    assert "<script>alert(1)" in text or view in ("region", "time")
+    for line in text.splitlines():
+        assert width(line) <= COLUMNS or line.startswith("warning: ")
+
+
+@pytest.mark.parametrize("view", DOCUMENTS)
+def test_other_programs_are_safe(view: str, paths: dict[str, Path]) -> None:
+    """And what it was can be told."""
+    text = look(paths["hostile"], view)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]", text.replace("\r\n", "\n"))
+    if view == "json":
+        names = {
+            toucher["process"]["command"] for region in json.loads(text)["regions"] for toucher in region["touchers"]
+        }
+        assert names
+        assert all(name.startswith(HOSTILE["command"]) for name in names)
+    else:
+        assert r"<script>alert(1)</script> " in text
+        assert r"\x202egpj.exe" in text
+    if view.endswith("csv"):
+        assert not re.search(r'(^|,|")[=+@-]', text, re.MULTILINE)
+        assert "'@SUM(1)" in text
+
+
+# ---- who may look ----
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+def test_it_takes_no_root(paths: dict[str, Path], tmp_path: Path) -> None:
+    path = load("php_fpm", tmp_path / "theirs.capture")
+    os.chown(path, 65534, 65534)
+    for parent in list(path.parents)[:-2]:
+        parent.chmod(0o755)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            os.setresuid(65534, 65534, 65534)
+            assert "php-fpm: pool www" in look(path, "report")
+            path.chmod(0)
+            done = CliRunner().invoke(main, ["report", str(path)])
+            assert (done.exit_code, "may not be read: a capture is for its owner's eyes" in done.output) == (1, True)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

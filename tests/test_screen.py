@@ -1,0 +1,274 @@
+"""The live tables, driven by keys, of accounts made by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Callable
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import OptionList, Static
+
+from tests.test_top import BEFORE, FIRST, NOW, SECOND, opcache, pool
+from tests.test_views import HOSTILE, account, make_region, process, toucher
+from tracer.account import Account, Creator, Parent
+from tracer.procfs import PAGE_BYTES
+from tracer.views import screen, top
+from tracer.views.screen import Help, Table, Top
+from tracer.views.text import format_bytes
+
+Driven = Pilot[Account]
+
+
+class Fed(Top):
+    """Fed with accounts by the test."""
+
+    def __init__(self, first: Account) -> None:
+        self.accounts: asyncio.Queue[Account | None] = asyncio.Queue()
+        self.stopped = 0
+        super().__init__(first, self.accounts.get, self._count)
+
+    def _count(self) -> None:
+        self.stopped += 1
+
+    async def feed(self, now: Account, pilot: Driven) -> None:
+        self.accounts.put_nowait(now)
+        await pilot.pause()
+        await pilot.pause()
+
+    def about(self, selector: str) -> list[str]:
+        """What stands in it, a line each."""
+        return str(self.screen_stack[0].query_one(selector, Static).render()).splitlines()
+
+    def lines(self, table: str) -> list[str]:
+        found = self.screen_stack[0].query_one(f"#{table} OptionList", OptionList)
+        return [str(option.prompt) for option in found.options]
+
+    def highlighted(self, table: str) -> int | None:
+        return self.screen_stack[0].query_one(f"#{table} OptionList", OptionList).highlighted
+
+    @property
+    def inside(self) -> bool:
+        return self.screen_stack[0].query_one("#region").display
+
+
+def driven(
+    script: Callable[[Fed, Driven], Awaitable[None]], first: Account = BEFORE, size: tuple[int, int] = (80, 24)
+) -> Fed:
+    """Run a script of keys."""
+
+    async def run() -> Fed:
+        app = Fed(first)
+        async with app.run_test(size=size) as pilot:
+            await pilot.pause()
+            await script(app, pilot)
+        return app
+
+    return asyncio.run(run())
+
+
+def test_deltas_come_with_every_account() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        await app.feed(NOW, pilot)
+        assert [line.split()[4] for line in app.lines("regions")] == ["+192.0K", "+20.0K", "."]
+        assert [line.split()[:3] for line in app.lines("growers")] == [
+            ["813", "184.0K", "+184.0K"],
+            ["812", "120.0K", "+28.0K"],
+        ]
+        assert app.about("#balance") == ["balance 95 pages = 76 touched + 19 before + 0 unseen"]
+        await app.feed(NOW, pilot)
+        assert [line.split()[4] for line in app.lines("regions")] == [".", ".", "."]
+
+    driven(script)
+
+
+def test_sort() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        assert "▼grown" in app.about("#regions .heading")[0]
+        await pilot.press("s", "s")
+        assert app.about("#regions .heading")[0].startswith("▼region")
+        assert [line.split()[0] for line in app.lines("regions")] == ["/memfd:new", "apcu?", "opcache?"]
+        await pilot.press("S", "S")
+        assert app.lines("regions")[0].startswith("opcache?")
+        await pilot.press("tab", "S")
+        assert "▼PID" in app.about("#growers .heading")[0]
+        assert [line.split()[0] for line in app.lines("growers")] == ["812", "813"]
+
+    driven(script, NOW)
+
+
+def test_pause() -> None:
+    """What comes meanwhile is not shown, and not lost: the delta is still that of the last interval."""
+
+    async def script(app: Fed, pilot: Driven) -> None:
+        await pilot.press("p")
+        before = app.lines("regions")
+        await app.feed(pool(opcache((FIRST, 25))), pilot)
+        await app.feed(NOW, pilot)
+        assert app.lines("regions") == before
+        assert app.about("#where")[0].startswith("paused")
+        await pilot.press("p")
+        assert app.lines("regions")[0].split()[4] == "+184.0K"
+        assert not app.about("#where")[0].startswith("paused")
+
+    driven(script)
+
+
+def test_look_into_a_region_and_back() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        assert not app.inside
+        await pilot.press("enter")
+        assert app.inside
+        await app.feed(NOW, pilot)
+        assert app.about("#about") == top.describe(top.compare(NOW, top.compare(BEFORE, None)).regions[0], False)
+        assert "balance 78 pages = 71 touched + 7 before + 0 unseen" in app.about("#about")
+        assert [line.split()[:3] for line in app.lines("touchers")] == [
+            ["813", "164.0K", "+164.0K"],
+            ["812", "120.0K", "+28.0K"],
+        ]
+        await pilot.press("s")
+        await pilot.press("escape")
+        assert not app.inside
+        await pilot.press("down", "enter", "b")
+        assert not app.inside
+
+    driven(script)
+
+
+def test_the_region_looked_into_may_go() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        await pilot.press("enter")
+        await app.feed(pool(), pilot)
+        assert app.inside
+        assert "balance 30 pages = 23 touched + 7 before + 0 unseen" in app.about("#about")
+        await pilot.press("escape")
+        assert app.lines("regions") == []
+        await pilot.press("enter", "s", "tab", "s")
+        assert not app.inside
+
+    driven(script)
+
+
+def test_the_row_stays_chosen_wherever_it_goes() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        await pilot.press("down")
+        assert app.lines("regions")[1].startswith("/memfd:new")
+        later = pool(opcache((FIRST, 30)), make_region(1049, toucher(SECOND, 900), kind="memfd", name="/memfd:new"))
+        await app.feed(later, pilot)
+        assert app.lines("regions")[0].startswith("/memfd:new")
+        assert app.highlighted("regions") == 0
+
+    driven(script, NOW)
+
+
+def test_the_first_row_is_whatever_comes_first() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        await app.feed(pool(opcache((FIRST, 23)), make_region(1049, toucher(SECOND, 900))), pilot)
+        assert app.highlighted("regions") == 0
+        assert app.lines("regions")[1].startswith("opcache?")
+
+    driven(script)
+
+
+def test_quit_waits_for_the_account_to_be_closed() -> None:
+    final = NOW._replace(session=NOW.session._replace(complete=True))
+
+    async def script(app: Fed, pilot: Driven) -> None:
+        await pilot.press("q")
+        assert app.stopped == 1
+        assert app.about("#where")[0].startswith("ending")
+        await app.feed(final, pilot)
+
+    assert driven(script).return_value == final
+
+
+def test_control_c_is_quit() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        await pilot.press("question_mark", "ctrl+c")
+        assert app.stopped == 1
+
+    driven(script)
+
+
+def test_help() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, Help)
+        await app.feed(NOW, pilot)
+        assert app.lines("regions")[0].split()[4] == "+192.0K"
+        await pilot.press("x")
+        assert not isinstance(app.screen, Help)
+
+    driven(script)
+
+
+def test_what_goes_wrong_with_the_trace_ends_it() -> None:
+    async def fail() -> None:
+        raise ValueError("no more room")
+
+    async def run() -> Top:
+        app = Top(BEFORE, fail, lambda: None)
+        async with app.run_test() as pilot:
+            await pilot.pause()
+        return app
+
+    app = asyncio.run(run())
+    assert app.return_value is None
+    assert app.follower
+    assert isinstance(app.follower.error, ValueError)
+
+
+@pytest.mark.parametrize("size", [(40, 10), (20, 5), (10, 3), (1, 1), (200, 60)])
+def test_any_size(size: tuple[int, int]) -> None:
+    """At the start, and resized to, wherever one is."""
+
+    async def script(app: Fed, pilot: Driven) -> None:
+        for width, height in [size, (80, 24), size]:
+            await pilot.resize_terminal(width, height)
+            await app.feed(NOW, pilot)
+            await pilot.press("s", "enter")
+            await app.feed(BEFORE, pilot)
+            await pilot.press("question_mark", "x", "escape", "tab", "down", "p", "p", "tab")
+        await pilot.resize_terminal(80, 24)
+        await pilot.pause()
+        assert any(
+            line.startswith("opcache?") and line.endswith("php-fpm8.2")
+            for line in map(str.rstrip, app.lines("regions"))
+        )
+
+    driven(script, size=size)
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "[bold red]x[/]", "[/nothing]", "[@click=app.end]x[/]", ":smile: \\["])
+def test_hostile_names(name: str) -> None:
+    """No markup, and no other width than was reckoned with."""
+    evil = process(812, name, comm=name)
+    region = make_region(9, toucher(evil, 3), name=name, creator=Creator(evil, "traced"))
+    told = account(Parent(evil, [region]), complete=False)
+
+    async def script(app: Fed, pilot: Driven) -> None:
+        await app.feed(told, pilot)
+        [line] = app.lines("regions")
+        assert name.startswith("[") <= line.startswith(name[:12])
+        await pilot.press("enter")
+        assert "balance 3 pages = 3 touched + 0 before + 0 unseen" in app.about("#about")
+        svg = app.export_screenshot()
+        assert "\x1b" not in svg
+
+    driven(script, told)
+
+
+def test_of_many_growers_the_first_are_shown() -> None:
+    many = pool(opcache(*((process(1000 + number), 1 + number) for number in range(screen.MAX_ROWS + 23))))
+
+    async def script(app: Fed, pilot: Driven) -> None:
+        *shown, last = app.lines("growers")
+        assert len(shown) == screen.MAX_ROWS
+        assert shown[0].split()[1] == format_bytes((screen.MAX_ROWS + 23) * PAGE_BYTES)
+        assert last.startswith("…23 more")
+        await pilot.press("tab", "end", "enter")
+        assert not app.inside
+        assert app.query_one("#growers", Table).chosen is not None
+
+    driven(script, many)

@@ -1,0 +1,262 @@
+"""What a person, a spreadsheet and a program read of a table, and of a file by `report` and `diff`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.recorded import pool
+from tests.test_cli import fail, run
+from tests.test_views import HOSTILE, compare_with_golden
+from tracer import account
+from tracer.capture import Capture
+from tracer.procfs import PAGE_BYTES
+from tracer.tables import Column, Table
+from tracer.views import json as document
+from tracer.views import table, text
+
+BY = ["region", "process", "time"]
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "'", "-"]
+
+
+@pytest.fixture(autouse=True)
+def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def say(*arguments: Any) -> str:
+    status, output = run(*map(str, arguments))
+    assert status == 0, output
+    return output
+
+
+def rows(output: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(output, newline="")))
+
+
+# ---- tables ----
+
+NAMED = [Column("name", "name", lambda row: row[0], "<"), Column("size_bytes", "size", lambda row: row[1])]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_stranger_cannot_write_on_the_terminal(name: str) -> None:
+    lines = table.text(Table("x", NAMED, [(name, 7), ("plain", None)]))
+    assert len(lines) == 3
+    assert max(map(text.width, lines)) <= 80
+    assert {unicodedata.category(character)[0] for line in lines for character in line}.isdisjoint("C")
+    "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, *FORMULAS])
+def test_a_stranger_cannot_calculate(name: str) -> None:
+    output = table.csv(Table("x", NAMED, [(name, 7)]))
+    [(header, ((cell, size),))] = [
+        (lines[0], lines[1:]) for lines in [list(csv.reader(io.StringIO(output, newline="")))]
+    ]
+    assert header == ["name", "size_bytes"]
+    assert size == "7"
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    defused = name.startswith(("=", "+", "-", "@", "'", "\t", "\r"))
+    assert cell == "'" * defused + text.printable(name)
+    output.encode()
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, *FORMULAS])
+def test_a_program_has_it_as_it_was(name: str) -> None:
+    assert json.loads(table.dumps({"rows": table.records(Table("x", NAMED, [(name, 7)]))})) == {
+        "rows": [{"name": name, "size_bytes": 7}]
+    }
+
+
+def test_csv_is_as_rfc_4180_says() -> None:
+    output = table.csv(Table("x", NAMED, [('a "b", c', 7), ("d", None)]))
+    assert output == 'name,size_bytes\r\n"a ""b"", c",7\r\nd,\r\n'
+
+
+def test_numbers_that_are_negative_stay_numbers() -> None:
+    assert table.csv(Table("x", NAMED[1:], [("", -4096)])) == "size_bytes\r\n-4096\r\n"
+
+
+def test_a_table_that_is_cut_short() -> None:
+    lines = table.text(Table("x", NAMED, [(f"n{i}", i) for i in range(5)], ("sum", 10)), limit=2)
+    assert lines == ["name size", "n0      0", "n1      1", "…3 more", "sum    10"]
+
+
+def test_unknown_is_a_question_mark_and_no_time_a_dash() -> None:
+    columns = [*NAMED, Column("gone_ns", "gone", lambda row: row[2])]
+    lines = table.text(Table("x", columns, [("a", None, None), ("b", 7, 1_700_000_000_000_000_000)]))
+    assert lines == ["name size     gone", "a       ?        -", "b       7 22:13:20"]
+
+
+def test_a_column_of_which_nothing_is_known_is_left_out() -> None:
+    assert table.text(Table("x", NAMED, [("a", None), ("b", None)])) == ["name", "a", "b"]
+    assert table.text(Table("x", NAMED, [])) == ["name size"]
+
+
+def test_sorting_puts_the_most_first_and_the_unknown_last() -> None:
+    made = Table("x", NAMED, [("b", 3), ("c", None), ("a", 20), ("", 5)])
+    assert [name for name, _ in made.sort("size").rows] == ["a", "", "b", "c"]
+    assert [name for name, _ in made.sort("size_bytes").rows] == ["a", "", "b", "c"]
+    assert [name for name, _ in made.sort("name").rows] == ["a", "b", "c", ""]
+    assert made.sort(None) == made
+
+
+# ---- shmtrace report ----
+
+
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("window", [(), ("--since", "22:13:35", "--until", "+30s")])
+def test_reports(by: str, window: tuple[str, ...], tmp_path: Path) -> None:
+    output = say("report", pool(tmp_path / "x"), "--by", by, *window)
+    compare_with_golden(f"by_{by}{'_window' if window else ''}.txt", output.removesuffix("\n"))
+    assert max(map(text.width, output.split("\n"))) <= 80
+
+
+def test_the_report_of_a_window(tmp_path: Path) -> None:
+    output = say("report", pool(tmp_path / "x"), "--since", "22:13:35", "--until", "+30s")
+    compare_with_golden("by_parent_window.txt", output.removesuffix("\n"))
+    assert "balance 48 pages = 16 touched + 19 at other times + 11 before + 2 unseen" in output
+
+
+def test_the_report_is_the_live_one(tmp_path: Path) -> None:
+    path = pool(tmp_path / "x")
+    with Capture.open(path) as capture:
+        found = account.read(capture)
+    assert say("report", path) == text.render(found) + "\n"
+    assert say("report", path, "--json") == document.render(found) + "\n"
+
+
+@pytest.mark.parametrize("by", BY)
+def test_all_three_say_the_same(by: str, tmp_path: Path) -> None:
+    path = pool(tmp_path / "x", command="plain")
+    separated = rows(say("report", path, "--by", by, "--csv"))
+    read = json.loads(say("report", path, "--by", by, "--json"))
+    assert (read["schema"], read["by"], read["since"]) == ("shmtrace/1", by, None)
+    assert separated == [
+        {name: "" if value is None else str(value) for name, value in row.items()} for row in read["rows"]
+    ]
+    names = {"region": "what", "process": "command", "time": "grower"}
+    for row in read["rows"]:
+        assert row[names[by]] in say("report", path, "--by", by)
+
+
+@pytest.mark.parametrize("window", [(), ("--since", "+3s"), ("--until", "+21s")])
+def test_the_shares_add_up(window: tuple[str, ...], tmp_path: Path) -> None:
+    shares = rows(say("report", pool(tmp_path / "x"), "--csv", *window))
+    assert sum(int(share["allocated_bytes"]) for share in shares) == 48 * PAGE_BYTES
+    before = [int(share["allocated_bytes"]) for share in shares if share["part"] == "before"]
+    assert before == [11 * PAGE_BYTES, 0]
+
+
+def test_sorted(tmp_path: Path) -> None:
+    path = pool(tmp_path / "x")
+    found = rows(say("report", path, "--by", "region", "--sort", "ino", "--csv"))
+    assert [row["ino"] for row in found] == ["1048", "1047"]
+    status, line = fail("report", str(path), "--by", "region", "--sort", "rss")
+    assert status == 1
+    assert line.startswith("there is no column 'rss' by region: sort by one of id, ino, what, name, kind, size_bytes, ")
+
+
+def test_hostile_names_in_every_report(tmp_path: Path) -> None:
+    for number, name in enumerate(["\x1b[2J\u202e=cmd|' /C calc'!A0", '=HYPERLINK("x")\r\n', "<script>" + "x" * 4096]):
+        path = pool(tmp_path / str(number), command=name, name=name)
+        outputs = [say("report", path, "--by", by) for by in ["parent", *BY]] + [say("diff", path, path)]
+        for output in outputs:
+            assert {unicodedata.category(character)[0] for character in output.replace("\n", "")}.isdisjoint("C")
+            assert max(map(text.width, output.split("\n"))) <= 80
+        for by in ["parent", *BY]:
+            for row in csv.reader(io.StringIO(say("report", path, "--by", by, "--csv"), newline="")):
+                assert not [cell for cell in row if cell.startswith(("=", "@", "\t", "\r"))]
+                assert "\x1b" not in "".join(row)
+        read = json.loads(say("report", path, "--by", "process", "--json"))
+        assert {row["command"] for row in read["rows"]} == {name}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (["--json", "--csv"], 2, "name one of: --json, --csv: `shmtrace report --help` says more"),
+        (
+            ["--sort", "pages"],
+            2,
+            "--sort needs a table: --by region, process or time, or --csv: `shmtrace report --help` says more",
+        ),
+        (["--since", "+5s", "--until", "+2s"], 1, "--since +5s is not before --until +2s: turn them round"),
+        (
+            ["--until", "21:00"],
+            1,
+            "nothing was captured with --until 21:00: the capture is from 2023-11-14 22:13:20 to 2023-11-14 22:14:01",
+        ),
+    ],
+)
+def test_mistakes(arguments: list[str], status: int, line: str, tmp_path: Path) -> None:
+    assert fail("report", str(pool(tmp_path / "x")), *arguments) == (status, line)
+
+
+def test_a_file_that_is_no_capture(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("hello")
+    status, line = fail("diff", str(tmp_path / "x"), str(tmp_path / "y"))
+    assert status == 1
+    assert line.startswith(f"{tmp_path}/x cannot be read as a capture")
+
+
+def test_a_capture_that_was_cut_off_at_once(tmp_path: Path) -> None:
+    with Capture(tmp_path / "x"):
+        pass
+    line = "the capture is empty: it was cut off before anything was recorded; record another"
+    for arguments in (["report", "x"], ["report", "x", "--by", "time"], ["diff", "x", "x"]):
+        command, *paths = (str(tmp_path / word) if word == "x" else word for word in arguments)
+        assert fail(command, *paths) == (1, line)
+
+
+def test_a_report_changes_nothing(tmp_path: Path) -> None:
+    path = pool(tmp_path / "x")
+    before = path.read_bytes()
+    for by in ["parent", *BY]:
+        say("report", path, "--by", by)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- shmtrace diff ----
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_diffs(moved: bool, tmp_path: Path) -> None:
+    output = say("diff", pool(tmp_path / "a"), pool(tmp_path / "b", more_pages=17, moved=moved))
+    compare_with_golden(f"diff{'_of_boots' if moved else ''}.txt", output.removesuffix("\n"))
+    assert max(map(text.width, output.split("\n"))) <= 80
+
+
+def test_a_diff_for_a_program(tmp_path: Path) -> None:
+    paths = pool(tmp_path / "a"), pool(tmp_path / "b", more_pages=17)
+    read = json.loads(say("diff", *paths, "--json"))
+    assert read["same_boot"] is True
+    assert [row["allocated_change_bytes"] for row in read["regions"]] == [17 * PAGE_BYTES]
+    assert read["sums"]["regions"]["allocated_change_bytes"] == 17 * PAGE_BYTES
+    assert read["sums"]["processes"]["touched_b_bytes"] == 47 * PAGE_BYTES
+    separated = rows(say("diff", *paths, "--csv"))
+    assert [(row["of"], row["touched_change_bytes"]) for row in separated] == [
+        ("region", str(17 * PAGE_BYTES)),
+        ("process", str(17 * PAGE_BYTES)),
+        ("process", "0"),
+    ]
+
+
+def test_the_other_way_round(tmp_path: Path) -> None:
+    paths = pool(tmp_path / "a"), pool(tmp_path / "b", more_pages=17)
+    read = json.loads(say("diff", *reversed(paths), "--json"))
+    assert read["sums"]["regions"]["allocated_change_bytes"] == -17 * PAGE_BYTES

@@ -1,0 +1,222 @@
+"""What has changed between two accounts made by hand, how it is sorted, and that it fits."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import pytest
+
+from tests.test_views import HOSTILE, MASTER, account, at, make_region, process, toucher
+from tracer.account import Account, Creator, Parent, Process, Region
+from tracer.procfs import PAGE_BYTES
+from tracer.views import text, top
+from tracer.views.top import GROWER_COLUMNS, REGION_COLUMNS, Column, View
+
+LOW = 0x10000000
+CLOCK, EARLIER = text.clock(at(41.2)), text.clock(at(40))
+MASTER_PROCESS = process(811, MASTER, parent=1)
+ID = {1047: "0:1/1047/3a9c21f0 anon 256.0M,", 1049: "0:1/1049/3a9c21f0 memfd 256.0M,"}
+
+
+def pool(*regions: Region, ended_s: float = 41.2) -> Account:
+    return account(Parent(MASTER_PROCESS, list(regions)), complete=False, ended_ns=at(ended_s))
+
+
+def opcache(*touchers: tuple[Process, int], **fields: int) -> Region:
+    made = [toucher(who, pages) for who, pages in touchers]
+    return make_region(1047, *made, before=7, creator=Creator(MASTER_PROCESS, "traced"), address=LOW, **fields)
+
+
+def pages(view: View) -> tuple[dict[int, int], dict[int, int]]:
+    """What regions and growers got since, by inode and by PID."""
+    return (
+        {row.region.ino: row.delta_bytes // PAGE_BYTES for row in view.regions},
+        {row.process.tgid: row.delta_bytes // PAGE_BYTES for row in view.growers},
+    )
+
+
+def column(columns: list[Column[top.Row]], title: str) -> Column[top.Row]:
+    return next(column for column in columns if column.title == title)
+
+
+FIRST, SECOND = process(812), process(813, "php-fpm: pool api")
+BEFORE = pool(opcache((FIRST, 23)), make_region(1048, before=12))
+NOW = pool(
+    opcache((FIRST, 30), (SECOND, 41)),
+    make_region(1048, before=12),
+    make_region(1049, toucher(SECOND, 5), kind="memfd", name="/memfd:new"),
+)
+
+
+def test_what_changed() -> None:
+    view = top.compare(NOW, top.compare(BEFORE, None))
+    assert pages(view) == ({1047: 48, 1048: 0, 1049: 5}, {812: 7, 813: 46})
+    assert {row.process.tgid: row.nr_regions for row in view.growers} == {812: 1, 813: 2}
+
+
+def test_of_the_first_all_is_new_but_what_was_there_before() -> None:
+    assert pages(top.compare(BEFORE, None)) == ({1047: 23, 1048: 0}, {812: 23})
+
+
+def test_what_was_given_back_is_negative() -> None:
+    now = opcache((FIRST, 23))
+    now = now._replace(touchers=[*now.touchers, toucher(SECOND, 0, freed=41)])
+    view = top.compare(pool(now), top.compare(NOW, None))
+    assert pages(view) == ({1047: -48}, {812: -7, 813: -46})
+
+
+def test_growers_grew_what_the_regions_did() -> None:
+    view = top.compare(NOW, top.compare(BEFORE, None))
+    by_region, by_grower = pages(view)
+    assert sum(by_region.values()) == sum(by_grower.values()) == 53
+    assert sum(row.touched_bytes for row in view.growers) == sum(region.touched_bytes for region in NOW.regions)
+
+
+def test_a_pid_used_again_is_another_grower() -> None:
+    dead, reborn = process(812, exited=20), process(812)._replace(start_time_ns=9)
+    view = top.compare(pool(opcache((dead, 23), (reborn, 3))), top.compare(pool(opcache((dead, 23))), None))
+    assert sorted((row.process.exited_ns, row.delta_bytes) for row in view.growers if row.process.exited_ns) == [
+        (at(20), 0)
+    ]
+    assert [row.delta_bytes for row in view.growers if not row.process.exited_ns] == [3 * PAGE_BYTES]
+
+
+def test_an_inode_used_again_is_another_region() -> None:
+    """SysV numbers inodes by shmid, and a kernel may not tell the generation."""
+    first, second = opcache((FIRST, 23), gone_ns=at(30)), opcache((SECOND, 5))
+    before = top.compare(pool(opcache((FIRST, 23))), None)
+    view = top.compare(pool(second, first), before)
+    assert {row.region.gone_ns: row.delta_bytes for row in view.regions} == {at(30): 0, None: 5 * PAGE_BYTES}
+
+
+def test_regions_that_came_and_went_without_a_page_are_left_out() -> None:
+    empty = make_region(5, gone_ns=at(3))
+    assert [row.region.ino for row in top.compare(pool(empty, opcache()), None).regions] == [1047]
+
+
+@pytest.mark.parametrize(
+    ("title", "first"), [("delta", 1047), ("allocated", 1047), ("region", 1049), ("size", 1047), ("kind", 1047)]
+)
+def test_regions_sorted(title: str, first: int) -> None:
+    view = top.compare(NOW, top.compare(BEFORE, None))
+    rows = top.sort(view.regions, column(REGION_COLUMNS, title))
+    assert rows[0].region.ino == first
+    assert {row.region.ino for row in rows} == {1047, 1048, 1049}
+
+
+@pytest.mark.parametrize(("title", "order"), [("PID", [812, 813]), ("touched", [813, 812]), ("command", [813, 812])])
+def test_growers_sorted(title: str, order: list[int]) -> None:
+    view = top.compare(NOW, top.compare(BEFORE, None))
+    assert [row.process.tgid for row in top.sort(view.growers, column(GROWER_COLUMNS, title))] == order
+
+
+def test_the_gone_come_last_however_large() -> None:
+    view = top.compare(pool(opcache((FIRST, 9000), gone_ns=at(9)), make_region(1048, before=12)), None)
+    for each in REGION_COLUMNS:
+        assert [row.region.ino for row in top.sort(view.regions, each)] == [1048, 1047]
+
+
+def test_balance() -> None:
+    unseen = make_region(1050, toucher(FIRST, 11), before=2, unseen=4)
+    [row] = top.compare(pool(unseen), None).regions
+    assert "balance 17 pages = 11 touched + 2 before + 4 unseen" in top.describe(row, complete=False)
+    assert top.status(top.compare(NOW, None))[1] == "balance 95 pages = 76 touched + 19 before + 0 unseen"
+
+
+def test_balance_is_the_report_s() -> None:
+    assert top.balance(NOW.regions) in text.render(NOW)
+
+
+def test_a_region_described() -> None:
+    touched = opcache((FIRST, 30), mappers=[811, 812])
+    [row] = top.compare(pool(touched), top.compare(pool(opcache((FIRST, 23))), None)).regions
+    assert top.describe(row, complete=True) == [
+        "opcache?  anon 256.0M  /dev/zero",
+        "region 0:1/1047/3a9c21f0",
+        "allocated 148.0K, +120.0K since the start, +28.0K just now",
+        f"made by 811 (traced, alive) {MASTER}",
+        "mapped by 811 812",
+        "balance 37 pages = 30 touched + 7 before + 0 unseen",
+        "before the trace 28.0K, unseen 0",
+    ]
+    [grower] = top.touchers(row)
+    assert (grower.process, grower.touched_bytes, grower.delta_bytes) == (FIRST, 30 * PAGE_BYTES, 7 * PAGE_BYTES)
+
+
+def test_who_maps_it_is_unknown_while_the_trace_runs() -> None:
+    [row] = top.compare(pool(opcache()), None).regions
+    assert "mapped by ?" in top.describe(row, complete=False)
+    assert "mapped by nobody" in top.describe(row, complete=True)
+
+
+# ---- plain lines ----
+
+
+def test_only_what_changed_is_told() -> None:
+    before = top.compare(BEFORE, None)
+    assert len(list(top.changes(before))) == 3
+    assert list(top.changes(top.compare(BEFORE, before))) == []
+    pattern = rf"{CLOCK} (\w+) (\S+)  (.*)"
+    assert [
+        found.groups() for line in top.changes(top.compare(NOW, before)) if (found := re.fullmatch(pattern, line))
+    ] == [
+        ("region", "+192.0K", f"opcache? {ID[1047]} allocated 312.0K, +284.0K since the start, made by 811 php-fpm8.2"),
+        ("region", "+20.0K", f"/memfd:new {ID[1049]} allocated 20.0K, +20.0K since the start, made by ?"),
+        ("grower", "+184.0K", "813 alive, touched 184.0K in 2 region(s)  php-fpm: pool api"),
+        ("grower", "+28.0K", "812 alive, touched 120.0K in 1 region(s)  php-fpm: pool www"),
+    ]
+
+
+def test_exits_and_ends_are_told() -> None:
+    before = top.compare(pool(opcache((FIRST, 23))), None)
+    gone = pool(opcache((process(812, exited=40), 23), gone_ns=at(41)))
+    region, grower = top.changes(top.compare(gone, before))
+    assert "+0  opcache?" in region
+    assert f"gone {text.clock(at(41))}" in region
+    assert f"812 exited {EARLIER}" in grower
+
+
+def test_of_many_the_rest_is_added_up() -> None:
+    many = pool(opcache(*((process(1000 + number), 1 + number) for number in range(30))))
+    *_, last = top.changes(top.compare(many, None))
+    assert last == f"{CLOCK} grower +{text.format_bytes(55 * PAGE_BYTES)}  of 10 more"
+
+
+# ---- room ----
+
+
+def told(view: View, room: int) -> list[str]:
+    return [
+        top.heading(REGION_COLUMNS, REGION_COLUMNS[5], room),
+        *top.lines(view.regions, REGION_COLUMNS, room),
+        top.heading(GROWER_COLUMNS, GROWER_COLUMNS[1], room),
+        *top.lines(view.growers, GROWER_COLUMNS, room),
+    ]
+
+
+@pytest.mark.parametrize("room", [1, 5, 12, 24, 40, 79, 80, 200])
+def test_lines_are_as_wide_as_there_is_room(room: int) -> None:
+    for line in told(top.compare(NOW, None), room):
+        assert text.width(line) <= room
+        assert room < 24 or text.width(line) >= 12
+
+
+def test_at_80_columns_all_is_there() -> None:
+    lines = told(top.compare(NOW, top.compare(BEFORE, None)), 80)
+    assert lines[0].split() == ["region", "kind", "size", "allocated", "delta", "▼grown", "made", "by"]
+    assert lines[1].split() == ["opcache?", "anon", "256.0M", "312.0K", "+192.0K", "+284.0K", "811", "php-fpm8.2"]
+    assert re.search(r"^ +813 +184.0K +\+184.0K +2 alive +php-fpm: pool api$", lines[-1].rstrip())
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("room", [40, 80])
+def test_hostile_names(name: str, room: int) -> None:
+    evil = process(812, name, comm=name)
+    region = make_region(9, toucher(evil, 3), name=name, creator=Creator(evil, "traced"))
+    view = top.compare(account(Parent(evil, [region]), complete=False), None)
+    [row] = view.regions
+    lines = told(view, room)
+    assert all(text.width(line) <= room for line in lines)
+    for line in [*lines, *top.describe(row, complete=False), *top.changes(view), *top.status(view)]:
+        assert not {unicodedata.category(character) for character in line} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}

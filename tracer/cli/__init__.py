@@ -1,0 +1,75 @@
+"""The command line: all of click is here. A command parses, runs one pipeline, renders."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from tracer import __version__
+from tracer.cli import host, looking, output, tracing
+from tracer.errors import ShmtraceError
+
+
+class Failure(click.ClickException):
+    """Whatever is wrong, on one line."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = status
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"shmtrace: {self.format_message()}", file=file or sys.stderr)
+
+
+class Commands(click.Group):
+    """`shmtrace -p X` and `shmtrace -- COMMAND` are short for `shmtrace trace …`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
+            args = ["trace", *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            output.open_standard_files()
+            return super().invoke(ctx)
+        except ShmtraceError as error:
+            raise Failure(str(error), error.status) from None
+        except click.UsageError as error:
+            command = (error.ctx or ctx).command_path
+            message = error.format_message().rstrip(".")
+            raise Failure(f"{message}: `{command} --help` says more", error.exit_code) from None
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # as they are needed, not by the alphabet
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="shmtrace")
+def main() -> None:
+    """Who grew the shared memory?
+
+    \b
+    shmtrace -p php-fpm                  trace a pool and its workers until Ctrl-C, then report
+    shmtrace -p php-fpm -d 30            the same for 30 seconds
+    shmtrace -- ./server --flag          trace a command from its first instruction to its end
+    shmtrace top -p php-fpm              watch who grows it, live
+    shmtrace record -p php-fpm -o x.capture
+                                         trace into a file, to be looked at later
+    shmtrace report x.capture --by time  look at it: report, diff, html, export
+    shmtrace snapshot -p php-fpm         what there is now, from /proc alone
+    shmtrace demo                        see ps, pmap and free get it wrong
+    shmtrace doctor                      what this host allows, and what mends the rest
+
+    `shmtrace -p X` is short for `shmtrace trace -p X`; `shmtrace trace --help` has its options.
+    """
+
+
+for command in (
+    *(tracing.trace, tracing.top, tracing.record),
+    *(looking.report, looking.diff, looking.html, looking.export),
+    *(host.snapshot, host.read, host.demo, host.doctor, host.completion),
+):
+    main.add_command(command)

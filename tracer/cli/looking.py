@@ -1,0 +1,143 @@
+"""Commands that look at a capture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import click
+
+from tracer.cli import options, output
+
+
+@click.command()
+@options.a_capture
+@click.option(
+    "--by",
+    type=click.Choice(["parent", "region", "process", "time"]),
+    default="parent",
+    show_default=True,
+    help="Of what.",
+)
+@click.option("--since", metavar="TIME", help="Touched then or later: 14:00, 2026-11-25 14:00, +30s after the start.")
+@click.option("--until", metavar="TIME", help="Touched before then; -5m is five minutes before the capture's end.")
+@click.option("--sort", metavar="COLUMN", help="By a column of the table; one that is not there names them.")
+@options.as_json
+@options.as_csv
+def report(
+    capture_path: Path, by: str, since: str | None, until: str | None, sort: str | None, as_json: bool, as_csv: bool
+) -> None:
+    """What a capture says: the trace's own report, or a table by region, process or time.
+
+    \b
+    shmtrace report x.capture                                        as the trace printed it
+    shmtrace report x.capture --by time --since 14:00 --until 14:05  who grew it then
+    shmtrace report x.capture --by process --sort freed              who gave most back
+    shmtrace report x.capture --csv > shares.csv                     every part of every region
+    """
+    from tracer import account, moments, rollup
+    from tracer.capture import Capture
+    from tracer.views import table
+
+    if as_json and as_csv:
+        raise click.UsageError("name one of: --json, --csv")
+    with Capture.open(capture_path) as capture:
+        read = account.read(capture, moments.window(since, until, account.read_session(capture)))
+        if by == "parent" and not as_csv:
+            if sort:
+                raise click.UsageError("--sort needs a table: --by region, process or time, or --csv")
+            output.report(read, as_json)
+            return
+        found = {
+            "parent": lambda: rollup.by_parent(read),
+            "region": lambda: rollup.by_region(read, capture),
+            "process": lambda: rollup.by_process(read),
+            "time": lambda: rollup.by_time(read, capture),
+        }[by]().sort(sort)
+    if as_csv:
+        output.say(table.csv(found), end="")
+    else:
+        output.say(table.json(found, read) if as_json else table.report(found, read))
+
+
+@click.command()
+@click.argument("path_a", metavar="A", type=options.A_FILE)
+@click.argument("path_b", metavar="B", type=options.A_FILE)
+@options.as_json
+@options.as_csv
+def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
+    """What grew from capture A to capture B, by region and by process.
+
+    \b
+    shmtrace diff monday.capture friday.capture
+    shmtrace diff before.capture after.capture --csv > grown.csv
+    """
+    from tracer import account
+    from tracer import diff as diffs
+    from tracer.capture import Capture
+    from tracer.views import changes, table
+
+    if as_json and as_csv:
+        raise click.UsageError("name one of: --json, --csv")
+    with Capture.open(path_a) as capture_a, Capture.open(path_b) as capture_b:
+        a, b = account.read(capture_a), account.read(capture_b)
+    found = diffs.diff(a, b)
+    if as_csv:
+        output.say(table.csv(diffs.both(found)), end="")
+    else:
+        output.say(changes.json(found, a, b) if as_json else changes.text(found, a, b))
+
+
+@click.command()
+@options.a_capture
+@options.output("The page; an earlier one is replaced when this one is complete. -: standard output.", required=True)
+def html(capture_path: Path, output_path: Path) -> None:
+    """Draw a capture as a page: growth over time, who touched which page, the processes, and every figure in tables.
+
+    \b
+    shmtrace html x.capture -o page.html    then open page.html in a browser
+
+    The page is one file that loads nothing else. Who may read it may read the commands of the processes in it: it is
+    made for its owner's eyes, as the capture is.
+    """
+    from tracer import account
+    from tracer.capture import Capture
+    from tracer.views import html as pages
+
+    with Capture.open(capture_path) as capture:
+        page = pages.render(account.read(capture), capture)
+    output.save(output_path, [page])
+
+
+@click.command()
+@options.a_capture
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["folded", "speedscope", "perfetto", "csv"]),
+    required=True,
+    help="folded: for flamegraph.pl and inferno, in bytes. csv: a row for what each process touched in each second.",
+)
+@options.output("Instead of standard output; an earlier file is replaced when this one is complete.")
+def export(capture_path: Path, form: str, output_path: Path | None) -> None:
+    """A capture for other programs: flame graphs, traces, spreadsheets.
+
+    \b
+    shmtrace export x.capture --format folded | flamegraph.pl --countname bytes > x.svg
+    shmtrace export x.capture --format speedscope -o x.speedscope.json   for speedscope.app
+    shmtrace export x.capture --format perfetto -o x.trace.json          for ui.perfetto.dev
+    shmtrace export x.capture --format csv -o x.csv                      for a spreadsheet
+    """
+    from tracer import account, touches
+    from tracer.capture import Capture
+    from tracer.views import perfetto, stacks, table
+
+    with Capture.open(capture_path) as capture:
+        read = account.read(capture)
+        forms: dict[str, Callable[[], Iterable[str]]] = {
+            "folded": lambda: stacks.folded(read),
+            "speedscope": lambda: stacks.speedscope(read),
+            "perfetto": lambda: perfetto.render(read, capture),
+            "csv": lambda: [table.csv(touches.table(read, capture, account.read_processes(capture)))],
+        }
+        output.save(output_path, forms[form]())

@@ -1,0 +1,126 @@
+"""Options that commands share, and the kinds of values that they take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from tracer.procfs import PAGE_BYTES, Proc
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """Bytes of a size like 512M or 4G."""
+    if value is None:
+        return None
+    suffix = value[-1:].upper()
+    number, unit = (value[:-1], UNITS[suffix]) if suffix and suffix in UNITS else (value, 1)
+    if not number.isdecimal() or not int(number):
+        raise click.BadParameter(f"{value!r} is no size: write 512M or 4G")
+    return int(number) * unit
+
+
+def byte_range(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """[start, end) in bytes of 0x1000-0x5000, 4K-20K or p1-p5."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(?i)(p?)(\w+)-(p?)(\w+)", value)
+    try:
+        if match and match[1].lower() == match[3].lower():
+            unit = PAGE_BYTES if match[1] else 1
+            start, end = (_offset(number, bare=bool(match[1])) * unit for number in (match[2], match[4]))
+            if start < end < 1 << 63:
+                return start, end
+    except ValueError:
+        pass
+    raise click.BadParameter(f"{value[:40]!r} is no range: write 4K-20K, 0x1000-0x5000 or, in pages, p1-p5")
+
+
+def _offset(text: str, bare: bool) -> int:
+    """Of 4096, 4K or 0x1000; bare: the first only. Raises ValueError."""
+    match = re.fullmatch(r"(?ai)(\d+)" if bare else r"(?ai)(\d+)([kmgt]?)|0x([0-9a-f]+)", text)
+    if not match:
+        raise ValueError
+    number, unit, hexadecimal = (*match.groups(""), "", "")[:3]
+    return int(hexadecimal, 16) if hexadecimal else int(number) * UNITS[unit.upper()]
+
+
+def process_names(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """What -p may go on with. Names that a shell, or a regular expression, would read otherwise are left out."""
+    if "/" in begun:
+        return [CompletionItem(begun, type="file")]
+    names = {process.comm for process in Proc().processes().values() if process.title}  # kernel threads have none
+    fitting = (name for name in sorted(names) if name.startswith(begun))
+    return [CompletionItem(name) for name in fitting if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name)]
+
+
+A_FILE = click.Path(path_type=Path, readable=False)  # whoever opens it says better what is wrong
+
+a_capture = click.argument("capture_path", metavar="FILE", type=A_FILE)
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
+as_csv = click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values with a heading.")
+wait = click.option("--wait", is_flag=True, help="Wait for a process that matches, if there is none yet.")
+which_process = click.option(
+    "-p",
+    "--process",
+    "names",
+    multiple=True,
+    metavar="NAME|PID|PIDFILE",
+    shell_complete=process_names,
+    help="Processes by name (as pgrep matches), PID or pidfile, with all their descendants. Repeatable.",
+)
+everything = click.option("-a", "--all", "everything", is_flag=True, help="Every process of the host.")
+
+
+def output(text: str, **more: Any) -> Decorator:
+    """-o, and what is written there."""
+    return click.option("-o", "--output", "output_path", metavar="FILE", type=A_FILE, help=text, **more)
+
+
+def interval(kind: click.FloatRange, default_s: float, text: str) -> Decorator:
+    return click.option(
+        "-i",
+        "--interval",
+        "interval_s",
+        type=kind,
+        default=default_s,
+        show_default=True,
+        metavar="SECONDS",
+        help=text,
+    )
+
+
+def which_processes(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say whose regions are meant."""
+    return which_process(everything(command))
+
+
+def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of all that trace into a capture, and the command that may be run."""
+    for decorate in (
+        click.argument("command", nargs=-1, type=click.UNPROCESSED),
+        click.option(
+            "--room",
+            "room_bytes",
+            default="4G",
+            show_default=True,
+            callback=size,
+            metavar="SIZE",
+            help="Of regions still to come; the ledger takes 0.22% of it.",
+        ),
+        wait,
+        interval(click.FloatRange(0.1, 1), 0.5, "Between two looks, each written into the capture; at most 1."),
+        click.option(
+            "-d", "--duration", "seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long."
+        ),
+    ):
+        command = decorate(command)
+    return command

@@ -1,0 +1,125 @@
+"""Where a command's output goes: standard output, a terminal, a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from tracer.errors import ShmtraceError
+
+if TYPE_CHECKING:
+    from tracer.account import Account
+
+BAR_AFTER_S = 1.0
+
+Item = TypeVar("Item")
+
+
+def open_standard_files() -> None:
+    """What the caller closed is opened on nothing, or files of our own would take its place.
+
+    Raises ShmtraceError for the one that the report goes to.
+    """
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:
+        setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for good
+    if "stdout" in closed:
+        raise ShmtraceError("standard output is closed", "the report needs a place to go, if only /dev/null")
+
+
+def report(account: Account, as_json: bool) -> None:
+    """What every trace ends with."""
+    from tracer.views import json, text
+
+    say(json.render(account) if as_json else coloured(text.render(account)))
+
+
+def coloured(text: str) -> str:
+    """A report as the terminal wants it, where it can and nobody asks for none: https://no-color.org."""
+    from tracer.views.text import paint
+
+    wanted = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    return paint(text) if wanted else text
+
+
+def say(text: str, end: str = "\n") -> None:
+    """To standard output, at once. Raises ShmtraceError; ends where nobody reads."""
+    with writing("report"):
+        click.echo(text + end, nl=False)
+
+
+@contextlib.contextmanager
+def writing(what: str) -> Iterator[None]:
+    """To standard output, or a file. Raises ShmtraceError where it does not take it."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit tries again what is left
+        if isinstance(error, BrokenPipeError):  # the reader has seen enough
+            sys.exit(128 + signal.SIGPIPE)
+        raise ShmtraceError(f"the {what} cannot be written ({error.strerror})", "send it elsewhere") from None
+
+
+@contextlib.contextmanager
+def writing_capture(path: Path | None) -> Iterator[None]:
+    """Raises ShmtraceError where there is no room for it any more."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        where = f"{path}: what was traced until then is in it" if path else "the temporary directory"
+        raise ShmtraceError(f"the capture cannot be written ({error})", f"make room for {where}") from None
+
+
+def save(path: Path | None, chunks: Iterable[str]) -> None:
+    """To standard output, or to a file of its owner's alone: an earlier one is there until all is written.
+
+    Raises ShmtraceError.
+    """
+    from tempfile import NamedTemporaryFile
+
+    if not path or str(path) == "-":
+        for chunk in chunks:
+            say(chunk, end="")
+        return
+    try:
+        if path.exists() and not path.is_file():
+            raise ShmtraceError(f"{path} is no file", "name another place, or - for standard output")
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False))  # 0600
+            undo = stack.enter_context(contextlib.ExitStack())
+            undo.callback(Path(file.name).unlink)
+            file.writelines(chunks)
+            file.flush()
+            Path(file.name).replace(path)
+            undo.pop_all()
+    except OSError as error:
+        raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "name another place") from None
+
+
+def watched(
+    items: Iterable[Item], size_of: Callable[[Item], int], total: int, shown: bool = True
+) -> Generator[Item, None, None]:
+    """The items, and a bar on a terminal of how much of the total they are, once that takes longer than a second."""
+    shown = shown and sys.stderr.isatty()
+    begin = time.monotonic()
+    done = 0
+    with contextlib.ExitStack() as stack:
+        bar: Any = None
+        for item in items:
+            yield item
+            done += size_of(item)
+            if bar:
+                bar.update(size_of(item))
+            elif shown and time.monotonic() - begin > BAR_AFTER_S:
+                bar = stack.enter_context(click.progressbar(length=total, file=sys.stderr))
+                bar.update(done)

@@ -1,0 +1,226 @@
+"""Commands that trace: into a report, a file, or a table that is live."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tracer import kernel
+from tracer.cli import options, output
+from tracer.cli.wanted import need_root, ourselves, wanted
+from tracer.targets import Targets
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from tracer.account import Account
+    from tracer.capture import Capture
+    from tracer.signals import Signals
+
+FOREVER_S = 10**9
+BETWEEN_READINGS = 4  # times as long as one takes, for a region of a million fragments must not hold up its trace
+
+
+@click.command()
+@options.which_processes
+@options.as_json
+@options.how_to_trace
+@options.output("Keep the capture, as record does.")
+def trace(as_json: bool, **how: Any) -> None:
+    """Record who makes and first touches shared memory, until Ctrl-C, SIGTERM or -d; then report.
+
+    \b
+    shmtrace -p php-fpm                 by name, workers included
+    shmtrace -p /run/php/php-fpm.pid    by pidfile
+    shmtrace -p nginx -p php-fpm -d 60  two trees, one minute
+    shmtrace -a -d 10 --json            the whole host, for a program to read
+    shmtrace -- make test               a command; ends with its status
+    """
+    from tracer import account
+
+    _trace(lambda capture: output.report(account.read(capture), as_json), **how)
+
+
+@click.command()
+@options.which_processes
+@options.how_to_trace
+@options.output("The capture: a new file.", required=True)
+@click.option(
+    "--max-size",
+    "max_bytes",
+    callback=options.size,
+    metavar="SIZE",
+    help="Of the capture: beyond it, older samples of sizes are thinned out; never pages.",
+)
+def record(output_path: Path, **how: Any) -> None:
+    """Trace into a capture, to be looked at later, by others, in many ways.
+
+    It is an SQLite file for its owner's eyes (0600), written once a second: what is cut off, by kill -9 or a full disk,
+    is all there but for the last second. `shmtrace report FILE` prints what a trace would have.
+
+    \b
+    shmtrace record -p php-fpm -o pool.capture           until Ctrl-C
+    shmtrace record -p php-fpm -o day.capture -d 86400   a day
+    shmtrace record -o build.capture -- make test        a command; ends with its status
+    """
+    done = f"shmtrace: recorded into {output_path}; `shmtrace report {output_path}`"
+    _trace(lambda _: click.echo(done, err=True), output_path=output_path, **how)
+
+
+@click.command()
+@options.which_processes
+@options.interval(click.FloatRange(min=0.1), 1.0, "Between two looks.")
+@options.wait
+def top(names: tuple[str, ...], everything: bool, interval_s: float, wait: bool) -> None:
+    """Watch regions and who grows them, live; q, Ctrl-C or SIGTERM ends, and prints the report.
+
+    Sort, pause, look into a region: ? has the keys. Where it is not on a terminal, a line for whatever changes.
+
+    \b
+    shmtrace top -p php-fpm            a pool and its workers
+    shmtrace top -a -i 5               the whole host, every 5 seconds
+    shmtrace top -p php-fpm | tee log  plain lines
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tracer.signals import Signals
+
+    if bool(names) + everything != 1:
+        raise click.UsageError("name one of: -p NAME, -a (all)")
+    need_root(bpf=True)
+    kernel.need_host_pids()
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        targets = wanted(names, everything, wait)
+        stack.enter_context(output.writing_capture(None))
+        # all of the trace is in one thread, as SQLite wants it, and keeps up with the kernel while this one draws
+        thread = stack.enter_context(ThreadPoolExecutor(1))
+        accounts = _accounts(signals, targets, interval_s, lasting=wait or everything or bool(targets.patterns))
+        stack.callback(lambda: thread.submit(accounts.close).result())
+        stack.callback(lambda: _stop(signals))
+        stack.callback(signals.ignore)
+        final = _watch(lambda: thread.submit(next, accounts, None), lambda: _stop(signals))
+        if final:
+            output.report(final, as_json=False)
+
+
+def _trace(
+    then: Callable[[Capture], None],
+    names: tuple[str, ...],
+    everything: bool,
+    seconds: float | None,
+    interval_s: float,
+    wait: bool,
+    room_bytes: int,
+    command: tuple[str, ...],
+    output_path: Path | None,
+    max_bytes: int | None = None,
+) -> None:
+    """Trace into a capture, then do that with it; ends with the command's status, if one was run."""
+    from tracer.capture import Capture
+    from tracer.command import Started
+    from tracer.signals import Signals
+    from tracer.trace import Trace
+    from tracer.views import live
+
+    if bool(names) + everything + bool(command) != 1:
+        raise click.UsageError("name one of: -p NAME, -a (all), -- COMMAND")
+    need_root(bpf=True)
+    kernel.need_host_pids()
+    started = Started(command) if command else None
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        if started:
+            stack.enter_context(started)
+            targets = Targets(frozenset([started.tgid]), ())
+        else:
+            targets = wanted(names, everything, wait)
+        stack.enter_context(output.writing_capture(output_path))
+        capture = stack.enter_context(Capture(output_path, max_bytes))
+        running = signals.trace = stack.enter_context(Trace(capture, targets, ourselves(), interval_s, room_bytes))
+        stack.callback(signals.ignore)
+        if started:
+            started.go()
+        line = live.Line(sys.stderr, alone=not started)
+        if not started:
+            line.say(f"tracing {running.size()}; Ctrl-C {'ends' if output_path else 'reports'}")
+        end = time.monotonic() + (seconds or FOREVER_S)
+        while not running.stopping and (left := end - time.monotonic()) > 0:
+            running.run(min(left, interval_s, 0.05 if started else FOREVER_S))
+            if line.shown:
+                line.show(running.summary())
+            if started and started.ended():
+                break
+            if not (started or targets.patterns or everything or wait) and running.over():
+                line.say("all of the traced processes have ended")
+                break
+        line.clear()
+        if started and not started.ended():
+            started.end(patience_s=1.0 if signals.first == signal.SIGINT else 0)  # Ctrl-C went to both
+        running.finish()
+        then(capture)
+    if started:
+        sys.exit(started.status)
+
+
+def _accounts(signals: Signals, targets: Targets, interval_s: float, lasting: bool) -> Generator[Account, None, None]:
+    """Of a trace: as it begins, at every interval, and, complete, at its end.
+
+    lasting: others may come when all that is traced has ended.
+    """
+    from tracer import account
+    from tracer.capture import Capture
+    from tracer.trace import Trace
+
+    with Capture() as capture, Trace(capture, targets, ourselves(), min(interval_s, 0.5)) as running:
+        signals.trace = running
+        running.run(0.01)
+        while not running.stopping and (lasting or not running.over()):
+            began_s = time.monotonic()
+            now = account.read(capture)
+            reading_s = time.monotonic() - began_s
+            yield now
+            running.run(max(interval_s, BETWEEN_READINGS * reading_s))
+        running.finish()
+        yield account.read(capture)
+
+
+def _stop(signals: Signals) -> None:
+    if signals.trace:
+        signals.trace.stopping = True
+
+
+def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], None]) -> Account | None:
+    """Show the accounts as they come, on a terminal or in plain lines; the complete one, that comes last."""
+    from tracer.views import top as views
+
+    now = following().result()
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    if (
+        now
+        and not now.session.complete
+        and all(stream.isatty() for stream in streams)
+        and os.environ.get("TERM") != "dumb"
+    ):
+        import asyncio
+
+        from tracer.views import screen
+
+        return screen.show(now, lambda: asyncio.wrap_future(following()), stop)
+    view = None
+    while now:
+        view = views.compare(now, view)
+        for line in views.changes(view):
+            output.say(line)
+        if now.session.complete:
+            return now
+        now = following().result()
+    return None

@@ -1,0 +1,142 @@
+"""The accounts of regions that are there, kept in the capture as they stand: what is left if the trace is cut off.
+
+Each time, what the kernel side says has changed is read, and then what is allocated is measured: again and again, until
+there was so little to read that both are of nearly the same moment, as a virtual machine is moved while it runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+from tracer import ledger, lives, wire
+from tracer.capture import Capture
+from tracer.clock import Clock
+from tracer.closing import ALL_PAGES, Closing
+from tracer.ledger import Block, PageSet
+from tracer.lives import Lives
+from tracer.probes import KernelRegion, Probes
+from tracer.procfs import PAGE_BYTES, Pages
+from tracer.regions import Region
+
+AT_ONCE_S = 0.002
+MAX_ROUNDS = 8
+
+Changed = dict[int, dict[int, Block]]
+"""Blocks of the ledger, by region and number."""
+
+
+class Keeping:
+    """Keeps accounts. First collect(), then have all events told, then write(): who touched is known by then."""
+
+    def __init__(self, capture: Capture, probes: Probes, processes: Lives, closing: Closing, clock: Clock) -> None:
+        self._capture = capture
+        self._probes = probes
+        self._lives = processes
+        self._closing = closing
+        self._clock = clock
+        self._usages: dict[bytes, bytes] = {}  # as they were last written
+
+    def collect(self, regions: Iterable[int]) -> tuple[Changed, dict[int, KernelRegion | None]]:
+        """What has changed in the ledger, and then what the regions have; None: it is there no more."""
+        changed = self._probes.changed()
+        measured = {number: self._probes.measure(number) for number in regions}
+        for _ in range(MAX_ROUNDS):
+            began_s = time.monotonic()
+            more = self._probes.changed()
+            for number, blocks in more.items():
+                changed.setdefault(number, {}).update(blocks)
+            measured |= {number: self._probes.measure(number) for number in more.keys() & measured.keys()}
+            if time.monotonic() - began_s < AT_ONCE_S:
+                break
+        return changed, measured
+
+    def write(self, changed: Changed, regions: Mapping[int, Region]) -> None:
+        for number, region in regions.items():
+            if region.dying_since_s:  # what it had when it was last measured and who had touched that go together
+                continue
+            blocks = changed.get(number, {})
+            if not region.kept:
+                self._enter(region)
+                if region.kind in ("posix", "other"):  # pages may have been written to it before it was mapped
+                    blocks = self._closing.blocks(region)
+            if region.kind == "hugetlb" and blocks:
+                self._write_huge(region)
+            elif blocks or region.punched:
+                self._write_blocks(region, blocks)
+            self._write_sizes(region)
+        self._write_usages(regions)
+
+    def _enter(self, region: Region) -> None:
+        rows = ((region.row, start, end) for start, end in region.baseline.extents)
+        self._capture.insert_all("extent", 'region, start, "end"', rows)
+        self._capture.update("region", region.row, start_bytes=region.start_bytes)
+        region.kept = True
+
+    def _write_blocks(self, region: Region, blocks: dict[int, Block]) -> None:
+        punched, region.punched = region.punched, []
+        last = -(-region.vss_bytes // (wire.BLOCK_PAGES * PAGE_BYTES))
+        for first_page, end_page in punched:
+            for number in range(first_page // wire.BLOCK_PAGES, min(-(-end_page // wire.BLOCK_PAGES), last)):
+                if number not in blocks:
+                    blocks[number] = self._probes.block(region.id, number) or ledger.NO_BLOCK
+        for first, end in _runs(blocks):
+            start_page, end_page = first * wire.BLOCK_PAGES, end * wire.BLOCK_PAGES
+            entries = ledger.read(
+                {number: blocks[number] for number in range(first, end)},
+                PageSet(region.baseline.within(start_page, end_page)),
+                ALL_PAGES,
+                self._closing.owner,
+                punches={
+                    (a, b): when_us for (a, b), when_us in region.punches.items() if a < end_page and b > start_page
+                },
+            )
+            self._capture.replace_extents(region.row, start_page, end_page, self._closing.rows(region, entries))
+
+    def _write_huge(self, region: Region) -> None:
+        entries = self._closing.read(region, self._closing.blocks(region), ALL_PAGES)
+        self._capture.replace_extents(region.row, 0, ALL_PAGES.extents[0][1], self._closing.rows(region, entries))
+
+    def _write_sizes(self, region: Region) -> None:
+        parent = lives.stands_for(region.creator, [])
+        sizes = {
+            "top": parent.row if parent else None,
+            "vss_bytes": region.vss_bytes,
+            "allocated_bytes": region.allocated_bytes,
+            "peak_bytes": region.peak_bytes,
+            "resident_bytes": region.sample[1] if region.sample else None,
+            "swapped_bytes": region.sample[2] if region.sample else None,
+            "address": region.address,
+        }
+        if sizes != region.written:
+            self._capture.update("region", region.row, **sizes)
+            region.written = sizes
+
+    def _write_usages(self, regions: Mapping[int, Region]) -> None:
+        """How often each process faulted on each region, and what it gave back of it."""
+        rows = []
+        before, self._usages = self._usages, {}
+        for key, value in self._probes.usages.items():
+            number, tgid, start_time_ns = wire.USAGE_KEY.unpack(key)
+            process = self._lives.find(tgid, start_time_ns)
+            if not process or number not in regions:
+                continue
+            self._usages[key] = value
+            if before.get(key) != value:
+                faults, _, freed_pages = wire.USAGE.unpack(value)
+                counted = faults if self._probes.ranges is not None else None
+                rows.append((regions[number].row, process.row, counted, freed_pages))
+        self._capture.insert_all("usage", "region, process, faults, freed_pages", rows)
+
+
+def _runs(numbers: Iterable[int]) -> Iterator[Pages]:
+    """Neighbouring numbers, as [first, end)."""
+    first = end = None
+    for number in sorted(numbers):
+        if first is not None and end is not None and number != end:
+            yield first, end
+            first = None
+        first = number if first is None else first
+        end = number + 1
+    if first is not None and end is not None:
+        yield first, end

@@ -1,0 +1,99 @@
+-- SPDX-License-Identifier: GPL-2.0-only
+--
+-- A capture: one SQLite file, all that a report needs. It says application_id 0x73686d74 ("shmt") and in user_version
+-- which schema it has; whoever changes a table here raises SCHEMA_VERSION in capture.py.
+--
+-- Times end in _ns: nanoseconds since 1970, UTC. NULL is unknown. A page has 4096 bytes, whatever the region.
+-- While the trace runs all of it is committed once a second; of one that was cut off, what is said to come at the end is
+-- missing, and the rest is as of its last commit.
+
+-- One row: the host, the tier, when, what was lost.
+CREATE TABLE session (
+    version TEXT,                               -- of shmtrace
+    host TEXT, kernel TEXT,
+    tier TEXT,                                  -- exact, faults or proc
+    mechanism TEXT,                             -- kprobe, fentry or tracepoint; empty in proc
+    blind_to TEXT,                              -- what the tier does not see, one to a line
+    started_ns INTEGER, ended_ns INTEGER,
+    complete INTEGER DEFAULT 0,                 -- 1: it came to its end; 0: it runs still, or was cut off at ended_ns
+    sum_of_rss_bytes INTEGER,                   -- of the tree's processes, as ps would add them up; comes at the end
+    shmem_total_bytes INTEGER,                  -- of the host, Shmem of /proc/meminfo
+    lost_events INTEGER DEFAULT 0, lost_pages INTEGER DEFAULT 0, lost_probes INTEGER DEFAULT 0,
+    warnings TEXT DEFAULT '',                   -- one to a line
+    self_cpu_seconds REAL, self_rss_bytes INTEGER, attach_seconds REAL
+);
+
+-- A process is (tgid, start_time_ns), dead or alive: the time counts from boot and tells two lives of one PID apart.
+CREATE TABLE process (
+    id INTEGER PRIMARY KEY,
+    tgid INTEGER, start_time_ns INTEGER,        -- 0: nothing of it is known but the PID
+    parent INTEGER REFERENCES process, parent_tgid INTEGER,
+    comm TEXT, command TEXT,
+    cgroup TEXT,                                -- path of it in the unified hierarchy, or in memory's
+    started_ns INTEGER, exited_ns INTEGER,
+    stranger INTEGER DEFAULT 0                  -- 1: not of the tree, but it touched a region of the tree's
+);
+
+-- Programs that processes of the tree have executed. A server that is told to reload may execute itself.
+CREATE TABLE exec (time_ns INTEGER, process INTEGER REFERENCES process, comm TEXT, command TEXT);
+
+-- A region is one shmem inode, however many processes map it. SysV numbers inodes by shmid: only the generation tells.
+CREATE TABLE region (
+    id INTEGER PRIMARY KEY,
+    dev INTEGER, ino INTEGER, generation INTEGER,
+    kind TEXT,                                  -- anon, memfd, sysv, posix, hugetlb or other
+    name TEXT,
+    created_ns INTEGER, gone_ns INTEGER,
+    creator INTEGER REFERENCES process,
+    creator_how TEXT,                           -- traced, shmget (the kernel's own record) or inferred
+    top INTEGER REFERENCES process,             -- the process that the region rolls up to
+    vss_bytes INTEGER, allocated_bytes INTEGER, -- at the end, or when its last user let go of it
+    peak_bytes INTEGER, resident_bytes INTEGER, swapped_bytes INTEGER,
+    start_bytes INTEGER,                        -- allocated when the capture of it began
+    address INTEGER                             -- where it was last seen mapped
+);
+
+-- Pages [start, end) of a region that are there at the end, and who first touched them: one process, within a second.
+-- process NULL: they were there when the capture began.
+CREATE TABLE extent (
+    region INTEGER REFERENCES region, start INTEGER, "end" INTEGER,
+    process INTEGER REFERENCES process, first_ns INTEGER, last_ns INTEGER
+);
+CREATE INDEX extent_of_region ON extent (region, start);
+
+-- What else a process did to a region.
+CREATE TABLE usage (
+    region INTEGER REFERENCES region, process INTEGER REFERENCES process,
+    faults INTEGER,                             -- growth or not; NULL: not counted
+    freed_pages INTEGER,                        -- of those it touched first, given back since
+    PRIMARY KEY (region, process)
+) WITHOUT ROWID;
+
+-- Pages that a process made in, or for, the address space of another.
+CREATE TABLE behalf (
+    region INTEGER REFERENCES region, process INTEGER REFERENCES process, for_process INTEGER REFERENCES process,
+    pages INTEGER,
+    PRIMARY KEY (region, process, for_process)
+) WITHOUT ROWID;
+
+-- Which processes have which part of a region mapped where; comes at the end.
+CREATE TABLE mapping (
+    region INTEGER REFERENCES region, process INTEGER REFERENCES process,
+    address INTEGER, first_page INTEGER, pages INTEGER
+);
+
+-- What a region had, by its inode's own count, whenever that had changed.
+CREATE TABLE sample (
+    region INTEGER REFERENCES region, time_ns INTEGER,
+    allocated_bytes INTEGER, resident_bytes INTEGER, swapped_bytes INTEGER,
+    PRIMARY KEY (region, time_ns)
+) WITHOUT ROWID;
+
+-- And what the host had: Shmem of /proc/meminfo.
+CREATE TABLE host_sample (time_ns INTEGER PRIMARY KEY, shmem_bytes INTEGER);
+
+-- For the eye: who made a region grow, when, by how much.
+CREATE VIEW growth AS
+SELECT datetime(extent.first_ns / 1000000000, 'unixepoch', 'localtime') AS time,
+       region.id AS region, region.name, process.tgid, process.command, (extent."end" - extent.start) * 4096 AS bytes
+FROM extent JOIN region ON region.id = extent.region JOIN process ON process.id = extent.process;

@@ -1,0 +1,240 @@
+"""The page: one file that needs no other. The data is in it as JSON, and its script puts all of it in as text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+from tracer import labels
+from tracer.account import Account, Parent, Process, Region, region_id
+from tracer.capture import Capture
+from tracer.procfs import PAGE_BYTES
+from tracer.views import pictures
+from tracer.views.text import fit, printable
+
+PAGE = Path(__file__).with_name("page")
+VENDOR = Path(__file__).with_name("vendor")
+STYLES = [VENDOR / "uPlot.min.css", PAGE / "page.css"]
+SCRIPTS = [VENDOR / "uPlot.iife.min.js", *(PAGE / f"{name}.js" for name in ("data", "growth", "map", "tree", "table"))]
+MAX_NAME = 300  # columns: a command line may have megabytes
+MAX_SHORT_NAME = 40  # in the headline
+
+
+def render(account: Account, capture: Capture) -> str:
+    """The page of a capture and its account."""
+    style = "\n".join(path.read_text("utf-8") for path in STYLES)
+    licence = (VENDOR / "LICENSE.uPlot").read_text("utf-8")
+    script = "\n".join([f"/*! uPlot\n\n{licence}\n*/", *(path.read_text("utf-8") for path in SCRIPTS)])
+    return string.Template((PAGE / "page.html").read_text("utf-8")).substitute(
+        script_hash=_hash(script),
+        style_hash=_hash(style),
+        script=script,
+        style=style,
+        data=_json(data(account, capture)),
+    )
+
+
+def _hash(text: str) -> str:
+    """As a Content-Security-Policy has it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _json(document: dict[str, Any]) -> str:
+    """Such that nothing in it ends the script element, or begins a comment there."""
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=True)  # U+2028 and all else beyond ASCII as \u….
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+# ---- what the page shows ----
+
+
+def data(account: Account, capture: Capture) -> dict[str, Any]:
+    """All that the page shows. A process is its position in the lists; times are microseconds since the beginning."""
+    session = account.session
+    processes = capture.rows("SELECT * FROM process ORDER BY id")
+    positions = {row["id"]: position for position, row in enumerate(processes)}
+    rows = {(row["tgid"], row["start_time_ns"]): row["id"] for row in processes}
+    by_identity = {_identity(region._asdict()): region for region in account.regions}
+    regions = {row["id"]: by_identity[_identity(dict(row))] for row in capture.rows("SELECT * FROM region")}
+    coloured = [rows[process.tgid, process.start_time_ns] for process in pictures.coloured(account)]
+    maps = pictures.maps(capture)
+    drawn = {id(region): maps.get(row) for row, region in regions.items()}
+    commands: dict[str, int] = {}
+
+    def when(time_ns: int | None) -> int | None:
+        return None if time_ns is None else (time_ns - session.started_ns) // 1000
+
+    def who(process: Process | None) -> int | None:
+        return positions[rows[process.tgid, process.start_time_ns]] if process else None
+
+    def command(text: str | None) -> int:
+        return commands.setdefault(_name(text), len(commands))
+
+    def pages(region: Region) -> dict[str, Any] | None:
+        cell_pages, spans = drawn[id(region)] or (1, [])
+        ends = [0, *(span.end for span in spans)]
+        exact = cell_pages == 1
+        return {
+            "cell_pages": cell_pages,
+            "gap": [span.start - end for span, end in zip(spans, ends)],
+            "length": [span.end - span.start for span in spans],
+            "process": [pictures.BEFORE if span.process is None else positions[span.process] for span in spans],
+            "pages": None if exact else [span.pages for span in spans],
+            "present": None if exact else [span.present for span in spans],
+            "first": [when(span.first_ns) for span in spans],
+            "lasted": [
+                None if s.last_ns is None or s.first_ns is None else (s.last_ns - s.first_ns) // 1000 for s in spans
+            ],
+        }
+
+    parents = {id(region): parent for parent in account.parents for region in parent.regions}
+    return {
+        "headline": headline(account),
+        "balance": balance(account),
+        "session": {
+            **{name: _name(getattr(session, name)) for name in ("host", "kernel", "version", "tier", "mechanism")},
+            "blind_to": session.blind_to,
+            "warnings": [printable(text) for text in session.warnings],
+            "started": session.started_ns // 1000,
+            "ended": when(session.ended_ns),
+            "complete": session.complete,
+            "sum_of_rss_bytes": session.sum_of_rss_bytes,
+            "shmem_total_bytes": session.shmem_total_bytes,
+            "shmem_unexplained_bytes": account.shmem_unexplained_bytes,
+            "lost_events": session.lost_events,
+            "lost_pages": session.lost_pages,
+            "lost_probes": session.lost_probes,
+        },
+        "processes": {
+            "tgid": [row["tgid"] for row in processes],
+            "parent": [positions.get(row["parent"]) for row in processes],
+            "comm": [_name(row["comm"]) for row in processes],
+            "command": [command(row["command"] or row["comm"]) for row in processes],
+            "started": [when(row["started_ns"]) for row in processes],
+            "exited": [when(row["exited_ns"]) for row in processes],
+            "stranger": [row["stranger"] for row in processes],
+        },
+        "execs": {
+            name: list(column)
+            for name, column in zip(
+                ("time", "process", "command"),
+                zip(
+                    *(
+                        (when(row["time_ns"]), positions.get(row["process"]), command(row["command"] or row["comm"]))
+                        for row in capture.rows("SELECT * FROM exec ORDER BY time_ns")
+                    )
+                ),
+            )
+        },
+        "regions": [
+            {
+                "id": region_id(region),
+                "kind": region.kind,
+                "name": _name(region.name),
+                "label": labels.guess(region, parents[id(region)].process),
+                "parent": who(parents[id(region)].process),
+                "creator": who(region.creator.process) if region.creator else None,
+                "how": region.creator.how if region.creator else None,
+                "created": when(region.created_ns),
+                "gone": when(region.gone_ns),
+                "grown_bytes": region.grown_bytes,
+                **{name: getattr(region, name) for name in FIGURES},
+                "mappers": len(region.mappers),
+                "touchers": {
+                    "process": [who(toucher.process) for toucher in region.touchers],
+                    "touched_bytes": [toucher.touched_bytes for toucher in region.touchers],
+                    "freed_bytes": [toucher.freed_bytes for toucher in region.touchers],
+                    "faults": [toucher.faults for toucher in region.touchers],
+                    "first": [when(toucher.first_ns) for toucher in region.touchers],
+                    "last": [when(toucher.last_ns) for toucher in region.touchers],
+                },
+                "map": pages(region),
+            }
+            for region in account.regions
+        ],
+        "coloured": [positions[row] for row in coloured],
+        "growth": pictures.growth(capture, account, regions, coloured),
+        "commands": list(commands),
+    }
+
+
+FIGURES = """
+    vss_bytes allocated_bytes start_bytes peak_bytes resident_bytes swapped_bytes before_bytes unseen_bytes
+""".split()  # noqa: SIM905
+
+
+def _identity(region: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(region[name] for name in ("dev", "ino", "generation", "created_ns", "gone_ns"))
+
+
+def _name(text: str | None) -> str:
+    return fit(printable(text or "?"), MAX_NAME)
+
+
+# ---- the answer ----
+
+
+def headline(account: Account) -> str:
+    """Who owns what, how much it grew, and who grew it: one sentence."""
+    if not account.parents:
+        return "No shared memory: none of these processes maps any, or did."
+    first, *rest = account.parents
+    session = account.session
+    sentence = f"{_short(first.process)} owns {format_bytes(first.allocated_bytes)}"
+    if session.tier != "proc":
+        grew = "grew" if first.grown_bytes >= 0 else "shrank"
+        lasted = _duration((session.ended_ns - session.started_ns) / 1e9)
+        sentence += f"; it {grew} by {format_bytes(abs(first.grown_bytes))} in {lasted}"
+        most = _grower(first)
+        if most:
+            process, touched_bytes = most
+            exited = ", exited since" if process.exited_ns else ""
+            sentence += f"; most by {_short(process)} ({format_bytes(touched_bytes)}{exited})"
+    if rest:
+        total = sum(parent.allocated_bytes for parent in rest)
+        others = "another owns" if len(rest) == 1 else f"{len(rest)} others own"
+        sentence += f"; {others} {format_bytes(total)}"
+    return sentence + "."
+
+
+def _grower(parent: Parent) -> tuple[Process, int] | None:
+    return next(iter(pictures.touched(parent.current).most_common(1)), None)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _short(process: Process | None) -> str:
+    if process is None:
+        return "A process that had exited before"
+    return f"{fit(printable(process.comm or process.command or '?'), MAX_SHORT_NAME)} {process.tgid}"
+
+
+def balance(account: Account) -> dict[str, int]:
+    """In pages, of all regions; those that are gone as they were when they went."""
+    regions = account.regions
+    return {
+        "allocated": sum(region.allocated_bytes for region in regions) // PAGE_BYTES,
+        "touched": sum(region.touched_bytes for region in regions) // PAGE_BYTES,
+        "before": sum(region.before_bytes for region in regions) // PAGE_BYTES,
+        "unseen": sum(region.unseen_bytes for region in regions) // PAGE_BYTES,
+    }
+
+
+def format_bytes(size_bytes: int) -> str:
+    """As 81.2 MiB."""
+    value = float(size_bytes)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1023.95:
+            return f"{value:.1f} {unit}" if unit != "bytes" else f"{size_bytes} bytes"
+        value /= 1024
+    return f"{value:.1f} TiB"

@@ -1,0 +1,142 @@
+"use strict";
+/* The data, how its values are written, and what colour is whose. Names are strangers': they go in by textContent only. */
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const PAGE_BYTES = 4096;
+const BEFORE = -1;
+const OTHERS = -2;
+const SESSION = DATA.session;
+const TOP = DATA.coloured;
+
+/** An element with attributes and children; a string among these is text. */
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "class") element.className = value;
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+const byId = (id) => document.getElementById(id);
+
+/* ---- values to text ---- */
+
+function formatBytes(bytes) {
+  if (bytes === null || bytes === undefined) return "?";
+  let value = Math.abs(bytes);
+  if (value === 0) return "0";
+  if (value < 1024) return `${bytes} bytes`;
+  let unit = "bytes";
+  for (const next of ["KiB", "MiB", "GiB", "TiB"]) {
+    if (value < 1023.95 && unit !== "bytes") break;
+    value /= 1024;
+    unit = next;
+  }
+  return `${bytes < 0 ? "−" : ""}${value.toFixed(1)} ${unit}`;
+}
+
+/** As an axis has it: no fraction where there is none. */
+const formatRound = (bytes) => formatBytes(bytes).replace(".0 ", " ");
+
+const formatCount = (count) => (count === null || count === undefined ? "?" : count.toLocaleString("en"));
+
+/** Local time of day of microseconds since the beginning; with the date where that is another day than the end's. */
+function formatTime(us, digits = 1) {
+  if (us === null || us === undefined) return "?";
+  const at = (time) => new Date((SESSION.started + time) / 1000);
+  const two = (number) => String(number).padStart(2, "0");
+  const day = (date) => `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  const time = at(us);
+  const fraction = digits ? (time.getMilliseconds() / 1000).toFixed(3).slice(1, 2 + digits) : "";
+  const clock = `${two(time.getHours())}:${two(time.getMinutes())}:${two(time.getSeconds())}${fraction}`;
+  return day(time) === day(at(SESSION.ended)) ? clock : `${day(time)} ${clock}`;
+}
+
+function commandOf(process) {
+  return DATA.commands[DATA.processes.command[process]];
+}
+
+function nameOf(owner) {
+  if (owner === null) return "?";
+  if (owner === BEFORE) return "before the capture";
+  if (owner === OTHERS) return "other processes";
+  return `${DATA.processes.tgid[owner]} ${commandOf(owner)}`;
+}
+
+function exitOf(process) {
+  const exited = process >= 0 ? DATA.processes.exited[process] : null;
+  return exited === null ? "" : `exited ${formatTime(exited, 0)}`;
+}
+
+function regionName(region) {
+  return region.label || region.name;
+}
+
+/* ---- colours: a process has the same one everywhere ---- */
+
+let emphasized = null; // a process, OTHERS or BEFORE, that is told from all others; null: none
+const onEmphasis = [];
+
+function emphasize(owner) {
+  emphasized = emphasized === owner ? null : owner;
+  for (const redraw of onEmphasis) redraw();
+}
+
+const rankOf = new Map(TOP.map((process, rank) => [process, rank]));
+const isEmphasized = (owner) => owner === emphasized || (emphasized === OTHERS && owner >= 0 && !rankOf.has(owner));
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+
+function colourName(owner) {
+  if (owner === BEFORE) return "before";
+  if (rankOf.has(owner)) return `c${rankOf.get(owner)}`;
+  return owner === emphasized && owner >= 0 ? "ink" : "others";
+}
+
+/** What to fill with on a canvas. Hatched: before; a grid: unseen. */
+function paintOf(context, kind, scale = 1) {
+  if (kind !== "before" && kind !== "unseen") return css(kind);
+  const tile = document.createElement("canvas");
+  tile.width = tile.height = Math.round(6 * scale);
+  const pen = tile.getContext("2d");
+  const size = tile.width;
+  pen.fillStyle = css("ground");
+  pen.fillRect(0, 0, size, size);
+  pen.strokeStyle = css("before");
+  pen.lineWidth = scale * 1.2;
+  pen.beginPath();
+  if (kind === "before") {
+    for (const shift of [-size, 0, size]) {
+      pen.moveTo(shift - 1, size + 1);
+      pen.lineTo(shift + size + 1, -1);
+    }
+  } else {
+    pen.moveTo(size / 2, 0);
+    pen.lineTo(size / 2, size);
+    pen.moveTo(0, size / 2);
+    pen.lineTo(size, size / 2);
+  }
+  pen.stroke();
+  return context.createPattern(tile, "repeat");
+}
+
+function swatch(kind) {
+  const element = make("span", { class: `swatch ${kind}`, "aria-hidden": "true" });
+  if (/^c\d$|^others$|^ink$/.test(kind)) element.style.background = `var(--${kind})`;
+  return element;
+}
+
+/** Draws now, and again when the size or the colour scheme changes. */
+function keepDrawn(element, draw) {
+  let width = 0;
+  new ResizeObserver(() => {
+    if (element.clientWidth && element.clientWidth !== width) {
+      width = element.clientWidth;
+      draw();
+    }
+  }).observe(element);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  onEmphasis.push(draw);
+}

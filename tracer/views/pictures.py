@@ -1,0 +1,230 @@
+"""What the pictures of the page are drawn from: growth over time and the map of pages, bounded however big the capture.
+
+Pure: a capture and its account in, lists of integers out. Times are microseconds since the capture began.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from tracer.account import Account, Process, Region
+from tracer.capture import Capture
+from tracer.procfs import PAGE_BYTES
+
+BINS = 240  # of time
+MAX_POINTS = 4 * BINS  # of a line
+MAX_COLOURS = 10  # touchers drawn each by itself; the others are one
+MAX_SPANS = 1 << 16  # of all maps together
+MIN_SPANS = 64  # of one
+BEFORE = -1  # in place of a process: there when the capture began
+
+
+class Span(NamedTuple):
+    """Pages [start, end) of a region: all of one process, or the most of them."""
+
+    start: int
+    end: int
+    process: int | None
+    pages: int
+    """of that process"""
+    present: int
+    """of whomever"""
+    first_ns: int | None
+    last_ns: int | None
+
+
+# ---- who has a colour ----
+
+
+def coloured(account: Account) -> list[Process]:
+    """Those that are drawn each by itself, most touched first. Half of them are chosen by what is still there."""
+    everything = touched(account.regions)
+    living = touched([region for region in account.regions if region.gone_ns is None])
+    half = living.most_common(MAX_COLOURS // 2)
+    chosen = dict.fromkeys([*(process for process, _ in half), *(process for process, _ in everything.most_common())])
+    return sorted(list(chosen)[:MAX_COLOURS], key=lambda process: -everything[process])
+
+
+def touched(regions: Iterable[Region]) -> Counter[Process]:
+    """Bytes, by process."""
+    found: Counter[Process] = Counter()
+    for region in regions:
+        for toucher in region.touchers:
+            if toucher.touched_bytes:
+                found[toucher.process] += toucher.touched_bytes
+    return found
+
+
+# ---- growth ----
+
+
+def growth(capture: Capture, account: Account, regions: Mapping[int, Region], top: Sequence[int]) -> dict[str, Any]:
+    """Bytes at each edge between the bins of time, by who touched them first, and the lines they are to meet.
+
+    regions: by row. top: rows of the processes that have a band each.
+    An extent says what is there now: a page that was given back is in no band, and the line is above them till then.
+    """
+    session = account.session
+    bin_ns = max(-(-(session.ended_ns - session.started_ns) // BINS), 1)
+    changes: dict[int, list[int]] = {who: [0] * (BINS + 1) for who in (*top, 0, BEFORE)}
+    unseen = [0] * (BINS + 1)
+
+    def edge(time_ns: int) -> int:
+        """The first one that is not before."""
+        return min(max(-(-(time_ns - session.started_ns) // bin_ns), 0), BINS)
+
+    for row, who, first, last, pages in _touched_when(capture, top, session.started_ns, bin_ns):
+        begin, end = min(first, BINS - 1), min(max(first, last), BINS - 1)
+        shares = [pages * (i + 1) // (end - begin + 1) for i in range(end - begin + 1)]
+        for i, (share, before) in enumerate(zip(shares, [0, *shares])):
+            changes[who][begin + i + 1] += share - before
+        gone_ns = regions[row].gone_ns
+        if gone_ns is not None:
+            changes[who][edge(gone_ns)] -= pages
+    for region in account.regions:
+        began = edge(region.created_ns or 0)
+        changes[BEFORE][began] += region.before_bytes // PAGE_BYTES
+        unseen[began] += max(region.unseen_bytes, 0)
+        if region.gone_ns is not None:
+            changes[BEFORE][edge(region.gone_ns)] -= region.before_bytes // PAGE_BYTES
+            unseen[edge(region.gone_ns)] -= max(region.unseen_bytes, 0)
+    bands = {who: [pages * PAGE_BYTES for pages in accumulate(change)] for who, change in changes.items()}
+    edges_us = [i * bin_ns // 1000 for i in range(BINS + 1)]
+    allocated = _allocated(capture, account, regions)
+    return {
+        "edges": edges_us,
+        "bands": [bands[row] for row in top],
+        "others": bands[0],
+        "before": bands[BEFORE],
+        "unseen": _unseen(list(accumulate(unseen)), [sum(band) for band in zip(*bands.values())], edges_us, allocated),
+        "allocated": _columns(allocated),
+        "host": _columns(_thin(_since(session.started_ns, capture.rows("SELECT * FROM host_sample ORDER BY 1")))),
+    }
+
+
+def _touched_when(
+    capture: Capture, top: Sequence[int], began_ns: int, bin_ns: int
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """(region, process or 0 for the others, first bin, last bin, pages)"""
+    query = f"""
+SELECT region, CASE WHEN process IN ({", ".join(map(str, top))}) THEN process ELSE 0 END,
+       max((first_ns - :began) / :bin, 0), max((last_ns - :began) / :bin, 0), sum("end" - start)
+FROM extent WHERE process IS NOT NULL GROUP BY 1, 2, 3, 4"""  # noqa: S608, numbers
+    for row in capture.rows(query, {"began": began_ns, "bin": bin_ns}):
+        yield tuple(row)
+
+
+def _allocated(capture: Capture, account: Account, regions: Mapping[int, Region]) -> list[tuple[int, int]]:
+    """What the inodes had, all together: (time, bytes)."""
+    session = account.session
+    changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for region, time_ns, allocated_bytes in capture.rows("SELECT region, time_ns, allocated_bytes FROM sample"):
+        gone_ns = regions[region].gone_ns
+        if gone_ns is None or time_ns < gone_ns:
+            changes[time_ns].append((region, allocated_bytes))
+    for row, region in regions.items():
+        if region.gone_ns is None:
+            changes[session.ended_ns].append((row, region.allocated_bytes))
+        else:
+            changes[region.gone_ns - 1].append((row, region.allocated_bytes))
+            changes[region.gone_ns].append((row, 0))
+    # a sample is written when something has changed: until the look before that, all was as it had been
+    looks = [time_ns for (time_ns,) in capture.rows("SELECT time_ns FROM host_sample ORDER BY 1")]
+    had: dict[int, int] = {}
+    line: list[tuple[int, int]] = []
+    for time_ns in sorted(changes):
+        before = bisect.bisect_left(looks, time_ns) - 1
+        if line and before >= 0 and looks[before] > line[-1][0]:
+            line.append((looks[before], line[-1][1]))
+        had.update(changes[time_ns])
+        line.append((time_ns, sum(had.values())))
+    return _thin(_since(session.started_ns, line))
+
+
+def _since(began_ns: int, line: Sequence[Any]) -> list[tuple[int, int]]:
+    return [((time_ns - began_ns) // 1000, value) for time_ns, value in line if time_ns >= began_ns]
+
+
+def _thin(line: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """At most MAX_POINTS, the ends and what is highest and lowest between among them."""
+    group = -(-len(line) // (MAX_POINTS // 2))
+    if group <= 2:
+        return line
+    kept = {line[0], line[-1]}
+    for i in range(0, len(line), group):
+        kept.update((min(line[i : i + group], key=_value), max(line[i : i + group], key=_value)))
+    return sorted(kept)
+
+
+def _value(point: tuple[int, int]) -> int:
+    return point[1]
+
+
+def _columns(line: list[tuple[int, int]]) -> dict[str, list[int]]:
+    return {"times": [time for time, _ in line], "bytes": [value for _, value in line]}
+
+
+def _unseen(most: list[int], known: list[int], edges_us: list[int], allocated: list[tuple[int, int]]) -> list[int]:
+    """Nobody saw these pages come. How many is the account's, and when: by when the inodes had more than was seen."""
+    times = [time for time, _ in allocated]
+    found = []
+    for limit, seen, time in zip(most, known, edges_us):
+        i = bisect.bisect_right(times, time) - 1
+        found.append(min(max(allocated[i][1] - seen, 0), limit) if i >= 0 else 0)
+    return [*found[:-1], most[-1]]
+
+
+# ---- the map ----
+
+
+def maps(capture: Capture) -> dict[int, tuple[int, list[Span]]]:
+    """By row of the region: how many pages a span is made of at least, and the spans. 1: it is exact."""
+    counts: dict[int, tuple[int, int]] = {
+        region: (count, end)
+        for region, count, end in capture.rows('SELECT region, count(*), max("end") FROM extent GROUP BY 1')
+    }
+    total = sum(count for count, _ in counts.values())
+    found = {}
+    for region, (count, end) in counts.items():
+        room = max(MAX_SPANS * count // total, MIN_SPANS)
+        cell = 1 if total <= MAX_SPANS or count <= room else 1 << (-(-end // room) - 1).bit_length()
+        found[region] = cell, _spans(capture, region, cell)
+    return found
+
+
+# An extent that reaches into the next cells is cut there. In a group with max() SQLite takes the other columns from the
+# row that has it: that of who has most.
+CELLS = """
+WITH RECURSIVE cut(start, stop, "end", process, first_ns, last_ns) AS (
+    SELECT start, (start / :cell + 1) * :cell, "end", process, first_ns, last_ns FROM extent
+    WHERE region = :region AND "end" > (start / :cell + 1) * :cell
+    UNION ALL
+    SELECT stop, min("end", stop + :cell), "end", process, first_ns, last_ns FROM cut WHERE stop < "end"
+), piece AS (
+    SELECT start, "end" AS stop, process, first_ns, last_ns FROM extent
+    WHERE region = :region AND "end" <= (start / :cell + 1) * :cell
+    UNION ALL
+    SELECT start, stop, process, first_ns, last_ns FROM cut
+), share AS (
+    SELECT start / :cell AS cell, process, sum(stop - start) AS pages,
+           min(first_ns) AS first_ns, max(last_ns) AS last_ns
+    FROM piece GROUP BY 1, 2
+)
+SELECT cell * :cell AS start, (cell + 1) * :cell AS "end", process, max(pages) AS pages, sum(pages) AS present,
+       first_ns, last_ns
+FROM share GROUP BY cell
+"""
+EXTENTS = """
+SELECT start, "end", process, "end" - start AS pages, "end" - start AS present, first_ns, last_ns
+FROM extent WHERE region = :region ORDER BY start
+"""
+
+
+def _spans(capture: Capture, region: int, cell: int) -> list[Span]:
+    if cell == 1:
+        return [Span(*row) for row in capture.rows(EXTENTS, {"region": region})]
+    return [Span(*row) for row in capture.rows(CELLS, {"region": region, "cell": cell})]

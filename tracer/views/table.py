@@ -1,0 +1,125 @@
+"""A table as text of 80 columns, as CSV and as JSON."""
+
+from __future__ import annotations
+
+import csv as csv_format
+import io
+import json as json_format
+from collections.abc import Sequence
+from typing import Any
+
+from tracer.account import Account
+from tracer.tables import Column, Table, Value
+from tracer.views.json import SCHEMA, rfc3339
+from tracer.views.text import (
+    COLUMNS,
+    clock,
+    fit,
+    footer,
+    format_bytes,
+    format_change,
+    moment,
+    printable,
+    warnings,
+    width,
+)
+
+DAY_NS = 86400 * 10**9
+FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")
+
+
+def report(table: Table, account: Account) -> str:
+    """With what the live report has at its end."""
+    session = account.session
+    lines = text(table, days=session.ended_ns - session.started_ns >= DAY_NS)
+    return "\n".join([*lines, "", *(fit(line, COLUMNS) for line in footer(account)), *warnings(account)])
+
+
+def text(table: Table, days: bool = False, limit: int | None = None) -> list[str]:
+    """A heading and a line a row, the sum last. days: times are told with their date. limit: of rows, if there is one.
+
+    A column of which nothing is known is left out; where a line is too long the longest texts are cut.
+    """
+    rows = list(table.rows[:limit])
+    columns = [
+        column
+        for column in table.columns
+        if column.title and (not rows or any(column.get(row) is not None for row in rows))
+    ]
+    cells = [[column.title for column in columns]]
+    if table.total is not None:
+        rows.append(table.total)
+    cells += [[_cell(column, row, days) for column in columns] for row in rows]
+    lines = _align(columns, cells)
+    if limit is not None and len(table.rows) > limit:
+        lines.insert(1 + limit, f"…{len(table.rows) - limit} more")
+    return lines
+
+
+def _align(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[str]:
+    widths = [min(COLUMNS, max(width(row[place]) for row in cells)) for place in range(len(columns))]
+    elastic = [place for place, column in enumerate(columns) if column.align == "<"]
+    while elastic and sum(widths) + len(widths) - 1 > COLUMNS:
+        widest = max(elastic, key=lambda place: widths[place])
+        widths[widest] -= 1
+    return [" ".join(map(_pad, columns, row, widths)).rstrip() for row in cells]
+
+
+def _pad(column: Column, cell: str, columns: int) -> str:
+    cell = fit(cell, columns)
+    space = " " * (columns - width(cell))
+    return cell + space if column.align == "<" else space + cell
+
+
+def _cell(column: Column, row: Any, days: bool) -> str:
+    value = column.shown(row) if column.shown else column.get(row)
+    if column.name.endswith("_ns"):
+        return "-" if value is None else moment(int(value)) if days else clock(int(value))
+    if value is None:
+        return "?"
+    if column.name.endswith("_bytes"):
+        return format_change(int(value)) if column.signed else format_bytes(int(value))
+    return printable(str(value))
+
+
+def csv(table: Table) -> str:
+    """RFC 4180, a header, no sum. Bytes are plain numbers, times RFC 3339, unknown is empty.
+
+    A text has what could move a cursor as its code, like the report. One that a spreadsheet would take for a formula
+    has an apostrophe before it, and so has one that began with an apostrophe: to read it, take one away.
+    """
+    stream = io.StringIO(newline="")
+    writer = csv_format.writer(stream)
+    writer.writerow([column.key for column in table.columns])
+    for row in table.rows:
+        writer.writerow([_defused(column, column.get(row)) for column in table.columns])
+    return stream.getvalue()
+
+
+def _defused(column: Column, value: Value) -> Value:
+    if column.name.endswith("_ns") or not isinstance(value, str):
+        return _plain(column, value)
+    cell = printable(value)
+    return f"'{cell}" if value.startswith(FORMULA) else cell
+
+
+def json(table: Table, account: Account) -> str:
+    since_ns, until_ns = account.window
+    head = {"schema": SCHEMA, "by": table.by, "since": rfc3339(since_ns), "until": rfc3339(until_ns)}
+    return dumps({**head, "rows": records(table)})
+
+
+def records(table: Table) -> list[dict[str, Value]]:
+    return [record(table.columns, row) for row in table.rows]
+
+
+def record(columns: Sequence[Column], row: Any) -> dict[str, Value]:
+    return {column.key: _plain(column, column.get(row)) for column in columns}
+
+
+def dumps(document: dict[str, Any]) -> str:
+    return json_format.dumps(document, indent=1, ensure_ascii=True)
+
+
+def _plain(column: Column, value: Value) -> Value:
+    return rfc3339(None if value is None else int(value)) if column.name.endswith("_ns") else value

@@ -1,0 +1,343 @@
+"""What `shmtrace top` shows of an account: regions and growers, and what has changed since the account before. Pure.
+
+All text here is fit for a terminal: what came from strangers has been made printable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Generic, NamedTuple, Optional, TypeVar
+
+from tracer import labels
+from tracer.account import Account, Process, Region, region_id
+from tracer.procfs import PAGE_BYTES
+from tracer.views.text import clock, fit, format_bytes, format_change, printable, width
+
+RegionKey = tuple[int, int, Optional[int], int]
+"""dev, ino, generation, and which of those that look the same, the earliest gone first."""
+ProcessKey = tuple[int, int]
+"""tgid, start_time_ns."""
+
+MAX_CHANGES = 20  # of regions, and of growers, in one interval of plain lines
+MAX_MAPPERS = 100
+
+
+class RegionRow(NamedTuple):
+    key: RegionKey
+    region: Region
+    label: str
+    before: Region | None
+    """as it was in the account before; None: it was not there"""
+
+    @property
+    def delta_bytes(self) -> int:
+        return self.region.allocated_bytes - (self.before.allocated_bytes if self.before else self.region.start_bytes)
+
+    @property
+    def changed(self) -> bool:
+        return not self.before or bool(self.delta_bytes) or self.before.gone_ns != self.region.gone_ns
+
+
+class GrowerRow(NamedTuple):
+    """A process that touched pages first: of all regions, or of one."""
+
+    key: ProcessKey
+    process: Process
+    touched_bytes: int
+    delta_bytes: int
+    nr_regions: int
+    before: Process | None
+    """as it was in the account before; None: it had touched nothing"""
+
+    @property
+    def changed(self) -> bool:
+        return not self.before or bool(self.delta_bytes) or self.before.exited_ns != self.process.exited_ns
+
+
+Touched = dict[ProcessKey, tuple[Process, int, int]]
+"""By whom, how many bytes, in how many regions."""
+
+
+class View(NamedTuple):
+    """An account, and what has changed since another."""
+
+    account: Account
+    regions: list[RegionRow]
+    growers: list[GrowerRow]
+    touched: Touched
+    by_key: dict[RegionKey, Region]
+
+
+def compare(now: Account, before: View | None) -> View:
+    """before: None where there is none; what a region got since its capture began is new then."""
+    by_key = dict(_keyed(now))
+    labelled = {id(region): _label(region, parent.process) for parent in now.parents for region in parent.regions}
+    rows = [
+        RegionRow(key, region, labelled[id(region)], before.by_key.get(key) if before else None)
+        for key, region in by_key.items()
+        if region.peak_bytes or region.gone_ns is None  # else it came and went without a page
+    ]
+    touched = _touched(by_key.values())
+    return View(now, rows, _growers(touched, before.touched if before else {}), touched, by_key)
+
+
+def touchers(row: RegionRow) -> list[GrowerRow]:
+    """Who touched pages of one region."""
+    return _growers(_touched([row.region]), _touched([row.before] if row.before else []))
+
+
+def _growers(now: Touched, before: Touched) -> list[GrowerRow]:
+    rows = []
+    for key, (process, touched_bytes, nr_regions) in now.items():
+        was, was_bytes, _ = before.get(key, (None, 0, 0))
+        if touched_bytes or was_bytes:
+            rows.append(GrowerRow(key, process, touched_bytes, touched_bytes - was_bytes, nr_regions, was))
+    return rows
+
+
+def _touched(regions: Iterable[Region]) -> Touched:
+    found: Touched = {}
+    for region in regions:
+        for toucher in region.touchers:
+            process, touched_bytes = toucher.process, toucher.touched_bytes
+            key = process.tgid, process.start_time_ns
+            _, so_far, nr_regions = found.get(key, (process, 0, 0))
+            found[key] = process, so_far + touched_bytes, nr_regions + bool(touched_bytes)
+    return found
+
+
+def _keyed(account: Account) -> Iterator[tuple[RegionKey, Region]]:
+    seen: dict[tuple[int, int, int | None], int] = {}
+    for region in sorted(account.regions, key=lambda region: (region.gone_ns is None, region.gone_ns or 0)):
+        inode = region.dev, region.ino, region.generation
+        seen[inode] = seen.get(inode, -1) + 1
+        yield (*inode, seen[inode]), region
+
+
+def _label(region: Region, parent: Process | None) -> str:
+    return labels.guess(region, parent) or printable(region.name)
+
+
+# ---- columns ----
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Column(Generic[Row]):
+    title: str
+    columns: int
+    """of the terminal, at the least"""
+    text: Callable[[Row], str]
+    order: Callable[[Row], Any]
+    """what it is sorted by; numbers are negated, for the most comes first"""
+    rank: int
+    """which one goes first where there is no room: the highest"""
+    stretches: bool = False
+    """takes what room is left, and is of text, to the left"""
+
+
+def _made_by(row: RegionRow) -> str:
+    creator = row.region.creator
+    if not creator:
+        return "?"
+    return f"{creator.process.tgid}{'' if creator.how == 'traced' else '?'} {_name(creator.process.comm)}"
+
+
+def _name(name: str | None) -> str:
+    return printable(name or "?")
+
+
+def _state(process: Process) -> str:
+    if process.exited_ns:
+        return f"exited {clock(process.exited_ns)}"
+    return "outside" if process.stranger else "alive"
+
+
+def _size(size_bytes: int | None) -> str:
+    return "?" if size_bytes is None else format_bytes(size_bytes)
+
+
+def _delta(delta_bytes: int) -> str:
+    return format_change(delta_bytes) if delta_bytes else "."
+
+
+REGION_COLUMNS: list[Column[RegionRow]] = [
+    Column("region", 12, lambda row: row.label, lambda row: row.label, 0, stretches=True),
+    Column("kind", 7, lambda row: row.region.kind, lambda row: row.region.kind, 6),
+    Column("size", 7, lambda row: _size(row.region.vss_bytes), lambda row: -(row.region.vss_bytes or 0), 4),
+    Column(
+        "allocated", 9, lambda row: format_bytes(row.region.allocated_bytes), lambda row: -row.region.allocated_bytes, 2
+    ),
+    Column(
+        "delta",
+        8,
+        lambda row: "gone" if row.region.gone_ns else _delta(row.delta_bytes),
+        lambda row: -row.delta_bytes,
+        1,
+    ),
+    Column("grown", 8, lambda row: format_change(row.region.grown_bytes), lambda row: -row.region.grown_bytes, 3),
+    Column("made by", 14, _made_by, lambda row: row.region.creator.process.tgid if row.region.creator else 0, 5, True),
+]
+
+GROWER_COLUMNS: list[Column[GrowerRow]] = [
+    Column("PID", 7, lambda row: str(row.process.tgid), lambda row: row.process.tgid, 0),
+    Column("touched", 8, lambda row: format_bytes(row.touched_bytes), lambda row: -row.touched_bytes, 1),
+    Column("delta", 8, lambda row: _delta(row.delta_bytes), lambda row: -row.delta_bytes, 2),
+    Column("regions", 7, lambda row: str(row.nr_regions), lambda row: -row.nr_regions, 5),
+    Column("state", 15, lambda row: _state(row.process), lambda row: row.process.exited_ns or 0, 4),
+    Column(
+        "command",
+        12,
+        lambda row: _name(row.process.command or row.process.comm),
+        lambda row: row.process.command or "",
+        3,
+        stretches=True,
+    ),
+]
+
+TOUCHER_COLUMNS = [column for column in GROWER_COLUMNS if column.title != "regions"]  # of one
+
+
+def sort(rows: Sequence[Row], column: Column[Row]) -> list[Row]:
+    """By that column. Of regions, the living come before the gone; ties go to the largest."""
+
+    def order(row: Any) -> Any:
+        if isinstance(row, RegionRow):
+            return row.region.gone_ns is not None, column.order(row), -row.region.allocated_bytes, row.key[:2]  # type: ignore[arg-type]
+        return column.order(row), -row.touched_bytes, row.key
+
+    return sorted(rows, key=order)
+
+
+def layout(columns: Sequence[Column[Row]], room: int) -> list[tuple[Column[Row], int]]:
+    """The columns that fit into so much room, with how wide each is."""
+    chosen: list[Column[Row]] = []
+    left = room + 1
+    for column in sorted(columns, key=lambda column: column.rank):
+        if left >= column.columns + 1 or not chosen:
+            chosen.append(column)
+            left -= column.columns + 1
+        else:
+            break
+    stretching = [column for column in chosen if column.stretches]
+    widths = {column.title: column.columns for column in chosen}
+    for number, column in enumerate(stretching):
+        share = max(left, 0) // (len(stretching) - number)
+        widths[column.title] += share
+        left -= share
+    return [(column, widths[column.title]) for column in columns if column in chosen]
+
+
+def heading(columns: Sequence[Column[Row]], sorted_by: Column[Row], room: int) -> str:
+    """The titles; an arrow tells which column they are sorted by."""
+    titles = [
+        _cell(("▼" if column is sorted_by else "") + column.title, column, columns)
+        for column, columns in layout(columns, room)
+    ]
+    return fit(" ".join(titles), room)
+
+
+def lines(rows: Iterable[Row], columns: Sequence[Column[Row]], room: int) -> Iterator[str]:
+    """A line for each, never wider than the room."""
+    chosen = layout(columns, room)
+    for row in rows:
+        yield fit(" ".join(_cell(column.text(row), column, width) for column, width in chosen), room)
+
+
+def _cell(text: str, column: Column[Any], columns: int) -> str:
+    text = fit(text, columns)
+    space = " " * (columns - width(text))
+    return text + space if column.stretches or column.title in ("kind", "state") else space + text
+
+
+# ---- above and beside the tables ----
+
+
+def status(view: View) -> list[str]:
+    """Two lines: where it stands, and that it balances."""
+    session, regions = view.account.session, [row.region for row in view.regions if row.region.gone_ns is None]
+    exited = sum(row.process.exited_ns is not None for row in view.growers)
+    allocated_bytes = sum(region.allocated_bytes for region in regions)
+    grown_bytes = sum(region.grown_bytes for region in regions)
+    told = [
+        f"{(session.ended_ns - session.started_ns) / 1e9:.0f} s",
+        f"{len(regions)} regions {format_bytes(allocated_bytes)}, {format_change(grown_bytes)}",
+        f"{len(view.growers)} growers, {exited} exited",
+        f"tier {session.tier}",
+    ]
+    lost = {"events": session.lost_events, "pages": session.lost_pages}
+    told += [f"lost {number} {what}" for what, number in lost.items() if number]
+    told += [f"{len(session.warnings)} warnings"] if session.warnings else []
+    return [" · ".join(told), balance(view.account.regions)]
+
+
+def balance(regions: Sequence[Region]) -> str:
+    """In pages: what is allocated is what was touched, what was before, and what is unseen."""
+    touched = sum(region.touched_bytes + region.outside_bytes for region in regions) // PAGE_BYTES
+    before = sum(region.before_bytes for region in regions) // PAGE_BYTES
+    unseen = sum(region.unseen_bytes for region in regions) // PAGE_BYTES
+    allocated = sum(region.allocated_bytes for region in regions) // PAGE_BYTES
+    return f"balance {allocated} pages = {touched} touched + {before} before + {unseen} unseen"
+
+
+def describe(row: RegionRow, complete: bool) -> list[str]:
+    """A region in some lines. complete: the trace has ended, and who maps it is known."""
+    region = row.region
+    sizes = [
+        f"allocated {format_bytes(region.allocated_bytes)}",
+        f"{format_change(region.grown_bytes)} since the start",
+    ]
+    sizes.append(f"gone {clock(region.gone_ns)}" if region.gone_ns else f"{_delta(row.delta_bytes)} just now")
+    if region.peak_bytes > region.allocated_bytes:
+        sizes.append(f"peak {format_bytes(region.peak_bytes)}")
+    sizes += [f"{format_bytes(region.swapped_bytes)} swapped"] if region.swapped_bytes else []
+    creator = region.creator
+    made_by = "made by a process that had exited before"
+    if creator:
+        command = _name(creator.process.command or creator.process.comm)
+        made_by = f"made by {creator.process.tgid} ({creator.how}, {_state(creator.process)}) {command}"
+    mappers = " ".join(map(str, region.mappers[:MAX_MAPPERS])) or ("nobody" if complete else "?")
+    mappers += " …" * (len(region.mappers) > MAX_MAPPERS)
+    name = f"{row.label}  " if row.label != printable(region.name) else ""
+    return [
+        f"{name}{region.kind} {_size(region.vss_bytes)}  {printable(region.name)}",
+        f"region {region_id(region)}",
+        ", ".join(sizes),
+        made_by,
+        f"mapped by {mappers}",
+        balance([region]),
+        f"before the trace {format_bytes(region.before_bytes)}, unseen {format_bytes(region.unseen_bytes)}",
+    ]
+
+
+def changes(view: View) -> Iterator[str]:
+    """Plain lines, each with its time: the regions and growers that came, changed, exited or went, most first."""
+    time = clock(view.account.session.ended_ns)
+    regions = sorted((row for row in view.regions if row.changed), key=lambda row: -abs(row.delta_bytes))
+    for region in regions[:MAX_CHANGES]:
+        yield f"{time} region {_tell(region)}"
+    if regions[MAX_CHANGES:]:
+        rest_bytes = sum(row.delta_bytes for row in regions[MAX_CHANGES:])
+        yield f"{time} region {format_change(rest_bytes)}  in {len(regions) - MAX_CHANGES} more"
+    growers = sorted((row for row in view.growers if row.changed), key=lambda row: -abs(row.delta_bytes))
+    for grower in growers[:MAX_CHANGES]:
+        command = _name(grower.process.command or grower.process.comm)
+        yield (
+            f"{time} grower {format_change(grower.delta_bytes)}  {grower.process.tgid} {_state(grower.process)}, "
+            f"touched {format_bytes(grower.touched_bytes)} in {grower.nr_regions} region(s)  {command}"
+        )
+    if growers[MAX_CHANGES:]:
+        rest_bytes = sum(row.delta_bytes for row in growers[MAX_CHANGES:])
+        yield f"{time} grower {format_change(rest_bytes)}  of {len(growers) - MAX_CHANGES} more"
+
+
+def _tell(row: RegionRow) -> str:
+    region = row.region
+    gone = f", gone {clock(region.gone_ns)}" if region.gone_ns else ""
+    return (
+        f"{format_change(row.delta_bytes)}  {row.label} {region_id(region)} {region.kind} {_size(region.vss_bytes)}, "
+        f"allocated {format_bytes(region.allocated_bytes)}, {format_change(region.grown_bytes)} since the start{gone}, "
+        f"made by {_made_by(row)}"
+    )

@@ -51,8 +51,8 @@ static inline struct usage *usage_of(u32 region, u32 tgid, u64 start_time_ns)
 
 /* ---- Freed: filemap:mm_filemap_delete_from_page_cache(folio), a page before v5.16 ---- */
 
-/* Pages were given back whose word was this. */
-static inline void freed(u32 region, u64 word, u32 nr_pages)
+/* Pages were given back whose word was this; -1: one was not, after all. */
+static inline void freed(u32 region, u64 word, s64 nr_pages)
 {
 	u32 tgid = word >> WHEN_BITS;
 	if (!tgid)
@@ -101,14 +101,18 @@ static inline void punch(struct region *region, u32 id, u64 first, u64 end)
 }
 
 /*
- * The page is made anew, and its word is of one that was given back meanwhile and kept it: that one has lost the page.
- * A word that is younger than the last punch is of another that is about to make this page too.
+ * A page is made anew whose word is of one that was given back meanwhile and kept it. A word that is younger than the last
+ * punch is of another that is about to make this page too.
  */
+static inline bool outlived(struct region *region, u64 word)
+{
+	return word >= FIRST_OWNED && (word & (FIRST_OWNED - 1)) < region->punched_us;
+}
+
 static inline void overwrite(struct region *region, u32 id, u64 *at, u64 word)
 {
-	u64 was = *at;
-	if (was >= FIRST_OWNED && (was & (FIRST_OWNED - 1)) < region->punched_us)
-		freed(id, was, 1);
+	if (outlived(region, *at))
+		freed(id, *at, 1);
 	*at = word;
 }
 

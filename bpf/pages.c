@@ -21,7 +21,8 @@ struct addition {
 	u64 index;
 	u64 for_mm;
 	u64 for_index;			 /* the page that is for it */
-	u64 was_freed[MAX_FOLIO_BLOCKS]; /* bit per page: it had been given back */
+	u64 was;			 /* its word, of one page */
+	u64 was_freed[MAX_FOLIO_BLOCKS]; /* of more: bit per page, it had been given back */
 	u32 region;
 	u32 nr_pages; /* 0: nothing */
 };
@@ -181,10 +182,15 @@ static inline struct addition *begin_addition(u64 mapping, u64 index, u64 folio,
 		if (!block)
 			return addition;
 		u64 *at = &block->words[index % BLOCK_PAGES];
-		addition->was_freed[0] = *at == WORD_FREED;
-		/* a word that is owned is of another that is about to make it too, or of a page that went: see added() */
-		if (*at < FIRST_OWNED)
-			*at = word;
+		u64 was = *at;
+		addition->was = was;
+		if (was >= FIRST_OWNED) {
+			struct region *region = regions.lookup(&id);
+			if (!region || !outlived(region, was)) /* another is about to make it too: see added() */
+				return addition;
+			freed(id, was, 1);
+		}
+		*at = word;
 		return addition;
 	}
 	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
@@ -259,11 +265,16 @@ int added(RETURN *ctx)
 		struct region *region = regions.lookup(&id);
 		if (!region)
 			return 0;
-		if (!failed)
+		u64 was = addition->was;
+		if (!failed) {
 			overwrite(region, id, at, word);
-		else if (!page_exists(region->mapping, index))
+		} else if (was >= FIRST_OWNED) { /* it is still there: it was another range that was given back */
+			freed(id, was, -1);
+			*at = was;
+		} else if (!page_exists(region->mapping, index)) {
 			/* if it exists, who made it settles it, or is a thread of this process in the same microsecond */
-			*at = addition->was_freed[0] ? WORD_FREED : WORD_ABSENT;
+			*at = was;
+		}
 		return 0;
 	}
 	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {

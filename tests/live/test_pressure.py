@@ -27,7 +27,7 @@ def test_nothing_is_lost_under_pressure(program: Path, tmp_path: Path) -> None:
     region = find_region(report, held.id)
     touched = pages_by_part(region, notes.parts, "touched_bytes")
     freed = pages_by_part(region, notes.parts, "freed_bytes")
-    assert touched == TOUCHED
+    assert touched == TOUCHED, (report["lost"], region["unseen_bytes"])
     assert region["allocated_bytes"] == held.pages * PAGE_BYTES
     assert region["unseen_bytes"] == 0
     assert not any(report["lost"].values())

@@ -296,6 +296,31 @@ def test_a_page_that_fails_leaves_what_was(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.capture", "page.html"]
 
 
+# ---- colours ----
+
+
+def luminance(colour: str) -> float:
+    """Of #rrggbb, as WCAG 2.1 has it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_colours_are_told_from_the_ground(scheme: int) -> None:
+    style = (html.PAGE / "page.css").read_text()
+    colours = dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6})", style.split(":root {")[1 + scheme].split("}")[0]))
+    for name in [f"c{i}" for i in range(pictures.MAX_COLOURS)] + ["others", "before"]:
+        assert contrast(colours[name], colours["ground"]) >= 3, name
+    for name in ("ink", "faint"):
+        assert min(contrast(colours[name], colours[on]) for on in ("ground", "raised")) >= 4.5, name
+
+
 # ---- in a browser ----
 
 

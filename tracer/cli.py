@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +223,7 @@ def html(capture_path: Path, page_path: Path) -> None:
     from tracer.capture import Capture
     from tracer.views import html as pages
 
-    with Capture.open(capture_path) as capture:
+    with Capture.open(capture_path) as capture, _patience(f"drawing {capture_path}"):
         page = pages.render(account.read(capture), capture)
     if str(page_path) == "-":
         _write(page)
@@ -285,6 +285,20 @@ def _write(text: str) -> None:
         if isinstance(error, BrokenPipeError):  # the reader has seen enough
             sys.exit(128 + signal.SIGPIPE)
         raise ShmtraceError(f"the report cannot be written ({error.strerror})", "send it elsewhere") from None
+
+
+@contextlib.contextmanager
+def _patience(text: str) -> Iterator[None]:
+    """On a terminal, say what takes more than a second."""
+    from threading import Timer
+
+    timer = Timer(1.0, lambda: click.echo(f"shmtrace: {text}", err=True))
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _replace(path: Path, text: str) -> None:

@@ -21,8 +21,8 @@ PAGE = Path(__file__).with_name("page")
 VENDOR = Path(__file__).with_name("vendor")
 STYLES = [VENDOR / "uPlot.min.css", PAGE / "page.css"]
 SCRIPTS = [VENDOR / "uPlot.iife.min.js", *(PAGE / f"{name}.js" for name in ("data", "growth", "map", "tree", "table"))]
-MAX_NAME = 300  # columns: a command line may have megabytes
-MAX_SHORT_NAME = 40  # in the headline
+MAX_NAME = 300  # characters: a command line may have megabytes
+MAX_SHORT_NAME = 40  # columns, in the headline
 
 
 def render(account: Account, capture: Capture) -> str:
@@ -175,7 +175,8 @@ def _identity(region: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _name(text: str | None) -> str:
-    return fit(printable(text or "?"), MAX_NAME)
+    name = printable(text or "?")
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
 # ---- the answer ----

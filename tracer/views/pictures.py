@@ -16,6 +16,7 @@ from tracer.capture import Capture
 from tracer.procfs import PAGE_BYTES
 
 BINS = 240  # of time
+SECOND_NS = 1_000_000_000
 MAX_POINTS = 4 * BINS  # of a line
 MAX_COLOURS = 10  # touchers drawn each by itself; the others are one
 MAX_SPANS = 1 << 16  # of all maps together
@@ -110,9 +111,10 @@ def _touched_when(
     capture: Capture, top: Sequence[int], began_ns: int, bin_ns: int
 ) -> Iterator[tuple[int, int, int, int, int]]:
     """(region, process or 0 for the others, first bin, last bin, pages)"""
+    last = "last_ns" if bin_ns < SECOND_NS else "first_ns"  # an extent lies within a second
     query = f"""
 SELECT region, CASE WHEN process IN ({", ".join(map(str, top))}) THEN process ELSE 0 END,
-       max((first_ns - :began) / :bin, 0), max((last_ns - :began) / :bin, 0), sum("end" - start)
+       max((first_ns - :began) / :bin, 0), max(({last} - :began) / :bin, 0), sum("end" - start)
 FROM extent WHERE process IS NOT NULL GROUP BY 1, 2, 3, 4"""  # noqa: S608, numbers
     for row in capture.rows(query, {"began": began_ns, "bin": bin_ns}):
         yield tuple(row)

@@ -225,6 +225,8 @@ def format_change(size_bytes: int) -> str:
 
 def printable(text: str) -> str:
     """Text from strangers: what could move the cursor, colour, reorder or hide is shown as its code."""
+    if text.isprintable():
+        return text
     return "".join(
         character
         if unicodedata.category(character)[0] != "C" and unicodedata.category(character) not in ("Zl", "Zp")

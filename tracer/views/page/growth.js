@@ -45,7 +45,7 @@ function showGrowth() {
   const tables = [[edges.map(seconds), ...sums.slice().reverse()], [allocated.times.map(seconds), allocated.bytes]];
   const data = uPlot.join(tables);
   const events = happenings();
-  const happened = [...events.gone.map((time) => [time, "gone"]), ...events.execs.map((time) => [time, "exec"])].sort((a, b) => a[0] - b[0]);
+  const happened = [...events.gone.map((time) => [time, "region gone"]), ...events.execs.map((time) => [time, "exec"])].sort((a, b) => a[0] - b[0]);
   let plot = null;
 
   const draw = () => {
@@ -125,16 +125,21 @@ function showGrowth() {
     u.ctx.font = `${11 * scale}px system-ui, sans-serif`;
     u.ctx.textBaseline = "top";
     u.ctx.textAlign = "left";
-    let free = u.bbox.left; // a label that would run into another is left out: the lanes have it too
+    const labels = []; // those that would run into each other are one
     for (const [time, text] of happened) {
-      const x = u.valToPos(seconds(time), "x", true) + 4 * scale;
+      const x = u.valToPos(seconds(time), "x", true);
+      const last = labels[labels.length - 1];
+      if (last && x < last.x + u.ctx.measureText(last.text).width + 8 * scale) {
+        if (!last.text.split(", ").includes(text)) last.text += `, ${text}`;
+      } else if (x >= u.bbox.left) labels.push({ x, text });
+    }
+    for (const { x, text } of labels) {
       const width = u.ctx.measureText(text).width;
-      if (x < free || x + width > u.bbox.left + u.bbox.width) continue;
+      const left = Math.min(x + 4 * scale, u.bbox.left + u.bbox.width - width);
       u.ctx.fillStyle = css("ground");
-      u.ctx.fillRect(x - 2 * scale, u.bbox.top + scale, width + 4 * scale, 14 * scale);
+      u.ctx.fillRect(left - 2 * scale, u.bbox.top + scale, width + 4 * scale, 14 * scale);
       u.ctx.fillStyle = css("ink");
-      u.ctx.fillText(text, x, u.bbox.top + 2 * scale);
-      free = x + width + 8 * scale;
+      u.ctx.fillText(text, left, u.bbox.top + 2 * scale);
     }
     u.ctx.restore();
   }

@@ -52,23 +52,24 @@ function tally(spans, from, pagesPerCell, cells) {
   return { most, mostPages, present };
 }
 
-/** What fits: the biggest cells, of one page each if that can be; else so many pages that rows begin at round offsets. */
+/** What fits: the biggest cells, of one page each if that can be, in rows that begin at round offsets. */
 function layOut(pages, width) {
+  let grid = null;
   for (const size of CELL_SIZES) {
-    const columns = Math.max(1, Math.floor(width / size));
-    const rows = Math.ceil(pages / columns);
-    if (rows * size <= MAP_PX) return { size, across: size, columns: round(columns, pages), rows: Math.ceil(pages / round(columns, pages)), pagesPerCell: 1 };
+    const columns = round(Math.floor(width / size), pages);
+    grid = { size, columns, rows: Math.ceil(pages / columns), pagesPerCell: 1, across: pages > columns ? width / columns : size };
+    if (grid.rows * size <= MAP_PX) return grid;
   }
-  const size = CELL_SIZES[CELL_SIZES.length - 1];
-  const columns = round(Math.floor(width / size), pages);
-  let pagesPerCell = 1;
-  while (Math.ceil(pages / pagesPerCell / columns) * size > MAP_PX) pagesPerCell *= 2;
-  return { size, across: width / columns, columns, rows: Math.ceil(pages / pagesPerCell / columns), pagesPerCell };
+  while (grid.rows * grid.size > MAP_PX) {
+    grid.pagesPerCell *= 2;
+    grid.rows = Math.ceil(pages / grid.pagesPerCell / grid.columns);
+  }
+  return grid;
 }
 
 /** So many columns, or a few less. */
 function round(columns, pages) {
-  if (pages <= columns) return columns;
+  if (pages <= columns) return Math.max(1, columns);
   for (const step of [64, 32, 16, 8]) if (columns >= 2 * step) return columns - (columns % step);
   return Math.max(1, columns);
 }
@@ -159,7 +160,7 @@ class PageMap {
   summary() {
     const { process, touched_bytes } = this.region.touchers;
     const parts = process.filter((_, i) => touched_bytes[i]).slice(0, 3).map((who, i) => `${nameOf(who)} ${formatBytes(touched_bytes[i])}`);
-    const exact = this.region.map.cell_pages === 1 ? "" : ` Drawn by ${formatCount(this.region.map.cell_pages)} pages: who has most of them has the colour.`;
+    const exact = this.region.map.cell_pages === 1 ? "" : ` Each ${formatCount(this.region.map.cell_pages)} pages are shown as of who has most of them.`;
     return `${parts.length ? `Most by ${parts.join(", ")}.` : "Nobody touched a page of it in this time."}${exact}`;
   }
 

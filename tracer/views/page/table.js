@@ -96,6 +96,9 @@ function showTables() {
   showTable("table-samples", "Allocated, as the inodes count", [
     timeColumn("time", (row) => growth.allocated.times[row], 3), bytesColumn("allocated", (row) => growth.allocated.bytes[row]),
   ], growth.allocated.times.map((_, row) => row), false);
+  showTable("table-host", "Shared memory of the host", [
+    timeColumn("time", (row) => growth.host.times[row], 3), bytesColumn("shmem", (row) => growth.host.bytes[row]),
+  ], growth.host.times.map((_, row) => row), false);
   const execs = DATA.execs;
   showTable("table-execs", "Programs started", [
     timeColumn("time", (row) => execs.time[row], 3),

@@ -101,11 +101,17 @@ function showGrowth() {
       pen.textAlign = "right";
       pen.fillText(title, left - 6, middle, left - 8);
       pen.fillStyle = css("line");
-      pen.fillRect(left, middle, u.bbox.width / scale, 1);
+      pen.fillRect(left, middle + 5, u.bbox.width / scale, 1);
       pen.fillStyle = css("ink");
+      const counts = new Map(); // of every second pixel; where many are, those with more are taller
       for (const time of events[key]) {
-        const x = left + u.valToPos(seconds(time), "x");
-        if (x >= left && x <= left + u.bbox.width / scale) pen.fillRect(Math.round(x) - 1, middle - 4, 2, 9);
+        const x = Math.round(u.valToPos(seconds(time), "x") / 2) * 2;
+        if (x >= 0 && x <= u.bbox.width / scale) counts.set(x, (counts.get(x) || 0) + 1);
+      }
+      const most = Math.max(...counts.values());
+      for (const [x, count] of counts) {
+        const tall = Math.max(3, (9 * count) / most);
+        pen.fillRect(left + x - 1, middle + 5 - tall, 2, tall);
       }
     });
     // where a program was started anew or a region went, a line through the picture

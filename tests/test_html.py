@@ -275,12 +275,25 @@ def test_the_page_is_for_its_owner(
     kept: Path, tmp_path: Path, shmtrace: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     page = tmp_path / "page.html"
-    page.write_text("an earlier one")
+    page.write_text("<!DOCTYPE html>\nan earlier one")
     done = shmtrace("html", str(kept), "-o", str(page))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
     assert embedded(page.read_text())["balance"]["allocated"] == 106
     assert shmtrace("html", str(kept), "-o", "-").stdout == page.read_text() + "\n"
+
+
+@pytest.mark.parametrize("name", ["kept.capture", "notes.txt", "folder", "no/page.html"])
+def test_only_a_page_is_replaced(
+    kept: Path, tmp_path: Path, shmtrace: Callable[..., subprocess.CompletedProcess[str]], name: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").write_text("of mine")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    done = shmtrace("html", str(kept), "-o", str(tmp_path / name))
+    assert done.returncode == 1
+    assert re.fullmatch(r"shmtrace: .*: name another.*\n", done.stderr)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_a_page_that_fails_leaves_what_was(

@@ -208,7 +208,7 @@ def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     required=True,
     metavar="PAGE",
     type=click.Path(path_type=Path, allow_dash=True),
-    help="The file to write; one that is there is replaced when the new one is complete. -: standard output.",
+    help="The page to write; an earlier one is replaced when this one is complete. -: standard output.",
 )
 def html(capture_path: Path, page_path: Path) -> None:
     """Draw a capture as a page: growth over time, who touched which page, the processes, and every figure in tables.
@@ -302,12 +302,15 @@ def _patience(text: str) -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file of its owner's alone; what was there before is there until all is written. Raises ShmtraceError."""
+    """Write a file of its owner's alone, or again: only one that begins as this one is replaced, and only in the end.
+
+    Raises ShmtraceError.
+    """
     from tempfile import NamedTemporaryFile
 
     try:
-        if path.exists() and not path.is_file():
-            raise ShmtraceError(f"{path} is no file", "name another place, or - for standard output")
+        if path.exists() and not (path.is_file() and _begins(path, text.split("\n")[0])):
+            raise ShmtraceError(f"{path} is there already, and no page of an earlier run", "name another, or remove it")
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False))  # 0600
             undo = stack.enter_context(contextlib.ExitStack())
@@ -318,6 +321,11 @@ def _replace(path: Path, text: str) -> None:
             undo.pop_all()
     except OSError as error:
         raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "name another place") from None
+
+
+def _begins(path: Path, line: str) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(line)) in (line.encode(), b"")
 
 
 def _open_standard_files() -> None:

@@ -72,7 +72,7 @@ function showGrowth() {
         { label: "allocated", spanGaps: true, points: { show: false }, width: 2, stroke: () => css("total") },
       ],
       hooks: { draw: [drawLanes], setCursor: [(u) => readTime(u.cursor.idx)] },
-      padding: [8, 12, 0, 0],
+      padding: [8, 24, 0, 0],
     }, data, holder);
     plot.over.setAttribute("role", "application");
     plot.over.setAttribute("aria-label", "Growth over time. Left and right arrow keys move along it, plus and minus zoom, zero shows all.");

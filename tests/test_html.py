@@ -119,9 +119,7 @@ def test_figures_are_those_of_the_document(filled: tuple[Account, dict[str, Any]
     assert [region["id"] for region in data["regions"]] == [region["id"] for region in said["regions"]]
     tgids, commands = data["processes"]["tgid"], data["commands"]
     for mine, its in zip(data["regions"], said["regions"]):
-        assert {name: mine[name] for name in html.FIGURES if name != "start_bytes"} == {
-            name: its[name] for name in html.FIGURES if name != "start_bytes"
-        }
+        assert {name: mine[name] for name in html.FIGURES} == {name: its[name] for name in html.FIGURES}
         touchers = mine["touchers"]
         assert [
             (tgids[process], commands[data["processes"]["command"][process]], touched, freed, faults)
@@ -499,6 +497,18 @@ class TestPage:
             ": 380.0 KiB — 812 php-fpm: pool www 216.0 KiB; before the capture 80.0 KiB; unseen 52.0 KiB; "
             "813 php-fpm: pool api 32.0 KiB"
         )
+
+    def test_one_process_is_told_from_all_others(self, show: Any, browser: Any, capture: Capture) -> None:
+        """Pressed in the legend, it is pressed in the tree too, and its 54 pages stay what they were."""
+        from selenium.webdriver.common.keys import Keys
+
+        fill(capture)
+        show()
+        press(browser, "#legend li:nth-child(2) button", Keys.ENTER)
+        pressed = "return [...document.querySelectorAll('[aria-pressed=true]')].map((button) => button.textContent)"
+        assert browser.execute_script(pressed) == ["812 php-fpm: pool www260.0 KiB", "812 php-fpm: pool www"]
+        press(browser, "#tree li li:first-child button", Keys.ENTER)
+        assert browser.execute_script(pressed) == []
 
     @pytest.mark.parametrize("name", HOSTILE)
     def test_hostile_names_are_text(self, show: Any, browser: Any, capture: Capture, name: str) -> None:

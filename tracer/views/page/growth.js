@@ -48,14 +48,21 @@ function showGrowth() {
   const happened = [...events.gone.map((time) => [time, "region gone"]), ...events.execs.map((time) => [time, "exec"])].sort((a, b) => a[0] - b[0]);
   let plot = null;
 
+  const size = () => ({ width: holder.clientWidth, height: Math.max(240, Math.min(380, holder.clientWidth * 0.45)) });
+  const paint = (kind, owner) => (u) => {
+    const told = emphasized !== null && emphasized !== owner && bands.some((band) => band.owner === emphasized);
+    return told ? css("absent") : paintOf(u.ctx, kind, devicePixelRatio);
+  };
+
   const draw = () => {
-    if (plot) plot.destroy();
-    const shown = emphasized === null || bands.some((band) => band.owner === emphasized);
-    const paint = (kind, owner) => (u) => (shown && emphasized !== null && emphasized !== owner ? css("absent") : paintOf(u.ctx, kind, devicePixelRatio));
+    if (plot) {
+      if (plot.width === holder.clientWidth) plot.redraw(false);
+      else plot.setSize(size());
+      return;
+    }
     const axis = { stroke: () => css("faint"), grid: { stroke: () => css("line"), width: 1 }, ticks: { stroke: () => css("line") }, font: "12px system-ui, sans-serif" };
     plot = new uPlot({
-      width: holder.clientWidth,
-      height: Math.max(240, Math.min(380, holder.clientWidth * 0.45)),
+      ...size(),
       legend: { show: false },
       cursor: { y: false, points: { show: false }, drag: { x: true, y: false } },
       scales: { y: { range: (_u, _low, high) => [0, Math.max(high, PAGE_BYTES) * 1.06] } },
@@ -110,7 +117,7 @@ function showGrowth() {
       }
       const most = Math.max(...counts.values());
       for (const [x, count] of counts) {
-        const tall = Math.max(3, (9 * count) / most);
+        const tall = Math.max(5, (9 * count) / most);
         pen.fillRect(left + x - 1, middle + 5 - tall, 2, tall);
       }
     });

@@ -114,7 +114,7 @@ function showHead() {
   if (SESSION.tier !== "proc") byId("balance").textContent = `balance ${formatCount(allocated)} pages = ${formatCount(touched)} touched + ${formatCount(before)} before + ${formatCount(unseen)} unseen`;
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   const begin = new Date(SESSION.started / 1000).toLocaleDateString(undefined, { dateStyle: "medium" });
-  byId("where").textContent = `${SESSION.host} · ${begin}, ${formatTime(0, 0)} to ${formatTime(SESSION.ended, 0)} (${zone}) · tier ${SESSION.tier} · Linux ${SESSION.kernel}`;
+  byId("where").textContent = `${SESSION.host} · ${begin}, ${formatTime(0, 0)} to ${formatTime(SESSION.ended, 0)} (${zone}) · tier ${SESSION.tier}${SESSION.tier === "exact" ? ` by ${SESSION.mechanism}` : ""} · Linux ${SESSION.kernel}`;
   const notes = [...SESSION.warnings];
   if (!SESSION.complete) notes.unshift(`Cut off: this is how it stood at ${formatTime(SESSION.ended, 0)}, when it was last written.`);
   if (DATA.balance.unseen && SESSION.blind_to.length) notes.push(`Unseen may be ${SESSION.blind_to.join("; or ")}.`);

@@ -194,7 +194,7 @@ def test_a_huge_region_is_drawn_in_cells(capture: Capture, monkeypatch: pytest.M
     for start in range(0, 5000, 5):
         touch(capture, region, start, 3, one, start / 1000)
         touch(capture, region, start + 3, 2, two, start / 1000)
-    [(cell, spans)] = pictures.maps(capture).values()
+    [(cell, spans)] = pictures.maps(capture, {region}).values()
     assert cell == 64
     assert len(spans) <= 100
     assert sum(span.present for span in spans) == 5000
@@ -209,9 +209,38 @@ def test_few_spans_are_exact_beside_many(capture: Capture, monkeypatch: pytest.M
     touch(capture, small, 3, 7, process)
     for i in range(300):
         touch(capture, large, i * 9, 2, process)
-    found = pictures.maps(capture)
+    found = pictures.maps(capture, {small, large})
     assert (found[small][0], [span[:4] for span in found[small][1]]) == (1, [(3, 10, process, 7)])
     assert sum(span.present for span in found[large][1]) == 600
+
+
+def test_the_smallest_of_many_regions_are_left_out(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "MAX_REGIONS", 5)
+    capture.insert("session", **SESSION)
+    process = put_process(capture, 5)
+    for pages in range(1, 14):
+        touch(capture, put_region(capture, pages, ino=pages), 0, pages, process)
+    data = embedded(html.render(account.read(capture), capture))
+    assert sorted(region["allocated_bytes"] // PAGE_BYTES for region in data["regions"]) == [9, 10, 11, 12, 13]
+    assert data["left_out"] == {"regions": 8, "peak_bytes": 8 * PAGE_BYTES}
+    assert data["balance"]["touched"] == 91
+    assert data["growth"]["bands"][0][-1] == 91 * PAGE_BYTES
+
+
+def test_a_large_capture_makes_a_page_of_bounded_size(capture: Capture) -> None:
+    """100,000 extents of a 64 GiB region, by 1,000 processes: the map has fewer spans, and all of the pages."""
+    capture.insert("session", **SESSION)
+    processes = [put_process(capture, 1000 + i, command=f"php-fpm: pool site{i}") for i in range(1000)]
+    region = put_region(capture, 300_000, vss_bytes=64 << 30)
+    extents = (
+        (region, i * 167, i * 167 + 3, processes[i % 997], at(i / 2500), at(i / 2500 + 0.1)) for i in range(100_000)
+    )
+    capture.insert_all("extent", 'region, start, "end", process, first_ns, last_ns', extents)
+    page = html.render(account.read(capture), capture)
+    assert len(page) < 5 << 20
+    drawn = embedded(page)["regions"][0]["map"]
+    assert len(drawn["gap"]) <= pictures.MAX_SPANS
+    assert sum(drawn["present"]) == 300_000
 
 
 def test_a_line_keeps_its_peaks() -> None:

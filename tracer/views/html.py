@@ -23,6 +23,7 @@ VENDOR = Path(__file__).with_name("vendor")
 STYLES = [VENDOR / "uPlot.min.css", PAGE / "page.css"]
 SCRIPTS = [VENDOR / "uPlot.iife.min.js", *(PAGE / f"{name}.js" for name in ("data", "growth", "map", "tree", "table"))]
 MAX_NAME = 300  # characters: a command line may have megabytes
+MAX_REGIONS = 1000  # in pictures and tables, those that were biggest; a database makes one for every parallel query
 MAX_SHORT_NAME = 40  # columns, in the headline
 
 
@@ -87,8 +88,10 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
     lists = Lists(capture, session.started_ns)
     by_identity = {_identity(region._asdict()): region for region in account.regions}
     regions = {row["id"]: by_identity[_identity(dict(row))] for row in capture.rows("SELECT * FROM region")}
-    maps = pictures.maps(capture)
-    drawn = {id(region): maps.get(row, (1, [])) for row, region in regions.items()}
+    shown = sorted(regions, key=lambda row: (-regions[row].peak_bytes, row))[:MAX_REGIONS]
+    maps = pictures.maps(capture, set(shown))
+    drawn = {id(regions[row]): maps.get(row, (1, [])) for row in shown}
+    left_out = [region for region in account.regions if id(region) not in drawn]
     coloured = [lists.row(process) for process in pictures.coloured(account)]
     execs = capture.rows("SELECT * FROM exec ORDER BY time_ns")
     return {
@@ -125,7 +128,12 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
             {**_region(region, parent, lists), "map": _map(*drawn[id(region)], lists)}
             for parent in account.parents
             for region in parent.regions
+            if id(region) in drawn
         ],
+        "left_out": {
+            "regions": len(left_out),
+            "peak_bytes": max((region.peak_bytes for region in left_out), default=0),
+        },
         "coloured": [lists.positions[row] for row in coloured],
         "growth": pictures.growth(capture, account, regions, coloured),
         "commands": list(lists.commands),  # last, when all are in it

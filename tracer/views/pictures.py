@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -192,11 +192,12 @@ def _unseen(most: list[int], known: list[int], edges_us: list[int], allocated: l
 # ---- the map ----
 
 
-def maps(capture: Capture) -> dict[int, tuple[int, list[Span]]]:
-    """By row of the region: how many pages a span is made of at least, and the spans. 1: it is exact."""
+def maps(capture: Capture, regions: Collection[int]) -> dict[int, tuple[int, list[Span]]]:
+    """By row of these regions: how many pages a span is made of at least, and the spans. 1: it is exact."""
     counts: dict[int, tuple[int, int]] = {
         region: (count, end)
         for region, count, end in capture.rows('SELECT region, count(*), max("end") FROM extent GROUP BY 1')
+        if region in regions
     }
     total = sum(count for count, _ in counts.values())
     found = {}

@@ -117,6 +117,7 @@ function showHead() {
   byId("where").textContent = `${SESSION.host} · ${begin}, ${formatTime(0, 0)} to ${formatTime(SESSION.ended, 0)} (${zone}) · tier ${SESSION.tier}${SESSION.tier === "exact" ? ` by ${SESSION.mechanism}` : ""} · Linux ${SESSION.kernel}`;
   const notes = [...SESSION.warnings];
   if (!SESSION.complete) notes.unshift(`Cut off: this is how it stood at ${formatTime(SESSION.ended, 0)}, when it was last written.`);
+  if (DATA.left_out.regions) notes.push(`${formatCount(DATA.left_out.regions)} more regions, of ${formatBytes(DATA.left_out.peak_bytes)} at most, are in the balance and in the growth, but in no map and no table: they are in the capture.`);
   if (DATA.balance.unseen && SESSION.blind_to.length) notes.push(`Unseen may be ${SESSION.blind_to.join("; or ")}.`);
   if (SESSION.lost_events || SESSION.lost_pages || SESSION.lost_probes) notes.push(`Lost: ${formatCount(SESSION.lost_events)} events, ${formatCount(SESSION.lost_pages)} pages, ${formatCount(SESSION.lost_probes)} probe runs.`);
   byId("notes").append(...notes.map((note) => make("p", {}, note)));

@@ -38,8 +38,9 @@ function showGrowth() {
   const { edges, allocated, host } = DATA.growth;
   const sums = [];
   for (const band of bands) sums.push(band.bytes.map((bytes, i) => bytes + (sums.length ? sums[sums.length - 1][i] : 0)));
-  if (!bands.length && !allocated.times.length) {
-    holder.append(make("p", { class: "hint" }, SESSION.tier === "proc" ? "From /proc alone nothing is known over time." : "Nothing was allocated."));
+  if (SESSION.tier === "proc" || (!bands.length && !allocated.times.length)) {
+    byId("growth-hint").hidden = byId("growth-readout").hidden = true;
+    holder.append(make("p", {}, SESSION.tier === "proc" ? "From /proc alone nothing is known over time." : "Nothing was allocated."));
     return;
   }
   const tables = [[edges.map(seconds), ...sums.slice().reverse()], [allocated.times.map(seconds), allocated.bytes]];

@@ -4,6 +4,7 @@ const MAP_PX = 300;
 const MAP_GUTTER_PX = 72;
 const CELL_SIZES = [24, 16, 12, 8, 6, 5];
 const MAX_OPEN = 3;
+const MAX_MAPS = 24; // at first
 
 /** Columns of numbers, as they are drawn from. */
 function decodeMap(map) {
@@ -160,8 +161,9 @@ class PageMap {
   summary() {
     const { process, touched_bytes } = this.region.touchers;
     const parts = process.filter((_, i) => touched_bytes[i]).slice(0, 3).map((who, i) => `${nameOf(who)} ${formatBytes(touched_bytes[i])}`);
+    const nobody = SESSION.tier === "proc" ? "Who touched its pages is not known: /proc does not tell." : "Nobody touched a page of it in this time.";
     const exact = this.region.map.cell_pages === 1 ? "" : ` Each ${formatCount(this.region.map.cell_pages)} pages are shown as of who has most of them.`;
-    return `${parts.length ? `Most by ${parts.join(", ")}.` : "Nobody touched a page of it in this time."}${exact}`;
+    return `${parts.length ? `Most by ${parts.join(", ")}.` : nobody}${exact}`;
   }
 
   cellOf(page) { return Math.floor((page - this.from) / this.grid.pagesPerCell); }
@@ -248,13 +250,29 @@ function showMaps() {
   byId("map-legend").append(...kinds.map(([kind, text]) => make("li", {}, make("span", { class: "static" }, swatch(kind), make("span", { class: "words" }, text)))));
   const regions = DATA.regions.filter((region) => region.peak_bytes > 0 || region.map.gap.length);
   if (!regions.length) holder.append(make("p", { class: "hint" }, "There is no region with a page in it."));
-  regions.forEach((region, i) => {
-    const facts = [region.kind, region.vss_bytes === null ? null : formatBytes(region.vss_bytes), `${formatBytes(region.allocated_bytes)} allocated${region.gone === null ? "" : ` when it went, ${formatTime(region.gone, 0)}`}`];
-    if (region.unseen_bytes) facts.push(`${formatBytes(region.unseen_bytes)} unseen: somewhere in what looks absent`);
-    const details = make("details", { class: "map" }, make("summary", {}, make("strong", { class: "name" }, regionName(region)), ` ${facts.filter(Boolean).join(", ")}`));
-    const open = () => { if (details.open && !details.map) details.map = new PageMap(region, details); };
-    details.addEventListener("toggle", open);
-    details.open = i < MAX_OPEN;
-    holder.append(details);
+  regions.slice(0, MAX_MAPS).forEach((region, i) => addMap(holder, region, i < MAX_OPEN));
+  const rest = regions.slice(MAX_MAPS);
+  if (!rest.length) return;
+  const more = make("button", { type: "button", onclick: () => {
+    more.remove();
+    for (const region of rest) addMap(holder, region, false);
+  } }, `show ${formatCount(rest.length)} more regions`);
+  holder.append(more);
+}
+
+/** One region, drawn when it is opened. */
+function addMap(holder, region, isOpen) {
+  const facts = [
+    region.kind,
+    formatBytes(region.vss_bytes),
+    `${formatBytes(region.allocated_bytes)} allocated${region.gone === null ? "" : ` when it went, ${formatTime(region.gone, 0)}`}`,
+    `made by ${region.creator === null ? "?" : DATA.processes.tgid[region.creator]}`,
+  ];
+  if (region.unseen_bytes) facts.push(`${formatBytes(region.unseen_bytes)} unseen: somewhere in what looks absent`);
+  const details = make("details", { class: "map" }, make("summary", {}, make("strong", { class: "name" }, regionName(region)), ` ${facts.join(", ")}`));
+  details.addEventListener("toggle", () => {
+    if (details.open && !details.map) details.map = new PageMap(region, details);
   });
+  details.open = isOpen;
+  holder.append(details);
 }

@@ -183,12 +183,20 @@ def test_csv(path: Path) -> None:
 def test_into_a_file(form: str, path: Path, tmp_path: Path) -> None:
     """For its owner's eyes, and in place of an earlier one."""
     output = tmp_path / "output"
-    output.write_text("earlier")
+    output.write_text(export(path, form)[:40])
     output.chmod(0o644)
     done = CliRunner().invoke(main, ["export", str(path), "--format", form, "-o", str(output)])
     assert (done.exit_code, done.output) == (0, "")
     assert output.stat().st_mode & 0o777 == 0o600
     assert output.read_text() == export(path, form)  # both with the ends of lines that are Python's
+
+
+def test_nothing_else_is_replaced(path: Path) -> None:
+    before = path.read_bytes()
+    done = CliRunner().invoke(main, ["export", str(path), "--format", "csv", "-o", str(path)])
+    assert done.exit_code == 1
+    assert "is there already, and not of an earlier run: name another, or remove it" in done.output
+    assert path.read_bytes() == before
 
 
 def test_nothing_is_lost_by_a_failure(path: Path, tmp_path: Path) -> None:

@@ -119,9 +119,7 @@ def test_figures_are_those_of_the_document(filled: tuple[Account, dict[str, Any]
     assert [region["id"] for region in data["regions"]] == [region["id"] for region in said["regions"]]
     tgids, commands = data["processes"]["tgid"], data["commands"]
     for mine, its in zip(data["regions"], said["regions"]):
-        assert {name: mine[name] for name in html.FIGURES if name != "start_bytes"} == {
-            name: its[name] for name in html.FIGURES if name != "start_bytes"
-        }
+        assert {name: mine[name] for name in html.FIGURES} == {name: its[name] for name in html.FIGURES}
         touchers = mine["touchers"]
         assert [
             (tgids[process], commands[data["processes"]["command"][process]], touched, freed, faults)
@@ -196,7 +194,7 @@ def test_a_huge_region_is_drawn_in_cells(capture: Capture, monkeypatch: pytest.M
     for start in range(0, 5000, 5):
         touch(capture, region, start, 3, one, start / 1000)
         touch(capture, region, start + 3, 2, two, start / 1000)
-    [(cell, spans)] = pictures.maps(capture).values()
+    [(cell, spans)] = pictures.maps(capture, {region}).values()
     assert cell == 64
     assert len(spans) <= 100
     assert sum(span.present for span in spans) == 5000
@@ -211,9 +209,38 @@ def test_few_spans_are_exact_beside_many(capture: Capture, monkeypatch: pytest.M
     touch(capture, small, 3, 7, process)
     for i in range(300):
         touch(capture, large, i * 9, 2, process)
-    found = pictures.maps(capture)
+    found = pictures.maps(capture, {small, large})
     assert (found[small][0], [span[:4] for span in found[small][1]]) == (1, [(3, 10, process, 7)])
     assert sum(span.present for span in found[large][1]) == 600
+
+
+def test_the_smallest_of_many_regions_are_left_out(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "MAX_REGIONS", 5)
+    capture.insert("session", **SESSION)
+    process = put_process(capture, 5)
+    for pages in range(1, 14):
+        touch(capture, put_region(capture, pages, ino=pages), 0, pages, process)
+    data = embedded(html.render(account.read(capture), capture))
+    assert sorted(region["allocated_bytes"] // PAGE_BYTES for region in data["regions"]) == [9, 10, 11, 12, 13]
+    assert data["left_out"] == {"regions": 8, "peak_bytes": 8 * PAGE_BYTES}
+    assert data["balance"]["touched"] == 91
+    assert data["growth"]["bands"][0][-1] == 91 * PAGE_BYTES
+
+
+def test_a_large_capture_makes_a_page_of_bounded_size(capture: Capture) -> None:
+    """100,000 extents of a 64 GiB region, by 1,000 processes: the map has fewer spans, and all of the pages."""
+    capture.insert("session", **SESSION)
+    processes = [put_process(capture, 1000 + i, command=f"php-fpm: pool site{i}") for i in range(1000)]
+    region = put_region(capture, 300_000, vss_bytes=64 << 30)
+    extents = (
+        (region, i * 167, i * 167 + 3, processes[i % 997], at(i / 2500), at(i / 2500 + 0.1)) for i in range(100_000)
+    )
+    capture.insert_all("extent", 'region, start, "end", process, first_ns, last_ns', extents)
+    page = html.render(account.read(capture), capture)
+    assert len(page) < 5 << 20
+    drawn = embedded(page)["regions"][0]["map"]
+    assert len(drawn["gap"]) <= pictures.MAX_SPANS
+    assert sum(drawn["present"]) == 300_000
 
 
 def test_a_line_keeps_its_peaks() -> None:
@@ -275,12 +302,25 @@ def test_the_page_is_for_its_owner(
     kept: Path, tmp_path: Path, shmtrace: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     page = tmp_path / "page.html"
-    page.write_text("an earlier one")
+    page.write_text("<!DOCTYPE html>\nan earlier one")
     done = shmtrace("html", str(kept), "-o", str(page))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
     assert embedded(page.read_text())["balance"]["allocated"] == 106
     assert shmtrace("html", str(kept), "-o", "-").stdout == page.read_text() + "\n"
+
+
+@pytest.mark.parametrize("name", ["kept.capture", "notes.txt", "folder", "no/page.html"])
+def test_only_a_page_is_replaced(
+    kept: Path, tmp_path: Path, shmtrace: Callable[..., subprocess.CompletedProcess[str]], name: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").write_text("of mine")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    done = shmtrace("html", str(kept), "-o", str(tmp_path / name))
+    assert done.returncode == 1
+    assert re.fullmatch(r"shmtrace: .*: name another.*\n", done.stderr)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_a_page_that_fails_leaves_what_was(
@@ -294,6 +334,31 @@ def test_a_page_that_fails_leaves_what_was(
     assert done.stderr.count("\n") == 1
     assert page.read_text() == "an earlier one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.capture", "page.html"]
+
+
+# ---- colours ----
+
+
+def luminance(colour: str) -> float:
+    """Of #rrggbb, as WCAG 2.1 has it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_colours_are_told_from_the_ground(scheme: int) -> None:
+    style = (html.PAGE / "page.css").read_text()
+    colours = dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6})", style.split(":root {")[1 + scheme].split("}")[0]))
+    for name in [f"c{i}" for i in range(pictures.MAX_COLOURS)] + ["others", "before"]:
+        assert contrast(colours[name], colours["ground"]) >= 3, name
+    for name in ("ink", "faint"):
+        assert min(contrast(colours[name], colours[on]) for on in ("ground", "raised")) >= 4.5, name
 
 
 # ---- in a browser ----
@@ -461,6 +526,18 @@ class TestPage:
             ": 380.0 KiB — 812 php-fpm: pool www 216.0 KiB; before the capture 80.0 KiB; unseen 52.0 KiB; "
             "813 php-fpm: pool api 32.0 KiB"
         )
+
+    def test_one_process_is_told_from_all_others(self, show: Any, browser: Any, capture: Capture) -> None:
+        """Pressed in the legend, it is pressed in the tree too, and its 54 pages stay what they were."""
+        from selenium.webdriver.common.keys import Keys
+
+        fill(capture)
+        show()
+        press(browser, "#legend li:nth-child(2) button", Keys.ENTER)
+        pressed = "return [...document.querySelectorAll('[aria-pressed=true]')].map((button) => button.textContent)"
+        assert browser.execute_script(pressed) == ["812 php-fpm: pool www260.0 KiB", "812 php-fpm: pool www"]
+        press(browser, "#tree li li:first-child button", Keys.ENTER)
+        assert browser.execute_script(pressed) == []
 
     @pytest.mark.parametrize("name", HOSTILE)
     def test_hostile_names_are_text(self, show: Any, browser: Any, capture: Capture, name: str) -> None:

@@ -90,7 +90,7 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
 
 @click.command()
 @options.a_capture
-@options.output("The page; an earlier one is replaced when this one is complete. -: standard output.", required=True)
+@options.output("The page, in place of an earlier one; - is standard output.", required=True)
 def html(capture_path: Path, output_path: Path) -> None:
     """Draw a capture as a page: growth over time, who touched which page, the processes, and every figure in tables.
 
@@ -104,7 +104,7 @@ def html(capture_path: Path, output_path: Path) -> None:
     from tracer.capture import Capture
     from tracer.views import html as pages
 
-    with Capture.open(capture_path) as capture:
+    with Capture.open(capture_path) as capture, output.patience(f"drawing {capture_path}"):
         page = pages.render(account.read(capture), capture)
     output.save(output_path, [page])
 
@@ -118,7 +118,7 @@ def html(capture_path: Path, output_path: Path) -> None:
     required=True,
     help="folded: for flamegraph.pl and inferno, in bytes. csv: a row for what each process touched in each second.",
 )
-@options.output("Instead of standard output; an earlier file is replaced when this one is complete.")
+@options.output("Instead of standard output, in place of an earlier one.")
 def export(capture_path: Path, form: str, output_path: Path | None) -> None:
     """A capture for other programs: flame graphs, traces, spreadsheets.
 
@@ -132,7 +132,7 @@ def export(capture_path: Path, form: str, output_path: Path | None) -> None:
     from tracer.capture import Capture
     from tracer.views import perfetto, stacks, table
 
-    with Capture.open(capture_path) as capture:
+    with Capture.open(capture_path) as capture, output.patience(f"exporting {capture_path}"):
         read = account.read(capture)
         forms: dict[str, Callable[[], Iterable[str]]] = {
             "folded": lambda: stacks.folded(read),

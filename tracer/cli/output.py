@@ -19,7 +19,8 @@ from tracer.errors import ShmtraceError
 if TYPE_CHECKING:
     from tracer.account import Account
 
-BAR_AFTER_S = 1.0
+PATIENCE_S = 1.0
+BEGINNING = 15  # characters, by which a file is told to be of an earlier run
 
 Item = TypeVar("Item")
 
@@ -81,7 +82,8 @@ def writing_capture(path: Path | None) -> Iterator[None]:
 
 
 def save(path: Path | None, chunks: Iterable[str]) -> None:
-    """To standard output, or to a file of its owner's alone: an earlier one is there until all is written.
+    """To standard output, or to a file of its owner's alone. One that is there is replaced only if it begins as this one
+    does, and only when this one is complete.
 
     Raises ShmtraceError.
     """
@@ -91,19 +93,42 @@ def save(path: Path | None, chunks: Iterable[str]) -> None:
         for chunk in chunks:
             say(chunk, end="")
         return
+    rest = iter(chunks)
+    first = next(rest, "")
     try:
-        if path.exists() and not path.is_file():
-            raise ShmtraceError(f"{path} is no file", "name another place, or - for standard output")
+        if path.exists() and not (path.is_file() and _begins(path, first)):
+            raise ShmtraceError(f"{path} is there already, and not of an earlier run", "name another, or remove it")
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False))  # 0600
             undo = stack.enter_context(contextlib.ExitStack())
             undo.callback(Path(file.name).unlink)
-            file.writelines(chunks)
+            file.write(first)
+            file.writelines(rest)
             file.flush()
             Path(file.name).replace(path)
             undo.pop_all()
     except OSError as error:
         raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "name another place") from None
+
+
+def _begins(path: Path, text: str) -> bool:
+    beginning = text[:BEGINNING].encode()
+    with path.open("rb") as file:
+        return file.read(len(beginning)) in (beginning, b"")
+
+
+@contextlib.contextmanager
+def patience(what: str) -> Iterator[None]:
+    """On a terminal, say what takes more than a second."""
+    from threading import Timer
+
+    timer = Timer(PATIENCE_S, lambda: click.echo(f"shmtrace: {what}", err=True))
+    if sys.stderr.isatty():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def watched(
@@ -120,6 +145,6 @@ def watched(
             done += size_of(item)
             if bar:
                 bar.update(size_of(item))
-            elif shown and time.monotonic() - begin > BAR_AFTER_S:
+            elif shown and time.monotonic() - begin > PATIENCE_S:
                 bar = stack.enter_context(click.progressbar(length=total, file=sys.stderr))
                 bar.update(done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sqlite3
 import string
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ PAGE = Path(__file__).with_name("page")
 VENDOR = Path(__file__).with_name("vendor")
 STYLES = [VENDOR / "uPlot.min.css", PAGE / "page.css"]
 SCRIPTS = [VENDOR / "uPlot.iife.min.js", *(PAGE / f"{name}.js" for name in ("data", "growth", "map", "tree", "table"))]
-MAX_NAME = 300  # columns: a command line may have megabytes
-MAX_SHORT_NAME = 40  # in the headline
+MAX_NAME = 300  # characters: a command line may have megabytes
+MAX_REGIONS = 1000  # in pictures and tables, those that were biggest; a database makes one for every parallel query
+MAX_SHORT_NAME = 40  # columns, in the headline
 
 
 def render(account: Account, capture: Capture) -> str:
@@ -54,46 +56,43 @@ def _json(document: dict[str, Any]) -> str:
 # ---- what the page shows ----
 
 
-def data(account: Account, capture: Capture) -> dict[str, Any]:
-    """All that the page shows. A process is its position in the lists; times are microseconds since the beginning."""
-    session = account.session
-    processes = capture.rows("SELECT * FROM process ORDER BY id")
-    positions = {row["id"]: position for position, row in enumerate(processes)}
-    rows = {(row["tgid"], row["start_time_ns"]): row["id"] for row in processes}
-    by_identity = {_identity(region._asdict()): region for region in account.regions}
-    regions = {row["id"]: by_identity[_identity(dict(row))] for row in capture.rows("SELECT * FROM region")}
-    coloured = [rows[process.tgid, process.start_time_ns] for process in pictures.coloured(account)]
-    maps = pictures.maps(capture)
-    drawn = {id(region): maps.get(row) for row, region in regions.items()}
-    commands: dict[str, int] = {}
+class Lists:
+    """What the data points to: a process is its position among all, a time is microseconds since the beginning."""
 
-    def when(time_ns: int | None) -> int | None:
-        return None if time_ns is None else (time_ns - session.started_ns) // 1000
-
-    def who(process: Process | None) -> int | None:
-        return positions[rows[process.tgid, process.start_time_ns]] if process else None
-
-    def command(text: str | None) -> int:
-        return commands.setdefault(_name(text), len(commands))
-
-    def pages(region: Region) -> dict[str, Any] | None:
-        cell_pages, spans = drawn[id(region)] or (1, [])
-        ends = [0, *(span.end for span in spans)]
-        exact = cell_pages == 1
-        return {
-            "cell_pages": cell_pages,
-            "gap": [span.start - end for span, end in zip(spans, ends)],
-            "length": [span.end - span.start for span in spans],
-            "process": [pictures.BEFORE if span.process is None else positions[span.process] for span in spans],
-            "pages": None if exact else [span.pages for span in spans],
-            "present": None if exact else [span.present for span in spans],
-            "first": [when(span.first_ns) for span in spans],
-            "lasted": [
-                None if s.last_ns is None or s.first_ns is None else (s.last_ns - s.first_ns) // 1000 for s in spans
-            ],
+    def __init__(self, capture: Capture, began_ns: int) -> None:
+        self.began_ns = began_ns
+        self.processes = capture.rows("SELECT * FROM process ORDER BY id")
+        self.positions = {row["id"]: position for position, row in enumerate(self.processes)}
+        self.commands: dict[str, int] = {}
+        self._rows: dict[tuple[int, int], int] = {
+            (row["tgid"], row["start_time_ns"]): row["id"] for row in self.processes
         }
 
-    parents = {id(region): parent for parent in account.parents for region in parent.regions}
+    def row(self, process: Process) -> int:
+        return self._rows[process.tgid, process.start_time_ns]
+
+    def who(self, process: Process | None) -> int | None:
+        return self.positions[self.row(process)] if process else None
+
+    def when(self, time_ns: int | None) -> int | None:
+        return None if time_ns is None else (time_ns - self.began_ns) // 1000
+
+    def command(self, row: sqlite3.Row) -> int:
+        return self.commands.setdefault(_name(row["command"] or row["comm"]), len(self.commands))
+
+
+def data(account: Account, capture: Capture) -> dict[str, Any]:
+    """All that the page shows."""
+    session = account.session
+    lists = Lists(capture, session.started_ns)
+    by_identity = {_identity(region._asdict()): region for region in account.regions}
+    regions = {row["id"]: by_identity[_identity(dict(row))] for row in capture.rows("SELECT * FROM region")}
+    shown = sorted(regions, key=lambda row: (-regions[row].peak_bytes, row))[:MAX_REGIONS]
+    maps = pictures.maps(capture, set(shown))
+    drawn = {id(regions[row]): maps.get(row, (1, [])) for row in shown}
+    left_out = [region for region in account.regions if id(region) not in drawn]
+    coloured = [lists.row(process) for process in pictures.coloured(account)]
+    execs = capture.rows("SELECT * FROM exec ORDER BY time_ns")
     return {
         "headline": headline(account),
         "balance": balance(account),
@@ -102,7 +101,7 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
             "blind_to": session.blind_to,
             "warnings": [printable(text) for text in session.warnings],
             "started": session.started_ns // 1000,
-            "ended": when(session.ended_ns),
+            "ended": lists.when(session.ended_ns),
             "complete": session.complete,
             "sum_of_rss_bytes": session.sum_of_rss_bytes,
             "shmem_total_bytes": session.shmem_total_bytes,
@@ -112,69 +111,86 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
             "lost_probes": session.lost_probes,
         },
         "processes": {
-            "tgid": [row["tgid"] for row in processes],
-            "parent": [positions.get(row["parent"]) for row in processes],
-            "comm": [_name(row["comm"]) for row in processes],
-            "command": [command(row["command"] or row["comm"]) for row in processes],
-            "started": [when(row["started_ns"]) for row in processes],
-            "exited": [when(row["exited_ns"]) for row in processes],
-            "stranger": [row["stranger"] for row in processes],
+            "tgid": [row["tgid"] for row in lists.processes],
+            "parent": [lists.positions.get(row["parent"]) for row in lists.processes],
+            "command": [lists.command(row) for row in lists.processes],
+            "started": [lists.when(row["started_ns"]) for row in lists.processes],
+            "exited": [lists.when(row["exited_ns"]) for row in lists.processes],
+            "stranger": [row["stranger"] for row in lists.processes],
         },
         "execs": {
-            name: list(column)
-            for name, column in zip(
-                ("time", "process", "command"),
-                zip(
-                    *(
-                        (when(row["time_ns"]), positions.get(row["process"]), command(row["command"] or row["comm"]))
-                        for row in capture.rows("SELECT * FROM exec ORDER BY time_ns")
-                    )
-                ),
-            )
+            "time": [lists.when(row["time_ns"]) for row in execs],
+            "process": [lists.positions.get(row["process"]) for row in execs],
+            "command": [lists.command(row) for row in execs],
         },
         "regions": [
-            {
-                "id": region_id(region),
-                "kind": region.kind,
-                "name": _name(region.name),
-                "label": labels.guess(region, parents[id(region)].process),
-                "parent": who(parents[id(region)].process),
-                "creator": who(region.creator.process) if region.creator else None,
-                "how": region.creator.how if region.creator else None,
-                "created": when(region.created_ns),
-                "gone": when(region.gone_ns),
-                "grown_bytes": region.grown_bytes,
-                **{name: getattr(region, name) for name in FIGURES},
-                "mappers": len(region.mappers),
-                "touchers": {
-                    "process": [who(toucher.process) for toucher in region.touchers],
-                    "touched_bytes": [toucher.touched_bytes for toucher in region.touchers],
-                    "freed_bytes": [toucher.freed_bytes for toucher in region.touchers],
-                    "faults": [toucher.faults for toucher in region.touchers],
-                    "first": [when(toucher.first_ns) for toucher in region.touchers],
-                    "last": [when(toucher.last_ns) for toucher in region.touchers],
-                },
-                "map": pages(region),
-            }
-            for region in account.regions
+            {**_region(region, parent, lists), "map": _map(*drawn[id(region)], lists)}
+            for parent in account.parents
+            for region in parent.regions
+            if id(region) in drawn
         ],
-        "coloured": [positions[row] for row in coloured],
+        "left_out": {
+            "regions": len(left_out),
+            "peak_bytes": max((region.peak_bytes for region in left_out), default=0),
+        },
+        "coloured": [lists.positions[row] for row in coloured],
         "growth": pictures.growth(capture, account, regions, coloured),
-        "commands": list(commands),
+        "commands": list(lists.commands),  # last, when all are in it
     }
 
 
-FIGURES = """
-    vss_bytes allocated_bytes start_bytes peak_bytes resident_bytes swapped_bytes before_bytes unseen_bytes
-""".split()  # noqa: SIM905
+FIGURES = "vss_bytes allocated_bytes peak_bytes resident_bytes swapped_bytes before_bytes unseen_bytes".split()  # noqa: SIM905
+
+
+def _region(region: Region, parent: Parent, lists: Lists) -> dict[str, Any]:
+    return {
+        "id": region_id(region),
+        "kind": region.kind,
+        "name": _name(region.name),
+        "label": labels.guess(region, parent.process),
+        "creator": lists.who(region.creator.process) if region.creator else None,
+        "how": region.creator.how if region.creator else None,
+        "created": lists.when(region.created_ns),
+        "gone": lists.when(region.gone_ns),
+        "grown_bytes": region.grown_bytes,
+        **{name: getattr(region, name) for name in FIGURES},
+        "mappers": len(region.mappers),
+        "touchers": {
+            "process": [lists.who(toucher.process) for toucher in region.touchers],
+            "touched_bytes": [toucher.touched_bytes for toucher in region.touchers],
+            "freed_bytes": [toucher.freed_bytes for toucher in region.touchers],
+            "faults": [toucher.faults for toucher in region.touchers],
+            "first": [lists.when(toucher.first_ns) for toucher in region.touchers],
+            "last": [lists.when(toucher.last_ns) for toucher in region.touchers],
+        },
+    }
+
+
+def _map(cell_pages: int, spans: list[pictures.Span], lists: Lists) -> dict[str, Any]:
+    """In columns, each span by its distance from the one before. Of exact ones, all pages are of the one process."""
+    exact = cell_pages == 1
+    firsts = [lists.when(span.first_ns) for span in spans]
+    lasts = [lists.when(span.last_ns) for span in spans]
+    return {
+        "cell_pages": cell_pages,
+        "gap": [span.start - end for span, end in zip(spans, [0, *(span.end for span in spans)])],
+        "length": [span.end - span.start for span in spans],
+        "process": [pictures.BEFORE if span.process is None else lists.positions[span.process] for span in spans],
+        "pages": None if exact else [span.pages for span in spans],
+        "present": None if exact else [span.present for span in spans],
+        "first": firsts,
+        "lasted": [None if first is None or last is None else last - first for first, last in zip(firsts, lasts)],
+    }
 
 
 def _identity(region: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells a region from all others of a capture: its row number is not in the account."""
     return tuple(region[name] for name in ("dev", "ino", "generation", "created_ns", "gone_ns"))
 
 
 def _name(text: str | None) -> str:
-    return fit(printable(text or "?"), MAX_NAME)
+    name = printable(text or "?")
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
 # ---- the answer ----

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from tracer.capture import Capture
 from tracer.procfs import PAGE_BYTES
 
 BINS = 240  # of time
+SECOND_NS = 1_000_000_000
 MAX_POINTS = 4 * BINS  # of a line
 MAX_COLOURS = 10  # touchers drawn each by itself; the others are one
 MAX_SPANS = 1 << 16  # of all maps together
@@ -77,8 +78,7 @@ def growth(capture: Capture, account: Account, regions: Mapping[int, Region], to
         """The first one that is not before."""
         return min(max(-(-(time_ns - session.started_ns) // bin_ns), 0), BINS)
 
-    for row, who, first, last, pages in _touched_when(capture, top, session.started_ns, bin_ns):
-        begin, end = min(first, BINS - 1), min(max(first, last), BINS - 1)
+    for row, who, begin, end, pages in _touched_when(capture, top, session.started_ns, bin_ns):
         shares = [pages * (i + 1) // (end - begin + 1) for i in range(end - begin + 1)]
         for i, (share, before) in enumerate(zip(shares, [0, *shares])):
             changes[who][begin + i + 1] += share - before
@@ -110,12 +110,23 @@ def _touched_when(
     capture: Capture, top: Sequence[int], began_ns: int, bin_ns: int
 ) -> Iterator[tuple[int, int, int, int, int]]:
     """(region, process or 0 for the others, first bin, last bin, pages)"""
+    last = "last_ns" if bin_ns < SECOND_NS else "first_ns"  # an extent lies within a second
+    # all of it in one number, by which SQLite sorts in half the time
     query = f"""
-SELECT region, CASE WHEN process IN ({", ".join(map(str, top))}) THEN process ELSE 0 END,
-       max((first_ns - :began) / :bin, 0), max((last_ns - :began) / :bin, 0), sum("end" - start)
-FROM extent WHERE process IS NOT NULL GROUP BY 1, 2, 3, 4"""  # noqa: S608, numbers
-    for row in capture.rows(query, {"began": began_ns, "bin": bin_ns}):
-        yield tuple(row)
+SELECT (region * {len(top) + 1} + CASE process {_cases(top)} ELSE {len(top)} END) * {BINS * BINS}
+       + min(max((first_ns - :began) / :bin, 0), {BINS - 1}) * {BINS}
+       + min(max(({last} - :began) / :bin, 0), {BINS - 1}),
+       sum("end" - start)
+FROM extent WHERE process IS NOT NULL GROUP BY 1"""  # noqa: S608, numbers
+    for key, pages in capture.rows(query, {"began": began_ns, "bin": bin_ns}):
+        rest, end = divmod(key, BINS)
+        rest, begin = divmod(rest, BINS)
+        region, rank = divmod(rest, len(top) + 1)
+        yield region, (*top, 0)[rank], begin, max(begin, end), pages
+
+
+def _cases(top: Sequence[int]) -> str:
+    return " ".join(f"WHEN {process} THEN {rank}" for rank, process in enumerate(top)) or "WHEN 0 THEN 0"
 
 
 def _allocated(capture: Capture, account: Account, regions: Mapping[int, Region]) -> list[tuple[int, int]]:
@@ -181,11 +192,12 @@ def _unseen(most: list[int], known: list[int], edges_us: list[int], allocated: l
 # ---- the map ----
 
 
-def maps(capture: Capture) -> dict[int, tuple[int, list[Span]]]:
-    """By row of the region: how many pages a span is made of at least, and the spans. 1: it is exact."""
+def maps(capture: Capture, regions: Collection[int]) -> dict[int, tuple[int, list[Span]]]:
+    """By row of these regions: how many pages a span is made of at least, and the spans. 1: it is exact."""
     counts: dict[int, tuple[int, int]] = {
         region: (count, end)
         for region, count, end in capture.rows('SELECT region, count(*), max("end") FROM extent GROUP BY 1')
+        if region in regions
     }
     total = sum(count for count, _ in counts.values())
     found = {}
@@ -197,7 +209,7 @@ def maps(capture: Capture) -> dict[int, tuple[int, list[Span]]]:
 
 
 # An extent that reaches into the next cells is cut there. In a group with max() SQLite takes the other columns from the
-# row that has it: that of who has most.
+# row that has it: that of who has most. By one number SQLite groups faster than by two.
 CELLS = """
 WITH RECURSIVE cut(start, stop, "end", process, first_ns, last_ns) AS (
     SELECT start, (start / :cell + 1) * :cell, "end", process, first_ns, last_ns FROM extent
@@ -210,13 +222,14 @@ WITH RECURSIVE cut(start, stop, "end", process, first_ns, last_ns) AS (
     UNION ALL
     SELECT start, stop, process, first_ns, last_ns FROM cut
 ), share AS (
-    SELECT start / :cell AS cell, process, sum(stop - start) AS pages,
+    SELECT start / :cell << 32 | coalesce(process, 0) AS cell_and_process, sum(stop - start) AS pages,
            min(first_ns) AS first_ns, max(last_ns) AS last_ns
-    FROM piece GROUP BY 1, 2
+    FROM piece GROUP BY 1
 )
-SELECT cell * :cell AS start, (cell + 1) * :cell AS "end", process, max(pages) AS pages, sum(pages) AS present,
+SELECT (cell_and_process >> 32) * :cell AS start, ((cell_and_process >> 32) + 1) * :cell AS "end",
+       nullif(cell_and_process & 0xffffffff, 0) AS process, max(pages) AS pages, sum(pages) AS present,
        first_ns, last_ns
-FROM share GROUP BY cell
+FROM share GROUP BY cell_and_process >> 32
 """
 EXTENTS = """
 SELECT start, "end", process, "end" - start AS pages, "end" - start AS present, first_ns, last_ns

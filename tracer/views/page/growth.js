@@ -38,24 +38,32 @@ function showGrowth() {
   const { edges, allocated, host } = DATA.growth;
   const sums = [];
   for (const band of bands) sums.push(band.bytes.map((bytes, i) => bytes + (sums.length ? sums[sums.length - 1][i] : 0)));
-  if (!bands.length && !allocated.times.length) {
-    holder.append(make("p", { class: "hint" }, SESSION.tier === "proc" ? "From /proc alone nothing is known over time." : "Nothing was allocated."));
+  if (SESSION.tier === "proc" || (!bands.length && !allocated.times.length)) {
+    byId("growth-hint").hidden = byId("growth-readout").hidden = true;
+    holder.append(make("p", {}, SESSION.tier === "proc" ? "From /proc alone nothing is known over time." : "Nothing was allocated."));
     return;
   }
   const tables = [[edges.map(seconds), ...sums.slice().reverse()], [allocated.times.map(seconds), allocated.bytes]];
   const data = uPlot.join(tables);
   const events = happenings();
-  const happened = [...events.gone.map((time) => [time, "gone"]), ...events.execs.map((time) => [time, "exec"])].sort((a, b) => a[0] - b[0]);
+  const happened = [...events.gone.map((time) => [time, "region gone"]), ...events.execs.map((time) => [time, "exec"])].sort((a, b) => a[0] - b[0]);
   let plot = null;
 
+  const size = () => ({ width: holder.clientWidth, height: Math.max(240, Math.min(380, holder.clientWidth * 0.45)) });
+  const paint = (kind, owner) => (u) => {
+    const told = emphasized !== null && emphasized !== owner && bands.some((band) => band.owner === emphasized);
+    return told ? css("absent") : paintOf(u.ctx, kind, devicePixelRatio);
+  };
+
   const draw = () => {
-    if (plot) plot.destroy();
-    const shown = emphasized === null || bands.some((band) => band.owner === emphasized);
-    const paint = (kind, owner) => (u) => (shown && emphasized !== null && emphasized !== owner ? css("absent") : paintOf(u.ctx, kind, devicePixelRatio));
+    if (plot) {
+      if (plot.width === holder.clientWidth) plot.redraw(false);
+      else plot.setSize(size());
+      return;
+    }
     const axis = { stroke: () => css("faint"), grid: { stroke: () => css("line"), width: 1 }, ticks: { stroke: () => css("line") }, font: "12px system-ui, sans-serif" };
     plot = new uPlot({
-      width: holder.clientWidth,
-      height: Math.max(240, Math.min(380, holder.clientWidth * 0.45)),
+      ...size(),
       legend: { show: false },
       cursor: { y: false, points: { show: false }, drag: { x: true, y: false } },
       scales: { y: { range: (_u, _low, high) => [0, Math.max(high, PAGE_BYTES) * 1.06] } },
@@ -72,7 +80,7 @@ function showGrowth() {
         { label: "allocated", spanGaps: true, points: { show: false }, width: 2, stroke: () => css("total") },
       ],
       hooks: { draw: [drawLanes], setCursor: [(u) => readTime(u.cursor.idx)] },
-      padding: [8, 12, 0, 0],
+      padding: [8, 24, 0, 0],
     }, data, holder);
     plot.over.setAttribute("role", "application");
     plot.over.setAttribute("aria-label", "Growth over time. Left and right arrow keys move along it, plus and minus zoom, zero shows all.");
@@ -101,11 +109,17 @@ function showGrowth() {
       pen.textAlign = "right";
       pen.fillText(title, left - 6, middle, left - 8);
       pen.fillStyle = css("line");
-      pen.fillRect(left, middle, u.bbox.width / scale, 1);
+      pen.fillRect(left, middle + 5, u.bbox.width / scale, 1);
       pen.fillStyle = css("ink");
+      const counts = new Map(); // of every second pixel; where many are, those with more are taller
       for (const time of events[key]) {
-        const x = left + u.valToPos(seconds(time), "x");
-        if (x >= left && x <= left + u.bbox.width / scale) pen.fillRect(Math.round(x) - 1, middle - 4, 2, 9);
+        const x = Math.round(u.valToPos(seconds(time), "x") / 2) * 2;
+        if (x >= 0 && x <= u.bbox.width / scale) counts.set(x, (counts.get(x) || 0) + 1);
+      }
+      const most = Math.max(...counts.values());
+      for (const [x, count] of counts) {
+        const tall = Math.max(5, (9 * count) / most);
+        pen.fillRect(left + x - 1, middle + 5 - tall, 2, tall);
       }
     });
     // where a program was started anew or a region went, a line through the picture
@@ -125,16 +139,21 @@ function showGrowth() {
     u.ctx.font = `${11 * scale}px system-ui, sans-serif`;
     u.ctx.textBaseline = "top";
     u.ctx.textAlign = "left";
-    let free = u.bbox.left; // a label that would run into another is left out: the lanes have it too
+    const labels = []; // those that would run into each other are one
     for (const [time, text] of happened) {
-      const x = u.valToPos(seconds(time), "x", true) + 4 * scale;
+      const x = u.valToPos(seconds(time), "x", true);
+      const last = labels[labels.length - 1];
+      if (last && x < last.x + u.ctx.measureText(last.text).width + 8 * scale) {
+        if (!last.text.split(", ").includes(text)) last.text += `, ${text}`;
+      } else if (x >= u.bbox.left) labels.push({ x, text });
+    }
+    for (const { x, text } of labels) {
       const width = u.ctx.measureText(text).width;
-      if (x < free || x + width > u.bbox.left + u.bbox.width) continue;
+      const left = Math.min(x + 4 * scale, u.bbox.left + u.bbox.width - width);
       u.ctx.fillStyle = css("ground");
-      u.ctx.fillRect(x - 2 * scale, u.bbox.top + scale, width + 4 * scale, 14 * scale);
+      u.ctx.fillRect(left - 2 * scale, u.bbox.top + scale, width + 4 * scale, 14 * scale);
       u.ctx.fillStyle = css("ink");
-      u.ctx.fillText(text, x, u.bbox.top + 2 * scale);
-      free = x + width + 8 * scale;
+      u.ctx.fillText(text, left, u.bbox.top + 2 * scale);
     }
     u.ctx.restore();
   }

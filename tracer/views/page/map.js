@@ -4,6 +4,7 @@ const MAP_PX = 300;
 const MAP_GUTTER_PX = 72;
 const CELL_SIZES = [24, 16, 12, 8, 6, 5];
 const MAX_OPEN = 3;
+const MAX_MAPS = 24; // at first
 
 /** Columns of numbers, as they are drawn from. */
 function decodeMap(map) {
@@ -52,23 +53,24 @@ function tally(spans, from, pagesPerCell, cells) {
   return { most, mostPages, present };
 }
 
-/** What fits: the biggest cells, of one page each if that can be; else so many pages that rows begin at round offsets. */
+/** What fits: the biggest cells, of one page each if that can be, in rows that begin at round offsets. */
 function layOut(pages, width) {
+  let grid = null;
   for (const size of CELL_SIZES) {
-    const columns = Math.max(1, Math.floor(width / size));
-    const rows = Math.ceil(pages / columns);
-    if (rows * size <= MAP_PX) return { size, across: size, columns: round(columns, pages), rows: Math.ceil(pages / round(columns, pages)), pagesPerCell: 1 };
+    const columns = round(Math.floor(width / size), pages);
+    grid = { size, columns, rows: Math.ceil(pages / columns), pagesPerCell: 1, across: pages > columns ? width / columns : size };
+    if (grid.rows * size <= MAP_PX) return grid;
   }
-  const size = CELL_SIZES[CELL_SIZES.length - 1];
-  const columns = round(Math.floor(width / size), pages);
-  let pagesPerCell = 1;
-  while (Math.ceil(pages / pagesPerCell / columns) * size > MAP_PX) pagesPerCell *= 2;
-  return { size, across: width / columns, columns, rows: Math.ceil(pages / pagesPerCell / columns), pagesPerCell };
+  while (grid.rows * grid.size > MAP_PX) {
+    grid.pagesPerCell *= 2;
+    grid.rows = Math.ceil(pages / grid.pagesPerCell / grid.columns);
+  }
+  return grid;
 }
 
 /** So many columns, or a few less. */
 function round(columns, pages) {
-  if (pages <= columns) return columns;
+  if (pages <= columns) return Math.max(1, columns);
   for (const step of [64, 32, 16, 8]) if (columns >= 2 * step) return columns - (columns % step);
   return Math.max(1, columns);
 }
@@ -159,8 +161,9 @@ class PageMap {
   summary() {
     const { process, touched_bytes } = this.region.touchers;
     const parts = process.filter((_, i) => touched_bytes[i]).slice(0, 3).map((who, i) => `${nameOf(who)} ${formatBytes(touched_bytes[i])}`);
-    const exact = this.region.map.cell_pages === 1 ? "" : ` Drawn by ${formatCount(this.region.map.cell_pages)} pages: who has most of them has the colour.`;
-    return `${parts.length ? `Most by ${parts.join(", ")}.` : "Nobody touched a page of it in this time."}${exact}`;
+    const nobody = SESSION.tier === "proc" ? "Who touched its pages is not known: /proc does not tell." : "Nobody touched a page of it in this time.";
+    const exact = this.region.map.cell_pages === 1 ? "" : ` Each ${formatCount(this.region.map.cell_pages)} pages are shown as of who has most of them.`;
+    return `${parts.length ? `Most by ${parts.join(", ")}.` : nobody}${exact}`;
   }
 
   cellOf(page) { return Math.floor((page - this.from) / this.grid.pagesPerCell); }
@@ -247,13 +250,29 @@ function showMaps() {
   byId("map-legend").append(...kinds.map(([kind, text]) => make("li", {}, make("span", { class: "static" }, swatch(kind), make("span", { class: "words" }, text)))));
   const regions = DATA.regions.filter((region) => region.peak_bytes > 0 || region.map.gap.length);
   if (!regions.length) holder.append(make("p", { class: "hint" }, "There is no region with a page in it."));
-  regions.forEach((region, i) => {
-    const facts = [region.kind, region.vss_bytes === null ? null : formatBytes(region.vss_bytes), `${formatBytes(region.allocated_bytes)} allocated${region.gone === null ? "" : ` when it went, ${formatTime(region.gone, 0)}`}`];
-    if (region.unseen_bytes) facts.push(`${formatBytes(region.unseen_bytes)} unseen: somewhere in what looks absent`);
-    const details = make("details", { class: "map" }, make("summary", {}, make("strong", { class: "name" }, regionName(region)), ` ${facts.filter(Boolean).join(", ")}`));
-    const open = () => { if (details.open && !details.map) details.map = new PageMap(region, details); };
-    details.addEventListener("toggle", open);
-    details.open = i < MAX_OPEN;
-    holder.append(details);
+  regions.slice(0, MAX_MAPS).forEach((region, i) => addMap(holder, region, i < MAX_OPEN));
+  const rest = regions.slice(MAX_MAPS);
+  if (!rest.length) return;
+  const more = make("button", { type: "button", onclick: () => {
+    more.remove();
+    for (const region of rest) addMap(holder, region, false);
+  } }, `show ${formatCount(rest.length)} more regions`);
+  holder.append(more);
+}
+
+/** One region, drawn when it is opened. */
+function addMap(holder, region, isOpen) {
+  const facts = [
+    region.kind,
+    formatBytes(region.vss_bytes),
+    `${formatBytes(region.allocated_bytes)} allocated${region.gone === null ? "" : ` when it went, ${formatTime(region.gone, 0)}`}`,
+    `made by ${region.creator === null ? "?" : DATA.processes.tgid[region.creator]}`,
+  ];
+  if (region.unseen_bytes) facts.push(`${formatBytes(region.unseen_bytes)} unseen: somewhere in what looks absent`);
+  const details = make("details", { class: "map" }, make("summary", {}, make("strong", { class: "name" }, regionName(region)), ` ${facts.join(", ")}`));
+  details.addEventListener("toggle", () => {
+    if (details.open && !details.map) details.map = new PageMap(region, details);
   });
+  details.open = isOpen;
+  holder.append(details);
 }

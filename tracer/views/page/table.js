@@ -96,6 +96,9 @@ function showTables() {
   showTable("table-samples", "Allocated, as the inodes count", [
     timeColumn("time", (row) => growth.allocated.times[row], 3), bytesColumn("allocated", (row) => growth.allocated.bytes[row]),
   ], growth.allocated.times.map((_, row) => row), false);
+  showTable("table-host", "Shared memory of the host", [
+    timeColumn("time", (row) => growth.host.times[row], 3), bytesColumn("shmem", (row) => growth.host.bytes[row]),
+  ], growth.host.times.map((_, row) => row), false);
   const execs = DATA.execs;
   showTable("table-execs", "Programs started", [
     timeColumn("time", (row) => execs.time[row], 3),
@@ -111,9 +114,10 @@ function showHead() {
   if (SESSION.tier !== "proc") byId("balance").textContent = `balance ${formatCount(allocated)} pages = ${formatCount(touched)} touched + ${formatCount(before)} before + ${formatCount(unseen)} unseen`;
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   const begin = new Date(SESSION.started / 1000).toLocaleDateString(undefined, { dateStyle: "medium" });
-  byId("where").textContent = `${SESSION.host} · ${begin}, ${formatTime(0, 0)} to ${formatTime(SESSION.ended, 0)} (${zone}) · tier ${SESSION.tier} · Linux ${SESSION.kernel}`;
+  byId("where").textContent = `${SESSION.host} · ${begin}, ${formatTime(0, 0)} to ${formatTime(SESSION.ended, 0)} (${zone}) · tier ${SESSION.tier}${SESSION.tier === "exact" ? ` by ${SESSION.mechanism}` : ""} · Linux ${SESSION.kernel}`;
   const notes = [...SESSION.warnings];
   if (!SESSION.complete) notes.unshift(`Cut off: this is how it stood at ${formatTime(SESSION.ended, 0)}, when it was last written.`);
+  if (DATA.left_out.regions) notes.push(`${formatCount(DATA.left_out.regions)} more regions, of ${formatBytes(DATA.left_out.peak_bytes)} at most, are in the balance and in the growth, but in no map and no table: they are in the capture.`);
   if (DATA.balance.unseen && SESSION.blind_to.length) notes.push(`Unseen may be ${SESSION.blind_to.join("; or ")}.`);
   if (SESSION.lost_events || SESSION.lost_pages || SESSION.lost_probes) notes.push(`Lost: ${formatCount(SESSION.lost_events)} events, ${formatCount(SESSION.lost_pages)} pages, ${formatCount(SESSION.lost_probes)} probe runs.`);
   byId("notes").append(...notes.map((note) => make("p", {}, note)));

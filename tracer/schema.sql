@@ -57,9 +57,9 @@ CREATE TABLE region (
 -- process NULL: they were there when the capture began.
 CREATE TABLE extent (
     region INTEGER REFERENCES region, start INTEGER, "end" INTEGER,
-    process INTEGER REFERENCES process, first_ns INTEGER, last_ns INTEGER
-);
-CREATE INDEX extent_of_region ON extent (region, start);
+    process INTEGER REFERENCES process, first_ns INTEGER, last_ns INTEGER,
+    PRIMARY KEY (region, start)
+) WITHOUT ROWID;
 
 -- What else a process did to a region.
 CREATE TABLE usage (

@@ -70,6 +70,8 @@ def put_region(capture: Capture, pages: int, **row: Any) -> int:
 def put_extents(capture: Capture, region: int, *extents: tuple[int, int, int | None]) -> None:
     """(start, end, process)"""
     for start, end, process in extents:
+        if start == end:
+            continue
         first_ns, last_ns = (None, None) if process is None else (1000 + start, 1000 + end)
         capture.insert(
             "extent", region=region, start=start, end=end, process=process, first_ns=first_ns, last_ns=last_ns

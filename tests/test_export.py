@@ -67,7 +67,8 @@ def path(tmp_path: Path) -> Path:
                 vss_bytes=1 << 30, allocated_bytes=size_bytes, start_bytes=BEFORE[name] * PAGE_BYTES,
                 created_ns=at(2) if name == "apcu" else None, peak_bytes=size_bytes,
             )  # fmt: skip
-            capture.insert("extent", region=row, start=0, end=BEFORE[name])
+            if BEFORE[name]:
+                capture.insert("extent", region=row, start=0, end=BEFORE[name])
             start = BEFORE[name]
             for seconds, process, pages in touches:
                 first_ns = at(seconds)

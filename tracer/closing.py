@@ -15,7 +15,7 @@ from tracer.procfs import PAGE_BYTES, Survey
 from tracer.regions import Finder, Mapped, Region, enter_mappings
 
 BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
-ALL_PAGES = PageSet([(0, 1 << 40)])
+ALL_PAGES = PageSet([(0, ledger.MAX_PAGES)])
 
 
 class Closing:

@@ -17,6 +17,7 @@ from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_ABSENT, WORD_EXISTED
 WHEN_MASK = (1 << WHEN_BITS) - 1
 FIRST_OWNED = 1 << WHEN_BITS
 EXTENT_US = 1_000_000
+MAX_PAGES = 1 << 40
 MAX_NARROW = 16  # blocks: twice a huge page
 
 Owner = Optional[int]
@@ -176,7 +177,7 @@ def _by_block(punches: Mapping[Pages, int]) -> Callable[[int], list[tuple[int, i
 
 def of_huge_pages(entries: Entries, order: int, start_pages: int, allocated_pages: int) -> Entries:
     """Of a region of hugetlbfs, whose words are of pages of 1 << order: the same in pages. Which of them were there
-    at the start is not known; how many, as far as there is room, is."""
+    at the start is not known; how many, as far as there is room, is: they get the first places that are nobody's."""
     touched = [
         extent._replace(start=extent.start << order, end=extent.end << order)
         for extent in entries.extents
@@ -184,7 +185,12 @@ def of_huge_pages(entries: Entries, order: int, start_pages: int, allocated_page
     ]
     touched_pages = entries.touched_pages << order
     before_pages = max(min(start_pages, allocated_pages - touched_pages), 0)
-    before = [Extent(0, before_pages, None, None, None)] if before_pages else []
+    before = []
+    left = before_pages
+    for start, end in PageSet([(0, MAX_PAGES)]).less(PageSet([extent[:2] for extent in touched])).extents:
+        if left:
+            before.append(Extent(start, min(end, start + left), None, None, None))
+            left -= before[-1].end - start
     return Entries(touched + before, touched_pages, before_pages, entries.freed_pages)
 
 

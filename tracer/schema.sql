@@ -57,9 +57,9 @@ CREATE TABLE region (
 -- process NULL: they were there when the capture began.
 CREATE TABLE extent (
     region INTEGER REFERENCES region, start INTEGER, "end" INTEGER,
-    process INTEGER REFERENCES process, first_ns INTEGER, last_ns INTEGER
-);
-CREATE INDEX extent_of_region ON extent (region, start);
+    process INTEGER REFERENCES process, first_ns INTEGER, last_ns INTEGER,
+    PRIMARY KEY (region, start)
+) WITHOUT ROWID;
 
 -- What else a process did to a region.
 CREATE TABLE usage (
@@ -92,8 +92,11 @@ CREATE TABLE sample (
 -- And what the host had: Shmem of /proc/meminfo.
 CREATE TABLE host_sample (time_ns INTEGER PRIMARY KEY, shmem_bytes INTEGER);
 
--- For the eye: who made a region grow, when, by how much.
+-- For the eye: who made a region grow, when, by how much. Times are local, and text: '2026-11-25 14:00' < time.
 CREATE VIEW growth AS
 SELECT datetime(extent.first_ns / 1000000000, 'unixepoch', 'localtime') AS time,
-       region.id AS region, region.name, process.tgid, process.command, (extent."end" - extent.start) * 4096 AS bytes
+       (extent."end" - extent.start) * 4096 AS bytes,
+       extent.process, process.tgid, process.command,
+       datetime(process.exited_ns / 1000000000, 'unixepoch', 'localtime') AS exited,
+       extent.region, region.name, datetime(region.gone_ns / 1000000000, 'unixepoch', 'localtime') AS gone
 FROM extent JOIN region ON region.id = extent.region JOIN process ON process.id = extent.process;

@@ -1,6 +1,6 @@
 """What shmtrace costs, beside what else one could have used.
 
-    python -m tests.bench [--rounds N] [--mib N] [--alone] [touch] [record] [bystander] [attach] [memory]
+    python -m tests.bench [--rounds N] [--mib N] [--alone] [touch] [record] [bystander] [attach] [memory] [views]
 
 Every figure is from this host and this run: variants take turns, and ratios are between neighbours in time.
 """
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from tests.bench import views
 from tests.bench.observers import NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, started, starters
 from tests.bench.rounds import ROUNDS, print_table, run_rounds
 
@@ -131,6 +132,11 @@ def bench_memory(storm: Storm, rounds: int) -> None:
     print_table("peak RSS", "MiB", measured, {"shmtrace snapshot": "40 MB"})
 
 
+def bench_views(storm: Storm, rounds: int) -> None:
+    """Each view of a large capture."""
+    views.bench(storm.program.parent, rounds)
+
+
 def peak_mib(command: list[str]) -> float:
     """By its high-water mark, looked at until its end: what wait4 tells counts the command it has run, too."""
     peak_kib = 0
@@ -164,6 +170,7 @@ BENCHES: dict[str, Callable[[Storm, int], None]] = {
     "bystander": bench_bystander,
     "attach": bench_attach,
     "memory": bench_memory,
+    "views": bench_views,
 }
 
 

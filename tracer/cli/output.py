@@ -82,8 +82,8 @@ def writing_capture(path: Path | None) -> Iterator[None]:
 
 
 def save(path: Path | None, chunks: Iterable[str]) -> None:
-    """To standard output, or to a file of its owner's alone. One that is there is replaced only if it begins as this one
-    does, and only when this one is complete.
+    """To standard output, or to a file of its owner's alone. One that is there is replaced only if it begins as this
+    one does, and only when this one is complete.
 
     Raises ShmtraceError.
     """

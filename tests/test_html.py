@@ -307,7 +307,7 @@ def test_the_page_is_for_its_owner(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
     assert embedded(page.read_text())["balance"]["allocated"] == 106
-    assert shmtrace("html", str(kept), "-o", "-").stdout == page.read_text() + "\n"
+    assert shmtrace("html", str(kept), "-o", "-").stdout == page.read_text()
 
 
 @pytest.mark.parametrize("name", ["kept.capture", "notes.txt", "folder", "no/page.html"])

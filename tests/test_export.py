@@ -19,6 +19,7 @@ from tracer import account
 from tracer.capture import Capture
 from tracer.cli import main
 from tracer.procfs import PAGE_BYTES
+from tracer.views import perfetto
 from tracer.views.json import rfc3339
 
 BEGAN_NS = 1_700_000_000_000_000_000
@@ -162,6 +163,85 @@ def test_perfetto_lives(path: Path) -> None:
     assert lives == {811: (0, 10), 812: (0, 10), 813: (1, 5)}  # 811 is older than the capture, 813 has exited
     instants = [(event["name"], event["ts"] / 1e6) for event in events(path, "i")]
     assert sorted(instants) == [("created", 2), ("exec php-fpm -F", 3)]
+
+
+@pytest.fixture
+def contradictory(tmp_path: Path) -> Path:
+    """A PID in two lives, which touched 17 and 7 pages of a region that has 20."""
+    path = tmp_path / "contradictory.capture"
+    with Capture(path) as capture:
+        capture.insert(
+            "session", version="0.1.0", host="web1", kernel="6.1", tier="exact", mechanism="kprobe", blind_to="",
+            started_ns=at(0), ended_ns=at(10), complete=1,
+        )  # fmt: skip
+        for start_time_ns, from_s, to_s in ((5, 6, None), (1, 0, 4)):  # rows are in no order of time
+            exited_ns = None if to_s is None else at(to_s)
+            capture.insert(
+                "process", tgid=812, start_time_ns=start_time_ns, command=f"from {from_s}", started_ns=at(from_s),
+                exited_ns=exited_ns,
+            )  # fmt: skip
+        sizes = {"allocated_bytes": 20 * PAGE_BYTES, "start_bytes": 0, "peak_bytes": 24 * PAGE_BYTES}
+        for ino in (1, 2):
+            capture.insert("region", dev=1, ino=ino, generation=5, kind="anon", name="/dev/zero", top=2, **sizes)
+            sizes = dict.fromkeys(sizes, PAGE_BYTES)
+        extents = [(2, seconds, pages) for seconds, pages in enumerate((3, 5, 7, 2))]
+        extents += [(1, 6 + seconds, pages) for seconds, pages in enumerate((4, 2, 1))]
+        start = 0
+        for process, seconds, pages in extents:
+            first_ns = at(seconds)
+            capture.insert(
+                "extent", region=1, start=start, end=start + pages, process=process, first_ns=first_ns,
+                last_ns=first_ns,
+            )  # fmt: skip
+            start += pages
+        capture.insert("extent", region=2, start=0, end=1, process=1, first_ns=at(7), last_ns=at(7))
+    return path
+
+
+def test_a_stack_is_never_less_than_nothing(contradictory: Path) -> None:
+    """speedscope refuses a file with such a weight, and flamegraph.pl such a line."""
+    sizes = [int(line.rsplit(" ", 1)[1]) // PAGE_BYTES for line in export(contradictory, "folded").splitlines()]
+    assert sorted(sizes) == [1, 7, 17]
+    for profile in json.loads(export(contradictory, "speedscope"))["profiles"]:
+        assert all(weight > 0 for weight in profile["weights"])
+        assert profile["endValue"] == sum(profile["weights"])
+
+
+def touched_tracks(path: Path) -> dict[str, list[tuple[float, int]]]:
+    names = {event["pid"]: event["args"]["name"] for event in events(path, "M")}
+    assert len(names) == len(events(path, "M"))  # else the last name is that of all
+    tracks: dict[str, list[tuple[float, int]]] = {}
+    for event in events(path, "C"):
+        if event["name"] == "touched":
+            count = event["ts"] / 1e6, event["args"]["bytes"] // PAGE_BYTES
+            tracks.setdefault(names[event["pid"]], []).append(count)
+    return tracks
+
+
+def test_perfetto_of_a_pid_used_again(contradictory: Path) -> None:
+    """A track a life, the PID's number for the first, and a count a second for all regions together."""
+    assert touched_tracks(contradictory) == {
+        "from 0": [(1, 3), (2, 8), (3, 15), (4, 17)],
+        "from 6 (PID 812, used again)": [(7, 4), (8, 7), (9, 8)],
+    }
+    lives = {event["pid"]: (event["args"]["tgid"], event["ts"] / 1e6) for event in events(contradictory, "X")}
+    assert lives.pop(812) == (812, 0)
+    assert list(lives.values()) == [(812, 6)]
+
+
+@pytest.mark.parametrize(
+    ("most", "wanted"),
+    [
+        pytest.param(4, [[(2, 8), (4, 17)], [(8, 7), (10, 8)]], id="every two seconds"),
+        pytest.param(1, [[(10, 8)], [(10, 17)]], id="one each is the least"),
+    ],
+)
+def test_perfetto_is_bounded(
+    most: int, wanted: list[list[tuple[float, int]]], contradictory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer counts, of the same sums at the end, and none after it."""
+    monkeypatch.setattr(perfetto, "MAX_COUNTS", most)
+    assert sorted(touched_tracks(contradictory).values()) == wanted
 
 
 def test_csv(path: Path) -> None:

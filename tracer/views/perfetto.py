@@ -1,7 +1,8 @@
 """A capture as a trace that ui.perfetto.dev opens: sizes of regions, what each process touched, and the lives of all.
 
 In the JSON form of trace events: times are microseconds since the capture began, and what took place before it began is
-put at its beginning. Counters are in bytes.
+put at its beginning. Counters are in bytes. A process has the number of its PID; where a PID was used again, each later
+life has a number of its own, or Perfetto would take them for one, and its name says the PID.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from tracer.views.json import rfc3339
 from tracer.views.text import printable
 
 HOST = 1 << 22  # above every PID (PID_MAX_LIMIT): the host, and then a region each
+LATER = 1 << 30  # and above these: the later lives of a PID
 MAX_COUNTS = 100_000  # of what processes touched; where there are more, they are told less often
 
 Event = dict[str, Any]
 
 TOUCHED = """
-SELECT process, region, (first_ns - :began) / :step AS step, sum("end" - start)
-FROM extent WHERE process IS NOT NULL GROUP BY process, region, step ORDER BY step
+SELECT process, (first_ns - :began) / :step AS step, sum("end" - start)
+FROM extent WHERE process IS NOT NULL GROUP BY process, step ORDER BY step
 """
 
 
@@ -49,10 +51,11 @@ def _events(account: Account, capture: Capture) -> Iterator[Event]:
         yield _count(HOST, "Shmem", time_ns - began_ns, shmem_bytes)
     yield from _regions(account, capture)
     processes = read_processes(capture)
-    yield from _lives(processes, session.ended_ns, began_ns)
+    numbers = _numbers(processes)
+    yield from _lives(processes, numbers, session.ended_ns, began_ns)
     for time_ns, row, command in capture.rows("SELECT time_ns, process, command FROM exec ORDER BY time_ns"):
-        yield _instant(processes[row].tgid, f"exec {printable(command or '?')}", time_ns - began_ns)
-    yield from _touched(capture, processes, began_ns)
+        yield _instant(numbers[row], f"exec {printable(command or '?')}", time_ns - began_ns)
+    yield from _touched(capture, numbers, began_ns, session.ended_ns)
 
 
 def _regions(account: Account, capture: Capture) -> Iterator[Event]:
@@ -79,19 +82,29 @@ def _regions(account: Account, capture: Capture) -> Iterator[Event]:
                 yield _count(number, "allocated", region.gone_ns - began_ns, 0)
 
 
-def _lives(processes: dict[int, Process], ended_ns: int, began_ns: int) -> Iterator[Event]:
-    for process in processes.values():
+def _numbers(processes: dict[int, Process]) -> dict[int, int]:
+    """What stands for each process, by row."""
+    first: dict[int, int] = {}
+    for row, process in sorted(processes.items(), key=lambda item: item[1].start_time_ns):
+        first.setdefault(process.tgid, row)
+    return {row: process.tgid if first[process.tgid] == row else LATER + row for row, process in processes.items()}
+
+
+def _lives(processes: dict[int, Process], numbers: dict[int, int], ended_ns: int, began_ns: int) -> Iterator[Event]:
+    for row, process in processes.items():
+        number = numbers[row]
         started_ns = max(process.started_ns or 0, began_ns)
         command = printable(process.command or process.comm or "?")
-        yield _name(process.tgid, command)
+        yield _name(number, command if number == process.tgid else f"{command} (PID {process.tgid}, used again)")
         yield {
             "ph": "X",
             "name": command,
-            "pid": process.tgid,
-            "tid": process.tgid,
+            "pid": number,
+            "tid": number,
             "ts": (started_ns - began_ns) / 1000,
             "dur": max((process.exited_ns or ended_ns) - started_ns, 0) / 1000,
             "args": {
+                "tgid": process.tgid,
                 "parent": process.parent,
                 "cgroup": printable(process.cgroup or "?"),
                 "started": rfc3339(process.started_ns),
@@ -100,14 +113,19 @@ def _lives(processes: dict[int, Process], ended_ns: int, began_ns: int) -> Itera
         }
 
 
-def _touched(capture: Capture, processes: dict[int, Process], began_ns: int) -> Iterator[Event]:
+def _touched(capture: Capture, numbers: dict[int, int], began_ns: int, ended_ns: int) -> Iterator[Event]:
     """What each process has touched of all regions, of the pages that are there at the end: a sum that grows."""
     (extents,) = capture.rows("SELECT count(*) FROM extent")[0]
     step_ns = 1_000_000_000 * max(1, extents // MAX_COUNTS)
+    lasted_ns = ended_ns - began_ns
+    counts = capture.rows(TOUCHED, {"began": began_ns, "step": step_ns})
+    while len(counts) > MAX_COUNTS and step_ns < lasted_ns:  # a count each is the least
+        step_ns *= 2
+        counts = capture.rows(TOUCHED, {"began": began_ns, "step": step_ns})
     sums: dict[int, int] = {}
-    for row, _, step, pages in capture.rows(TOUCHED, {"began": began_ns, "step": step_ns}):
+    for row, step, pages in counts:
         sums[row] = sums.get(row, 0) + pages * PAGE_BYTES
-        yield _count(processes[row].tgid, "touched", (step + 1) * step_ns, sums[row])
+        yield _count(numbers[row], "touched", min((step + 1) * step_ns, lasted_ns), sums[row])
 
 
 def _name(number: int, name: str) -> Event:

@@ -1,6 +1,7 @@
 """An account as stacks, for flame graphs: whose region, which one, who touched it, and how many bytes of it.
 
-The bytes of all stacks add up to what is allocated.
+The bytes of all stacks add up to what is allocated; where the ledger has more than the inode, and unseen is less than
+nothing, to what the ledger has: a stack has no room for that, and speedscope refuses the whole file.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def stacks(parents: list[Parent]) -> Iterator[Stack]:
             rows = [("[before the trace]", region.before_bytes), ("[at other times]", region.outside_bytes)]
             rows += [(_process(toucher.process), toucher.touched_bytes) for toucher in touchers]
             rows += [("[unseen]", region.unseen_bytes)]
-            yield from (Stack((*root, leaf), size_bytes) for leaf, size_bytes in rows if size_bytes)
+            yield from (Stack((*root, leaf), size_bytes) for leaf, size_bytes in rows if size_bytes > 0)
 
 
 def _profile(name: str, theirs: list[Stack], frames: dict[str, int]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,13 @@ def shmtrace() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, **options)
 
     return run
+
+
+@pytest.fixture
+def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where reports are written in the host's own time."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,8 @@ from tracer.capture import Capture
 from tracer.cli import main
 from tracer.procfs import PAGE_BYTES
 from tracer.views.text import COLUMNS, width
+
+pytestmark = pytest.mark.usefixtures("in_utc")
 
 GOLDEN = Path(__file__).parent / "golden" / "captures"
 TEXTS = {
@@ -41,15 +41,6 @@ DOCUMENTS = {
 }
 KEPT = {"report", "time", "json"}
 """Of these views there is a golden text of each capture; the others are of the same figures."""
-
-
-@pytest.fixture(autouse=True)
-def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "UTC")
-        time.tzset()
-        yield
-    time.tzset()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,9 @@ from tracer.errors import ShmtraceError
 from tracer.procfs import PAGE_BYTES
 from tracer.tables import Table
 
+pytestmark = pytest.mark.usefixtures("in_utc")
+
 UTC_DAY = "2023-11-14"
-
-
-@pytest.fixture(autouse=True)
-def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "UTC")
-        time.tzset()
-        yield
-    time.tzset()
 
 
 def read(path: Path, window: Window = ALL_TIME) -> Account:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import time
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +21,10 @@ from tracer.tables import Column, Table
 from tracer.views import json as document
 from tracer.views import table, text
 
+pytestmark = pytest.mark.usefixtures("in_utc")
+
 BY = ["region", "process", "time"]
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "'", "-"]
-
-
-@pytest.fixture(autouse=True)
-def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "UTC")
-        time.tzset()
-        yield
-    time.tzset()
 
 
 def say(*arguments: Any) -> str:

@@ -10,9 +10,8 @@ import io
 import json
 import os
 import re
-import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from tracer.procfs import PAGE_BYTES
 from tracer.trace import Summary
 from tracer.views import json as document
 from tracer.views import live, text
+
+pytestmark = pytest.mark.usefixtures("in_utc")
 
 GOLDEN = Path(__file__).parent / "golden"
 BEGAN_S = 1_700_000_000  # 22:13:20 UTC
@@ -47,15 +48,6 @@ HOSTILE = [
     pytest.param("x" * 5000, id="long"),
     pytest.param("", id="empty"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "UTC")
-        time.tzset()
-        yield
-    time.tzset()
 
 
 def at(seconds: float) -> int:

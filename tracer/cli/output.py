@@ -52,10 +52,10 @@ def coloured(text: str) -> str:
     return paint(text) if wanted else text
 
 
-def say(text: str, end: str = "\n") -> None:
+def say(text: str) -> None:
     """To standard output, at once. Raises ShmtraceError; ends where nobody reads."""
     with writing("report"):
-        click.echo(text + end, nl=False)
+        click.echo(text)
 
 
 @contextlib.contextmanager
@@ -90,8 +90,8 @@ def save(path: Path | None, chunks: Iterable[str]) -> None:
     from tempfile import NamedTemporaryFile
 
     if not path or str(path) == "-":
-        for chunk in chunks:
-            say(chunk, end="")
+        with writing("report"):
+            sys.stdout.writelines(chunks)
         return
     rest = iter(chunks)
     first = next(rest, "")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv as csv_format
-import io
 import json as json_format
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tracer.account import Account
@@ -82,18 +81,23 @@ def _cell(column: Column, row: Any, days: bool) -> str:
     return printable(str(value))
 
 
-def csv(table: Table) -> str:
-    """RFC 4180, a header, no sum. Bytes are plain numbers, times RFC 3339, unknown is empty.
+def csv(table: Table) -> Iterator[str]:
+    """RFC 4180, line by line, a header, no sum. Bytes are plain numbers, times RFC 3339, unknown is empty.
 
     A text has what could move a cursor as its code, like the report. One that a spreadsheet would take for a formula
     has an apostrophe before it, and so has one that began with an apostrophe: to read it, take one away.
     """
-    stream = io.StringIO(newline="")
-    writer = csv_format.writer(stream)
-    writer.writerow([column.key for column in table.columns])
+    writer = csv_format.writer(_Lines())
+    yield writer.writerow([column.key for column in table.columns])
     for row in table.rows:
-        writer.writerow([_defused(column, column.get(row)) for column in table.columns])
-    return stream.getvalue()
+        yield writer.writerow([_defused(column, column.get(row)) for column in table.columns])
+
+
+class _Lines:
+    """Gives back what it is given to write, as csv.writer then does."""
+
+    def write(self, line: str) -> str:
+        return line
 
 
 def _defused(column: Column, value: Value) -> Value:

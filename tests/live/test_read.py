@@ -530,16 +530,16 @@ def test_a_gigabyte_in_bounded_memory(tmp_path: Path) -> None:
     """Of holes, with 64 MiB of data at its end."""
     first, end = 245_760, 262_144
     with held("memfd", end, f"{first}-{end}") as region:
-        began = time.monotonic()
+        peak_kib = 0
         with (tmp_path / "dump").open("wb") as file:
             process = subprocess.Popen([*SHMTRACE, "read", region.place], cwd=ROOT, stdout=file)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.monotonic() - began
+            while process.poll() is None:  # what wait4 tells counts the program that it was forked from, too
+                mark = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+                peak_kib = max(peak_kib, int(mark[1]) if mark else 0)
+                time.sleep(0.002)
         assert region.path.stat().st_blocks * SECTOR_BYTES == (end - first) * PAGE_BYTES
     assert process.returncode == 0
-    assert usage.ru_maxrss < 64 << 10
-    assert seconds < 60
+    assert 0 < peak_kib < 64 << 10
     assert (tmp_path / "dump").stat().st_size == end * PAGE_BYTES
     with (tmp_path / "dump").open("rb") as file:
         file.seek(first * PAGE_BYTES)

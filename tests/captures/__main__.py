@@ -24,6 +24,7 @@ from tracer.capture import Capture
 from tracer.targets import Targets
 
 HOST = "web1"
+CGROUP = "/system.slice/pool.service"
 SCRIPTS = 120
 HOSTILE = {
     "comm": "\x1b]0;pwned\x07\n=1+1",
@@ -109,6 +110,7 @@ def main() -> None:
             RECORDERS[name](path)
             database = sqlite3.connect(path)
             database.execute("UPDATE session SET host = ?", (HOST,))
+            database.execute("UPDATE process SET cgroup = ? WHERE cgroup NOT LIKE '@%'", (CGROUP,))
             database.commit()
             database.close()
             dump(path, name)

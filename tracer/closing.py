@@ -124,7 +124,7 @@ class Closing:
             "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes",
             [(region.row, gone_ns or time.time_ns(), region.allocated_bytes, *residency)],
         )
-        self._capture.replace_extents(region.row, 0, ALL_PAGES.extents[0][1], self.rows(region, entries))
+        self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, self.rows(region, entries))
         self._capture.insert_all(
             "usage",
             "region, process, faults, freed_pages",

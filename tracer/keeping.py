@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from tracer import ledger, lives, wire
 from tracer.capture import Capture
 from tracer.clock import Clock
-from tracer.closing import ALL_PAGES, Closing
+from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
 from tracer.ledger import Block, PageSet
 from tracer.lives import Lives
 from tracer.probes import KernelRegion, Probes
-from tracer.procfs import PAGE_BYTES, Pages
+from tracer.procfs import Pages
 from tracer.regions import Region
 
 AT_ONCE_S = 0.002
@@ -75,7 +75,7 @@ class Keeping:
 
     def _write_blocks(self, region: Region, blocks: dict[int, Block]) -> None:
         punched, region.punched = region.punched, []
-        last = -(-region.vss_bytes // (wire.BLOCK_PAGES * PAGE_BYTES))
+        last = -(-region.vss_bytes // BLOCK_BYTES)
         for first_page, end_page in punched:
             for number in range(first_page // wire.BLOCK_PAGES, min(-(-end_page // wire.BLOCK_PAGES), last)):
                 if number not in blocks:
@@ -95,7 +95,7 @@ class Keeping:
 
     def _write_huge(self, region: Region) -> None:
         entries = self._closing.read(region, self._closing.blocks(region), ALL_PAGES)
-        self._capture.replace_extents(region.row, 0, ALL_PAGES.extents[0][1], self._closing.rows(region, entries))
+        self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, self._closing.rows(region, entries))
 
     def _write_sizes(self, region: Region) -> None:
         parent = lives.stands_for(region.creator, [])

@@ -22,14 +22,15 @@ static long (*probe_read_user)(void *to, u32 bytes, const void *from) = (void *)
 
 /* ---- Arguments and result of a kernel function, in a program at its entry and in one at its return ---- */
 
+struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
+	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
+};
+#define FIRST_ARGUMENT(ctx) ((ctx)->di)
 #define TRACING_ARG(ctx, number) ((u64)(ctx)->args[number])
 #ifdef BY_FENTRY
 #define ENTRY struct bpf_raw_tracepoint_args
 #define ARG TRACING_ARG
 #else
-struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
-	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
-};
 #define ENTRY struct pt_regs
 #define ARG(ctx, number)                                                                                               \
 	((number) == 0	 ? (ctx)->di                                                                                   \

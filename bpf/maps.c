@@ -3,8 +3,8 @@
  * The maps, and what all programs use.
  *
  * bcc compiles one text: this file, then those that the tier names (tracer/kernel.py). The exact tier: regions.c,
- * ledger.c, inodes.c, pages.c, processes.c. The faults tier: regions.c, ledger.c, ranges.c, faults.c, processes.c. All
- * are attached by tracer/probes.py, never by bcc's magic prefixes.
+ * ledger.c, labels.c, inodes.c, pages.c, processes.c. The faults tier: regions.c, ledger.c, labels.c, ranges.c, faults.c,
+ * processes.c. All are attached by tracer/probes.py, never by bcc's magic prefixes.
  *
  * Knobs (-D): T0_NS, T0_BOOT_NS, NR_BLOCKS, NR_PROCESSES, NR_REGIONS, NR_USAGES, EVENT_PAGES; TRACE_ALL: every process
  * is tracked; WATCH_EXEC: tell of every exec on the host, and track it until user space says no.

@@ -13,6 +13,9 @@
 #define NAME_BYTES 64
 #define MAX_RANGES 64 /* tracked ranges of one address space */
 #define BLOCK_PAGES 64
+#define MAX_TEXTS 4
+#define TEXT_BYTES 136 /* of a text of a label, its NUL included; more than SHOWN_BYTES: it is longer, and cut there */
+#define SHOWN_BYTES 128
 
 /*
  * A page's word in the ledger: who first touched it and when, as tgid << WHEN_BITS | microseconds since the capture
@@ -103,6 +106,37 @@ struct behalf_key {
 	__u32 reserved;
 };
 
+/* Where a text of a label is in a process's memory. */
+enum text_how {
+	TEXT_IN_PLACE,	 /* at the address */
+	TEXT_POINTED_TO, /* a char * is at the address */
+	TEXT_TITLE,	 /* the process's title */
+	TEXT_NOTED,	 /* where a file name was, when an uprobe saw it */
+};
+
+/* In place of a text's length. */
+#define TEXT_NONE -1
+#define TEXT_UNREADABLE -2
+
+/* What a process is doing, in its own words. */
+struct texts {
+	__s64 bytes[MAX_TEXTS];		   /* NUL included; by this width clang copies all of it, and calls no memcpy */
+	char text[MAX_TEXTS * TEXT_BYTES]; /* one after the other; bcc reads no array of arrays */
+};
+
+/* Where those of one process are, and what was told of them last. */
+struct label {
+	__u64 address[MAX_TEXTS];
+	__u32 how[MAX_TEXTS]; /* text_how */
+	__u64 lost_us;	      /* since when what it does could not be told; 0: it is told */
+	struct texts last;
+	char noted[TEXT_BYTES];
+	__s32 noted_bytes;
+	__u32 file_is_string; /* PHP's file handles name the file by a zend_string, else by a char * */
+	__u32 told;
+	__u32 reserved;
+};
+
 /* What could not be written down, one counter each for the whole capture. */
 enum loss {
 	LOST_EVENTS,	/* the event buffer was full */
@@ -112,6 +146,7 @@ enum loss {
 	LOST_USAGE,	/* more (region, process) pairs: faults not counted */
 	LOST_PAGES,	/* no room in the ledger */
 	LOST_MAPPINGS,	/* a mapping the kernel's own tree did not show */
+	LOST_LABELS,	/* the buffer for labels was full */
 	NR_LOSSES
 };
 
@@ -124,6 +159,7 @@ enum event_type {
 	EVENT_TOUCH,
 	EVENT_SEGMENT,
 	EVENT_PUNCH,
+	EVENT_LABEL,
 };
 
 /* Every event begins so: what happened, when, and in which process. */
@@ -189,6 +225,13 @@ struct event_touch { /* the process's first touch of the region */
 	__u32 id;
 	__u32 stranger;
 	char comm[COMM_BYTES];
+};
+
+struct event_label { /* what the process does from since_us on, and from when until then it is not known */
+	struct event event;
+	__u64 since_us;
+	__u64 lost_us; /* 0: it is known */
+	struct texts texts;
 };
 
 struct event_punch { /* pages [first, end) are given back, and keep their words: swapped ones, and large folios */

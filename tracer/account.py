@@ -59,6 +59,32 @@ class Toucher(NamedTuple):
     """in the address spaces of which others it made pages, and how many bytes: gone since or not"""
 
 
+class Label(NamedTuple):
+    """What a process was doing, in its own words; None: nothing that has a name, or not of this kind of label."""
+
+    script: str | None = None
+    request: str | None = None
+    file: str | None = None
+    query: str | None = None
+    title: str | None = None
+    text: str | None = None
+
+
+class Labelled(NamedTuple):
+    """What one process first touched of one region while it was doing one thing."""
+
+    label: Label | None
+    """None: unknown"""
+    process: Process
+    touched_bytes: int
+    first_ns: int
+    last_ns: int
+
+    def text(self, kind: str) -> str | None:
+        """One kind of text of the label; empty: nothing that has a name; None: unknown."""
+        return None if self.label is None else getattr(self.label, kind) or ""
+
+
 class Region(NamedTuple):
     """One region."""
 
@@ -87,6 +113,8 @@ class Region(NamedTuple):
     """tgids"""
     outside_bytes: int = 0
     """touched by processes, but not in the window that was asked for"""
+    labelled: Sequence[Labelled] = ()
+    """what the touched bytes were for, where that was asked"""
 
     @property
     def touched_bytes(self) -> int:
@@ -140,6 +168,8 @@ class Session(NamedTuple):
     version: str
     """of the shmtrace that made it"""
     tier: str
+    label: str | None
+    """what --label asked for"""
     mechanism: str
     """by which its probes hang on the kernel: kprobe, fentry or tracepoint; empty: no probes"""
     blind_to: list[str]
@@ -195,9 +225,13 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     """The account of a capture: of one that runs still or was cut off, as of its last commit."""
     session = read_session(capture)
     processes = read_processes(capture)
+    labels = {row["id"]: Label(*row[1:]) for row in capture.rows(LABELS)}
     parents: dict[int | None, list[Region]] = {}
     for row in capture.rows("SELECT * FROM region"):
-        parents.setdefault(row["top"], []).append(_region(capture, row, processes, window))
+        region = _region(capture, row, processes, window)
+        if session.label is not None:
+            region = region._replace(labelled=_labelled(capture, row["id"], processes, labels, window))
+        parents.setdefault(row["top"], []).append(region)
     return Account(
         session,
         sorted(
@@ -309,6 +343,26 @@ def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process], w
         mappers=sorted(processes[process].tgid for (process,) in mappers),
         outside_bytes=outside_pages * PAGE_BYTES,
     )
+
+
+LABELS = f"SELECT id, {', '.join(Label._fields)} FROM label"  # noqa: S608
+LABELLED = """
+SELECT label, process, sum("end" - start), min(first_ns), max(last_ns) FROM extent
+WHERE region = :region AND process IS NOT NULL
+  AND (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)
+GROUP BY label, process
+"""
+
+
+def _labelled(
+    capture: Capture, region: int, processes: dict[int, Process], labels: dict[int, Label], window: Window
+) -> list[Labelled]:
+    return [
+        Labelled(labels.get(label or 0), processes[process], pages * PAGE_BYTES, first_ns, last_ns)
+        for label, process, pages, first_ns, last_ns in capture.rows(
+            LABELLED, {"region": region, "since": window.since_ns, "until": window.until_ns}
+        )
+    ]
 
 
 def _most_touched_first(toucher: Toucher) -> tuple[int, int, int, int]:

@@ -15,14 +15,14 @@ from typing import Any, Optional
 from tracer.errors import ShmtraceError
 
 APPLICATION_ID = 0x73686D74  # "shmt"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = Path(__file__).with_name("schema.sql")
 REMEDY = "`shmtrace record` makes one"
 MIN_SAMPLES = 1000  # no fewer are left for the sake of a file's size
 BUSY_SECONDS = 10.0  # a reader waits so long for the trace that writes it, and the other way round
 
-ExtentRow = tuple[int, int, int, Optional[int], Optional[int], Optional[int]]
-"""Region, start and end page, process, first_ns, last_ns: as in the table."""
+ExtentRow = tuple[int, int, int, Optional[int], Optional[int], Optional[int], Optional[int]]
+"""Region, start and end page, process, first_ns, last_ns, label: as in the table."""
 
 
 class Capture:
@@ -149,7 +149,7 @@ class Capture:
             'DELETE FROM extent WHERE region = ? AND start >= ? AND start < ? AND "end" > ?',
             (region, first, end, start),
         )
-        self.insert_all("extent", 'region, start, "end", process, first_ns, last_ns', [*rest, *rows])
+        self.insert_all("extent", 'region, start, "end", process, first_ns, last_ns, label', [*rest, *rows])
 
     def rows(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         return self._db.execute(query, values).fetchall()

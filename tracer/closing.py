@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Optional
 
 from tracer import ledger, lives, procfs, wire
 from tracer.capture import Capture, ExtentRow
 from tracer.clock import Clock
+from tracer.labelling import Labelling
 from tracer.ledger import Block, PageSet
 from tracer.lives import Lives, Process
 from tracer.probes import Probes
@@ -18,11 +20,24 @@ BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
 ALL_PAGES = PageSet([(0, ledger.MAX_PAGES)])
 
 
+Owner = tuple[int, Optional[int]]
+"""Rows of a process and of the label it had; None: that is unknown."""
+
+
 class Closing:
     """Closes accounts."""
 
-    def __init__(self, capture: Capture, probes: Probes, processes: Lives, finder: Finder, clock: Clock) -> None:
+    def __init__(
+        self,
+        capture: Capture,
+        probes: Probes,
+        processes: Lives,
+        labelling: Labelling | None,
+        finder: Finder,
+        clock: Clock,
+    ) -> None:
         self._capture = capture
+        self._labelling = labelling
         self._probes = probes
         self._lives = processes
         self._finder = finder
@@ -91,9 +106,10 @@ class Closing:
         start_pages, allocated_pages = region.start_bytes // PAGE_BYTES, region.allocated_bytes // PAGE_BYTES
         return ledger.of_huge_pages(entries, kernel_side.order, start_pages, allocated_pages)
 
-    def owner(self, tgid: int, when_us: int) -> int:
-        """The row of the process that a ledger word is of."""
-        return self._lives.at(tgid, when_us).row
+    def owner(self, tgid: int, when_us: int) -> Owner:
+        """Whose a ledger word is: the row of the process, and of the label it had."""
+        label = self._labelling.at(tgid, when_us) if self._labelling else None
+        return self._lives.at(tgid, when_us).row, label
 
     def _write(
         self,
@@ -139,14 +155,15 @@ class Closing:
 
     def rows(self, region: Region, entries: ledger.Entries) -> list[ExtentRow]:
         return [
-            (region.row, start, end, owner, self._wall(first_us), self._wall(last_us))
+            (region.row, start, end, process, self._wall(first_us), self._wall(last_us), label)
             for start, end, owner, first_us, last_us in entries.extents
+            for process, label in [owner or (None, None)]
         ]
 
     def _wall(self, since_us: int | None) -> int | None:
         return None if since_us is None else self._clock.wall_of_us(since_us)
 
-    def _usage(self, region: Region, freed_unseen: dict[int, int]) -> dict[int, tuple[int | None, int]]:
+    def _usage(self, region: Region, freed_unseen: Mapping[Owner, int]) -> dict[int, tuple[int | None, int]]:
         """By process row: faults, freed pages."""
         found: dict[int, tuple[int | None, int]] = {}
         for tgid, start_time_ns in region.touchers:
@@ -162,7 +179,7 @@ class Closing:
                 row = self._lives.last_dead(tgid).row
                 faults_known, freed_pages = found.get(row, (None, 0))
                 found[row] = faults_known, freed_pages + usage.freed_pages
-        for row, pages in freed_unseen.items():
+        for (row, _), pages in freed_unseen.items():
             faults_known, freed_pages = found.get(row, (None, 0))
             found[row] = faults_known, freed_pages + pages
         return found

@@ -5,6 +5,8 @@ A process is (tgid, start_time_ns). Times are CLOCK_MONOTONIC, start times CLOCK
 
 from __future__ import annotations
 
+import codecs
+import enum
 import os
 from typing import NamedTuple, Union
 
@@ -18,6 +20,14 @@ class Head(NamedTuple):
     time_ns: int
     start_time_ns: int
     tgid: int
+
+
+class Absent(enum.Enum):
+    """In place of a text."""
+
+    NONE = wire.TEXT_NONE
+    """there was none: a null pointer"""
+    UNREADABLE = wire.TEXT_UNREADABLE
 
 
 class Fork(NamedTuple):
@@ -98,7 +108,18 @@ class Segment(NamedTuple):
     shmid: int
 
 
-Event = Union[Fork, Exec, Exit, Region, Gone, Touch, Segment, Punch]
+class Label(NamedTuple):
+    """What a process does from a moment on, in microseconds since the capture began, as it touches a page."""
+
+    head: Head
+    since_us: int
+    lost_us: int
+    """from when until then it is not known; 0: it is"""
+    texts: tuple[str | Absent, ...]
+    """as many as there are sources, and empty ones after them"""
+
+
+Event = Union[Fork, Exec, Exit, Region, Gone, Touch, Segment, Punch, Label]
 
 
 def text(raw: bytes) -> str:
@@ -163,6 +184,24 @@ def _segment(head: Head, raw: bytes) -> Event:
     return Segment(head, wire.SEGMENT.unpack_from(raw)[0])
 
 
+def _label(head: Head, raw: bytes) -> Event:
+    since_us, lost_us, texts = wire.LABEL_TOLD.unpack_from(raw)
+    values = wire.TEXTS.unpack(texts)
+    lengths, found = values[: wire.MAX_TEXTS], values[wire.MAX_TEXTS :]
+    return Label(head, since_us, lost_us, tuple(map(_shown, lengths, found)))
+
+
+def _shown(length: int, raw: bytes) -> str | Absent:
+    """Of a longer one the beginning, and an ellipsis."""
+    if length < 0:
+        return Absent(length)
+    shown = raw.split(b"\0", 1)[0]
+    if len(shown) <= wire.SHOWN_BYTES:
+        return text(shown)
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")  # the last character may be cut
+    return decoder.decode(raw[: wire.SHOWN_BYTES]) + "…"
+
+
 _DECODERS = {
     wire.EVENT_FORK: _fork,
     wire.EVENT_EXEC: _exec,
@@ -172,4 +211,5 @@ _DECODERS = {
     wire.EVENT_TOUCH: _touch,
     wire.EVENT_SEGMENT: _segment,
     wire.EVENT_PUNCH: _punch,
+    wire.EVENT_LABEL: _label,
 }

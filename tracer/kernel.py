@@ -145,6 +145,12 @@ PROCESSES = [
     _raw("sched_process_exec", "sched:sched_process_exec"),
     _raw("sched_process_exit", "sched:sched_process_exit"),
 ]
+LABELS = [
+    _raw("fork_label", "task:task_newtask"),
+    _raw("exec_label", "sched:sched_process_exec"),
+    _raw("exit_label", "sched:sched_process_exit"),
+]
+"""For any tier, where labels are asked for."""
 FREED = _raw("mm_filemap_delete_from_page_cache", "filemap:mm_filemap_delete_from_page_cache")
 FAULTS_PROBES = [
     *PROCESSES,
@@ -216,13 +222,13 @@ class Tier(NamedTuple):
         return [probe for probe in self.probes if probe.kind in (Kind.ENTRY, Kind.RETURN)]
 
 
-_EXACT = ("regions.c", "ledger.c", "inodes.c", "pages.c", "processes.c")
+_EXACT = ("regions.c", "ledger.c", "labels.c", "inodes.c", "pages.c", "processes.c")
 KPROBE = Tier("exact", "kprobe", _EXACT, EXACT_PROBES, [])
 FENTRY = Tier("exact", "fentry", _EXACT, EXACT_PROBES, [])
 FAULTS = Tier(
     "faults",
     "tracepoint",
-    ("regions.c", "ledger.c", "ranges.c", "faults.c", "processes.c"),
+    ("regions.c", "ledger.c", "labels.c", "ranges.c", "faults.c", "processes.c"),
     FAULTS_PROBES,
     [
         "pages made without a page fault: write(2), fallocate, O_DIRECT, MADV_POPULATE, mlock, process_vm_writev",
@@ -231,6 +237,13 @@ FAULTS = Tier(
         "who made the pages of a hugetlbfs",
     ],
 )
+
+
+def labelled(tier: Tier) -> Tier:
+    """The tier with the probes that labels take besides."""
+    return tier._replace(probes=[*tier.probes[: len(PROCESSES)], *LABELS, *tier.probes[len(PROCESSES) :]])
+
+
 PROC = Tier("proc", "", (), [], ["who touched the pages"])
 TIERS = [KPROBE, FENTRY, FAULTS]
 """The best first. Which of them a host has is found by presence and by trial, never by a version."""
@@ -424,6 +437,7 @@ LOSSES = {
     "usages": "more processes than there is room for: some faults are not counted",
     "pages": "the ledger is full: the rest is unseen; make it bigger with --room",
     "probes": "the kernel skipped probes: pages that only these would have shown are unseen",
+    "labels": "labels came faster than they could be told: their pages say ?",
     "mappings": "mappings that the kernel's own tree did not show: their pages are unseen",
 }
 

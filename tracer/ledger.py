@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from tracer.procfs import Pages
 from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_ABSENT, WORD_EXISTED
@@ -20,7 +20,7 @@ EXTENT_US = 1_000_000
 MAX_PAGES = 1 << 40
 MAX_NARROW = 16  # blocks: twice a huge page
 
-Owner = Optional[int]
+Owner = Any
 """Whatever the caller's resolver gives for a (tgid, microsecond); here only compared."""
 
 
@@ -57,7 +57,7 @@ class Entries(NamedTuple):
     extents: list[Extent]
     touched_pages: int
     before_pages: int
-    freed_pages: dict[int, int]
+    freed_pages: dict[Owner, int]
     """by owner: given back, and their words kept"""
 
 
@@ -109,7 +109,7 @@ def read(
     blocks: Mapping[int, Block],
     baseline: PageSet,
     present: PageSet | None,
-    owner_of: Callable[[int, int], int],
+    owner_of: Callable[[int, int], Owner],
     swapped_pages: int = 0,
     punches: Mapping[Pages, int] = MappingProxyType({}),
 ) -> Entries:
@@ -123,7 +123,7 @@ def read(
     """
     touched: list[Extent] = []
     not_before: list[Pages] = []  # of the baseline: freed since, and perhaps made again
-    freed: dict[int, int] = {}
+    freed: dict[Owner, int] = {}
     punched = _by_block(punches)
     for number in sorted(blocks):
         block = blocks[number]

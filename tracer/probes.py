@@ -23,12 +23,13 @@ from tracer.events import Event, region_key
 from tracer.kernel import Kind
 from tracer.ledger import Block
 from tracer.procfs import RegionKey
-from tracer.wire import BEHALF_KEY, BLOCK, BLOCK_KEY, COUNT, LOSSES, REGION, REGION_ID, USAGE, USAGE_KEY
+from tracer.wire import BEHALF_KEY, BLOCK, BLOCK_KEY, COUNT, LABEL, LOSSES, REGION, REGION_ID, TGID, USAGE, USAGE_KEY
 
 _package = Path(__file__).parent / "bpf"  # in a wheel; in a checkout bpf/ is beside the package
 SOURCES = _package if _package.is_dir() else Path(__file__).parent.parent / "bpf"
 STUBS = SOURCES / "stubs"
 EVENT_PAGES = 1024  # a power of two; 4 MiB, some 10,000 forks or execs
+LABEL_PAGES = 1024  # 4 MiB, some 9,000 labels
 BATCH = 4096
 MAX_ACTIVE = 4096  # threads inside one kernel function at once, each of whose returns is seen
 
@@ -161,7 +162,7 @@ class Probes:
             defines["BY_FEXIT"] = 1
         defines |= kernel.arguments(self._points)
         defines |= {f"NR_{name.upper()}": value for name, value in sizes._asdict().items()}
-        defines |= {"NR_CPUS": kernel.possible_cpus(), "EVENT_PAGES": EVENT_PAGES}
+        defines |= {"NR_CPUS": kernel.possible_cpus(), "EVENT_PAGES": EVENT_PAGES, "LABEL_PAGES": LABEL_PAGES}
         defines |= {"T0_NS": began_ns, "T0_BOOT_NS": began_boot_ns, f"BY_{tier.by.upper()}": 1}
         cflags = [f"-D{name}={value}" for name, value in defines.items()] + [f"-D{flag}" for flag in flags]
         cflags += [f"-I{SOURCES}", "-Wno-unused-function"]
@@ -169,6 +170,7 @@ class Probes:
         self._queue: list[bytes] = []
         self._lib, self._types = lib, bcc.BPF
         self._links: list[int] = []
+        self._uprobes: list[tuple[bytes, int]] = []
         with _quiet():
             sources = ("maps.c", *tier.sources)
             text = "\n".join(f'#line 1 "{name}"\n{(SOURCES / name).read_text()}' for name in sources)
@@ -180,8 +182,11 @@ class Probes:
         self._measure = self._bpf.load_func(b"measure", bcc.BPF.RAW_TRACEPOINT).fd
         self.ledger = self._map(lib, "ledger", BLOCK_KEY.size, BLOCK.size)
         self.processes = self._map(lib, "processes")
-        self.ranges = self._map(lib, "ranges") if tier is kernel.FAULTS else None
+        self.ranges = self._map(lib, "ranges") if not tier.functions else None
         self._behalves = self._map(lib, "behalves") if tier.functions and "HAVE_MM_OWNER" in defines else None
+        labelled = kernel.LABELS[0] in tier.probes
+        if labelled:
+            self.labels = self._map(lib, "labels", TGID.size, LABEL.size)
         self.regions = self._map(lib, "regions", REGION_ID.size, REGION.size)
         self._ids = self._map(lib, "ids")
         self.usages = self._map(lib, "usages")
@@ -189,7 +194,8 @@ class Probes:
         self._rounds = self._map(lib, "rounds")
         self._round = 0
         self._last_changed: set[bytes] = set()
-        self._bpf[b"events"].open_ring_buffer(self._keep)
+        for name in ("events", *["label_events"] * labelled):
+            self._bpf[name.encode()].open_ring_buffer(self._keep)
 
     def __enter__(self) -> Probes:
         return self
@@ -202,6 +208,9 @@ class Probes:
                 stack.enter_context(kernel.tracefs())  # where its return probes are named
             for link in self._links:
                 os.close(link)
+            for name, fd in self._uprobes:
+                self._lib.bpf_close_perf_event_fd(fd)
+                self._lib.bpf_detach_uprobe(name)
             self._bpf.cleanup()
 
     # ---- load and attach ----
@@ -270,6 +279,20 @@ class Probes:
         else:
             name = self._points[probe.program].name.encode()
             self._bpf.attach_kretprobe(event=name, fn_name=program, maxactive=MAX_ACTIVE)
+
+    def attach_uprobe(self, program: str, path: Path, offset: int) -> None:
+        """To a function of a program, by its offset in the file; in all processes that run it.
+
+        Raises ShmtraceError.
+        """
+        function = self._bpf.load_func(program.encode(), self._types.KPROBE)
+        event = f"{program}_{os.getpid()}_{len(self._uprobes)}".encode()
+        # bcc's own attach_uprobe leaves out the last argument of this, which is then whatever the register held
+        # (iovisor/bcc#5236): the place of a reference counter
+        fd = self._lib.bpf_attach_uprobe(function.fd, 0, event, os.fsencode(path), ctypes.c_uint64(offset), -1, 0)
+        if fd < 0:
+            raise ShmtraceError(f"a uprobe on {path.resolve()} is refused", "take a label that needs none")
+        self._uprobes.append((event, fd))
 
     # ---- regions ----
 

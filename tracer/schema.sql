@@ -13,6 +13,7 @@ CREATE TABLE session (
     host TEXT, kernel TEXT,
     tier TEXT,                                  -- exact, faults or proc
     mechanism TEXT,                             -- kprobe, fentry or tracepoint; empty in proc
+    label TEXT,                                 -- what --label asked for
     blind_to TEXT,                              -- what the tier does not see, one to a line
     started_ns INTEGER, ended_ns INTEGER,
     complete INTEGER DEFAULT 0,                 -- 1: it came to its end; 0: it runs still, or was cut off at ended_ns
@@ -53,11 +54,22 @@ CREATE TABLE region (
     address INTEGER                             -- where it was last seen mapped
 );
 
+-- What a process was doing when it touched pages, in its own words, where --label asked for that; cut at 128 bytes. All
+-- NULL: nothing that has a name, as between two requests.
+CREATE TABLE label (
+    id INTEGER PRIMARY KEY,
+    script TEXT, request TEXT,                  -- php: the script's path, the request's URI
+    file TEXT,                                  -- php:file: what was compiled last in the request, included or the script
+    query TEXT, title TEXT,                     -- postgres: and the title of its backend
+    text TEXT                                   -- BINARY:SYMBOL
+);
+
 -- Pages [start, end) of a region that are there at the end, and who first touched them: one process, within a second.
--- process NULL: they were there when the capture began.
+-- process NULL: they were there when the capture began. label NULL: unknown, or not asked for.
 CREATE TABLE extent (
     region INTEGER REFERENCES region, start INTEGER, "end" INTEGER,
     process INTEGER REFERENCES process, first_ns INTEGER, last_ns INTEGER,
+    label INTEGER REFERENCES label,
     PRIMARY KEY (region, start)
 ) WITHOUT ROWID;
 

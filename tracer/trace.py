@@ -13,12 +13,15 @@ from tracer import __version__, events, kernel, ledger, probes, procfs, targets,
 from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
+from tracer.errors import ShmtraceError
 from tracer.events import Event
 from tracer.keeping import Keeping
+from tracer.labelling import Labelling
 from tracer.lives import Lives, Process
 from tracer.probes import Sizes
 from tracer.procfs import PAGE_BYTES, Proc, ProcessStat, RegionKey
 from tracer.regions import Finder, Region
+from tracer.sources import Source
 from tracer.targets import Targets
 
 ROOM_BYTES = 4 << 30  # of regions that are made during the trace
@@ -52,6 +55,7 @@ class Trace:
         excluded: Iterable[int] = (),
         interval_s: float = 0.5,
         room_bytes: int = ROOM_BYTES,
+        source: Source | None = None,
     ) -> None:
         self.stopping = False
         self.regions: dict[int, Region] = {}
@@ -60,6 +64,8 @@ class Trace:
         self._excluded = {os.getpid(), *excluded}
         self._interval_s = interval_s
         self._room_bytes = room_bytes
+        self._source = source
+        self._labelling: Labelling | None = None
         self._proc = Proc()
         self._finder = Finder(self._proc)
         self._unmet: dict[int, list[events.Touch | events.Punch]] = {}  # of regions that were not heard of yet
@@ -78,8 +84,12 @@ class Trace:
         self._sizes = self._room(self._tree(processes))
         flags = ["WATCH_EXEC"] if self._wanted.everything or self._wanted.patterns else []
         flags += ["TRACE_ALL"] if self._wanted.everything else []
+        tiers = kernel.TIERS
+        if self._source:
+            tiers = [kernel.labelled(tier) for tier in tiers]
+            flags += [f"NR_TEXTS={len(self._source.texts)}"] + ["LABEL_FILES"] * bool(self._source.functions)
         clock = self._clock
-        self._probes = probes.attached(kernel.TIERS, self._sizes, clock.monotonic_ns, clock.boot_ns, *flags)
+        self._probes = probes.attached(tiers, self._sizes, clock.monotonic_ns, clock.boot_ns, *flags)
         self._probes.__enter__()
         try:
             self._attached_ns = time.monotonic_ns()
@@ -90,12 +100,15 @@ class Trace:
                 kernel=kernel.release(),
                 tier=self._probes.tier.name,
                 mechanism=self._probes.tier.by,
+                label=self._source.name if self._source else None,
                 blind_to="\n".join(dict.fromkeys(self._probes.tier.blind_to + self._probes.missing)),
                 started_ns=clock.wall(self._attached_ns),
                 ended_ns=clock.wall(self._attached_ns),
                 attach_seconds=(self._attached_ns - clock.monotonic_ns) / 1e9,
             )
-            self._closing = Closing(self._capture, self._probes, self.lives, self._finder, self._clock)
+            if self._source:
+                self._labelling = Labelling(self._capture, self._probes, self._proc, self._source)
+            self._closing = Closing(self._capture, self._probes, self.lives, self._labelling, self._finder, self._clock)
             self._keeping = Keeping(self._capture, self._probes, self.lives, self._closing, self._clock)
             self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
             self._adopt_tree(processes)
@@ -155,6 +168,8 @@ class Trace:
             else:  # its parent was tracked when it was born, or it has touched a region: its start to the nanosecond
                 start_time_ns, lender, _ = wire.PROCESS.unpack(known)
                 self._probes.processes[key] = wire.PROCESS.pack(start_time_ns, lender, 0)
+        if self._labelling:
+            self._labelling.adopt(stat.tgid)
         cgroup = self._proc.cgroup(stat.tgid)
         self._seed(
             self.lives.begin(stat.tgid, start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1, cgroup=cgroup)
@@ -258,6 +273,8 @@ class Trace:
             if process:
                 self.lives.rename(process, event.comm, event.command)
                 self.lives.end(process, self._clock.wall(event.head.time_ns))
+            if self._labelling:
+                self._labelling.ended(event.head.tgid)
         elif isinstance(event, events.Region):
             self._met(event, process)
         elif isinstance(event, (events.Touch, events.Punch)) and event.id not in self.regions:
@@ -268,6 +285,9 @@ class Trace:
             since_us = self._clock.since_us(event.head.time_ns)
             self.regions[event.id].punches[event.first, event.end] = since_us
             self.regions[event.id].punched.append((event.first, event.end))
+        elif isinstance(event, events.Label):
+            if self._labelling:
+                self._labelling.heard(event)
         elif isinstance(event, events.Segment):
             self._segments.setdefault(event.shmid, event.head.tgid)
         elif event.id in self.regions:
@@ -306,11 +326,14 @@ class Trace:
             command = parent.command if parent else ""
             began_us = self._clock.since_us(head.time_ns)
             self.lives.begin(head.tgid, head.start_time_ns, event.parent_tgid, event.comm, command, began_us)
+            if self._labelling:
+                self._labelling.begin(head.tgid, began_us, event.parent_tgid)
 
     def _executed(self, event: events.Exec, process: Process | None) -> None:
         head = event.head
         if process and not process.stranger:
             self.lives.executed(process, event.comm, event.command, self._clock.wall(head.time_ns))
+            self._label(head)
         elif self._wanted.match(event.comm, event.title) and head.tgid not in self._excluded:
             stat = self._proc.process(head.tgid)
             parent_tgid = stat.parent if stat else None
@@ -324,12 +347,23 @@ class Trace:
                 began_us,
                 cgroup=self._proc.cgroup(head.tgid),
             )
+            self._label(head)
             if stat and event.tracked and not self._probes.processes[wire.TGID.pack(head.tgid)]:
                 # the kernel side had been told to drop it, for its parent was watched and is none of ours
                 self._seed(found)
                 self._adopt_tree(self._proc.processes())
         else:
             self._drop(head.tgid)
+
+    def _label(self, head: events.Head) -> None:
+        """Another program has other labels, or none."""
+        if not self._labelling:
+            return
+        self._labelling.begin(head.tgid, self._clock.since_us(head.time_ns))
+        try:
+            self._labelling.adopt(head.tgid)
+        except ShmtraceError as error:  # as good a reason to refuse at the start, but the trace has begun
+            self._warn(f"{error.message}: its labels are ?")
 
     def _met(self, event: events.Region, process: Process | None) -> None:
         """A region that the kernel side met first: made, or mapped by the tree for the first time."""
@@ -442,7 +476,9 @@ class Trace:
             lost_events=losses["events"],
             lost_pages=losses["pages"],
             lost_probes=losses["probes"],
-            warnings="\n".join(self._warnings + kernel.explain(losses)),
+            warnings="\n".join(
+                self._warnings + (self._labelling.warnings if self._labelling else []) + kernel.explain(losses)
+            ),
             self_cpu_seconds=used.ru_utime + used.ru_stime,
             self_rss_bytes=used.ru_maxrss * 1024,
             **more,
@@ -506,6 +542,8 @@ class Trace:
                 rss_bytes += 0 if process.stranger else self._proc.rss_bytes(process.tgid) or 0
         alive = [process for process in self.lives if not process.exited]
         mapped = self._finder.mapped(alive, self.regions.values())
+        if self._labelling:
+            self._labelling.finish()
         # first which pages there are and then whose: a page that comes between the two is no page without an owner
         surveys = {region.id: self._closing.survey(region, mapped) for region in self.regions.values()}
         blocks = self._probes.blocks()

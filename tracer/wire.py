@@ -10,9 +10,14 @@ import struct
 COMM_BYTES, TITLE_BYTES, NAME_BYTES = 16, 256, 64
 MAX_RANGES = 64
 BLOCK_PAGES = 64
+MAX_TEXTS, TEXT_BYTES, SHOWN_BYTES = 4, 136, 128
+TEXT_IN_PLACE, TEXT_POINTED_TO, TEXT_TITLE, TEXT_NOTED = range(4)
+TEXT_NONE, TEXT_UNREADABLE = -1, -2
 WHEN_BITS = 42
 WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED = range(4)
-EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT_SEGMENT, EVENT_PUNCH = range(1, 9)
+EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT_SEGMENT, EVENT_PUNCH, EVENT_LABEL = (
+    range(1, 10)
+)
 
 # maps
 TGID = REGION_ID = struct.Struct("=I")
@@ -27,8 +32,10 @@ PROCESS = struct.Struct("=QII")
 USAGE_KEY = struct.Struct("=IIQ")
 USAGE = struct.Struct("=QQQ")
 BEHALF_KEY = struct.Struct("=QQIIII")
+TEXTS = struct.Struct(f"={MAX_TEXTS}q" + f"{TEXT_BYTES}s" * MAX_TEXTS)  # lengths, texts
+LABEL = struct.Struct(f"={MAX_TEXTS}Q{MAX_TEXTS}IQ{TEXTS.size}s{TEXT_BYTES}siIII")
 COUNT = struct.Struct("=Q")
-LOSSES = ("events", "ranges", "processes", "regions", "usages", "pages", "mappings")
+LOSSES = ("events", "ranges", "processes", "regions", "usages", "pages", "mappings", "labels")
 
 # events: EVENT, then the rest
 EVENT = struct.Struct("=QQII")
@@ -40,3 +47,4 @@ GONE = struct.Struct("=QIIII")
 TOUCH = struct.Struct(f"=II{COMM_BYTES}s")
 SEGMENT = struct.Struct("=II")
 PUNCH = struct.Struct("=QQII")
+LABEL_TOLD = struct.Struct(f"=QQ{TEXTS.size}s")

@@ -88,9 +88,15 @@ def parameter(name: str, value: str) -> bytes:
     return lengths + name.encode() + value.encode()
 
 
-def request(address: Path, script: Path) -> str:
+def request(address: Path, script: Path, query: str = "") -> str:
     """What a script says, without its headers."""
-    parameters = {"SCRIPT_FILENAME": str(script), "REQUEST_METHOD": "GET", "REQUEST_URI": f"/{script.name}"}
+    parameters = {
+        "SCRIPT_FILENAME": str(script),
+        "SCRIPT_NAME": f"/{script.name}",
+        "QUERY_STRING": query,
+        "REQUEST_METHOD": "GET",
+        "REQUEST_URI": f"/{script.name}",
+    }
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(PATIENCE_SECONDS)
         connection.connect(str(address))
@@ -125,7 +131,9 @@ class Fpm:
         return [int(tgid) for tgid in Path(f"/proc/{self.tgid}/task/{self.tgid}/children").read_text().split()]
 
     def ask(self, script: str) -> str:
-        return request(self.directory / "socket", self.directory / script)
+        """Its answer; what follows a question mark is the query."""
+        name, _, query = script.partition("?")
+        return request(self.directory / "socket", self.directory / name, query)
 
     def ask_for(self, scripts: Iterable[str], clients: int = WORKERS) -> list[str]:
         """The answers of several scripts, asked for by several clients at once."""

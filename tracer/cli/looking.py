@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tracer.cli import options, output
+
+if TYPE_CHECKING:
+    from tracer.tables import Table
+
+LABELS = ["script", "request", "file", "query", "label"]
 
 
 @click.command()
 @options.a_capture
 @click.option(
     "--by",
-    type=click.Choice(["parent", "region", "process", "time"]),
+    type=click.Choice(["parent", "region", "process", "time", *LABELS]),
     default="parent",
     show_default=True,
     help="Of what.",
@@ -48,12 +55,14 @@ def report(
                 raise click.UsageError("--sort needs a table: --by region, process or time, or --csv")
             output.report(read, as_json)
             return
-        found = {
+        tables: dict[str, Callable[[], Table]] = {
             "parent": lambda: rollup.by_parent(read),
             "region": lambda: rollup.by_region(read, capture),
             "process": lambda: rollup.by_process(read),
             "time": lambda: rollup.by_time(read, capture),
-        }[by]().sort(sort)
+            **{kind: functools.partial(rollup.by_label, read, kind) for kind in LABELS},
+        }
+        found = tables[by]().sort(sort)
     if as_csv:
         output.save(None, table.csv(found))
     else:

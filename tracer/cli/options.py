@@ -10,6 +10,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from tracer import sources
 from tracer.procfs import PAGE_BYTES, Proc
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -53,6 +54,19 @@ def _offset(text: str, bare: bool) -> int:
     return int(hexadecimal, 16) if hexadecimal else int(number) * UNITS[unit.upper()]
 
 
+def label(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> sources.Source | None:
+    if value is None:
+        return None
+    try:
+        return sources.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def label_names(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in sources.READY if name.startswith(begun)]
+
+
 def process_names(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """What -p may go on with. Names that a shell, or a regular expression, would read otherwise are left out."""
     if "/" in begun:
@@ -76,6 +90,15 @@ which_process = click.option(
     metavar="NAME|PID|PIDFILE",
     shell_complete=process_names,
     help="Processes by name (as pgrep matches), PID or pidfile, with all their descendants. Repeatable.",
+)
+a_label = click.option(
+    "--label",
+    "source",
+    callback=label,
+    shell_complete=label_names,
+    metavar="php|php:file|postgres|BINARY:SYMBOL[+OFFSET]",
+    help="Note what a process was doing when it touched a page: PHP's script and request, or the file it compiled; "
+    "PostgreSQL's query; or whatever string a char * in its memory points to (&SYMBOL: a string that is there).",
 )
 everything = click.option("-a", "--all", "everything", is_flag=True, help="Every process of the host.")
 
@@ -116,6 +139,7 @@ def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
             metavar="SIZE",
             help="Of regions still to come; the ledger takes 0.22% of it.",
         ),
+        a_label,
         wait,
         interval(click.FloatRange(0.1, 1), 0.5, "Between two looks, each written into the capture; at most 1."),
         click.option(

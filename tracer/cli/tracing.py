@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tracer.account import Account
     from tracer.capture import Capture
     from tracer.signals import Signals
+    from tracer.sources import Source
 
 FOREVER_S = 10**9
 BETWEEN_READINGS = 4  # times as long as one takes, for a region of a million fragments must not hold up its trace
@@ -120,6 +121,7 @@ def _trace(
     interval_s: float,
     wait: bool,
     room_bytes: int,
+    source: Source | None,
     command: tuple[str, ...],
     output_path: Path | None,
     max_bytes: int | None = None,
@@ -145,7 +147,9 @@ def _trace(
             targets = wanted(names, everything, wait)
         stack.enter_context(output.writing_capture(output_path))
         capture = stack.enter_context(Capture(output_path, max_bytes))
-        running = signals.trace = stack.enter_context(Trace(capture, targets, ourselves(), interval_s, room_bytes))
+        running = signals.trace = stack.enter_context(
+            Trace(capture, targets, ourselves(), interval_s, room_bytes, source)
+        )
         stack.callback(signals.ignore)
         if started:
             started.go()

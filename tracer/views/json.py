@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import datetime, timezone
 from typing import Any
 
-from tracer.account import Account, Process, Region, dev_text, region_id
+from tracer.account import Account, Label, Process, Region, dev_text, region_id
 
 SCHEMA = "shmtrace/1"
 
@@ -24,6 +25,7 @@ def document(account: Account) -> dict[str, Any]:
         "version": session.version,
         "tier": session.tier,
         "mechanism": session.mechanism or None,
+        "label": session.label,
         "blind_to": session.blind_to,
         "started": rfc3339(session.started_ns),
         "ended": rfc3339(session.ended_ns),
@@ -87,8 +89,20 @@ def _region(region: Region) -> dict[str, Any]:
             }
             for toucher in region.touchers
         ],
+        "labels": _labels(region),
         "mappers": region.mappers,
     }
+
+
+def _labels(region: Region) -> list[dict[str, Any]]:
+    """What it was touched for; most first."""
+    touched: Counter[Label | None] = Counter()
+    for labelled in region.labelled:
+        touched[labelled.label] += labelled.touched_bytes
+    return [
+        {**(label or Label())._asdict(), "known": label is not None, "touched_bytes": touched_bytes}
+        for label, touched_bytes in sorted(touched.items(), key=lambda item: (-item[1], repr(item[0])))
+    ]
 
 
 def _process(process: Process) -> dict[str, Any]:

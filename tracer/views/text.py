@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import textwrap
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 
-from tracer import labels
+from tracer import labels, sources
 from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher
 from tracer.procfs import PAGE_BYTES
 
@@ -23,6 +24,9 @@ MAX_MADE_FOR = 3
 MADE_FOR_COLUMNS = 36
 HEADER = f"    {'PID':>7} {'process':<{PROCESS_COLUMNS}} {'touched':>8} {'share':>5}"
 FAULTS = f" {'faults':>7}"
+MAX_DEEDS = 5
+DEEDS = "    {:>8} {:>5}  {}"
+NAMELESS = "(none)"
 
 
 def render(account: Account) -> str:
@@ -110,9 +114,32 @@ def _region(region: Region, parent: Process | None, account: Account) -> list[st
             lines.append(_row("", "before the trace", region.before_bytes, region))
         lines.append(_row("", "unseen", region.unseen_bytes, region))
         lines += _given_back(region)
+        lines += _deeds(region, account)
     if any(toucher.faults for toucher in others):
         who = f"{len(others)} {'more' if touchers else 'processes'}"
         lines.append(f"    used, and not grown, by {who}: {_faults(others)} faults")
+    return lines
+
+
+def _deeds(region: Region, account: Account) -> list[str]:
+    """What it was touched for, in the application's own words."""
+    if not region.labelled or account.session.label is None:
+        return []
+    kind = sources.columns(account.session.label)[0]
+    touched: Counter[str | None] = Counter()
+    for labelled in region.labelled:
+        touched[labelled.text(kind)] += labelled.touched_bytes
+    if set(touched) == {""}:
+        return []
+    most = sorted(touched.items(), key=lambda item: (-item[1], item[0] is None, item[0]))
+    lines = [DEEDS.format("touched", "share", kind)]
+    for text, size_bytes in most[:MAX_DEEDS]:
+        words = "?" if text is None else " ".join(text.split()) or NAMELESS
+        lines.append(DEEDS.format(format_bytes(size_bytes), _share(size_bytes, region), printable(words)))
+    if most[MAX_DEEDS:]:
+        rest_bytes = sum(size_bytes for _, size_bytes in most[MAX_DEEDS:])
+        more = f"…{len(most) - MAX_DEEDS} more"
+        lines.append(DEEDS.format(format_bytes(rest_bytes), _share(rest_bytes, region), more))
     return lines
 
 
@@ -176,11 +203,14 @@ def _name(process: Process) -> str:
 
 
 def _row(tgid: str, name: str, size_bytes: int, region: Region, faults: int | str | None = None, note: str = "") -> str:
-    share = f"{100 * size_bytes / region.allocated_bytes:.0f}%" if region.allocated_bytes else ""
     name = fit(name, PROCESS_COLUMNS)
     name += " " * (PROCESS_COLUMNS - width(name))
     count = "" if faults is None else f" {faults:>7}"
-    return f"    {tgid:>7} {name} {format_bytes(size_bytes):>8} {share:>5}{count}  {note}".rstrip()
+    return f"    {tgid:>7} {name} {format_bytes(size_bytes):>8} {_share(size_bytes, region):>5}{count}  {note}".rstrip()
+
+
+def _share(size_bytes: int, region: Region) -> str:
+    return f"{100 * size_bytes / region.allocated_bytes:.0f}%" if region.allocated_bytes else ""
 
 
 def footer(account: Account) -> list[str]:

@@ -12,6 +12,28 @@ BPF_TABLE("array", u32, struct label, no_label, 1);
 BPF_TABLE("percpu_array", u32, struct texts, texts_now, 1);
 BPF_RINGBUF_OUTPUT(label_events, LABEL_PAGES);
 
+/* So many are told a second, by each CPU: more would keep user space from all else, and fill the capture. */
+#define MAX_TOLD 10000
+struct told {
+	u64 second;
+	u64 count;
+};
+BPF_TABLE("percpu_array", u32, struct told, told_now, 1);
+
+static inline bool may_tell(u64 us)
+{
+	u32 zero = 0;
+	u64 second = us / 1000000;
+	struct told *told = told_now.lookup(&zero);
+	if (!told)
+		return false;
+	if (told->second != second) {
+		told->second = second;
+		told->count = 0;
+	}
+	return told->count++ < MAX_TOLD;
+}
+
 /* bpf_probe_read_user_str by its number, as probe_read_user in compat.h. */
 static long (*probe_read_user_str)(void *to, u32 bytes, const void *from) = (void *)114;
 
@@ -66,7 +88,7 @@ static inline void label_touch(u32 tgid, u64 us)
 		changed |= a[i] ^ b[i];
 	if (label->told && !changed && !label->lost_us)
 		return;
-	struct event_label *event = label_events.ringbuf_reserve(sizeof(*event));
+	struct event_label *event = may_tell(us) ? label_events.ringbuf_reserve(sizeof(*event)) : NULL;
 	if (!event) { /* from now on it is not known, until it can be told again */
 		lose(LOST_LABELS);
 		if (!label->lost_us)
@@ -112,10 +134,12 @@ int exec_label(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* Since when something was lost is kept for user space, which then takes the entry away. */
 int exit_label(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	if (!processes.lookup(&tgid))
+	struct label *label = processes.lookup(&tgid) ? NULL : labels.lookup(&tgid);
+	if (label && !label->lost_us)
 		labels.delete(&tgid);
 	return 0;
 }

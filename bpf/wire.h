@@ -15,6 +15,7 @@
 #define BLOCK_PAGES 64
 #define MAX_TEXTS 4
 #define TEXT_BYTES 136 /* of a text of a label, its NUL included; more than SHOWN_BYTES: it is longer, and cut there */
+#define TEXTS_BYTES (MAX_TEXTS * TEXT_BYTES)
 #define SHOWN_BYTES 128
 
 /*
@@ -121,7 +122,7 @@ enum text_how {
 /* What a process is doing, in its own words. */
 struct texts {
 	__s64 bytes[MAX_TEXTS];		   /* NUL included; by this width clang copies all of it, and calls no memcpy */
-	char text[MAX_TEXTS * TEXT_BYTES]; /* one after the other; bcc reads no array of arrays */
+	char text[TEXTS_BYTES]; /* one after the other; bcc reads no array of arrays */
 };
 
 /* Where those of one process are, and what was told of them last. */
@@ -146,7 +147,7 @@ enum loss {
 	LOST_USAGE,	/* more (region, process) pairs: faults not counted */
 	LOST_PAGES,	/* no room in the ledger */
 	LOST_MAPPINGS,	/* a mapping the kernel's own tree did not show */
-	LOST_LABELS,	/* the buffer for labels was full */
+	LOST_LABELS,	/* more labels than there was room for, or than are told in a second */
 	NR_LOSSES
 };
 

@@ -15,7 +15,9 @@ import pytest
 from tracer.capture import SCHEMA_VERSION, Capture
 from tracer.errors import ShmtraceError
 
-TABLES = ["behalf", "exec", "extent", "host_sample", "mapping", "process", "region", "sample", "session", "usage"]
+TABLES = """
+    behalf exec extent host_sample label mapping process region sample session usage
+""".split()  # noqa: SIM905, a list takes as many lines
 
 
 def open_files() -> set[str]:
@@ -118,7 +120,7 @@ def test_extents_are_replaced_page_by_page(seed: int) -> None:
             end = start + rng.randrange(1, 30)
             cuts = sorted({start, end, *(rng.randrange(start, end) for _ in range(3))})
             rows = [
-                (1, low, high, rng.choice([None, 1, 2, 3]), low, high)
+                (1, low, high, rng.choice([None, 1, 2, 3]), low, high, None)
                 for low, high in zip(cuts, cuts[1:])
                 if rng.random() < 0.7
             ]
@@ -170,7 +172,7 @@ def test_pages_are_not_thinned(tmp_path: Path) -> None:
             lambda path: alter(path, "PRAGMA application_id = 7"),
             "is an SQLite file, but no capture",
         ),
-        (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 1: use the shmt"),
+        (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 2: use the shmt"),
     ],
 )
 def test_what_is_no_capture(make: Callable[[Path], object], reason: str, tmp_path: Path) -> None:

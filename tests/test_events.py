@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from tracer import events, wire
-from tracer.events import Event, Head
+from tracer.events import Absent, Event, Head
 from tracer.procfs import RegionKey
 
 HEAD = Head(time_ns=7_000_000_001, start_time_ns=5_230_000_000, tgid=812)
@@ -54,6 +54,14 @@ EVENTS = [
     (event(6, "II16s", 9, 1, b"khugepaged\0\0left"), events.Touch(HEAD, id=9, comm="khugepaged", stranger=True)),
     (event(7, "II", 32769, 0), events.Segment(HEAD, shmid=32769)),
     (event(8, "QQII", 7, 1 << 40, 9, 0), events.Punch(HEAD, id=9, first=7, end=1 << 40)),
+    (
+        event(9, "QQqqqq136s136s136s136s", 11, 0, 3, -1, -2, 1, b"/a\0 left", b"left", b"", b""),
+        events.Label(HEAD, 11, 0, ("/a", Absent.NONE, Absent.UNREADABLE, "")),
+    ),
+    (  # of a longer one there is room for a little more than is shown, which tells
+        event(9, "QQqqqq136s136s136s136s", 11, 7, 136, 129, 130, 1, b"x" * 136, b"y" * 128, b"z" * 129, b"\0"),
+        events.Label(HEAD, 11, 7, ("x" * 128 + "…", "y" * 128, "z" * 128 + "…", "")),
+    ),
 ]
 
 HOSTILE = [

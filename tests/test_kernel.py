@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer import bpf, kernel, wire
+from tracer import bpf, kernel, sources, wire
 from tracer.btf import Btf
 from tracer.errors import ShmtraceError
 from tracer.kernel import Kind, Point, Probe, Tier
@@ -328,6 +328,7 @@ def test_arguments_have_their_place_by_name() -> None:
 
 BPF = Path(__file__).parent.parent / "bpf"
 TIERS = pytest.mark.parametrize("tier", kernel.TIERS, ids=[tier.by for tier in kernel.TIERS])
+UPROBES = {program for source in sources.READY.values() for program in source.functions}
 
 
 def written(tier: Tier) -> str:
@@ -355,8 +356,17 @@ def test_processes_come_first_and_pages_last(tier: Tier) -> None:
 @TIERS
 def test_every_program_of_a_tier_is_written(tier: Tier) -> None:
     programs = set(re.findall(r"^int (\w+)\(", written(tier), re.MULTILINE))
-    assert {probe.program for probe in tier.probes} <= programs
-    assert programs <= {*(probe.program for probe in tier.probes), "adopt", "measure"}
+    hung = {probe.program for probe in kernel.labelled(tier).probes}
+    assert hung <= programs
+    assert programs == {*hung, *UPROBES, "adopt", "measure"}
+
+
+@TIERS
+def test_labels_come_after_the_processes_that_they_are_of(tier: Tier) -> None:
+    assert (
+        kernel.labelled(tier).probes[: len(kernel.PROCESSES) + len(kernel.LABELS)] == kernel.PROCESSES + kernel.LABELS
+    )
+    assert [probe for probe in kernel.labelled(tier).probes if probe not in kernel.LABELS] == tier.probes
 
 
 @TIERS

@@ -515,8 +515,8 @@ PROCESS = "tgid start_time_ns comm command exited"
 TOUCHER = "process touched_bytes freed_bytes faults first last"
 # Not yet there in schema shmtrace/1's first words; it only ever grows.
 GROWN = {
-    "top": {"warnings", "mechanism", "version", "complete", "since", "until"},
-    "region": {"peak_bytes", "outside_bytes"},
+    "top": {"warnings", "mechanism", "version", "complete", "since", "until", "label"},
+    "region": {"peak_bytes", "outside_bytes", "labels"},
     "process": {"parent", "in_tree", "started", "cgroup"},
     "toucher": {"made_for"},
 }

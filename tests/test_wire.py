@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tracer import events, wire
-from tracer.events import Head
+from tracer.events import Absent, Head
 from tracer.probes import KernelRegion
 from tracer.procfs import RegionKey
 
@@ -47,6 +47,9 @@ LAYOUTS = {
     "event_segment": [wire.EVENT, wire.SEGMENT],
     "event_touch": [wire.EVENT, wire.TOUCH],
     "event_punch": [wire.EVENT, wire.PUNCH],
+    "texts": [wire.TEXTS],
+    "label": [wire.LABEL],
+    "event_label": [wire.EVENT, wire.LABEL_SINCE, wire.TEXTS],
 }
 
 EVENTS = r"""
@@ -72,6 +75,13 @@ EVENTS = r"""
     struct event_touch touch = {
         .event = {.time_ns = 71, .start_time_ns = 72, .tgid = 73, .type = EVENT_TOUCH},
         .id = 74, .stranger = 1, .comm = "cat"};
+    struct event_label label = {
+        .event = {.time_ns = 91, .start_time_ns = 92, .tgid = 93, .type = EVENT_LABEL},
+        .since_us = 94, .lost_us = 95,
+        .texts = {.bytes = {8, TEXT_NONE, TEXT_UNREADABLE, 130}}};
+    memcpy(label.texts.text, "/a\xff.php", 8);
+    memset(label.texts.text + 3 * TEXT_BYTES, 'x', 127);
+    memcpy(label.texts.text + 3 * TEXT_BYTES + 127, "\u00e4", 2);
     struct event_punch punch = {
         .event = {.time_ns = 81, .start_time_ns = 82, .tgid = 83, .type = EVENT_PUNCH},
         .first = 84, .end = 85, .id = 86};
@@ -92,6 +102,7 @@ DECODED = {
     "gone": events.Gone(Head(51, 52, 53), 56, RegionKey(1, 54, 55)),
     "segment": events.Segment(Head(61, 62, 63), 64),
     "touch": events.Touch(Head(71, 72, 73), 74, comm="cat", stranger=True),
+    "label": events.Label(Head(91, 92, 93), 94, 95, ("/a\\xff.php", Absent.NONE, Absent.UNREADABLE, "x" * 127 + "…")),
     "punch": events.Punch(Head(81, 82, 83), id=86, first=84, end=85),
 }
 
@@ -108,7 +119,8 @@ REGION = r"""
 def run_c(folder: Path, body: str) -> bytes:
     """What a main() of this body prints. A structure with padding is an error."""
     source, program = folder / "wire.c", folder / "wire"
-    source.write_text(f'#include <stddef.h>\n#include <stdio.h>\n#include "{HEADER}"\nint main(void)\n{{\n{body}\n}}\n')
+    headers = "".join(f"#include <{name}.h>\n" for name in ("stddef", "stdio", "string"))
+    source.write_text(f'{headers}#include "{HEADER}"\nint main(void)\n{{\n{body}\n}}\n')
     subprocess.run(["cc", "-Wall", "-Wextra", "-Wpadded", "-Werror", "-o", program, source], check=True)
     return subprocess.run([program], check=True, stdout=subprocess.PIPE).stdout
 
@@ -151,11 +163,11 @@ def fields(layouts: list[struct.Struct]) -> list[tuple[int, int]]:
 @pytest.fixture(scope="module")
 def header(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """What the compiler makes of the header: the value of each expression."""
-    expressions = [*DEFINES, *enumerators("loss"), *enumerators("event_type")]
+    expressions = [*DEFINES, *enumerators("loss"), *enumerators("event_type"), *enumerators("text_how")]
     for name in STRUCTS:
         expressions.append(f"sizeof(struct {name})")
         expressions += [expression(name, member) for member in members(name) for expression in (offset, size)]
-    body = "\n".join(f'printf("%llu\\n", (unsigned long long){expression});' for expression in expressions)
+    body = "\n".join(f'printf("%lld\\n", (long long){expression});' for expression in expressions)
     values = run_c(tmp_path_factory.mktemp("wire"), body).split()
     return dict(zip(expressions, map(int, values)))
 
@@ -176,7 +188,7 @@ def test_sizes_of_maps(header: dict[str, int]) -> None:
     assert wire.TGID.size == wire.REGION_ID.size == 4
 
 
-@pytest.mark.parametrize("name", [*DEFINES, *enumerators("event_type")])
+@pytest.mark.parametrize("name", [*DEFINES, *enumerators("event_type"), *enumerators("text_how")])
 def test_numbers(name: str, header: dict[str, int]) -> None:
     assert header[name] == getattr(wire, name)
 

@@ -168,8 +168,6 @@ class Session(NamedTuple):
     version: str
     """of the shmtrace that made it"""
     tier: str
-    label: str | None
-    """what --label asked for"""
     mechanism: str
     """by which its probes hang on the kernel: kprobe, fentry or tracepoint; empty: no probes"""
     blind_to: list[str]
@@ -187,6 +185,8 @@ class Session(NamedTuple):
     self_cpu_seconds: float | None
     self_rss_bytes: int | None
     attach_seconds: float | None
+    label: str | None = None
+    """what --label asked for"""
 
 
 class Window(NamedTuple):

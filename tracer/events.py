@@ -185,9 +185,10 @@ def _segment(head: Head, raw: bytes) -> Event:
 
 
 def _label(head: Head, raw: bytes) -> Event:
-    since_us, lost_us, texts = wire.LABEL_TOLD.unpack_from(raw)
-    values = wire.TEXTS.unpack(texts)
-    lengths, found = values[: wire.MAX_TEXTS], values[wire.MAX_TEXTS :]
+    since_us, lost_us = wire.LABEL_SINCE.unpack_from(raw)
+    *lengths, texts = wire.TEXTS.unpack_from(raw, wire.LABEL_SINCE.size)
+    starts = range(0, wire.TEXTS_BYTES, wire.TEXT_BYTES)
+    found = (texts[start : start + wire.TEXT_BYTES] for start in starts)
     return Label(head, since_us, lost_us, tuple(map(_shown, lengths, found)))
 
 

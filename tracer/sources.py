@@ -133,7 +133,7 @@ class Site(NamedTuple):
         """As struct label of bpf/wire.h."""
         spare = [0] * (wire.MAX_TEXTS - len(self.addresses))
         hows = [text.how for text in self.source.texts]
-        told = 0, b"", b"", wire.TEXT_NONE, self.file_is_string, 0, 0
+        told = 0, *[0] * wire.MAX_TEXTS, b"", b"", wire.TEXT_NONE, self.file_is_string, 0, 0
         return wire.LABEL.pack(*self.addresses, *spare, *hows, *spare, *told)
 
 

@@ -11,6 +11,7 @@ COMM_BYTES, TITLE_BYTES, NAME_BYTES = 16, 256, 64
 MAX_RANGES = 64
 BLOCK_PAGES = 64
 MAX_TEXTS, TEXT_BYTES, SHOWN_BYTES = 4, 136, 128
+TEXTS_BYTES = MAX_TEXTS * TEXT_BYTES
 TEXT_IN_PLACE, TEXT_POINTED_TO, TEXT_TITLE, TEXT_NOTED = range(4)
 TEXT_NONE, TEXT_UNREADABLE = -1, -2
 WHEN_BITS = 42
@@ -32,8 +33,7 @@ PROCESS = struct.Struct("=QII")
 USAGE_KEY = struct.Struct("=IIQ")
 USAGE = struct.Struct("=QQQ")
 BEHALF_KEY = struct.Struct("=QQIIII")
-TEXTS = struct.Struct(f"={MAX_TEXTS}q" + f"{TEXT_BYTES}s" * MAX_TEXTS)  # lengths, texts
-LABEL = struct.Struct(f"={MAX_TEXTS}Q{MAX_TEXTS}IQ{TEXTS.size}s{TEXT_BYTES}siIII")
+LABEL = struct.Struct(f"={MAX_TEXTS}Q{MAX_TEXTS}IQ{MAX_TEXTS}q{TEXTS_BYTES}s{TEXT_BYTES}siIII")
 COUNT = struct.Struct("=Q")
 LOSSES = ("events", "ranges", "processes", "regions", "usages", "pages", "mappings", "labels")
 
@@ -47,4 +47,5 @@ GONE = struct.Struct("=QIIII")
 TOUCH = struct.Struct(f"=II{COMM_BYTES}s")
 SEGMENT = struct.Struct("=II")
 PUNCH = struct.Struct("=QQII")
-LABEL_TOLD = struct.Struct(f"=QQ{TEXTS.size}s")
+TEXTS = struct.Struct(f"={MAX_TEXTS}q{TEXTS_BYTES}s")  # lengths, texts one after the other
+LABEL_SINCE = struct.Struct("=QQ")

@@ -1,6 +1,6 @@
 """What shmtrace costs, beside what else one could have used.
 
-    python -m tests.bench [--rounds N] [--mib N] [--alone] [touch] [record] [bystander] [attach] [memory] [views]
+    python -m tests.bench [--rounds N] [--mib N] [--alone] [touch] [record] [bystander] [attach] [memory] [views] [requests]
 
 Every figure is from this host and this run: variants take turns, and ratios are between neighbours in time.
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import views
+from tests.bench import requests, views
 from tests.bench.observers import NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, started, starters
 from tests.bench.rounds import ROUNDS, print_table, run_rounds
 
@@ -137,6 +137,24 @@ def bench_views(storm: Storm, rounds: int) -> None:
     views.bench(storm.program.parent, rounds)
 
 
+def bench_requests(_: Storm, rounds: int) -> None:
+    """What labels cost, and what they cost the requests of a real php-fpm."""
+    requests.bench(rounds)
+
+
+def bench_label(storm: Storm, rounds: int) -> None:
+    """First touch with a label that stays the same, against the same without."""
+    label = ["--label", "storm:doing"]
+    trace = Observer("shmtrace --", sys.executable, [*SHMTRACE, "--json", "--"])
+    labelled = Observer("shmtrace --label --", sys.executable, [*SHMTRACE, "--json", *label, "--"])
+    variants: dict[str, Callable[[], float]] = {
+        observer.name: partial(storm.ns_per_page, observer, "shared") for observer in (NOBODY, trace, labelled)
+    }
+    print_table(
+        f"first touch of {storm.mib} MiB of shared memory, page by page", "ns a page", run_rounds(variants, rounds), {}
+    )
+
+
 def peak_mib(command: list[str]) -> float:
     """By its high-water mark, looked at until its end: what wait4 tells counts the command it has run, too."""
     peak_kib = 0
@@ -171,6 +189,8 @@ BENCHES: dict[str, Callable[[Storm, int], None]] = {
     "attach": bench_attach,
     "memory": bench_memory,
     "views": bench_views,
+    "label": bench_label,
+    "requests": bench_requests,
 }
 
 

@@ -1,0 +1,43 @@
+"""Requests to a real php-fpm, with its opcache cold and warm, while somebody watches or not."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+from tests.bench.observers import NOBODY, SHMTRACE, Starter, started
+from tests.bench.rounds import print_table, run_rounds
+from tests.live.fpm import running_fpm, script_names
+
+SCRIPTS = 500
+CLIENTS = 4
+OPTIONS: dict[str, list[str]] = {
+    "shmtrace -p": [],
+    "shmtrace -p, --label php": ["--label", "php"],
+    "shmtrace -p, --label php:file": ["--label", "php:file"],
+}
+
+
+def us_a_request(options: list[str] | None, warm: bool) -> float:
+    """options: of shmtrace; None: nobody watches."""
+    with running_fpm(SCRIPTS, max_requests=10**6) as fpm, contextlib.ExitStack() as stack:
+        if warm:
+            fpm.ask_for(script_names(SCRIPTS), CLIENTS)
+        if options is not None:
+            command = [*SHMTRACE, "--json", "-p", str(fpm.tgid), *options]
+            stack.enter_context(started(Starter("shmtrace", sys.executable, command, b"tracing", {})))
+        began = time.monotonic()
+        fpm.ask_for(script_names(SCRIPTS), CLIENTS)
+        return (time.monotonic() - began) / SCRIPTS * 1e6
+
+
+def bench(rounds: int) -> None:
+    for warm in (False, True):
+        variants: dict[str, Callable[[], float]] = {NOBODY.name: partial(us_a_request, None, warm)}
+        variants.update({name: partial(us_a_request, options, warm) for name, options in OPTIONS.items()})
+        state = "warm" if warm else "cold"
+        title = f"{SCRIPTS} requests to php-fpm by {CLIENTS} clients, opcache {state}"
+        print_table(title, "µs a request", run_rounds(variants, rounds), {})

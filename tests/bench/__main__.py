@@ -1,6 +1,6 @@
 """What shmtrace costs, beside what else one could have used.
 
-    python -m tests.bench [--rounds N] [--mib N] [--alone] [touch] [record] [bystander] [attach] [memory] [views] [requests]
+    python -m tests.bench [--rounds N] [--mib N] [--alone] [touch] [record] [bystander] [attach] [memory] [views] ...
 
 Every figure is from this host and this run: variants take turns, and ratios are between neighbours in time.
 """

@@ -2,8 +2,10 @@
 
     python -m tests.kernels [KERNEL...]             with the host's Python, bcc and compiler
     python -m tests.kernels --pressure [KERNEL...]  only a million additions under memory pressure: minutes each
+    python -m tests.kernels --servers [KERNEL...]   only a real php-fpm and a real PostgreSQL: ten minutes each
     python -m tests.kernels --bench [KERNEL...]     only what tracing costs there, tests/bench: ten minutes each
-    python -m tests.kernels --distros [RELEASE...]  with those of the Debian release the kernel belongs to
+    python -m tests.kernels --distros [RELEASE...]  with those of the Debian release the kernel belongs to; with
+                                                    --pressure and --servers, too
 
 As root, on Debian 12. Kernels and releases are fetched once, into /var/cache/shmtrace/kernels or SHMTRACE_KERNELS.
 """
@@ -16,7 +18,7 @@ import signal
 import sys
 from collections.abc import Awaitable
 
-from tests.kernels.matrix import DISTROS, KERNELS, PRESSURE, TESTS, examine_all, measure_all
+from tests.kernels.matrix import DISTROS, KERNELS, PRESSURE, SERVERS, TESTS, examine_all, measure_all
 
 
 async def until_terminated(work: Awaitable[bool]) -> bool:
@@ -32,13 +34,16 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--pressure", action="store_true", help="only the test under memory pressure")
     what.add_argument("--bench", action="store_true", help="only what tracing costs, no test")
-    what.add_argument("--distros", action="store_true", help=f"names are of {', '.join(DISTROS)}")
+    what.add_argument("--servers", action="store_true", help="only the tests with php-fpm and PostgreSQL")
+    parser.add_argument("--distros", action="store_true", help=f"names are of {', '.join(DISTROS)}")
     arguments = parser.parse_args()
     there_are = DISTROS if arguments.distros else KERNELS
+    if arguments.bench and arguments.distros:
+        parser.error("--bench is of kernels")
     if unknown := set(arguments.names) - set(there_are):
         parser.error(f"nothing is named {', '.join(sorted(unknown))}; there are {', '.join(there_are)}")
     subjects = [there_are[name] for name in arguments.names or there_are]
-    tests = PRESSURE if arguments.pressure else TESTS
+    tests = PRESSURE if arguments.pressure else SERVERS if arguments.servers else TESTS
     try:
         work = measure_all(subjects) if arguments.bench else examine_all(subjects, tests)
         well = asyncio.run(until_terminated(work))

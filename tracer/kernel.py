@@ -36,6 +36,7 @@ FIELDS = {
     "TASK_MM": ["task_struct.mm"],
     "TASK_FLAGS": ["task_struct.flags"],
     "TASK_FILES": ["task_struct.files"],
+    "TASK_PAGEFAULT_DISABLED": ["task_struct.pagefault_disabled"],
     "TASK_SIGNAL": ["task_struct.signal"],
     "SIGNAL_LIVE": ["signal_struct.live"],
     "MM_ARG_START": ["mm_struct.arg_start"],

@@ -64,6 +64,7 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 		overwrite(region, id, word, ((u64)tgid << WHEN_BITS) | now_us());
 		if (usage)
 			__sync_fetch_and_add(&usage->touched_pages, 1);
+		count_stack(ctx, id, tgid, process->start_time_ns, 1);
 	} else if (*word == WORD_ABSENT) {
 		*word = WORD_EXISTED;
 	} else if (*word == WORD_FREED) {

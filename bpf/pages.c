@@ -87,7 +87,7 @@ static inline void on_behalf(u32 region, struct process *process, u32 tgid, u64 
 #endif
 
 /* Pages are there, and this thread made them. */
-static inline void count(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
+static inline void count(void *ctx, u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
 {
 	struct process *process = toucher(tgid);
 	if (!process)
@@ -96,6 +96,7 @@ static inline void count(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
 	if (usage)
 		__sync_fetch_and_add(&usage->touched_pages, nr_pages);
 	on_behalf(region, process, tgid, for_mm, nr_pages);
+	count_stack(ctx, region, tgid, process->start_time_ns, nr_pages);
 }
 
 /*
@@ -251,7 +252,7 @@ int added(RETURN *ctx)
 	addition->nr_pages = 0;
 	addition->for_mm = 0;
 	if (!failed)
-		count(id, thread >> 32, for_mm, nr_pages);
+		count(ctx, id, thread >> 32, for_mm, nr_pages);
 	if (nr_pages == 1) {
 		struct block *block = block_of(id, index);
 		if (!block) {
@@ -321,7 +322,7 @@ int hugetlb_added(RETURN *ctx)
 	addition->nr_pages = 0;
 	if ((int)RESULT(ctx, NARGS_HUGETLB_ADDED))
 		return 0;
-	count(addition->region, thread >> 32, 0, nr_pages);
+	count(ctx, addition->region, thread >> 32, 0, nr_pages);
 	struct block *block = block_of(addition->region, addition->index);
 	if (block)
 		block->words[addition->index % BLOCK_PAGES] = addition->word;
@@ -425,7 +426,7 @@ int collapsed(RETURN *ctx)
 		}
 	}
 	if (collapse->filled)
-		count(collapse->region, thread >> 32, collapse->mm, collapse->filled);
+		count(ctx, collapse->region, thread >> 32, collapse->mm, collapse->filled);
 	collapses.delete(&thread);
 	return 0;
 }

@@ -13,6 +13,7 @@
 #define NAME_BYTES 64
 #define MAX_RANGES 64 /* tracked ranges of one address space */
 #define BLOCK_PAGES 64
+#define NO_STACK 0xffffffffU
 
 /*
  * A page's word in the ledger: who first touched it and when, as tgid << WHEN_BITS | microseconds since the capture
@@ -103,6 +104,15 @@ struct behalf_key {
 	__u32 reserved;
 };
 
+/* Pages that a process made of a region, by one user stack. */
+struct stacked_key {
+	__u64 start_time_ns;
+	__u32 region;
+	__u32 tgid;
+	__u32 stack; /* NO_STACK: it has none, or it was lost */
+	__u32 reserved;
+};
+
 /* What could not be written down, one counter each for the whole capture. */
 enum loss {
 	LOST_EVENTS,	/* the event buffer was full */
@@ -112,6 +122,7 @@ enum loss {
 	LOST_USAGE,	/* more (region, process) pairs: faults not counted */
 	LOST_PAGES,	/* no room in the ledger */
 	LOST_MAPPINGS,	/* a mapping the kernel's own tree did not show */
+	LOST_STACKS,	/* no room for a stack, or for another (region, process, stack) */
 	NR_LOSSES
 };
 

@@ -22,6 +22,8 @@ from tracer.errors import ShmtraceError
 TRACEFS = Path("/sys/kernel/tracing")
 DEBUG_TRACEFS = Path("/sys/kernel/debug/tracing")
 KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
+STACK_DEPTH = Path("/proc/sys/kernel/perf_event_max_stack")
+MAX_STACK_DEPTH = 127  # more would be memory for nothing: it is what the kernel walks unless told otherwise
 MNT_DETACH = 2
 HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 
@@ -217,13 +219,13 @@ class Tier(NamedTuple):
         return [probe for probe in self.probes if probe.kind in (Kind.ENTRY, Kind.RETURN)]
 
 
-_EXACT = ("regions.c", "ledger.c", "inodes.c", "pages.c", "processes.c")
+_EXACT = ("regions.c", "ledger.c", "stacks.c", "inodes.c", "pages.c", "processes.c")
 KPROBE = Tier("exact", "kprobe", _EXACT, EXACT_PROBES, [])
 FENTRY = Tier("exact", "fentry", _EXACT, EXACT_PROBES, [])
 FAULTS = Tier(
     "faults",
     "tracepoint",
-    ("regions.c", "ledger.c", "ranges.c", "faults.c", "processes.c"),
+    ("regions.c", "ledger.c", "stacks.c", "ranges.c", "faults.c", "processes.c"),
     FAULTS_PROBES,
     [
         "pages made without a page fault: write(2), fallocate, O_DIRECT, MADV_POPULATE, mlock, process_vm_writev",
@@ -332,6 +334,11 @@ def tracefs() -> Iterator[Path]:
         yield mounted or TRACEFS
 
 
+def stack_depth() -> int:
+    """How many frames of a stack the kernel walks at most."""
+    return min(MAX_STACK_DEPTH, int(STACK_DEPTH.read_text()))
+
+
 def release() -> str:
     return os.uname().release
 
@@ -425,6 +432,7 @@ LOSSES = {
     "usages": "more processes than there is room for: some faults are not counted",
     "pages": "the ledger is full: the rest is unseen; make it bigger with --room",
     "probes": "the kernel skipped probes: pages that only these would have shown are unseen",
+    "stacks": "more stacks than there is room for: by stack, some pages are of ?",
     "mappings": "mappings that the kernel's own tree did not show: their pages are unseen",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import struct
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,13 +24,14 @@ from tracer.events import Event, region_key
 from tracer.kernel import Kind
 from tracer.ledger import Block
 from tracer.procfs import RegionKey
-from tracer.wire import BEHALF_KEY, BLOCK, BLOCK_KEY, COUNT, LOSSES, REGION, REGION_ID, USAGE, USAGE_KEY
+from tracer.wire import BEHALF_KEY, BLOCK, BLOCK_KEY, COUNT, LOSSES, REGION, REGION_ID, STACKED_KEY, USAGE, USAGE_KEY
 
 _package = Path(__file__).parent / "bpf"  # in a wheel; in a checkout bpf/ is beside the package
 SOURCES = _package if _package.is_dir() else Path(__file__).parent.parent / "bpf"
 STUBS = SOURCES / "stubs"
 EVENT_PAGES = 1024  # a power of two; 4 MiB, some 10,000 forks or execs
 BATCH = 4096
+STACKS = "STACKS"  # the flag that has pages counted by user stack
 MAX_ACTIVE = 4096  # threads inside one kernel function at once, each of whose returns is seen
 
 
@@ -89,6 +91,16 @@ class Behalf(NamedTuple):
     acting: tuple[int, int]
     whose: tuple[int, int]
     pages: int
+
+
+class Stacked(NamedTuple):
+    """struct stacked_key of bpf/wire.h: what pages are counted by."""
+
+    region: int
+    tgid: int
+    start_time_ns: int
+    stack: int
+    """its number, or wire.NO_STACK"""
 
 
 class Map:
@@ -161,7 +173,7 @@ class Probes:
             defines["BY_FEXIT"] = 1
         defines |= kernel.arguments(self._points)
         defines |= {f"NR_{name.upper()}": value for name, value in sizes._asdict().items()}
-        defines |= {"NR_CPUS": kernel.possible_cpus(), "EVENT_PAGES": EVENT_PAGES}
+        defines |= {"NR_CPUS": kernel.possible_cpus(), "EVENT_PAGES": EVENT_PAGES, "STACK_DEPTH": kernel.stack_depth()}
         defines |= {"T0_NS": began_ns, "T0_BOOT_NS": began_boot_ns, f"BY_{tier.by.upper()}": 1}
         cflags = [f"-D{name}={value}" for name, value in defines.items()] + [f"-D{flag}" for flag in flags]
         cflags += [f"-I{SOURCES}", "-Wno-unused-function"]
@@ -185,6 +197,8 @@ class Probes:
         self.regions = self._map(lib, "regions", REGION_ID.size, REGION.size)
         self._ids = self._map(lib, "ids")
         self.usages = self._map(lib, "usages")
+        self._stacked = self._map(lib, "stacked", STACKED_KEY.size, COUNT.size) if STACKS in flags else None
+        self._stacks = self._map(lib, "stacks") if STACKS in flags else None
         self._losses = self._map(lib, "losses")
         self._rounds = self._map(lib, "rounds")
         self._round = 0
@@ -314,6 +328,26 @@ class Probes:
                 found.append(Behalf((tgid, start_time_ns), (for_tgid, for_start_time_ns), pages))
                 del self._behalves[key]
         return found
+
+    # ---- stacks ----
+
+    def stacked(self) -> dict[Stacked, int]:
+        """How many pages were made by which stack: all that was made, given back since or not."""
+        found = {}
+        for key, pages in self._stacked.items() if self._stacked else ():
+            start_time_ns, region, tgid, stack, _ = STACKED_KEY.unpack(key)
+            found[Stacked(region, tgid, start_time_ns, stack)] = COUNT.unpack(pages)[0]
+        return found
+
+    def forget_stacked(self, stacked: Stacked) -> None:
+        if self._stacked:
+            del self._stacked[STACKED_KEY.pack(stacked.start_time_ns, stacked.region, stacked.tgid, stacked.stack, 0)]
+
+    def stack(self, number: int) -> tuple[int, ...]:
+        """Its addresses, the innermost first."""
+        raw = self._stacks[number.to_bytes(4, sys.byteorder)] if self._stacks else None
+        addresses = struct.unpack(f"={len(raw) // 8}Q", raw) if raw else ()
+        return addresses[: addresses.index(0)] if 0 in addresses else addresses
 
     # ---- what they say ----
 

@@ -10,6 +10,7 @@ import struct
 COMM_BYTES, TITLE_BYTES, NAME_BYTES = 16, 256, 64
 MAX_RANGES = 64
 BLOCK_PAGES = 64
+NO_STACK = 0xFFFFFFFF
 WHEN_BITS = 42
 WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED = range(4)
 EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT_SEGMENT, EVENT_PUNCH = range(1, 9)
@@ -27,8 +28,9 @@ PROCESS = struct.Struct("=QII")
 USAGE_KEY = struct.Struct("=IIQ")
 USAGE = struct.Struct("=QQQ")
 BEHALF_KEY = struct.Struct("=QQIIII")
+STACKED_KEY = struct.Struct("=QIIII")
 COUNT = struct.Struct("=Q")
-LOSSES = ("events", "ranges", "processes", "regions", "usages", "pages", "mappings")
+LOSSES = ("events", "ranges", "processes", "regions", "usages", "pages", "mappings", "stacks")
 
 # events: EVENT, then the rest
 EVENT = struct.Struct("=QQII")

@@ -15,7 +15,20 @@ import pytest
 from tracer.capture import SCHEMA_VERSION, Capture
 from tracer.errors import ShmtraceError
 
-TABLES = ["behalf", "exec", "extent", "host_sample", "mapping", "process", "region", "sample", "session", "usage"]
+TABLES = [
+    "behalf",
+    "exec",
+    "extent",
+    "host_sample",
+    "mapping",
+    "process",
+    "region",
+    "sample",
+    "session",
+    "stack",
+    "stacked",
+    "usage",
+]
 
 
 def open_files() -> set[str]:
@@ -170,7 +183,7 @@ def test_pages_are_not_thinned(tmp_path: Path) -> None:
             lambda path: alter(path, "PRAGMA application_id = 7"),
             "is an SQLite file, but no capture",
         ),
-        (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 1: use the shmt"),
+        (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 2: use the shmt"),
     ],
 )
 def test_what_is_no_capture(make: Callable[[Path], object], reason: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Optional
 from tracer.errors import ShmtraceError
 
 APPLICATION_ID = 0x73686D74  # "shmt"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = Path(__file__).with_name("schema.sql")
 REMEDY = "`shmtrace record` makes one"
 MIN_SAMPLES = 1000  # no fewer are left for the sake of a file's size
@@ -150,6 +150,14 @@ class Capture:
             (region, first, end, start),
         )
         self.insert_all("extent", 'region, start, "end", process, first_ns, last_ns', [*rest, *rows])
+
+    def add_stacked(self, rows: Iterable[tuple[int, int, int, int]]) -> None:
+        """Region, process, stack, and how many pages more than it has, or fewer."""
+        self._db.executemany(
+            "INSERT INTO stacked (region, process, stack, pages) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (region, process, stack) DO UPDATE SET pages = pages + excluded.pages",
+            rows,
+        )
 
     def rows(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         return self._db.execute(query, values).fetchall()

@@ -368,6 +368,8 @@ class Probes:
         misses = {name: bpf.recursion_misses(program) for name, program in self._programs.items()}
         if self._fexit:  # either makes up for the other
             misses["adding"] = min(misses["adding"], misses.pop("added"))
+        if self._stacked:  # a fault within the program of a fault is of the walk along the stack, and makes no page
+            misses.pop("page_fault", None)
         skipped = sum(misses.values())
         if self.tier.by == "kprobe":
             with kernel.tracefs() as tracefs:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tracer import __version__, events, kernel, ledger, probes, procfs, targets, wire
 from tracer.capture import Capture
@@ -20,6 +21,9 @@ from tracer.probes import Sizes
 from tracer.procfs import PAGE_BYTES, Proc, ProcessStat, RegionKey
 from tracer.regions import Finder, Region
 from tracer.targets import Targets
+
+if TYPE_CHECKING:
+    from tracer.stacks import Stacks
 
 ROOM_BYTES = 4 << 30  # of regions that are made during the trace
 TEARDOWN_S = 1.0  # a teardown that was not seen to end by then has ended unseen
@@ -52,7 +56,9 @@ class Trace:
         excluded: Iterable[int] = (),
         interval_s: float = 0.5,
         room_bytes: int = ROOM_BYTES,
+        stacks: bool = False,
     ) -> None:
+        """stacks: pages are counted by user stack, too."""
         self.stopping = False
         self.regions: dict[int, Region] = {}
         self._capture = capture
@@ -60,6 +66,8 @@ class Trace:
         self._excluded = {os.getpid(), *excluded}
         self._interval_s = interval_s
         self._room_bytes = room_bytes
+        self._wants_stacks = stacks
+        self._stacks: Stacks | None = None
         self._proc = Proc()
         self._finder = Finder(self._proc)
         self._unmet: dict[int, list[events.Touch | events.Punch]] = {}  # of regions that were not heard of yet
@@ -78,6 +86,7 @@ class Trace:
         self._sizes = self._room(self._tree(processes))
         flags = ["WATCH_EXEC"] if self._wanted.everything or self._wanted.patterns else []
         flags += ["TRACE_ALL"] if self._wanted.everything else []
+        flags += [probes.STACKS] if self._wants_stacks else []
         clock = self._clock
         self._probes = probes.attached(kernel.TIERS, self._sizes, clock.monotonic_ns, clock.boot_ns, *flags)
         self._probes.__enter__()
@@ -97,6 +106,10 @@ class Trace:
             )
             self._closing = Closing(self._capture, self._probes, self.lives, self._finder, self._clock)
             self._keeping = Keeping(self._capture, self._probes, self.lives, self._closing, self._clock)
+            if self._wants_stacks:
+                from tracer.stacks import Stacks
+
+                self._stacks = Stacks(self._capture, self._probes, self.lives, self.regions)
             self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
             self._adopt_tree(processes)
         except BaseException:
@@ -108,6 +121,8 @@ class Trace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._probes.__exit__(kind, error, trace)
+        if self._stacks:
+            self._stacks.close()
 
     def _tree(self, processes: dict[int, ProcessStat]) -> list[int]:
         found = targets.tree(processes, self._wanted.roots(processes, self._excluded))
@@ -223,6 +238,8 @@ class Trace:
             "region", dev=key.dev, ino=key.ino, generation=key.generation, kind=kind, name=name, created_ns=created_ns
         )
         region = self.regions[number] = Region(row, number, key, kind, path=None)
+        if self._stacks:
+            self._stacks.enter(region)
         return region
 
     def _warn(self, text: str) -> None:
@@ -274,6 +291,8 @@ class Trace:
             self.regions[event.id].dying_since_s = time.monotonic()
         else:  # a file of a tmpfs that was never mapped, or of a process that was watched and is none of ours
             self._forget(event.id)
+        if self._stacks:
+            self._stacks.apply(event)
 
     def _touched(self, event: events.Touch, process: Process | None) -> None:
         head = event.head
@@ -421,6 +440,8 @@ class Trace:
                 self._closing.gone(region, now_ns)  # it had no page, so there was no teardown to see
                 del self.regions[number]
         self._keeping.write(changed, self.regions)
+        if self._stacks:
+            self._stacks.write()
         self._capture.insert_all("sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes", rows)
         shmem_bytes = self._proc.memory().shmem_bytes
         if shmem_bytes != self._shmem_bytes:
@@ -513,6 +534,8 @@ class Trace:
             theirs = mapped.get(region.id, {})
             mappings = {process: theirs[process.tgid] for process in alive if process.tgid in theirs}
             self._closing.alive(region, surveys[region.id], blocks.get(region.id, {}), mappings)
+        if self._stacks:
+            self._stacks.write(patience_s=math.inf)
         self._shmem_bytes = self._proc.memory().shmem_bytes
         self._keep_session(time.time_ns(), complete=1, sum_of_rss_bytes=rss_bytes)
         self._capture.commit()

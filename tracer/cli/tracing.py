@@ -120,6 +120,7 @@ def _trace(
     interval_s: float,
     wait: bool,
     room_bytes: int,
+    stacks: bool,
     command: tuple[str, ...],
     output_path: Path | None,
     max_bytes: int | None = None,
@@ -133,6 +134,8 @@ def _trace(
 
     if bool(names) + everything + bool(command) != 1:
         raise click.UsageError("name one of: -p NAME, -a (all), -- COMMAND")
+    if stacks and not output_path:
+        raise click.UsageError("--stacks needs -o FILE: `shmtrace report FILE --by stack` shows them")
     need_root(bpf=True)
     kernel.need_host_pids()
     started = Started(command) if command else None
@@ -145,7 +148,9 @@ def _trace(
             targets = wanted(names, everything, wait)
         stack.enter_context(output.writing_capture(output_path))
         capture = stack.enter_context(Capture(output_path, max_bytes))
-        running = signals.trace = stack.enter_context(Trace(capture, targets, ourselves(), interval_s, room_bytes))
+        running = signals.trace = stack.enter_context(
+            Trace(capture, targets, ourselves(), interval_s, room_bytes, stacks)
+        )
         stack.callback(signals.ignore)
         if started:
             started.go()

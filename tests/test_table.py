@@ -183,7 +183,7 @@ def test_hostile_names_in_every_report(tmp_path: Path) -> None:
         (
             ["--sort", "pages"],
             2,
-            "--sort needs a table: --by region, process or time, or --csv: `shmtrace report --help` says more",
+            "--sort needs a table: --by region, process, time or stack, or --csv: `shmtrace report --help` says more",
         ),
         (["--since", "+5s", "--until", "+2s"], 1, "--since +5s is not before --until +2s: turn them round"),
         (

@@ -14,7 +14,7 @@ from tracer.cli import options, output
 @options.a_capture
 @click.option(
     "--by",
-    type=click.Choice(["parent", "region", "process", "time"]),
+    type=click.Choice(["parent", "region", "process", "time", "stack"]),
     default="parent",
     show_default=True,
     help="Of what.",
@@ -27,7 +27,7 @@ from tracer.cli import options, output
 def report(
     capture_path: Path, by: str, since: str | None, until: str | None, sort: str | None, as_json: bool, as_csv: bool
 ) -> None:
-    """What a capture says: the trace's own report, or a table by region, process or time.
+    """What a capture says: the trace's own report, or a table by region, process, time or, of --stacks, user stack.
 
     \b
     shmtrace report x.capture                                        as the trace printed it
@@ -41,11 +41,13 @@ def report(
 
     if as_json and as_csv:
         raise click.UsageError("name one of: --json, --csv")
+    if by == "stack" and (since or until):
+        raise click.UsageError("when a stack made its pages is not recorded: --since and --until go without --by stack")
     with Capture.open(capture_path) as capture:
         read = account.read(capture, moments.window(since, until, account.read_session(capture)))
         if by == "parent" and not as_csv:
             if sort:
-                raise click.UsageError("--sort needs a table: --by region, process or time, or --csv")
+                raise click.UsageError("--sort needs a table: --by region, process, time or stack, or --csv")
             output.report(read, as_json)
             return
         found = {
@@ -53,6 +55,7 @@ def report(
             "region": lambda: rollup.by_region(read, capture),
             "process": lambda: rollup.by_process(read),
             "time": lambda: rollup.by_time(read, capture),
+            "stack": lambda: rollup.by_stack(read),
         }[by]().sort(sort)
     if as_csv:
         output.save(None, table.csv(found))
@@ -121,6 +124,8 @@ def html(capture_path: Path, output_path: Path) -> None:
 @options.output("Instead of standard output, in place of an earlier one.")
 def export(capture_path: Path, form: str, output_path: Path | None) -> None:
     """A capture for other programs: flame graphs, traces, spreadsheets.
+
+    Of a capture with stacks, folded and speedscope have them below each process, with what it has given back since.
 
     \b
     shmtrace export x.capture --format folded | flamegraph.pl --countname bytes > x.svg

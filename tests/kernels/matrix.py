@@ -20,7 +20,10 @@ from tests.kernels.results import Case, Result, describe, failed, found, read_ca
 from tests.kernels.userlands import CHECKOUT, HOST, RELEASES, Userland, prepare
 
 # What is tried in every tier: to start shmtrace takes a guest ten seconds and more, and the host tries the rest.
-TESTS = ["tests/live/test_answers.py", "tests/live/test_attach.py", "-k", "kprobe or fentry or faults"]
+TESTS = [
+    *(f"tests/live/test_{name}.py" for name in ("answers", "attach", "stacks")),
+    *("-k", "kprobe or fentry or faults"),
+]
 PRESSURE = ["tests/live/test_pressure.py"]  # minutes each
 BENCH = ["-m", "tests.bench", "--rounds", "3", "--mib", "64", "--alone", "touch", "bystander"]  # hardly varies
 FOUND = Path(__file__).with_name("found.json")

@@ -22,6 +22,8 @@ from tracer.stacks import Module, Program, Stacks, frames_text
 from tracer.symbols import Symbols
 
 CODE = 0x10000
+STACKS = {1: (CODE + 0x10, CODE + 0x21), 2: (CODE + 0x30,), 4: (7, 9)}
+"""A function and who called it, one that nobody called, and garbage; the innermost first."""
 
 
 class Kernel:
@@ -43,6 +45,9 @@ class Kernel:
 
     def forget_stacked(self, stacked: Stacked) -> None:
         del self.counts[stacked]
+
+    def forget_stack(self, number: int) -> None:
+        del self.addresses[number]
 
 
 class World:
@@ -71,6 +76,8 @@ class World:
         self.stacks.apply(kind(Head(0, process.start_time_ns, process.tgid), *fields))
 
     def touch(self, process: Process, stack: int, pages: int, told: bool = True) -> None:
+        if stack in STACKS:
+            self.kernel.addresses.setdefault(stack, STACKS[stack])
         key = Stacked(3, process.tgid, process.start_time_ns, stack)
         self.kernel.counts[key] = self.kernel.counts.get(key, 0) + pages
         if told:
@@ -88,10 +95,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     with Capture() as capture:
-        world = World(capture, tmp_path)
-        # innermost first: a function and who called it, on both sides of which there is nothing of the kind
-        world.kernel.addresses = {1: (CODE + 0x10, CODE + 0x21), 2: (CODE + 0x30,), 4: (7, 9)}
-        yield world
+        yield World(capture, tmp_path)
 
 
 def test_frames() -> None:
@@ -138,9 +142,32 @@ def test_counted_by_stack(world: World) -> None:
     assert world.made() == wanted
     world.touch(first, 1, 2)
     world.stacks.write()
-    world.stacks.write()
     assert world.made() == {**wanted, (811, "one+0x2020\none+0x2010"): 25}
-    assert len(world.kernel.counts) == 3
+
+
+def test_what_is_made_no_more_leaves_its_place(world: World) -> None:
+    """And may come to another, and come again."""
+    first, second = world.begin(811, "one"), world.begin(812, "one")
+    for process, stack in ((first, 1), (first, 2), (second, 2)):
+        world.touch(process, stack, 5)
+    world.stacks.write()
+    world.touch(second, 2, 1)
+    world.stacks.write()
+    assert list(world.kernel.addresses) == [2]
+    world.kernel.addresses[1] = (CODE + 0x40,)
+    world.touch(first, 1, 3)
+    world.touch(first, 2, 2)
+    world.stacks.write()
+    world.stacks.write()
+    world.stacks.write()
+    assert not world.kernel.counts
+    assert not world.kernel.addresses
+    assert world.made() == {
+        (811, "one+0x2020\none+0x2010"): 5,
+        (811, "one+0x2040"): 3,
+        (811, "one+0x2030"): 7,
+        (812, "one+0x2030"): 6,
+    }
 
 
 def test_what_waits_is_unknown_so_long(world: World) -> None:

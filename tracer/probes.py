@@ -349,6 +349,11 @@ class Probes:
         addresses = struct.unpack(f"={len(raw) // 8}Q", raw) if raw else ()
         return addresses[: addresses.index(0)] if 0 in addresses else addresses
 
+    def forget_stack(self, number: int) -> None:
+        """Its place is for another."""
+        if self._stacks:
+            del self._stacks[number.to_bytes(4, sys.byteorder)]
+
     # ---- what they say ----
 
     def poll(self, timeout_s: float) -> list[Event]:

@@ -51,9 +51,8 @@ class Program:
 
     def __init__(self, executables: Sequence[Executable], modules: Sequence[Module | None]) -> None:
         self.executables = executables
-        self.rows: dict[int, int] = {}
-        """in the capture, by the stack's number"""
         self._modules = modules
+        self._frames: dict[int, str] = {}
         self._starts = [executable.start for executable in executables]
 
     def covers(self, address: int) -> bool:
@@ -64,10 +63,11 @@ class Program:
         number = self._at(address)
         if number is None:
             return None
-        executable, module = self.executables[number], self._modules[number]
-        if not module:
-            return executable.path or "[anon]"
-        return module.frame(address - executable.start + executable.offset_bytes)
+        if address not in self._frames:
+            executable, module = self.executables[number], self._modules[number]
+            offset_bytes = address - executable.start + executable.offset_bytes
+            self._frames[address] = module.frame(offset_bytes) if module else executable.path or "[anon]"
+        return self._frames[address]
 
     def _at(self, address: int) -> int | None:
         number = bisect.bisect_right(self._starts, address) - 1
@@ -89,7 +89,6 @@ class Stacks:
         self._execs: Counter[Process] = Counter()
         self._born_after: dict[Process, int] = {}  # so many execs of its parent
         self._modules: dict[tuple[int, int], Module] = {}
-        self._addresses: dict[int, list[int]] = {}
         self._rows: dict[str | None, int] = {}  # by frames
         self._told: dict[Stacked, tuple[int, int | None]] = {}  # pages, and whose row; None: of the unknown as yet
 
@@ -153,11 +152,17 @@ class Stacks:
     # ---- into the capture ----
 
     def write(self, patience_s: float = PATIENCE_S) -> None:
-        """What has been made by which stack since it was last written."""
+        """What has been made by which stack since it was last written.
+
+        What is made no more leaves its place in the kernel's maps to others: where frame pointers lead astray, nearly
+        every page has a stack of its own.
+        """
         until_s = time.monotonic() + patience_s
         pages: Counter[tuple[int, int, int]] = Counter()
         looked: set[Process] = set()
         waiting: set[Process] = set()
+        used: set[int] = {wire.NO_STACK}
+        unused: set[int] = set()
         for stacked, made in self._probes.stacked().items():
             region, process = self._regions.get(stacked.region), self._lives.find(stacked.tgid, stacked.start_time_ns)
             if region is None or not process:
@@ -174,9 +179,14 @@ class Stacks:
             self._told[stacked] = made, row
             if row is None:
                 waiting.add(process)
-            elif process.exited or stacked.region not in self._alive:
+            if row is not None and (made == told or process.exited or stacked.region not in self._alive):
                 self._probes.forget_stacked(stacked)
                 del self._told[stacked]
+                unused.add(stacked.stack)
+            else:
+                used.add(stacked.stack)
+        for stack in unused - used:
+            self._probes.forget_stack(stack)
         self._capture.add_stacked((*key, made) for key, made in pages.items() if made)
         for process in [each for each in (*self._programs, *self._born_after) if each.exited and each not in waiting]:
             self._programs.pop(process, None)
@@ -186,21 +196,15 @@ class Stacks:
         """The row of a stack. looked: processes that have been looked at again since they may have mapped more."""
         if stack == wire.NO_STACK:
             return self._row(None)
-        if stack not in self._addresses:
-            innermost, *callers = self._probes.stack(stack) or (0,)
-            # where each of them was called from, and not where it will go on: that may be another function
-            self._addresses[stack] = [innermost, *(address - 1 for address in callers)]
-        addresses = self._addresses[stack]
-        program = self._program(process, addresses[0])
+        innermost, *callers = self._probes.stack(stack) or (0,)
+        # where each of them was called from, and not where it will go on: that may be another function
+        addresses = [innermost, *(address - 1 for address in callers)]
+        program = self._program(process, innermost)
         if not process.exited and process not in looked and not (program and all(map(program.covers, addresses))):
             looked.add(process)
             self._look(process)
-            program = self._program(process, addresses[0])
-        if not program:
-            return self._row(None)
-        if stack not in program.rows:
-            program.rows[stack] = self._row(frames_text([program.frame(address) for address in addresses]))
-        return program.rows[stack]
+            program = self._program(process, innermost)
+        return self._row(frames_text([program.frame(address) for address in addresses]) if program else None)
 
     def _program(self, process: Process, innermost: int) -> Program | None:
         """The newest that has code there: it may have become another program meanwhile."""

@@ -8,7 +8,7 @@
  *
  * Knobs (-D): T0_NS, T0_BOOT_NS, NR_BLOCKS, NR_PROCESSES, NR_REGIONS, NR_USAGES, EVENT_PAGES; TRACE_ALL: every process
  * is tracked; WATCH_EXEC: tell of every exec on the host, and track it until user space says no; STACKS: count pages by
- * user stack, of STACK_DEPTH frames at most.
+ * user stack.
  */
 #define PAGE_SIZE 4096
 #define PAGE_SHIFT 12

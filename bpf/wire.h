@@ -13,7 +13,8 @@
 #define NAME_BYTES 64
 #define MAX_RANGES 64 /* tracked ranges of one address space */
 #define BLOCK_PAGES 64
-#define NO_STACK 0xffffffffU
+#define STACK_DEPTH 127 /* the kernel walks no further, unless told to (perf_event_max_stack) */
+#define NO_STACK 0
 
 /*
  * A page's word in the ledger: who first touched it and when, as tgid << WHEN_BITS | microseconds since the capture
@@ -104,13 +105,18 @@ struct behalf_key {
 	__u32 reserved;
 };
 
-/* Pages that a process made of a region, by one user stack. */
+/* A user stack, the innermost address first. */
+struct stack {
+	__u64 addresses[STACK_DEPTH];
+	__u64 count;
+};
+
+/* Pages that a process made of a region, by one stack. */
 struct stacked_key {
 	__u64 start_time_ns;
+	__u64 stack; /* its number; NO_STACK: there is none, or it was lost */
 	__u32 region;
 	__u32 tgid;
-	__u32 stack; /* NO_STACK: it has none, or it was lost */
-	__u32 reserved;
 };
 
 /* What could not be written down, one counter each for the whole capture. */

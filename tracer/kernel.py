@@ -22,8 +22,6 @@ from tracer.errors import ShmtraceError
 TRACEFS = Path("/sys/kernel/tracing")
 DEBUG_TRACEFS = Path("/sys/kernel/debug/tracing")
 KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
-STACK_DEPTH = Path("/proc/sys/kernel/perf_event_max_stack")
-MAX_STACK_DEPTH = 127  # more would be memory for nothing: it is what the kernel walks unless told otherwise
 MNT_DETACH = 2
 HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 
@@ -332,11 +330,6 @@ def tracefs() -> Iterator[Path]:
                 )
             stack.callback(_libc.umount2, os.fsencode(TRACEFS), MNT_DETACH)
         yield mounted or TRACEFS
-
-
-def stack_depth() -> int:
-    """How many frames of a stack the kernel walks at most."""
-    return min(MAX_STACK_DEPTH, int(STACK_DEPTH.read_text()))
 
 
 def release() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import struct
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +23,19 @@ from tracer.events import Event, region_key
 from tracer.kernel import Kind
 from tracer.ledger import Block
 from tracer.procfs import RegionKey
-from tracer.wire import BEHALF_KEY, BLOCK, BLOCK_KEY, COUNT, LOSSES, REGION, REGION_ID, STACKED_KEY, USAGE, USAGE_KEY
+from tracer.wire import (
+    BEHALF_KEY,
+    BLOCK,
+    BLOCK_KEY,
+    COUNT,
+    LOSSES,
+    REGION,
+    REGION_ID,
+    STACK,
+    STACKED_KEY,
+    USAGE,
+    USAGE_KEY,
+)
 
 _package = Path(__file__).parent / "bpf"  # in a wheel; in a checkout bpf/ is beside the package
 SOURCES = _package if _package.is_dir() else Path(__file__).parent.parent / "bpf"
@@ -173,7 +184,7 @@ class Probes:
             defines["BY_FEXIT"] = 1
         defines |= kernel.arguments(self._points)
         defines |= {f"NR_{name.upper()}": value for name, value in sizes._asdict().items()}
-        defines |= {"NR_CPUS": kernel.possible_cpus(), "EVENT_PAGES": EVENT_PAGES, "STACK_DEPTH": kernel.stack_depth()}
+        defines |= {"NR_CPUS": kernel.possible_cpus(), "EVENT_PAGES": EVENT_PAGES}
         defines |= {"T0_NS": began_ns, "T0_BOOT_NS": began_boot_ns, f"BY_{tier.by.upper()}": 1}
         cflags = [f"-D{name}={value}" for name, value in defines.items()] + [f"-D{flag}" for flag in flags]
         cflags += [f"-I{SOURCES}", "-Wno-unused-function"]
@@ -198,7 +209,7 @@ class Probes:
         self._ids = self._map(lib, "ids")
         self.usages = self._map(lib, "usages")
         self._stacked = self._map(lib, "stacked", STACKED_KEY.size, COUNT.size) if STACKS in flags else None
-        self._stacks = self._map(lib, "stacks") if STACKS in flags else None
+        self._stacks = self._map(lib, "stacks", COUNT.size, STACK.size) if STACKS in flags else None
         self._losses = self._map(lib, "losses")
         self._rounds = self._map(lib, "rounds")
         self._round = 0
@@ -335,24 +346,26 @@ class Probes:
         """How many pages were made by which stack: all that was made, given back since or not."""
         found = {}
         for key, pages in self._stacked.items() if self._stacked else ():
-            start_time_ns, region, tgid, stack, _ = STACKED_KEY.unpack(key)
+            start_time_ns, stack, region, tgid = STACKED_KEY.unpack(key)
             found[Stacked(region, tgid, start_time_ns, stack)] = COUNT.unpack(pages)[0]
         return found
 
     def forget_stacked(self, stacked: Stacked) -> None:
         if self._stacked:
-            del self._stacked[STACKED_KEY.pack(stacked.start_time_ns, stacked.region, stacked.tgid, stacked.stack, 0)]
+            del self._stacked[STACKED_KEY.pack(stacked.start_time_ns, stacked.stack, stacked.region, stacked.tgid)]
 
     def stack(self, number: int) -> tuple[int, ...]:
         """Its addresses, the innermost first."""
-        raw = self._stacks[number.to_bytes(4, sys.byteorder)] if self._stacks else None
-        addresses = struct.unpack(f"={len(raw) // 8}Q", raw) if raw else ()
-        return addresses[: addresses.index(0)] if 0 in addresses else addresses
+        raw = self._stacks[COUNT.pack(number)] if self._stacks else None
+        if not raw:
+            return ()
+        *addresses, count = STACK.unpack(raw)
+        return tuple(addresses[:count])
 
     def forget_stack(self, number: int) -> None:
         """Its place is for another."""
         if self._stacks:
-            del self._stacks[number.to_bytes(4, sys.byteorder)]
+            del self._stacks[COUNT.pack(number)]
 
     # ---- what they say ----
 

@@ -10,7 +10,7 @@ import struct
 COMM_BYTES, TITLE_BYTES, NAME_BYTES = 16, 256, 64
 MAX_RANGES = 64
 BLOCK_PAGES = 64
-NO_STACK = 0xFFFFFFFF
+STACK_DEPTH, NO_STACK = 127, 0
 WHEN_BITS = 42
 WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED = range(4)
 EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT_SEGMENT, EVENT_PUNCH = range(1, 9)
@@ -28,7 +28,8 @@ PROCESS = struct.Struct("=QII")
 USAGE_KEY = struct.Struct("=IIQ")
 USAGE = struct.Struct("=QQQ")
 BEHALF_KEY = struct.Struct("=QQIIII")
-STACKED_KEY = struct.Struct("=QIIII")
+STACK = struct.Struct(f"={STACK_DEPTH}QQ")  # addresses, count
+STACKED_KEY = struct.Struct("=QQII")
 COUNT = struct.Struct("=Q")
 LOSSES = ("events", "ranges", "processes", "regions", "usages", "pages", "mappings", "stacks")
 

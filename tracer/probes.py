@@ -212,7 +212,8 @@ class Probes:
         self._stacks = self._map(lib, "stacks", COUNT.size, STACK.size) if STACKS in flags else None
         self._losses = self._map(lib, "losses")
         self._rounds = self._map(lib, "rounds")
-        self._round = 0
+        self._round = 1  # a block that has not been told of is of round 0
+        self._rounds[bytes(4)] = COUNT.pack(self._round)
         self._last_changed: set[bytes] = set()
         self._bpf[b"events"].open_ring_buffer(self._keep)
 

@@ -199,6 +199,18 @@ def test_the_dead_and_the_gone_leave_room(world: World) -> None:
     assert world.made() == {(811, "one+0x2030"): 5, (812, "one+0x2030"): 8}
 
 
+def test_a_thousand_generations(world: World) -> None:
+    """All of them gone but the first."""
+    world.begin(1000, "one")
+    for tgid in range(1001, 2100):
+        process = world.begin(tgid, "", parent=tgid - 1)
+    world.touch(process, 2, 7)
+    for tgid in range(1001, 2100):
+        world.lives.end(world.lives.at(tgid, 0), 1)
+    world.stacks.write()
+    assert world.made() == {(2099, "one+0x2030"): 7}
+
+
 def test_a_child_that_was_too_short_has_its_parents_code(world: World) -> None:
     parent = world.begin(811, "one")
     child = world.begin(812, "", parent=811)

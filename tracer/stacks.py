@@ -86,6 +86,7 @@ class Stacks:
         self._proc = Proc()
         self._regions: dict[int, int] = {}  # rows, by id
         self._programs: dict[Process, list[Program]] = {}  # the newest first
+        self._touchers: set[Process] = set()
         self._execs: Counter[Process] = Counter()
         self._born_after: dict[Process, int] = {}  # so many execs of its parent
         self._modules: dict[tuple[int, int], Module] = {}
@@ -111,9 +112,10 @@ class Stacks:
             if process.parent in self._programs:
                 self._programs[process] = list(self._programs[process.parent])
         elif isinstance(event, events.Touch) and process:
+            self._touchers.add(process)
             self._look(process)
         elif isinstance(event, events.Exec) and process:
-            if process in self._programs:
+            if process in self._touchers:
                 self.write()  # what it has made is by the program that it was
             self._look(process)  # it may be over before it is known to have touched anything
             self._execs[process] += 1
@@ -188,9 +190,14 @@ class Stacks:
         for stack in unused - used:
             self._probes.forget_stack(stack)
         self._capture.add_stacked((*key, made) for key, made in pages.items() if made)
-        for process in [each for each in (*self._programs, *self._born_after) if each.exited and each not in waiting]:
+        left = {stacked.region for stacked in self._told}
+        for number in self._regions.keys() - self._alive.keys() - left:
+            del self._regions[number]
+        known = {*self._programs, *self._born_after, *self._touchers}
+        for process in [process for process in known if process.exited and process not in waiting]:
             self._programs.pop(process, None)
             self._born_after.pop(process, None)
+            self._touchers.discard(process)
 
     def _find(self, process: Process, stack: int, looked: set[Process]) -> int:
         """The row of a stack. looked: processes that have been looked at again since they may have mapped more."""
@@ -208,17 +215,17 @@ class Stacks:
 
     def _program(self, process: Process, innermost: int) -> Program | None:
         """The newest that has code there: it may have become another program meanwhile."""
-        known, parent = self._programs.get(process, []), process.parent
-        if (
-            not known
-            and parent
-            and not self._execs[process]
-            and self._execs[parent] == self._born_after.get(process, 0)
-        ):
-            if not parent.exited and parent not in self._programs:
-                self._look(parent)
-            return self._program(parent, innermost)
+        known = self._programs.get(process, [])
+        while not known and process.parent and self._is_as_its_parent(process, process.parent):
+            process = process.parent
+            if not process.exited and process not in self._programs:
+                self._look(process)
+            known = self._programs.get(process, [])
         return next((program for program in known if program.covers(innermost)), known[0] if known else None)
+
+    def _is_as_its_parent(self, process: Process, parent: Process) -> bool:
+        """Neither has become another program since."""
+        return not self._execs[process] and self._execs[parent] == self._born_after.get(process, 0)
 
     def _row(self, frames: str | None) -> int:
         if frames not in self._rows:

@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 
 DEBUG_FILES = Path("/usr/lib/debug/.build-id")
 MAX_HEADERS = 1 << 16
-MAX_TABLE_BYTES = 64 << 20
+MAX_TABLE_BYTES = 32 << 20
 MAX_NAME_BYTES = 1024  # of C++ names some have more, which tell no more
 FUNCTIONS = (2, 10)  # STT_FUNC and STT_GNU_IFUNC, the low half of st_info
 GLOBAL = 1  # STB_GLOBAL, its high half

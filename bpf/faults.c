@@ -35,6 +35,12 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	struct ranges *all = ranges_of(tgid, process);
 	if (!all || !find_page(all, address, &id, &index))
 		return 0;
+	/*
+	 * Whoever walks a stack, or copies in NMI, has faults disabled: such a one fails, and makes no page. To read the
+	 * counter disables them once more (copy_from_kernel_nofault).
+	 */
+	if (RD(u32, bpf_get_current_task(), OFF_TASK_PAGEFAULT_DISABLED) > 1)
+		return 0;
 	struct region *region = regions.lookup(&id);
 	if (!region)
 		return 0;
@@ -60,6 +66,7 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 		overwrite(region, id, word, (u64)tgid << WHEN_BITS | us);
 		if (usage)
 			__sync_fetch_and_add(&usage->touched_pages, 1);
+		count_stack(ctx, id, tgid, process->start_time_ns, 1);
 	} else if (*word == WORD_ABSENT) {
 		*word = WORD_EXISTED;
 	} else if (*word == WORD_FREED) {

@@ -3,11 +3,12 @@
  * The maps, and what all programs use.
  *
  * bcc compiles one text: this file, then those that the tier names (tracer/kernel.py). The exact tier: regions.c,
- * ledger.c, labels.c, inodes.c, pages.c, processes.c. The faults tier: regions.c, ledger.c, labels.c, ranges.c, faults.c,
- * processes.c. All are attached by tracer/probes.py, never by bcc's magic prefixes.
+ * ledger.c, labels.c, stacks.c, inodes.c, pages.c, processes.c. The faults tier: regions.c, ledger.c, labels.c, stacks.c,
+ * ranges.c, faults.c, processes.c. All are attached by tracer/probes.py, never by bcc's magic prefixes.
  *
  * Knobs (-D): T0_NS, T0_BOOT_NS, NR_BLOCKS, NR_PROCESSES, NR_REGIONS, NR_USAGES, EVENT_PAGES; TRACE_ALL: every process
- * is tracked; WATCH_EXEC: tell of every exec on the host, and track it until user space says no.
+ * is tracked; WATCH_EXEC: tell of every exec on the host, and track it until user space says no; STACKS: count pages by
+ * user stack.
  */
 #define PAGE_SIZE 4096
 #define PAGE_SHIFT 12

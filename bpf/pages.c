@@ -87,7 +87,7 @@ static inline void on_behalf(u32 region, struct process *process, u32 tgid, u64 
 #endif
 
 /* Pages are there, and this thread made them; word is theirs. */
-static inline void count(u32 region, u64 word, u64 for_mm, u32 nr_pages)
+static inline void count(void *ctx, u32 region, u64 word, u64 for_mm, u32 nr_pages)
 {
 	u32 tgid = word >> WHEN_BITS;
 	struct process *process = toucher(tgid);
@@ -98,6 +98,7 @@ static inline void count(u32 region, u64 word, u64 for_mm, u32 nr_pages)
 	if (usage)
 		__sync_fetch_and_add(&usage->touched_pages, nr_pages);
 	on_behalf(region, process, tgid, for_mm, nr_pages);
+	count_stack(ctx, region, tgid, process->start_time_ns, nr_pages);
 }
 
 /*
@@ -253,7 +254,7 @@ int added(RETURN *ctx)
 	addition->nr_pages = 0;
 	addition->for_mm = 0;
 	if (!failed)
-		count(id, word, for_mm, nr_pages);
+		count(ctx, id, word, for_mm, nr_pages);
 	if (nr_pages == 1) {
 		struct block *block = block_of(id, index);
 		if (!block) {
@@ -323,7 +324,7 @@ int hugetlb_added(RETURN *ctx)
 	addition->nr_pages = 0;
 	if ((int)RESULT(ctx, NARGS_HUGETLB_ADDED))
 		return 0;
-	count(addition->region, addition->word, 0, nr_pages);
+	count(ctx, addition->region, addition->word, 0, nr_pages);
 	struct block *block = block_of(addition->region, addition->index);
 	if (block)
 		block->words[addition->index % BLOCK_PAGES] = addition->word;
@@ -427,7 +428,7 @@ int collapsed(RETURN *ctx)
 		}
 	}
 	if (collapse->filled)
-		count(collapse->region, word, collapse->mm, collapse->filled);
+		count(ctx, collapse->region, word, collapse->mm, collapse->filled);
 	collapses.delete(&thread);
 	return 0;
 }

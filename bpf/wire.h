@@ -17,6 +17,8 @@
 #define TEXT_BYTES 136 /* of a text of a label, its NUL included; more than SHOWN_BYTES: it is longer, and cut there */
 #define TEXTS_BYTES (MAX_TEXTS * TEXT_BYTES)
 #define SHOWN_BYTES 128
+#define STACK_DEPTH 127 /* the kernel walks no further, unless told to (perf_event_max_stack) */
+#define NO_STACK 0
 
 /*
  * A page's word in the ledger: who first touched it and when, as tgid << WHEN_BITS | microseconds since the capture
@@ -121,7 +123,7 @@ enum text_how {
 
 /* What a process is doing, in its own words. */
 struct texts {
-	__s64 bytes[MAX_TEXTS];		   /* NUL included; by this width clang copies all of it, and calls no memcpy */
+	__s64 bytes[MAX_TEXTS]; /* NUL included; by this width clang copies all of it, and calls no memcpy */
 	char text[TEXTS_BYTES]; /* one after the other; bcc reads no array of arrays */
 };
 
@@ -138,6 +140,20 @@ struct label {
 	__u32 reserved;
 };
 
+/* A user stack, the innermost address first. */
+struct stack {
+	__u64 addresses[STACK_DEPTH];
+	__u64 count;
+};
+
+/* Pages that a process made of a region, by one stack. */
+struct stacked_key {
+	__u64 start_time_ns;
+	__u64 stack; /* its number; NO_STACK: there is none, or it was lost */
+	__u32 region;
+	__u32 tgid;
+};
+
 /* What could not be written down, one counter each for the whole capture. */
 enum loss {
 	LOST_EVENTS,	/* the event buffer was full */
@@ -148,6 +164,7 @@ enum loss {
 	LOST_PAGES,	/* no room in the ledger */
 	LOST_MAPPINGS,	/* a mapping the kernel's own tree did not show */
 	LOST_LABELS,	/* more labels than there was room for, or than are told in a second */
+	LOST_STACKS,	/* no room for a stack, or for another (region, process, stack) */
 	NR_LOSSES
 };
 

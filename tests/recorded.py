@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 from tracer.capture import Capture
@@ -85,4 +86,19 @@ def pool(
         capture.insert("usage", region=1, process=2, faults=None, freed_pages=3)
         for region, seconds, pages in ((1, 0, 11), (1, 3, 27), (2, 8, 5), (1, 21, 43)):
             capture.insert("sample", region=region, time_ns=at(seconds), allocated_bytes=pages * PAGE_BYTES)
+    return path
+
+
+def with_stacks(path: Path, function: str = "zend_shared_alloc") -> Path:
+    """A pool whose stacks were recorded. 812 made 26 pages, of which it gave 3 back: 20 by that function, 4 by another,
+    and of 2 none is known, which the capture says of 1; 813 made its 7 and its 5 by the first.
+    """
+    pool(path)
+    database = sqlite3.connect(path)
+    stacks = [(1, None), (2, f"main\n{function}"), (3, "main\nphp-fpm8.2+0x1f0\nmemset")]
+    database.executemany("INSERT INTO stack VALUES (?, ?)", stacks)
+    made = [(1, 2, 1, 1), (1, 2, 2, 20), (1, 2, 3, 4), (1, 3, 1, 0), (1, 3, 2, 7), (2, 3, 2, 5)]
+    database.executemany("INSERT INTO stacked VALUES (?, ?, ?, ?)", made)
+    database.commit()
+    database.close()
     return path

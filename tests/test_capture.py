@@ -16,7 +16,7 @@ from tracer.capture import SCHEMA_VERSION, Capture
 from tracer.errors import ShmtraceError
 
 TABLES = """
-    behalf exec extent host_sample label mapping process region sample session usage
+    behalf exec extent host_sample label mapping process region sample session stack stacked usage
 """.split()  # noqa: SIM905, a list takes as many lines
 
 

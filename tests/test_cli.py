@@ -134,6 +134,10 @@ def test_help_needs_no_right_and_no_bcc(
         (["-a", "--", "x"], "name one of: -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
         (["-p", "x", "--", "x"], "name one of: -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
         (
+            ["-a", "--stacks"],
+            "--stacks needs -o FILE: `shmtrace report FILE --by stack` shows them: `shmtrace trace --help` says more",
+        ),
+        (
             ["-a", "--room", "big"],
             "Invalid value for '--room': 'big' is no size: write 512M or 4G: `shmtrace trace --help` says more",
         ),

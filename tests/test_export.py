@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
+from tests.recorded import with_stacks
 from tracer import account
 from tracer.capture import Capture
 from tracer.cli import main
@@ -134,6 +135,27 @@ def test_speedscope(path: Path) -> None:
         (r"813 =cmd;rm -rf\x0a\x1b[2J 7", 7),
         ("[unseen]", 2),
     ]  # in the order of first touch
+
+
+def test_with_stacks(tmp_path: Path) -> None:
+    """Below who touched; and what has been given back is among it."""
+    path = with_stacks(tmp_path / "x", "alloc;\x1b[2J")
+    pages: Counter[str] = Counter()
+    for line in export(path, "folded").splitlines():
+        stack, size = line.rsplit(" ", 1)
+        pages[";".join(stack.split(";")[2:])] += int(size) // PAGE_BYTES
+    assert pages == {
+        "[before the trace]": 11,
+        r"812 php-fpm: pool www;main;alloc\x3b\x1b[2J": 20,
+        "812 php-fpm: pool www;main;php-fpm8.2+0x1f0;memset": 4,
+        "812 php-fpm: pool www;?": 2,
+        r"813 php-fpm: pool www;main;alloc\x3b\x1b[2J": 7 + 5,
+        "[unseen]": 2,
+    }
+    document = json.loads(export(path, "speedscope"))
+    jsonschema.validate(document, SPEEDSCOPE_SCHEMA)
+    assert document["profiles"][0]["endValue"] == sum(pages.values()) * PAGE_BYTES
+    assert {"name": r"alloc;\x1b[2J"} in document["shared"]["frames"]
 
 
 def events(path: Path, ph: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tracer import procfs
-from tracer.procfs import PAGE_BYTES, TICK_NS, Mapping, Memory, Proc, ProcessStat, RegionStat, SysvSegment
+from tracer.procfs import PAGE_BYTES, TICK_NS, Executable, Mapping, Memory, Proc, ProcessStat, RegionStat, SysvSegment
 
 MAPS = """\
 55d0c0000000-55d0c0010000 r-xp 00002000 fd:01 1234                       /usr/sbin/php-fpm8.2
@@ -175,6 +175,16 @@ def test_this_process() -> None:
 def test_mappings(proc: Proc) -> None:
     put(proc, 812, maps=MAPS)
     assert proc.mappings(812) == MAPPED
+
+
+def test_executables(proc: Proc) -> None:
+    put(proc, 812, maps=f"{MAPS}ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n")
+    assert proc.executables(812) == [
+        Executable(0x55D0C0000000, 0x55D0C0010000, False, 0x2000, MAPPED[0].dev, 1234, "/usr/sbin/php-fpm8.2"),
+        Executable(0x7F1010000000, 0x7F1010400000, True, 0x10000000, MAPPED[2].dev, 1047, "/dev/zero (deleted)"),
+        Executable(0xFFFFFFFFFF600000, 0xFFFFFFFFFF601000, False, 0, 0, 0, "[vsyscall]"),
+    ]
+    assert proc.executables(813) == []
 
 
 @pytest.mark.parametrize("name", [b"a\rb", b"a\x0bb\x0cc", b"a\x1cb\x85c", "a\u2028b\u2029".encode(), b"\xff\xfe"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.recorded import pool
+from tests.recorded import pool, with_stacks
 from tests.test_cli import fail, run
 from tests.test_views import HOSTILE, compare_with_golden
 from tracer import account
@@ -152,6 +152,44 @@ def test_the_shares_add_up(window: tuple[str, ...], tmp_path: Path) -> None:
     assert before == [11 * PAGE_BYTES, 0]
 
 
+def test_by_stack(tmp_path: Path) -> None:
+    """All that was touched, given back since or not, is by some stack, or by an unknown one."""
+    path = with_stacks(tmp_path / "x")
+    output = say("report", path, "--by", "stack")
+    compare_with_golden("by_stack.txt", output.removesuffix("\n"))
+    separated = rows(say("report", path, "--by", "stack", "--csv"))
+    assert [
+        (row["ino"], row["stack"], int(row["made_bytes"]) // PAGE_BYTES, row["processes"]) for row in separated
+    ] == [
+        ("1047", "main;zend_shared_alloc", 27, "2"),
+        ("1048", "main;zend_shared_alloc", 5, "1"),
+        ("1047", "main;php-fpm8.2+0x1f0;memset", 4, "1"),
+        ("1047", "", 2, "1"),
+    ]
+    read = json.loads(say("report", path, "--by", "stack", "--json"))
+    assert [row["stack"] for row in read["rows"]] == [row["stack"] or None for row in separated]
+    assert sum(row["made_bytes"] for row in read["rows"]) == (23 + 3 + 7 + 5) * PAGE_BYTES
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J\u202e;x", "=cmd|' /C calc'!A0", "x" * 5000])
+def test_a_function_may_be_called_anything(name: str, tmp_path: Path) -> None:
+    path = with_stacks(tmp_path / "x", name)
+    output = say("report", path, "--by", "stack")
+    assert {unicodedata.category(character)[0] for character in output.replace("\n", "")}.isdisjoint("C")
+    assert max(map(text.width, output.split("\n"))) <= 80
+    stack = rows(say("report", path, "--by", "stack", "--csv"))[0]["stack"]
+    assert stack.count(";") == 1
+    assert "\x1b" not in stack
+
+
+def test_without_stacks(tmp_path: Path) -> None:
+    path = pool(tmp_path / "x")
+    assert fail("report", str(path), "--by", "stack") == (1, "the capture has no stacks: record with --stacks")
+    status, line = fail("report", str(path), "--by", "stack", "--since", "+1s")
+    assert status == 2
+    assert line.startswith("when a stack made its pages is not recorded: --since and --until go without --by stack")
+
+
 def test_sorted(tmp_path: Path) -> None:
     path = pool(tmp_path / "x")
     found = rows(say("report", path, "--by", "region", "--sort", "ino", "--csv"))
@@ -183,7 +221,7 @@ def test_hostile_names_in_every_report(tmp_path: Path) -> None:
         (
             ["--sort", "pages"],
             2,
-            "--sort needs a table: --by region, process or time, or --csv: `shmtrace report --help` says more",
+            "--sort needs a table: --by region, process, time or stack, or --csv: `shmtrace report --help` says more",
         ),
         (["--since", "+5s", "--until", "+2s"], 1, "--since +5s is not before --until +2s: turn them round"),
         (

@@ -38,6 +38,8 @@ LAYOUTS = {
     "usage_key": [wire.USAGE_KEY],
     "usage": [wire.USAGE],
     "behalf_key": [wire.BEHALF_KEY],
+    "stack": [wire.STACK],
+    "stacked_key": [wire.STACKED_KEY],
     "event": [wire.EVENT],
     "event_fork": [wire.EVENT, wire.FORK],
     "event_exec": [wire.EVENT, wire.EXEC],

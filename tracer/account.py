@@ -43,6 +43,14 @@ class Creator(NamedTuple):
     """traced, shmget (the kernel's own record) or inferred"""
 
 
+class Made(NamedTuple):
+    """What a process made of a region by one user stack, given back since or not."""
+
+    frames: tuple[str, ...] | None
+    """callers first; None: it is not known by which"""
+    size_bytes: int
+
+
 class Toucher(NamedTuple):
     """What one process did to one region."""
 
@@ -57,6 +65,17 @@ class Toucher(NamedTuple):
     last_ns: int | None
     made_for: Sequence[tuple[Process, int]] = ()
     """in the address spaces of which others it made pages, and how many bytes: gone since or not"""
+    made_by: Sequence[Made] = ()
+    """most first; empty: stacks were not recorded, or none of its own"""
+
+    @property
+    def stacks(self) -> list[Made]:
+        """Which add up to what it touched first: what no stack is known of comes last."""
+        known = [made for made in self.made_by if made.frames]
+        told_bytes = sum(made.size_bytes for made in self.made_by)
+        known_bytes = sum(made.size_bytes for made in known)
+        unknown_bytes = max(told_bytes, self.touched_bytes + self.freed_bytes) - known_bytes
+        return [*known, Made(None, unknown_bytes)] if unknown_bytes else known
 
 
 class Label(NamedTuple):
@@ -213,6 +232,10 @@ class Account(NamedTuple):
         return [region for parent in self.parents for region in parent.regions]
 
     @property
+    def has_stacks(self) -> bool:
+        return any(toucher.made_by for region in self.regions for toucher in region.touchers)
+
+    @property
     def shmem_unexplained_bytes(self) -> int | None:
         """Of the host's shared memory, what is of no region here. hugetlb is not in the host's figure."""
         if self.session.shmem_total_bytes is None:
@@ -277,6 +300,10 @@ WHERE region = :region AND (process IS NULL OR (
   (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)))
 GROUP BY process
 """
+MADE_BY = """
+SELECT process, frames, pages FROM stacked JOIN stack ON stack.id = stack
+WHERE region = ? AND pages > 0 ORDER BY pages DESC, frames
+"""
 
 
 def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process], window: Window) -> Region:
@@ -305,6 +332,9 @@ def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process], w
         "SELECT process, for_process, pages FROM behalf WHERE region = ? ORDER BY pages DESC", (row["id"],)
     ):
         made_for.setdefault(process, []).append((processes[for_process], pages * PAGE_BYTES))
+    made_by: dict[int, list[Made]] = {}
+    for process, frames, pages in capture.rows(MADE_BY, (row["id"],)):
+        made_by.setdefault(process, []).append(Made(frames and tuple(frames.split("\n")), pages * PAGE_BYTES))
     touchers = [
         Toucher(
             processes[process],
@@ -314,11 +344,12 @@ def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process], w
             first_ns,
             last_ns,
             made_for.get(process, ()),
+            made_by.get(process, ()),
         )
-        for process in touched.keys() | usage.keys()
+        for process in touched.keys() | usage.keys() | made_by.keys()
         for pages, first_ns, last_ns in [touched.get(process, (0, None, None))]
         for faults, freed in [usage.get(process, (None, 0))]
-        if pages or faults or freed
+        if pages or faults or freed or process in made_by
     ]
     allocated_bytes = row["allocated_bytes"] or 0
     return Region(

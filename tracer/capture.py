@@ -151,6 +151,14 @@ class Capture:
         )
         self.insert_all("extent", 'region, start, "end", process, first_ns, last_ns, label', [*rest, *rows])
 
+    def add_stacked(self, rows: Iterable[tuple[int, int, int, int]]) -> None:
+        """Region, process, stack, and how many pages more than it has, or fewer."""
+        self._db.executemany(
+            "INSERT INTO stacked (region, process, stack, pages) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (region, process, stack) DO UPDATE SET pages = pages + excluded.pages",
+            rows,
+        )
+
     def rows(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         return self._db.execute(query, values).fetchall()
 

@@ -36,6 +36,7 @@ FIELDS = {
     "TASK_MM": ["task_struct.mm"],
     "TASK_FLAGS": ["task_struct.flags"],
     "TASK_FILES": ["task_struct.files"],
+    "TASK_PAGEFAULT_DISABLED": ["task_struct.pagefault_disabled"],
     "TASK_SIGNAL": ["task_struct.signal"],
     "SIGNAL_LIVE": ["signal_struct.live"],
     "MM_ARG_START": ["mm_struct.arg_start"],
@@ -222,13 +223,13 @@ class Tier(NamedTuple):
         return [probe for probe in self.probes if probe.kind in (Kind.ENTRY, Kind.RETURN)]
 
 
-_EXACT = ("regions.c", "ledger.c", "labels.c", "inodes.c", "pages.c", "processes.c")
+_EXACT = ("regions.c", "ledger.c", "labels.c", "stacks.c", "inodes.c", "pages.c", "processes.c")
 KPROBE = Tier("exact", "kprobe", _EXACT, EXACT_PROBES, [])
 FENTRY = Tier("exact", "fentry", _EXACT, EXACT_PROBES, [])
 FAULTS = Tier(
     "faults",
     "tracepoint",
-    ("regions.c", "ledger.c", "labels.c", "ranges.c", "faults.c", "processes.c"),
+    ("regions.c", "ledger.c", "labels.c", "stacks.c", "ranges.c", "faults.c", "processes.c"),
     FAULTS_PROBES,
     [
         "pages made without a page fault: write(2), fallocate, O_DIRECT, MADV_POPULATE, mlock, process_vm_writev",
@@ -438,6 +439,7 @@ LOSSES = {
     "pages": "the ledger is full: the rest is unseen; make it bigger with --room",
     "probes": "the kernel skipped probes: pages that only these would have shown are unseen",
     "labels": "labels came faster than they could be told: their pages say ?",
+    "stacks": "more stacks than there is room for: by stack, some pages are of ?",
     "mappings": "mappings that the kernel's own tree did not show: their pages are unseen",
 }
 

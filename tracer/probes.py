@@ -23,7 +23,21 @@ from tracer.events import Event, region_key
 from tracer.kernel import Kind
 from tracer.ledger import Block
 from tracer.procfs import RegionKey
-from tracer.wire import BEHALF_KEY, BLOCK, BLOCK_KEY, COUNT, LABEL, LOSSES, REGION, REGION_ID, TGID, USAGE, USAGE_KEY
+from tracer.wire import (
+    BEHALF_KEY,
+    BLOCK,
+    BLOCK_KEY,
+    COUNT,
+    LABEL,
+    LOSSES,
+    REGION,
+    REGION_ID,
+    STACK,
+    STACKED_KEY,
+    TGID,
+    USAGE,
+    USAGE_KEY,
+)
 
 _package = Path(__file__).parent / "bpf"  # in a wheel; in a checkout bpf/ is beside the package
 SOURCES = _package if _package.is_dir() else Path(__file__).parent.parent / "bpf"
@@ -31,6 +45,7 @@ STUBS = SOURCES / "stubs"
 EVENT_PAGES = 1024  # a power of two; 4 MiB, some 10,000 forks or execs
 LABEL_PAGES = 1024  # 4 MiB, some 9,000 labels
 BATCH = 4096
+STACKS = "STACKS"  # the flag that has pages counted by user stack
 MAX_ACTIVE = 4096  # threads inside one kernel function at once, each of whose returns is seen
 
 
@@ -90,6 +105,16 @@ class Behalf(NamedTuple):
     acting: tuple[int, int]
     whose: tuple[int, int]
     pages: int
+
+
+class Stacked(NamedTuple):
+    """struct stacked_key of bpf/wire.h: what pages are counted by."""
+
+    region: int
+    tgid: int
+    start_time_ns: int
+    stack: int
+    """its number, or wire.NO_STACK"""
 
 
 class Map:
@@ -190,9 +215,12 @@ class Probes:
         self.regions = self._map(lib, "regions", REGION_ID.size, REGION.size)
         self._ids = self._map(lib, "ids")
         self.usages = self._map(lib, "usages")
+        self._stacked = self._map(lib, "stacked", STACKED_KEY.size, COUNT.size) if STACKS in flags else None
+        self._stacks = self._map(lib, "stacks", COUNT.size, STACK.size) if STACKS in flags else None
         self._losses = self._map(lib, "losses")
         self._rounds = self._map(lib, "rounds")
-        self._round = 0
+        self._round = 1  # a block that has not been told of is of round 0
+        self._rounds[bytes(4)] = COUNT.pack(self._round)
         self._last_changed: set[bytes] = set()
         for name in ("events", *["label_events"] * labelled):
             self._bpf[name.encode()].open_ring_buffer(self._keep)
@@ -338,6 +366,33 @@ class Probes:
                 del self._behalves[key]
         return found
 
+    # ---- stacks ----
+
+    def stacked(self) -> dict[Stacked, int]:
+        """How many pages were made by which stack: all that was made, given back since or not."""
+        found = {}
+        for key, pages in self._stacked.items() if self._stacked else ():
+            start_time_ns, stack, region, tgid = STACKED_KEY.unpack(key)
+            found[Stacked(region, tgid, start_time_ns, stack)] = COUNT.unpack(pages)[0]
+        return found
+
+    def forget_stacked(self, stacked: Stacked) -> None:
+        if self._stacked:
+            del self._stacked[STACKED_KEY.pack(stacked.start_time_ns, stacked.stack, stacked.region, stacked.tgid)]
+
+    def stack(self, number: int) -> tuple[int, ...]:
+        """Its addresses, the innermost first."""
+        raw = self._stacks[COUNT.pack(number)] if self._stacks else None
+        if not raw:
+            return ()
+        *addresses, count = STACK.unpack(raw)
+        return tuple(addresses[:count])
+
+    def forget_stack(self, number: int) -> None:
+        """Its place is for another."""
+        if self._stacks:
+            del self._stacks[COUNT.pack(number)]
+
     # ---- what they say ----
 
     def poll(self, timeout_s: float) -> list[Event]:
@@ -357,6 +412,8 @@ class Probes:
         misses = {name: bpf.recursion_misses(program) for name, program in self._programs.items()}
         if self._fexit:  # either makes up for the other
             misses["adding"] = min(misses["adding"], misses.pop("added"))
+        if self._stacked:  # a fault within the program of a fault is of the walk along the stack, and makes no page
+            misses.pop("page_fault", None)
         skipped = sum(misses.values())
         if self.tier.by == "kprobe":
             with kernel.tracefs() as tracefs:

@@ -64,6 +64,20 @@ class Mapping(NamedTuple):
     """as printed, `` (deleted)`` included"""
 
 
+class Executable(NamedTuple):
+    """A VMA that code may run in, from /proc/PID/maps."""
+
+    start: int
+    end: int
+    shared: bool
+    offset_bytes: int
+    """in the file, of start"""
+    dev: int
+    ino: int
+    """0: there is no file"""
+    path: str
+
+
 class RegionKey(NamedTuple):
     """Which region: (dev, ino) alone is not unique, for SysV numbers its inodes by shmid."""
 
@@ -151,27 +165,37 @@ class Proc:
 
     def mappings(self, tgid: int) -> list[Mapping]:
         """The mappings that have a file behind them; none when the process is gone."""
+        found = []
+        for span, flags, offset, device, ino, *path in self._maps(tgid):
+            if device == "00:00":  # the inode tells nothing: the host's first SysV segment has number 0
+                continue
+            start, end = (int(address, 16) for address in span.split("-"))
+            first_index = int(offset, 16) // PAGE_BYTES
+            found.append(Mapping(start, end, flags[3] == "s", first_index, _dev(device), int(ino), "".join(path)))
+        return found
+
+    def executables(self, tgid: int) -> list[Executable]:
+        """The mappings of a process that code may run in, by address; none when it is gone."""
+        found = []
+        for span, flags, offset, device, ino, *path in self._maps(tgid):
+            if flags[2] == "x":
+                start, end = (int(address, 16) for address in span.split("-"))
+                offset_bytes = int(offset, 16)
+                found.append(
+                    Executable(start, end, flags[3] == "s", offset_bytes, _dev(device), int(ino), "".join(path))
+                )
+        return found
+
+    def _maps(self, tgid: int) -> list[list[str]]:
         try:
             text = _text(self.root / str(tgid) / "maps")
         except (FileNotFoundError, ProcessLookupError):
             return []
-        found = []
-        for line in filter(None, text.split("\n")):
-            fields = line.split(maxsplit=5)
-            if fields[3] == "00:00":  # the inode tells nothing: the host's first SysV segment has number 0
-                continue
-            start, end = (int(address, 16) for address in fields[0].split("-"))
-            major, minor = (int(number, 16) for number in fields[3].split(":"))
-            path = fields[5] if len(fields) == 6 else ""
-            first_index = int(fields[2], 16) // PAGE_BYTES
-            found.append(
-                Mapping(start, end, fields[1][3] == "s", first_index, os.makedev(major, minor), int(fields[4]), path)
-            )
-        return found
+        return [line.split(maxsplit=5) for line in text.split("\n") if line]
 
     # ---- regions ----
 
-    def map_file(self, tgid: int, mapping: Mapping) -> Path:
+    def map_file(self, tgid: int, mapping: Mapping | Executable) -> Path:
         return self.root / str(tgid) / "map_files" / f"{mapping.start:x}-{mapping.end:x}"
 
     def open_files(self, tgid: int) -> list[Path]:
@@ -201,6 +225,12 @@ class Proc:
             shmid = int(field["shmid"])
             found[shmid] = SysvSegment(shmid, int(field["cpid"]), int(field["rss"]) + int(field["swap"]))
         return found
+
+
+def _dev(device: str) -> int:
+    """As os.makedev gives it, of major:minor as maps prints it."""
+    major, minor = (int(number, 16) for number in device.split(":"))
+    return os.makedev(major, minor)
 
 
 def _text(path: Path) -> str:

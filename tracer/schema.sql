@@ -81,6 +81,17 @@ CREATE TABLE usage (
     PRIMARY KEY (region, process)
 ) WITHOUT ROWID;
 
+-- With --stacks: user stacks, and how many pages of a region a process made by each, given back since or not.
+CREATE TABLE stack (
+    id INTEGER PRIMARY KEY,
+    frames TEXT                                 -- one to a line, callers first: functions, or file+address; NULL: lost
+);
+CREATE TABLE stacked (
+    region INTEGER REFERENCES region, process INTEGER REFERENCES process, stack INTEGER REFERENCES stack,
+    pages INTEGER,                              -- 0: they turned out to be of another stack
+    PRIMARY KEY (region, process, stack)
+) WITHOUT ROWID;
+
 -- Pages that a process made in, or for, the address space of another.
 CREATE TABLE behalf (
     region INTEGER REFERENCES region, process INTEGER REFERENCES process, for_process INTEGER REFERENCES process,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tracer import __version__, events, kernel, ledger, probes, procfs, targets, wire
 from tracer.capture import Capture
@@ -23,6 +24,9 @@ from tracer.procfs import PAGE_BYTES, Proc, ProcessStat, RegionKey
 from tracer.regions import Finder, Region
 from tracer.sources import Source
 from tracer.targets import Targets
+
+if TYPE_CHECKING:
+    from tracer.stacks import Stacks
 
 ROOM_BYTES = 4 << 30  # of regions that are made during the trace
 TEARDOWN_S = 1.0  # a teardown that was not seen to end by then has ended unseen
@@ -56,7 +60,9 @@ class Trace:
         interval_s: float = 0.5,
         room_bytes: int = ROOM_BYTES,
         source: Source | None = None,
+        stacks: bool = False,
     ) -> None:
+        """stacks: pages are counted by user stack, too."""
         self.stopping = False
         self.regions: dict[int, Region] = {}
         self._capture = capture
@@ -66,6 +72,8 @@ class Trace:
         self._room_bytes = room_bytes
         self._source = source
         self._labelling: Labelling | None = None
+        self._wants_stacks = stacks
+        self._stacks: Stacks | None = None
         self._proc = Proc()
         self._finder = Finder(self._proc)
         self._unmet: dict[int, list[events.Touch | events.Punch]] = {}  # of regions that were not heard of yet
@@ -88,6 +96,7 @@ class Trace:
         if self._source:
             tiers = [kernel.labelled(tier) for tier in tiers]
             flags += [f"NR_TEXTS={len(self._source.texts)}"] + ["LABEL_FILES"] * bool(self._source.functions)
+        flags += [probes.STACKS] if self._wants_stacks else []
         clock = self._clock
         self._probes = probes.attached(tiers, self._sizes, clock.monotonic_ns, clock.boot_ns, *flags)
         self._probes.__enter__()
@@ -110,6 +119,10 @@ class Trace:
                 self._labelling = Labelling(self._capture, self._probes, self._proc, self._source)
             self._closing = Closing(self._capture, self._probes, self.lives, self._labelling, self._finder, self._clock)
             self._keeping = Keeping(self._capture, self._probes, self.lives, self._closing, self._clock)
+            if self._wants_stacks:
+                from tracer.stacks import Stacks
+
+                self._stacks = Stacks(self._capture, self._probes, self.lives, self.regions)
             self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
             self._adopt_tree(processes)
         except BaseException:
@@ -121,6 +134,8 @@ class Trace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._probes.__exit__(kind, error, trace)
+        if self._stacks:
+            self._stacks.close()
 
     def _tree(self, processes: dict[int, ProcessStat]) -> list[int]:
         found = targets.tree(processes, self._wanted.roots(processes, self._excluded))
@@ -238,6 +253,8 @@ class Trace:
             "region", dev=key.dev, ino=key.ino, generation=key.generation, kind=kind, name=name, created_ns=created_ns
         )
         region = self.regions[number] = Region(row, number, key, kind, path=None)
+        if self._stacks:
+            self._stacks.enter(region)
         return region
 
     def _warn(self, text: str) -> None:
@@ -294,6 +311,8 @@ class Trace:
             self.regions[event.id].dying_since_s = time.monotonic()
         else:  # a file of a tmpfs that was never mapped, or of a process that was watched and is none of ours
             self._forget(event.id)
+        if self._stacks:
+            self._stacks.apply(event)
 
     def _touched(self, event: events.Touch, process: Process | None) -> None:
         head = event.head
@@ -455,6 +474,8 @@ class Trace:
                 self._closing.gone(region, now_ns)  # it had no page, so there was no teardown to see
                 del self.regions[number]
         self._keeping.write(changed, self.regions)
+        if self._stacks:
+            self._stacks.write()
         self._capture.insert_all("sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes", rows)
         shmem_bytes = self._proc.memory().shmem_bytes
         if shmem_bytes != self._shmem_bytes:
@@ -551,6 +572,8 @@ class Trace:
             theirs = mapped.get(region.id, {})
             mappings = {process: theirs[process.tgid] for process in alive if process.tgid in theirs}
             self._closing.alive(region, surveys[region.id], blocks.get(region.id, {}), mappings)
+        if self._stacks:
+            self._stacks.write(patience_s=math.inf)
         self._shmem_bytes = self._proc.memory().shmem_bytes
         self._keep_session(time.time_ns(), complete=1, sum_of_rss_bytes=rss_bytes)
         self._capture.commit()

@@ -14,6 +14,7 @@ MAX_TEXTS, TEXT_BYTES, SHOWN_BYTES = 4, 136, 128
 TEXTS_BYTES = MAX_TEXTS * TEXT_BYTES
 TEXT_IN_PLACE, TEXT_POINTED_TO, TEXT_TITLE, TEXT_NOTED = range(4)
 TEXT_NONE, TEXT_UNREADABLE = -1, -2
+STACK_DEPTH, NO_STACK = 127, 0
 WHEN_BITS = 42
 WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED = range(4)
 EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT_SEGMENT, EVENT_PUNCH, EVENT_LABEL = (
@@ -34,8 +35,10 @@ USAGE_KEY = struct.Struct("=IIQ")
 USAGE = struct.Struct("=QQQ")
 BEHALF_KEY = struct.Struct("=QQIIII")
 LABEL = struct.Struct(f"={MAX_TEXTS}Q{MAX_TEXTS}IQ{MAX_TEXTS}q{TEXTS_BYTES}s{TEXT_BYTES}siIII")
+STACK = struct.Struct(f"={STACK_DEPTH}QQ")  # addresses, count
+STACKED_KEY = struct.Struct("=QQII")
 COUNT = struct.Struct("=Q")
-LOSSES = ("events", "ranges", "processes", "regions", "usages", "pages", "mappings", "labels")
+LOSSES = ("events", "ranges", "processes", "regions", "usages", "pages", "mappings", "labels", "stacks")
 
 # events: EVENT, then the rest
 EVENT = struct.Struct("=QQII")

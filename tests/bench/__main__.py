@@ -65,18 +65,20 @@ def bench_touch(storm: Storm, rounds: int) -> None:
 
 
 def bench_record(storm: Storm, rounds: int) -> None:
-    """First touch while the trace is recorded, against the same while it is only traced."""
+    """First touch while the trace is recorded, with stacks and without, against the same while it is only traced."""
     capture = storm.result.with_name("capture")
-    record = Observer("shmtrace record --", sys.executable, [*SHMTRACE, "record", "-o", str(capture), "--"])
+    line = [*SHMTRACE, "record", "-o", str(capture)]
+    record = Observer("shmtrace record --", sys.executable, [*line, "--"])
+    stacks = Observer("shmtrace record --stacks --", sys.executable, [*line, "--stacks", "--"])
 
-    def recorded() -> float:
+    def recorded(observer: Observer) -> float:
         capture.unlink(missing_ok=True)
-        return storm.ns_per_page(record, "shared")
+        return storm.ns_per_page(observer, "shared")
 
     trace = Observer("shmtrace --", sys.executable, [*SHMTRACE, "--json", "--"])
     variants: dict[str, Callable[[], float]] = {
         trace.name: partial(storm.ns_per_page, trace, "shared"),
-        record.name: recorded,
+        **{observer.name: partial(recorded, observer) for observer in (record, stacks)},
     }
     title = f"first touch of {storm.mib} MiB of shared memory, page by page"
     print_table(title, "ns a page", run_rounds(variants, rounds), {record.name: "1.00"})

@@ -21,7 +21,7 @@ LABELS = ["script", "request", "file", "query", "label"]
 @options.a_capture
 @click.option(
     "--by",
-    type=click.Choice(["parent", "region", "process", "time", *LABELS]),
+    type=click.Choice(["parent", "region", "process", "time", "stack", *LABELS]),
     default="parent",
     show_default=True,
     help="Of what.",
@@ -34,7 +34,7 @@ LABELS = ["script", "request", "file", "query", "label"]
 def report(
     capture_path: Path, by: str, since: str | None, until: str | None, sort: str | None, as_json: bool, as_csv: bool
 ) -> None:
-    """What a capture says: the trace's own report, or a table by region, process or time.
+    """What a capture says: the trace's own report, or a table by region, process, time or, of --stacks, user stack.
 
     \b
     shmtrace report x.capture                                        as the trace printed it
@@ -48,11 +48,13 @@ def report(
 
     if as_json and as_csv:
         raise click.UsageError("name one of: --json, --csv")
+    if by == "stack" and (since or until):
+        raise click.UsageError("when a stack made its pages is not recorded: --since and --until go without --by stack")
     with Capture.open(capture_path) as capture:
         read = account.read(capture, moments.window(since, until, account.read_session(capture)))
         if by == "parent" and not as_csv:
             if sort:
-                raise click.UsageError("--sort needs a table: --by region, process or time, or --csv")
+                raise click.UsageError("--sort needs a table: --by region, process, time or stack, or --csv")
             output.report(read, as_json)
             return
         tables: dict[str, Callable[[], Table]] = {
@@ -61,6 +63,7 @@ def report(
             "process": lambda: rollup.by_process(read),
             "time": lambda: rollup.by_time(read, capture),
             **{kind: functools.partial(rollup.by_label, read, kind) for kind in LABELS},
+            "stack": lambda: rollup.by_stack(read),
         }
         found = tables[by]().sort(sort)
     if as_csv:
@@ -130,6 +133,8 @@ def html(capture_path: Path, output_path: Path) -> None:
 @options.output("Instead of standard output, in place of an earlier one.")
 def export(capture_path: Path, form: str, output_path: Path | None) -> None:
     """A capture for other programs: flame graphs, traces, spreadsheets.
+
+    Of a capture with stacks, folded and speedscope have them below each process, with what it has given back since.
 
     \b
     shmtrace export x.capture --format folded | flamegraph.pl --countname bytes > x.svg

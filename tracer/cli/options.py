@@ -140,6 +140,12 @@ def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
             help="Of regions still to come; the ledger takes 0.22% of it.",
         ),
         a_label,
+        click.option(
+            "--stacks",
+            is_flag=True,
+            help="Count first touches by user stack, too; built without frame pointers, as Debian's are, programs have "
+            "short ones. Needs -o.",
+        ),
         wait,
         interval(click.FloatRange(0.1, 1), 0.5, "Between two looks, each written into the capture; at most 1."),
         click.option(

@@ -122,6 +122,7 @@ def _trace(
     wait: bool,
     room_bytes: int,
     source: Source | None,
+    stacks: bool,
     command: tuple[str, ...],
     output_path: Path | None,
     max_bytes: int | None = None,
@@ -135,6 +136,8 @@ def _trace(
 
     if bool(names) + everything + bool(command) != 1:
         raise click.UsageError("name one of: -p NAME, -a (all), -- COMMAND")
+    if stacks and not output_path:
+        raise click.UsageError("--stacks needs -o FILE: `shmtrace report FILE --by stack` shows them")
     need_root(bpf=True)
     kernel.need_host_pids()
     started = Started(command) if command else None
@@ -148,7 +151,7 @@ def _trace(
         stack.enter_context(output.writing_capture(output_path))
         capture = stack.enter_context(Capture(output_path, max_bytes))
         running = signals.trace = stack.enter_context(
-            Trace(capture, targets, ourselves(), interval_s, room_bytes, source)
+            Trace(capture, targets, ourselves(), interval_s, room_bytes, source, stacks)
         )
         stack.callback(signals.ignore)
         if started:

@@ -1,7 +1,8 @@
 """An account as stacks, for flame graphs: whose region, which one, who touched it, and how many bytes of it.
 
 The bytes of all stacks add up to what is allocated; where the ledger has more than the inode, and unseen is less than
-nothing, to what the ledger has: a stack has no room for that, and speedscope refuses the whole file.
+nothing, to what the ledger has: a stack has no room for that, and speedscope refuses the whole file. Of a capture with
+user stacks, they are below who touched, and add up to what has been given back, too: by which it was is not known.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tracer import labels
-from tracer.account import Account, Parent, Process, Region, region_id
+from tracer.account import Account, Made, Parent, Process, Region, region_id
 from tracer.views.text import printable
 
 SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
@@ -20,8 +21,8 @@ SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 class Stack(NamedTuple):
     """From the root to the leaf."""
 
-    frames: tuple[str, str, str]
-    """parent, region, toucher"""
+    frames: tuple[str, ...]
+    """parent, region, toucher, and the toucher's own"""
     size_bytes: int
 
 
@@ -59,12 +60,20 @@ def stacks(parents: list[Parent]) -> Iterator[Stack]:
     """What is from before the first, then by first touch, what is unseen last."""
     for parent in parents:
         for region in parent.regions:
+            has_stacks = any(toucher.made_by for toucher in region.touchers)
             root = _process(parent.process), _region(region, parent.process)
             touchers = sorted(region.touchers, key=lambda toucher: toucher.first_ns or 0)
-            rows = [("[before the trace]", region.before_bytes), ("[at other times]", region.outside_bytes)]
-            rows += [(_process(toucher.process), toucher.touched_bytes) for toucher in touchers]
-            rows += [("[unseen]", region.unseen_bytes)]
-            yield from (Stack((*root, leaf), size_bytes) for leaf, size_bytes in rows if size_bytes > 0)
+            rows: list[tuple[tuple[str, ...], int]] = [(("[before the trace]",), region.before_bytes)]
+            rows += [(("[at other times]",), region.outside_bytes)]
+            for toucher in touchers:
+                made_by = toucher.stacks if has_stacks else [Made((), toucher.touched_bytes)]
+                rows += [((_process(toucher.process), *_frames(made)), made.size_bytes) for made in made_by]
+            rows += [(("[unseen]",), region.unseen_bytes)]
+            yield from (Stack((*root, *rest), size_bytes) for rest, size_bytes in rows if size_bytes > 0)
+
+
+def _frames(made: Made) -> tuple[str, ...]:
+    return ("?",) if made.frames is None else made.frames
 
 
 def _profile(name: str, theirs: list[Stack], frames: dict[str, int]) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* With STACKS: which code made the pages, by user stack; without, nothing. */
+
+#ifdef STACKS
+#define USER_STACK (1ULL << 8) /* BPF_F_USER_STACK */
+#define NO_USER_STACK -14      /* EFAULT: a kernel thread has none */
+#define NR_STACKS 16384	       /* 17 MiB */
+
+/*
+ * Not bpf_get_stackid: in its table a stack has one place, by its hash, and is lost where another has that. Of 1000
+ * stacks in 16384 places 30 would be.
+ */
+static long (*get_stack)(void *ctx, void *to, u32 bytes, u64 flags) = (void *)67;
+
+BPF_TABLE("hash", u64, struct stack, stacks, NR_STACKS);	/* by its number */
+BPF_TABLE("hash", struct stacked_key, u64, stacked, NR_USAGES); /* pages ever made */
+/* Where it is walked into: fentry's programs may be preempted, but not by themselves on this CPU. */
+BPF_TABLE("percpu_array", u32, struct stack, walked, 1);
+
+/* The number of the current stack: a hash of it that is the process's own, so that none can lie of another. */
+static inline u64 stack_of(void *ctx, u32 tgid)
+{
+	u32 zero = 0;
+	u64 number = tgid;
+	struct stack *stack = walked.lookup(&zero);
+	if (!stack)
+		return NO_STACK;
+	long bytes = get_stack(ctx, stack->addresses, STACK_DEPTH * sizeof(u64), USER_STACK);
+	if (bytes <= 0) {
+		if (bytes != NO_USER_STACK)
+			lose(LOST_STACKS);
+		return NO_STACK;
+	}
+	stack->count = bytes / sizeof(u64);
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < STACK_DEPTH; i++) {
+		if (i >= stack->count)
+			break;
+		number = (number ^ stack->addresses[i]) * 0x9e3779b97f4a7c15ULL;
+		number ^= number >> 32;
+	}
+	number |= !number; /* NO_STACK is not one */
+	if (!stacks.lookup(&number) && stacks.insert(&number, stack) && !stacks.lookup(&number)) {
+		lose(LOST_STACKS);
+		return NO_STACK;
+	}
+	return number;
+}
+
+static inline void count_stack(void *ctx, u32 region, u32 tgid, u64 start_time_ns, u32 nr_pages)
+{
+	struct stacked_key key = {.region = region, .tgid = tgid, .start_time_ns = start_time_ns};
+	u64 none = 0;
+	key.stack = stack_of(ctx, tgid);
+	u64 *pages = stacked.lookup_or_try_init(&key, &none);
+	if (pages)
+		__sync_fetch_and_add(pages, nr_pages);
+	else
+		lose(LOST_STACKS);
+}
+#else
+#define count_stack(ctx, region, tgid, start_time_ns, nr_pages)
+#endif

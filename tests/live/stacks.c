@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * stacks calls|fork|garbage, stacks exec PROGRAM: makes pages of a region by functions that are known, when a line comes
+ * on standard input, and lives until that ends. The other program of exec makes its own by `stacks calls`.
+ */
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PAGE 4096UL
+#define PAGES 512
+#define CALLED __attribute__((noinline, noclone, used))
+
+static char *region;
+
+CALLED static void touch(size_t first, size_t pages)
+{
+	for (size_t page = first; page < first + pages; page++)
+		*(volatile char *)(region + page * PAGE) = 1;
+	/* else gcc makes no frame for a function that calls no other, and its caller is missing, whatever the flags */
+	__asm__ volatile("" ::"r"(__builtin_frame_address(0)));
+}
+
+CALLED static void alpha(void)
+{
+	touch(0, 23);
+	__asm__ volatile("");
+}
+
+CALLED void beta(void)
+{
+	touch(23, 101);
+	__asm__ volatile("");
+}
+
+CALLED static void gamma_(void)
+{
+	touch(124, 7);
+	__asm__ volatile("");
+}
+
+CALLED void all(void)
+{
+	alpha();
+	beta();
+	gamma_();
+	__asm__ volatile("");
+}
+
+static void wait_for_a_line(void)
+{
+	char byte = 0;
+	while (byte != '\n' && read(0, &byte, 1) == 1)
+		;
+}
+
+/* With that for a frame pointer. */
+CALLED static void touch_by(uintptr_t frame, char *first, size_t pages)
+{
+	__asm__ volatile("mov %%rbp, %%r12\n\t"
+			 "mov %2, %%rbp\n"
+			 "1:\tmovb $1, (%0)\n\t"
+			 "add $4096, %0\n\t"
+			 "dec %1\n\t"
+			 "jnz 1b\n\t"
+			 "mov %%r12, %%rbp"
+			 : "+r"(first), "+r"(pages)
+			 : "r"(frame)
+			 : "r12", "memory", "cc");
+}
+
+static void garbage(void)
+{
+	uintptr_t loop[] = {(uintptr_t)loop, (uintptr_t)all};
+	uintptr_t data[] = {(uintptr_t)loop, 7};
+	uintptr_t frames[] = {
+		0,
+		1,
+		1UL << 63,			      /* not canonical */
+		~0UL - 7,			      /* the kernel's */
+		0xffffffffff600000UL,		      /* vsyscall */
+		(uintptr_t)region + 300 * PAGE,	      /* a page that is not there, and must not come to be */
+		(uintptr_t)region + PAGES * PAGE - 8, /* half of it beyond the end */
+		(uintptr_t)loop,		      /* without end */
+		(uintptr_t)loop + 1,
+		(uintptr_t)data, /* returns to where no code is */
+	};
+	for (size_t i = 0; i < sizeof(frames) / sizeof(*frames); i++)
+		touch_by(frames[i], region + i * 3 * PAGE, 3);
+}
+
+int main(int argc, char **argv)
+{
+	region = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (argc < 2 || region == MAP_FAILED)
+		return 2;
+	wait_for_a_line();
+	if (!strcmp(argv[1], "garbage")) {
+		garbage();
+	} else if (!strcmp(argv[1], "fork")) {
+		pid_t child = fork();
+		if (!child) {
+			all();
+			_exit(0);
+		}
+		waitpid(child, NULL, 0);
+	} else if (!strcmp(argv[1], "exec")) {
+		alpha();
+		wait_for_a_line();
+		execl(argv[2], argv[2], "calls", NULL);
+	} else {
+		all();
+	}
+	wait_for_a_line();
+	return 0;
+}

@@ -1,0 +1,245 @@
+"""Which code made the pages: the user stacks that the kernel side counts by, told by the names of their functions.
+
+What a stack's addresses mean is known only while its process lives, so what code a process has mapped is read when it
+first touches a region. The child of a fork that was too short for that has its parent's. Stacks without a name yet are
+unknown, and counted.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import stat
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+from tracer import events, procfs, wire
+from tracer.capture import Capture
+from tracer.events import Event
+from tracer.lives import Lives, Process
+from tracer.probes import Probes, Stacked
+from tracer.procfs import TICK_NS, Executable, Proc
+from tracer.regions import Region
+from tracer.symbols import Symbols
+
+PATIENCE_S = 0.05  # at once; what is left is for the next time, and a file is read as a whole
+MAX_FILES = 256  # kept open: their processes may have exited when they are read, and they may be deleted
+
+
+class Module:
+    """A file that code is mapped from."""
+
+    def __init__(self, name: str, file: IO[bytes] | None) -> None:
+        self.name = name
+        self.file = file
+
+    @functools.cached_property
+    def _symbols(self) -> Symbols | None:
+        return Symbols(self.file) if self.file else None
+
+    def frame(self, offset_bytes: int) -> str:
+        """The function that is there in the file; where none has a name, which place it is."""
+        address = self._symbols.address(offset_bytes) if self._symbols else offset_bytes
+        name = self._symbols.name(address) if self._symbols else None
+        return name.replace("\n", "\\x0a") if name else f"{self.name}+{address:#x}"
+
+
+class Program:
+    """The code that a process has mapped, or several that are forks of one another."""
+
+    def __init__(self, executables: Sequence[Executable], modules: Sequence[Module | None]) -> None:
+        self.executables = executables
+        self._modules = modules
+        self._frames: dict[int, str] = {}
+        self._starts = [executable.start for executable in executables]
+
+    def covers(self, address: int) -> bool:
+        return self._at(address) is not None
+
+    def frame(self, address: int) -> str | None:
+        """None: no code is there."""
+        number = self._at(address)
+        if number is None:
+            return None
+        if address not in self._frames:
+            executable, module = self.executables[number], self._modules[number]
+            offset_bytes = address - executable.start + executable.offset_bytes
+            self._frames[address] = module.frame(offset_bytes) if module else executable.path or "[anon]"
+        return self._frames[address]
+
+    def _at(self, address: int) -> int | None:
+        number = bisect.bisect_right(self._starts, address) - 1
+        return number if number >= 0 and address < self.executables[number].end else None
+
+
+class Stacks:
+    """Keeps them in the capture."""
+
+    def __init__(self, capture: Capture, probes: Probes, processes: Lives, regions: Mapping[int, Region]) -> None:
+        """regions: those that are there, as they come and go."""
+        self._capture = capture
+        self._probes = probes
+        self._lives = processes
+        self._alive = regions
+        self._proc = Proc()
+        self._regions: dict[int, int] = {}  # rows, by id
+        self._programs: dict[Process, list[Program]] = {}  # the newest first
+        self._touchers: set[Process] = set()
+        self._execs: Counter[Process] = Counter()
+        self._born_after: dict[Process, int] = {}  # so many execs of its parent
+        self._modules: dict[tuple[int, int], Module] = {}
+        self._rows: dict[str | None, int] = {}  # by frames
+        self._told: dict[Stacked, tuple[int, int | None]] = {}  # pages, and whose row; None: of the unknown as yet
+
+    def close(self) -> None:
+        for module in self._modules.values():
+            if module.file:
+                module.file.close()
+
+    # ---- on the way ----
+
+    def enter(self, region: Region) -> None:
+        self._regions[region.id] = region.row
+
+    def apply(self, event: Event) -> None:
+        """After the trace has."""
+        process = self._lives.find(event.head.tgid, event.head.start_time_ns)
+        if isinstance(event, events.Fork) and process and process.parent:
+            if self._execs[process.parent]:
+                self._born_after[process] = self._execs[process.parent]
+            if process.parent in self._programs:
+                self._programs[process] = list(self._programs[process.parent])
+        elif isinstance(event, events.Touch) and process:
+            self._touchers.add(process)
+            self._look(process)
+        elif isinstance(event, events.Exec) and process:
+            if process in self._touchers:
+                self.write()  # what it has made is by the program that it was
+            self._look(process)  # it may be over before it is known to have touched anything
+            self._execs[process] += 1
+
+    def _look(self, process: Process) -> None:
+        """What code it has mapped, if it lives."""
+        executables = self._proc.executables(process.tgid)
+        now = self._proc.process(process.tgid)
+        if not executables or not now or abs(now.start_time_ns - process.start_time_ns) > TICK_NS:
+            return
+        known = self._programs.setdefault(process, [])
+        if not known or known[0].executables != executables:
+            modules = [self._module(process.tgid, executable) if executable.ino else None for executable in executables]
+            known.insert(0, Program(executables, modules))
+
+    def _module(self, tgid: int, executable: Executable) -> Module:
+        key = executable.dev, executable.ino
+        if key in self._modules:
+            return self._modules[key]
+        name = executable.path.removesuffix(" (deleted)").rpartition("/")[2]
+        module = Module(name, self._open(tgid, executable))
+        if module.file:
+            self._modules[key] = module
+        return module
+
+    def _open(self, tgid: int, executable: Executable) -> IO[bytes] | None:
+        """By way of the process: whatever its root is, and if it is deleted. Never a region."""
+        if executable.shared or executable.dev == procfs.internal_dev() or len(self._modules) >= MAX_FILES:
+            return None
+        path = self._proc.map_file(tgid, executable)
+        try:
+            return path.open("rb") if stat.S_ISREG(path.stat().st_mode) else None
+        except OSError:
+            return None
+
+    # ---- into the capture ----
+
+    def write(self, patience_s: float = PATIENCE_S) -> None:
+        """What has been made by which stack since it was last written.
+
+        What is made no more leaves its place in the kernel's maps to others: where frame pointers lead astray, nearly
+        every page has a stack of its own.
+        """
+        until_s = time.monotonic() + patience_s
+        pages: Counter[tuple[int, int, int]] = Counter()
+        looked: set[Process] = set()
+        waiting: set[Process] = set()
+        used: set[int] = {wire.NO_STACK}
+        unused: set[int] = set()
+        for stacked, made in self._probes.stacked().items():
+            region, process = self._regions.get(stacked.region), self._lives.find(stacked.tgid, stacked.start_time_ns)
+            if region is None or not process:
+                if not self._probes.region(stacked.region):  # it was of a process that was watched, and is none of ours
+                    self._probes.forget_stacked(stacked)
+                continue
+            told, row = self._told.get(stacked, (0, None))
+            if row is None and time.monotonic() < until_s:
+                row = self._find(process, stacked.stack, looked)
+                if told:
+                    pages[region, process.row, self._row(None)] -= told
+                told = 0
+            pages[region, process.row, self._row(None) if row is None else row] += made - told
+            self._told[stacked] = made, row
+            if row is None:
+                waiting.add(process)
+            if row is not None and (made == told or process.exited or stacked.region not in self._alive):
+                self._probes.forget_stacked(stacked)
+                del self._told[stacked]
+                unused.add(stacked.stack)
+            else:
+                used.add(stacked.stack)
+        for stack in unused - used:
+            self._probes.forget_stack(stack)
+        self._capture.add_stacked((*key, made) for key, made in pages.items() if made)
+        left = {stacked.region for stacked in self._told}
+        for number in self._regions.keys() - self._alive.keys() - left:
+            del self._regions[number]
+        known = {*self._programs, *self._born_after, *self._touchers}
+        for process in [process for process in known if process.exited and process not in waiting]:
+            self._programs.pop(process, None)
+            self._born_after.pop(process, None)
+            self._touchers.discard(process)
+
+    def _find(self, process: Process, stack: int, looked: set[Process]) -> int:
+        """The row of a stack. looked: processes that have been looked at again since they may have mapped more."""
+        if stack == wire.NO_STACK:
+            return self._row(None)
+        innermost, *callers = self._probes.stack(stack) or (0,)
+        # where each of them was called from, and not where it will go on: that may be another function
+        addresses = [innermost, *(address - 1 for address in callers)]
+        program = self._program(process, innermost)
+        if not process.exited and process not in looked and not (program and all(map(program.covers, addresses))):
+            looked.add(process)
+            self._look(process)
+            program = self._program(process, innermost)
+        return self._row(frames_text([program.frame(address) for address in addresses]) if program else None)
+
+    def _program(self, process: Process, innermost: int) -> Program | None:
+        """The newest that has code there: it may have become another program meanwhile."""
+        known = self._programs.get(process, [])
+        while not known and process.parent and self._is_as_its_parent(process, process.parent):
+            process = process.parent
+            if not process.exited and process not in self._programs:
+                self._look(process)
+            known = self._programs.get(process, [])
+        return next((program for program in known if program.covers(innermost)), known[0] if known else None)
+
+    def _is_as_its_parent(self, process: Process, parent: Process) -> bool:
+        """Neither has become another program since."""
+        return not self._execs[process] and self._execs[parent] == self._born_after.get(process, 0)
+
+    def _row(self, frames: str | None) -> int:
+        if frames not in self._rows:
+            self._rows[frames] = self._capture.insert("stack", frames=frames)
+        return self._rows[frames]
+
+
+def frames_text(frames: Sequence[str | None]) -> str | None:
+    """As the capture has them, of the innermost first; None: nothing is known of any.
+
+    Frames that are not known are one together: from where a program without frame pointers leads astray, all are.
+    """
+    lines: list[str] = []
+    for frame in reversed(frames):
+        if frame or lines[-1:] != ["?"]:
+            lines.append(frame or "?")
+    return "\n".join(lines) if any(frames) else None

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tracer import labels
-from tracer.account import Account, Creator, Parent, Process, Region, Session, Toucher
+from tracer.account import Account, Creator, Parent, Process, Region, Session, Toucher, charged
 from tracer.procfs import PAGE_BYTES
 from tracer.trace import Summary
 from tracer.views import json as document
@@ -516,8 +516,8 @@ TOUCHER = "process touched_bytes freed_bytes faults first last"
 # Not yet there in schema shmtrace/1's first words; it only ever grows.
 GROWN = {
     "top": {"warnings", "mechanism", "version", "complete", "since", "until"},
-    "region": {"peak_bytes", "outside_bytes"},
-    "process": {"parent", "in_tree", "started", "cgroup"},
+    "region": {"peak_bytes", "outside_bytes", "charged"},
+    "process": {"parent", "in_tree", "started", "cgroup", "unit", "container", "pod"},
     "toucher": {"made_for"},
 }
 
@@ -556,6 +556,63 @@ def test_every_region_of_a_document_balances(make: Callable[[], Account]) -> Non
         assert region["allocated_bytes"] == touched_bytes + region["before_bytes"] + region["unseen_bytes"]
 
 
+WEB, CRON, THREADS = "/system.slice/web.service", "/system.slice/cron.service", "/"
+
+
+@pytest.mark.parametrize(
+    ("touchers", "cgroups"),
+    [
+        ([(WEB, 23, 0, {})], {WEB: 23, None: 12}),
+        ([(WEB, 23, 0, {}), (WEB, 7, 3, {}), (CRON, 31, 0, {})], {WEB: 30, CRON: 31, None: 12}),
+        # made in the memory of another
+        ([(THREADS, 23, 0, {WEB: 17, CRON: 1})], {WEB: 17, THREADS: 5, CRON: 1, None: 12}),
+        ([(WEB, 23, 5, {WEB: 17})], {WEB: 23, None: 12}),
+        # of which some were given back, nobody knows whose
+        ([(THREADS, 23, 5, {WEB: 17})], {THREADS: 6, None: 29}),
+        ([(THREADS, 23, 5, {WEB: 28})], {None: 35}),
+        ([(None, 23, 0, {})], {None: 35}),
+    ],
+)
+def test_a_page_is_charged_to_its_first_touchers_cgroup(
+    touchers: list[tuple[str | None, int, int, dict[str, int]]], cgroups: dict[str | None, int]
+) -> None:
+    rows = [
+        toucher(
+            process(10 + number, cgroup=cgroup),
+            pages,
+            freed=freed,
+            made_for={process(90 + place, cgroup=where): made for place, (where, made) in enumerate(others.items())},
+        )
+        for number, (cgroup, pages, freed, others) in enumerate(touchers)
+    ]
+    found = charged(make_region(1, *rows, before=9, unseen=3))
+    assert {cgroup: size_bytes // PAGE_BYTES for cgroup, size_bytes in found} == cgroups
+    assert [size for _, size in found] == sorted((size for _, size in found), reverse=True)
+
+
+def charges(creator: str | None, *cgroups: str | None) -> list[str]:
+    rows = [toucher(process(10 + number, cgroup=cgroup), 23 - number) for number, cgroup in enumerate(cgroups)]
+    made = Creator(process(9, cgroup=creator), "inferred")
+    report = text.render(account(Parent(made.process, [make_region(1, *rows, before=9, creator=made)])))
+    return [line for line in report.split("\n") if "made in" in line or "charged" in line]
+
+
+def test_who_is_charged_is_told_where_it_is_another() -> None:
+    assert charges(WEB, WEB, WEB) == []
+    assert charges(WEB) == []
+    assert charges(WEB, None) == []
+    assert charges(None, WEB, None) == []
+    assert charges(None, WEB, CRON) == ["    made in ?; charged 92.0K to web.service, 88.0K to cron.service"]
+    assert charges(WEB, CRON) == ["    made in web.service; charged 92.0K to cron.service"]
+    container = f"/docker/{'0123456789abcdef' * 4}"
+    several = charges(WEB, CRON, container, "/x/\x1b[2J" + "y" * 200, WEB)
+    assert several == [
+        "    made in web.service",
+        "    charged 92.0K to cron.service, 88.0K to 0123456789ab, 164.0K to …2 more",
+    ]
+    assert max(map(text.width, charges("/" + "字" * 99, *[f"/{number}{'字' * 99}" for number in range(9)]))) <= 80
+
+
 def test_ids_of_regions() -> None:
     assert document.region_id(make_region(1047)) == "0:1/1047/3a9c21f0"
     assert document.region_id(make_region(1047, generation=7)) == "0:1/1047/00000007"
@@ -590,6 +647,9 @@ def test_a_process_of_which_only_the_pid_is_known() -> None:
         "started": None,
         "exited": None,
         "cgroup": None,
+        "unit": None,
+        "container": None,
+        "pod": None,
         "in_tree": True,
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -106,6 +107,30 @@ def region_id(region: Region) -> str:
     """dev/ino/generation, as maps prints the first two."""
     generation = "-" if region.generation is None else f"{region.generation:08x}"
     return f"{dev_text(region.dev)}/{region.ino}/{generation}"
+
+
+def charged(region: Region) -> list[tuple[str | None, int]]:
+    """Which cgroups the bytes of a region are charged to, most first. None is the rest, of which it is not known: from
+    before, unseen, or touched outside the window. They add up to what is allocated.
+
+    A page is charged to the cgroup that its first toucher was in, and stays there, whoever uses it and whatever becomes
+    of that process; one that was made in the memory of another process to the other's: shmem_get_folio_gfp() in
+    mm/shmem.c charges the mm that faults. Which of these were given back is not told apart, so then that is unknown.
+    """
+    found: Counter[str | None] = Counter()
+    for toucher in region.touchers:
+        own = toucher.process.cgroup
+        elsewhere = [(process.cgroup, made_bytes) for process, made_bytes in toucher.made_for if process.cgroup != own]
+        made_bytes = sum(made_bytes for _, made_bytes in elsewhere)
+        if toucher.freed_bytes or made_bytes > toucher.touched_bytes:
+            made_bytes = min(made_bytes, toucher.touched_bytes)
+            elsewhere = [(None, made_bytes)]
+        found[own] += toucher.touched_bytes - made_bytes
+        for cgroup, size_bytes in elsewhere:
+            found[cgroup] += size_bytes
+    del found[None]
+    found[None] = region.allocated_bytes - sum(found.values())
+    return [(cgroup, size_bytes) for cgroup, size_bytes in found.most_common() if size_bytes]
 
 
 def dev_text(dev: int) -> str:

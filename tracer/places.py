@@ -36,6 +36,7 @@ NAMED = re.compile(
     r"|machine-(?!qemu\\x2d)(?P<machine>.+)\.scope"  # qemu's is a virtual machine, and its guest's memory is its own
 )
 LXC_PARENTS = {"lxc", "lxc.payload"}  # before 4.0, and with a cgroup.pattern of one's own
+SHORT_DIGITS = 12
 MONITORS = {"conmon", "supervisor"}  # in a container's cgroup, and not of the container
 
 
@@ -61,6 +62,11 @@ def place(cgroup: str | None) -> Place:
             pod = in_pod[1].replace("_", "-")
         before, before_is = name, container
     return Place(unit or within, containers[-1], pod)
+
+
+def short(container: str | None) -> str | None:
+    """As docker and crictl print it."""
+    return container[:SHORT_DIGITS] if container and OCI.fullmatch(container) else container
 
 
 def _container(name: str, before: str) -> tuple[str | None, str | None]:

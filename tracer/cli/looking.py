@@ -14,7 +14,7 @@ from tracer.cli import options, output
 @options.a_capture
 @click.option(
     "--by",
-    type=click.Choice(["parent", "region", "process", "time"]),
+    type=click.Choice(["parent", "region", "process", "unit", "container", "time"]),
     default="parent",
     show_default=True,
     help="Of what.",
@@ -27,12 +27,13 @@ from tracer.cli import options, output
 def report(
     capture_path: Path, by: str, since: str | None, until: str | None, sort: str | None, as_json: bool, as_csv: bool
 ) -> None:
-    """What a capture says: the trace's own report, or a table by region, process or time.
+    """What a capture says: the trace's own report, or a table by region, process, unit, container or time.
 
     \b
     shmtrace report x.capture                                        as the trace printed it
     shmtrace report x.capture --by time --since 14:00 --until 14:05  who grew it then
     shmtrace report x.capture --by process --sort freed              who gave most back
+    shmtrace report x.capture --by unit                              which service; or --by container
     shmtrace report x.capture --csv > shares.csv                     every part of every region
     """
     from tracer import account, moments, rollup
@@ -45,13 +46,15 @@ def report(
         read = account.read(capture, moments.window(since, until, account.read_session(capture)))
         if by == "parent" and not as_csv:
             if sort:
-                raise click.UsageError("--sort needs a table: --by region, process or time, or --csv")
+                raise click.UsageError("--sort needs a table: --by another than parent, or --csv")
             output.report(read, as_json)
             return
         found = {
             "parent": lambda: rollup.by_parent(read),
             "region": lambda: rollup.by_region(read, capture),
             "process": lambda: rollup.by_process(read),
+            "unit": lambda: rollup.by_unit(read),
+            "container": lambda: rollup.by_container(read),
             "time": lambda: rollup.by_time(read, capture),
         }[by]().sort(sort)
     if as_csv:

@@ -6,7 +6,8 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
-from tracer.account import Account, Process, Region, dev_text, region_id
+from tracer.account import Account, Process, Region, charged, dev_text, region_id
+from tracer.places import place
 
 SCHEMA = "shmtrace/1"
 
@@ -70,6 +71,7 @@ def _region(region: Region) -> dict[str, Any]:
         "resident_bytes": region.resident_bytes,
         "swapped_bytes": region.swapped_bytes,
         "creator": {**_process(creator.process), "how": creator.how} if creator else None,
+        "charged": [{"cgroup": cgroup, "bytes": size_bytes} for cgroup, size_bytes in charged(region)],
         "before_bytes": region.before_bytes,
         "outside_bytes": region.outside_bytes,
         "unseen_bytes": region.unseen_bytes,
@@ -92,6 +94,7 @@ def _region(region: Region) -> dict[str, Any]:
 
 
 def _process(process: Process) -> dict[str, Any]:
+    where = place(process.cgroup)
     return {
         "tgid": process.tgid,
         "start_time_ns": process.start_time_ns or None,
@@ -101,6 +104,9 @@ def _process(process: Process) -> dict[str, Any]:
         "started": rfc3339(process.started_ns),
         "exited": rfc3339(process.exited_ns),
         "cgroup": process.cgroup,
+        "unit": where.unit,
+        "container": where.container,
+        "pod": where.pod,
         "in_tree": not process.stranger,
     }
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import textwrap
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 
 from tracer import labels
-from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher
+from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher, charged
+from tracer.places import place, short
 from tracer.procfs import PAGE_BYTES
 
 COLUMNS = 80
@@ -21,6 +23,8 @@ MAX_LINES = 20
 MAX_TOUCHERS = 10
 MAX_MADE_FOR = 3
 MADE_FOR_COLUMNS = 36
+MAX_CHARGED = 2
+BELONGS_COLUMNS = 19  # two of them, and how many more, to a line
 HEADER = f"    {'PID':>7} {'process':<{PROCESS_COLUMNS}} {'touched':>8} {'share':>5}"
 FAULTS = f" {'faults':>7}"
 
@@ -110,6 +114,7 @@ def _region(region: Region, parent: Process | None, account: Account) -> list[st
             lines.append(_row("", "before the trace", region.before_bytes, region))
         lines.append(_row("", "unseen", region.unseen_bytes, region))
         lines += _given_back(region)
+    lines += _charged(region)
     if any(toucher.faults for toucher in others):
         who = f"{len(others)} {'more' if touchers else 'processes'}"
         lines.append(f"    used, and not grown, by {who}: {_faults(others)} faults")
@@ -169,6 +174,30 @@ def _given_back(region: Region) -> list[str]:
     line = f"    given back: {format_bytes(most.freed_bytes)} of {most.process.tgid} {_name(most.process)}"
     more = f", {format_bytes(sum(row.freed_bytes for row in rest))} of {len(rest)} more" if rest else ""
     return [fit(line, COLUMNS - width(more)) + more]
+
+
+def _charged(region: Region) -> list[str]:
+    """Where it was made and which cgroups are charged for it, where that is more than one, or another."""
+    sizes: Counter[str | None] = Counter()
+    for cgroup, size_bytes in charged(region):
+        sizes[cgroup and _belongs(cgroup)] += size_bytes
+    made = region.creator.process.cgroup if region.creator else None
+    known = sizes.keys() - {None}
+    if len(known) < 2 and (not made or known <= {_belongs(made)}):
+        return []
+    shares = [(where, size_bytes) for where, size_bytes in sizes.most_common() if where]
+    rest_bytes = sum(size_bytes for _, size_bytes in shares[MAX_CHARGED:])
+    shares = shares[:MAX_CHARGED] + ([(f"…{len(shares) - MAX_CHARGED} more", rest_bytes)] if rest_bytes else [])
+    told = ", ".join(f"{format_bytes(size_bytes)} to {where}" for where, size_bytes in shares)
+    begun, charge = f"    made in {_belongs(made)}", f"charged {told}"
+    joined = f"{begun}; {charge}"
+    return [joined] if width(joined) <= COLUMNS else [begun, f"    {charge}"]
+
+
+def _belongs(cgroup: str | None) -> str:
+    """The container, or else the unit, or else the cgroup."""
+    where = place(cgroup)
+    return fit(printable(short(where.container) or where.unit or cgroup or "?"), BELONGS_COLUMNS)
 
 
 def _name(process: Process) -> str:

@@ -35,6 +35,7 @@ def test_what_goes_in_comes_out() -> None:
                 "id": 2,
                 "tgid": 812,
                 "start_time_ns": 6,
+                "ns_tgid": None,
                 "parent": None,
                 "parent_tgid": None,
                 "comm": '"; DROP TABLE process',
@@ -170,7 +171,7 @@ def test_pages_are_not_thinned(tmp_path: Path) -> None:
             lambda path: alter(path, "PRAGMA application_id = 7"),
             "is an SQLite file, but no capture",
         ),
-        (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 1: use the shmt"),
+        (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 2: use the shmt"),
     ],
 )
 def test_what_is_no_capture(make: Callable[[Path], object], reason: str, tmp_path: Path) -> None:

@@ -517,7 +517,7 @@ TOUCHER = "process touched_bytes freed_bytes faults first last"
 GROWN = {
     "top": {"warnings", "mechanism", "version", "complete", "since", "until"},
     "region": {"peak_bytes", "outside_bytes", "charged"},
-    "process": {"parent", "in_tree", "started", "cgroup", "unit", "container", "pod"},
+    "process": {"parent", "in_tree", "started", "cgroup", "unit", "container", "pod", "ns_tgid"},
     "toucher": {"made_for"},
 }
 
@@ -613,6 +613,20 @@ def test_who_is_charged_is_told_where_it_is_another() -> None:
     assert max(map(text.width, charges("/" + "字" * 99, *[f"/{number}{'字' * 99}" for number in range(9)]))) <= 80
 
 
+def test_a_process_of_another_pid_namespace_is_named_by_both_numbers() -> None:
+    master = process(4312, MASTER, ns_tgid=1)
+    worker = process(4_194_303, exited=20, ns_tgid=4_194_302)
+    made = Creator(master, "inferred")
+    rows = [toucher(worker, 23, 4, freed=1, made_for={master: 7}), toucher(process(812), 7, 3)]
+    report = text.render(account(Parent(master, [make_region(1, *rows, creator=made)])))
+    assert report.startswith("php-fpm8.2 4312 (1)  php-fpm: master")
+    assert "    made by 4312 (1) (inferred)" in report
+    assert "    4194303 (4194302) php-fpm: poo…    92.0K   77%       4  exited 22:13:40" in report
+    assert "28.0K for 4312 (1) php-fpm: master" in report
+    assert "given back: 4.0K of 4194303 (4194302) php-fpm" in report
+    assert max(map(text.width, report.split("\n"))) <= 80
+
+
 def test_ids_of_regions() -> None:
     assert document.region_id(make_region(1047)) == "0:1/1047/3a9c21f0"
     assert document.region_id(make_region(1047, generation=7)) == "0:1/1047/00000007"
@@ -640,6 +654,7 @@ def test_a_process_of_which_only_the_pid_is_known() -> None:
     found = document.document(account(Parent(stranger, [])))
     assert found["parents"][0]["process"] == {
         "tgid": 4711,
+        "ns_tgid": None,
         "start_time_ns": None,
         "comm": None,
         "command": "",

@@ -34,6 +34,8 @@ class Process(NamedTuple):
     started_ns: int | None = None
     """CLOCK_REALTIME"""
     cgroup: str | None = None
+    ns_tgid: int | None = None
+    """its PID in its own PID namespace; None: the same, or not known"""
 
 
 class Creator(NamedTuple):
@@ -256,6 +258,7 @@ def read_processes(capture: Capture) -> dict[int, Process]:
             bool(row["stranger"]),
             row["started_ns"],
             row["cgroup"],
+            row["ns_tgid"],
         )
         for row in capture.rows("SELECT * FROM process")
     }

@@ -15,7 +15,7 @@ from typing import Any, Optional
 from tracer.errors import ShmtraceError
 
 APPLICATION_ID = 0x73686D74  # "shmt"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = Path(__file__).with_name("schema.sql")
 REMEDY = "`shmtrace record` makes one"
 MIN_SAMPLES = 1000  # no fewer are left for the sake of a file's size

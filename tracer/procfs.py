@@ -7,6 +7,7 @@ a region's memory, keeps one open, or reads smaps, which stalls big processes fo
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -141,6 +142,19 @@ class Proc:
             return None
         paths = {name: path for _, controllers, path in lines for name in controllers.split(",")}
         return paths.get("memory", paths.get(""))
+
+    def ns_tgid(self, tgid: int) -> int | None:
+        """Its PID in its own PID namespace; None where that is the same, from NSpid of status."""
+        (innermost,) = self._status(tgid, "NSpid")[-1:] or [tgid]
+        return None if innermost == tgid else innermost
+
+    def _status(self, tgid: int, name: str) -> list[int]:
+        """The numbers of a line of /proc/PID/status; none where there is no such line, or process."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for line in _text(self.root / str(tgid) / "status").split("\n"):
+                if line.startswith(f"{name}:"):
+                    return [int(word) for word in line.split()[1:] if word.isdecimal()]
+        return []
 
     def rss_bytes(self, tgid: int) -> int | None:
         """What ps calls RSS, from statm."""

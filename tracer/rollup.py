@@ -30,7 +30,12 @@ def command(process: Process | None) -> str:
 
 
 def _who(process: Process | None) -> str:
-    return "" if process is None else f"{process.tgid} {command(process)}"
+    return "" if process is None else f"{process.tgid} {_shown(process)}"
+
+
+def _shown(process: Process) -> str:
+    """After its PID: 4312 (7) is 7 in its own PID namespace."""
+    return command(process) if process.ns_tgid is None else f"({process.ns_tgid}) {command(process)}"
 
 
 # ---- by region ----
@@ -105,7 +110,8 @@ class ProcessRow(NamedTuple):
 BY_PROCESS = [
     Column("tgid", "PID", lambda row: row.process.tgid),
     Column("started_ns", "", lambda row: row.process.started_ns),
-    Column("command", "process", lambda row: command(row.process), "<"),
+    Column("ns_tgid", "", lambda row: row.process.ns_tgid),
+    Column("command", "process", lambda row: command(row.process), "<", shown=lambda row: _shown(row.process)),
     Column("parent", "", lambda row: row.process.parent),
     Column("cgroup", "", lambda row: row.process.cgroup, "<"),
     Column("touched_bytes", "touched", lambda row: row.touched_bytes),

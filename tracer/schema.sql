@@ -27,6 +27,7 @@ CREATE TABLE session (
 CREATE TABLE process (
     id INTEGER PRIMARY KEY,
     tgid INTEGER, start_time_ns INTEGER,        -- 0: nothing of it is known but the PID
+    ns_tgid INTEGER,                            -- its PID in its own PID namespace; NULL: the same, or not known
     parent INTEGER REFERENCES process, parent_tgid INTEGER,
     comm TEXT, command TEXT,
     cgroup TEXT,                                -- path of it in the unified hierarchy, or in memory's

@@ -29,7 +29,14 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
     for tgid in targets.tree(processes, wanted.roots(processes, excluded)):
         stat = processes[tgid]
         process = known.begin(
-            tgid, stat.start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1, cgroup=proc.cgroup(tgid)
+            tgid,
+            stat.start_time_ns,
+            stat.parent,
+            stat.comm,
+            stat.command,
+            began_us=-1,
+            cgroup=proc.cgroup(tgid),
+            ns_tgid=proc.ns_tgid(tgid),
         )
         rss_bytes += proc.rss_bytes(tgid) or 0
         for mapping in finder.mappings(tgid):

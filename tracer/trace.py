@@ -157,7 +157,16 @@ class Trace:
                 self._probes.processes[key] = wire.PROCESS.pack(start_time_ns, lender, 0)
         cgroup = self._proc.cgroup(stat.tgid)
         self._seed(
-            self.lives.begin(stat.tgid, start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1, cgroup=cgroup)
+            self.lives.begin(
+                stat.tgid,
+                start_time_ns,
+                stat.parent,
+                stat.comm,
+                stat.command,
+                began_us=-1,
+                cgroup=cgroup,
+                ns_tgid=self._proc.ns_tgid(stat.tgid),
+            )
         )
 
     def _seed(self, process: Process) -> None:
@@ -291,9 +300,16 @@ class Trace:
         command, parent_tgid = (stat.command, stat.parent) if stat else ("", None)
         # its PID may have been one of the tree's before
         began_us = max((head.start_time_ns - self._clock.boot_ns) // 1000, -1)
-        cgroup = self._proc.cgroup(head.tgid)
         return self.lives.begin(
-            head.tgid, head.start_time_ns, parent_tgid, comm, command, began_us, cgroup=cgroup, stranger=True
+            head.tgid,
+            head.start_time_ns,
+            parent_tgid,
+            comm,
+            command,
+            began_us,
+            cgroup=self._proc.cgroup(head.tgid),
+            stranger=True,
+            ns_tgid=self._proc.ns_tgid(head.tgid),
         )
 
     def _forked(self, event: events.Fork) -> None:
@@ -323,6 +339,7 @@ class Trace:
                 event.command,
                 began_us,
                 cgroup=self._proc.cgroup(head.tgid),
+                ns_tgid=self._proc.ns_tgid(head.tgid),
             )
             if stat and event.tracked and not self._probes.processes[wire.TGID.pack(head.tgid)]:
                 # the kernel side had been told to drop it, for its parent was watched and is none of ours
@@ -392,6 +409,8 @@ class Trace:
         if stat and abs(stat.start_time_ns - process.start_time_ns) <= procfs.TICK_NS:
             self.lives.rename(process, stat.comm, stat.command)
             self.lives.move(process, self._proc.cgroup(process.tgid))
+            if process.ns_tgid is None:
+                self.lives.number(process, self._proc.ns_tgid(process.tgid))
 
     def _sample(self) -> None:
         """How each region stands now, written down: how much it has by its inode's own count, and who touched it."""

@@ -97,6 +97,7 @@ def _process(process: Process) -> dict[str, Any]:
     where = place(process.cgroup)
     return {
         "tgid": process.tgid,
+        "ns_tgid": process.ns_tgid,
         "start_time_ns": process.start_time_ns or None,
         "comm": process.comm,
         "command": process.command,

@@ -68,7 +68,7 @@ def _parent(parent: Parent, account: Account) -> list[str]:
 def _heading(process: Process | None) -> str:
     if process is None:
         return "?  made by a process that had exited before, and mapped by none of these now"
-    name = f"{fit(printable(process.comm or '?'), COMM_COLUMNS)} {process.tgid}"
+    name = f"{fit(printable(process.comm or '?'), COMM_COLUMNS)} {_numbers(process)}"
     exited = f"  exited {clock(process.exited_ns)}" if process.exited_ns else ""
     return f"{name}  {fit(printable(process.command or ''), COLUMNS - width(name) - 2 - len(exited))}{exited}"
 
@@ -127,9 +127,9 @@ def _made_by(region: Region, parent: Process | None) -> str:
     if creator is None:
         return "made by a process that had exited before"
     if creator.process == parent:
-        return "" if creator.how == "traced" else f"made by {creator.process.tgid} ({creator.how})"
+        return "" if creator.how == "traced" else f"made by {_numbers(creator.process)} ({creator.how})"
     exited = f", exited {clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
-    made_by, how = f"made by {creator.process.tgid} ", f" ({creator.how}{exited})"
+    made_by, how = f"made by {_numbers(creator.process)} ", f" ({creator.how}{exited})"
     command = printable(creator.process.command or creator.process.comm or "?")
     return made_by + fit(command, COLUMNS - 4 - len(made_by) - len(how)) + how
 
@@ -145,7 +145,7 @@ def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
     faults = "" if counted else None  # a column of which this one has nothing
     row = _row(
         str(process.tgid),
-        _name(process),
+        f"{_inner(process)}{_name(process)}",
         toucher.touched_bytes,
         region,
         faults if toucher.faults is None else toucher.faults,
@@ -162,7 +162,7 @@ def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
 
 def _made_for(process: Process, made_bytes: int) -> str:
     """In whose memory: process_vm_writev, ptrace, userfaultfd, khugepaged."""
-    return f"{format_bytes(made_bytes)} for {process.tgid} {fit(_name(process), MADE_FOR_COLUMNS)}"
+    return f"{format_bytes(made_bytes)} for {_numbers(process)} {fit(_name(process), MADE_FOR_COLUMNS)}"
 
 
 def _given_back(region: Region) -> list[str]:
@@ -171,7 +171,7 @@ def _given_back(region: Region) -> list[str]:
     if not gave:
         return []
     most, *rest = gave
-    line = f"    given back: {format_bytes(most.freed_bytes)} of {most.process.tgid} {_name(most.process)}"
+    line = f"    given back: {format_bytes(most.freed_bytes)} of {_numbers(most.process)} {_name(most.process)}"
     more = f", {format_bytes(sum(row.freed_bytes for row in rest))} of {len(rest)} more" if rest else ""
     return [fit(line, COLUMNS - width(more)) + more]
 
@@ -198,6 +198,15 @@ def _belongs(cgroup: str | None) -> str:
     """The container, or else the unit, or else the cgroup."""
     where = place(cgroup)
     return fit(printable(short(where.container) or where.unit or cgroup or "?"), BELONGS_COLUMNS)
+
+
+def _numbers(process: Process) -> str:
+    """4312 (7): the host's, and its own where that is another."""
+    return f"{process.tgid} {_inner(process)}".rstrip()
+
+
+def _inner(process: Process) -> str:
+    return "" if process.ns_tgid is None else f"({process.ns_tgid}) "
 
 
 def _name(process: Process) -> str:

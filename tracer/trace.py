@@ -321,7 +321,9 @@ class Trace:
         elif not self.lives.find(head.tgid, head.start_time_ns):  # else /proc showed it first
             command = parent.command if parent else ""
             began_us = self._clock.since_us(head.time_ns)
-            self.lives.begin(head.tgid, head.start_time_ns, event.parent_tgid, event.comm, command, began_us)
+            child = self.lives.begin(head.tgid, head.start_time_ns, event.parent_tgid, event.comm, command, began_us)
+            if parent and parent.ns_tgid is not None:
+                self._refresh_title(child)  # its number in there is known to /proc alone, and only while it lives
 
     def _executed(self, event: events.Exec, process: Process | None) -> None:
         head = event.head

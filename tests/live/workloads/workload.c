@@ -12,7 +12,7 @@
 #include <sys/sysmacros.h>
 
 static const struct workload *const families[] = {touching, processes, mapping,	  kinds, blind,	  existing, beyond,
-						  async,    across,    strangers, large, swapped, pressure};
+						  async,    across,    strangers, large, swapped, pressure, places};
 
 const char *notes_path;
 static int notes;

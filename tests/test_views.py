@@ -107,6 +107,9 @@ def account(*parents: Parent, **fields: Any) -> Account:
         "ended_ns": at(41.2),
         "complete": True,
         "sum_of_rss_bytes": 1_181_116_006,
+        "private_start_bytes": None,
+        "private_end_bytes": None,
+        "private_how": None,
         "shmem_total_bytes": 1_395_864_371,
         "lost_events": 0,
         "lost_pages": 0,
@@ -515,7 +518,17 @@ PROCESS = "tgid start_time_ns comm command exited"
 TOUCHER = "process touched_bytes freed_bytes faults first last"
 # Not yet there in schema shmtrace/1's first words; it only ever grows.
 GROWN = {
-    "top": {"warnings", "mechanism", "version", "complete", "since", "until"},
+    "top": {
+        "warnings",
+        "mechanism",
+        "version",
+        "complete",
+        "since",
+        "until",
+        "private_start_bytes",
+        "private_end_bytes",
+        "private_how",
+    },
     "region": {"peak_bytes", "outside_bytes", "charged"},
     "process": {"parent", "in_tree", "started", "cgroup", "unit", "container", "pod", "ns_tgid"},
     "toucher": {"made_for"},
@@ -625,6 +638,45 @@ def test_a_process_of_another_pid_namespace_is_named_by_both_numbers() -> None:
     assert "28.0K for 4312 (1) php-fpm: master" in report
     assert "given back: 4.0K of 4194303 (4194302) php-fpm" in report
     assert max(map(text.width, report.split("\n"))) <= 80
+
+
+@pytest.mark.parametrize(
+    ("grown", "private", "how", "verdict"),
+    [
+        (7001, 101, "memory.stat", "opcache? took 27.3M of the 27.7M that these processes grew"),
+        (7001, 101, "status", "opcache? took 27.3M of the at most 27.7M that these processes grew"),
+        (7001, -101, "status", "opcache? took 27.3M of the 27.3M that these processes grew"),
+        (0, 7001, "memory.stat", "not opcache?: private memory grew 27.3M"),
+        (101, 7001, "memory.stat", "not opcache?: private memory grew 27.3M"),
+        (101, 7001, "status", "opcache? took 404.0K, and private memory grew at most 27.3M"),
+        (0, 7001, "status", "not opcache?: private memory grew at most 27.3M"),
+        (0, 0, "memory.stat", None),
+        (0, None, None, None),
+    ],
+)
+def test_what_grew(grown: int, private: int | None, how: str | None, verdict: str | None) -> None:
+    master = process(811, MASTER, parent=1)
+    rows = [toucher(process(812), grown)] if grown else []
+    opcache = make_region(1047, *rows, before=11, address=0x10000000)
+    gone = make_region(901, toucher(process(701), 9_000), gone_ns=at(13))
+    found = account(
+        Parent(master, [opcache, gone]),
+        private_start_bytes=None if private is None else 10_007 * PAGE_BYTES,
+        private_end_bytes=None if private is None else (10_007 + private) * PAGE_BYTES,
+        private_how=how,
+    )
+    report = text.render(found)
+    assert [line for line in report.split("\n") if "grew" in line] == ([verdict] if verdict else [])
+    assert max(map(text.width, report.split("\n"))) <= 80
+    told = re.findall(r"^private memory .*", report, re.MULTILINE)
+    if private == 7001:
+        exact = "private memory 66.4M, +27.3M"
+        assert told == [
+            exact
+            if how == "memory.stat"
+            else "private memory at most 66.4M, +27.3M; pages that forks share count for each"
+        ]
+    assert bool(told) == (private is not None)
 
 
 def test_ids_of_regions() -> None:

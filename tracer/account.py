@@ -100,6 +100,11 @@ class Region(NamedTuple):
         return self.allocated_bytes - self.start_bytes
 
     @property
+    def remaining_grown_bytes(self) -> int:
+        """What its growth comes to at the end, when a region that has gone has nothing."""
+        return (self.allocated_bytes if self.gone_ns is None else 0) - self.start_bytes
+
+    @property
     def in_memory_bytes(self) -> int:
         """As far as known: what is allocated and not known to be swapped."""
         return self.allocated_bytes - (self.swapped_bytes or 0)
@@ -175,6 +180,11 @@ class Session(NamedTuple):
     complete: bool
     """it came to its end; else it runs still, or was cut off at ended_ns"""
     sum_of_rss_bytes: int | None
+    private_start_bytes: int | None
+    private_end_bytes: int | None
+    """of the tree's processes, at the start and at the end of the trace; those that had exited have none"""
+    private_how: str | None
+    """memory.stat: exact; status: at most, for what forked processes still share counts once for each"""
     shmem_total_bytes: int | None
     lost_events: int
     lost_pages: int
@@ -208,6 +218,11 @@ class Account(NamedTuple):
     @property
     def regions(self) -> list[Region]:
         return [region for parent in self.parents for region in parent.regions]
+
+    @property
+    def private_grown_bytes(self) -> int | None:
+        start_bytes, end_bytes = self.session.private_start_bytes, self.session.private_end_bytes
+        return None if start_bytes is None or end_bytes is None else end_bytes - start_bytes
 
     @property
     def shmem_unexplained_bytes(self) -> int | None:

@@ -7,7 +7,6 @@ a region's memory, keeps one open, or reads smaps, which stalls big processes fo
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import functools
@@ -145,16 +144,22 @@ class Proc:
 
     def ns_tgid(self, tgid: int) -> int | None:
         """Its PID in its own PID namespace; None where that is the same, from NSpid of status."""
-        (innermost,) = self._status(tgid, "NSpid")[-1:] or [tgid]
+        (innermost,) = self._status(tgid).get("NSpid", [tgid])[-1:]
         return None if innermost == tgid else innermost
 
-    def _status(self, tgid: int, name: str) -> list[int]:
-        """The numbers of a line of /proc/PID/status; none where there is no such line, or process."""
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for line in _text(self.root / str(tgid) / "status").split("\n"):
-                if line.startswith(f"{name}:"):
-                    return [int(word) for word in line.split()[1:] if word.isdecimal()]
-        return []
+    def private_bytes(self, tgid: int) -> int:
+        """Anonymous memory, in memory and swapped out: RssAnon and VmSwap of status. Of kernel threads none."""
+        kib = self._status(tgid)
+        return sum(sum(kib.get(name, ())) for name in ("RssAnon", "VmSwap")) * 1024
+
+    def _status(self, tgid: int) -> dict[str, list[int]]:
+        """The numbers of each line of /proc/PID/status; nothing of a process that is gone."""
+        try:
+            lines = _text(self.root / str(tgid) / "status").split("\n")
+        except (FileNotFoundError, ProcessLookupError):
+            return {}
+        parts = (line.partition(":") for line in lines)
+        return {name: [int(word) for word in words.split() if word.isdecimal()] for name, _, words in parts}
 
     def rss_bytes(self, tgid: int) -> int | None:
         """What ps calls RSS, from statm."""
@@ -201,6 +206,15 @@ class Proc:
             name, value = line.split(":")
             kib[name] = int(value.split()[0]) * 1024
         return Memory(kib["MemTotal"], kib["SwapTotal"], kib["Shmem"])
+
+    def memory_cgroups(self) -> Path | None:
+        """Where the hierarchy of cgroup()'s paths is mounted; None where it is not."""
+        found = {}
+        for line in _text(self.root / "self" / "mounts").split("\n"):
+            _, place, kind, options, *_ = [*line.split(" "), "", "", "", ""]
+            if kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(",")):
+                found[kind] = Path(place)
+        return found.get("cgroup", found.get("cgroup2"))
 
     def sysv_segments(self) -> dict[int, SysvSegment]:
         """By shmid, which is the inode's number too."""

@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from tracer import __version__, events, kernel, ledger, probes, procfs, targets, wire
+from tracer import __version__, events, kernel, ledger, private, probes, procfs, targets, wire
 from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
 from tracer.events import Event
 from tracer.keeping import Keeping
 from tracer.lives import Lives, Process
+from tracer.private import Private
 from tracer.probes import Sizes
 from tracer.procfs import PAGE_BYTES, Proc, ProcessStat, RegionKey
 from tracer.regions import Finder, Region
@@ -99,6 +100,7 @@ class Trace:
             self._keeping = Keeping(self._capture, self._probes, self.lives, self._closing, self._clock)
             self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
             self._adopt_tree(processes)
+            self._private = self._measure_private()
         except BaseException:
             self._probes.__exit__(None, None, None)
             raise
@@ -108,6 +110,10 @@ class Trace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._probes.__exit__(kind, error, trace)
+
+    def _measure_private(self) -> Private:
+        tree = self.lives.tree()
+        return private.measure(self._proc, (process.tgid for process in tree), (process.cgroup for process in tree))
 
     def _tree(self, processes: dict[int, ProcessStat]) -> list[int]:
         found = targets.tree(processes, self._wanted.roots(processes, self._excluded))
@@ -535,5 +541,13 @@ class Trace:
             mappings = {process: theirs[process.tgid] for process in alive if process.tgid in theirs}
             self._closing.alive(region, surveys[region.id], blocks.get(region.id, {}), mappings)
         self._shmem_bytes = self._proc.memory().shmem_bytes
-        self._keep_session(time.time_ns(), complete=1, sum_of_rss_bytes=rss_bytes)
+        start_bytes, end_bytes, how = private.change(self._private, self._measure_private())
+        self._keep_session(
+            time.time_ns(),
+            complete=1,
+            sum_of_rss_bytes=rss_bytes,
+            private_start_bytes=start_bytes,
+            private_end_bytes=end_bytes,
+            private_how=how,
+        )
         self._capture.commit()

@@ -10,10 +10,10 @@ import struct
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -161,6 +161,58 @@ def test_two_containers_share_a_memfd(program: Path, tmp_path: Path) -> None:
     text = subprocess.run([*SHMTRACE, "report", capture], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     assert "charged 92.0K to" in text
     assert f"{hosts[b.directory][-1]} (2) " in text
+
+
+# ---- private memory ----
+
+LAG_PAGES = 64 * (os.cpu_count() or 1)
+"""That memory.stat may leave out; and each process has some for its stack and its libc."""
+
+
+def private_pages(found: Mapping[str, Any]) -> tuple[int, int]:
+    return found["private_start_bytes"] // PAGE_BYTES, found["private_end_bytes"] // PAGE_BYTES
+
+
+def test_private_memory_of_a_cgroup_is_exact(program: Path, tmp_path: Path) -> None:
+    """Each of 3 children shares 2003 pages with its parent, and 101 of these not any more."""
+    name = f"shmtrace-{os.getpid()}"
+    with groups(name) as (group,), contained(program, tmp_path / "notes", "forked", group) as workload:
+        with trace("-p", workload.tgid) as running:
+            workload.go()
+            workload.wait_for("grown")
+            found = running.stop()
+        workload.go()
+        workload.finish()
+    start, end = private_pages(found)
+    assert found["private_how"] == "memory.stat"
+    assert 2003 <= start + LAG_PAGES <= 2003 + 2 * LAG_PAGES
+    assert 303 <= end - start + LAG_PAGES <= 303 + 2 * LAG_PAGES
+
+
+def test_private_memory_beside_others_is_at_most_that(program: Path, tmp_path: Path) -> None:
+    """What forked processes share counts for each of them."""
+    with contained(program, tmp_path / "notes", "forked") as workload:
+        with trace("-p", workload.tgid) as running:
+            workload.go()
+            workload.wait_for("grown")
+            found = running.stop()
+        workload.go()
+        workload.finish()
+    start, end = private_pages(found)
+    assert found["private_how"] == "status"
+    assert 2003 <= start <= 2003 + LAG_PAGES
+    assert 4 * 2003 <= end <= 4 * (2003 + LAG_PAGES)
+
+
+def test_private_memory_of_the_dead_is_none(program: Path, tmp_path: Path) -> None:
+    with contained(program, tmp_path / "notes", "forked") as workload, trace("-p", workload.tgid) as running:
+        workload.go()
+        workload.wait_for("grown")
+        workload.go()
+        workload.finish()
+        found = running.finish()
+    assert private_pages(found)[0] >= 2003
+    assert private_pages(found)[1] == 0
 
 
 # ---- PID namespaces ----

@@ -42,6 +42,9 @@ def document(account: Account) -> dict[str, Any]:
             for parent in account.parents
         ],
         "sum_of_rss_bytes": session.sum_of_rss_bytes,
+        "private_start_bytes": session.private_start_bytes,
+        "private_end_bytes": session.private_end_bytes,
+        "private_how": session.private_how,
         "shmem_total_bytes": session.shmem_total_bytes,
         "shmem_unexplained_bytes": account.shmem_unexplained_bytes,
         "lost": {"events": session.lost_events, "pages": session.lost_pages, "probes": session.lost_probes},

@@ -12,6 +12,7 @@ from datetime import datetime
 from tracer import labels
 from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher, charged
 from tracer.places import place, short
+from tracer.private import EXACT
 from tracer.procfs import PAGE_BYTES
 
 COLUMNS = 80
@@ -224,13 +225,19 @@ def _row(tgid: str, name: str, size_bytes: int, region: Region, faults: int | st
 def footer(account: Account) -> list[str]:
     """What is true of the whole: the balance, the tier, the window, what is not known."""
     session, regions = account.session, account.regions
-    lines = []
+    lines = _verdict(account) if account.window == ALL_TIME else []
     held = sum(region.allocated_bytes for region in regions if region.gone_ns is None)
     if session.sum_of_rss_bytes and held:
         lines.append(
             f"ps would add up to {format_bytes(session.sum_of_rss_bytes)} of RSS; "
             f"the regions hold {format_bytes(held)}, counted once"
         )
+    if session.private_end_bytes is not None:
+        grown_bytes = account.private_grown_bytes
+        grown = "" if grown_bytes is None else f", {format_change(grown_bytes)}"
+        exact = session.private_how == EXACT
+        private = f"private memory {'' if exact else 'at most '}{format_bytes(session.private_end_bytes)}{grown}"
+        lines.append(private if exact else f"{private}; pages that forks share count for each")
     if session.tier != "proc":
         touched = sum(region.touched_bytes for region in regions) // PAGE_BYTES
         outside = sum(region.outside_bytes for region in regions) // PAGE_BYTES
@@ -257,6 +264,30 @@ def footer(account: Account) -> list[str]:
         reasons = f"unseen may be {'; or '.join(session.blind_to)}"
         lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")
     return lines
+
+
+def _verdict(account: Account) -> list[str]:
+    """What grew most: a region, or the private memory of the same processes."""
+    private_bytes = account.private_grown_bytes
+    if private_bytes is None or not account.regions:
+        return []
+    grown = [(region.remaining_grown_bytes, region, parent) for parent in account.parents for region in parent.regions]
+    most_bytes, region, parent = max(
+        grown, key=lambda item: (item[0], item[1].gone_ns is None, item[1].allocated_bytes)
+    )
+    name = labels.guess(region, parent.process) or fit(printable(region.name), 24)
+    at_most = "" if account.session.private_how == EXACT else "at most "
+    if most_bytes > 0 and most_bytes >= private_bytes:
+        all_bytes = sum(size_bytes for size_bytes, _, _ in grown if size_bytes > 0) + max(private_bytes, 0)
+        whole = f"{at_most if private_bytes > 0 else ''}{format_bytes(all_bytes)}"
+        return [f"{name} took {format_bytes(most_bytes)} of the {whole} that these processes grew"]
+    if private_bytes <= 0:
+        return []
+    if at_most and most_bytes > 0:  # which may still be more than the private memory really was
+        return [
+            f"{name} took {format_bytes(most_bytes)}, and private memory grew at most {format_bytes(private_bytes)}"
+        ]
+    return [f"not {name}: private memory grew {at_most}{format_bytes(private_bytes)}"]
 
 
 # ---- colour ----

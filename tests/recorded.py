@@ -10,6 +10,8 @@ from tracer.procfs import PAGE_BYTES
 
 BEGAN_NS = 1_700_000_000_000_000_000  # 22:13:20 UTC, 14 November 2023
 END_S = 41
+CONTAINER = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d"
+SERVICE, OTHER = "/system.slice/php8.2-fpm.service", f"/docker/{CONTAINER}"
 BOOT_NS = BEGAN_NS - 10**15
 
 
@@ -21,7 +23,8 @@ def pool(
     path: Path, command: str = "php-fpm: pool www", name: str = "/dev/zero", more_pages: int = 0, moved: bool = False
 ) -> Path:
     """The opcache: 11 pages before, 23 by 812 (9 of them after 20 s), 7 by 813, 2 unseen. One more region, of 5 pages,
-    went at 13 s. moved: the same on another boot, where processes and regions have other numbers.
+    went at 13 s. 813 is in a container. moved: the same on another boot, where processes and regions have other
+    numbers.
     """
     shift = 100 if moved else 0
     boot_ns = BOOT_NS + (10**14 if moved else 0)
@@ -39,8 +42,13 @@ def pool(
             complete=1,
             shmem_total_bytes=1000 * PAGE_BYTES,
         )
-        for row, (tgid, title, started_s, exited_s) in enumerate(
-            [(811, "php-fpm: master", -60, None), (812, command, 1, 30), (813, command, 5, None)], start=1
+        for row, (tgid, title, cgroup, started_s, exited_s) in enumerate(
+            [
+                (811, "php-fpm: master", SERVICE, -60, None),
+                (812, command, SERVICE, 1, 30),
+                (813, command, OTHER, 5, None),
+            ],
+            start=1,
         ):
             capture.insert(
                 "process",
@@ -50,6 +58,7 @@ def pool(
                 comm="php-fpm8.2",
                 command=title,
                 parent_tgid=1 if row == 1 else 811 + shift,
+                cgroup=cgroup,
                 started_ns=at(started_s),
                 exited_ns=None if exited_s is None else at(exited_s),
             )

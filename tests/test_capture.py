@@ -37,6 +37,7 @@ def test_what_goes_in_comes_out() -> None:
                 "id": 2,
                 "tgid": 812,
                 "start_time_ns": 6,
+                "ns_tgid": None,
                 "parent": None,
                 "parent_tgid": None,
                 "comm": '"; DROP TABLE process',

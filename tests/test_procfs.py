@@ -140,6 +140,24 @@ def test_resident_memory(proc: Proc) -> None:
 def test_a_process_that_has_vanished(proc: Proc) -> None:
     assert proc.process(812) is None
     assert proc.rss_bytes(812) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "ns_tgid"),
+    [
+        ("NSpid:\t812\n", None),
+        ("NSpid:\t812\t7\n", 7),
+        ("NSpid:\t812\t31\t1\n", 1),
+        ("NSpid:\t812\t812\n", None),
+        ("", None),  # without CONFIG_PID_NS
+    ],
+)
+def test_the_pid_that_it_has_itself(line: str, ns_tgid: int | None, proc: Proc) -> None:
+    folder = proc.root / "812"
+    folder.mkdir(exist_ok=True)
+    (folder / "status").write_bytes(b"Name:\tNSpid:\\n\xff\nTgid:\t812\n" + line.encode() + b"VmSwap:\t0 kB\n")
+    assert proc.ns_tgid(812) == ns_tgid
+    assert proc.ns_tgid(813) is None
     assert proc.mappings(812) == []
     assert proc.open_files(812) == []
     mapping = Mapping(0x1000, 0x2000, True, 0, 1, 1, "")

@@ -23,7 +23,7 @@ from tracer.views import table, text
 
 pytestmark = pytest.mark.usefixtures("in_utc")
 
-BY = ["region", "process", "time"]
+BY = ["region", "process", "unit", "container", "time"]
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "'", "-"]
 
 
@@ -139,9 +139,18 @@ def test_all_three_say_the_same(by: str, tmp_path: Path) -> None:
     assert separated == [
         {name: "" if value is None else str(value) for name, value in row.items()} for row in read["rows"]
     ]
-    names = {"region": "what", "process": "command", "time": "grower"}
+    names = {"region": "what", "process": "command", "unit": "unit", "container": "container", "time": "grower"}
     for row in read["rows"]:
-        assert row[names[by]] in say("report", path, "--by", by)
+        assert (row[names[by]] or "")[:12] in say("report", path, "--by", by)
+
+
+@pytest.mark.parametrize("by", ["unit", "container"])
+@pytest.mark.parametrize("window", [(), ("--since", "+3s"), ("--until", "+21s")])
+def test_the_places_add_up(by: str, window: tuple[str, ...], tmp_path: Path) -> None:
+    found = json.loads(say("report", pool(tmp_path / "x"), "--by", by, "--json", *window))["rows"]
+    assert sum(row["allocated_bytes"] for row in found) == 48 * PAGE_BYTES
+    parts = ["touched", "touched", *["outside"] * bool(window), "before", "unseen"]
+    assert [row["part"] for row in found] == parts
 
 
 @pytest.mark.parametrize("window", [(), ("--since", "+3s"), ("--until", "+21s")])
@@ -221,7 +230,7 @@ def test_hostile_names_in_every_report(tmp_path: Path) -> None:
         (
             ["--sort", "pages"],
             2,
-            "--sort needs a table: --by region, process, time or stack, or --csv: `shmtrace report --help` says more",
+            "--sort needs a table: --by another than parent, or --csv: `shmtrace report --help` says more",
         ),
         (["--since", "+5s", "--until", "+2s"], 1, "--since +5s is not before --until +2s: turn them round"),
         (

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tracer import labels
-from tracer.account import Account, Creator, Parent, Process, Region, Session, Toucher
+from tracer.account import Account, Creator, Parent, Process, Region, Session, Toucher, charged
 from tracer.procfs import PAGE_BYTES
 from tracer.trace import Summary
 from tracer.views import json as document
@@ -107,6 +107,9 @@ def account(*parents: Parent, **fields: Any) -> Account:
         "ended_ns": at(41.2),
         "complete": True,
         "sum_of_rss_bytes": 1_181_116_006,
+        "private_start_bytes": None,
+        "private_end_bytes": None,
+        "private_how": None,
         "shmem_total_bytes": 1_395_864_371,
         "lost_events": 0,
         "lost_pages": 0,
@@ -515,9 +518,20 @@ PROCESS = "tgid start_time_ns comm command exited"
 TOUCHER = "process touched_bytes freed_bytes faults first last"
 # Not yet there in schema shmtrace/1's first words; it only ever grows.
 GROWN = {
-    "top": {"warnings", "mechanism", "version", "complete", "since", "until", "label"},
-    "region": {"peak_bytes", "outside_bytes", "labels"},
-    "process": {"parent", "in_tree", "started", "cgroup"},
+    "top": {
+        "warnings",
+        "mechanism",
+        "version",
+        "complete",
+        "since",
+        "until",
+        "private_start_bytes",
+        "private_end_bytes",
+        "private_how",
+        "label",
+    },
+    "region": {"peak_bytes", "outside_bytes", "charged", "labels"},
+    "process": {"parent", "in_tree", "started", "cgroup", "unit", "container", "pod", "ns_tgid"},
     "toucher": {"made_for"},
 }
 
@@ -556,6 +570,116 @@ def test_every_region_of_a_document_balances(make: Callable[[], Account]) -> Non
         assert region["allocated_bytes"] == touched_bytes + region["before_bytes"] + region["unseen_bytes"]
 
 
+WEB, CRON, THREADS = "/system.slice/web.service", "/system.slice/cron.service", "/"
+
+
+@pytest.mark.parametrize(
+    ("touchers", "cgroups"),
+    [
+        ([(WEB, 23, 0, {})], {WEB: 23, None: 12}),
+        ([(WEB, 23, 0, {}), (WEB, 7, 3, {}), (CRON, 31, 0, {})], {WEB: 30, CRON: 31, None: 12}),
+        # made in the memory of another
+        ([(THREADS, 23, 0, {WEB: 17, CRON: 1})], {WEB: 17, THREADS: 5, CRON: 1, None: 12}),
+        ([(WEB, 23, 5, {WEB: 17})], {WEB: 23, None: 12}),
+        # of which some were given back, nobody knows whose
+        ([(THREADS, 23, 5, {WEB: 17})], {THREADS: 6, None: 29}),
+        ([(THREADS, 23, 5, {WEB: 28})], {None: 35}),
+        ([(None, 23, 0, {})], {None: 35}),
+    ],
+)
+def test_a_page_is_charged_to_its_first_touchers_cgroup(
+    touchers: list[tuple[str | None, int, int, dict[str, int]]], cgroups: dict[str | None, int]
+) -> None:
+    rows = [
+        toucher(
+            process(10 + number, cgroup=cgroup),
+            pages,
+            freed=freed,
+            made_for={process(90 + place, cgroup=where): made for place, (where, made) in enumerate(others.items())},
+        )
+        for number, (cgroup, pages, freed, others) in enumerate(touchers)
+    ]
+    found = charged(make_region(1, *rows, before=9, unseen=3))
+    assert {cgroup: size_bytes // PAGE_BYTES for cgroup, size_bytes in found} == cgroups
+    assert [size for _, size in found] == sorted((size for _, size in found), reverse=True)
+
+
+def charges(creator: str | None, *cgroups: str | None) -> list[str]:
+    rows = [toucher(process(10 + number, cgroup=cgroup), 23 - number) for number, cgroup in enumerate(cgroups)]
+    made = Creator(process(9, cgroup=creator), "inferred")
+    report = text.render(account(Parent(made.process, [make_region(1, *rows, before=9, creator=made)])))
+    return [line for line in report.split("\n") if "made in" in line or "charged" in line]
+
+
+def test_who_is_charged_is_told_where_it_is_another() -> None:
+    assert charges(WEB, WEB, WEB) == []
+    assert charges(WEB) == []
+    assert charges(WEB, None) == []
+    assert charges(None, WEB, None) == []
+    assert charges(None, WEB, CRON) == ["    made in ?; charged 92.0K to web.service, 88.0K to cron.service"]
+    assert charges(WEB, CRON) == ["    made in web.service; charged 92.0K to cron.service"]
+    container = f"/docker/{'0123456789abcdef' * 4}"
+    several = charges(WEB, CRON, container, "/x/\x1b[2J" + "y" * 200, WEB)
+    assert several == [
+        "    made in web.service",
+        "    charged 92.0K to cron.service, 88.0K to 0123456789ab, 164.0K to …2 more",
+    ]
+    assert max(map(text.width, charges("/" + "字" * 99, *[f"/{number}{'字' * 99}" for number in range(9)]))) <= 80
+
+
+def test_a_process_of_another_pid_namespace_is_named_by_both_numbers() -> None:
+    master = process(4312, MASTER, ns_tgid=1)
+    worker = process(4_194_303, exited=20, ns_tgid=4_194_302)
+    made = Creator(master, "inferred")
+    rows = [toucher(worker, 23, 4, freed=1, made_for={master: 7}), toucher(process(812), 7, 3)]
+    report = text.render(account(Parent(master, [make_region(1, *rows, creator=made)])))
+    assert report.startswith("php-fpm8.2 4312 (1)  php-fpm: master")
+    assert "    made by 4312 (1) (inferred)" in report
+    assert "    4194303 (4194302) php-fpm: poo…    92.0K   77%       4  exited 22:13:40" in report
+    assert "28.0K for 4312 (1) php-fpm: master" in report
+    assert "given back: 4.0K of 4194303 (4194302) php-fpm" in report
+    assert max(map(text.width, report.split("\n"))) <= 80
+
+
+@pytest.mark.parametrize(
+    ("grown", "private", "how", "verdict"),
+    [
+        (7001, 101, "memory.stat", "opcache? took 27.3M of the 27.7M that these processes grew"),
+        (7001, 101, "status", "opcache? took 27.3M of the at most 27.7M that these processes grew"),
+        (7001, -101, "status", "opcache? took 27.3M of the 27.3M that these processes grew"),
+        (0, 7001, "memory.stat", "not opcache?: private memory grew 27.3M"),
+        (101, 7001, "memory.stat", "not opcache?: private memory grew 27.3M"),
+        (101, 7001, "status", "opcache? took 404.0K, and private memory grew at most 27.3M"),
+        (0, 7001, "status", "not opcache?: private memory grew at most 27.3M"),
+        (0, 0, "memory.stat", None),
+        (0, None, None, None),
+    ],
+)
+def test_what_grew(grown: int, private: int | None, how: str | None, verdict: str | None) -> None:
+    master = process(811, MASTER, parent=1)
+    rows = [toucher(process(812), grown)] if grown else []
+    opcache = make_region(1047, *rows, before=11, address=0x10000000)
+    gone = make_region(901, toucher(process(701), 9_000), gone_ns=at(13))
+    found = account(
+        Parent(master, [opcache, gone]),
+        private_start_bytes=None if private is None else 10_007 * PAGE_BYTES,
+        private_end_bytes=None if private is None else (10_007 + private) * PAGE_BYTES,
+        private_how=how,
+    )
+    report = text.render(found)
+    assert [line for line in report.split("\n") if "grew" in line] == ([verdict] if verdict else [])
+    assert max(map(text.width, report.split("\n"))) <= 80
+    told = re.findall(r"^private memory .*", report, re.MULTILINE)
+    if private == 7001:
+        exact = "private memory 66.4M, +27.3M"
+        assert told == [
+            exact
+            if how == "memory.stat"
+            else "private memory at most 66.4M, +27.3M; pages that forks share count for each"
+        ]
+    assert bool(told) == (private is not None)
+
+
 def test_ids_of_regions() -> None:
     assert document.region_id(make_region(1047)) == "0:1/1047/3a9c21f0"
     assert document.region_id(make_region(1047, generation=7)) == "0:1/1047/00000007"
@@ -583,6 +707,7 @@ def test_a_process_of_which_only_the_pid_is_known() -> None:
     found = document.document(account(Parent(stranger, [])))
     assert found["parents"][0]["process"] == {
         "tgid": 4711,
+        "ns_tgid": None,
         "start_time_ns": None,
         "comm": None,
         "command": "",
@@ -590,6 +715,9 @@ def test_a_process_of_which_only_the_pid_is_known() -> None:
         "started": None,
         "exited": None,
         "cgroup": None,
+        "unit": None,
+        "container": None,
+        "pod": None,
         "in_tree": True,
     }
 

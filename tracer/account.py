@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -33,6 +34,8 @@ class Process(NamedTuple):
     started_ns: int | None = None
     """CLOCK_REALTIME"""
     cgroup: str | None = None
+    ns_tgid: int | None = None
+    """its PID in its own PID namespace; None: the same, or not known"""
 
 
 class Creator(NamedTuple):
@@ -144,6 +147,11 @@ class Region(NamedTuple):
         return self.allocated_bytes - self.start_bytes
 
     @property
+    def remaining_grown_bytes(self) -> int:
+        """What its growth comes to at the end, when a region that has gone has nothing."""
+        return (self.allocated_bytes if self.gone_ns is None else 0) - self.start_bytes
+
+    @property
     def in_memory_bytes(self) -> int:
         """As far as known: what is allocated and not known to be swapped."""
         return self.allocated_bytes - (self.swapped_bytes or 0)
@@ -153,6 +161,30 @@ def region_id(region: Region) -> str:
     """dev/ino/generation, as maps prints the first two."""
     generation = "-" if region.generation is None else f"{region.generation:08x}"
     return f"{dev_text(region.dev)}/{region.ino}/{generation}"
+
+
+def charged(region: Region) -> list[tuple[str | None, int]]:
+    """Which cgroups the bytes of a region are charged to, most first. None is the rest, of which it is not known: from
+    before, unseen, or touched outside the window. They add up to what is allocated.
+
+    A page is charged to the cgroup that its first toucher was in, and stays there, whoever uses it and whatever becomes
+    of that process; one that was made in the memory of another process to the other's: shmem_get_folio_gfp() in
+    mm/shmem.c charges the mm that faults. Which of these were given back is not told apart, so then that is unknown.
+    """
+    found: Counter[str | None] = Counter()
+    for toucher in region.touchers:
+        own = toucher.process.cgroup
+        elsewhere = [(process.cgroup, made_bytes) for process, made_bytes in toucher.made_for if process.cgroup != own]
+        made_bytes = sum(made_bytes for _, made_bytes in elsewhere)
+        if toucher.freed_bytes or made_bytes > toucher.touched_bytes:
+            made_bytes = min(made_bytes, toucher.touched_bytes)
+            elsewhere = [(None, made_bytes)]
+        found[own] += toucher.touched_bytes - made_bytes
+        for cgroup, size_bytes in elsewhere:
+            found[cgroup] += size_bytes
+    del found[None]
+    found[None] = region.allocated_bytes - sum(found.values())
+    return [(cgroup, size_bytes) for cgroup, size_bytes in found.most_common() if size_bytes]
 
 
 def dev_text(dev: int) -> str:
@@ -195,6 +227,11 @@ class Session(NamedTuple):
     complete: bool
     """it came to its end; else it runs still, or was cut off at ended_ns"""
     sum_of_rss_bytes: int | None
+    private_start_bytes: int | None
+    private_end_bytes: int | None
+    """of the tree's processes, at the start and at the end of the trace; those that had exited have none"""
+    private_how: str | None
+    """memory.stat: exact; status: at most, for what forked processes still share counts once for each"""
     shmem_total_bytes: int | None
     lost_events: int
     lost_pages: int
@@ -234,6 +271,11 @@ class Account(NamedTuple):
     @property
     def has_stacks(self) -> bool:
         return any(toucher.made_by for region in self.regions for toucher in region.touchers)
+
+    @property
+    def private_grown_bytes(self) -> int | None:
+        start_bytes, end_bytes = self.session.private_start_bytes, self.session.private_end_bytes
+        return None if start_bytes is None or end_bytes is None else end_bytes - start_bytes
 
     @property
     def shmem_unexplained_bytes(self) -> int | None:
@@ -288,6 +330,7 @@ def read_processes(capture: Capture) -> dict[int, Process]:
             bool(row["stranger"]),
             row["started_ns"],
             row["cgroup"],
+            row["ns_tgid"],
         )
         for row in capture.rows("SELECT * FROM process")
     }

@@ -424,8 +424,8 @@ def need_host_pids() -> None:
     """Raises ShmtraceError where BPF would speak of processes by other PIDs than /proc does."""
     if not sees_host_pids():
         raise ShmtraceError(
-            "this PID namespace is not the host's, whose PIDs are those that BPF knows",
-            "run it on the host, or in a container started with --pid=host; `shmtrace snapshot` works here",
+            "this PID namespace is not the host's: BPF tells processes by the host's PIDs, and /proc by others",
+            "docker run --pid=host …, or run it on the host; `shmtrace snapshot` works here, for what is in here",
         )
 
 

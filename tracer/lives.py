@@ -26,6 +26,7 @@ class Process:
     stranger: bool = False
     """not of the tree: it touched a region of the tree's"""
     cgroup: str | None = None
+    ns_tgid: int | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -60,6 +61,7 @@ class Lives:
         began_us: int,
         cgroup: str | None = None,
         stranger: bool = False,
+        ns_tgid: int | None = None,
     ) -> Process:
         """cgroup: where it is not known, its parent's."""
         parent = self.alive(parent_tgid) if parent_tgid and not stranger else None
@@ -70,6 +72,7 @@ class Lives:
             "process",
             tgid=tgid,
             start_time_ns=start_time_ns,
+            ns_tgid=ns_tgid,
             parent=parent.row if parent else None,
             parent_tgid=parent_tgid,
             comm=comm,
@@ -78,7 +81,7 @@ class Lives:
             started_ns=self._clock.wall_of_boot(start_time_ns) if start_time_ns else None,
             stranger=stranger,
         )
-        process = Process(row, tgid, start_time_ns, parent, comm, command, began_us, stranger=stranger, cgroup=cgroup)
+        process = Process(row, tgid, start_time_ns, parent, comm, command, began_us, False, stranger, cgroup, ns_tgid)
         for earlier in self._of.get(tgid, ()):
             earlier.exited = True  # its PID could not be given away before
         self._of.setdefault(tgid, []).append(process)
@@ -125,6 +128,12 @@ class Lives:
         if cgroup and cgroup != process.cgroup:
             process.cgroup = cgroup
             self._capture.update("process", process.row, cgroup=cgroup)
+
+    def number(self, process: Process, ns_tgid: int | None) -> None:
+        """Its PID in its own PID namespace."""
+        if ns_tgid is not None and ns_tgid != process.ns_tgid:
+            process.ns_tgid = ns_tgid
+            self._capture.update("process", process.row, ns_tgid=ns_tgid)
 
     def rename(self, process: Process, comm: str, command: str) -> None:
         if command and (comm, command) != (process.comm, process.command):

@@ -156,6 +156,25 @@ class Proc:
         paths = {name: path for _, controllers, path in lines for name in controllers.split(",")}
         return paths.get("memory", paths.get(""))
 
+    def ns_tgid(self, tgid: int) -> int | None:
+        """Its PID in its own PID namespace; None where that is the same, from NSpid of status."""
+        (innermost,) = self._status(tgid).get("NSpid", [tgid])[-1:]
+        return None if innermost == tgid else innermost
+
+    def private_bytes(self, tgid: int) -> int:
+        """Anonymous memory, in memory and swapped out: RssAnon and VmSwap of status. Of kernel threads none."""
+        kib = self._status(tgid)
+        return sum(sum(kib.get(name, ())) for name in ("RssAnon", "VmSwap")) * 1024
+
+    def _status(self, tgid: int) -> dict[str, list[int]]:
+        """The numbers of each line of /proc/PID/status; nothing of a process that is gone."""
+        try:
+            lines = _text(self.root / str(tgid) / "status").split("\n")
+        except (FileNotFoundError, ProcessLookupError):
+            return {}
+        parts = (line.partition(":") for line in lines)
+        return {name: [int(word) for word in words.split() if word.isdecimal()] for name, _, words in parts}
+
     def rss_bytes(self, tgid: int) -> int | None:
         """What ps calls RSS, from statm."""
         try:
@@ -211,6 +230,15 @@ class Proc:
             name, value = line.split(":")
             kib[name] = int(value.split()[0]) * 1024
         return Memory(kib["MemTotal"], kib["SwapTotal"], kib["Shmem"])
+
+    def memory_cgroups(self) -> Path | None:
+        """Where the hierarchy of cgroup()'s paths is mounted; None where it is not."""
+        found = {}
+        for line in _text(self.root / "self" / "mounts").split("\n"):
+            _, place, kind, options, *_ = [*line.split(" "), "", "", "", ""]
+            if kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(",")):
+                found[kind] = Path(place)
+        return found.get("cgroup", found.get("cgroup2"))
 
     def sysv_segments(self) -> dict[int, SysvSegment]:
         """By shmid, which is the inode's number too."""

@@ -18,6 +18,9 @@ CREATE TABLE session (
     started_ns INTEGER, ended_ns INTEGER,
     complete INTEGER DEFAULT 0,                 -- 1: it came to its end; 0: it runs still, or was cut off at ended_ns
     sum_of_rss_bytes INTEGER,                   -- of the tree's processes, as ps would add them up; comes at the end
+    private_start_bytes INTEGER, private_end_bytes INTEGER, -- private memory of the tree; NULL until the end
+    private_how TEXT,                           -- memory.stat: exact, of cgroups that hold nothing else; or
+                                                -- status: at most, what forked processes still share counts for each
     shmem_total_bytes INTEGER,                  -- of the host, Shmem of /proc/meminfo
     lost_events INTEGER DEFAULT 0, lost_pages INTEGER DEFAULT 0, lost_probes INTEGER DEFAULT 0,
     warnings TEXT DEFAULT '',                   -- one to a line
@@ -28,6 +31,7 @@ CREATE TABLE session (
 CREATE TABLE process (
     id INTEGER PRIMARY KEY,
     tgid INTEGER, start_time_ns INTEGER,        -- 0: nothing of it is known but the PID
+    ns_tgid INTEGER,                            -- its PID in its own PID namespace; NULL: the same, or not known
     parent INTEGER REFERENCES process, parent_tgid INTEGER,
     comm TEXT, command TEXT,
     cgroup TEXT,                                -- path of it in the unified hierarchy, or in memory's

@@ -6,7 +6,7 @@ import resource
 import time
 from collections.abc import Iterable
 
-from tracer import __version__, kernel, lives, procfs, targets
+from tracer import __version__, kernel, lives, private, procfs, targets
 from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.lives import Lives, Process
@@ -29,7 +29,14 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
     for tgid in targets.tree(processes, wanted.roots(processes, excluded)):
         stat = processes[tgid]
         process = known.begin(
-            tgid, stat.start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1, cgroup=proc.cgroup(tgid)
+            tgid,
+            stat.start_time_ns,
+            stat.parent,
+            stat.comm,
+            stat.command,
+            began_us=-1,
+            cgroup=proc.cgroup(tgid),
+            ns_tgid=proc.ns_tgid(tgid),
         )
         rss_bytes += proc.rss_bytes(tgid) or 0
         for mapping in finder.mappings(tgid):
@@ -69,6 +76,9 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         # a snapshot has no beginning: all that is there is from before, wherever it is
         capture.insert("extent", region=region.row, start=0, end=pages)
         enter_mappings(capture, region, mappers[key])
+    tree = known.tree()
+    now = private.measure(proc, (process.tgid for process in tree), (process.cgroup for process in tree))
+    _, private_bytes, how = private.change(now, now)
     used = resource.getrusage(resource.RUSAGE_SELF)
     capture.insert(
         "session",
@@ -82,6 +92,8 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         started_ns=clock.wall_ns,
         ended_ns=time.time_ns(),
         sum_of_rss_bytes=rss_bytes,
+        private_end_bytes=private_bytes,
+        private_how=how,
         shmem_total_bytes=proc.memory().shmem_bytes,
         self_cpu_seconds=used.ru_utime + used.ru_stime,
         self_rss_bytes=used.ru_maxrss * 1024,

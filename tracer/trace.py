@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tracer import __version__, events, kernel, ledger, probes, procfs, targets, wire
+from tracer import __version__, events, kernel, ledger, private, probes, procfs, targets, wire
 from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
@@ -19,6 +19,7 @@ from tracer.events import Event
 from tracer.keeping import Keeping
 from tracer.labelling import Labelling
 from tracer.lives import Lives, Process
+from tracer.private import Private
 from tracer.probes import Sizes
 from tracer.procfs import PAGE_BYTES, Proc, ProcessStat, RegionKey
 from tracer.regions import Finder, Region
@@ -125,6 +126,7 @@ class Trace:
                 self._stacks = Stacks(self._capture, self._probes, self.lives, self.regions)
             self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
             self._adopt_tree(processes)
+            self._private = self._measure_private()
         except BaseException:
             self._probes.__exit__(None, None, None)
             raise
@@ -136,6 +138,10 @@ class Trace:
         self._probes.__exit__(kind, error, trace)
         if self._stacks:
             self._stacks.close()
+
+    def _measure_private(self) -> Private:
+        tree = self.lives.tree()
+        return private.measure(self._proc, (process.tgid for process in tree), (process.cgroup for process in tree))
 
     def _tree(self, processes: dict[int, ProcessStat]) -> list[int]:
         found = targets.tree(processes, self._wanted.roots(processes, self._excluded))
@@ -187,7 +193,16 @@ class Trace:
             self._labelling.adopt(stat.tgid)
         cgroup = self._proc.cgroup(stat.tgid)
         self._seed(
-            self.lives.begin(stat.tgid, start_time_ns, stat.parent, stat.comm, stat.command, began_us=-1, cgroup=cgroup)
+            self.lives.begin(
+                stat.tgid,
+                start_time_ns,
+                stat.parent,
+                stat.comm,
+                stat.command,
+                began_us=-1,
+                cgroup=cgroup,
+                ns_tgid=self._proc.ns_tgid(stat.tgid),
+            )
         )
 
     def _seed(self, process: Process) -> None:
@@ -330,9 +345,16 @@ class Trace:
         command, parent_tgid = (stat.command, stat.parent) if stat else ("", None)
         # its PID may have been one of the tree's before
         began_us = max((head.start_time_ns - self._clock.boot_ns) // 1000, -1)
-        cgroup = self._proc.cgroup(head.tgid)
         return self.lives.begin(
-            head.tgid, head.start_time_ns, parent_tgid, comm, command, began_us, cgroup=cgroup, stranger=True
+            head.tgid,
+            head.start_time_ns,
+            parent_tgid,
+            comm,
+            command,
+            began_us,
+            cgroup=self._proc.cgroup(head.tgid),
+            stranger=True,
+            ns_tgid=self._proc.ns_tgid(head.tgid),
         )
 
     def _forked(self, event: events.Fork) -> None:
@@ -344,7 +366,9 @@ class Trace:
         elif not self.lives.find(head.tgid, head.start_time_ns):  # else /proc showed it first
             command = parent.command if parent else ""
             began_us = self._clock.since_us(head.time_ns)
-            self.lives.begin(head.tgid, head.start_time_ns, event.parent_tgid, event.comm, command, began_us)
+            child = self.lives.begin(head.tgid, head.start_time_ns, event.parent_tgid, event.comm, command, began_us)
+            if parent and parent.ns_tgid is not None:
+                self._refresh_title(child)  # its number in there is known to /proc alone, and only while it lives
             if self._labelling:
                 self._labelling.begin(head.tgid, began_us, event.parent_tgid)
 
@@ -365,6 +389,7 @@ class Trace:
                 event.command,
                 began_us,
                 cgroup=self._proc.cgroup(head.tgid),
+                ns_tgid=self._proc.ns_tgid(head.tgid),
             )
             self._label(head)
             if stat and event.tracked and not self._probes.processes[wire.TGID.pack(head.tgid)]:
@@ -445,6 +470,8 @@ class Trace:
         if stat and abs(stat.start_time_ns - process.start_time_ns) <= procfs.TICK_NS:
             self.lives.rename(process, stat.comm, stat.command)
             self.lives.move(process, self._proc.cgroup(process.tgid))
+            if process.ns_tgid is None:
+                self.lives.number(process, self._proc.ns_tgid(process.tgid))
 
     def _sample(self) -> None:
         """How each region stands now, written down: how much it has by its inode's own count, and who touched it."""
@@ -575,5 +602,13 @@ class Trace:
         if self._stacks:
             self._stacks.write(patience_s=math.inf)
         self._shmem_bytes = self._proc.memory().shmem_bytes
-        self._keep_session(time.time_ns(), complete=1, sum_of_rss_bytes=rss_bytes)
+        start_bytes, end_bytes, how = private.change(self._private, self._measure_private())
+        self._keep_session(
+            time.time_ns(),
+            complete=1,
+            sum_of_rss_bytes=rss_bytes,
+            private_start_bytes=start_bytes,
+            private_end_bytes=end_bytes,
+            private_how=how,
+        )
         self._capture.commit()

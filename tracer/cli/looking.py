@@ -21,7 +21,7 @@ LABELS = ["script", "request", "file", "query", "label"]
 @options.a_capture
 @click.option(
     "--by",
-    type=click.Choice(["parent", "region", "process", "time", "stack", *LABELS]),
+    type=click.Choice(["parent", "region", "process", "unit", "container", "time", "stack", *LABELS]),
     default="parent",
     show_default=True,
     help="Of what.",
@@ -34,12 +34,13 @@ LABELS = ["script", "request", "file", "query", "label"]
 def report(
     capture_path: Path, by: str, since: str | None, until: str | None, sort: str | None, as_json: bool, as_csv: bool
 ) -> None:
-    """What a capture says: the trace's own report, or a table by region, process, time or, of --stacks, user stack.
+    """What a capture says: the trace's own report, or a table by region, process and more.
 
     \b
     shmtrace report x.capture                                        as the trace printed it
     shmtrace report x.capture --by time --since 14:00 --until 14:05  who grew it then
     shmtrace report x.capture --by process --sort freed              who gave most back
+    shmtrace report x.capture --by unit                              which service; or --by container
     shmtrace report x.capture --csv > shares.csv                     every part of every region
     """
     from tracer import account, moments, rollup
@@ -54,13 +55,15 @@ def report(
         read = account.read(capture, moments.window(since, until, account.read_session(capture)))
         if by == "parent" and not as_csv:
             if sort:
-                raise click.UsageError("--sort needs a table: --by region, process, time or stack, or --csv")
+                raise click.UsageError("--sort needs a table: --by another than parent, or --csv")
             output.report(read, as_json)
             return
         tables: dict[str, Callable[[], Table]] = {
             "parent": lambda: rollup.by_parent(read),
             "region": lambda: rollup.by_region(read, capture),
             "process": lambda: rollup.by_process(read),
+            "unit": lambda: rollup.by_unit(read),
+            "container": lambda: rollup.by_container(read),
             "time": lambda: rollup.by_time(read, capture),
             **{kind: functools.partial(rollup.by_label, read, kind) for kind in LABELS},
             "stack": lambda: rollup.by_stack(read),

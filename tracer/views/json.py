@@ -7,7 +7,8 @@ from collections import Counter
 from datetime import datetime, timezone
 from typing import Any
 
-from tracer.account import Account, Label, Process, Region, dev_text, region_id
+from tracer.account import Account, Label, Process, Region, charged, dev_text, region_id
+from tracer.places import place
 
 SCHEMA = "shmtrace/1"
 
@@ -43,6 +44,9 @@ def document(account: Account) -> dict[str, Any]:
             for parent in account.parents
         ],
         "sum_of_rss_bytes": session.sum_of_rss_bytes,
+        "private_start_bytes": session.private_start_bytes,
+        "private_end_bytes": session.private_end_bytes,
+        "private_how": session.private_how,
         "shmem_total_bytes": session.shmem_total_bytes,
         "shmem_unexplained_bytes": account.shmem_unexplained_bytes,
         "lost": {"events": session.lost_events, "pages": session.lost_pages, "probes": session.lost_probes},
@@ -72,6 +76,7 @@ def _region(region: Region) -> dict[str, Any]:
         "resident_bytes": region.resident_bytes,
         "swapped_bytes": region.swapped_bytes,
         "creator": {**_process(creator.process), "how": creator.how} if creator else None,
+        "charged": [{"cgroup": cgroup, "bytes": size_bytes} for cgroup, size_bytes in charged(region)],
         "before_bytes": region.before_bytes,
         "outside_bytes": region.outside_bytes,
         "unseen_bytes": region.unseen_bytes,
@@ -106,8 +111,10 @@ def _labels(region: Region) -> list[dict[str, Any]]:
 
 
 def _process(process: Process) -> dict[str, Any]:
+    where = place(process.cgroup)
     return {
         "tgid": process.tgid,
+        "ns_tgid": process.ns_tgid,
         "start_time_ns": process.start_time_ns or None,
         "comm": process.comm,
         "command": process.command,
@@ -115,6 +122,9 @@ def _process(process: Process) -> dict[str, Any]:
         "started": rfc3339(process.started_ns),
         "exited": rfc3339(process.exited_ns),
         "cgroup": process.cgroup,
+        "unit": where.unit,
+        "container": where.container,
+        "pod": where.pod,
         "in_tree": not process.stranger,
     }
 

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from tracer import labels, sources
-from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher
+from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher, charged
+from tracer.places import place, short
+from tracer.private import EXACT
 from tracer.procfs import PAGE_BYTES
 
 COLUMNS = 80
@@ -22,6 +24,8 @@ MAX_LINES = 20
 MAX_TOUCHERS = 10
 MAX_MADE_FOR = 3
 MADE_FOR_COLUMNS = 36
+MAX_CHARGED = 2
+BELONGS_COLUMNS = 19  # two of them, and how many more, to a line
 HEADER = f"    {'PID':>7} {'process':<{PROCESS_COLUMNS}} {'touched':>8} {'share':>5}"
 FAULTS = f" {'faults':>7}"
 MAX_DEEDS = 5
@@ -68,7 +72,7 @@ def _parent(parent: Parent, account: Account) -> list[str]:
 def _heading(process: Process | None) -> str:
     if process is None:
         return "?  made by a process that had exited before, and mapped by none of these now"
-    name = f"{fit(printable(process.comm or '?'), COMM_COLUMNS)} {process.tgid}"
+    name = f"{fit(printable(process.comm or '?'), COMM_COLUMNS)} {_numbers(process)}"
     exited = f"  exited {clock(process.exited_ns)}" if process.exited_ns else ""
     return f"{name}  {fit(printable(process.command or ''), COLUMNS - width(name) - 2 - len(exited))}{exited}"
 
@@ -115,6 +119,7 @@ def _region(region: Region, parent: Process | None, account: Account) -> list[st
         lines.append(_row("", "unseen", region.unseen_bytes, region))
         lines += _given_back(region)
         lines += _deeds(region, account)
+    lines += _charged(region)
     if any(toucher.faults for toucher in others):
         who = f"{len(others)} {'more' if touchers else 'processes'}"
         lines.append(f"    used, and not grown, by {who}: {_faults(others)} faults")
@@ -149,9 +154,9 @@ def _made_by(region: Region, parent: Process | None) -> str:
     if creator is None:
         return "made by a process that had exited before"
     if creator.process == parent:
-        return "" if creator.how == "traced" else f"made by {creator.process.tgid} ({creator.how})"
+        return "" if creator.how == "traced" else f"made by {_numbers(creator.process)} ({creator.how})"
     exited = f", exited {clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
-    made_by, how = f"made by {creator.process.tgid} ", f" ({creator.how}{exited})"
+    made_by, how = f"made by {_numbers(creator.process)} ", f" ({creator.how}{exited})"
     command = printable(creator.process.command or creator.process.comm or "?")
     return made_by + fit(command, COLUMNS - 4 - len(made_by) - len(how)) + how
 
@@ -167,7 +172,7 @@ def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
     faults = "" if counted else None  # a column of which this one has nothing
     row = _row(
         str(process.tgid),
-        _name(process),
+        f"{_inner(process)}{_name(process)}",
         toucher.touched_bytes,
         region,
         faults if toucher.faults is None else toucher.faults,
@@ -184,7 +189,7 @@ def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
 
 def _made_for(process: Process, made_bytes: int) -> str:
     """In whose memory: process_vm_writev, ptrace, userfaultfd, khugepaged."""
-    return f"{format_bytes(made_bytes)} for {process.tgid} {fit(_name(process), MADE_FOR_COLUMNS)}"
+    return f"{format_bytes(made_bytes)} for {_numbers(process)} {fit(_name(process), MADE_FOR_COLUMNS)}"
 
 
 def _given_back(region: Region) -> list[str]:
@@ -193,9 +198,42 @@ def _given_back(region: Region) -> list[str]:
     if not gave:
         return []
     most, *rest = gave
-    line = f"    given back: {format_bytes(most.freed_bytes)} of {most.process.tgid} {_name(most.process)}"
+    line = f"    given back: {format_bytes(most.freed_bytes)} of {_numbers(most.process)} {_name(most.process)}"
     more = f", {format_bytes(sum(row.freed_bytes for row in rest))} of {len(rest)} more" if rest else ""
     return [fit(line, COLUMNS - width(more)) + more]
+
+
+def _charged(region: Region) -> list[str]:
+    """Where it was made and which cgroups are charged for it, where that is more than one, or another."""
+    sizes: Counter[str | None] = Counter()
+    for cgroup, size_bytes in charged(region):
+        sizes[cgroup and _belongs(cgroup)] += size_bytes
+    made = region.creator.process.cgroup if region.creator else None
+    known = sizes.keys() - {None}
+    if len(known) < 2 and (not made or known <= {_belongs(made)}):
+        return []
+    shares = [(where, size_bytes) for where, size_bytes in sizes.most_common() if where]
+    rest_bytes = sum(size_bytes for _, size_bytes in shares[MAX_CHARGED:])
+    shares = shares[:MAX_CHARGED] + ([(f"…{len(shares) - MAX_CHARGED} more", rest_bytes)] if rest_bytes else [])
+    told = ", ".join(f"{format_bytes(size_bytes)} to {where}" for where, size_bytes in shares)
+    begun, charge = f"    made in {_belongs(made)}", f"charged {told}"
+    joined = f"{begun}; {charge}"
+    return [joined] if width(joined) <= COLUMNS else [begun, f"    {charge}"]
+
+
+def _belongs(cgroup: str | None) -> str:
+    """The container, or else the unit, or else the cgroup."""
+    where = place(cgroup)
+    return fit(printable(short(where.container) or where.unit or cgroup or "?"), BELONGS_COLUMNS)
+
+
+def _numbers(process: Process) -> str:
+    """4312 (7): the host's, and its own where that is another."""
+    return f"{process.tgid} {_inner(process)}".rstrip()
+
+
+def _inner(process: Process) -> str:
+    return "" if process.ns_tgid is None else f"({process.ns_tgid}) "
 
 
 def _name(process: Process) -> str:
@@ -216,13 +254,19 @@ def _share(size_bytes: int, region: Region) -> str:
 def footer(account: Account) -> list[str]:
     """What is true of the whole: the balance, the tier, the window, what is not known."""
     session, regions = account.session, account.regions
-    lines = []
+    lines = _verdict(account) if account.window == ALL_TIME else []
     held = sum(region.allocated_bytes for region in regions if region.gone_ns is None)
     if session.sum_of_rss_bytes and held:
         lines.append(
             f"ps would add up to {format_bytes(session.sum_of_rss_bytes)} of RSS; "
             f"the regions hold {format_bytes(held)}, counted once"
         )
+    if session.private_end_bytes is not None:
+        grown_bytes = account.private_grown_bytes
+        grown = "" if grown_bytes is None else f", {format_change(grown_bytes)}"
+        exact = session.private_how == EXACT
+        private = f"private memory {'' if exact else 'at most '}{format_bytes(session.private_end_bytes)}{grown}"
+        lines.append(private if exact else f"{private}; pages that forks share count for each")
     if session.tier != "proc":
         touched = sum(region.touched_bytes for region in regions) // PAGE_BYTES
         outside = sum(region.outside_bytes for region in regions) // PAGE_BYTES
@@ -249,6 +293,30 @@ def footer(account: Account) -> list[str]:
         reasons = f"unseen may be {'; or '.join(session.blind_to)}"
         lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")
     return lines
+
+
+def _verdict(account: Account) -> list[str]:
+    """What grew most: a region, or the private memory of the same processes."""
+    private_bytes = account.private_grown_bytes
+    if private_bytes is None or not account.regions:
+        return []
+    grown = [(region.remaining_grown_bytes, region, parent) for parent in account.parents for region in parent.regions]
+    most_bytes, region, parent = max(
+        grown, key=lambda item: (item[0], item[1].gone_ns is None, item[1].allocated_bytes)
+    )
+    name = labels.guess(region, parent.process) or fit(printable(region.name), 24)
+    at_most = "" if account.session.private_how == EXACT else "at most "
+    if most_bytes > 0 and most_bytes >= private_bytes:
+        all_bytes = sum(size_bytes for size_bytes, _, _ in grown if size_bytes > 0) + max(private_bytes, 0)
+        whole = f"{at_most if private_bytes > 0 else ''}{format_bytes(all_bytes)}"
+        return [f"{name} took {format_bytes(most_bytes)} of the {whole} that these processes grew"]
+    if private_bytes <= 0:
+        return []
+    if at_most and most_bytes > 0:  # which may still be more than the private memory really was
+        return [
+            f"{name} took {format_bytes(most_bytes)}, and private memory grew at most {format_bytes(private_bytes)}"
+        ]
+    return [f"not {name}: private memory grew {at_most}{format_bytes(private_bytes)}"]
 
 
 # ---- colour ----

@@ -11,8 +11,9 @@
 #include <sys/prctl.h>
 #include <sys/sysmacros.h>
 
-static const struct workload *const families[] = {touching, processes, mapping,	  kinds, blind,	  existing, beyond,
-						  async,    across,    strangers, large, swapped, pressure, saying};
+static const struct workload *const families[] = {touching, processes, mapping,	 kinds,	 blind,
+						  existing, beyond,    async,	 across, strangers,
+						  large,    swapped,   pressure, saying, places};
 
 const char *notes_path;
 static int notes;

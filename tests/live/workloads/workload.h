@@ -45,7 +45,8 @@ struct workload {
 
 /* The families, each ended by an empty entry. */
 extern const struct workload touching[], processes[], mapping[], kinds[], blind[], existing[];
-extern const struct workload beyond[], async[], across[], strangers[], large[], swapped[], pressure[], saying[];
+extern const struct workload beyond[], async[], across[], strangers[], large[], swapped[], pressure[], saying[],
+	places[];
 
 extern const char *notes_path; /* to hand to a program that takes over by exec */
 

@@ -165,7 +165,7 @@ class Capture:
         return self._db.execute(query, values).fetchall()
 
     def each(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-        """The same where there are very many: one after the other."""
+        """The same where there are very many, one after the other. To be read fast: a trace that writes it waits."""
         cursor = self._db.cursor()
         cursor.row_factory = None
         return cursor.execute(query, values)

@@ -127,7 +127,7 @@ def test_the_report_is_the_live_one(tmp_path: Path) -> None:
     with Capture.open(path) as capture:
         found = account.read(capture)
     assert say("report", path) == text.render(found) + "\n"
-    assert say("report", path, "--json") == document.render(found) + "\n"
+    assert say("report", path, "--json") == "".join(document.render(found)) + "\n"
 
 
 @pytest.mark.parametrize("by", BY)

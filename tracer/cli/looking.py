@@ -55,7 +55,7 @@ def report(
             "time": lambda: rollup.by_time(read, capture),
         }[by]().sort(sort)
     if as_csv:
-        output.save(None, table.csv(found))
+        output.save(None, table.csv(found.columns, found.rows))
     else:
         output.say(table.json(found, read) if as_json else table.report(found, read))
 
@@ -83,7 +83,8 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
         a, b = account.read(capture_a), account.read(capture_b)
     found = diffs.diff(a, b)
     if as_csv:
-        output.save(None, table.csv(diffs.both(found)))
+        both = diffs.both(found)
+        output.save(None, table.csv(both.columns, both.rows))
     else:
         output.say(changes.json(found, a, b) if as_json else changes.text(found, a, b))
 
@@ -138,6 +139,6 @@ def export(capture_path: Path, form: str, output_path: Path | None) -> None:
             "folded": lambda: stacks.folded(read),
             "speedscope": lambda: stacks.speedscope(read),
             "perfetto": lambda: perfetto.render(read, capture),
-            "csv": lambda: table.csv(touches.table(read, capture, account.read_processes(capture))),
+            "csv": lambda: table.csv(touches.COLUMNS, touches.rows(read, capture, account.read_processes(capture))),
         }
         output.save(output_path, forms[form]())

@@ -22,8 +22,7 @@ from tracer.cli import options, output
 @click.option("--since", metavar="TIME", help="Touched then or later: 14:00, 2026-11-25 14:00, +30s after the start.")
 @click.option("--until", metavar="TIME", help="Touched before then; -5m is five minutes before the capture's end.")
 @click.option("--sort", metavar="COLUMN", help="By a column of the table; one that is not there names them.")
-@options.as_json
-@options.as_csv
+@options.as_document
 def report(
     capture_path: Path, by: str, since: str | None, until: str | None, sort: str | None, as_json: bool, as_csv: bool
 ) -> None:
@@ -39,8 +38,6 @@ def report(
     from tracer.capture import Capture
     from tracer.views import table
 
-    if as_json and as_csv:
-        raise click.UsageError("name one of: --json, --csv")
     with Capture.open(capture_path) as capture:
         read = account.read(capture, moments.window(since, until, account.read_session(capture)))
         if by == "parent" and not as_csv:
@@ -63,8 +60,7 @@ def report(
 @click.command()
 @click.argument("path_a", metavar="A", type=options.A_FILE)
 @click.argument("path_b", metavar="B", type=options.A_FILE)
-@options.as_json
-@options.as_csv
+@options.as_document
 def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
     """What grew from capture A to capture B, by region and by process.
 
@@ -77,8 +73,6 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
     from tracer.capture import Capture
     from tracer.views import changes, table
 
-    if as_json and as_csv:
-        raise click.UsageError("name one of: --json, --csv")
     with Capture.open(path_a) as capture_a, Capture.open(path_b) as capture_b:
         a, b = account.read(capture_a), account.read(capture_b)
     found = diffs.diff(a, b)

@@ -10,7 +10,7 @@ import click
 from tracer.cli import options, output
 
 
-@click.command()
+@click.command(short_help="What a capture says, or a table by region, process or time.")
 @options.a_capture
 @click.option(
     "--by",
@@ -57,7 +57,7 @@ def report(
         output.say(table.json(found, read) if as_json else table.report(found, read))
 
 
-@click.command()
+@click.command(short_help="What grew from capture A to capture B.")
 @click.argument("path_a", metavar="A", type=options.A_FILE)
 @click.argument("path_b", metavar="B", type=options.A_FILE)
 @options.as_document
@@ -83,7 +83,7 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
         output.say(changes.json(found, a, b) if as_json else changes.text(found, a, b))
 
 
-@click.command()
+@click.command(short_help="Draw a capture as a page.")
 @options.a_capture
 @options.output("The page, in place of an earlier one; - is standard output.", required=True)
 def html(capture_path: Path, output_path: Path) -> None:
@@ -104,7 +104,7 @@ def html(capture_path: Path, output_path: Path) -> None:
     output.save(output_path, [page])
 
 
-@click.command()
+@click.command(short_help="A capture for flame graphs, traces and spreadsheets.")
 @options.a_capture
 @click.option(
     "--format",

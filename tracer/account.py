@@ -245,7 +245,7 @@ def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process], w
     touched: dict[int, tuple[int, int, int]] = {}
     before_pages = outside_pages = 0
     values = {"region": row["id"], "since": window.since_ns, "until": window.until_ns}
-    for process, pages, first_ns, last_ns in capture.sums("ifnull(process, 0)", TOUCHED, values):
+    for process, pages, first_ns, last_ns in capture.sums("ifnull(process, 0)", TOUCHED, values, times=True):
         if process:
             touched[process] = (pages, first_ns, last_ns)
         else:

@@ -23,9 +23,9 @@ BUSY_SECONDS = 10.0  # a reader waits so long for the trace that writes it, and 
 
 # SQLite sorts for GROUP BY: of extents, which come by page and not by who touched them, that takes twice the time.
 ADD_UP = """
-INSERT INTO temp.sums SELECT {key}, "end" - start, first_ns, last_ns FROM extent WHERE {where}
-ON CONFLICT (key) DO UPDATE SET
-  pages = pages + excluded.pages,
+INSERT INTO temp.sums SELECT {key}, "end" - start, {times} FROM extent WHERE {where}
+ON CONFLICT (key) DO UPDATE SET pages = pages + excluded.pages"""
+SPAN = """,
   first_ns = min(ifnull(first_ns, excluded.first_ns), ifnull(excluded.first_ns, first_ns)),
   last_ns = max(ifnull(last_ns, excluded.last_ns), ifnull(excluded.last_ns, last_ns))
 """
@@ -170,14 +170,15 @@ class Capture:
         cursor.row_factory = None
         return cursor.execute(query, values)
 
-    def sums(self, key: str, where: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """(key, pages, first_ns, last_ns) of extents, by a key that is an integer, in its order."""
+    def sums(self, key: str, where: str, values: Mapping[str, Any], times: bool = False) -> list[tuple[Any, ...]]:
+        """(key, pages, first_ns, last_ns) of extents, by a key that is an integer, in order; the times if wanted."""
+        add_up = ADD_UP.format(key=key, where=where, times="first_ns, last_ns" if times else "NULL, NULL")
         (query_only,) = self._db.execute("PRAGMA query_only").fetchone()
         self._db.execute("PRAGMA query_only = 0")  # which has temporary tables in it too
         try:
             self._db.execute("CREATE TEMP TABLE IF NOT EXISTS sums (key INTEGER PRIMARY KEY, pages, first_ns, last_ns)")
             self._db.execute("DELETE FROM temp.sums")
-            self._db.execute(ADD_UP.format(key=key, where=where), values)
+            self._db.execute(add_up + SPAN if times else add_up, values)
         finally:
             self._db.execute(f"PRAGMA query_only = {query_only}")
         return list(self.each("SELECT * FROM temp.sums ORDER BY key"))

@@ -110,10 +110,10 @@ def _touched_when(
     capture: Capture, top: Sequence[int], began_ns: int, bin_ns: int
 ) -> Iterator[tuple[int, int, int, int, int]]:
     """(region, process or 0 for the others, first bin, last bin, pages)"""
-    last = "last_ns" if bin_ns < SECOND_NS else "first_ns"  # an extent lies within a second
+    long = bin_ns >= SECOND_NS  # and an extent lies within a second
     key = f"""(region * {len(top) + 1} + CASE process {_cases(top)} ELSE {len(top)} END) * {BINS * BINS}
               + min(max((first_ns - :began) / :bin, 0), {BINS - 1}) * {BINS}
-              + min(max(({last} - :began) / :bin, 0), {BINS - 1})"""
+              + {0 if long else f"min(max((last_ns - :began) / :bin, 0), {BINS - 1})"}"""
     for rest, pages, _, _ in capture.sums(key, "process IS NOT NULL", {"began": began_ns, "bin": bin_ns}):
         rest, end = divmod(rest, BINS)
         rest, begin = divmod(rest, BINS)
@@ -236,7 +236,6 @@ def _span(start: int, stop: int, inside: Sequence[Extent]) -> Span:
         pages[process] = pages.get(process, 0) + end - first
     most = max(pages.values())
     process = min([process for process, count in pages.items() if count == most])
-    firsts = [first_ns for _, _, who, first_ns, _ in inside if who == process and first_ns is not None]
-    lasts = [last_ns for _, _, who, _, last_ns in inside if who == process and last_ns is not None]
-    times = min(firsts, default=None), max(lasts, default=None)
+    known = [time for extent in inside if extent[2] == process for time in extent[3:] if time is not None]
+    times = min(known, default=None), max(known, default=None)
     return Span(start, stop, process or None, most, sum(pages.values()), *times)

@@ -52,6 +52,31 @@ def test_what_goes_in_comes_out() -> None:
         assert [tuple(row) for row in extents] == [(0, 7, 2), (7, 2**40, None)]
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_sums_are_those_that_sqlite_makes(tmp_path: Path, seed: int) -> None:
+    """Of times too that are not known; and who adds up may write no more than before."""
+    chance = random.Random(seed)
+    times = [None, *range(5)]
+    rows = [
+        (1, 10 * number, 10 * number + chance.randrange(1, 10), chance.randrange(4), *chance.choices(times, k=2))
+        for number in range(30)
+    ]
+    path = tmp_path / "x.capture"
+    with Capture(path) as capture:
+        capture.insert_all("extent", 'region, start, "end", process, first_ns, last_ns', rows)
+    with Capture.open(path) as capture:
+        query = """SELECT process, sum("end" - start), min(first_ns), max(last_ns) FROM extent
+                   WHERE start < :end GROUP BY process"""
+        for end in (10, 150, 300):
+            expected = [tuple(row) for row in capture.rows(query, {"end": end})]
+            assert capture.sums("process", "start < :end", {"end": end}, times=True) == expected
+            assert [row[:2] for row in capture.sums("process", "start < :end", {"end": end})] == [
+                row[:2] for row in expected
+            ]
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            capture.insert("region", ino=1)
+
+
 def test_a_file_that_sqlite_opens(tmp_path: Path) -> None:
     path = tmp_path / "capture.sqlite"
     with Capture(path) as capture:

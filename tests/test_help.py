@@ -68,3 +68,11 @@ def test_short_options_are_the_same_everywhere() -> None:
             assert option.help, f"{option.opts} of {name}"
             if option.opts[0] in EVERYWHERE:
                 assert option.opts == [option.opts[0], EVERYWHERE[option.opts[0]]]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_has_a_whole_sentence_for_each(name: str) -> None:
+    line = f"  {name:{max(map(len, COMMANDS))}}  {COMMANDS[name].get_short_help_str()}"
+    assert line.endswith(".")
+    assert not line.endswith("...")
+    assert len(line) <= 78  # of 80, as click has it

@@ -23,7 +23,7 @@ from tracer.account import Account
 from tracer.capture import Capture
 from tracer.procfs import PAGE_BYTES
 from tracer.views import html, pictures
-from tracer.views.json import document
+from tracer.views import json as document
 
 BEGAN_NS = 1_700_000_000_000_000_000
 SECOND_NS = 1_000_000_000
@@ -118,7 +118,7 @@ def filled(capture: Capture) -> tuple[Account, dict[str, Any]]:
 
 def test_figures_are_those_of_the_document(filled: tuple[Account, dict[str, Any]]) -> None:
     read, data = filled
-    said = document(read)
+    said = json.loads("".join(document.render(read)))
     assert [region["id"] for region in data["regions"]] == [region["id"] for region in said["regions"]]
     tgids, commands = data["processes"]["tgid"], data["commands"]
     for mine, its in zip(data["regions"], said["regions"]):

@@ -538,13 +538,13 @@ GROWN = {
 
 @pytest.mark.parametrize("make", [php_fpm, exact])
 def test_documents(make: Callable[[], Account]) -> None:
-    compare_with_golden(f"{make.__name__}.json", document.render(make()))
+    compare_with_golden(f"{make.__name__}.json", "".join(document.render(make())))
 
 
 @pytest.mark.parametrize("make", ACCOUNTS)
 def test_the_names_of_the_schema(make: Callable[[], Account]) -> None:
     """A program that reads them must find them for ever."""
-    found = json.loads(document.render(make()))
+    found = json.loads("".join(document.render(make())))
     assert found["schema"] == "shmtrace/1"
     assert found.keys() == {*TOP.split(), *GROWN["top"]}
     assert found["lost"].keys() == {"events", "pages", "probes"}
@@ -565,7 +565,7 @@ def test_the_names_of_the_schema(make: Callable[[], Account]) -> None:
 
 @pytest.mark.parametrize("make", ACCOUNTS)
 def test_every_region_of_a_document_balances(make: Callable[[], Account]) -> None:
-    for region in json.loads(document.render(make()))["regions"]:
+    for region in json.loads("".join(document.render(make())))["regions"]:
         touched_bytes = sum(toucher["touched_bytes"] for toucher in region["touchers"])
         assert region["allocated_bytes"] == touched_bytes + region["before_bytes"] + region["unseen_bytes"]
 
@@ -698,13 +698,15 @@ def test_ids_of_regions() -> None:
     ],
 )
 def test_times_are_rfc_3339(unix_ns: int | None, written: str | None) -> None:
-    found = document.document(account(Parent(None, [make_region(1, created_ns=unix_ns, gone_ns=unix_ns)])))
+    found = json.loads(
+        "".join(document.render(account(Parent(None, [make_region(1, created_ns=unix_ns, gone_ns=unix_ns)]))))
+    )
     assert (found["regions"][0]["created"], found["regions"][0]["gone"]) == (written, written)
 
 
 def test_a_process_of_which_only_the_pid_is_known() -> None:
     stranger = Process(4711, 0, None, "", None, None)
-    found = document.document(account(Parent(stranger, [])))
+    found = json.loads("".join(document.render(account(Parent(stranger, [])))))
     assert found["parents"][0]["process"] == {
         "tgid": 4711,
         "ns_tgid": None,
@@ -724,7 +726,9 @@ def test_a_process_of_which_only_the_pid_is_known() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_text_goes_through_a_document_unchanged(name: str) -> None:
-    rendered = document.render(account(Parent(process(1, name, comm=name), [make_region(1, kind="posix", name=name)])))
+    rendered = "".join(
+        document.render(account(Parent(process(1, name, comm=name), [make_region(1, kind="posix", name=name)])))
+    )
     assert rendered.isascii()
     assert rendered.replace("\n", "").isprintable()
     found = json.loads(rendered)

@@ -336,29 +336,24 @@ def read_processes(capture: Capture) -> dict[int, Process]:
     }
 
 
-# An extent lies within a second, and counts as of its first page. What is outside is not grouped, for that takes long.
-TOUCHED = """
-SELECT process, sum("end" - start), min(first_ns), max(last_ns) FROM extent
-WHERE region = :region AND (process IS NULL OR (
-  (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)))
-GROUP BY process
-"""
 MADE_BY = """
 SELECT process, frames, pages FROM stacked JOIN stack ON stack.id = stack
 WHERE region = ? AND pages > 0 ORDER BY pages DESC, frames
 """
+# An extent lies within a second, and counts as of its first page.
+TOUCHED = """region = :region AND (process IS NULL OR (
+  (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)))"""
 
 
 def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process], window: Window) -> Region:
     touched: dict[int, tuple[int, int, int]] = {}
     before_pages = outside_pages = 0
-    for process, pages, first_ns, last_ns in capture.rows(
-        TOUCHED, {"region": row["id"], "since": window.since_ns, "until": window.until_ns}
-    ):
-        if process is None:
-            before_pages = pages
-        else:
+    values = {"region": row["id"], "since": window.since_ns, "until": window.until_ns}
+    for process, pages, first_ns, last_ns in capture.sums("ifnull(process, 0)", TOUCHED, values, times=True):
+        if process:
             touched[process] = (pages, first_ns, last_ns)
+        else:
+            before_pages = pages
     touched_pages = sum(pages for pages, _, _ in touched.values())
     if window != ALL_TIME:
         ((pages,),) = capture.rows('SELECT sum("end" - start) FROM extent WHERE region = ?', (row["id"],))

@@ -341,12 +341,9 @@ BY_TIME = [
     Column("started", "started", lambda row: row.started),
     Column("exited", "exited", lambda row: row.exited),
 ]
-TOUCHED = """
-SELECT max(0, min(:last, (first_ns - :origin) / :size)) AS bucket, process, sum("end" - start) AS pages
-FROM extent WHERE process IS NOT NULL AND first_ns IS NOT NULL
-  AND (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)
-GROUP BY bucket, process ORDER BY bucket, pages DESC, process
-"""
+BUCKET_AND_PROCESS = "max(0, min(:last, (first_ns - :origin) / :size)) << 32 | process"
+TOUCHED = """process IS NOT NULL AND first_ns IS NOT NULL
+  AND (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)"""
 
 
 def by_time(account: Account, capture: Capture) -> Table:
@@ -356,12 +353,15 @@ def by_time(account: Account, capture: Capture) -> Table:
     nr = max(1, -(-(until_ns - origin_ns) // size_ns))
     touched = [0] * nr
     growers: dict[int, tuple[int | None, int]] = {}
+    nobody = None, 0
     processes = read_processes(capture)
     window = {"since": account.window.since_ns, "until": account.window.until_ns}
     place = {"origin": origin_ns, "size": size_ns, "last": nr - 1}
-    for bucket, process, pages in capture.rows(TOUCHED, {**window, **place}):
+    for key, pages, _, _ in capture.sums(BUCKET_AND_PROCESS, TOUCHED, {**window, **place}):
+        bucket, process = key >> 32, key & 0xFFFFFFFF
         touched[bucket] += pages * PAGE_BYTES
-        growers.setdefault(bucket, (process, pages * PAGE_BYTES))
+        if pages * PAGE_BYTES > growers.get(bucket, nobody)[1]:
+            growers[bucket] = process, pages * PAGE_BYTES
     started, exited = (
         Counter(
             min(nr - 1, (time_ns - origin_ns) // size_ns)
@@ -377,7 +377,7 @@ def by_time(account: Account, capture: Capture) -> Table:
     held = [sum(history.at(edge) for history in histories) for edge in edges]
     rows = []
     for number in range(nr):
-        process, grower_bytes = growers.get(number, (None, 0))
+        process, grower_bytes = growers.get(number, nobody)
         rows.append(
             Bucket(
                 edges[number],

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from tracer.account import Account, Process, Region, region_id
 from tracer.capture import Capture
 from tracer.procfs import PAGE_BYTES
-from tracer.tables import Column, Table
+from tracer.tables import Column
 
 TOUCHED = """
 SELECT region, process, min(first_ns), sum("end" - start) FROM extent WHERE process IS NOT NULL
-GROUP BY region, process, first_ns / 1000000000 ORDER BY 3
+GROUP BY region << 32 | process, first_ns / 1000000000 ORDER BY 3
 """
 
 
@@ -19,6 +21,7 @@ class Touch(NamedTuple):
     """A part of what a region has."""
 
     region: Region
+    region_id: str
     part: str
     """touched, before or unseen"""
     process: Process | None
@@ -29,7 +32,7 @@ class Touch(NamedTuple):
 
 COLUMNS = [
     Column("time_ns", "", lambda touch: touch.time_ns),
-    Column("region", "", lambda touch: region_id(touch.region)),
+    Column("region", "", lambda touch: touch.region_id),
     Column("kind", "", lambda touch: touch.region.kind),
     Column("name", "", lambda touch: touch.region.name),
     Column("part", "", lambda touch: touch.part),
@@ -40,15 +43,22 @@ COLUMNS = [
 ]
 
 
-def table(account: Account, capture: Capture, processes: dict[int, Process]) -> Table:
+def rows(account: Account, capture: Capture, processes: dict[int, Process]) -> Iterator[Touch]:
     """The bytes of a region's rows add up to what it has allocated. Of all of the capture's time."""
     keys = capture.rows("SELECT id, dev, ino, generation FROM region")
     of_key = {(region.dev, region.ino, region.generation): region for region in account.regions}
-    regions = {row: of_key[tuple(key)] for row, *key in keys}
-    rows = [Touch(region, "before", None, None, region.before_bytes) for region in account.regions]
-    rows += [
-        Touch(regions[region], "touched", processes[process], first_ns, pages * PAGE_BYTES)
-        for region, process, first_ns, pages in capture.rows(TOUCHED)
-    ]
-    rows += [Touch(region, "unseen", None, None, region.unseen_bytes) for region in account.regions]
-    return Table("touch", COLUMNS, [row for row in rows if row.touched_bytes])
+    regions = {row: (of_key[key], region_id(of_key[key])) for row, *rest in keys for key in [tuple(rest)]}
+    numbers = array("q")  # all of them, read at once: a trace that writes the capture waits for who reads it
+    for touched in capture.each(TOUCHED):
+        numbers.extend(touched)
+    yield from _left(account, "before")
+    for row, process, time_ns, pages in zip(*[iter(numbers)] * 4):
+        yield Touch(*regions[row], "touched", processes[process], time_ns, pages * PAGE_BYTES)
+    yield from _left(account, "unseen")
+
+
+def _left(account: Account, part: str) -> Iterator[Touch]:
+    for region in account.regions:
+        size_bytes = region.before_bytes if part == "before" else region.unseen_bytes
+        if size_bytes:
+            yield Touch(region, region_id(region), part, None, None, size_bytes)

@@ -24,7 +24,7 @@ LEFT_OUT = 3  # what read ends with where it left out what is swapped
 SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
-@click.command()
+@click.command(short_help="What shared memory there is now, from /proc alone.")
 @options.which_processes
 @options.as_json
 def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
@@ -48,7 +48,7 @@ def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
         output.report(account.read(capture), as_json)
 
 
-@click.command()
+@click.command(short_help="What is in a region now.")
 @options.which_process
 @options.output("A new file, of mode 0600; holes stay holes.")
 @click.option("--hex", "as_hex", is_flag=True, help="As hexdump -C shows it.")
@@ -128,7 +128,7 @@ def read(
         raise ShmtraceError(left_out, "--swapped reads them too", LEFT_OUT)
 
 
-@click.command()
+@click.command(short_help="See ps, pmap and free get it wrong.")
 @click.option(
     "--size",
     "size_mb",
@@ -157,7 +157,7 @@ def demo(size_mb: int) -> None:
             click.echo(text)
 
 
-@click.command()
+@click.command(short_help="What this host allows, and what mends the rest.")
 def doctor() -> None:
     """What this host allows, what shmtrace is blind to here, and the command that mends what is missing.
 
@@ -174,7 +174,7 @@ def doctor() -> None:
     sys.exit(0 if doctors.traces(checks) else 1)
 
 
-@click.command()
+@click.command(short_help="Completion for bash, zsh and fish.")
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 def completion(shell: str) -> None:
     """The script by which a shell completes commands, options, files and the names of running processes.

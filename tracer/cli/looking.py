@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LABELS = ["script", "request", "file", "query", "label"]
 
 
-@click.command()
+@click.command(short_help="What a capture says, or a table by region, process or time.")
 @options.a_capture
 @click.option(
     "--by",
@@ -29,8 +29,7 @@ LABELS = ["script", "request", "file", "query", "label"]
 @click.option("--since", metavar="TIME", help="Touched then or later: 14:00, 2026-11-25 14:00, +30s after the start.")
 @click.option("--until", metavar="TIME", help="Touched before then; -5m is five minutes before the capture's end.")
 @click.option("--sort", metavar="COLUMN", help="By a column of the table; one that is not there names them.")
-@options.as_json
-@options.as_csv
+@options.as_document
 def report(
     capture_path: Path, by: str, since: str | None, until: str | None, sort: str | None, as_json: bool, as_csv: bool
 ) -> None:
@@ -47,8 +46,6 @@ def report(
     from tracer.capture import Capture
     from tracer.views import table
 
-    if as_json and as_csv:
-        raise click.UsageError("name one of: --json, --csv")
     if by == "stack" and (since or until):
         raise click.UsageError("when a stack made its pages is not recorded: --since and --until go without --by stack")
     with Capture.open(capture_path) as capture:
@@ -70,16 +67,15 @@ def report(
         }
         found = tables[by]().sort(sort)
     if as_csv:
-        output.save(None, table.csv(found))
+        output.save(None, table.csv(found.columns, found.rows))
     else:
         output.say(table.json(found, read) if as_json else table.report(found, read))
 
 
-@click.command()
+@click.command(short_help="What grew from capture A to capture B.")
 @click.argument("path_a", metavar="A", type=options.A_FILE)
 @click.argument("path_b", metavar="B", type=options.A_FILE)
-@options.as_json
-@options.as_csv
+@options.as_document
 def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
     """What grew from capture A to capture B, by region and by process.
 
@@ -92,18 +88,17 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
     from tracer.capture import Capture
     from tracer.views import changes, table
 
-    if as_json and as_csv:
-        raise click.UsageError("name one of: --json, --csv")
     with Capture.open(path_a) as capture_a, Capture.open(path_b) as capture_b:
         a, b = account.read(capture_a), account.read(capture_b)
     found = diffs.diff(a, b)
     if as_csv:
-        output.save(None, table.csv(diffs.both(found)))
+        both = diffs.both(found)
+        output.save(None, table.csv(both.columns, both.rows))
     else:
         output.say(changes.json(found, a, b) if as_json else changes.text(found, a, b))
 
 
-@click.command()
+@click.command(short_help="Draw a capture as a page.")
 @options.a_capture
 @options.output("The page, in place of an earlier one; - is standard output.", required=True)
 def html(capture_path: Path, output_path: Path) -> None:
@@ -124,7 +119,7 @@ def html(capture_path: Path, output_path: Path) -> None:
     output.save(output_path, [page])
 
 
-@click.command()
+@click.command(short_help="A capture for flame graphs, traces and spreadsheets.")
 @options.a_capture
 @click.option(
     "--format",
@@ -155,6 +150,6 @@ def export(capture_path: Path, form: str, output_path: Path | None) -> None:
             "folded": lambda: stacks.folded(read),
             "speedscope": lambda: stacks.speedscope(read),
             "perfetto": lambda: perfetto.render(read, capture),
-            "csv": lambda: table.csv(touches.table(read, capture, account.read_processes(capture))),
+            "csv": lambda: table.csv(touches.COLUMNS, touches.rows(read, capture, account.read_processes(capture))),
         }
         output.save(output_path, forms[form]())

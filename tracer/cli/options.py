@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,18 @@ def interval(kind: click.FloatRange, default_s: float, text: str) -> Decorator:
 def which_processes(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say whose regions are meant."""
     return which_process(everything(command))
+
+
+def as_document(command: Callable[..., None]) -> Callable[..., None]:
+    """--json and --csv, of which a command takes one."""
+
+    @functools.wraps(command)
+    def checked(**how: Any) -> None:
+        if how["as_json"] and how["as_csv"]:
+            raise click.UsageError("name one of: --json, --csv")
+        command(**how)
+
+    return as_json(as_csv(checked))
 
 
 def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:

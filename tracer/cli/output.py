@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import sqlite3
@@ -41,7 +42,10 @@ def report(account: Account, as_json: bool) -> None:
     """What every trace ends with."""
     from tracer.views import json, text
 
-    say(json.render(account) if as_json else coloured(text.render(account)))
+    if as_json:
+        save(None, itertools.chain(json.render(account), "\n"))
+    else:
+        say(coloured(text.render(account)))
 
 
 def coloured(text: str) -> str:

@@ -30,7 +30,7 @@ FOREVER_S = 10**9
 BETWEEN_READINGS = 4  # times as long as one takes, for a region of a million fragments must not hold up its trace
 
 
-@click.command()
+@click.command(short_help="Record who makes and first touches shared memory; then report.")
 @options.which_processes
 @options.as_json
 @options.how_to_trace
@@ -50,7 +50,7 @@ def trace(as_json: bool, **how: Any) -> None:
     _trace(lambda capture: output.report(account.read(capture), as_json), **how)
 
 
-@click.command()
+@click.command(short_help="Trace into a capture, to be looked at later.")
 @options.which_processes
 @options.how_to_trace
 @options.output("The capture: a new file.", required=True)
@@ -76,7 +76,7 @@ def record(output_path: Path, **how: Any) -> None:
     _trace(lambda _: click.echo(done, err=True), output_path=output_path, **how)
 
 
-@click.command()
+@click.command(short_help="Watch regions and who grows them, live.")
 @options.which_processes
 @options.interval(click.FloatRange(min=0.1), 1.0, "Between two looks.")
 @options.wait

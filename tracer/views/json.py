@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -13,11 +15,48 @@ from tracer.places import place
 SCHEMA = "shmtrace/1"
 
 
-def render(account: Account) -> str:
-    return json.dumps(document(account), indent=1, ensure_ascii=True)
+def render(account: Account) -> Iterator[str]:
+    """As json.dumps(…, indent=1) has it, in pieces, for it may be large; and a process is in it again and again."""
+
+    @functools.cache
+    def process_text(process: Process, margin: str) -> str:
+        return text(_process(process), margin)
+
+    def text(value: Any, margin: str) -> str:
+        inner = margin + " "
+        if isinstance(value, Process):
+            return process_text(value, margin)
+        if isinstance(value, dict):
+            items = ",".join([f'{inner}"{name}": {text(item, inner)}' for name, item in value.items()])
+            return f"{{{items}{margin}}}"
+        if isinstance(value, list) and value:
+            return "[" + ",".join([inner + text(item, inner) for item in value]) + margin + "]"
+        return json.dumps(value)
+
+    def pieces(value: Any, margin: str) -> Iterator[str]:
+        """What is still to be made, an iterator, is a list."""
+        inner = margin + " "
+        if isinstance(value, dict) and any(isinstance(item, Iterator) for item in value.values()):
+            before = "{"
+            for name, item in value.items():
+                yield f'{before}{inner}"{name}": '
+                yield from pieces(item, inner)
+                before = ","
+            yield margin + "}"
+        elif isinstance(value, Iterator):
+            before = "["
+            for item in value:
+                yield before + inner
+                yield from pieces(item, inner)
+                before = ","
+            yield "[]" if before == "[" else margin + "]"
+        else:
+            yield text(value, margin)
+
+    return pieces(_document(account), "\n")
 
 
-def document(account: Account) -> dict[str, Any]:
+def _document(account: Account) -> dict[str, Any]:
     session = account.session
     return {
         "schema": SCHEMA,
@@ -33,10 +72,10 @@ def document(account: Account) -> dict[str, Any]:
         "complete": session.complete,
         "since": rfc3339(account.window.since_ns),
         "until": rfc3339(account.window.until_ns),
-        "regions": [_region(region) for region in account.regions],
+        "regions": (_region(region) for region in account.regions),
         "parents": [
             {
-                "process": _process(parent.process) if parent.process else None,
+                "process": parent.process,
                 "allocated_bytes": parent.allocated_bytes,
                 "grown_bytes": parent.grown_bytes,
                 "regions": [region_id(region) for region in parent.regions],
@@ -80,20 +119,20 @@ def _region(region: Region) -> dict[str, Any]:
         "before_bytes": region.before_bytes,
         "outside_bytes": region.outside_bytes,
         "unseen_bytes": region.unseen_bytes,
-        "touchers": [
+        "touchers": (
             {
-                "process": _process(toucher.process),
+                "process": toucher.process,
                 "touched_bytes": toucher.touched_bytes,
                 "freed_bytes": toucher.freed_bytes,
                 "faults": toucher.faults,
                 "first": rfc3339(toucher.first_ns),
                 "last": rfc3339(toucher.last_ns),
                 "made_for": [
-                    {"process": _process(process), "made_bytes": made_bytes} for process, made_bytes in toucher.made_for
+                    {"process": process, "made_bytes": made_bytes} for process, made_bytes in toucher.made_for
                 ],
             }
             for toucher in region.touchers
-        ],
+        ),
         "labels": _labels(region),
         "mappers": region.mappers,
     }
@@ -134,5 +173,9 @@ def rfc3339(unix_ns: int | None) -> str | None:
     if unix_ns is None:
         return None
     seconds, ns = divmod(unix_ns, 1_000_000_000)
-    moment = datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=ns // 1000)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return f"{_second(seconds)}.{ns // 1000:06}Z"
+
+
+@functools.lru_cache(maxsize=1 << 14)  # hours; of many things the times are within few
+def _second(unix_s: int) -> str:
+    return datetime.fromtimestamp(unix_s, timezone.utc).replace(tzinfo=None).isoformat()

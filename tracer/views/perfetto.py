@@ -25,8 +25,7 @@ MAX_COUNTS = 100_000  # of what processes touched; where there are more, they ar
 Event = dict[str, Any]
 
 TOUCHED = """
-SELECT process, (first_ns - :began) / :step AS step, sum("end" - start)
-FROM extent WHERE process IS NOT NULL GROUP BY process, step ORDER BY step
+SELECT (first_ns - :began) / :step, process, sum("end" - start) FROM extent WHERE process IS NOT NULL GROUP BY 1, 2
 """
 
 
@@ -118,12 +117,14 @@ def _touched(capture: Capture, numbers: dict[int, int], began_ns: int, ended_ns:
     (extents,) = capture.rows("SELECT count(*) FROM extent")[0]
     step_ns = 1_000_000_000 * max(1, extents // MAX_COUNTS)
     lasted_ns = ended_ns - began_ns
-    counts = capture.rows(TOUCHED, {"began": began_ns, "step": step_ns})
+    counts = {(step, row): pages for step, row, pages in capture.each(TOUCHED, {"began": began_ns, "step": step_ns})}
     while len(counts) > MAX_COUNTS and step_ns < lasted_ns:  # a count each is the least
         step_ns *= 2
-        counts = capture.rows(TOUCHED, {"began": began_ns, "step": step_ns})
+        closer, counts = counts, {}
+        for (step, row), pages in closer.items():
+            counts[step // 2, row] = counts.get((step // 2, row), 0) + pages
     sums: dict[int, int] = {}
-    for row, step, pages in counts:
+    for (step, row), pages in sorted(counts.items()):
         sums[row] = sums.get(row, 0) + pages * PAGE_BYTES
         yield _count(numbers[row], "touched", min((step + 1) * step_ns, lasted_ns), sums[row])
 

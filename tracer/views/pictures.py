@@ -9,7 +9,7 @@ import bisect
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from tracer.account import Account, Process, Region
 from tracer.capture import Capture
@@ -110,16 +110,12 @@ def _touched_when(
     capture: Capture, top: Sequence[int], began_ns: int, bin_ns: int
 ) -> Iterator[tuple[int, int, int, int, int]]:
     """(region, process or 0 for the others, first bin, last bin, pages)"""
-    last = "last_ns" if bin_ns < SECOND_NS else "first_ns"  # an extent lies within a second
-    # all of it in one number, by which SQLite sorts in half the time
-    query = f"""
-SELECT (region * {len(top) + 1} + CASE process {_cases(top)} ELSE {len(top)} END) * {BINS * BINS}
-       + min(max((first_ns - :began) / :bin, 0), {BINS - 1}) * {BINS}
-       + min(max(({last} - :began) / :bin, 0), {BINS - 1}),
-       sum("end" - start)
-FROM extent WHERE process IS NOT NULL GROUP BY 1"""  # noqa: S608, numbers
-    for key, pages in capture.rows(query, {"began": began_ns, "bin": bin_ns}):
-        rest, end = divmod(key, BINS)
+    long = bin_ns >= SECOND_NS  # and an extent lies within a second
+    key = f"""(region * {len(top) + 1} + CASE process {_cases(top)} ELSE {len(top)} END) * {BINS * BINS}
+              + min(max((first_ns - :began) / :bin, 0), {BINS - 1}) * {BINS}
+              + {0 if long else f"min(max((last_ns - :began) / :bin, 0), {BINS - 1})"}"""
+    for rest, pages, _, _ in capture.sums(key, "process IS NOT NULL", {"began": began_ns, "bin": bin_ns}):
+        rest, end = divmod(rest, BINS)
         rest, begin = divmod(rest, BINS)
         region, rank = divmod(rest, len(top) + 1)
         yield region, (*top, 0)[rank], begin, max(begin, end), pages
@@ -204,40 +200,42 @@ def maps(capture: Capture, regions: Collection[int]) -> dict[int, tuple[int, lis
     for region, (count, end) in counts.items():
         room = max(MAX_SPANS * count // total, MIN_SPANS)
         cell = 1 if total <= MAX_SPANS or count <= room else 1 << (-(-end // room) - 1).bit_length()
-        found[region] = cell, _spans(capture, region, cell)
+        found[region] = cell, list(_spans(capture, region, cell))
     return found
 
 
-# An extent that reaches into the next cells is cut there. In a group with max() SQLite takes the other columns from the
-# row that has it: that of who has most. By one number SQLite groups faster than by two.
-CELLS = """
-WITH RECURSIVE cut(start, stop, "end", process, first_ns, last_ns) AS (
-    SELECT start, (start / :cell + 1) * :cell, "end", process, first_ns, last_ns FROM extent
-    WHERE region = :region AND "end" > (start / :cell + 1) * :cell
-    UNION ALL
-    SELECT stop, min("end", stop + :cell), "end", process, first_ns, last_ns FROM cut WHERE stop < "end"
-), piece AS (
-    SELECT start, "end" AS stop, process, first_ns, last_ns FROM extent
-    WHERE region = :region AND "end" <= (start / :cell + 1) * :cell
-    UNION ALL
-    SELECT start, stop, process, first_ns, last_ns FROM cut
-), share AS (
-    SELECT start / :cell << 32 | coalesce(process, 0) AS cell_and_process, sum(stop - start) AS pages,
-           min(first_ns) AS first_ns, max(last_ns) AS last_ns
-    FROM piece GROUP BY 1
-)
-SELECT (cell_and_process >> 32) * :cell AS start, ((cell_and_process >> 32) + 1) * :cell AS "end",
-       nullif(cell_and_process & 0xffffffff, 0) AS process, max(pages) AS pages, sum(pages) AS present,
-       first_ns, last_ns
-FROM share GROUP BY cell_and_process >> 32
-"""
-EXTENTS = """
-SELECT start, "end", process, "end" - start AS pages, "end" - start AS present, first_ns, last_ns
-FROM extent WHERE region = :region ORDER BY start
-"""
+EXTENTS = 'SELECT start, "end", ifnull(process, 0), first_ns, last_ns FROM extent WHERE region = ? ORDER BY start'
+Extent = tuple[int, int, int, Optional[int], Optional[int]]
 
 
-def _spans(capture: Capture, region: int, cell: int) -> list[Span]:
-    if cell == 1:
-        return [Span(*row) for row in capture.rows(EXTENTS, {"region": region})]
-    return [Span(*row) for row in capture.rows(CELLS, {"region": region, "cell": cell})]
+def _spans(capture: Capture, region: int, cell: int) -> Iterator[Span]:
+    extents = capture.each(EXTENTS, (region,))
+    return (_span(extent[0], extent[1], [extent]) for extent in extents) if cell == 1 else _cells(extents, cell)
+
+
+def _cells(extents: Iterable[Extent], cell: int) -> Iterator[Span]:
+    stop = 0
+    inside: list[Extent] = []
+    for start, end, process, first_ns, last_ns in extents:
+        while end > stop:  # what reaches into the next cells is cut there
+            if start < stop:
+                inside.append((start, stop, process, first_ns, last_ns))
+                start = stop
+            if inside:
+                yield _span(stop - cell, stop, inside)
+            stop, inside = (start // cell + 1) * cell, []
+        inside.append((start, end, process, first_ns, last_ns))
+    if inside:
+        yield _span(stop - cell, stop, inside)
+
+
+def _span(start: int, stop: int, inside: Sequence[Extent]) -> Span:
+    """Of whoever has most of what there is of these pages."""
+    pages: dict[int, int] = {}
+    for first, end, process, _, _ in inside:
+        pages[process] = pages.get(process, 0) + end - first
+    most = max(pages.values())
+    process = min([process for process, count in pages.items() if count == most])
+    known = [time for extent in inside if extent[2] == process for time in extent[3:] if time is not None]
+    times = min(known, default=None), max(known, default=None)
+    return Span(start, stop, process or None, most, sum(pages.values()), *times)

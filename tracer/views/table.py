@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv as csv_format
+import functools
 import json as json_format
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Callable
 
 from tracer.account import Account
 from tracer.tables import Column, Table, Value
@@ -81,16 +82,18 @@ def _cell(column: Column, row: Any, days: bool) -> str:
     return printable(str(value))
 
 
-def csv(table: Table) -> Iterator[str]:
+def csv(columns: Sequence[Column], rows: Iterable[Any]) -> Iterator[str]:
     """RFC 4180, line by line, a header, no sum. Bytes are plain numbers, times RFC 3339, unknown is empty.
 
     A text has what could move a cursor as its code, like the report. One that a spreadsheet would take for a formula
     has an apostrophe before it, and so has one that began with an apostrophe: to read it, take one away.
     """
     writer = csv_format.writer(_Lines())
-    yield writer.writerow([column.key for column in table.columns])
-    for row in table.rows:
-        yield writer.writerow([_defused(column, column.get(row)) for column in table.columns])
+    yield writer.writerow([column.key for column in columns])
+    cells: list[tuple[Callable[[Any], Value], Callable[[Any], Value]]]
+    cells = [(column.get, rfc3339 if column.name.endswith("_ns") else _defused) for column in columns]
+    for row in rows:
+        yield writer.writerow([cell(get(row)) for get, cell in cells])
 
 
 class _Lines:
@@ -100,9 +103,12 @@ class _Lines:
         return line
 
 
-def _defused(column: Column, value: Value) -> Value:
-    if column.name.endswith("_ns") or not isinstance(value, str):
-        return _plain(column, value)
+def _defused(value: Value) -> Value:
+    return _text(value) if isinstance(value, str) else value
+
+
+@functools.lru_cache(maxsize=1 << 10)  # the same few, row after row
+def _text(value: str) -> str:
     cell = printable(value)
     return f"'{cell}" if value.startswith(FORMULA) else cell
 

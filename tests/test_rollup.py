@@ -11,7 +11,7 @@ import pytest
 
 from tests.bench.captures import make
 from tests.recorded import BEGAN_NS, END_S, at, pool
-from tracer import account, diff, moments, rollup
+from tracer import account, diff, moments, rollup, timeline
 from tracer.account import ALL_TIME, Account, Window
 from tracer.capture import Capture
 from tracer.errors import ShmtraceError
@@ -207,7 +207,7 @@ def sql(path: Path, query: str) -> list[Any]:
 
 def test_by_time(tmp_path: Path) -> None:
     with Capture.open(pool(tmp_path / "x")) as capture:
-        table = rollup.by_time(account.read(capture), capture)
+        table = timeline.by_time(account.read(capture), capture)
     assert values(table, "time_ns") == [at(seconds) for seconds in range(0, END_S, 2)]
     assert values(table, "until_ns") == [*(at(seconds) for seconds in range(2, END_S, 2)), at(END_S)]
     # the second region is 5 pages from 8 s to 13 s
@@ -222,7 +222,7 @@ def test_by_time(tmp_path: Path) -> None:
 
 def test_by_time_in_a_window(tmp_path: Path) -> None:
     with Capture.open(pool(tmp_path / "x")) as capture:
-        table = rollup.by_time(account.read(capture, Window(at(20.6), at(22))), capture)
+        table = timeline.by_time(account.read(capture, Window(at(20.6), at(22))), capture)
     assert values(table, "time_ns") == [at(20.6), at(21)]
     assert pages(table, "touched_bytes") == [7, 0]
     assert pages(table, "grown_bytes") == [16, 0]  # seen at 21 s, by the sample taken then
@@ -232,8 +232,8 @@ def test_by_time_in_a_window(tmp_path: Path) -> None:
 def test_by_time_adds_up(window: Window, large: Path) -> None:
     with Capture.open(large) as capture:
         found = account.read(capture, window)
-        table = rollup.by_time(found, capture)
-    assert 10 <= len(table.rows) <= rollup.MAX_BUCKETS + 1
+        table = timeline.by_time(found, capture)
+    assert 10 <= len(table.rows) <= timeline.MAX_BUCKETS + 1
     assert sum(pages(table, "touched_bytes")) * PAGE_BYTES == sum(region.touched_bytes for region in found.regions) > 0
     held = [row.allocated_bytes for row in table.rows]
     grown = [row.grown_bytes for row in table.rows]
@@ -246,7 +246,7 @@ def test_by_time_adds_up(window: Window, large: Path) -> None:
     ("seconds", "size_s"), [(0, 1), (20, 1), (41, 2), (300, 30), (3600, 300), (86400, 3600), (7 * 86400, 12 * 3600)]
 )
 def test_buckets(seconds: int, size_s: int) -> None:
-    origin_ns, size_ns = rollup._buckets(BEGAN_NS, BEGAN_NS + seconds * 10**9)
+    origin_ns, size_ns = timeline._buckets(BEGAN_NS, BEGAN_NS + seconds * 10**9)
     assert size_ns == size_s * 10**9
     assert origin_ns % size_ns == 0
     assert 0 <= BEGAN_NS - origin_ns < size_ns

@@ -37,6 +37,16 @@ class Process(NamedTuple):
     ns_tgid: int | None = None
     """its PID in its own PID namespace; None: the same, or not known"""
 
+    @property
+    def name(self) -> str:
+        return self.command or self.comm or "?"
+
+    @property
+    def who(self) -> str:
+        """Its PID and name: 4312 (7) is 7 in its own PID namespace."""
+        inside = "" if self.ns_tgid is None else f"({self.ns_tgid}) "
+        return f"{self.tgid} {inside}{self.name}"
+
 
 class Creator(NamedTuple):
     """Who made a region, and how that is known."""

@@ -42,7 +42,7 @@ def report(
     shmtrace report x.capture --by unit                              which service; or --by container
     shmtrace report x.capture --csv > shares.csv                     every part of every region
     """
-    from tracer import account, moments, rollup
+    from tracer import account, belonging, deeds, moments, rollup, timeline
     from tracer.capture import Capture
     from tracer.views import table
 
@@ -59,11 +59,11 @@ def report(
             "parent": lambda: rollup.by_parent(read),
             "region": lambda: rollup.by_region(read, capture),
             "process": lambda: rollup.by_process(read),
-            "unit": lambda: rollup.by_unit(read),
-            "container": lambda: rollup.by_container(read),
-            "time": lambda: rollup.by_time(read, capture),
-            **{kind: functools.partial(rollup.by_label, read, kind) for kind in LABELS},
-            "stack": lambda: rollup.by_stack(read),
+            "unit": lambda: belonging.by_unit(read),
+            "container": lambda: belonging.by_container(read),
+            "time": lambda: timeline.by_time(read, capture),
+            **{kind: functools.partial(deeds.by_label, read, kind) for kind in LABELS},
+            "stack": lambda: deeds.by_stack(read),
         }
         found = tables[by]().sort(sort)
     if as_csv:

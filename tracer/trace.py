@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tracer import __version__, events, kernel, ledger, private, probes, procfs, targets, wire
+from tracer.adopting import Adopting
 from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
@@ -118,6 +119,9 @@ class Trace:
             )
             if self._source:
                 self._labelling = Labelling(self._capture, self._probes, self._proc, self._source)
+            self._adopting = Adopting(
+                self._probes, self._proc, self._finder, self.lives, self.regions, self._enter, self._warn
+            )
             self._closing = Closing(self._capture, self._probes, self.lives, self._labelling, self._finder, self._clock)
             self._keeping = Keeping(self._capture, self._probes, self.lives, self._closing, self._clock)
             if self._wants_stacks:
@@ -168,7 +172,9 @@ class Trace:
         # who is born meanwhile is tracked by the kernel from its fork, unless its parent was not yet
         while tree := [tgid for tgid in self._tree(processes) if not self.lives.alive(tgid)]:
             for tgid in tree:
-                self._adopt(processes[tgid])
+                if self._labelling:
+                    self._labelling.adopt(tgid)
+                self._adopting.adopt(processes[tgid])
             processes = self._proc.processes(processes)
         fresh = [self.regions[number] for number in self.regions.keys() - known]
         mapped = self._finder.mapped(self.lives.tree(), fresh)
@@ -177,91 +183,6 @@ class Trace:
             self._closing.infer_creator(
                 region, [process for tgid in mapped.get(region.id, ()) if (process := self.lives.alive(tgid))]
             )
-
-    def _adopt(self, stat: ProcessStat) -> None:
-        """A process that exists: the kernel is told of it first, and then of what it maps."""
-        key = wire.TGID.pack(stat.tgid)
-        start_time_ns = stat.start_time_ns
-        if not self._probes.processes.insert(key, wire.PROCESS.pack(start_time_ns, 0, 0)):
-            known = self._probes.processes[key]
-            if known is None:
-                self._warn(kernel.LOSSES["processes"])
-            else:  # its parent was tracked when it was born, or it has touched a region: its start to the nanosecond
-                start_time_ns, lender, _ = wire.PROCESS.unpack(known)
-                self._probes.processes[key] = wire.PROCESS.pack(start_time_ns, lender, 0)
-        if self._labelling:
-            self._labelling.adopt(stat.tgid)
-        cgroup = self._proc.cgroup(stat.tgid)
-        self._seed(
-            self.lives.begin(
-                stat.tgid,
-                start_time_ns,
-                stat.parent,
-                stat.comm,
-                stat.command,
-                began_us=-1,
-                cgroup=cgroup,
-                ns_tgid=self._proc.ns_tgid(stat.tgid),
-            )
-        )
-
-    def _seed(self, process: Process) -> None:
-        """Tell the kernel what a process maps."""
-        mappings: list[procfs.Mapping] | None = None
-        while mappings != (now := self._finder.mappings(process.tgid)):  # until what was written is what is there
-            mappings = now
-            self._seed_ranges(process, mappings)
-        if not self._proc.process(process.tgid):  # it has exited, perhaps before the kernel side knew of it
-            self._drop(process.tgid)
-            self.lives.end(process, time.time_ns())
-
-    def _seed_ranges(self, process: Process, mappings: list[procfs.Mapping]) -> None:
-        ranges = []
-        # a private mapping makes pages of a region too, where it reads a hole; it makes no region
-        for mapping in sorted(mappings, key=lambda mapping: not mapping.shared):
-            region = self._region_at(process.tgid, mapping)
-            if region and region.kind != "hugetlb":
-                ranges.append(wire.RANGE.pack(mapping.start, mapping.end, region.id, mapping.first_index))
-        if self._probes.ranges is None:
-            return
-        if len(ranges) > wire.MAX_RANGES:
-            self._warn(kernel.LOSSES["ranges"])
-        head = wire.RANGES_HEAD.pack(min(len(ranges), wire.MAX_RANGES), 0)
-        packed = (head + b"".join(ranges[: wire.MAX_RANGES])).ljust(wire.RANGES_BYTES, b"\0")
-        try:
-            self._probes.ranges[wire.TGID.pack(process.tgid)] = packed
-        except OSError:
-            self._warn(kernel.LOSSES["processes"])
-
-    def _drop(self, tgid: int) -> None:
-        """The kernel is to track a process no more."""
-        del self._probes.processes[wire.TGID.pack(tgid)]
-        if self._probes.ranges is not None:
-            del self._probes.ranges[wire.TGID.pack(tgid)]
-
-    def _region_at(self, tgid: int, mapping: procfs.Mapping) -> Region | None:
-        """The region behind a mapping of a process that exists, entered if it is new and shared."""
-        path = self._proc.map_file(tgid, mapping)
-        if not mapping.shared:
-            key = procfs.identify(path)
-            return next((region for region in self.regions.values() if region.key == key), None)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # unmapped meanwhile
-            return None
-        try:
-            number = self._probes.adopt(fd)
-        finally:
-            os.close(fd)  # at once: it keeps the memory alive
-        found = self._probes.region(number) if number else None
-        if not found:
-            self._warn(kernel.LOSSES["regions"])
-            return None
-        region = self.regions.get(number) or self._enter(
-            number, found.key, *self._finder.describe(tgid, mapping), procfs.birth_time_ns(path)
-        )
-        region.path, region.address = path, mapping.start
-        return region
 
     def _enter(self, number: int, key: RegionKey, kind: str, name: str, created_ns: int | None) -> Region:
         row = self._capture.insert(
@@ -362,7 +283,7 @@ class Trace:
         parent = self.lives.alive(event.parent_tgid)
         if not parent and not self._wanted.everything:
             # the child of a process that was watched since its exec, and is none of ours
-            self._drop(head.tgid)
+            self._adopting.drop(head.tgid)
         elif not self.lives.find(head.tgid, head.start_time_ns):  # else /proc showed it first
             command = parent.command if parent else ""
             began_us = self._clock.since_us(head.time_ns)
@@ -394,10 +315,10 @@ class Trace:
             self._label(head)
             if stat and event.tracked and not self._probes.processes[wire.TGID.pack(head.tgid)]:
                 # the kernel side had been told to drop it, for its parent was watched and is none of ours
-                self._seed(found)
+                self._adopting.seed(found)
                 self._adopt_tree(self._proc.processes())
         else:
-            self._drop(head.tgid)
+            self._adopting.drop(head.tgid)
 
     def _label(self, head: events.Head) -> None:
         """Another program has other labels, or none."""

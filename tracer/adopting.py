@@ -1,0 +1,123 @@
+"""What exists when it is taken into a trace: a process, the ranges it maps, the regions behind them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Callable, Optional
+
+from tracer import kernel, procfs, wire
+from tracer.lives import Lives, Process
+from tracer.probes import Probes
+from tracer.procfs import Proc, ProcessStat, RegionKey
+from tracer.regions import Finder, Region
+
+Enter = Callable[[int, RegionKey, str, str, Optional[int]], Region]
+"""Of a region that is new: its number, its key, kind and name, and when it was created (ns since 1970)."""
+
+
+class Adopting:
+    """Tells the kernel side of what it could not see begin."""
+
+    def __init__(
+        self,
+        probes: Probes,
+        proc: Proc,
+        finder: Finder,
+        processes: Lives,
+        regions: Mapping[int, Region],
+        enter: Enter,
+        warn: Callable[[str], None],
+    ) -> None:
+        """regions: by their number there. warn: told what could not be taken in."""
+        self._probes = probes
+        self._proc = proc
+        self._finder = finder
+        self._lives = processes
+        self._regions = regions
+        self._enter = enter
+        self._warn = warn
+
+    def adopt(self, stat: ProcessStat) -> None:
+        """A process that exists: the kernel is told of it first, and then of what it maps."""
+        key = wire.TGID.pack(stat.tgid)
+        start_time_ns = stat.start_time_ns
+        if not self._probes.processes.insert(key, wire.PROCESS.pack(start_time_ns, 0, 0)):
+            known = self._probes.processes[key]
+            if known is None:
+                self._warn(kernel.LOSSES["processes"])
+            else:  # its parent was tracked when it was born, or it has touched a region: its start to the nanosecond
+                start_time_ns, lender, _ = wire.PROCESS.unpack(known)
+                self._probes.processes[key] = wire.PROCESS.pack(start_time_ns, lender, 0)
+        cgroup = self._proc.cgroup(stat.tgid)
+        self.seed(
+            self._lives.begin(
+                stat.tgid,
+                start_time_ns,
+                stat.parent,
+                stat.comm,
+                stat.command,
+                began_us=-1,
+                cgroup=cgroup,
+                ns_tgid=self._proc.ns_tgid(stat.tgid),
+            )
+        )
+
+    def seed(self, process: Process) -> None:
+        """Tell the kernel what a process maps."""
+        mappings: list[procfs.Mapping] | None = None
+        while mappings != (now := self._finder.mappings(process.tgid)):  # until what was written is what is there
+            mappings = now
+            self._seed_ranges(process, mappings)
+        if not self._proc.process(process.tgid):  # it has exited, perhaps before the kernel side knew of it
+            self.drop(process.tgid)
+            self._lives.end(process, time.time_ns())
+
+    def _seed_ranges(self, process: Process, mappings: list[procfs.Mapping]) -> None:
+        ranges = []
+        # a private mapping makes pages of a region too, where it reads a hole; it makes no region
+        for mapping in sorted(mappings, key=lambda mapping: not mapping.shared):
+            region = self._region_at(process.tgid, mapping)
+            if region and region.kind != "hugetlb":
+                ranges.append(wire.RANGE.pack(mapping.start, mapping.end, region.id, mapping.first_index))
+        if self._probes.ranges is None:
+            return
+        if len(ranges) > wire.MAX_RANGES:
+            self._warn(kernel.LOSSES["ranges"])
+        head = wire.RANGES_HEAD.pack(min(len(ranges), wire.MAX_RANGES), 0)
+        packed = (head + b"".join(ranges[: wire.MAX_RANGES])).ljust(wire.RANGES_BYTES, b"\0")
+        try:
+            self._probes.ranges[wire.TGID.pack(process.tgid)] = packed
+        except OSError:
+            self._warn(kernel.LOSSES["processes"])
+
+    def drop(self, tgid: int) -> None:
+        """The kernel is to track a process no more."""
+        del self._probes.processes[wire.TGID.pack(tgid)]
+        if self._probes.ranges is not None:
+            del self._probes.ranges[wire.TGID.pack(tgid)]
+
+    def _region_at(self, tgid: int, mapping: procfs.Mapping) -> Region | None:
+        """The region behind a mapping of a process that exists, entered if it is new and shared."""
+        path = self._proc.map_file(tgid, mapping)
+        if not mapping.shared:
+            key = procfs.identify(path)
+            return next((region for region in self._regions.values() if region.key == key), None)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # unmapped meanwhile
+            return None
+        try:
+            number = self._probes.adopt(fd)
+        finally:
+            os.close(fd)  # at once: it keeps the memory alive
+        found = self._probes.region(number) if number else None
+        if not found:
+            self._warn(kernel.LOSSES["regions"])
+            return None
+        region = self._regions.get(number) or self._enter(
+            number, found.key, *self._finder.describe(tgid, mapping), procfs.birth_time_ns(path)
+        )
+        region.path, region.address = path, mapping.start
+        return region

@@ -61,7 +61,7 @@ def test_bcc_is_no_requirement(wheel: Path) -> None:
     requirements = email.message_from_bytes(archive.read(metadata)).get_all("Requires-Dist", [])
     assert [line for line in requirements if "extra ==" not in line] == [
         "click>=8.0",
-        "pyelftools>=0.27",
+        "pyelftools>=0.29",
         "textual~=8.2",
     ]
     assert not any("bcc" in line for line in requirements)

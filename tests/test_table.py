@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sqlite3
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,16 @@ def test_all_three_say_the_same(by: str, tmp_path: Path) -> None:
     names = {"region": "what", "process": "command", "unit": "unit", "container": "container", "time": "grower"}
     for row in read["rows"]:
         assert (row[names[by]] or "")[:12] in say("report", path, "--by", by)
+
+
+@pytest.mark.parametrize(("by", "label"), [("unit", "/batch/1"), ("container", "-")])
+def test_those_in_no_unit_and_no_container(by: str, label: str, tmp_path: Path) -> None:
+    path = pool(tmp_path / "x")
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE process SET cgroup = '/batch/1'")
+    database.close()
+    lines = say("report", path, "--by", by).splitlines()[:5]
+    assert [line.split("  ")[0] for line in lines] == [by, label, "before the trace", "unseen", "sum"]
 
 
 @pytest.mark.parametrize("by", ["unit", "container"])

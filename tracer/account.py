@@ -173,13 +173,18 @@ def region_id(region: Region) -> str:
     return f"{dev_text(region.dev)}/{region.ino}/{generation}"
 
 
+def dev_text(dev: int) -> str:
+    return f"{os.major(dev):x}:{os.minor(dev):x}"
+
+
 def charged(region: Region) -> list[tuple[str | None, int]]:
     """Which cgroups the bytes of a region are charged to, most first. None is the rest, of which it is not known: from
     before, unseen, or touched outside the window. They add up to what is allocated.
 
-    A page is charged to the cgroup that its first toucher was in, and stays there, whoever uses it and whatever becomes
-    of that process; one that was made in the memory of another process to the other's: shmem_get_folio_gfp() in
-    mm/shmem.c charges the mm that faults. Which of these were given back is not told apart, so then that is unknown.
+    A page is charged to the cgroup that its first toucher was in (and has here as it was last seen), and stays there,
+    whoever uses it and whatever becomes of that process; one that was made in the memory of another process to the
+    other's: shmem_get_folio_gfp() in mm/shmem.c charges the mm that faults. Where some were given back, nothing tells
+    which of the two sorts, and those in others' memory count as not known.
     """
     found: Counter[str | None] = Counter()
     for toucher in region.touchers:
@@ -195,10 +200,6 @@ def charged(region: Region) -> list[tuple[str | None, int]]:
     del found[None]
     found[None] = region.allocated_bytes - sum(found.values())
     return [(cgroup, size_bytes) for cgroup, size_bytes in found.most_common() if size_bytes]
-
-
-def dev_text(dev: int) -> str:
-    return f"{os.major(dev):x}:{os.minor(dev):x}"
 
 
 class Parent(NamedTuple):

@@ -40,11 +40,10 @@ SUMS = [
     Column("processes", "processes", lambda row: row.nr_processes, shown=lambda row: str(row.nr_processes or "")),
     Column("regions", "regions", lambda row: row.nr_regions),
 ]
-PART = Column("part", "", lambda row: row.part, "<")
 POD = Column("pod", "pod", lambda row: row.place.pod, "<", shown=lambda row: row.place.pod or "")
 BY_UNIT = [
-    PART,
-    Column("unit", "unit", lambda row: row.place.unit, "<", shown=_unit),
+    Column("part", "unit", lambda row: row.part, "<", shown=_unit),
+    Column("unit", "", lambda row: row.place.unit, "<"),
     Column(
         "container",
         "container",
@@ -56,8 +55,8 @@ BY_UNIT = [
     *SUMS,
 ]
 BY_CONTAINER = [
-    PART,
-    Column("container", "container", lambda row: row.place.container, "<", shown=_container),
+    Column("part", "container", lambda row: row.part, "<", shown=_container),
+    Column("container", "", lambda row: row.place.container, "<"),
     POD,
     *SUMS,
 ]

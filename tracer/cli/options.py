@@ -90,7 +90,7 @@ which_process = click.option(
     multiple=True,
     metavar="NAME|PID|PIDFILE",
     shell_complete=process_names,
-    help="Processes by name (as pgrep matches), PID or pidfile, with all their descendants. Repeatable.",
+    help="Processes by name (as pgrep matches), PID (the host's) or pidfile, with all their descendants. Repeatable.",
 )
 a_label = click.option(
     "--label",

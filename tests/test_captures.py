@@ -9,6 +9,7 @@ import json
 import os
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,59 @@ def look(path: Path, view: str) -> str:
     return done.stdout
 
 
+BY_LABEL = {"file": "file", "script": "script", "request": "request", "label": "file"}
+
+
+@pytest.mark.parametrize("name", ["labels", "hostile"])
+@pytest.mark.parametrize("by", BY_LABEL)
+def test_by_label(by: str, name: str, paths: dict[str, Path]) -> None:
+    """What was touched for one thing, in a table and in the document; and all of it is what is allocated."""
+    report = ["report", str(paths[name]), "--by", by]
+    text = CliRunner().invoke(main, report).stdout
+    assert not [c for c in text.replace("\n", "") if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    assert all(width(line) <= COLUMNS or line.startswith("warning: ") for line in text.splitlines())
+    rows = json.loads(CliRunner().invoke(main, [*report, "--json"]).stdout)["rows"]
+    regions = json.loads(look(paths[name], "json"))["regions"]
+    assert sum(row["allocated_bytes"] for row in rows) == sum(region["allocated_bytes"] for region in regions)
+    touched: Counter[str] = Counter()
+    for region in regions:
+        for label in region["labels"]:
+            assert label["known"]
+            touched[label[BY_LABEL[by]] or ""] += label["touched_bytes"]
+    assert {row[BY_LABEL[by]]: row["allocated_bytes"] for row in rows if row["part"] == "touched"} == touched
+
+
+@pytest.mark.parametrize("name", ["labels", "hostile"])
+def test_labels_of_a_window(name: str, paths: dict[str, Path]) -> None:
+    report = ["report", str(paths[name]), "--by", "file", "--json"]
+    whole = json.loads(CliRunner().invoke(main, report).stdout)["rows"]
+    middle = sorted(row["first"] for row in whole if row["first"])[len(whole) // 2]
+    early, late = (
+        json.loads(CliRunner().invoke(main, [*report, option, middle]).stdout)["rows"]
+        for option in ("--until", "--since")
+    )
+    parts = [
+        {row["file"]: row["allocated_bytes"] for row in rows if row["part"] == "touched"}
+        for rows in (whole, early, late)
+    ]
+    assert Counter(parts[1]) + Counter(parts[2]) == Counter(parts[0])
+    assert len(parts[1]) < len(parts[0])
+    assert sum(row["allocated_bytes"] for row in early) == sum(row["allocated_bytes"] for row in whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "by", "has"),
+    [("labels", "query", "it has file, script, request"), ("php_fpm", "file", "record it with --label")],
+)
+def test_a_label_that_is_not_there(name: str, by: str, has: str, paths: dict[str, Path]) -> None:
+    done = CliRunner().invoke(main, ["report", str(paths[name]), "--by", by])
+    assert done.exit_code == 1
+    assert f"the capture tells nothing by {by}: " in done.output
+    assert has in done.output
+
+
 def test_there_are_all_that_are_recorded() -> None:
-    assert NAMES == ["cut_off", "hostile", "php_fpm", "postgres", "snapshot"]
+    assert NAMES == ["cut_off", "hostile", "labels", "php_fpm", "postgres", "snapshot"]
 
 
 @pytest.mark.parametrize("name", NAMES)

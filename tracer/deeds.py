@@ -117,7 +117,7 @@ def by_label(account: Account, kind: str) -> Table:
         for part in ("outside", "before", "unseen")
         if (size_bytes := sum(getattr(region, f"{part}_bytes") for region in account.regions))
     ]
-    columns = [Column("part", "", lambda row: row.part, "<"), Column(of, of, _text, "<", shown=_shown_text), *BY_LABEL]
+    columns = [Column("part", "", lambda row: row.part, "<"), *BY_LABEL, Column(of, of, _text, "<", shown=_shown_text)]
     return Table(kind, columns, rows)
 
 
@@ -126,7 +126,7 @@ BY_LABEL = [
     Column("processes", "by", lambda row: row.nr_processes, shown=lambda row: str(row.nr_processes or "")),
     Column("first_ns", "first", lambda row: row.first_ns),
     Column("last_ns", "last", lambda row: row.last_ns),
-    Column("regions", "of", lambda row: ", ".join(row.regions), "<"),
+    Column("regions", "", lambda row: ", ".join(row.regions), "<"),
 ]
 
 

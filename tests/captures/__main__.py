@@ -34,8 +34,8 @@ HOSTILE = {
 
 
 @contextmanager
-def recording(path: Path, tgid: int) -> Iterator[subprocess.Popen[bytes]]:
-    command = [*SHMTRACE, "record", "-p", str(tgid), "-o", str(path)]
+def recording(path: Path, tgid: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [*SHMTRACE, "record", "-p", str(tgid), "-o", str(path), *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
         assert process.stderr
         while b"tracing" not in process.stderr.readline():
@@ -77,15 +77,27 @@ def cut_off(path: Path) -> None:
 
 def hostile(path: Path) -> None:
     """Names that strangers chose, in place of a small one's."""
-    with running_fpm(7, max_requests=5) as fpm, recording(path, fpm.tgid):
+    with running_fpm(7, max_requests=5) as fpm, recording(path, fpm.tgid, "--label", "php:file"):
         fill(fpm, script_names(7))
     database = sqlite3.connect(path)
     database.execute("UPDATE process SET comm = :comm, command = :command || tgid, cgroup = :path", HOSTILE)
     database.execute("UPDATE region SET name = :path || ino", HOSTILE)
     database.execute("UPDATE exec SET comm = :comm, command = :command", HOSTILE)
     database.execute("UPDATE session SET warnings = :command", HOSTILE)
+    # each is another still, as they have to be
+    database.execute("UPDATE label SET script = :command || id, request = :comm || id, file = :path || id", HOSTILE)
     database.commit()
     database.close()
+
+
+def labels(path: Path) -> None:
+    """Of requests, two of which include what the others are."""
+    with running_fpm(23) as fpm:
+        for name, included in (("all.php", script_names(23)[5:11]), ("more.php", script_names(23)[11:20])):
+            lines = "".join(f"include '{fpm.directory / each}';" for each in included)
+            (fpm.directory / name).write_text(f"<?php {lines}")
+        with recording(path, fpm.tgid, "--label", "php:file"):
+            fill(fpm, [*script_names(23)[:5], "all.php?page=7", "more.php?page=<b>", "store.php"])
 
 
 def a_snapshot(path: Path) -> None:
@@ -99,6 +111,7 @@ RECORDERS: dict[str, Callable[[Path], None]] = {
     "postgres": postgres,
     "cut_off": cut_off,
     "hostile": hostile,
+    "labels": labels,
     "snapshot": a_snapshot,
 }
 

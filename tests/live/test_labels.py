@@ -13,11 +13,11 @@ import pytest
 
 from tests.live.fpm import running_fpm, script_names
 from tests.live.postgres import running_postgres
-from tests.live.reports import ROOT, SHMTRACE, Report, find_region, skipped_at_most, trace
+from tests.live.reports import ROOT, SHMTRACE, Report, find_region, skipped_at_most, trace, trace_command
 from tests.live.shmem import PAGE_BYTES, RegionId, read_regions
 from tests.live.test_php_fpm import opcache_of
 from tests.live.tiers import shmtrace
-from tests.live.workload import stepped
+from tests.live.workload import Notes, stepped
 
 pytestmark = pytest.mark.bpf
 
@@ -93,6 +93,34 @@ def test_labels_that_come_too_fast(program: Path, tmp_path: Path) -> None:
         assert db.execute(wrong).fetchone() == (0,)
     assert unknown > 0
     assert any("labels came faster" in warning for warning in report["warnings"])
+
+
+@pytest.mark.needs("cc", "unshare")
+def test_a_program_in_a_container(program: Path, tmp_path: Path) -> None:
+    """Where its file is, nothing is to be seen from here."""
+    room = tmp_path / "room"
+    room.mkdir()
+    start = f'mount -t tmpfs none {room} && cp {program} {room}/hidden && exec {room}/hidden "$@"'
+    container = tmp_path / "container"
+    container.write_text(f"#!/bin/sh\nexec unshare --mount sh -c '{start}' sh \"$@\"\n")
+    container.chmod(0o755)
+    report, pool = traced(container, "labelled", "hidden:doing", tmp_path / "notes")
+    assert not (room / "hidden").exists()
+    pages = pages_by(find_region(report, pool), "text")
+    assert pages["alpha"] == 28
+    assert sum(pages.values()) == 94
+
+
+@pytest.mark.needs("cc")
+def test_a_program_that_is_executed_during_the_trace(program: Path, tmp_path: Path) -> None:
+    """What it does a second later has its label; so has its child."""
+    notes = tmp_path / "notes"
+    line = '(sleep 1; echo; echo) | "$0" labelled "$1"'
+    report = trace_command("sh", "-c", line, program, notes, options=["--label", "workload:doing"])
+    pages = pages_by(find_region(report, Notes.read(notes).regions["pool"].id), "text")
+    assert pages["alpha"] == 28
+    assert pages["gamma"] == 17
+    assert sum(pages.values()) == 94
 
 
 @pytest.mark.needs("cc")

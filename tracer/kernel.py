@@ -439,7 +439,7 @@ LOSSES = {
     "pages": "the ledger is full: the rest is unseen; make it bigger with --room",
     "probes": "the kernel skipped probes: pages that only these would have shown are unseen",
     "labels": "labels came faster than they could be told: their pages say ?",
-    "stacks": "more stacks than there is room for: by stack, some pages are of ?",
+    "stacks": "stacks were lost, for want of room or with a probe that the kernel skipped: these pages are of ?",
     "mappings": "mappings that the kernel's own tree did not show: their pages are unseen",
 }
 

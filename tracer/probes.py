@@ -405,6 +405,8 @@ class Probes:
         """What could not be written down so far, by wire.LOSSES."""
         counts = (self._losses[i.to_bytes(4, sys.byteorder)] for i in range(len(LOSSES)))
         found = {name: int.from_bytes(count or b"", sys.byteorder) for name, count in zip(LOSSES, counts)}
+        if self._stacked and self._fexit:  # whose page has its word by the entry, and is counted by no stack
+            found["stacks"] += bpf.recursion_misses(self._programs["added"])
         return {**found, "probes": self._skipped()}
 
     def _skipped(self) -> int:

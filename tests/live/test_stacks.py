@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc", "nm", "strip")]
 FLAGS = ["-O1", "-Wall", "-Wextra", "-Werror", "-rdynamic", "-fno-optimize-sibling-calls", "-fno-omit-frame-pointer"]
 CALLS = {"alpha": 23, "beta": 101, "gamma_": 7}
 ALL = sum(CALLS.values())
+SETTLED_SECONDS = 10.0
 GARBAGE = 10 * 3
 PROGRAMS = {
     "calls": ["named", "calls"],
@@ -56,6 +57,15 @@ class Recorded(NamedTuple):
                     for stack in toucher.stacks:
                         made[self.of_program(stack.frames or ())] += stack.size_bytes // PAGE_BYTES
         return made
+
+    def check(self, name: str, wanted: Made, dead: bool = False) -> None:
+        """It made these pages; where stacks were lost, the pages that are missing are of an unknown one."""
+        made = self.made(name, dead)
+        missing = wanted - made
+        if lost(self.found) and missing:
+            assert made.pop(()) == sum(missing.values())
+            made += missing
+        assert made == wanted
 
     def of_program(self, frames: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the program, and not of the C library that calls its main; places by the function they are in."""
@@ -103,6 +113,11 @@ def adds_up(found: Account) -> bool:
     return all(sum(made.size_bytes for made in toucher.made_by) == toucher.touched_bytes for toucher in touchers)
 
 
+def lost(found: Account) -> bool:
+    """Whether some stacks were, and said to be: to a preemptible kernel's fentry programs that happens."""
+    return any(warning.startswith("stacks were lost") for warning in found.session.warnings)
+
+
 def read(path: Path) -> Account:
     with Capture.open(path) as capture:
         return account.read(capture)
@@ -136,9 +151,13 @@ def recorded(tier: str, programs: Path, tmp_path_factory: pytest.TempPathFactory
                 assert stdin
                 stdin.write(b"\n")
                 stdin.flush()
-            end = time.monotonic() + PATIENCE_SECONDS
-            while any(counted(path)[tgids[name]] < pages for name, pages in made.items()):
-                assert time.monotonic() < end, counted(path)
+            end, before, since = time.monotonic() + PATIENCE_SECONDS, counted(path), time.monotonic()
+            while any((now := counted(path))[tgids[name]] < pages for name, pages in made.items()):
+                since = since if now == before else time.monotonic()
+                if now and time.monotonic() - since > SETTLED_SECONDS and lost(read(path)):
+                    break
+                assert time.monotonic() < end, now
+                before = now
                 time.sleep(0.1)
 
         go_until(list(PROGRAMS), {**MADE, "exec": CALLS["alpha"]})
@@ -146,7 +165,7 @@ def recorded(tier: str, programs: Path, tmp_path_factory: pytest.TempPathFactory
         time.sleep(0.5)  # until it is the other program
         go_until(["exec"], MADE)
         end = time.monotonic() + PATIENCE_SECONDS
-        while not adds_up(read(path)) and time.monotonic() < end:
+        while not adds_up(found := read(path)) and not lost(found) and time.monotonic() < end:
             time.sleep(0.1)
         recorder.kill()
         recorder.wait()
@@ -162,14 +181,16 @@ def test_what_was_lost(tier: str, recorded: Recorded) -> None:
     session = recorded.found.session
     assert not session.complete
     assert (session.lost_events, session.lost_pages) == (0, 0)
-    assert len(session.warnings) == (session.lost_probes > 0) <= (tier == "fentry")
-    assert adds_up(recorded.found)
+    assert (session.lost_probes > 0) <= (tier == "fentry")
+    assert lost(recorded.found) <= (tier != "faults")
+    assert len(session.warnings) == (session.lost_probes > 0) + lost(recorded.found)
+    assert adds_up(recorded.found) or lost(recorded.found)
 
 
 @pytest.mark.parametrize("name", ["calls", "stripped", "deleted"])
 def test_known_functions(tier: str, recorded: Recorded, name: str) -> None:
     """By name; where there is none, by a place that is in the function."""
-    assert recorded.made(name) == called("main", "all")
+    recorded.check(name, called("main", "all"))
 
 
 def test_what_names_are_left(tier: str, recorded: Recorded) -> None:
@@ -187,18 +208,18 @@ def test_what_names_are_left(tier: str, recorded: Recorded) -> None:
 
 
 def test_a_child_that_is_dead(tier: str, recorded: Recorded) -> None:
-    assert recorded.made("fork", dead=True) == called("main", "all")
+    recorded.check("fork", called("main", "all"), dead=True)
     assert not recorded.made("fork")
 
 
 def test_another_program_by_exec(tier: str, recorded: Recorded) -> None:
     """What it made before is by what it was."""
     before = Counter({("main", "alpha", "touch"): CALLS["alpha"]})
-    assert recorded.made("exec") == before + called("main", "all")
+    recorded.check("exec", before + called("main", "all"))
 
 
 def test_a_stack_of_garbage(tier: str, recorded: Recorded) -> None:
     """It leads nowhere, and into the region itself: no page comes of it, and none is lost."""
     made = recorded.made("garbage")
     assert sum(made.values()) == GARBAGE
-    assert {frames[-1] for frames in made} == {"touch_by"}
+    assert {frames[-1] for frames in made if frames or not lost(recorded.found)} == {"touch_by"}

@@ -62,7 +62,7 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	u64 *word = &block->words[index % BLOCK_PAGES];
 	if (!exists) {
 		u64 us = now_us();
-		label_touch(tgid, us); /* first: whoever reads the word can know the label */
+		label_touch(AT_ENTRY, tgid, us);
 		overwrite(region, id, word, (u64)tgid << WHEN_BITS | us);
 		if (usage)
 			__sync_fetch_and_add(&usage->touched_pages, 1);

@@ -5,11 +5,14 @@
  * Knobs: NR_TEXTS, how many; not defined: there are no labels, and nothing of this is loaded. LABEL_FILES: the last text
  * is the PHP file that is being compiled, which an uprobe notes.
  */
+/* The programs that read them: each may be preempted by another on its CPU, but not by itself, and has its own scratch. */
+enum reader { AT_ENTRY, AT_RETURN, AT_HUGETLB, AT_COLLAPSE, NR_READERS };
+
 #ifdef NR_TEXTS
 
 BPF_TABLE("hash", u32, struct label, labels, NR_PROCESSES); /* by tgid; of those whose memory has a label */
 BPF_TABLE("array", u32, struct label, no_label, 1);
-BPF_TABLE("percpu_array", u32, struct texts, texts_now, 1);
+BPF_TABLE("percpu_array", u32, struct texts, texts_now, NR_READERS);
 BPF_RINGBUF_OUTPUT(label_events, LABEL_PAGES);
 
 /* So many are told a second, by each CPU: more would keep user space from all else, and fill the capture. */
@@ -69,12 +72,14 @@ static inline void read_text(struct texts *texts, u32 i, struct label *label)
 	}
 }
 
-/* A page came into being, made by this process, at this microsecond. */
-static inline void label_touch(u32 tgid, u64 us)
+/*
+ * A page comes into being, made by this process, at this microsecond. Whoever writes its word calls this first, so that
+ * no word is of a label that was not told.
+ */
+static inline void label_touch(u32 reader, u32 tgid, u64 us)
 {
 	struct label *label = labels.lookup(&tgid);
-	u32 zero = 0;
-	struct texts *now = label ? texts_now.lookup(&zero) : NULL;
+	struct texts *now = label ? texts_now.lookup(&reader) : NULL;
 	u64 changed = 0;
 	if (!now)
 		return;
@@ -184,5 +189,5 @@ int php_request_over(struct pt_regs *ctx)
 #endif
 
 #else
-#define label_touch(tgid, us)
+#define label_touch(reader, tgid, us)
 #endif

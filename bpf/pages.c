@@ -93,7 +93,6 @@ static inline void count(void *ctx, u32 region, u64 word, u64 for_mm, u32 nr_pag
 	struct process *process = toucher(tgid);
 	if (!process)
 		return;
-	label_touch(tgid, word & (FIRST_OWNED - 1));
 	struct usage *usage = usage_of(region, tgid, process->start_time_ns);
 	if (usage)
 		__sync_fetch_and_add(&usage->touched_pages, nr_pages);
@@ -143,7 +142,7 @@ int filling(ENTRY *ctx)
 #endif
 
 /* What the thread is about to add, if it is to a region. */
-static inline struct addition *new_addition(u64 mapping, u64 index, u64 folio)
+static inline struct addition *new_addition(u32 reader, u64 mapping, u64 index, u64 folio)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	u32 id = 0;
@@ -158,7 +157,9 @@ static inline struct addition *new_addition(u64 mapping, u64 index, u64 folio)
 	u32 order = folio_order(folio) & 31;
 	if (region->huge)
 		region->order = order;
-	addition->word = (thread >> 32) << WHEN_BITS | now_us();
+	u64 us = now_us();
+	label_touch(reader, thread >> 32, us);
+	addition->word = (thread >> 32) << WHEN_BITS | us;
 	addition->index = index;
 	addition->region = id;
 	addition->nr_pages = 1U << order;
@@ -166,11 +167,12 @@ static inline struct addition *new_addition(u64 mapping, u64 index, u64 folio)
 }
 
 /* Of shmem: and its word is written, if the page has none. */
-static inline struct addition *begin_addition(u64 mapping, u64 index, u64 folio, u64 expected, u64 charge_mm)
+static inline struct addition *begin_addition(u32 reader, u64 mapping, u64 index, u64 folio, u64 expected,
+					      u64 charge_mm)
 {
 	if (expected) /* it is swapped in, and keeps its owner */
 		return NULL;
-	struct addition *addition = new_addition(mapping, index, folio);
+	struct addition *addition = new_addition(reader, mapping, index, folio);
 	if (!addition)
 		return NULL;
 #ifdef ARG_ADDING_CHARGE_MM
@@ -221,13 +223,13 @@ static inline struct addition *begin_addition(u64 mapping, u64 index, u64 folio,
 #else
 #define CHARGE_MM(ctx, argument) 0
 #endif
-#define BEGIN_ADDITION(ctx, argument)                                                                                  \
-	begin_addition(argument(ctx, ARG_ADDING_MAPPING), argument(ctx, ARG_ADDING_INDEX),                             \
+#define BEGIN_ADDITION(reader, ctx, argument)                                                                          \
+	begin_addition(reader, argument(ctx, ARG_ADDING_MAPPING), argument(ctx, ARG_ADDING_INDEX),                     \
 		       argument(ctx, ARG_ADDING_FOLIO), argument(ctx, ARG_ADDING_EXPECTED), CHARGE_MM(ctx, argument))
 
 int adding(ENTRY *ctx)
 {
-	BEGIN_ADDITION(ctx, ARG);
+	BEGIN_ADDITION(AT_ENTRY, ctx, ARG);
 	return 0;
 }
 
@@ -241,7 +243,7 @@ int added(RETURN *ctx)
 	 * where some program or bpf(2) was (bpf_prog_active), which a preemptible kernel lets last. Here is all it knew.
 	 */
 	if (!addition || !addition->nr_pages || addition->index != TRACING_ARG(ctx, ARG_ADDING_INDEX))
-		addition = BEGIN_ADDITION(ctx, TRACING_ARG);
+		addition = BEGIN_ADDITION(AT_RETURN, ctx, TRACING_ARG);
 #endif
 	if (!addition || !addition->nr_pages)
 		return 0;
@@ -308,7 +310,7 @@ int added(RETURN *ctx)
 /* hugetlbfs has a funnel of its own, and numbers its pages by their size. So does the ledger of such a region. */
 int hugetlb_adding(ENTRY *ctx)
 {
-	new_addition(ARG(ctx, ARG_HUGETLB_ADDING_MAPPING), ARG(ctx, ARG_HUGETLB_ADDING_IDX),
+	new_addition(AT_HUGETLB, ARG(ctx, ARG_HUGETLB_ADDING_MAPPING), ARG(ctx, ARG_HUGETLB_ADDING_IDX),
 		     ARG(ctx, ARG_HUGETLB_ADDING_FOLIO));
 	return 0;
 }
@@ -407,7 +409,9 @@ int collapsed(RETURN *ctx)
 	struct region *region = regions.lookup(&collapse->region);
 	if (!region)
 		return 0;
-	u64 word = (thread >> 32) << WHEN_BITS | now_us();
+	u64 us = now_us();
+	label_touch(AT_COLLAPSE, thread >> 32, us);
+	u64 word = (thread >> 32) << WHEN_BITS | us;
 	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
 		u64 first = collapse->start + i * BLOCK_PAGES;
 		struct block *block = collapse->holes[i] ? block_of(collapse->region, first) : NULL;

@@ -29,7 +29,8 @@ def of_size(regions: dict[RegionId, Region], low: int, high: int) -> RegionId:
 
 
 def opcache_of(regions: dict[RegionId, Region]) -> RegionId:
-    return of_size(regions, OPCACHE_BYTES, OPCACHE_BYTES + 1)
+    """Since PHP 8.4 it has room for its JIT, too."""
+    return of_size(regions, OPCACHE_BYTES, 2 * OPCACHE_BYTES)
 
 
 def apcu_of(regions: dict[RegionId, Region]) -> RegionId:

@@ -17,13 +17,15 @@ from typing import Any
 
 import pytest
 
+from tests import recorded
 from tests.test_account import put_mapping, put_process, put_region
-from tracer import account
+from tracer import account, groups
 from tracer.account import Account
 from tracer.capture import Capture
 from tracer.procfs import PAGE_BYTES
-from tracer.views import html, pictures
+from tracer.views import html, pictures, text
 from tracer.views import json as document
+from tracer.views import table as tables
 
 BEGAN_NS = 1_700_000_000_000_000_000
 SECOND_NS = 1_000_000_000
@@ -68,9 +70,17 @@ def at(seconds: float) -> int:
     return BEGAN_NS + round(seconds * SECOND_NS)
 
 
-def touch(capture: Capture, region: int, start: int, pages: int, process: int | None, seconds: float = 1) -> None:
+def touch(
+    capture: Capture,
+    region: int,
+    start: int,
+    pages: int,
+    process: int | None,
+    seconds: float = 1,
+    label: int | None = None,
+) -> None:
     times = {} if process is None else {"first_ns": at(seconds), "last_ns": at(seconds + 0.3)}
-    capture.insert("extent", region=region, start=start, end=start + pages, process=process, **times)
+    capture.insert("extent", region=region, start=start, end=start + pages, process=process, label=label, **times)
 
 
 def fill(capture: Capture, command: str = "php-fpm: pool www") -> None:
@@ -185,6 +195,98 @@ def test_two_sources_meet(filled: tuple[Account, dict[str, Any]]) -> None:
             assert min(around) <= size <= max(around), time
 
 
+# ---- what it was for ----
+
+
+def page_of(path: Path) -> tuple[Account, dict[str, Any]]:
+    with Capture.open(path) as capture:
+        read = account.read(capture)
+        return read, embedded(html.render(read, capture))
+
+
+def columns_of(table: dict[str, Any]) -> dict[str, list[Any]]:
+    return {column["title"]: column["values"] for column in table["columns"]}
+
+
+@pytest.mark.parametrize("recorder", [recorded.pool, recorded.with_labels, recorded.with_stacks])
+def test_tables_are_those_of_the_reports(recorder: Callable[[Path], Path], tmp_path: Path) -> None:
+    read, data = page_of(recorder(tmp_path / "x"))
+    assert [table["by"] for table in data["tables"]] == groups.telling(read)
+    for mine in data["tables"]:
+        by = mine["by"]
+        its = json.loads(tables.json(groups.table(read, by), read))["rows"]
+        said = columns_of(mine)
+        size, name = ("made_bytes", "stack") if by == "stack" else ("allocated_bytes", by)
+        assert next(iter(said[title] for title in ("made", "touched", "allocated") if title in said)) == [
+            row[size] for row in its
+        ]
+        assert said["by" if "by" in said else "processes"] == [row["processes"] for row in its]
+        for shown, row in zip(said[name], its):
+            if row.get("part", "touched") == "touched" and row[name] and by not in ("stack", "container"):
+                assert shown == row[name]
+
+
+def test_labels_are_in_the_map(tmp_path: Path) -> None:
+    _, data = page_of(recorded.with_labels(tmp_path / "x"))
+    assert data["doing"] == {"kind": "file", "texts": ["/srv/www/vendor/autoload.php", "/srv/www/index.php", "(none)"]}
+    assert [region["map"]["text"] for region in data["regions"]] == [[-1, 0, -1, 1], [2]]
+    assert columns_of(data["tables"][0])["touched"] == [size * PAGE_BYTES for size in (14, 9, 7, 5, 11, 2)]
+    assert columns_of(data["tables"][0])["file"][-2:] == ["before the trace", "unseen"]
+
+
+def test_without_labels_there_is_nothing_of_them(tmp_path: Path) -> None:
+    _, data = page_of(recorded.pool(tmp_path / "x"))
+    assert "doing" not in data
+    assert not any("text" in region["map"] for region in data["regions"])
+    assert [table["by"] for table in data["tables"]] == ["unit", "container"]
+
+
+def test_a_cell_has_the_text_that_most_of_its_pages_have(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its process's pages: two labels of one text count as one, and so do those of which it is not known."""
+    monkeypatch.setattr(pictures, "MAX_SPANS", 1)
+    monkeypatch.setattr(pictures, "MIN_SPANS", 2)
+    process, other, region = put_process(capture, 5), put_process(capture, 6), put_region(capture, 200)
+    spans = [(0, 30, 1), (30, 5, 2), (40, 27, 3), (70, 10, None), (128, 9, 1), (140, 11, None), (152, 3, 2)]
+    for start, pages, label in spans:
+        touch(capture, region, start, pages, process, label=label)
+    touch(capture, region, 80, 40, other, label=4)
+    [(cell, found)] = pictures.maps(capture, {region}, {1: 0, 2: 1, 3: 1, 4: 2}).values()
+    assert (cell, [span.text for span in found]) == (128, [1, pictures.UNKNOWN])
+
+
+def test_of_too_many_texts_those_of_most_pages_are_kept(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "MAX_TEXTS", 3)
+    monkeypatch.setattr(html, "MAX_ROWS", 4)
+    capture.insert("session", **SESSION, label="php")
+    process, region = put_process(capture, 5), put_region(capture, 60)
+    touch(capture, region, 50, 3, None)
+    for number in range(1, 8):
+        row = capture.insert("label", script=f"/{number}.php", request="/")
+        touch(capture, region, number * 7, number, process, label=row)
+    data = embedded(html.render(account.read(capture), capture))
+    assert data["doing"]["texts"] == ["/7.php", "/6.php", "/5.php"]
+    assert data["regions"][0]["map"]["text"] == [-2, -2, -2, -2, 2, 1, 0, -1]
+    by_script = data["tables"][0]
+    assert columns_of(by_script)["script"] == [*(f"/{i}.php" for i in (7, 6, 5, 4)), "before the trace", "unseen"]
+    assert by_script["foot"] == [["…3 more", 6 * PAGE_BYTES, None, None, None, None]]
+    assert sum([*columns_of(by_script)["touched"], by_script["foot"][0][1]]) == 60 * PAGE_BYTES
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_labels_and_frames_stay_data(tmp_path: Path, name: str) -> None:
+    """And can be told for what they are. Frames are kept a line each."""
+    function = name.replace("\n", "")
+    for path in (recorded.with_labels(tmp_path / "x", name), recorded.with_stacks(tmp_path / "y", function)):
+        with Capture.open(path) as capture:
+            page = html.render(account.read(capture), capture)
+        assert page.count("<script") == 2
+        assert not set(page) & set("\x1b\u2028\u2029\u202e\u2066")
+    labelled, stacked = page_of(tmp_path / "x")[1], page_of(tmp_path / "y")[1]
+    assert labelled["doing"]["texts"][0] == text.printable(name)
+    assert columns_of(labelled["tables"][0])["file"][0] == html._name(name)
+    assert columns_of(stacked["tables"][-1])["stack"][0] == html._name(f"{function} < main")
+
+
 # ---- bounds ----
 
 
@@ -231,14 +333,18 @@ def test_the_smallest_of_many_regions_are_left_out(capture: Capture, monkeypatch
 
 
 def test_a_large_capture_makes_a_page_of_bounded_size(capture: Capture) -> None:
-    """100,000 extents of a 64 GiB region, by 1,000 processes: the map has fewer spans, and all of the pages."""
-    capture.insert("session", **SESSION)
+    """100,000 extents of a 64 GiB region, by 1,000 processes, each for something else, as long as can be: the map has
+    fewer spans, and all of the pages."""
+    capture.insert("session", **SESSION, label="php")
+    labels = ((i + 1, f"/{i:06}{'<é' * 40}", f"/{i:06}{'é' * 60}?{'&' * 128}") for i in range(100_000))
+    capture.insert_all("label", "id, script, request", labels)
     processes = [put_process(capture, 1000 + i, command=f"php-fpm: pool site{i}") for i in range(1000)]
     region = put_region(capture, 300_000, vss_bytes=64 << 30)
     extents = (
-        (region, i * 167, i * 167 + 3, processes[i % 997], at(i / 2500), at(i / 2500 + 0.1)) for i in range(100_000)
+        (region, i * 167, i * 167 + 3, processes[i % 997], at(i / 2500), at(i / 2500 + 0.1), i + 1)
+        for i in range(100_000)
     )
-    capture.insert_all("extent", 'region, start, "end", process, first_ns, last_ns', extents)
+    capture.insert_all("extent", 'region, start, "end", process, first_ns, last_ns, label', extents)
     page = html.render(account.read(capture), capture)
     assert len(page) < 5 << 20
     drawn = embedded(page)["regions"][0]["map"]
@@ -391,10 +497,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def show(browser: Any, capture: Capture, tmp_path: Path) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Opens the page of the capture, and gives the data in it; in the end the browser has had nothing to say."""
+def show_capture(browser: Any, tmp_path: Path) -> Iterator[Callable[[Capture], dict[str, Any]]]:
+    """Opens the page of a capture, and gives the data in it; in the end the browser has had nothing to say."""
 
-    def open_page() -> dict[str, Any]:
+    def open_page(capture: Capture) -> dict[str, Any]:
         page = html.render(account.read(capture), capture)
         (tmp_path / "page.html").write_text(page)
         browser.get((tmp_path / "page.html").as_uri())
@@ -402,6 +508,20 @@ def show(browser: Any, capture: Capture, tmp_path: Path) -> Iterator[Callable[[]
 
     yield open_page
     assert browser.get_log("browser") == []
+
+
+@pytest.fixture
+def show(show_capture: Callable[[Capture], dict[str, Any]], capture: Capture) -> Callable[[], dict[str, Any]]:
+    return lambda: show_capture(capture)
+
+
+@pytest.fixture
+def show_file(show_capture: Callable[[Capture], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
+    def open_page(path: Path) -> dict[str, Any]:
+        with Capture.open(path) as capture:
+            return show_capture(capture)
+
+    return open_page
 
 
 def text_of(browser: Any, selector: str) -> str:
@@ -489,6 +609,60 @@ class TestPage:
         assert text_of(browser, readout) == "page 50, at 200.0 KiB: absent"
         press(browser, canvas, Keys.HOME)
         assert text_of(browser, readout) == "page 0, at 0: before the capture"
+
+    def test_the_map_says_what_it_was_doing(self, browser: Any, show_file: Any, tmp_path: Path) -> None:
+        from selenium.webdriver.common.keys import Keys
+
+        show_file(recorded.with_labels(tmp_path / "x"))
+        canvas, readout = "#maps canvas", "#maps .readout"
+        press(browser, canvas, *"+" * 12, *[Keys.ARROW_RIGHT] * 11)
+        assert re.fullmatch(r"page 11, .*: 812 .*; file /srv/www/vendor/autoload\.php", text_of(browser, readout))
+        press(browser, canvas, *[Keys.ARROW_RIGHT] * 14)
+        assert re.fullmatch(r"page 25, .*: 812 .*; file \?", text_of(browser, readout))
+        press(browser, canvas, "0", Keys.HOME)
+        assert text_of(browser, readout) == "pages 0 to 7, at 0: before the capture; 8 of 8 pages"
+        script = "const map = document.querySelector('#maps details').map; return map.text(1, 0, 40)"
+        assert browser.execute_script(script) == 0
+
+    def test_a_table_by_label_is_sorted_by_keyboard(
+        self, browser: Any, show_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from selenium.webdriver.common.keys import Keys
+
+        monkeypatch.setattr(html, "MAX_ROWS", 3)
+        show_file(recorded.with_labels(tmp_path / "x"))
+        files = ["/srv/www/vendor/autoload.php", "?", "/srv/www/index.php", "before the trace", "unseen"]
+        assert [row[:3] for row in rows_of(browser, "table-by-file")] == [
+            [file, *figures]
+            for file, figures in zip(
+                files, [["56.0 KiB", "1"], ["36.0 KiB", "1"], ["28.0 KiB", "1"], ["44.0 KiB", ""], ["8.0 KiB", ""]]
+            )
+        ]
+        touched = "#table-by-file th:nth-child(2) button"
+        press(browser, touched, Keys.ENTER, Keys.ENTER)
+        assert [row[0] for row in rows_of(browser, "table-by-file")] == [files[i] for i in (4, 2, 1, 3, 0)]
+        foot = (
+            "return [...document.querySelector('#table-by-file tfoot').rows[0].cells].map((cell) => cell.textContent)"
+        )
+        assert browser.execute_script(foot) == ["…1 more", "20.0 KiB", "", "", "", ""]
+        assert [row[0] for row in rows_of(browser, "table-by-unit")][:2] == [
+            "php8.2-fpm.service",
+            "/docker/" + recorded.CONTAINER,
+        ]
+
+    @pytest.mark.parametrize("name", HOSTILE)
+    def test_hostile_labels_and_frames_are_text(self, browser: Any, show_file: Any, tmp_path: Path, name: str) -> None:
+        from selenium.webdriver.common.keys import Keys
+
+        show_file(recorded.with_labels(tmp_path / "labels", name))
+        press(browser, "#maps canvas", *"+" * 12, *[Keys.ARROW_RIGHT] * 11)
+        assert text_of(browser, "#maps .readout").endswith(f"; file {text.printable(name)}")
+        assert rows_of(browser, "table-by-file")[0][0] == html._name(name)
+        function = name.replace("\n", "")
+        show_file(recorded.with_stacks(tmp_path / "stacks", function))
+        assert rows_of(browser, "table-by-stack")[0][-1] == html._name(f"{function} < main")
+        assert browser.execute_script("return document.scripts.length") == 2
+        assert browser.execute_script("return document.images.length") == 0
 
     def test_zoom_keeps_the_cursor(self, show: Any, browser: Any, capture: Capture) -> None:
         from selenium.webdriver.common.keys import Keys

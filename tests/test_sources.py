@@ -50,6 +50,7 @@ def test_what_is_no_label(name: str) -> None:
 )
 def test_the_most_telling_text_comes_first(name: str, columns: list[str]) -> None:
     assert sources.columns(name) == columns
+    assert sources.kinds(name) == ([column for column in columns if column not in ("title", "text")] or ["label"])
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SPELLING = re.compile(r"(?P<binary>[^:]+):(?P<in_place>&?)(?P<symbol>[\w.$@]+)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?")
 IN_BINARY = (wire.TEXT_IN_PLACE, wire.TEXT_POINTED_TO)
 POINTER = struct.Struct("=Q")
+KINDS = ["script", "request", "file", "query", "label"]
+"""Of texts, as --by takes them; label is the most telling one of any source."""
 
 
 class Text(NamedTuple):
@@ -113,6 +115,11 @@ def columns(name: str) -> list[str]:
     """Which texts the labels of a source have, by column of the capture's table label: the most telling first."""
     source = parse(name)
     return list(dict.fromkeys([source.column, *(text.column for text in source.texts)]))
+
+
+def kinds(name: str) -> list[str]:
+    """Those of KINDS that a source tells apart: the most telling first."""
+    return [column for column in columns(name) if column in KINDS] or ["label"]
 
 
 class Site(NamedTuple):

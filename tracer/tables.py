@@ -32,6 +32,13 @@ class Column(NamedTuple):
         return self.name.removesuffix("_ns")
 
 
+def told(columns: Sequence[Column], rows: Sequence[Any]) -> list[Column]:
+    """For people: those of which anything is known."""
+    return [
+        column for column in columns if column.title and (not rows or any(column.get(row) is not None for row in rows))
+    ]
+
+
 class Table(NamedTuple):
     by: str
     columns: Sequence[Column]

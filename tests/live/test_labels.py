@@ -152,11 +152,13 @@ def test_php_in_every_tier(tier: str) -> None:
 
 @pytest.mark.needs("postgres")
 def test_postgres_in_every_tier(tier: str) -> None:
-    with running_postgres("32MB") as server:
-        with trace("-p", server.tgid, "--label", "postgres", shmtrace=shmtrace(tier)) as tracing:
-            server.run("psql", "-c", f"CREATE TABLE numbers AS SELECT g, repeat('x', 100) AS t {ROWS}")
-            after = read_regions(server.tgid)
-            report = tracing.stop()
+    with (
+        running_postgres("32MB") as server,
+        trace("-p", server.tgid, "--label", "postgres", shmtrace=shmtrace(tier)) as tracing,
+    ):
+        server.run("psql", "-c", f"CREATE TABLE numbers AS SELECT g, repeat('x', 100) AS t {ROWS}")
+        after = read_regions(server.tgid)
+        report = tracing.stop()
     [shared] = [region for region, held in after.items() if held.vss_bytes > 32 << 20]
     region = find_region(report, shared)
     by_query = pages_by(region, "query")

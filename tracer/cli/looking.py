@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from tracer import sources
 from tracer.cli import options, output
 
 if TYPE_CHECKING:
     from tracer.tables import Table
-
-LABELS = ["script", "request", "file", "query", "label"]
 
 
 @click.command(short_help="What a capture says, or a table by region, process or time.")
 @options.a_capture
 @click.option(
     "--by",
-    type=click.Choice(["parent", "region", "process", "unit", "container", "time", "stack", *LABELS]),
+    type=click.Choice(["parent", "region", "process", "unit", "container", "time", "stack", *sources.KINDS]),
     default="parent",
     show_default=True,
     help="Of what.",
@@ -42,7 +40,7 @@ def report(
     shmtrace report x.capture --by unit                              which service; or --by container
     shmtrace report x.capture --csv > shares.csv                     every part of every region
     """
-    from tracer import account, belonging, deeds, moments, rollup, timeline
+    from tracer import account, groups, moments, rollup, timeline
     from tracer.capture import Capture
     from tracer.views import table
 
@@ -59,13 +57,9 @@ def report(
             "parent": lambda: rollup.by_parent(read),
             "region": lambda: rollup.by_region(read, capture),
             "process": lambda: rollup.by_process(read),
-            "unit": lambda: belonging.by_unit(read),
-            "container": lambda: belonging.by_container(read),
             "time": lambda: timeline.by_time(read, capture),
-            **{kind: functools.partial(deeds.by_label, read, kind) for kind in LABELS},
-            "stack": lambda: deeds.by_stack(read),
         }
-        found = tables[by]().sort(sort)
+        found = (tables[by]() if by in tables else groups.table(read, by)).sort(sort)
     if as_csv:
         output.save(None, table.csv(found.columns, found.rows))
     else:

@@ -7,13 +7,17 @@ import hashlib
 import json
 import sqlite3
 import string
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tracer import labels
+from tracer import groups, labels, sources
 from tracer.account import Account, Parent, Process, Region, region_id
 from tracer.capture import Capture
+from tracer.deeds import NAMELESS
 from tracer.procfs import PAGE_BYTES
+from tracer.tables import Column, Table, told
 from tracer.views import pictures
 from tracer.views.text import fit, printable
 
@@ -23,6 +27,9 @@ STYLES = [VENDOR / "uPlot.min.css", PAGE / "page.css"]
 SCRIPTS = [VENDOR / "uPlot.iife.min.js", *(PAGE / f"{name}.js" for name in ("data", "growth", "map", "tree", "table"))]
 MAX_NAME = 300  # characters: a command line may have megabytes
 MAX_REGIONS = 1000  # in pictures and tables, those that were biggest; a database makes one for every parallel query
+MAX_ROWS = 500  # of a table by label, place or stack; the rest is one more
+MAX_TEXTS = 1 << 11  # in the maps, those that most of their pages are for
+OTHER_TEXT = -2
 MAX_SHORT_NAME = 40  # columns, in the headline
 
 
@@ -57,13 +64,16 @@ def _json(document: dict[str, Any]) -> str:
 
 
 class Lists:
-    """What the data points to: a process is its position among all, a time is microseconds since the beginning."""
+    """What the data points to: a process is its position among all, a text that among the most frequent ones; a time is
+    microseconds since the beginning.
+    """
 
     def __init__(self, capture: Capture, began_ns: int) -> None:
         self.began_ns = began_ns
         self.processes = capture.rows("SELECT * FROM process ORDER BY id")
         self.positions = {row["id"]: position for position, row in enumerate(self.processes)}
         self.commands: dict[str, int] = {}
+        self.texts: dict[int, int] = {}
         self._rows: dict[tuple[int, int], int] = {
             (row["tgid"], row["start_time_ns"]): row["id"] for row in self.processes
         }
@@ -77,6 +87,17 @@ class Lists:
     def when(self, time_ns: int | None) -> int | None:
         return None if time_ns is None else (time_ns - self.began_ns) // 1000
 
+    def choose_texts(self, spans: Iterable[pictures.Span]) -> None:
+        """Those that most pages are for, as many as there is room for."""
+        pages: Counter[int] = Counter()
+        for span in spans:
+            pages[span.text] += span.pages
+        del pages[pictures.UNKNOWN]
+        self.texts = {number: position for position, (number, _) in enumerate(pages.most_common(MAX_TEXTS))}
+
+    def text(self, number: int) -> int:
+        return number if number == pictures.UNKNOWN else self.texts.get(number, OTHER_TEXT)
+
     def command(self, row: sqlite3.Row) -> int:
         return self.commands.setdefault(_name(row["command"] or row["comm"]), len(self.commands))
 
@@ -88,7 +109,10 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
     by_identity = {_identity(region._asdict()): region for region in account.regions}
     regions = {row["id"]: by_identity[_identity(dict(row))] for row in capture.rows("SELECT * FROM region")}
     shown = sorted(regions, key=lambda row: (-regions[row].peak_bytes, row))[:MAX_REGIONS]
-    maps = pictures.maps(capture, set(shown))
+    kind = sources.columns(session.label)[0] if session.label else None
+    texts, numbers = _texts(capture, kind) if kind else ([], {})
+    maps = pictures.maps(capture, set(shown), numbers)
+    lists.choose_texts(span for _, spans in maps.values() for span in spans)
     drawn = {id(regions[row]): maps.get(row, (1, [])) for row in shown}
     left_out = [region for region in account.regions if id(region) not in drawn]
     coloured = [lists.row(process) for process in pictures.coloured(account)]
@@ -124,7 +148,7 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
             "command": [lists.command(row) for row in execs],
         },
         "regions": [
-            {**_region(region, parent, lists), "map": _map(*drawn[id(region)], lists)}
+            {**_region(region, parent, lists), "map": _map(*drawn[id(region)], lists, kind)}
             for parent in account.parents
             for region in parent.regions
             if id(region) in drawn
@@ -133,10 +157,20 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
             "regions": len(left_out),
             "peak_bytes": max((region.peak_bytes for region in left_out), default=0),
         },
+        **({"doing": {"kind": kind, "texts": [printable(texts[i]) or NAMELESS for i in lists.texts]}} if kind else {}),
+        "tables": [_table(groups.table(account, by), lists) for by in groups.telling(account)],
         "coloured": [lists.positions[row] for row in coloured],
         "growth": pictures.growth(capture, account, regions, coloured),
         "commands": list(lists.commands),  # last, when all are in it
     }
+
+
+def _texts(capture: Capture, kind: str) -> tuple[list[str], dict[int, int]]:
+    """All of one kind that labels have, and the number of each by row of a label. Empty: nothing that has a name."""
+    numbers: dict[str, int] = {}
+    rows = capture.each(f"SELECT id, {kind} FROM label")  # noqa: S608
+    by_row = {row: numbers.setdefault(text or "", len(numbers)) for row, text in rows}
+    return list(numbers), by_row
 
 
 FIGURES = "vss_bytes allocated_bytes peak_bytes resident_bytes swapped_bytes before_bytes unseen_bytes".split()  # noqa: SIM905
@@ -166,7 +200,7 @@ def _region(region: Region, parent: Parent, lists: Lists) -> dict[str, Any]:
     }
 
 
-def _map(cell_pages: int, spans: list[pictures.Span], lists: Lists) -> dict[str, Any]:
+def _map(cell_pages: int, spans: list[pictures.Span], lists: Lists, kind: str | None) -> dict[str, Any]:
     """In columns, each span by its distance from the one before. Of exact ones, all pages are of the one process."""
     exact = cell_pages == 1
     firsts = [lists.when(span.first_ns) for span in spans]
@@ -180,7 +214,46 @@ def _map(cell_pages: int, spans: list[pictures.Span], lists: Lists) -> dict[str,
         "present": None if exact else [span.present for span in spans],
         "first": firsts,
         "lasted": [None if first is None or last is None else last - first for first, last in zip(firsts, lasts)],
+        **({"text": [lists.text(span.text) for span in spans]} if kind else {}),
     }
+
+
+def _table(table: Table, lists: Lists) -> dict[str, Any]:
+    """By column, for people. What nobody touched is never among the rest."""
+    part = next((column for column in table.columns if column.name == "part"), None)
+    touched = [row for row in table.rows if not part or part.get(row) == "touched"]
+    columns = told(table.columns, table.rows)
+    rest, rows = touched[MAX_ROWS:], [*touched[:MAX_ROWS], *table.rows[len(touched) :]]
+    foot = [_rest(columns, rest)] if rest else []
+    foot += [] if table.total is None else [[_value(column, table.total, lists) for column in columns]]
+    return {
+        "by": table.by,
+        "columns": [
+            {
+                "title": column.title,
+                "unit": column.name.rpartition("_")[2] if column.align == ">" else "text",
+                "values": [_value(column, row, lists) for row in rows],
+            }
+            for column in columns
+        ],
+        "foot": foot,
+    }
+
+
+def _rest(columns: list[Column], rows: list[Any]) -> list[int | str | None]:
+    """What can be added up, in one row."""
+    sums = [
+        sum(int(column.get(row) or 0) for row in rows) if column.name.endswith("_bytes") else None for column in columns
+    ]
+    name = next(place for place, column in enumerate(columns) if column.align == "<")
+    return [*sums[:name], f"…{len(rows)} more", *sums[name + 1 :]]
+
+
+def _value(column: Column, row: Any, lists: Lists) -> int | str | None:
+    value = column.get(row)
+    if column.align == "<":
+        return _name(column.shown(row) if column.shown else None if value is None else str(value))
+    return None if value is None else lists.when(int(value)) if column.name.endswith("_ns") else value
 
 
 def _identity(region: dict[str, Any]) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ MAX_COLOURS = 10  # touchers drawn each by itself; the others are one
 MAX_SPANS = 1 << 16  # of all maps together
 MIN_SPANS = 64  # of one
 BEFORE = -1  # in place of a process: there when the capture began
+UNKNOWN = -1  # in place of a text
 
 
 class Span(NamedTuple):
@@ -36,6 +37,8 @@ class Span(NamedTuple):
     """of whomever"""
     first_ns: int | None
     last_ns: int | None
+    text: int = UNKNOWN
+    """what most of that process's pages are for: one of the texts by number"""
 
 
 # ---- who has a colour ----
@@ -188,8 +191,13 @@ def _unseen(most: list[int], known: list[int], edges_us: list[int], allocated: l
 # ---- the map ----
 
 
-def maps(capture: Capture, regions: Collection[int]) -> dict[int, tuple[int, list[Span]]]:
-    """By row of these regions: how many pages a span is made of at least, and the spans. 1: it is exact."""
+def maps(
+    capture: Capture, regions: Collection[int], texts: Mapping[int, int] | None = None
+) -> dict[int, tuple[int, list[Span]]]:
+    """By row of these regions: how many pages a span is made of at least, and the spans. 1: it is exact.
+
+    texts: number of its text by row of a label.
+    """
     counts: dict[int, tuple[int, int]] = {
         region: (count, end)
         for region, count, end in capture.rows('SELECT region, count(*), max("end") FROM extent GROUP BY 1')
@@ -200,42 +208,54 @@ def maps(capture: Capture, regions: Collection[int]) -> dict[int, tuple[int, lis
     for region, (count, end) in counts.items():
         room = max(MAX_SPANS * count // total, MIN_SPANS)
         cell = 1 if total <= MAX_SPANS or count <= room else 1 << (-(-end // room) - 1).bit_length()
-        found[region] = cell, list(_spans(capture, region, cell))
+        found[region] = cell, list(_spans(capture, region, cell, texts or {}))
     return found
 
 
-EXTENTS = 'SELECT start, "end", ifnull(process, 0), first_ns, last_ns FROM extent WHERE region = ? ORDER BY start'
-Extent = tuple[int, int, int, Optional[int], Optional[int]]
+EXTENTS = """
+SELECT start, "end", ifnull(process, 0), first_ns, last_ns, label FROM extent WHERE region = ? ORDER BY start
+"""
+Extent = tuple[int, int, int, Optional[int], Optional[int], Optional[int]]
 
 
-def _spans(capture: Capture, region: int, cell: int) -> Iterator[Span]:
+def _spans(capture: Capture, region: int, cell: int, texts: Mapping[int, int]) -> Iterator[Span]:
     extents = capture.each(EXTENTS, (region,))
-    return (_span(extent[0], extent[1], [extent]) for extent in extents) if cell == 1 else _cells(extents, cell)
+    cells = ((extent[0], extent[1], [extent]) for extent in extents) if cell == 1 else _cells(extents, cell)
+    return (_span(start, end, inside, texts) for start, end, inside in cells)
 
 
-def _cells(extents: Iterable[Extent], cell: int) -> Iterator[Span]:
+def _cells(extents: Iterable[Extent], cell: int) -> Iterator[tuple[int, int, list[Extent]]]:
     stop = 0
     inside: list[Extent] = []
-    for start, end, process, first_ns, last_ns in extents:
+    for start, end, process, first_ns, last_ns, label in extents:
         while end > stop:  # what reaches into the next cells is cut there
             if start < stop:
-                inside.append((start, stop, process, first_ns, last_ns))
+                inside.append((start, stop, process, first_ns, last_ns, label))
                 start = stop
             if inside:
-                yield _span(stop - cell, stop, inside)
+                yield stop - cell, stop, inside
             stop, inside = (start // cell + 1) * cell, []
-        inside.append((start, end, process, first_ns, last_ns))
+        inside.append((start, end, process, first_ns, last_ns, label))
     if inside:
-        yield _span(stop - cell, stop, inside)
+        yield stop - cell, stop, inside
 
 
-def _span(start: int, stop: int, inside: Sequence[Extent]) -> Span:
+def _span(start: int, stop: int, inside: Sequence[Extent], texts: Mapping[int, int]) -> Span:
     """Of whoever has most of what there is of these pages."""
     pages: dict[int, int] = {}
-    for first, end, process, _, _ in inside:
+    for first, end, process, *_ in inside:
         pages[process] = pages.get(process, 0) + end - first
     most = max(pages.values())
     process = min([process for process, count in pages.items() if count == most])
-    known = [time for extent in inside if extent[2] == process for time in extent[3:] if time is not None]
+    known = [time for extent in inside if extent[2] == process for time in extent[3:5] if time is not None]
     times = min(known, default=None), max(known, default=None)
-    return Span(start, stop, process or None, most, sum(pages.values()), *times)
+    text = _text([extent for extent in inside if extent[2] == process], texts) if texts else UNKNOWN
+    return Span(start, stop, process or None, most, sum(pages.values()), *times, text)
+
+
+def _text(theirs: Sequence[Extent], texts: Mapping[int, int]) -> int:
+    """What most of these pages are for."""
+    pages: Counter[int] = Counter()
+    for first, end, _, _, _, label in theirs:
+        pages[UNKNOWN if label is None else texts[label]] += end - first
+    return pages.most_common(1)[0][0]

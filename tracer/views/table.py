@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable
 
 from tracer.account import Account
-from tracer.tables import Column, Table, Value
+from tracer.tables import Column, Table, Value, told
 from tracer.views.json import SCHEMA, rfc3339
 from tracer.views.text import (
     COLUMNS,
@@ -41,11 +41,7 @@ def text(table: Table, days: bool = False, limit: int | None = None) -> list[str
     A column of which nothing is known is left out; where a line is too long the longest texts are cut.
     """
     rows = list(table.rows[:limit])
-    columns = [
-        column
-        for column in table.columns
-        if column.title and (not rows or any(column.get(row) is not None for row in rows))
-    ]
+    columns = told(table.columns, rows)
     cells = [[column.title for column in columns]]
     if table.total is not None:
         rows.append(table.total)

@@ -5,6 +5,7 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const PAGE_BYTES = 4096;
 const BEFORE = -1;
 const OTHERS = -2;
+const UNKNOWN = -1, OTHER_TEXT = -2; // in place of a text
 const SESSION = DATA.session;
 const TOP = DATA.coloured;
 
@@ -64,6 +65,14 @@ function nameOf(owner) {
   if (owner === BEFORE) return "before the capture";
   if (owner === OTHERS) return "other processes";
   return `${DATA.processes.tgid[owner]} ${commandOf(owner)}`;
+}
+
+/** What pages were touched for; null: the capture does not ask. */
+function doingOf(text) {
+  if (!DATA.doing) return null;
+  const { kind, texts } = DATA.doing;
+  const known = text === UNKNOWN ? "?" : text === OTHER_TEXT ? "another than the ones most are for: `report` has it" : texts[text];
+  return `${kind} ${known}`;
 }
 
 function exitOf(process) {

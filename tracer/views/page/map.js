@@ -181,7 +181,20 @@ class PageMap {
     const when = begin === null ? "" : begin === end ? `, at ${formatTime(begin, 3)}` : `, ${formatTime(begin, 3)} to ${formatTime(end, 3)}`;
     const rest = last > first ? `; ${formatCount(pages)} of ${formatCount(last - first + 1)} pages${there > pages ? `, ${formatCount(there - pages)} of others` : ""}` : "";
     const exited = exitOf(owner);
-    this.readout.textContent = `${where}: ${nameOf(owner)}${exited ? ` (${exited})` : ""}${when}${rest}`;
+    const doing = owner === BEFORE ? null : doingOf(this.text(owner, first, last + 1));
+    this.readout.textContent = `${where}: ${nameOf(owner)}${exited ? ` (${exited})` : ""}${when}${rest}${doing ? `; ${doing}` : ""}`;
+  }
+
+  /** What most of its pages are for. */
+  text(owner, first, until) {
+    const { spans } = this, pages = new Map();
+    for (let i = 0; i < spans.count && spans.start[i] < until; i++) {
+      if (!spans.text || spans.end[i] <= first || spans.process[i] !== owner) continue;
+      const here = Math.min(spans.end[i], until) - Math.max(spans.start[i], first);
+      const share = spans.pages ? spans.pages[i] / (spans.end[i] - spans.start[i]) : 1;
+      pages.set(spans.text[i], (pages.get(spans.text[i]) || 0) + here * share);
+    }
+    return [...pages].reduce((most, next) => (next[1] > most[1] ? next : most), [UNKNOWN, 0])[0];
   }
 
   times(owner, first, until) {

@@ -2,20 +2,22 @@
 
 const MAX_ROWS = 50;
 
-/** A column: title, value to sort by, and its text; one of `number` is at the right, and sorts from the most. */
-function sortable(caption, columns, rows) {
+/** A column: title, value to sort by, and its text; one of `number` is at the right, and sorts from the most. What is in
+    the foot stays there. */
+function sortable(caption, columns, rows, foot) {
   let sorted = rows, by = null, descending = false, all = rows.length <= MAX_ROWS;
   const body = make("tbody");
   const more = make("button", { type: "button", onclick: () => { all = true; fill(); } });
+  const line = (row) => make("tr", {}, ...columns.map((column) => {
+    const text = column.text ? column.text(row) : column.value(row);
+    const cell = make("td", { class: column.number ? "number" : column.name ? "name" : "" });
+    if (column.owner) cell.append(swatch(colourName(column.owner(row))));
+    cell.append(String(text ?? "?"));
+    return cell;
+  }));
   const fill = () => {
     const shown = all ? sorted : sorted.slice(0, MAX_ROWS);
-    body.replaceChildren(...shown.map((row) => make("tr", {}, ...columns.map((column) => {
-      const text = column.text ? column.text(row) : column.value(row);
-      const cell = make("td", { class: column.number ? "number" : column.name ? "name" : "" });
-      if (column.owner) cell.append(swatch(colourName(column.owner(row))));
-      cell.append(String(text ?? "?"));
-      return cell;
-    }))));
+    body.replaceChildren(...shown.map(line));
     more.hidden = all;
     more.textContent = `show all ${formatCount(rows.length)} rows`;
   };
@@ -38,13 +40,13 @@ function sortable(caption, columns, rows) {
   });
   fill();
   return make("div", {}, make("div", { class: "table", tabindex: "0", role: "region", "aria-label": caption },
-    make("table", { "aria-label": caption }, make("thead", {}, make("tr", {}, ...heads)), body)), more);
+    make("table", { "aria-label": caption }, make("thead", {}, make("tr", {}, ...heads)), body, make("tfoot", {}, ...foot.map(line)))), more);
 }
 
-function showTable(id, title, columns, rows, open) {
+function showTable(id, title, columns, rows, open, foot = []) {
   if (!rows.length) return;
   const details = make("details", { class: "data", id }, make("summary", {}, `${title} (${formatCount(rows.length)})`));
-  details.addEventListener("toggle", () => { if (details.childElementCount === 1) details.append(sortable(title, columns, rows)); });
+  details.addEventListener("toggle", () => { if (details.childElementCount === 1) details.append(sortable(title, columns, rows, foot)); });
   details.open = open;
   byId("tables").append(details);
 }
@@ -56,6 +58,19 @@ const whoColumns = (process) => [
   { title: "PID", value: (row) => (process(row) === null ? null : DATA.processes.tgid[process(row)]), text: (row) => (process(row) === null ? "?" : String(DATA.processes.tgid[process(row)])), number: true },
   { title: "command", value: (row) => (process(row) === null ? null : commandOf(process(row))), owner: process, name: true },
 ];
+
+/** One that was made as those of `report --by` are: by column, and so are the rows in its foot. */
+function showGroups({ by, columns, foot }, open) {
+  const rows = columns[0].values.map((_, row) => columns.map((column) => column.values[row]));
+  const texts = { bytes: formatBytes, ns: (us) => (us === null ? "" : formatTime(us, 3)), text: (text) => text };
+  showTable(`table-by-${by}`, `By ${by}`, columns.map(({ title, unit }, i) => ({
+    title,
+    value: (row) => row[i],
+    text: (row) => (texts[unit] || ((number) => number ?? ""))(row[i]) ?? "",
+    number: unit !== "text",
+    name: unit === "text",
+  })), rows, open, foot);
+}
 
 function showTables() {
   const touched = DATA.regions.flatMap((region) => region.touchers.process.map((process, i) => ({ region, process, i })));
@@ -71,6 +86,7 @@ function showTables() {
     timeColumn("first", of("first"), 3), timeColumn("last", of("last"), 3),
     timeColumn("exited", (row) => DATA.processes.exited[row.process]),
   ], touched, true);
+  DATA.tables.forEach((table, i) => showGroups(table, i === 0));
   const bytes = (title, name) => bytesColumn(title, (region) => region[name]);
   showTable("table-regions", "Regions", [
     { title: "region", value: regionName, name: true }, { title: "id", value: (region) => region.id }, { title: "kind", value: (region) => region.kind },

@@ -111,6 +111,21 @@ def test_the_same_words_are_one_row(capture: Capture, labelling: Labelling) -> N
     assert [tuple(row) for row in capture.rows("SELECT text FROM label")] == [("a",), ("b",)]
 
 
+def test_there_is_an_end_to_what_is_kept(
+    capture: Capture, labelling: Labelling, text_at: TextAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracer.labelling.MAX_LABELS", 3)
+    monkeypatch.setattr("tracer.labelling.MAX_MOMENTS", 6)
+    for number, text in enumerate("abcdabc"):
+        labelling.heard(told(812, 100 * number, text))
+    assert [text_at(812, 100 * number) for number in range(7)] == ["?", "?", "?", "?", "a", "b", "c"]
+    assert len(capture.rows("SELECT * FROM label")) == 3
+    assert labelling.warnings == [
+        "more than 3 different labels: the others are ?",
+        "812 has said more than 6 things: its labels of long ago are ?",
+    ]
+
+
 def test_no_program_had_it(labelling: Labelling) -> None:
     labelling.finish()
     assert labelling.warnings == ["no process had what --label app:doing reads: all labels are ?"]

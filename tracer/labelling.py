@@ -11,6 +11,10 @@ from tracer.probes import Probes
 from tracer.procfs import Proc
 from tracer.sources import Site, Source, Sources
 
+# Of a program that says another thing for every page; a pool has as many labels as scripts.
+MAX_LABELS = 1 << 18
+MAX_MOMENTS = 1 << 18  # of one process
+
 
 class Labelling:
     """Tells the kernel side where processes have their labels, and keeps what it tells of them.
@@ -103,6 +107,9 @@ class Labelling:
         place = bisect_right(times_us, since_us)  # threads may tell out of order
         times_us.insert(place, since_us)
         rows.insert(place, row)
+        if len(rows) > MAX_MOMENTS:
+            del times_us[: MAX_MOMENTS // 2], rows[: MAX_MOMENTS // 2]
+            self._warn(f"{tgid} has said more than {MAX_MOMENTS} things: its labels of long ago are ?")
 
     def _row(self, tgid: int, texts: tuple[str | Absent, ...]) -> int | None:
         """Of a label in the capture, entered if it is new; None: its first text could not be read."""
@@ -121,6 +128,9 @@ class Labelling:
                     return None
                 self._checked.add(site.binary)
         known = tuple(text if isinstance(text, str) else None for text in texts[: len(self._source.texts)])
+        if known not in self._rows and len(self._rows) == MAX_LABELS:
+            self._warn(f"more than {MAX_LABELS} different labels: the others are ?")
+            return None
         if known not in self._rows:
             self._rows[known] = self._capture.insert("label", **self._source.label(known))
         return self._rows[known]

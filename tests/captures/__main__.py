@@ -19,6 +19,7 @@ from tests.captures import dump
 from tests.live.fpm import Fpm, running_fpm, script_names
 from tests.live.postgres import running_postgres
 from tests.live.reports import ROOT, SHMTRACE
+from tests.live.workload import build
 from tracer import snapshot
 from tracer.capture import Capture
 from tracer.targets import Targets
@@ -106,6 +107,19 @@ def a_snapshot(path: Path) -> None:
         snapshot.take(capture, Targets(frozenset([fpm.tgid]), ()))
 
 
+def exact(path: Path) -> None:
+    """Pages that are made without a fault, for others, and given back: to be recorded where there is the exact tier."""
+    workloads = ["written", "written_across_child", "uffd_copied", "uring_written", "fallocated", "holed"]
+    program = build(path.parent)
+    line = 'program=$1; shift; for name; do "$program" "$name" /dev/null </dev/null; done'
+    command = [*SHMTRACE, "record", "-o", str(path), "--", "sh", "-c", line, "sh", str(program), *workloads]
+    subprocess.run(command, cwd=ROOT, check=True)
+    with Capture.open(path) as capture:
+        [(tier,)] = capture.rows("SELECT tier FROM session")
+    if tier != "exact":
+        sys.exit(f"this kernel has the tier {tier}: run it in a guest, as tests/kernels does")
+
+
 RECORDERS: dict[str, Callable[[Path], None]] = {
     "php_fpm": php_fpm,
     "postgres": postgres,
@@ -113,6 +127,7 @@ RECORDERS: dict[str, Callable[[Path], None]] = {
     "hostile": hostile,
     "labels": labels,
     "snapshot": a_snapshot,
+    "exact": exact,
 }
 
 

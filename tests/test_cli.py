@@ -138,6 +138,18 @@ def test_help_needs_no_right_and_no_bcc(
             "--stacks needs -o FILE: `shmtrace report FILE --by stack` shows them: `shmtrace trace --help` says more",
         ),
         (
+            ["top", "-a", "--by", "script"],
+            "--by script needs --label php or php:file: `shmtrace top --help` says more",
+        ),
+        (
+            ["top", "-a", "--by", "query", "--label", "php"],
+            "--by query needs --label postgres: `shmtrace top --help` says more",
+        ),
+        (
+            ["top", "-a", "--by", "label"],
+            "--by label needs --label php or php:file or postgres or BINARY:SYMBOL: `shmtrace top --help` says more",
+        ),
+        (
             ["-a", "--room", "big"],
             "Invalid value for '--room': 'big' is no size: write 512M or 4G: `shmtrace trace --help` says more",
         ),

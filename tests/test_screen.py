@@ -10,13 +10,13 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
-from tests.test_top import BEFORE, FIRST, NOW, SECOND, opcache, pool
+from tests.test_top import BEFORE, FIRST, IS, NOW, SECOND, WAS, doing, labelled, opcache, pool
 from tests.test_views import HOSTILE, account, make_region, process, toucher
 from tracer.account import Account, Creator, Parent
 from tracer.procfs import PAGE_BYTES
 from tracer.views import screen, top
 from tracer.views.screen import Help, Table, Top
-from tracer.views.text import format_bytes
+from tracer.views.text import format_bytes, printable
 
 Driven = Pilot[Account]
 
@@ -24,10 +24,10 @@ Driven = Pilot[Account]
 class Fed(Top):
     """Fed with accounts by the test."""
 
-    def __init__(self, first: Account) -> None:
+    def __init__(self, first: Account, by: str = "process") -> None:
         self.accounts: asyncio.Queue[Account | None] = asyncio.Queue()
         self.stopped = 0
-        super().__init__(first, self.accounts.get, self._count)
+        super().__init__(first, self.accounts.get, self._count, by)
 
     def _count(self) -> None:
         self.stopped += 1
@@ -54,12 +54,15 @@ class Fed(Top):
 
 
 def driven(
-    script: Callable[[Fed, Driven], Awaitable[None]], first: Account = BEFORE, size: tuple[int, int] = (80, 24)
+    script: Callable[[Fed, Driven], Awaitable[None]],
+    first: Account = BEFORE,
+    size: tuple[int, int] = (80, 24),
+    by: str = "process",
 ) -> Fed:
     """Run a script of keys."""
 
     async def run() -> Fed:
-        app = Fed(first)
+        app = Fed(first, by)
         async with app.run_test(size=size) as pilot:
             await pilot.pause()
             await script(app, pilot)
@@ -130,10 +133,46 @@ def test_look_into_a_region_and_back() -> None:
         await pilot.press("s")
         await pilot.press("escape")
         assert not app.inside
-        await pilot.press("down", "enter", "b")
+        await pilot.press("down", "enter", "escape")
         assert not app.inside
 
     driven(script)
+
+
+def test_by_the_next_of_what_there_is() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        await app.feed(IS, pilot)
+        assert app.about("#growers .heading")[0].split() == ["PID", "▼touched", "delta", "regions", "state", "command"]
+        await pilot.press("b")
+        assert app.about("#growers .heading")[0].split() == ["▼touched", "delta", "regions", "processes", "label"]
+        assert [line.split() for line in app.lines("growers")] == [
+            ["128.0K", "+28.0K", "2", "2", "a"],
+            ["12.0K", "+12.0K", "1", "1", "?"],
+            ["8.0K", "+8.0K", "1", "1", "?"],
+            ["4.0K", "+4.0K", "1", "1", "(none)"],
+            ["0", "-20.0K", "0", "0", "b"],
+        ]
+        await pilot.press("tab", "s", "down")
+        assert "▼delta" in app.about("#growers .heading")[0]
+        assert app.lines("growers")[-1].split()[-1] == "b"
+        await pilot.press("tab", "enter")
+        assert app.inside
+        assert app.about("#touchers .heading")[0].split() == ["▼touched", "delta", "processes", "label"]
+        assert app.lines("touchers")[0].split() == ["120.0K", "+28.0K", "2", "a"]
+        await pilot.press("b")
+        assert app.inside
+        assert app.lines("touchers")[0].split()[:2] == ["812", "104.0K"]
+
+    driven(script, WAS)
+
+
+def test_by_label_from_the_start() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        assert app.lines("growers")[0].split() == ["100.0K", "+100.0K", "2", "1", "a"]
+        await pilot.press("b")
+        assert app.lines("growers")[0].split()[:2] == ["812", "120.0K"]
+
+    driven(script, WAS, by="label")
 
 
 def test_the_region_looked_into_may_go() -> None:
@@ -257,6 +296,21 @@ def test_hostile_names(name: str) -> None:
         assert "\x1b" not in svg
 
     driven(script, told)
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "[bold red]x[/]", "[/nothing]", "[@click=app.end]x[/]", ":smile: \\["])
+def test_hostile_labels(name: str) -> None:
+    told = labelled(doing((name, FIRST, 23)))
+
+    async def script(app: Fed, pilot: Driven) -> None:
+        await app.feed(told, pilot)
+        [line] = app.lines("growers")
+        assert line.split(None, 4)[-1].startswith(printable(name)[:12].strip() or "(none)")
+        await pilot.press("enter")
+        assert app.lines("touchers")[0].split()[:3] == ["92.0K", ".", "1"]
+        assert "\x1b" not in app.export_screenshot()
+
+    driven(script, told, by="label")
 
 
 def test_of_many_growers_the_first_are_shown() -> None:

@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 
 from tests.test_views import HOSTILE, MASTER, account, at, make_region, process, toucher
-from tracer.account import Account, Creator, Parent, Process, Region
+from tracer.account import Account, Creator, Label, Labelled, Parent, Process, Region
 from tracer.procfs import PAGE_BYTES
 from tracer.views import text, top
 from tracer.views.top import GROWER_COLUMNS, REGION_COLUMNS, Column, View
@@ -148,6 +148,100 @@ def test_who_maps_it_is_unknown_while_the_trace_runs() -> None:
     [row] = top.compare(pool(opcache()), None).regions
     assert "mapped by ?" in top.describe(row, complete=False)
     assert "mapped by nobody" in top.describe(row, complete=True)
+
+
+# ---- by what they were doing, and where they belong ----
+
+SERVICE, CONTAINER = "/system.slice/php8.2-fpm.service", "9ec39b91f3d7" + "0" * 52
+
+
+def doing(*touched: tuple[str | None, Process, int], ino: int = 1047) -> Region:
+    """A region, and what its pages are for: text (None: unknown), by whom, how many pages."""
+    labelled = [
+        Labelled(None if text is None else Label(text=text), who, size * PAGE_BYTES, at(1), at(2))
+        for text, who, size in touched
+    ]
+    return make_region(ino, *(toucher(who, size) for _, who, size in touched), labelled=labelled)
+
+
+def labelled(*regions: Region) -> Account:
+    made = pool(*regions)
+    return made._replace(session=made.session._replace(label="app:doing"))
+
+
+def rows_by(view: View, by: str, of: top.RegionRow | None = None) -> list[tuple[str, int, int, int, int]]:
+    """Name, pages touched and more than before, regions, processes: most first."""
+    rows = top.sort(top.growers(view, by, of), column(top.grower_columns(by), "touched"))
+    return [
+        (row.name, row.touched_bytes // PAGE_BYTES, row.delta_bytes // PAGE_BYTES, row.nr_regions, row.nr_processes)
+        for row in rows
+        if isinstance(row, top.GroupRow)
+    ]
+
+
+WAS = labelled(doing(("a", FIRST, 23), ("b", FIRST, 5)), doing(("a", FIRST, 2), ino=1049))
+IS = labelled(
+    doing(("a", FIRST, 23), ("a", SECOND, 7), (None, SECOND, 3), ("", FIRST, 1), ("?", FIRST, 2)),
+    doing(("a", FIRST, 2), ino=1049),
+)
+
+
+def test_by_label() -> None:
+    """One that gave all back is told once; unknown is told from a question mark."""
+    view = top.compare(IS, top.compare(WAS, None))
+    told = [("a", 32, 7, 2, 2), ("?", 3, 3, 1, 1), ("?", 2, 2, 1, 1), ("(none)", 1, 1, 1, 1), ("b", 0, -5, 0, 0)]
+    assert rows_by(view, "label") == told
+    assert rows_by(top.compare(IS, view), "label") == [(name, size, 0, *rest) for name, size, _, *rest in told[:4]]
+    assert rows_by(top.compare(WAS, None), "label") == [("a", 25, 25, 2, 1), ("b", 5, 5, 1, 1)]
+
+
+def test_of_one_region_by_label() -> None:
+    view = top.compare(IS, top.compare(WAS, None))
+    [small] = [row for row in view.regions if row.region.ino == 1049]
+    assert rows_by(view, "label", small) == [("a", 2, 0, 1, 1)]
+    [row] = [row for row in top.compare(IS, top.compare(labelled(), None)).regions if row.region.ino == 1049]
+    assert rows_by(view, "label", row) == [("a", 2, 2, 1, 1)]
+
+
+def test_by_unit_and_container() -> None:
+    inside = process(7, cgroup=f"/docker/{CONTAINER}")
+    first, second = FIRST._replace(cgroup=SERVICE), SECOND._replace(cgroup=SERVICE)
+    view = top.compare(
+        pool(opcache((first, 23), (second, 7), (inside, 5))), top.compare(pool(opcache((first, 20))), None)
+    )
+    assert rows_by(view, "unit") == [
+        ("php8.2-fpm.service", 30, 10, 1, 2),
+        (f"/docker/{CONTAINER} 9ec39b91f3d7", 5, 5, 1, 1),
+    ]
+    assert rows_by(view, "container") == [("-", 30, 10, 1, 2), ("9ec39b91f3d7", 5, 5, 1, 1)]
+    assert top.kinds(view) == ["process", "unit", "container"]
+    assert top.kinds(top.compare(IS, None)) == ["process", "label"]
+
+
+def test_changes_by_label() -> None:
+    view = top.compare(IS, top.compare(WAS, None))
+    told = [line.partition(" grower ")[2] for line in top.changes(view, "label") if " grower " in line]
+    assert told == [
+        "+28.0K  2 process(es), touched 128.0K in 2 region(s)  a",
+        "-20.0K  0 process(es), touched 0 in 0 region(s)  b",
+        "+12.0K  1 process(es), touched 12.0K in 1 region(s)  ?",
+        "+8.0K  1 process(es), touched 8.0K in 1 region(s)  ?",
+        "+4.0K  1 process(es), touched 4.0K in 1 region(s)  (none)",
+    ]
+    assert [line for line in top.changes(top.compare(IS, view), "label") if " grower " in line] == []
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("room", [12, 40, 80])
+def test_hostile_labels(name: str, room: int) -> None:
+    view = top.compare(labelled(doing((name, FIRST, 23))), None)
+    [row] = top.growers(view, "label")
+    columns = top.grower_columns("label")
+    lines = [top.heading(columns, columns[0], room), *top.lines([row], columns, room), *top.changes(view, "label")]
+    assert all(text.width(line) <= room for line in lines[:2])
+    assert lines[-1].endswith(f"  {text.printable(name) or '(none)'}")
+    for line in lines:
+        assert not {unicodedata.category(character) for character in line} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 # ---- plain lines ----

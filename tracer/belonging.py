@@ -22,6 +22,8 @@ class PlaceRow(NamedTuple):
     freed_bytes: int | None
     nr_processes: int | None
     nr_regions: int
+    key: Hashable = None
+    """what tells it from the others that are touched, whatever joins it"""
 
 
 def _unit(row: PlaceRow) -> str:
@@ -80,7 +82,7 @@ def _by_place(
         for toucher in region.touchers:
             cgroup = toucher.process.cgroup
             found.setdefault(key(place(cgroup), cgroup), []).append((toucher, region_id(region)))
-    rows = [_place_row("touched", where, touched) for (where, _), touched in found.items()]
+    rows = [_place_row("touched", key[0], touched)._replace(key=key) for key, touched in found.items()]
     rows.sort(key=lambda row: (-row.size_bytes, -(row.freed_bytes or 0), row.cgroups))
     total = _place_row("sum", NOWHERE, [item for touched in found.values() for item in touched])
     for part in ("outside", "before", "unseen"):

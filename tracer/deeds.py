@@ -74,6 +74,14 @@ class Deed(NamedTuple):
     regions: Sequence[str] = ()
     """by what was touched of them, most first"""
 
+    @property
+    def key(self) -> str | None:
+        return self.text
+
+    @property
+    def nr_regions(self) -> int:
+        return len(self.regions)
+
 
 NAMELESS = "(none)"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple, Union
 
@@ -35,8 +36,14 @@ class Column(NamedTuple):
 def told(columns: Sequence[Column], rows: Sequence[Any]) -> list[Column]:
     """For people: those of which anything is known."""
     return [
-        column for column in columns if column.title and (not rows or any(column.get(row) is not None for row in rows))
+        column
+        for column in columns
+        if _is_told(column) and (not rows or any(column.get(row) is not None for row in rows))
     ]
+
+
+def _is_told(column: Column) -> bool:
+    return bool(column.title)
 
 
 class Table(NamedTuple):
@@ -45,6 +52,12 @@ class Table(NamedTuple):
     rows: Sequence[Any]
     total: Any = None
     """a row that is the sum of the others"""
+
+    def name(self, row: Any) -> str:
+        """What a row is of: the texts that its line begins with, those but the first as far as they are known."""
+        first, *others = itertools.takewhile(lambda column: column.align == "<", filter(_is_told, self.columns))
+        names = [first, *(column for column in others if column.get(row) is not None)]
+        return " ".join(column.shown(row) if column.shown else str(column.get(row)) for column in names)
 
     def sort(self, name: str | None) -> Table:
         """By a column, with its unit or without: the most first, of texts and times the first. Unknown comes last.

@@ -61,7 +61,7 @@ def test_on_a_terminal(workload: Stepped) -> None:
         terminal.wait_for(GROWN)
         for tgid, part in notes.parts.items():
             if part in TOUCHED:
-                assert re.search(rf"{tgid} +{TOUCHED[part]} ", terminal.seen)
+                terminal.wait_for(f"{tgid:>7} {TOUCHED[part]:>8} ")
         terminal.type("\r")
         terminal.wait_for("before the trace 52.0K, unseen 0")
         terminal.type("q")
@@ -99,9 +99,9 @@ def test_no_colour(workload: Stepped, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def piped(workload: Stepped) -> Iterator[subprocess.Popen[str]]:
+def piped(workload: Stepped, *more: str) -> Iterator[subprocess.Popen[str]]:
     """Through a pipe, once what was there has been told."""
-    command = [*SHMTRACE, "top", "-i", "0.3", "-p", str(workload.tgid)]
+    command = [*SHMTRACE, "top", "-i", "0.3", "-p", str(workload.tgid), *more]
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -161,3 +161,44 @@ def test_one_line_where_nothing_matches() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     [line] = done.stderr.splitlines()
     assert line.startswith("shmtrace: no process matches -p no-such-program: ")
+
+
+DONE = {"alpha": 28, "beta": 9, "gamma": 17, "(none)": 11, "\\x1b[31m<b>\\xff\\x0a'": 13, "?": 9}
+"""What the pages of the workload that says what it does are for: see test_labels."""
+
+
+@pytest.fixture
+def talking(program: Path, tmp_path: Path) -> Iterator[Stepped]:
+    with stepped(program, "labelled", tmp_path / "notes") as started:
+        started.wait_for("ready")
+        yield started
+
+
+def test_by_label_on_a_terminal(talking: Stepped) -> None:
+    command = [*SHMTRACE, "top", "-i", "0.3", "-p", str(talking.tgid), "--label", "workload:doing"]
+    with on_terminal(command) as terminal:
+        terminal.wait_for("balance 0 pages")
+        talking.go()
+        talking.wait_for("done")
+        terminal.wait_for("balance 94 pages = 94 touched + 0 before + 0 unseen")
+        terminal.type("b")
+        terminal.wait_for("processes label")
+        for text, pages in DONE.items():
+            terminal.wait_for(text)
+            assert re.search(rf"{pages * 4}\.0K .* 1 +[12] {re.escape(text)}", terminal.seen)
+        assert "\x1b[31m<b>" not in terminal.seen
+        terminal.type("q")
+        assert terminal.finish() == 0
+
+
+def test_by_label_through_a_pipe(talking: Stepped) -> None:
+    with piped(talking, "--label", "workload:doing", "--by", "label") as process:
+        talking.go()
+        talking.wait_for("done")
+        time.sleep(0.7)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, errors) == (0, "")
+    for text, pages in DONE.items():
+        line = rf"^\S+ grower \S+  [12] process\(es\), touched (\S+) in 1 region\(s\)  {re.escape(text)}$"
+        assert re.findall(line, output, re.MULTILINE)[-1] == f"{pages * 4}.0K"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracer import kernel
+from tracer import kernel, sources
 from tracer.cli import options, output
 from tracer.cli.wanted import need_root, ourselves, wanted
 from tracer.targets import Targets
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tracer.account import Account
     from tracer.capture import Capture
     from tracer.signals import Signals
-    from tracer.sources import Source
 
 FOREVER_S = 10**9
 BETWEEN_READINGS = 4  # times as long as one takes, for a region of a million fragments must not hold up its trace
@@ -80,7 +79,17 @@ def record(output_path: Path, **how: Any) -> None:
 @options.which_processes
 @options.interval(click.FloatRange(min=0.1), 1.0, "Between two looks.")
 @options.wait
-def top(names: tuple[str, ...], everything: bool, interval_s: float, wait: bool) -> None:
+@options.a_label
+@click.option(
+    "--by",
+    type=click.Choice(["process", *sources.KINDS, "unit", "container"]),
+    default="process",
+    show_default=True,
+    help="What to tell growers apart by.",
+)
+def top(
+    names: tuple[str, ...], everything: bool, interval_s: float, wait: bool, source: sources.Source | None, by: str
+) -> None:
     """Watch regions and who grows them, live; q, Ctrl-C or SIGTERM ends, and prints the report.
 
     Sort, pause, look into a region: ? has the keys. Where it is not on a terminal, a line for whatever changes.
@@ -89,6 +98,7 @@ def top(names: tuple[str, ...], everything: bool, interval_s: float, wait: bool)
     shmtrace top -p php-fpm            a pool and its workers
     shmtrace top -a -i 5               the whole host, every 5 seconds
     shmtrace top -p php-fpm | tee log  plain lines
+    shmtrace top -p php-fpm --label php --by script
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -96,6 +106,10 @@ def top(names: tuple[str, ...], everything: bool, interval_s: float, wait: bool)
 
     if bool(names) + everything != 1:
         raise click.UsageError("name one of: -p NAME, -a (all)")
+    if by in sources.KINDS and not (source and by in ["label", *sources.kinds(source.name)]):
+        telling = [name for name in sources.READY if by in ["label", *sources.kinds(name)]]
+        telling += ["BINARY:SYMBOL"] if by == "label" else []
+        raise click.UsageError(f"--by {by} needs --label {' or '.join(telling)}")
     need_root(bpf=True)
     kernel.need_host_pids()
     with contextlib.ExitStack() as stack:
@@ -104,11 +118,12 @@ def top(names: tuple[str, ...], everything: bool, interval_s: float, wait: bool)
         stack.enter_context(output.writing_capture(None))
         # all of the trace is in one thread, as SQLite wants it, and keeps up with the kernel while this one draws
         thread = stack.enter_context(ThreadPoolExecutor(1))
-        accounts = _accounts(signals, targets, interval_s, lasting=wait or everything or bool(targets.patterns))
+        lasting = wait or everything or bool(targets.patterns)
+        accounts = _accounts(signals, targets, interval_s, source, lasting)
         stack.callback(lambda: thread.submit(accounts.close).result())
         stack.callback(lambda: _stop(signals))
         stack.callback(signals.ignore)
-        final = _watch(lambda: thread.submit(next, accounts, None), lambda: _stop(signals))
+        final = _watch(lambda: thread.submit(next, accounts, None), lambda: _stop(signals), by)
         if final:
             output.report(final, as_json=False)
 
@@ -121,7 +136,7 @@ def _trace(
     interval_s: float,
     wait: bool,
     room_bytes: int,
-    source: Source | None,
+    source: sources.Source | None,
     stacks: bool,
     command: tuple[str, ...],
     output_path: Path | None,
@@ -178,7 +193,9 @@ def _trace(
         sys.exit(started.status)
 
 
-def _accounts(signals: Signals, targets: Targets, interval_s: float, lasting: bool) -> Generator[Account, None, None]:
+def _accounts(
+    signals: Signals, targets: Targets, interval_s: float, source: sources.Source | None, lasting: bool
+) -> Generator[Account, None, None]:
     """Of a trace: as it begins, at every interval, and, complete, at its end.
 
     lasting: others may come when all that is traced has ended.
@@ -187,7 +204,7 @@ def _accounts(signals: Signals, targets: Targets, interval_s: float, lasting: bo
     from tracer.capture import Capture
     from tracer.trace import Trace
 
-    with Capture() as capture, Trace(capture, targets, ourselves(), min(interval_s, 0.5)) as running:
+    with Capture() as capture, Trace(capture, targets, ourselves(), min(interval_s, 0.5), source=source) as running:
         signals.trace = running
         running.run(0.01)
         while not running.stopping and (lasting or not running.over()):
@@ -205,7 +222,7 @@ def _stop(signals: Signals) -> None:
         signals.trace.stopping = True
 
 
-def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], None]) -> Account | None:
+def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], None], by: str) -> Account | None:
     """Show the accounts as they come, on a terminal or in plain lines; the complete one, that comes last."""
     from tracer.views import top as views
 
@@ -221,11 +238,11 @@ def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], N
 
         from tracer.views import screen
 
-        return screen.show(now, lambda: asyncio.wrap_future(following()), stop)
+        return screen.show(now, lambda: asyncio.wrap_future(following()), stop, by)
     view = None
     while now:
         view = views.compare(now, view)
-        for line in views.changes(view):
+        for line in views.changes(view, by):
             output.say(line)
         if now.session.complete:
             return now

@@ -21,15 +21,7 @@ from textual.worker import Worker
 
 from tracer.account import Account
 from tracer.views import top
-from tracer.views.top import (
-    GROWER_COLUMNS,
-    REGION_COLUMNS,
-    TOUCHER_COLUMNS,
-    Column,
-    RegionKey,
-    RegionRow,
-    Row,
-)
+from tracer.views.top import REGION_COLUMNS, Column, RegionKey, RegionRow, Row
 
 MAX_ROWS = 200  # of a table; sorting brings up others
 
@@ -38,14 +30,16 @@ s, S     sort by the next column, or the one before
 Tab      to the other table
 ↑ ↓      to a row; at the first, what comes to the top is shown
 Enter    look into a region: who touched it, who maps it
-Esc, b   back
+Esc      back
+b        growers by the next of what there is: process, with --label
+         script, request, file or query, and unit or container
 p        pause and go on; the trace goes on all the time
 q        end the trace and print its report; Ctrl-C too
 ?        this help; any key leaves it
 
 delta    since the account before; "." is none
 grown    since the trace began
-touched  of the pages there now, what that process touched first
+touched  of the pages there now, what that grower touched first
 """
 
 
@@ -54,9 +48,13 @@ class Table(Vertical, Generic[Row]):
 
     def __init__(self, columns: Sequence[Column[Row]], sorted_by: str, **options: Any) -> None:
         super().__init__(**options)
+        self.reshape(columns, sorted_by)
+
+    def reshape(self, columns: Sequence[Column[Row]], sorted_by: str) -> None:
+        """Other columns, for the rows that are shown next."""
         self._columns = columns
         self._sorted_by = next(number for number, column in enumerate(columns) if column.title == sorted_by)
-        self._rows: list[Row] = []
+        self._rows: Sequence[Row] = []
         self._shown: list[Row] = []
 
     def compose(self) -> ComposeResult:
@@ -69,7 +67,7 @@ class Table(Vertical, Generic[Row]):
         number = self.query_one(OptionList).highlighted
         return self._shown[number] if number is not None and number < len(self._shown) else None
 
-    def show(self, rows: list[Row]) -> None:
+    def show(self, rows: Sequence[Row]) -> None:
         chosen: Any = self.chosen
         at_first = not self.query_one(OptionList).highlighted
         self._rows = rows
@@ -105,10 +103,9 @@ class Table(Vertical, Generic[Row]):
 
 
 def _style(row: Any) -> str:
-    ended = row.region.gone_ns if isinstance(row, RegionRow) else row.process.exited_ns
-    if row.delta_bytes and not (isinstance(row, RegionRow) and ended):
+    if row.delta_bytes and not (isinstance(row, RegionRow) and row.ended):
         return "bold"
-    return "dim" if ended else ""
+    return "dim" if row.ended else ""
 
 
 class Help(ModalScreen[None]):
@@ -144,17 +141,23 @@ class Top(App[Account]):
         Binding("p", "pause", "Pause"),
         Binding("s", "sort(1)", "Sort"),
         Binding("S", "sort(-1)", show=False),
-        Binding("escape,b", "leave", "Back"),
+        Binding("b", "by", "By"),
+        Binding("escape", "leave", "Back"),
         Binding("question_mark", "help", "Help"),
     ]
 
     def __init__(
-        self, first: Account, following: Callable[[], Awaitable[Account | None]], stop: Callable[[], None]
+        self,
+        first: Account,
+        following: Callable[[], Awaitable[Account | None]],
+        stop: Callable[[], None],
+        by: str = "process",
     ) -> None:
-        """following: waits for the next account; the last one is complete. stop: have it come."""
+        """following: waits for the next account; the last one is complete. stop: have it come. by: growers, first."""
         super().__init__(ansi_color=True)
         self._following = following
         self._stop = stop
+        self._by = by
         self._latest = self._view = top.compare(first, None)
         self._paused = self._ending = False
         self._looked_at: RegionKey | None = None
@@ -166,10 +169,10 @@ class Top(App[Account]):
         with ContentSwitcher(initial="tables"):
             with Vertical(id="tables"):
                 yield Table(REGION_COLUMNS, "grown", id="regions")
-                yield Table(GROWER_COLUMNS, "touched", id="growers")
+                yield Table(top.grower_columns(self._by), "touched", id="growers")
             with Vertical(id="region"):
                 yield Static(id="about", markup=False)
-                yield Table(TOUCHER_COLUMNS, "touched", id="touchers")
+                yield Table(top.grower_columns(self._by, of_one=True), "touched", id="touchers")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -200,7 +203,7 @@ class Top(App[Account]):
             self._main("#where", Static).update(Text(f"{state}{where}", no_wrap=True, overflow="ellipsis"))
             self._main("#balance", Static).update(Text(balance, no_wrap=True, overflow="ellipsis"))
             self._main("#regions", Table).show(self._view.regions)
-            self._main("#growers", Table).show(self._view.growers)
+            self._main("#growers", Table).show(top.growers(self._view, self._by))
             self._draw_region()
 
     def _draw_region(self) -> None:
@@ -208,7 +211,7 @@ class Top(App[Account]):
         if row:
             lines = top.describe(row, self._view.account.session.complete)
             self._main("#about", Static).update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"))
-            self._main("#touchers", Table).show(top.touchers(row))
+            self._main("#touchers", Table).show(top.growers(self._view, self._by, row))
 
     def _main(self, selector: str, kind: Any) -> Any:
         """Of the screen with the tables, whatever lies over it."""
@@ -235,6 +238,13 @@ class Top(App[Account]):
         if isinstance(table, Table):
             table.sort(step)
 
+    def action_by(self) -> None:
+        kinds = top.kinds(self._view)
+        self._by = kinds[(kinds.index(self._by) + 1) % len(kinds)] if self._by in kinds else kinds[0]
+        self._main("#growers", Table).reshape(top.grower_columns(self._by), "touched")
+        self._main("#touchers", Table).reshape(top.grower_columns(self._by, of_one=True), "touched")
+        self._draw()
+
     def action_pause(self) -> None:
         self._paused = not self._paused
         self._draw()
@@ -249,10 +259,10 @@ class Top(App[Account]):
 
 
 def show(
-    first: Account, following: Callable[[], Awaitable[Account | None]], stop: Callable[[], None]
+    first: Account, following: Callable[[], Awaitable[Account | None]], stop: Callable[[], None], by: str
 ) -> Account | None:
     """Until the trace has ended; its last account, None if there is none. Raises whatever following() raised."""
-    app = Top(first, following, stop)
+    app = Top(first, following, stop, by)
     final = app.run()
     if app.follower and app.follower.error:
         raise app.follower.error

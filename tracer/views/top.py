@@ -5,12 +5,12 @@ All text here is fit for a terminal: what came from strangers has been made prin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Generic, NamedTuple, Optional, TypeVar
+from typing import Any, Callable, Generic, NamedTuple, Optional, TypeVar, Union
 
-from tracer import labels
-from tracer.account import Account, Process, Region, region_id
+from tracer import groups, labels
+from tracer.account import Account, Parent, Process, Region, region_id
 from tracer.procfs import PAGE_BYTES
 from tracer.views.text import clock, fit, format_bytes, format_change, printable, width
 
@@ -38,6 +38,10 @@ class RegionRow(NamedTuple):
     def changed(self) -> bool:
         return not self.before or bool(self.delta_bytes) or self.before.gone_ns != self.region.gone_ns
 
+    @property
+    def ended(self) -> bool:
+        return self.region.gone_ns is not None
+
 
 class GrowerRow(NamedTuple):
     """A process that touched pages first: of all regions, or of one."""
@@ -54,6 +58,34 @@ class GrowerRow(NamedTuple):
     def changed(self) -> bool:
         return not self.before or bool(self.delta_bytes) or self.before.exited_ns != self.process.exited_ns
 
+    @property
+    def ended(self) -> bool:
+        return self.process.exited_ns is not None
+
+
+class GroupRow(NamedTuple):
+    """What processes were doing when they touched pages first, or where they belong: of all regions, or of one."""
+
+    key: Hashable
+    name: str
+    touched_bytes: int
+    nr_regions: int
+    nr_processes: int
+    delta_bytes: int = 0
+    is_new: bool = True
+    """in the account before there was none"""
+
+    @property
+    def changed(self) -> bool:
+        return self.is_new or bool(self.delta_bytes)
+
+    @property
+    def ended(self) -> bool:
+        return False
+
+
+Grower = Union[GrowerRow, GroupRow]
+
 
 Touched = dict[ProcessKey, tuple[Process, int, int]]
 """By whom, how many bytes, in how many regions."""
@@ -67,6 +99,8 @@ class View(NamedTuple):
     growers: list[GrowerRow]
     touched: Touched
     by_key: dict[RegionKey, Region]
+    previous: Account | None
+    """the other; None: there is none"""
 
 
 def compare(now: Account, before: View | None) -> View:
@@ -79,11 +113,46 @@ def compare(now: Account, before: View | None) -> View:
         if region.peak_bytes or region.gone_ns is None  # else it came and went without a page
     ]
     touched = _touched(by_key.values())
-    return View(now, rows, _growers(touched, before.touched if before else {}), touched, by_key)
+    growers = _growers(touched, before.touched if before else {})
+    return View(now, rows, growers, touched, by_key, before.account if before else None)
+
+
+def kinds(view: View) -> list[str]:
+    """By what growers may be told apart."""
+    return ["process", *groups.telling(view.account)]
+
+
+def growers(view: View, by: str, of: RegionRow | None = None) -> Sequence[Grower]:
+    """Who, or what, touched pages: of all regions, or of one."""
+    if by == "process":
+        return touchers(of) if of else view.growers
+    then = view.previous.regions if view.previous else []
+    if of:
+        then = [of.before] if of.before else []
+    before = _grouped(view.account, then, by)
+    now = _grouped(view.account, [of.region] if of else view.account.regions, by)
+    rows = []
+    for key, row in {**before, **now}.items():
+        if key not in now:  # all of it was given back
+            row = row._replace(touched_bytes=0, nr_regions=0, nr_processes=0)
+        was_bytes = before[key].touched_bytes if key in before else 0
+        if row.touched_bytes or was_bytes:
+            rows.append(row._replace(delta_bytes=row.touched_bytes - was_bytes, is_new=key not in before))
+    return rows
+
+
+def _grouped(account: Account, regions: list[Region], by: str) -> dict[Hashable, GroupRow]:
+    """What touched pages of these regions, as reports have it."""
+    table = groups.table(account._replace(parents=[Parent(None, regions)]), by)
+    return {
+        row.key: GroupRow(row.key, printable(table.name(row)), row.size_bytes, row.nr_regions, row.nr_processes)
+        for row in table.rows
+        if row.part == "touched"
+    }
 
 
 def touchers(row: RegionRow) -> list[GrowerRow]:
-    """Who touched pages of one region."""
+    """Which processes touched pages of one region."""
     return _growers(_touched([row.region]), _touched([row.before] if row.before else []))
 
 
@@ -197,7 +266,19 @@ GROWER_COLUMNS: list[Column[GrowerRow]] = [
     ),
 ]
 
-TOUCHER_COLUMNS = [column for column in GROWER_COLUMNS if column.title != "regions"]  # of one
+GROUP_COLUMNS: list[Column[Any]] = [
+    Column("touched", 8, lambda row: format_bytes(row.touched_bytes), lambda row: -row.touched_bytes, 1),
+    Column("delta", 8, lambda row: _delta(row.delta_bytes), lambda row: -row.delta_bytes, 2),
+    Column("regions", 7, lambda row: str(row.nr_regions), lambda row: -row.nr_regions, 4),
+    Column("processes", 9, lambda row: str(row.nr_processes), lambda row: -row.nr_processes, 3),
+]
+
+
+def grower_columns(by: str, of_one: bool = False) -> list[Column[Any]]:
+    """of_one: region."""
+    name: Column[GroupRow] = Column(by, 12, lambda row: row.name, lambda row: row.name, 0, stretches=True)
+    columns = [*GROUP_COLUMNS, name] if by != "process" else GROWER_COLUMNS
+    return [column for column in columns if not (of_one and column.title == "regions")]
 
 
 def sort(rows: Sequence[Row], column: Column[Row]) -> list[Row]:
@@ -206,7 +287,7 @@ def sort(rows: Sequence[Row], column: Column[Row]) -> list[Row]:
     def order(row: Any) -> Any:
         if isinstance(row, RegionRow):
             return row.region.gone_ns is not None, column.order(row), -row.region.allocated_bytes, row.key[:2]  # type: ignore[arg-type]
-        return column.order(row), -row.touched_bytes, row.key
+        return column.order(row), -row.touched_bytes, row.name if isinstance(row, GroupRow) else row.key
 
     return sorted(rows, key=order)
 
@@ -312,7 +393,7 @@ def describe(row: RegionRow, complete: bool) -> list[str]:
     ]
 
 
-def changes(view: View) -> Iterator[str]:
+def changes(view: View, by: str = "process") -> Iterator[str]:
     """Plain lines, each with its time: the regions and growers that came, changed, exited or went, most first."""
     time = clock(view.account.session.ended_ns)
     regions = sorted((row for row in view.regions if row.changed), key=lambda row: -abs(row.delta_bytes))
@@ -321,16 +402,20 @@ def changes(view: View) -> Iterator[str]:
     if regions[MAX_CHANGES:]:
         rest_bytes = sum(row.delta_bytes for row in regions[MAX_CHANGES:])
         yield f"{time} region {format_change(rest_bytes)}  in {len(regions) - MAX_CHANGES} more"
-    growers = sorted((row for row in view.growers if row.changed), key=lambda row: -abs(row.delta_bytes))
-    for grower in growers[:MAX_CHANGES]:
-        command = _name(grower.process.command or grower.process.comm)
+    changed = sorted((row for row in growers(view, by) if row.changed), key=lambda row: -abs(row.delta_bytes))
+    for grower in changed[:MAX_CHANGES]:
+        if isinstance(grower, GroupRow):
+            who, name = f"{grower.nr_processes} process(es)", grower.name
+        else:
+            who = f"{grower.process.tgid} {_state(grower.process)}"
+            name = _name(grower.process.command or grower.process.comm)
         yield (
-            f"{time} grower {format_change(grower.delta_bytes)}  {grower.process.tgid} {_state(grower.process)}, "
-            f"touched {format_bytes(grower.touched_bytes)} in {grower.nr_regions} region(s)  {command}"
+            f"{time} grower {format_change(grower.delta_bytes)}  {who}, "
+            f"touched {format_bytes(grower.touched_bytes)} in {grower.nr_regions} region(s)  {name}"
         )
-    if growers[MAX_CHANGES:]:
-        rest_bytes = sum(row.delta_bytes for row in growers[MAX_CHANGES:])
-        yield f"{time} grower {format_change(rest_bytes)}  of {len(growers) - MAX_CHANGES} more"
+    if changed[MAX_CHANGES:]:
+        rest_bytes = sum(row.delta_bytes for row in changed[MAX_CHANGES:])
+        yield f"{time} grower {format_change(rest_bytes)}  of {len(changed) - MAX_CHANGES} more"
 
 
 def _tell(row: RegionRow) -> str:

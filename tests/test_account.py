@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import recorded
 from tracer import account
-from tracer.account import Account, Creator, Process, Toucher
+from tracer.account import Account, Creator, Process, Toucher, Window
 from tracer.capture import Capture
 from tracer.procfs import PAGE_BYTES
 
@@ -337,3 +339,29 @@ def test_what_of_the_hosts_memory_is_of_no_region(capture: Capture, read: Callab
 def test_the_hosts_figure_may_be_older(capture: Capture, read: Callable[..., Account]) -> None:
     put_region(capture, 100)
     assert read(shmem_total_bytes=99 * PAGE_BYTES).shmem_unexplained_bytes == 0
+
+
+def test_labels_change_nothing_else(tmp_path: Path) -> None:
+    """What a process touched for several things is still one figure; and what was touched for one, by many, too."""
+    with (
+        Capture.open(recorded.pool(tmp_path / "x")) as plain,
+        Capture.open(recorded.with_labels(tmp_path / "y")) as told,
+    ):
+        without, read = account.read(plain), account.read(told)
+        again = account.read(told, Window(until_ns=recorded.at(20)))
+    assert [region._replace(labelled=()) for region in read.regions] == without.regions
+    assert [
+        [
+            (labelled.label and labelled.label.file, [process.tgid for process in labelled.processes], labelled[2:])
+            for labelled in region.labelled
+        ]
+        for region in read.regions
+    ] == [
+        [
+            (None, [812], (9 * PAGE_BYTES, recorded.at(20.5), recorded.at(20.5))),
+            ("/srv/www/vendor/autoload.php", [812], (14 * PAGE_BYTES, recorded.at(2.5), recorded.at(2.5))),
+            ("/srv/www/index.php", [813], (7 * PAGE_BYTES, recorded.at(20.9), recorded.at(20.9))),
+        ],
+        [(None, [813], (5 * PAGE_BYTES, recorded.at(7), recorded.at(7)))],
+    ]
+    assert [labelled.touched_bytes for labelled in again.regions[0].labelled] == [14 * PAGE_BYTES]

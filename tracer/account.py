@@ -103,11 +103,11 @@ class Label(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """What one process first touched of one region while it was doing one thing."""
+    """What processes first touched of one region while they were doing one thing."""
 
     label: Label | None
     """None: unknown"""
-    process: Process
+    processes: Sequence[Process]
     touched_bytes: int
     first_ns: int
     last_ns: int
@@ -304,9 +304,7 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     labels = {row["id"]: Label(*row[1:]) for row in capture.rows(LABELS)}
     parents: dict[int | None, list[Region]] = {}
     for row in capture.rows("SELECT * FROM region"):
-        region = _region(capture, row, processes, window)
-        if session.label is not None:
-            region = region._replace(labelled=_labelled(capture, row["id"], processes, labels, window))
+        region = _region(capture, row, processes, labels if session.label else None, window)
         parents.setdefault(row["top"], []).append(region)
     return Account(
         session,
@@ -356,13 +354,25 @@ TOUCHED = """region = :region AND (process IS NULL OR (
   (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)))"""
 
 
-def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process], window: Window) -> Region:
+def _region(
+    capture: Capture, row: sqlite3.Row, processes: dict[int, Process], labels: dict[int, Label] | None, window: Window
+) -> Region:
+    """labels: by row; None: nobody asked for any."""
     touched: dict[int, tuple[int, int, int]] = {}
+    doing: dict[int, list[tuple[int, int, int, int]]] = {}
     before_pages = outside_pages = 0
     values = {"region": row["id"], "since": window.since_ns, "until": window.until_ns}
-    for process, pages, first_ns, last_ns in capture.sums("ifnull(process, 0)", TOUCHED, values, times=True):
+    room = max(processes, default=0) + 1
+    key = f"ifnull(label, 0) * {room} + ifnull(process, 0)"
+    for label_and_process, pages, first_ns, last_ns in capture.sums(key, TOUCHED, values, times=True):
+        label, process = divmod(label_and_process, room)
         if process:
-            touched[process] = (pages, first_ns, last_ns)
+            doing.setdefault(label, []).append((process, pages, first_ns, last_ns))
+            if process in touched:
+                so_far, earliest_ns, latest_ns = touched[process]
+                touched[process] = so_far + pages, min(earliest_ns, first_ns), max(latest_ns, last_ns)
+            else:
+                touched[process] = pages, first_ns, last_ns
         else:
             before_pages = pages
     touched_pages = sum(pages for pages, _, _ in touched.values())
@@ -422,27 +432,18 @@ def _region(capture: Capture, row: sqlite3.Row, processes: dict[int, Process], w
         touchers=sorted(touchers, key=_most_touched_first),
         mappers=sorted(processes[process].tgid for (process,) in mappers),
         outside_bytes=outside_pages * PAGE_BYTES,
+        labelled=() if labels is None else [_labelled(labels.get(row), of, processes) for row, of in doing.items()],
     )
 
 
-LABELS = f"SELECT id, {', '.join(Label._fields)} FROM label"  # noqa: S608
-LABELLED = """
-SELECT label, process, sum("end" - start), min(first_ns), max(last_ns) FROM extent
-WHERE region = :region AND process IS NOT NULL
-  AND (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)
-GROUP BY label, process
-"""
-
-
 def _labelled(
-    capture: Capture, region: int, processes: dict[int, Process], labels: dict[int, Label], window: Window
-) -> list[Labelled]:
-    return [
-        Labelled(labels.get(label or 0), processes[process], pages * PAGE_BYTES, first_ns, last_ns)
-        for label, process, pages, first_ns, last_ns in capture.rows(
-            LABELLED, {"region": region, "since": window.since_ns, "until": window.until_ns}
-        )
-    ]
+    label: Label | None, touched: Sequence[tuple[int, int, int, int]], processes: dict[int, Process]
+) -> Labelled:
+    of, pages, first_ns, last_ns = zip(*touched)
+    return Labelled(label, [processes[row] for row in of], sum(pages) * PAGE_BYTES, min(first_ns), max(last_ns))
+
+
+LABELS = f"SELECT id, {', '.join(Label._fields)} FROM label"  # noqa: S608
 
 
 def _most_touched_first(toucher: Toucher) -> tuple[int, int, int, int]:

@@ -183,6 +183,7 @@ class Capture:
         add_up = ADD_UP.format(key=key, where=where, times="first_ns, last_ns" if times else "NULL, NULL")
         (query_only,) = self._db.execute("PRAGMA query_only").fetchone()
         self._db.execute("PRAGMA query_only = 0")  # which has temporary tables in it too
+        self._db.execute("PRAGMA temp.cache_size = -65536")  # KiB; by label and process, a fourth less of time
         try:
             self._db.execute("CREATE TEMP TABLE IF NOT EXISTS sums (key INTEGER PRIMARY KEY, pages, first_ns, last_ns)")
             self._db.execute("DELETE FROM temp.sums")

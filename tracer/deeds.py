@@ -113,7 +113,7 @@ def by_label(account: Account, kind: str) -> Table:
                 "touched",
                 text,
                 sum(regions.values()),
-                len({labelled.process for labelled, _ in touched}),
+                len({process for labelled, _ in touched for process in labelled.processes}),
                 min(labelled.first_ns for labelled, _ in touched),
                 max(labelled.last_ns for labelled, _ in touched),
                 [name for name, _ in regions.most_common()],

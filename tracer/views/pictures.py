@@ -249,13 +249,15 @@ def _span(start: int, stop: int, inside: Sequence[Extent], texts: Mapping[int, i
     process = min([process for process, count in pages.items() if count == most])
     known = [time for extent in inside if extent[2] == process for time in extent[3:5] if time is not None]
     times = min(known, default=None), max(known, default=None)
-    text = _text([extent for extent in inside if extent[2] == process], texts) if texts else UNKNOWN
+    text = _text(inside, process, texts) if texts else UNKNOWN
     return Span(start, stop, process or None, most, sum(pages.values()), *times, text)
 
 
-def _text(theirs: Sequence[Extent], texts: Mapping[int, int]) -> int:
-    """What most of these pages are for."""
-    pages: Counter[int] = Counter()
-    for first, end, _, _, _, label in theirs:
-        pages[UNKNOWN if label is None else texts[label]] += end - first
-    return pages.most_common(1)[0][0]
+def _text(inside: Sequence[Extent], process: int, texts: Mapping[int, int]) -> int:
+    """What most of that process's pages are for."""
+    pages: dict[int, int] = {}
+    for first, end, whose, _, _, label in inside:
+        if whose == process:
+            text = UNKNOWN if label is None else texts[label]
+            pages[text] = pages.get(text, 0) + end - first
+    return max(pages, key=pages.__getitem__)

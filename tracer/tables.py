@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple, Union
 
@@ -54,8 +53,8 @@ class Table(NamedTuple):
     """a row that is the sum of the others"""
 
     def name(self, row: Any) -> str:
-        """What a row is of: the texts that its line begins with, those but the first as far as they are known."""
-        first, *others = itertools.takewhile(lambda column: column.align == "<", filter(_is_told, self.columns))
+        """What a row is of: the texts of its line, those but the first as far as they are known."""
+        first, *others = (column for column in self.columns if column.align == "<" and _is_told(column))
         names = [first, *(column for column in others if column.get(row) is not None)]
         return " ".join(column.shown(row) if column.shown else str(column.get(row)) for column in names)
 

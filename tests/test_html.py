@@ -499,11 +499,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def show_capture(browser: Any, tmp_path: Path) -> Iterator[Callable[[Capture], dict[str, Any]]]:
     """Opens the page of a capture, and gives the data in it; in the end the browser has had nothing to say."""
+    from selenium.webdriver.support.wait import WebDriverWait
 
     def open_page(capture: Capture) -> dict[str, Any]:
         page = html.render(account.read(capture), capture)
         (tmp_path / "page.html").write_text(page)
         browser.get((tmp_path / "page.html").as_uri())
+        drawn = (
+            "return [...document.querySelectorAll('.map[open]')].every((details) => details.map && details.map.grid)"
+        )
+        WebDriverWait(browser, 20).until(lambda _: browser.execute_script(drawn))
         return embedded(page)
 
     yield open_page

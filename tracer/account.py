@@ -349,6 +349,7 @@ MADE_BY = """
 SELECT process, frames, pages FROM stacked JOIN stack ON stack.id = stack
 WHERE region = ? AND pages > 0 ORDER BY pages DESC, frames
 """
+LABEL_AND_PROCESS = "ifnull(label, 0) << 32 | ifnull(process, 0)"
 # An extent lies within a second, and counts as of its first page.
 TOUCHED = """region = :region AND (process IS NULL OR (
   (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)))"""
@@ -362,10 +363,8 @@ def _region(
     doing: dict[int, list[tuple[int, int, int, int]]] = {}
     before_pages = outside_pages = 0
     values = {"region": row["id"], "since": window.since_ns, "until": window.until_ns}
-    room = max(processes, default=0) + 1
-    key = f"ifnull(label, 0) * {room} + ifnull(process, 0)"
-    for label_and_process, pages, first_ns, last_ns in capture.sums(key, TOUCHED, values, times=True):
-        label, process = divmod(label_and_process, room)
+    for key, pages, first_ns, last_ns in capture.sums(LABEL_AND_PROCESS, TOUCHED, values, times=True):
+        label, process = divmod(key, 1 << 32)
         if process:
             doing.setdefault(label, []).append((process, pages, first_ns, last_ns))
             if process in touched:

@@ -258,6 +258,6 @@ def _text(inside: Sequence[Extent], process: int, texts: Mapping[int, int]) -> i
     pages: dict[int, int] = {}
     for first, end, whose, _, _, label in inside:
         if whose == process:
-            text = UNKNOWN if label is None else texts[label]
+            text = texts.get(label or 0, UNKNOWN)
             pages[text] = pages.get(text, 0) + end - first
     return max(pages, key=pages.__getitem__)

@@ -71,7 +71,7 @@ function nameOf(owner) {
 function doingOf(text) {
   if (!DATA.doing) return null;
   const { kind, texts } = DATA.doing;
-  const known = text === UNKNOWN ? "?" : text === OTHER_TEXT ? "another than the ones most are for: `report` has it" : texts[text];
+  const known = text === UNKNOWN ? "?" : text === OTHER_TEXT ? "one that few pages are for: the capture has it" : texts[text];
   return `${kind} ${known}`;
 }
 

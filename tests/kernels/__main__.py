@@ -2,7 +2,7 @@
 
     python -m tests.kernels [KERNEL...]             with the host's Python, bcc and compiler
     python -m tests.kernels --pressure [KERNEL...]  only a million additions under memory pressure: minutes each
-    python -m tests.kernels --servers [KERNEL...]   only a real php-fpm and a real PostgreSQL: ten minutes each
+    python -m tests.kernels --servers [KERNEL...]   only php-fpm, PostgreSQL, labels and stacks: half an hour each
     python -m tests.kernels --bench [KERNEL...]     only what tracing costs there, tests/bench: ten minutes each
     python -m tests.kernels --distros [RELEASE...]  with those of the Debian release the kernel belongs to; with
                                                     --pressure and --servers, too
@@ -34,7 +34,7 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--pressure", action="store_true", help="only the test under memory pressure")
     what.add_argument("--bench", action="store_true", help="only what tracing costs, no test")
-    what.add_argument("--servers", action="store_true", help="only the tests with php-fpm and PostgreSQL")
+    what.add_argument("--servers", action="store_true", help="only php-fpm, PostgreSQL, labels and stacks")
     parser.add_argument("--distros", action="store_true", help=f"names are of {', '.join(DISTROS)}")
     arguments = parser.parse_args()
     there_are = DISTROS if arguments.distros else KERNELS

@@ -22,8 +22,8 @@ from tests.kernels.userlands import CHECKOUT, HOST, RELEASES, Userland, prepare
 # What is tried in every tier: to start shmtrace takes a guest ten seconds and more, and the host tries the rest.
 TIERS = ["-k", "kprobe or fentry or faults"]
 SAYING = "tests/live/test_labels.py::test_what_a_program_says"
-TESTS = [*(f"tests/live/test_{name}.py" for name in ("answers", "attach", "stacks")), SAYING, *TIERS]
-SERVERS = [*(f"tests/live/test_{name}.py" for name in ("php_fpm", "postgres", "labels")), *TIERS]
+TESTS = [*(f"tests/live/test_{name}.py" for name in ("answers", "attach")), SAYING, *TIERS]
+SERVERS = [*(f"tests/live/test_{name}.py" for name in ("php_fpm", "postgres", "labels", "stacks")), *TIERS]
 PRESSURE = ["tests/live/test_pressure.py"]  # minutes each
 BENCH = ["-m", "tests.bench", "--rounds", "3", "--mib", "64", "--alone", "touch", "bystander"]  # hardly varies
 FOUND = Path(__file__).with_name("found.json")

@@ -52,7 +52,9 @@ def traced(program: Path, name: str, label: str, notes: Path, tier: str = "", *m
 # the tier is the first parameter: see tests/kernels
 @pytest.mark.needs("cc")
 def test_what_a_program_says(tier: str, program: Path, tmp_path: Path) -> None:
-    report, pool = traced(program, "labelled", f"{program}:doing", tmp_path / "notes", tier)
+    # with stacks, so that every kernel is asked to take all programs there are
+    more = "--stacks", "-o", tmp_path / "x.capture"
+    report, pool = traced(program, "labelled", f"{program}:doing", tmp_path / "notes", tier, *more)
     region = find_region(report, pool)
     assert pages_by(region, "text") == {
         "alpha": 28,

@@ -268,8 +268,8 @@ def test_of_too_many_texts_those_of_most_pages_are_kept(capture: Capture, monkey
     assert data["regions"][0]["map"]["text"] == [-2, -2, -2, -2, 2, 1, 0, -1]
     by_script = data["tables"][0]
     assert columns_of(by_script)["script"] == [*(f"/{i}.php" for i in (7, 6, 5, 4)), "before the trace", "unseen"]
-    assert by_script["foot"] == [["…3 more", 6 * PAGE_BYTES, None, None, None, None]]
-    assert sum([*columns_of(by_script)["touched"], by_script["foot"][0][1]]) == 60 * PAGE_BYTES
+    assert by_script["foot"] == [[6 * PAGE_BYTES, None, None, None, "…3 more"]]
+    assert sum([*columns_of(by_script)["touched"], by_script["foot"][0][0]]) == 60 * PAGE_BYTES
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -637,19 +637,19 @@ class TestPage:
         monkeypatch.setattr(html, "MAX_ROWS", 3)
         show_file(recorded.with_labels(tmp_path / "x"))
         files = ["/srv/www/vendor/autoload.php", "?", "/srv/www/index.php", "before the trace", "unseen"]
-        assert [row[:3] for row in rows_of(browser, "table-by-file")] == [
-            [file, *figures]
+        assert [[*row[:2], row[-1]] for row in rows_of(browser, "table-by-file")] == [
+            [*figures, file]
             for file, figures in zip(
                 files, [["56.0 KiB", "1"], ["36.0 KiB", "1"], ["28.0 KiB", "1"], ["44.0 KiB", ""], ["8.0 KiB", ""]]
             )
         ]
-        touched = "#table-by-file th:nth-child(2) button"
+        touched = "#table-by-file th:nth-child(1) button"
         press(browser, touched, Keys.ENTER, Keys.ENTER)
-        assert [row[0] for row in rows_of(browser, "table-by-file")] == [files[i] for i in (4, 2, 1, 3, 0)]
+        assert [row[-1] for row in rows_of(browser, "table-by-file")] == [files[i] for i in (4, 2, 1, 3, 0)]
         foot = (
             "return [...document.querySelector('#table-by-file tfoot').rows[0].cells].map((cell) => cell.textContent)"
         )
-        assert browser.execute_script(foot) == ["…1 more", "20.0 KiB", "", "", "", ""]
+        assert browser.execute_script(foot) == ["20.0 KiB", "", "", "", "…1 more"]
         assert [row[0] for row in rows_of(browser, "table-by-unit")][:2] == [
             "php8.2-fpm.service",
             "/docker/" + recorded.CONTAINER,
@@ -662,7 +662,7 @@ class TestPage:
         show_file(recorded.with_labels(tmp_path / "labels", name))
         press(browser, "#maps canvas", *"+" * 12, *[Keys.ARROW_RIGHT] * 11)
         assert text_of(browser, "#maps .readout").endswith(f"; file {text.printable(name)}")
-        assert rows_of(browser, "table-by-file")[0][0] == html._name(name)
+        assert rows_of(browser, "table-by-file")[0][-1] == html._name(name)
         function = name.replace("\n", "")
         show_file(recorded.with_stacks(tmp_path / "stacks", function))
         assert rows_of(browser, "table-by-stack")[0][-1] == html._name(f"{function} < main")

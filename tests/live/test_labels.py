@@ -56,7 +56,7 @@ def test_what_a_program_says(tier: str, program: Path, tmp_path: Path) -> None:
     more = "--stacks", "-o", tmp_path / "x.capture"
     report, pool = traced(program, "labelled", f"{program}:doing", tmp_path / "notes", tier, *more)
     region = find_region(report, pool)
-    assert pages_by(region, "text") == {
+    said = {
         "alpha": 28,
         "beta": 9,
         "gamma": 17,
@@ -66,7 +66,9 @@ def test_what_a_program_says(tier: str, program: Path, tmp_path: Path) -> None:
         None: 9,
         "y" * 128 + "…": 4,
     }
-    assert region["unseen_bytes"] == 0
+    pages, skipped = pages_by(region, "text"), region["unseen_bytes"] // PAGE_BYTES
+    assert skipped <= skipped_at_most(report, tier)
+    assert pages == said or (sum(pages.values()) + skipped == 94 and not Counter(pages) - Counter(said))
 
 
 @pytest.mark.needs("cc")

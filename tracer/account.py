@@ -102,6 +102,10 @@ class Label(NamedTuple):
     text: str | None = None
 
 
+NAMELESS = "(none)"
+"""How a label without a name is shown."""
+
+
 class Labelled(NamedTuple):
     """What processes first touched of one region while they were doing one thing."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tracer import sources
-from tracer.account import Account, Labelled, Region, region_id
+from tracer.account import NAMELESS, Account, Labelled, Region, region_id
 from tracer.errors import ShmtraceError
 from tracer.rollup import PARTS, what
 from tracer.tables import Column, Table
@@ -81,9 +81,6 @@ class Deed(NamedTuple):
     @property
     def nr_regions(self) -> int:
         return len(self.regions)
-
-
-NAMELESS = "(none)"
 
 
 def by_label(account: Account, kind: str) -> Table:

@@ -58,7 +58,8 @@ class Labelling:
 
     def begin(self, tgid: int, since_us: int, parent_tgid: int | None = None) -> None:
         """A PID has another life, or another program, of which nothing is known yet."""
-        self._note(tgid, since_us, None)
+        if tgid in self._moments:
+            self._note(tgid, since_us, None)
         self._sites.pop(tgid, None)
         site = self._sites.get(parent_tgid or 0)
         if site:  # the kernel side knows, unless the parent's label came to be known after the fork

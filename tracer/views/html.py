@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tracer import groups, labels, sources
-from tracer.account import Account, Parent, Process, Region, region_id
+from tracer.account import NAMELESS, Account, Parent, Process, Region, region_id
 from tracer.capture import Capture
-from tracer.deeds import NAMELESS
 from tracer.procfs import PAGE_BYTES
 from tracer.tables import Column, Table, told
 from tracer.views import pictures

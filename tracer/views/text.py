@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from tracer import labels, sources
-from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher, charged
+from tracer.account import ALL_TIME, NAMELESS, Account, Parent, Process, Region, Toucher, charged
 from tracer.places import place, short
 from tracer.private import EXACT
 from tracer.procfs import PAGE_BYTES
@@ -30,7 +30,6 @@ HEADER = f"    {'PID':>7} {'process':<{PROCESS_COLUMNS}} {'touched':>8} {'share'
 FAULTS = f" {'faults':>7}"
 MAX_DEEDS = 5
 DEEDS = "    {:>8} {:>5}  {}"
-NAMELESS = "(none)"
 
 
 def render(account: Account) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels import fetch
+from tests.kernels import __main__ as command_line
+from tests.kernels import fetch, matrix
 from tests.kernels.commands import NoResultError, run
 from tests.kernels.fetch import pick_mirrors, pick_packages, pick_series
 from tests.kernels.guest import complaints
@@ -300,6 +301,33 @@ def test_table() -> None:
     ]
     assert [result.failed for result in results] == [True, False, True]
     assert table(["kernel"], results) == TABLE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kernels"),
+    [
+        ([], ["5.10", "6.1", "6.12", "7.2"]),
+        (["oldest", "newest"], ["5.10", "7.2"]),
+        (["7.2", "6.12", "newest"], ["7.2", "6.12"]),
+    ],
+)
+def test_what_is_recorded_is_of_all_kernels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], kernels: list[str]
+) -> None:
+    examined = []
+
+    async def examine(subject: matrix.Subject, *_: object) -> Result:
+        examined.append(subject.kernel)
+        return Result(subject.names, read_cases(RECORD)[:1], [], 1.0)
+
+    monkeypatch.setattr(matrix, "examine", examine)
+    monkeypatch.setattr(matrix, "FOUND", tmp_path / "found.json")
+    monkeypatch.setenv("SHMTRACE_REFRESH_GOLDEN", "1")
+    monkeypatch.setattr(sys, "argv", ["tests.kernels", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    assert (ended.value.code, examined) == (0, kernels)
+    assert (tmp_path / "found.json").exists() == (len(kernels) == 4)
 
 
 @pytest.mark.parametrize("name", ["init.sh", "switched.sh"])

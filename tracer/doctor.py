@@ -147,19 +147,12 @@ def lockdown(mode: str | None) -> Check:
 
 
 def tracefs() -> Check:
-    mounted = kernel.TRACEFS / "events", kernel.DEBUG_TRACEFS / "events"
-    was_mounted = any(path.is_dir() for path in mounted)
     try:
-        with kernel.tracefs() as place:
-            pass
-    except ShmtraceError:
-        return Check(
-            "tracefs",
-            False,
-            "not mounted, and this process cannot mount it",
-            f"mount -t tracefs tracefs {kernel.TRACEFS}",
-        )
-    return Check("tracefs", True, str(place) if was_mounted else "mounted where it is needed, for that moment")
+        with kernel.tracefs():
+            place = kernel.mounted_tracefs()
+    except ShmtraceError as error:
+        return Check("tracefs", None, f"{error.message}: page faults are not told without it", error.remedy)
+    return Check("tracefs", True, str(place) if place else "not mounted, and need not be")
 
 
 def tried(tiers: Sequence[Tier], needed: Sequence[Check]) -> list[Check]:

@@ -115,6 +115,7 @@ class Trace:
     def finish(self) -> Report:
         output, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
         assert self.process.returncode == 0, errors.decode()
+        assert all(line.startswith(b"shmtrace: ") for line in errors.splitlines()), errors.decode()
         return read_report(output)
 
 

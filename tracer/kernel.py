@@ -421,8 +421,14 @@ CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF, CAP_CHECKPOINT_RESTORE = 19
 
 
 def missing_capabilities(bpf: bool, status: Path = Path("/proc/self/status")) -> list[str]:
-    """Names of the capabilities that this process lacks: to read others' map_files and, if bpf, to trace."""
-    lines = status.read_text().splitlines()
+    """Names of the capabilities that this process lacks: to read others' map_files and, if bpf, to trace.
+
+    Raises ShmtraceError where there is no /proc to tell by, nor anything else that shmtrace reads there.
+    """
+    try:
+        lines = status.read_text().splitlines()
+    except OSError as error:
+        raise ShmtraceError(f"{status} cannot be read ({error.strerror})", "mount -t proc proc /proc") from None
     effective = int(next(line for line in lines if line.startswith("CapEff")).split()[1], 16)
 
     def have(bit: int) -> bool:

@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -485,7 +484,7 @@ def _quiet() -> Iterator[None]:
     """bcc and LLVM write to descriptor 2: kept back, and made one line of if it comes to an error."""
     sys.stderr.flush()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
+    with open(os.memfd_create("shmtrace"), "w+b") as kept:  # the disk may be full
         os.dup2(kept.fileno(), 2)
         try:
             yield

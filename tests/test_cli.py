@@ -127,6 +127,10 @@ def test_help_needs_no_right_and_no_bcc(
         (["snapshot", "--bogus"], "No such option: --bogus: `shmtrace snapshot --help` says more"),
         (["snapshot", "-d", "3"], "No such option: -d: `shmtrace snapshot --help` says more"),
         (["frobnicate"], "No such command 'frobnicate': `shmtrace --help` says more"),
+        (
+            ["completion"],
+            "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish: `shmtrace completion --help` says more",
+        ),
         (["-p"], "Option '-p' requires an argument: `shmtrace --help` says more"),
         (["trace"], "name one of: -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
         (["--json"], "name one of: -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
@@ -179,7 +183,7 @@ def test_sizes(size: str, size_bytes: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("_may_trace")
-@pytest.mark.parametrize("number", ["0", "-1", "soon", ""])
+@pytest.mark.parametrize("number", ["0", "-1", "soon", "", "nan"])
 @pytest.mark.parametrize("option", ["-d", "-i"])
 def test_times_that_are_none(option: str, number: str) -> None:
     status, line = fail("-a", option, number)
@@ -380,6 +384,13 @@ def test_a_command_that_cannot_run(name: str, mode: int | None, status: int, rea
     with Started((str(path),)) as started, pytest.raises(ShmtraceError) as raised:
         started.go()
     assert (str(raised.value), raised.value.status) == (f"cannot run {path}: {reason}", status)
+
+
+def test_a_command_without_a_name() -> None:
+    """As of a variable that is not set."""
+    with Started(("",)) as started, pytest.raises(ShmtraceError, match="No such file") as raised:
+        started.go()
+    assert raised.value.status == 127
 
 
 # ---- signals ----

@@ -39,7 +39,7 @@ class Commands(click.Group):
             raise Failure(str(error), error.status) from None
         except click.UsageError as error:
             command = (error.ctx or ctx).command_path
-            message = error.format_message().rstrip(".")
+            message = " ".join(error.format_message().split()).rstrip(".")  # click lists choices a line each
             raise Failure(f"{message}: `{command} --help` says more", error.exit_code) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:

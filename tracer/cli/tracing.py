@@ -77,7 +77,7 @@ def record(output_path: Path, **how: Any) -> None:
 
 @click.command(short_help="Watch regions and who grows them, live.")
 @options.which_processes
-@options.interval(click.FloatRange(min=0.1), 1.0, "Between two looks.")
+@options.interval(options.Seconds(min=0.1), 1.0, "Between two looks.")
 @options.wait
 @options.a_label
 @click.option(

@@ -433,10 +433,11 @@ def test_under_nohup_a_hangup_is_ignored() -> None:
 def report(text: str) -> list[str]:
     """A program that prints it as a trace does at its end."""
     code = f"""
-from tracer.cli import output
+from tracer.cli import output, streams
 from tracer.errors import ShmtraceError
 from tracer.views import text
 text.render = str
+streams.open_all()
 try:
     output.report({text}, as_json=False)
 except ShmtraceError as error:
@@ -457,5 +458,17 @@ def test_a_reader_that_has_seen_enough() -> None:
 def test_a_report_that_cannot_be_written() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(report("'x'"), cwd=CHECKOUT, stdout=full, stderr=subprocess.PIPE, text=True)
-    line = "the report cannot be written (No space left on device): send it elsewhere\n"
+    line = "the output cannot be written (No space left on device): send it elsewhere\n"
     assert (done.stderr, done.returncode) == (line, 1)
+
+
+def test_a_reader_that_is_slow() -> None:
+    """What is non-blocking, because somebody who shares it has made it so, is waited for."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with subprocess.Popen(report("'x' * 1_000_000"), cwd=CHECKOUT, stdout=writing) as printing:
+        os.close(writing)
+        time.sleep(0.5)
+        with open(reading, "rb") as reader:
+            assert len(reader.read()) == 1_000_001
+    assert printing.returncode == 0

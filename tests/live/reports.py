@@ -27,7 +27,7 @@ Report = dict[str, Any]
 
 def patched(*statements: str) -> list[str]:
     """A shmtrace that runs these statements first."""
-    return [sys.executable, "-c", "\n".join([*statements, "from tracer.cli import main", "main()"])]
+    return [sys.executable, "-c", "\n".join([*statements, "from tracer.__main__ import main", "main()"])]
 
 
 def find_region(report: Report, region: RegionId) -> dict[str, Any]:

@@ -44,6 +44,19 @@ def test_a_container_without_the_hosts_pids_cannot_trace() -> None:
     assert "--pid=host" in doctor.pid_namespace(host=False).remedy
 
 
+def test_the_root_of_a_container_with_users_of_its_own_sees_nothing(tmp_path: Path) -> None:
+    assert doctor.user_namespace(host=True).ok
+    check = doctor.user_namespace(host=False)
+    assert check.ok is False
+    assert not doctor.reads([*ALL_WELL, check])
+    assert not kernel.sees_host_users(tmp_path)
+
+
+def test_what_a_check_reads_may_be_absent(tmp_path: Path) -> None:
+    check = doctor.tell("huge pages", None, lambda: Check("huge pages", True, (tmp_path / "absent").read_text()))
+    assert check == Check("huge pages", None, f"cannot be told ({tmp_path}/absent: No such file or directory)")
+
+
 def test_the_hosts_pid_namespace_is_known_by_its_number(tmp_path: Path) -> None:
     assert not kernel.sees_host_pids(tmp_path)
 

@@ -274,6 +274,27 @@ def test_kprobes_are_read_by_x86s_registers(monkeypatch: pytest.MonkeyPatch) -> 
     assert kernel.why_not(TIER, there()) == "kprobes are read by x86's registers, and this is aarch64"
 
 
+@pytest.mark.parametrize("absent", ["self/status", "meminfo"])
+def test_a_proc_that_is_not_whole(tmp_path: Path, absent: str) -> None:
+    (tmp_path / str(os.getpid())).mkdir()
+    (tmp_path / "self").symlink_to(str(os.getpid()))
+    for name in ("self/status", "meminfo"):
+        (tmp_path / name).touch()
+    kernel.need_proc(tmp_path)
+    (tmp_path / absent).unlink()
+    with pytest.raises(ShmtraceError, match=rf"/{absent} cannot be read \(No such file or directory\): mount -t proc "):
+        kernel.need_proc(tmp_path)
+
+
+def test_a_proc_that_is_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "self").symlink_to("1")
+    for name in ("self/status", "meminfo"):
+        (tmp_path / name).touch()
+    with pytest.raises(ShmtraceError, match="of another PID namespace"):
+        kernel.need_proc(tmp_path)
+
+
 def test_a_tier_without_kernel_functions_is_tried_by_attaching_it() -> None:
     assert kernel.why_not(kernel.FAULTS, {}) is None
     assert kernel.why_not(kernel.PROC, {}) is None

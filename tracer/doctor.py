@@ -64,12 +64,13 @@ class Check(NamedTuple):
 def examine() -> list[Check]:
     """Try everything. The probes of each tier are attached for a moment; nothing is left behind.
 
-    Raises ShmtraceError where there is no /proc.
+    Raises ShmtraceError where /proc is not what it should be.
     """
-    missing = kernel.missing_capabilities(bpf=True)
+    kernel.need_proc()
     swap_bytes = Proc().memory().swap_bytes
     needed = [
-        privileges(missing, os.geteuid() == 0),
+        privileges(kernel.missing_capabilities(bpf=True), os.geteuid() == 0),
+        tell("user namespace", False, lambda: user_namespace(kernel.sees_host_users())),
         tell("PID namespace", False, lambda: pid_namespace(kernel.sees_host_pids())),
         bcc(),
         libbpf(),
@@ -109,6 +110,12 @@ def privileges(missing: list[str], root: bool) -> Check:
     adding = " ".join(f"--cap-add={name.removeprefix('CAP_')}" for name in missing)
     # root without them is in a container
     return Check("privileges", False, f"lacks {', '.join(missing)}", f"docker run {adding} …" if root else AS_ROOT)
+
+
+def user_namespace(host: bool) -> Check:
+    if host:
+        return Check("user namespace", True, "the host's")
+    return Check("user namespace", False, "not the host's: its root may not look at shared memory", AS_ROOT)
 
 
 def pid_namespace(host: bool) -> Check:
@@ -289,7 +296,7 @@ def best(checks: Sequence[Check]) -> Tier:
 
 def reads(checks: Sequence[Check]) -> bool:
     """Whether a snapshot works, if nothing else does."""
-    return all(check.ok is not False for check in checks if check.name == READING)
+    return all(check.ok is not False for check in checks if check.name in (READING, "user namespace"))
 
 
 def render(checks: Sequence[Check]) -> str:

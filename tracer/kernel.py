@@ -24,7 +24,7 @@ FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # system calls, by the same numbers o
 FSOPEN_CLOEXEC = FSMOUNT_CLOEXEC = 1
 FSCONFIG_CMD_CREATE = 6
 MOUNT_ATTR_RDONLY = 1
-HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
+HOST_PID_NAMESPACE, HOST_USER_NAMESPACE = 0xEFFFFFFC, 0xEFFFFFFD  # PROC_…_INIT_INO of include/linux/proc_ns.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -421,14 +421,8 @@ CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF, CAP_CHECKPOINT_RESTORE = 19
 
 
 def missing_capabilities(bpf: bool, status: Path = Path("/proc/self/status")) -> list[str]:
-    """Names of the capabilities that this process lacks: to read others' map_files and, if bpf, to trace.
-
-    Raises ShmtraceError where there is no /proc to tell by, nor anything else that shmtrace reads there.
-    """
-    try:
-        lines = status.read_text().splitlines()
-    except OSError as error:
-        raise ShmtraceError(f"{status} cannot be read ({error.strerror})", "mount -t proc proc /proc") from None
+    """Names of the capabilities that this process lacks: to read others' map_files and, if bpf, to trace."""
+    lines = status.read_text().splitlines()
     effective = int(next(line for line in lines if line.startswith("CapEff")).split()[1], 16)
 
     def have(bit: int) -> bool:
@@ -450,9 +444,35 @@ def possible_cpus() -> int:
     return int(text.strip().split("-")[-1].split(",")[-1]) + 1
 
 
+def need_proc(root: Path = Path("/proc")) -> None:
+    """Raises ShmtraceError where /proc is not there, has processes only (subset=pid), or numbers them for others."""
+    try:
+        for name in ("self/status", "meminfo"):
+            (root / name).read_bytes()
+    except OSError as error:
+        what = f"{error.filename} cannot be read ({error.strerror})"
+        raise ShmtraceError(what, f"mount -t proc proc {root}") from None
+    if (root / "self").readlink().name != str(os.getpid()):
+        raise ShmtraceError(f"{root} is of another PID namespace than this process", f"mount -t proc proc {root}")
+
+
 def sees_host_pids(namespace: Path = Path("/proc/self/ns/pid")) -> bool:
     """Whether this process's PIDs are the host's, which are those that BPF gives."""
     return namespace.stat().st_ino == HOST_PID_NAMESPACE
+
+
+def sees_host_users(namespace: Path = Path("/proc/self/ns/user")) -> bool:
+    """Whether this process's capabilities are the host's: a user namespace's own open no map_files."""
+    return namespace.stat().st_ino == HOST_USER_NAMESPACE
+
+
+def need_host_users() -> None:
+    """Raises ShmtraceError where root is not the host's root."""
+    if not sees_host_users():
+        raise ShmtraceError(
+            "this user namespace is not the host's: its root may not look at shared memory",
+            "run it as the host's root, or in a container that is not rootless and has no users of its own",
+        )
 
 
 def need_host_pids() -> None:

@@ -216,10 +216,11 @@ def test_sys_admin_stands_for_the_finer_ones() -> None:
     subprocess.run(line, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def in_own_mounts(*command: str) -> list[str]:
-    """Without tracefs."""
-    script = 'umount -l /sys/kernel/tracing /sys/kernel/debug 2>/dev/null; exec "$@"'
-    return ["unshare", "--mount", "sh", "-c", script, "sh", *command]
+def in_own_mounts(
+    *command: str, change: str = "umount -l /sys/kernel/tracing /sys/kernel/debug 2>/dev/null"
+) -> list[str]:
+    """change: of what is mounted; that tracefs is not, if nothing else is said."""
+    return ["unshare", "--mount", "sh", "-c", f'{change}; exec "$@"', "sh", *command]
 
 
 def test_tracefs_need_not_be_mounted() -> None:
@@ -238,6 +239,63 @@ def test_tracefs_cannot_be_mounted() -> None:
     failed = Failed(in_own_mounts(*without("sys_admin"), *SHMTRACE, "-a"))
     assert "tracefs is not mounted, and cannot be (Operation not permitted)" in failed.line
     assert "mount -t tracefs tracefs /sys/kernel/tracing" in failed.line
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ("umount -l /proc", "/proc/self/status"),
+        ("mount -t tmpfs none /proc", "/proc/self/status"),
+        ("mount -t proc -o subset=pid proc /proc", "/proc/meminfo"),
+    ],
+)
+@pytest.mark.parametrize(
+    "arguments", [["doctor"], ["--", "true"], ["snapshot"], ["demo", "--size", "4"], ["read", "x"]]
+)
+def test_without_proc(arguments: list[str], change: str, missing: str) -> None:
+    failed = Failed(in_own_mounts(*SHMTRACE, *arguments, change=change))
+    assert f"{missing} cannot be read (No such file or directory): mount -t proc proc /proc" in failed.line
+    assert failed.status == 1
+
+
+@pytest.mark.parametrize("arguments", [["--", "true"], ["snapshot"], ["demo", "--size", "4"], ["read", "x"]])
+def test_in_the_namespaces_of_a_container(arguments: list[str]) -> None:
+    failed = Failed(["unshare", "--user", "--map-root-user", *SHMTRACE, *arguments])
+    assert "this user namespace is not the host's" in failed.line
+    failed = Failed(["unshare", "--pid", "--fork", *SHMTRACE, *arguments])
+    assert "/proc is of another PID namespace than this process: mount -t proc proc /proc" in failed.line
+
+
+@pytest.mark.parametrize("change", ["umount -l /sys", "mount -t tmpfs none /sys"])
+def test_without_sys(change: str) -> None:
+    line = in_own_mounts(*SHMTRACE, "doctor", change=change)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "only `shmtrace snapshot` works here; to trace lacks: BTF" in " ".join(done.stdout.split())
+    done = subprocess.run(in_own_mounts(*SHMTRACE, "snapshot", change=change), cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    failed = Failed(in_own_mounts(*SHMTRACE, "-a", change=change))
+    assert f"the kernel offers no usable BTF (ENOENT): {SNAPSHOT_WORKS}" in failed.line
+
+
+@pytest.mark.parametrize("arguments", [["--", "true"], ["snapshot"], ["demo", "--size", "4"], ["doctor"]])
+def test_ascii(arguments: list[str]) -> None:
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run([*SHMTRACE, *arguments], cwd=ROOT, env=ascii_only, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii()
+
+
+@needs_cc
+def test_no_trace_ends_for_want_of_a_place_to_say_so(program: Path, tmp_path: Path) -> None:
+    """The disk with the log is full."""
+    with stepped(program, "grown", tmp_path / "notes") as workload:
+        workload.wait_for("running")
+        line = f"{' '.join(SHMTRACE)} record -p {workload.tgid} -d 3 -o {tmp_path}/x.capture 2>/dev/full"
+        done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True)
+        assert (done.returncode, done.stdout) == (0, b"")
+    report = subprocess.run([*SHMTRACE, "report", tmp_path / "x.capture", "--json"], cwd=ROOT, capture_output=True)
+    assert read_report(report.stdout)
 
 
 def test_bcc_cannot_be_imported(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from tracer.procfs import Proc
 
 
 def need_root(bpf: bool) -> None:
+    """Raises ShmtraceError."""
+    kernel.need_proc()
+    kernel.need_host_users()
     missing = kernel.missing_capabilities(bpf)
     if missing:
         # root without them is in a container

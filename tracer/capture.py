@@ -18,6 +18,7 @@ APPLICATION_ID = 0x73686D74  # "shmt"
 SCHEMA_VERSION = 2
 SCHEMA = Path(__file__).with_name("schema.sql")
 REMEDY = "`shmtrace record` makes one"
+PAGE_BYTES = 4096  # of a capture, whatever the page of the host that reads it
 MIN_SAMPLES = 1000  # no fewer are left for the sake of a file's size
 BUSY_SECONDS = 10.0  # a reader waits so long for the trace that writes it, and the other way round
 

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from tests.captures import NAMES, load
 from tests.captures.__main__ import HOSTILE
+from tests.recorded import shmtrace
 from tracer import account
 from tracer.capture import Capture
 from tracer.cli import main
@@ -56,7 +57,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def look(path: Path, view: str) -> str:
     command, *options = {**TEXTS, **DOCUMENTS}[view]
-    done = CliRunner().invoke(main, [command, str(path), *options])
+    done = shmtrace(command, path, *options)
     assert done.exit_code == 0, done.output
     return done.stdout
 

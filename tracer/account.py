@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from tracer import sources
 from tracer.capture import PAGE_BYTES, Capture
 from tracer.errors import ShmtraceError
 
@@ -267,6 +268,7 @@ class Window(NamedTuple):
 
 
 ALL_TIME = Window()
+MAX_OVERDRAWN = 3  # regions, by their ids in a warning
 
 
 class Account(NamedTuple):
@@ -313,7 +315,7 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
         name = identity if ids[identity] == 1 else f"{identity}/{ids[identity]}"
         region = _region(capture, row, name, processes, labels if session.label else None, window)
         parents.setdefault(row["top"], []).append(region)
-    return Account(
+    read = Account(
         session,
         sorted(
             (Parent(processes.get(top or 0), _most_first(regions)) for top, regions in parents.items()),
@@ -321,6 +323,12 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
         ),
         window,
     )
+    overdrawn = [region for region in read.regions if region.unseen_bytes < 0]
+    if overdrawn:
+        pages = -sum(region.unseen_bytes for region in overdrawn) // PAGE_BYTES
+        some = ", ".join(region.id for region in overdrawn[:MAX_OVERDRAWN]) + " …" * (len(overdrawn) > MAX_OVERDRAWN)
+        session.warnings.append(f"{pages} more pages have an owner than there are: what is said of {some} is wrong")
+    return read
 
 
 def read_session(capture: Capture) -> Session:
@@ -328,29 +336,52 @@ def read_session(capture: Capture) -> Session:
     sessions = capture.rows("SELECT * FROM session")
     if not sessions:
         raise ShmtraceError("the capture is empty", "it was cut off before anything was recorded; record another")
-    (session,) = sessions
-    lists = {name: _lines(session[name]) for name in ("blind_to", "warnings")}
-    return Session(**{**dict(session), **lists, "complete": bool(session["complete"])})
-
-
-def read_processes(capture: Capture) -> dict[int, Process]:
-    """By row."""
-    return {
-        row["id"]: Process(
-            row["id"],
-            row["tgid"],
-            row["start_time_ns"],
-            row["comm"],
-            row["command"],
-            row["parent_tgid"],
-            row["exited_ns"],
-            bool(row["stranger"]),
-            row["started_ns"],
-            row["cgroup"],
-            row["ns_tgid"],
-        )
-        for row in capture.rows("SELECT * FROM process")
+    session = sessions[0]
+    try:
+        sources.parse(session["label"] or "php")
+    except ValueError as error:
+        raise capture.damaged(f"session.label: {error}") from None
+    known = {
+        "blind_to": _lines(session["blind_to"]),
+        "warnings": [*capture.remarks, *_lines(session["warnings"])],
+        "complete": bool(session["complete"]),
+        "ended_ns": max(session["started_ns"], session["ended_ns"]),  # the clock may have been put back
     }
+    return Session(**{**dict(session), **known})
+
+
+class Processes(dict[int, Process]):
+    """Of a capture, by row. Raises ShmtraceError for one that is not there."""
+
+    def __init__(self, capture: Capture, found: Iterable[Process]) -> None:
+        super().__init__((process.row, process) for process in found)
+        self._capture = capture
+
+    def __missing__(self, row: int) -> Process:
+        raise self._capture.damaged(f"it refers to process {row}, which is not there")
+
+
+def read_processes(capture: Capture) -> Processes:
+    """By row."""
+    return Processes(
+        capture,
+        (
+            Process(
+                row["id"],
+                row["tgid"],
+                row["start_time_ns"],
+                row["comm"],
+                row["command"],
+                row["parent_tgid"],
+                row["exited_ns"],
+                bool(row["stranger"]),
+                row["started_ns"],
+                row["cgroup"],
+                row["ns_tgid"],
+            )
+            for row in capture.rows("SELECT * FROM process")
+        ),
+    )
 
 
 MADE_BY = """

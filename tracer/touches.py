@@ -44,7 +44,7 @@ COLUMNS = [
 def rows(account: Account, capture: Capture, processes: dict[int, Process]) -> Iterator[Touch]:
     """The bytes of a region's rows add up to what it has allocated. Of all of the capture's time."""
     regions = {region.row: region for region in account.regions}
-    numbers = array("q")  # all of them, read at once: a trace that writes the capture waits for who reads it
+    numbers = array("q")  # all of them, read at once: a trace commits nothing while it is being read
     for touched in capture.each(TOUCHED):
         numbers.extend(touched)
     yield from _left(account, "before")

@@ -178,6 +178,19 @@ def test_a_broken_file(tmp_path: Path) -> None:
         Capture.open(path)
 
 
+@pytest.mark.parametrize("name", ["\u202e" * 9, "\n" * 9, "x" * 999])
+def test_what_a_file_has_to_say_for_itself(name: str, tmp_path: Path) -> None:
+    """SQLite's own errors have words of the file in them."""
+    path = altered(tmp_path / "x.capture", f'CREATE TABLE "{name}" (x)')
+    raw = path.read_bytes()
+    for word, other in (b"(x)", b"(,)"), (b"(x)", b"\xff)"):
+        path.write_bytes(raw.replace(b'"' + name.encode() + b'" ' + word, b'"' + name.encode() + b'" ' + other))
+        done = shmtrace("report", path)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert f"{path} is damaged: " in done.stderr
+        assert len(done.stderr) < 500
+
+
 def test_tables_of_the_reader_s_own_are_no_damage(tmp_path: Path) -> None:
     path = altered(
         tmp_path / "x.capture",

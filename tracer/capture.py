@@ -11,6 +11,7 @@ import os
 import sqlite3
 import stat
 import struct
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -37,6 +38,7 @@ MAX_ROW_BYTES = 1 << 20  # a stack of 127 frames takes a tenth
 STEPS, STEPS_A_BYTE = 50_000_000, 40
 HEAP_BYTES, HEAP_A_BYTE = 128 << 20, 4
 STEPS_AT_ONCE = 1_000_000
+MAX_REASON = 200  # characters
 
 # SQLite sorts for GROUP BY: of extents, which come by page and not by who touched them, that takes twice the time.
 ADD_UP = """
@@ -131,6 +133,8 @@ class Capture:
         try:
             if not self._is_read:
                 self._end(whole=kind is None)
+            elif isinstance(error, UnicodeDecodeError):  # of an error of SQLite's, which has the file's own words in it
+                raise self.damaged("what SQLite says of it is no UTF-8") from None
             elif isinstance(error, (sqlite3.Error, MemoryError)):
                 raise self.damaged(str(error) or "it takes more memory than others of its size") from None
         finally:
@@ -151,8 +155,9 @@ class Capture:
         self._db.execute("PRAGMA journal_mode = DELETE")
 
     def damaged(self, reason: str) -> ShmtraceError:
-        """What a reader ends with."""
-        return ShmtraceError(f"{self._path} is damaged: {reason}", "`sqlite3 FILE .recover` shows what is left of it")
+        """What a reader ends with. The reason may have words of the file in it."""
+        said = textwrap.shorten(reason, MAX_REASON, placeholder="…")
+        return ShmtraceError(f"{self._path} is damaged: {said}", "`sqlite3 FILE .recover` shows what is left of it")
 
     def commit(self) -> bool:
         """Whether it was done: where a reader is in the way, what there is so far goes with the next one."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tracer import __version__, events, kernel, ledger, private, probes, procfs, targets, wire
 from tracer.adopting import Adopting
-from tracer.capture import Capture
+from tracer.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
 from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
 from tracer.errors import ShmtraceError
@@ -22,7 +22,7 @@ from tracer.labelling import Labelling
 from tracer.lives import Lives, Process
 from tracer.private import Private
 from tracer.probes import Sizes
-from tracer.procfs import PAGE_BYTES, Proc, ProcessStat, RegionKey
+from tracer.procfs import Proc, ProcessStat, RegionKey
 from tracer.regions import Finder, Region
 from tracer.sources import Source
 from tracer.targets import Targets
@@ -90,6 +90,11 @@ class Trace:
 
     def __enter__(self) -> Trace:
         kernel.need_host_pids()
+        if procfs.PAGE_BYTES != PAGE_BYTES:
+            raise ShmtraceError(
+                f"this host's pages have {procfs.PAGE_BYTES} bytes, and a trace counts pages of {PAGE_BYTES}",
+                "`shmtrace snapshot` works here",
+            )
         processes = self._proc.processes()
         self._sizes = self._room(self._tree(processes))
         flags = ["WATCH_EXEC"] if self._wanted.everything or self._wanted.patterns else []

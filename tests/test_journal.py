@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import struct
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,6 +162,34 @@ def test_a_directory_that_is_sticky_is_as_safe(tmp_path: Path) -> None:
     path = killed(tmp_path / "x.capture")
     tmp_path.chmod(0o1777)
     assert touched_pages(path) == (COMMITTED, [])
+
+
+def test_killed_when_it_had_hardly_begun(tmp_path: Path) -> None:
+    """It is empty, or has its first row; and it is not taken for one that is damaged."""
+    rng = random.Random(7)
+    outcomes: Counter[str | int] = Counter()
+    for number in range(60):
+        path = tmp_path / f"{number}.capture"
+        child = os.fork()
+        if not child:
+            with Capture(path) as capture:
+                for ino in (7, 8):
+                    capture.insert("region", dev=1, ino=ino, kind="anon", name="/dev/zero")
+                capture.commit()
+                os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(rng.uniform(0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        if not path.exists():
+            outcomes["not there"] += 1
+            continue
+        try:
+            with Capture.open(path) as capture:
+                outcomes[len(capture.rows("SELECT * FROM region"))] += 1
+        except ShmtraceError as error:
+            outcomes[error.message.replace(f"{path} ", "")] += 1
+    assert set(outcomes) <= {"not there", "is empty", 0, 2}
+    assert len(outcomes) > 1
 
 
 # ---- while it is being written ----

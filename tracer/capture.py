@@ -74,10 +74,8 @@ class Capture:
         self._db.execute("PRAGMA synchronous = OFF")
         # the journal stays where it is, and empty between two commits: nobody can put another in its place
         self._db.execute("PRAGMA journal_mode = TRUNCATE")
-        self._db.executescript(SCHEMA.read_text())
-        self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self._db.execute("BEGIN")
+        says = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+        self._db.executescript(f"BEGIN; {SCHEMA.read_text()} {says} COMMIT; BEGIN")  # all of it or nothing
 
     @classmethod
     def open(cls, path: Path) -> Capture:
@@ -100,6 +98,8 @@ class Capture:
         capture._begin(db)
         try:
             capture._guard(path.stat().st_size)
+            if not capture.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
+                raise _empty(path)
             damage = verify.damage(db, SCHEMA.read_text())
         except BaseException as error:
             capture.__exit__(type(error), error)
@@ -268,7 +268,7 @@ def _check_header(path: Path) -> None:
     finally:
         os.close(fd)
     if not header:
-        raise ShmtraceError(f"{path} is empty", "it was cut off before anything was recorded; record another")
+        raise _empty(path)
     if len(header) < HEADER.size or not header.startswith(MAGIC):
         raise ShmtraceError(f"{path} cannot be read as a capture (it is no SQLite file)", REMEDY)
     _, writing, reading, version, application = HEADER.unpack(header)
@@ -281,6 +281,10 @@ def _check_header(path: Path) -> None:
         )
     if WAL in (writing, reading):
         raise ShmtraceError(f"{path} has been put into WAL mode", "`PRAGMA journal_mode = DELETE` in sqlite3 ends that")
+
+
+def _empty(path: Path) -> ShmtraceError:
+    return ShmtraceError(f"{path} is empty", "it was cut off before anything was recorded; record another")
 
 
 def _create(path: Path) -> None:

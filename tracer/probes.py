@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import sys
 import tempfile
@@ -195,7 +196,8 @@ class Probes:
         self._queue: list[bytes] = []
         self._lib, self._types = lib, bcc.BPF
         self._links: list[int] = []
-        self._uprobes: list[tuple[bytes, int]] = []
+        self._uprobes: dict[int, bytes] = {}
+        self._numbers = itertools.count()
         with _quiet():
             sources = ("maps.c", *tier.sources)
             text = "\n".join(f'#line 1 "{name}"\n{(SOURCES / name).read_text()}' for name in sources)
@@ -236,9 +238,8 @@ class Probes:
                 stack.enter_context(kernel.tracefs())  # where its return probes are named
             for link in self._links:
                 os.close(link)
-            for name, fd in self._uprobes:
-                self._lib.bpf_close_perf_event_fd(fd)
-                self._lib.bpf_detach_uprobe(name)
+            for fd in list(self._uprobes):
+                self.detach_uprobe(fd)
             self._bpf.cleanup()
 
     # ---- load and attach ----
@@ -308,19 +309,24 @@ class Probes:
             name = self._points[probe.program].name.encode()
             self._bpf.attach_kretprobe(event=name, fn_name=program, maxactive=MAX_ACTIVE)
 
-    def attach_uprobe(self, program: str, path: Path, offset: int) -> None:
-        """To a function of a program, by its offset in the file; in all processes that run it.
+    def attach_uprobe(self, program: str, path: Path, offset: int) -> int:
+        """To a function of a program, by its offset in the file; in all processes that run it. For detach_uprobe.
 
         Raises ShmtraceError.
         """
         function = self._bpf.load_func(program.encode(), self._types.KPROBE)
-        event = f"{program}_{os.getpid()}_{len(self._uprobes)}".encode()
+        event = f"{program}_{os.getpid()}_{next(self._numbers)}".encode()
         # bcc's own attach_uprobe leaves out the last argument of this, which is then whatever the register held
         # (iovisor/bcc#5236): the place of a reference counter
         fd = self._lib.bpf_attach_uprobe(function.fd, 0, event, os.fsencode(path), ctypes.c_uint64(offset), -1, 0)
         if fd < 0:
             raise ShmtraceError(f"a uprobe on {path.resolve()} is refused", "take a label that needs none")
-        self._uprobes.append((event, fd))
+        self._uprobes[fd] = event
+        return int(fd)
+
+    def detach_uprobe(self, fd: int) -> None:
+        self._lib.bpf_close_perf_event_fd(fd)
+        self._lib.bpf_detach_uprobe(self._uprobes.pop(fd))
 
     # ---- regions ----
 
@@ -414,7 +420,8 @@ class Probes:
         misses = {name: bpf.recursion_misses(program) for name, program in self._programs.items()}
         if self._fexit:  # either makes up for the other
             misses["adding"] = min(misses["adding"], misses.pop("added"))
-        if self._stacked:  # a fault within the program of a fault is of the walk along the stack, and makes no page
+        # a fault within the program of a fault is of what it reads there, a stack or a label, and makes no page
+        if self._stacked or kernel.LABELS[0] in self.tier.probes:
             misses.pop("page_fault", None)
         skipped = sum(misses.values())
         if self.tier.by == "kprobe":

@@ -327,13 +327,9 @@ class Trace:
 
     def _label(self, head: events.Head) -> None:
         """Another program has other labels, or none."""
-        if not self._labelling:
-            return
-        self._labelling.begin(head.tgid, self._clock.since_us(head.time_ns))
-        try:
+        if self._labelling:
+            self._labelling.begin(head.tgid, self._clock.since_us(head.time_ns))
             self._labelling.adopt(head.tgid)
-        except ShmtraceError as error:  # as good a reason to refuse at the start, but the trace has begun
-            self._warn(f"{error.message}: its labels are ?")
 
     def _met(self, event: events.Region, process: Process | None) -> None:
         """A region that the kernel side met first: made, or mapped by the tree for the first time."""
@@ -468,6 +464,10 @@ class Trace:
         """What is traced, in a few words."""
         alive = len(self.lives.tree())
         return f"{alive} {'process' if alive == 1 else 'processes'}, {len(self.regions)} region(s)"
+
+    def doubt(self) -> str | None:
+        """Why what is traced has no labels, as it looks by now."""
+        return self._labelling.doubt if self._labelling else None
 
     def summary(self) -> Summary:
         touched: dict[int, int] = {}

@@ -132,7 +132,7 @@ class Trace:
             if self._wants_stacks:
                 from tracer.stacks import Stacks
 
-                self._stacks = Stacks(self._capture, self._probes, self.lives, self.regions)
+                self._stacks = Stacks(self._capture, self._probes, self.lives, self.regions, self._warn)
             self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
             self._adopt_tree(processes)
             self._private = self._measure_private()
@@ -145,8 +145,6 @@ class Trace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._probes.__exit__(kind, error, trace)
-        if self._stacks:
-            self._stacks.close()
 
     def _measure_private(self) -> Private:
         tree = self.lives.tree()

@@ -63,6 +63,9 @@ The command line is wrong.
 .B read
 has left out pages that are swapped out.
 .TP
+.B 70
+A fault of shmtrace's own, in one line; please report it.
+.TP
 .BI 128+ N
 Signal
 .I N
@@ -74,6 +77,9 @@ ends with the status of the command.
 .TP
 .B NO_COLOR
 Where it is set, and not empty, nothing is coloured. Nor is anything that does not go to a terminal.
+.TP
+.B SHMTRACE_TRACEBACK
+Where it is 1, such a fault is told in all its lines.
 .TP
 .B TZ
 The time of day in reports.

@@ -127,6 +127,10 @@ def test_help_needs_no_right_and_no_bcc(
         (["snapshot", "--bogus"], "No such option: --bogus: `shmtrace snapshot --help` says more"),
         (["snapshot", "-d", "3"], "No such option: -d: `shmtrace snapshot --help` says more"),
         (["frobnicate"], "No such command 'frobnicate': `shmtrace --help` says more"),
+        (
+            ["completion"],
+            "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish: `shmtrace completion --help` says more",
+        ),
         (["-p"], "Option '-p' requires an argument: `shmtrace --help` says more"),
         (["trace"], "name one of: -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
         (["--json"], "name one of: -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
@@ -179,7 +183,7 @@ def test_sizes(size: str, size_bytes: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("_may_trace")
-@pytest.mark.parametrize("number", ["0", "-1", "soon", ""])
+@pytest.mark.parametrize("number", ["0", "-1", "soon", "", "nan"])
 @pytest.mark.parametrize("option", ["-d", "-i"])
 def test_times_that_are_none(option: str, number: str) -> None:
     status, line = fail("-a", option, number)
@@ -382,6 +386,13 @@ def test_a_command_that_cannot_run(name: str, mode: int | None, status: int, rea
     assert (str(raised.value), raised.value.status) == (f"cannot run {path}: {reason}", status)
 
 
+def test_a_command_without_a_name() -> None:
+    """As of a variable that is not set."""
+    with Started(("",)) as started, pytest.raises(ShmtraceError, match="No such file") as raised:
+        started.go()
+    assert raised.value.status == 127
+
+
 # ---- signals ----
 
 
@@ -422,10 +433,11 @@ def test_under_nohup_a_hangup_is_ignored() -> None:
 def report(text: str) -> list[str]:
     """A program that prints it as a trace does at its end."""
     code = f"""
-from tracer.cli import output
+from tracer.cli import output, streams
 from tracer.errors import ShmtraceError
 from tracer.views import text
 text.render = str
+streams.open_all()
 try:
     output.report({text}, as_json=False)
 except ShmtraceError as error:
@@ -446,5 +458,17 @@ def test_a_reader_that_has_seen_enough() -> None:
 def test_a_report_that_cannot_be_written() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(report("'x'"), cwd=CHECKOUT, stdout=full, stderr=subprocess.PIPE, text=True)
-    line = "the report cannot be written (No space left on device): send it elsewhere\n"
+    line = "the output cannot be written (No space left on device): send it elsewhere\n"
     assert (done.stderr, done.returncode) == (line, 1)
+
+
+def test_a_reader_that_is_slow() -> None:
+    """What is non-blocking, because somebody who shares it has made it so, is waited for."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with subprocess.Popen(report("'x' * 1_000_000"), cwd=CHECKOUT, stdout=writing) as printing:
+        os.close(writing)
+        time.sleep(0.5)
+        with open(reading, "rb") as reader:
+            assert len(reader.read()) == 1_000_001
+    assert printing.returncode == 0

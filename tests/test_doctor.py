@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -85,13 +84,17 @@ def test_lockdown(mode: str | None, ok: bool) -> None:
 
 
 def test_without_tracefs_its_command_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextlib.contextmanager
-    def tracefs() -> Iterator[Path]:
-        raise ShmtraceError("tracefs is not mounted")
-        yield
+    """The better tiers work without."""
 
-    monkeypatch.setattr(kernel, "tracefs", tracefs)
-    assert doctor.tracefs().remedy == "mount -t tracefs tracefs /sys/kernel/tracing"
+    def refuse(_filesystem: str) -> int:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(kernel, "mounted_tracefs", lambda: None)
+    monkeypatch.setattr(kernel, "_detached", refuse)
+    check = doctor.tracefs()
+    assert check.ok is None
+    assert "(not permitted)" in check.found
+    assert check.remedy == "mount -t tracefs tracefs /sys/kernel/tracing"
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels import fetch
+from tests.kernels import __main__ as command_line
+from tests.kernels import fetch, matrix
 from tests.kernels.commands import NoResultError, run
-from tests.kernels.fetch import pick_packages, pick_series
+from tests.kernels.fetch import pick_mirrors, pick_packages, pick_series
 from tests.kernels.guest import complaints
 from tests.kernels.initramfs import DIRECTORY, FILE, Entry, Kernel, cpio, initramfs, modules_to_load
 from tests.kernels.results import Case, Result, read_cases, table, tier_of
@@ -37,6 +38,19 @@ NAMES = [
     "linux-image-7.2.13+deb14-cloud-amd64",
     "linux-modules-7.2.13+deb14-cloud-amd64",
 ]
+
+# As `apt-get update --print-uris` has it.
+MIRROR = "http://ftp.cz.debian.org/debian"
+URIS = f"""\
+'{MIRROR}/dists/bookworm/InRelease' ftp.cz.debian.org_debian_dists_bookworm_InRelease 0 
+'{MIRROR}/dists/bookworm-updates/InRelease' ftp.cz.debian.org_debian_dists_bookworm-updates_InRelease 0 
+'{MIRROR}/dists/bookworm/main/binary-amd64/Packages.xz' ftp.cz.debian.org_debian_dists_bookworm_main_binary-amd64_Packages 0 
+'http://packages.example/security/dists/bookworm-security/InRelease' packages.example_security_dists_bookworm-security_InRelease 0 
+'https://user:word@old.example/debian/dists/buster/updates/InRelease' old.example_debian_dists_buster_updates_InRelease 0 
+'mirror+file:/etc/apt/mirrors/debian.list/dists/stable/InRelease' _etc_apt_mirrors_debian.list_dists_stable_InRelease 0 
+'cdrom://Debian%2012/dists/bookworm/InRelease' Debian%2012_dists_bookworm_InRelease 0 
+'http://packages.example/flat/./InRelease' packages.example_flat_._InRelease 0 
+"""  # noqa: E501, W291 # apt's lines
 
 # As pytest writes it, but for what is not read.
 RECORD = """<?xml version="1.0" encoding="utf-8"?>
@@ -105,13 +119,28 @@ def test_the_series_there_are() -> None:
     assert pick_series(NAMES) == ["5.10", "6.1", "6.12", "7.2"]
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, cache: Path, names: str = "", broken: str = "") -> list[str]:
+@pytest.mark.parametrize(
+    ("suite", "mirrors"),
+    [
+        ("sid", [MIRROR, "mirror+file:/etc/apt/mirrors/debian.list"]),
+        ("trixie-security", ["http://packages.example/security", "https://user:word@old.example/debian"]),
+    ],
+)
+def test_the_mirrors_of_apts_sources(suite: str, mirrors: list[str]) -> None:
+    assert pick_mirrors(URIS, suite) == mirrors
+
+
+def stand_in(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, names: str = "", broken: str = "", uris: str = URIS
+) -> list[str]:
     """In place of the programs that fetch: what they are asked for."""
     asked: list[str] = []
 
     async def answer(*command: str, cwd: Path = cache) -> str:
+        if "--print-uris" in command:
+            return uris
         asked.append(command[0])
-        if command[0] == broken:
+        if broken and broken in (command[0], *sources(command)):
             raise NoResultError(f"{broken} ended with 1")
         if "download" in command:
             (cwd / "a.deb").touch()
@@ -125,6 +154,12 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, cache: Path, names: str = "", brok
     return asked
 
 
+def sources(command: tuple[str, ...]) -> list[str]:
+    """The words of apt's sources, where apt is given any."""
+    named = next((word for word in command if word.startswith("Dir::Etc::SourceList=")), None)
+    return Path(named.partition("=")[2]).read_text().split() if named else []
+
+
 def test_fetches_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = stand_in(monkeypatch, tmp_path / "cache", "\n".join(NAMES))
     for _ in range(2):
@@ -135,6 +170,19 @@ def test_fetches_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "cache/6.12",
         "cache/6.12/unpacked",
     ]
+
+
+def test_takes_the_next_mirror_where_one_has_it_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = stand_in(monkeypatch, tmp_path / "cache", "\n".join(NAMES), MIRROR)
+    assert asyncio.run(fetch.fetch("6.12")) == tmp_path / "cache/6.12"
+    assert asked == ["apt-get", "apt-get", "apt-cache", "apt-get", "dpkg-deb"]
+
+
+def test_says_where_apt_has_no_mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = stand_in(monkeypatch, tmp_path, uris="'cdrom://Debian/dists/bookworm/InRelease' Debian 0 \n")
+    with pytest.raises(NoResultError, match=r"sid: see sources\.list\(5\)"):
+        asyncio.run(fetch.fetch("7.2"))
+    assert asked == []
 
 
 @pytest.mark.parametrize("broken", ["apt-get", "apt-cache", "dpkg-deb"])
@@ -253,6 +301,33 @@ def test_table() -> None:
     ]
     assert [result.failed for result in results] == [True, False, True]
     assert table(["kernel"], results) == TABLE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kernels"),
+    [
+        ([], ["5.10", "6.1", "6.12", "7.2"]),
+        (["oldest", "newest"], ["5.10", "7.2"]),
+        (["7.2", "6.12", "newest"], ["7.2", "6.12"]),
+    ],
+)
+def test_what_is_recorded_is_of_all_kernels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], kernels: list[str]
+) -> None:
+    examined = []
+
+    async def examine(subject: matrix.Subject, *_: object) -> Result:
+        examined.append(subject.kernel)
+        return Result(subject.names, read_cases(RECORD)[:1], [], 1.0)
+
+    monkeypatch.setattr(matrix, "examine", examine)
+    monkeypatch.setattr(matrix, "FOUND", tmp_path / "found.json")
+    monkeypatch.setenv("SHMTRACE_REFRESH_GOLDEN", "1")
+    monkeypatch.setattr(sys, "argv", ["tests.kernels", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    assert (ended.value.code, examined) == (0, kernels)
+    assert (tmp_path / "found.json").exists() == (len(kernels) == 4)
 
 
 @pytest.mark.parametrize("name", ["init.sh", "switched.sh"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable
 from typing import Callable
 
 import pytest
+from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
@@ -326,3 +328,19 @@ def test_of_many_growers_the_first_are_shown() -> None:
         assert app.query_one("#growers", Table).chosen is not None
 
     driven(script, many)
+
+
+def test_what_goes_wrong_in_drawing_is_raised(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And no traceback is shown, which would have all variables in it."""
+
+    async def never() -> Account | None:
+        return await asyncio.Event().wait() and None
+
+    monkeypatch.setattr(Top, "run", functools.partialmethod(App.run, headless=True))
+    monkeypatch.setattr(top, "status", lambda _: {}["gone"])
+    with pytest.raises(KeyError, match="gone"):
+        screen.show(BEFORE, never, lambda: None, "process")
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.out + shown.err

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -89,11 +91,39 @@ def test_pidfiles_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(NoPidfileError) as raised:
         targets.parse([str(missing)])
     assert str(raised.value) == f"pidfile {missing}: No such file or directory: is the service running?"
-    with pytest.raises(NoPidfileError, match="Is a directory"):
-        targets.parse([str(tmp_path)])
 
 
-@pytest.mark.parametrize("word", ["[", "php-fpm(", "*"])
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "directory", "device"])
+def test_what_is_no_pidfile(kind: str, tmp_path: Path) -> None:
+    """A FIFO would wait for its writer, and /dev/zero has no end."""
+    path = tmp_path / kind
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ShmtraceError) as raised:
+        targets.parse([str(path)])
+    assert str(raised.value) == f"pidfile {path} is no regular file: name the process or its PID"
+
+
+def test_no_more_of_a_pidfile_is_read_than_a_pid(tmp_path: Path) -> None:
+    pidfile = tmp_path / "fpm.pid"
+    pidfile.write_text("811\n")
+    os.truncate(pidfile, 1 << 40)
+    assert targets.parse([str(pidfile)]).tgids == {811}
+    pidfile.write_bytes(b"9" * 5000)  # more digits than Python makes a number of
+    assert len(targets.parse([str(pidfile)]).tgids) == 1
+
+
+def test_a_number_that_no_process_has() -> None:
+    assert roots("9" * 5000) == []
+
+
+@pytest.mark.parametrize("word", ["[", "php-fpm(", "*", "a{99999999999}", "(" * 50_000])
 def test_words_that_are_no_expression(word: str) -> None:
     with pytest.raises(ShmtraceError, match=r"is no regular expression \(.+\): escape it with \\$"):
         targets.parse([word])

@@ -63,6 +63,7 @@ def _libbpf() -> ctypes.CDLL:
     lib.btf__name_by_offset.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
     lib.btf__name_by_offset.restype = ctypes.c_char_p
     lib.btf__free.argtypes = [ctypes.c_void_p]
+    lib.libbpf_set_print(None)  # it would say on stderr what comes back as an error, too
     return lib
 
 

@@ -46,6 +46,8 @@ class Started:
                 os.execvp(self._command[0], self._command)  # noqa: S606
         except OSError as error:
             os.write(failed, bytes([error.errno or 0]))
+        except ValueError:  # no name at all
+            os.write(failed, bytes([errno.ENOENT]))
         finally:
             os._exit(NOT_FOUND)
 

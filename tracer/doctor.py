@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import functools
 import importlib
 import mmap
 import os
@@ -14,7 +16,7 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +26,7 @@ from tracer.errors import ShmtraceError
 from tracer.kernel import Tier
 from tracer.probes import Probes, Sizes
 from tracer.procfs import PAGE_BYTES, Proc
-from tracer.views.text import COLUMNS, format_bytes
+from tracer.views.text import COLUMNS, format_bytes, printable
 
 SMALL = Sizes(blocks=64, processes=64, regions=64, usages=64)
 NAME_COLUMNS = 26  # of the state and the name, before what was found
@@ -37,6 +39,7 @@ TOLD_BY = {
 READING = "map_files"  # the one check that a snapshot stands on
 THP = Path("/sys/kernel/mm/transparent_hugepage")
 HUGETLB = Path("/sys/kernel/mm/hugepages")
+MOUNTS = Path("/proc/self/mounts")
 # By the program that installs packages: the command, and what it calls Debian's python3-bpfcc and libbpf1.
 PACKAGES = {
     "apt-get": ("apt-get install", "python3-bpfcc", "libbpf1"),
@@ -59,17 +62,21 @@ class Check(NamedTuple):
 
 
 def examine() -> list[Check]:
-    """Try everything. The probes of each tier are attached for a moment; nothing is left behind."""
-    memory = Proc().memory()
+    """Try everything. The probes of each tier are attached for a moment; nothing is left behind.
+
+    Raises ShmtraceError where there is no /proc.
+    """
+    missing = kernel.missing_capabilities(bpf=True)
+    swap_bytes = Proc().memory().swap_bytes
     needed = [
-        privileges(kernel.missing_capabilities(bpf=True), os.geteuid() == 0),
-        pid_namespace(kernel.sees_host_pids()),
+        privileges(missing, os.geteuid() == 0),
+        tell("PID namespace", False, lambda: pid_namespace(kernel.sees_host_pids())),
         bcc(),
         libbpf(),
         Check("kernel headers", True, "not needed"),
         kernel_types(),
         lockdown(kernel.lockdown()),
-        tracefs(),
+        tell("tracefs", None, tracefs),
     ]
     tiers = tried(kernel.TIERS, needed)
     exact = any(check.ok for tier, check in zip(kernel.TIERS, tiers) if tier.name == kernel.KPROBE.name)
@@ -77,12 +84,20 @@ def examine() -> list[Check]:
         *needed,
         *tiers,
         *region_calls(),
-        huge_pages(THP, Path("/proc/self/mounts").read_text(), exact),
-        hugetlb(HUGETLB, exact),
-        Check("swap", True, f"{format_bytes(memory.swap_bytes)}: a page that is swapped out keeps its toucher")
-        if memory.swap_bytes
+        tell("huge pages", None, lambda: huge_pages(THP, MOUNTS.read_text(errors="backslashreplace"), exact)),
+        tell("hugetlb", None, lambda: hugetlb(HUGETLB, exact)),
+        Check("swap", True, f"{format_bytes(swap_bytes)}: a page that is swapped out keeps its toucher")
+        if swap_bytes
         else Check("swap", True, "none"),
     ]
+
+
+def tell(name: str, ok: bool | None, check: Callable[[], Check]) -> Check:
+    """What a check comes to. ok: where what it reads is not there, in a container or a kernel of few parts."""
+    try:
+        return check()
+    except OSError as error:
+        return Check(name, ok, f"cannot be told ({error.filename or 'a system call'}: {error.strerror})")
 
 
 # ---- the checks ----
@@ -147,19 +162,12 @@ def lockdown(mode: str | None) -> Check:
 
 
 def tracefs() -> Check:
-    mounted = kernel.TRACEFS / "events", kernel.DEBUG_TRACEFS / "events"
-    was_mounted = any(path.is_dir() for path in mounted)
     try:
-        with kernel.tracefs() as place:
-            pass
-    except ShmtraceError:
-        return Check(
-            "tracefs",
-            False,
-            "not mounted, and this process cannot mount it",
-            f"mount -t tracefs tracefs {kernel.TRACEFS}",
-        )
-    return Check("tracefs", True, str(place) if was_mounted else "mounted where it is needed, for that moment")
+        with kernel.tracefs():
+            place = kernel.mounted_tracefs()
+    except ShmtraceError as error:
+        return Check("tracefs", None, f"{error.message}: page faults are not told without it", error.remedy)
+    return Check("tracefs", True, str(place) if place else "not mounted, and need not be")
 
 
 def tried(tiers: Sequence[Tier], needed: Sequence[Check]) -> list[Check]:
@@ -167,7 +175,7 @@ def tried(tiers: Sequence[Tier], needed: Sequence[Check]) -> list[Check]:
     missing = [check.name for check in needed if check.ok is False]
     if missing:
         return [Check(tier.title, None, f"not tried, for want of the above ({', '.join(missing)})") for tier in tiers]
-    checks = [try_tier(tier) for tier in tiers]
+    checks = [tell(tier.title, None, functools.partial(try_tier, tier)) for tier in tiers]
     if any(check.ok for check in checks):
         return checks
     return [check._replace(ok=False) for check in checks]
@@ -187,14 +195,14 @@ def try_tier(tier: Tier) -> Check:
 
 def region_calls() -> list[Check]:
     """Each call that a region is looked at by, on one of our own."""
-    with _own_region() as path:
-        try:
+    try:
+        with _own_region() as path:
             path.stat()
-        except OSError as error:
-            return [Check(READING, False, f"cannot be read ({error.strerror})", AS_ROOT)]
-        lacking = kernel.missing_capabilities(bpf=False)
-        resident_bytes, _ = procfs.residency(path)
-        generation, born_ns = procfs.generation(path), procfs.birth_time_ns(path)
+            resident_bytes, _ = procfs.residency(path)
+            generation, born_ns = procfs.generation(path), procfs.birth_time_ns(path)
+    except OSError as error:
+        return [Check(READING, False, f"cannot be read ({error.strerror})", AS_ROOT)]
+    lacking = kernel.missing_capabilities(bpf=False)
     return [
         Check(READING, False, f"only our own, without {', '.join(lacking)}", AS_ROOT)
         if lacking
@@ -213,11 +221,13 @@ def region_calls() -> list[Check]:
 
 @contextlib.contextmanager
 def _own_region() -> Iterator[Path]:
-    """The map_files path of a page of shared memory."""
+    """The map_files path of a page of shared memory. Raises OSError."""
     with mmap.mmap(-1, PAGE_BYTES) as region:
         region[0] = 1
         address = ctypes.addressof(ctypes.c_char.from_buffer(region))
-        mapping = next(found for found in Proc().mappings(os.getpid()) if found.start <= address < found.end)
+        mapping = next((found for found in Proc().mappings(os.getpid()) if found.start <= address < found.end), None)
+        if not mapping:
+            raise OSError(errno.ENOENT, "/proc/self/maps has not what is mapped")
         yield Proc().map_file(os.getpid(), mapping)
 
 
@@ -290,7 +300,7 @@ def render(checks: Sequence[Check]) -> str:
         lines += _fold(f"{state:<7}  {check.name:<17}", check.found, NAME_COLUMNS)
         if check.remedy:
             lines.append(f"{'':9}mend it: {check.remedy}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _verdict(checks: Sequence[Check]) -> list[str]:

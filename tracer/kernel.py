@@ -8,21 +8,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import enum
-import fcntl
 import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer import bpf
+from tracer import bpf, perf
 from tracer.btf import Btf
 from tracer.errors import ShmtraceError
 
 TRACEFS = Path("/sys/kernel/tracing")
-DEBUG_TRACEFS = Path("/sys/kernel/debug/tracing")
-KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
-MNT_DETACH = 2
+KPROBE_PMU = perf.PMUS / "kprobe"
+FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # system calls, by the same numbers on all machines
+FSOPEN_CLOEXEC = FSMOUNT_CLOEXEC = 1
+FSCONFIG_CMD_CREATE = 6
+MOUNT_ATTR_RDONLY = 1
 HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -323,26 +324,54 @@ def arguments(there: dict[str, Point]) -> dict[str, int]:
     return found
 
 
+def mounted_tracefs() -> Path | None:
+    """Where it is mounted, and open to this process."""
+    mounts = Path("/proc/self/mounts").read_text(errors="surrogateescape")
+    places = (Path(place) for _, place, kind, *_ in map(str.split, mounts.splitlines()) if kind == "tracefs")
+    return next((place for place in places if os.access(place / "events", os.X_OK)), None)
+
+
 @contextlib.contextmanager
-def tracefs() -> Iterator[Path]:
-    """Where tracefs is. Where it is not mounted (containers, small systems) it is, for as long as
-    this lasts: to attach takes one look into it. One tracer does so at a time, for it takes the mount away again.
+def tracefs() -> Iterator[int]:
+    """A descriptor of its directory, to open files by. Where it is not mounted (containers, small systems) it is only
+    for this descriptor, in no directory: nobody else sees it, and nothing of it outlives this process.
 
     Raises ShmtraceError.
     """
-    with contextlib.ExitStack() as stack:
-        above = os.open(TRACEFS.parent, os.O_RDONLY)
-        stack.callback(os.close, above)
-        fcntl.flock(above, fcntl.LOCK_EX)
-        mounted = next((place for place in (TRACEFS, DEBUG_TRACEFS) if (place / "events").is_dir()), None)
-        if not mounted:
-            if _libc.mount(b"tracefs", os.fsencode(TRACEFS), b"tracefs", 0, None):
-                reason = os.strerror(ctypes.get_errno())
-                raise ShmtraceError(
-                    f"tracefs is not mounted, and cannot be ({reason})", f"mount -t tracefs tracefs {TRACEFS}"
-                )
-            stack.callback(_libc.umount2, os.fsencode(TRACEFS), MNT_DETACH)
-        yield mounted or TRACEFS
+    try:
+        place = mounted_tracefs()
+        directory = os.open(place, os.O_PATH | os.O_DIRECTORY) if place else _detached("tracefs")
+    except OSError as error:
+        raise ShmtraceError(
+            f"tracefs is not mounted, and cannot be ({error.strerror})", f"mount -t tracefs tracefs {TRACEFS}"
+        ) from None
+    try:
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def _detached(filesystem: str) -> int:
+    """A descriptor of its root, mounted nowhere (v5.2). Raises OSError."""
+
+    def call(number: int, *arguments: object) -> int:
+        result: int = _libc.syscall(number, *arguments)
+        if result < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return result
+
+    context = call(FSOPEN, filesystem.encode(), FSOPEN_CLOEXEC)
+    try:
+        call(FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0)
+        return call(FSMOUNT, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY)
+    finally:
+        os.close(context)
+
+
+def tracepoint_id(directory: int, point: str) -> int:
+    """Of category:event, in tracefs. Raises OSError where it is not there."""
+    with open(os.open(f"events/{point.replace(':', '/')}/id", os.O_RDONLY, dir_fd=directory)) as file:
+        return int(file.read())
 
 
 def release() -> str:
@@ -392,8 +421,14 @@ CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF, CAP_CHECKPOINT_RESTORE = 19
 
 
 def missing_capabilities(bpf: bool, status: Path = Path("/proc/self/status")) -> list[str]:
-    """Names of the capabilities that this process lacks: to read others' map_files and, if bpf, to trace."""
-    lines = status.read_text().splitlines()
+    """Names of the capabilities that this process lacks: to read others' map_files and, if bpf, to trace.
+
+    Raises ShmtraceError where there is no /proc to tell by, nor anything else that shmtrace reads there.
+    """
+    try:
+        lines = status.read_text().splitlines()
+    except OSError as error:
+        raise ShmtraceError(f"{status} cannot be read ({error.strerror})", "mount -t proc proc /proc") from None
     effective = int(next(line for line in lines if line.startswith("CapEff")).split()[1], 16)
 
     def have(bit: int) -> bool:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from tracer import bpf, events, kernel
+from tracer import bpf, events, kernel, perf
 from tracer.btf import Btf, BtfError
 from tracer.errors import ShmtraceError
 from tracer.events import Event, region_key
@@ -47,7 +45,6 @@ EVENT_PAGES = 1024  # a power of two; 4 MiB, some 10,000 forks or execs
 LABEL_PAGES = 1024  # 4 MiB, some 9,000 labels
 BATCH = 4096
 STACKS = "STACKS"  # the flag that has pages counted by user stack
-MAX_ACTIVE = 4096  # threads inside one kernel function at once, each of whose returns is seen
 
 
 class Sizes(NamedTuple):
@@ -196,8 +193,6 @@ class Probes:
         self._queue: list[bytes] = []
         self._lib, self._types = lib, bcc.BPF
         self._links: list[int] = []
-        self._uprobes: dict[int, bytes] = {}
-        self._numbers = itertools.count()
         with _quiet():
             sources = ("maps.c", *tier.sources)
             text = "\n".join(f'#line 1 "{name}"\n{(SOURCES / name).read_text()}' for name in sources)
@@ -233,14 +228,9 @@ class Probes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.ExitStack() as stack:
-            if self.tier.by == "kprobe":
-                stack.enter_context(kernel.tracefs())  # where its return probes are named
-            for link in self._links:
-                os.close(link)
-            for fd in list(self._uprobes):
-                self.detach_uprobe(fd)
-            self._bpf.cleanup()
+        for link in self._links:
+            os.close(link)
+        self._bpf.cleanup()
 
     # ---- load and attach ----
 
@@ -273,60 +263,56 @@ class Probes:
 
     def attach(self) -> None:
         """All probes of the tier, in its order. From here on the kernel writes."""
-        with kernel.tracefs() as tracefs:
-            for probe in self.tier.probes:
-                if not self._is_there(probe):
-                    continue
-                try:
-                    if (
-                        probe.kind == Kind.TRACEPOINT
-                        and not (tracefs / "events" / probe.points[0].replace(":", "/")).is_dir()
-                    ):
-                        raise OSError("absent")
-                    with _quiet():
-                        self._attach(probe)
-                except (OSError, ShmtraceError) as error:
-                    if not probe.costs:
-                        reason = error.message if isinstance(error, ShmtraceError) else error
-                        raise ShmtraceError(
-                            f"{probe.kind.value} {probe.points[0]} cannot be used ({reason})",
-                            "`shmtrace doctor` says more, `shmtrace snapshot` works without",
-                        ) from None
-                    self.missing.append(probe.costs)
+        with contextlib.ExitStack() as stack:
+            by_id = any(probe.kind == Kind.TRACEPOINT for probe in self.tier.probes)
+            tracefs = stack.enter_context(kernel.tracefs()) if by_id else -1
+            for probe in filter(self._is_there, self.tier.probes):
+                self._attach(probe, tracefs)
         self.missing += [probe.costs for probe in kernel.absent(self.tier, self._points)]
+        if self.tier.functions and not self._fexit:
+            self.missing.append("returns from a kernel function while more threads are in it than CPUs")
 
-    def _attach(self, probe: kernel.Probe) -> None:
-        program, point = probe.program.encode(), probe.points[0].encode()
-        if probe.kind == Kind.RAW:  # bcc would hang one program on each
-            self._links.append(bpf.attach(self._programs[probe.program], probe.points[0].partition(":")[2]))
-        elif probe.kind == Kind.TRACEPOINT:
-            self._bpf.attach_tracepoint(tp=point, fn_name=program)
-        elif self._is_tracing(probe):
-            self._links.append(bpf.attach(self._programs[probe.program]))
-        elif probe.kind == Kind.ENTRY:
-            self._bpf.attach_kprobe(event=self._points[probe.program].name.encode(), fn_name=program)
-        else:
-            name = self._points[probe.program].name.encode()
-            self._bpf.attach_kretprobe(event=name, fn_name=program, maxactive=MAX_ACTIVE)
+    def _attach(self, probe: kernel.Probe, tracefs: int) -> None:
+        try:
+            self._links.append(self._hang(probe, tracefs))
+        except OSError as error:
+            if not probe.costs:
+                raise ShmtraceError(
+                    f"{probe.kind.value} {probe.points[0]} cannot be used ({error.strerror})",
+                    "`shmtrace doctor` says more, `shmtrace snapshot` works without",
+                ) from None
+            self.missing.append(probe.costs)
+
+    def _hang(self, probe: kernel.Probe, tracefs: int) -> int:
+        """A descriptor: the program hangs there until it is closed. Raises OSError."""
+        program, point = self._programs[probe.program], probe.points[0]
+        if probe.kind == Kind.RAW:
+            return bpf.attach(program, point.partition(":")[2])
+        if probe.kind == Kind.TRACEPOINT:
+            return perf.tracepoint(program, kernel.tracepoint_id(tracefs, point))
+        if self._is_tracing(probe):
+            return bpf.attach(program)
+        return perf.kprobe(program, self._points[probe.program].name, probe.kind == Kind.RETURN)
 
     def attach_uprobe(self, program: str, path: Path, offset: int) -> int:
         """To a function of a program, by its offset in the file; in all processes that run it. For detach_uprobe.
 
         Raises ShmtraceError.
         """
-        function = self._bpf.load_func(program.encode(), self._types.KPROBE)
-        event = f"{program}_{os.getpid()}_{next(self._numbers)}".encode()
-        # bcc's own attach_uprobe leaves out the last argument of this, which is then whatever the register held
-        # (iovisor/bcc#5236): the place of a reference counter
-        fd = self._lib.bpf_attach_uprobe(function.fd, 0, event, os.fsencode(path), ctypes.c_uint64(offset), -1, 0)
-        if fd < 0:
-            raise ShmtraceError(f"a uprobe on {path.resolve()} is refused", "take a label that needs none")
-        self._uprobes[fd] = event
-        return int(fd)
+        with _quiet():
+            function = self._bpf.load_func(program.encode(), self._types.KPROBE).fd
+        try:
+            uprobe = perf.uprobe(function, path, offset)
+        except OSError as error:
+            raise ShmtraceError(
+                f"a uprobe on {path.resolve()} is refused ({error.strerror})", "take a label that needs none"
+            ) from None
+        self._links.append(uprobe)
+        return uprobe
 
-    def detach_uprobe(self, fd: int) -> None:
-        self._lib.bpf_close_perf_event_fd(fd)
-        self._lib.bpf_detach_uprobe(self._uprobes.pop(fd))
+    def detach_uprobe(self, uprobe: int) -> None:
+        self._links.remove(uprobe)
+        os.close(uprobe)
 
     # ---- regions ----
 
@@ -423,13 +409,7 @@ class Probes:
         # a fault within the program of a fault is of what it reads there, a stack or a label, and makes no page
         if self._stacked or kernel.LABELS[0] in self.tier.probes:
             misses.pop("page_fault", None)
-        skipped = sum(misses.values())
-        if self.tier.by == "kprobe":
-            with kernel.tracefs() as tracefs:
-                profile = (tracefs / "kprobe_profile").read_text()
-            lines = map(str.split, profile.splitlines())  # name, hits, misses
-            skipped += sum(int(misses) for name, _, misses in lines if name.endswith(f"_bcc_{os.getpid()}"))
-        return skipped
+        return sum(misses.values())
 
     def block(self, region: int, number: int) -> Block | None:
         raw = self.ledger[BLOCK_KEY.pack(region, number)]
@@ -511,7 +491,7 @@ def _quiet() -> Iterator[None]:
     """bcc and LLVM write to descriptor 2: kept back, and made one line of if it comes to an error."""
     sys.stderr.flush()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
+    with open(os.memfd_create("shmtrace"), "w+b") as kept:  # the disk may be full
         os.dup2(kept.fileno(), 2)
         try:
             yield

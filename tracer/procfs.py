@@ -19,6 +19,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
 
+from tracer.errors import ShmtraceError
+
 PAGE_BYTES = mmap.PAGESIZE
 BLOCK_BYTES = 512  # of st_blocks, whatever the file system
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -226,8 +228,13 @@ class Proc:
             return []
 
     def memory(self) -> Memory:
-        kib = {}
-        for line in (self.root / "meminfo").read_text().splitlines():
+        """Raises ShmtraceError where /proc has only processes (subset=pid), or nothing."""
+        kib, path = {}, self.root / "meminfo"
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise ShmtraceError(f"{path} cannot be read ({error.strerror})", "mount -t proc proc /proc") from None
+        for line in text.splitlines():
             name, value = line.split(":")
             kib[name] = int(value.split()[0]) * 1024
         return Memory(kib["MemTotal"], kib["SwapTotal"], kib["Shmem"])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tracer.errors import ShmtraceError
 from tracer.procfs import ProcessStat
+
+PIDFILE_BYTES = 4096  # what is read of one: a PID is on its first line
+MAX_DIGITS = 19  # of a PID, which is far more than any has
 
 
 class NoPidfileError(ShmtraceError):
@@ -55,25 +61,42 @@ def parse(words: Sequence[str]) -> Targets:
         if not word:
             raise ShmtraceError("-p '' would match every process", "name one, or take the whole host with -a")
         if word.isdecimal():
-            tgids.add(int(word))
+            tgids.add(int(word[:MAX_DIGITS]))
         elif "/" in word:
             tgids.add(_read_pidfile(Path(word)))
         else:
             try:
                 patterns.append(re.compile(word))
-            except re.error as error:
-                raise ShmtraceError(f"-p {word!r} is no regular expression ({error})", "escape it with \\") from None
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ShmtraceError(
+                    f"-p {word[:40]!r} is no regular expression ({error})", "escape it with \\"
+                ) from None
     return Targets(frozenset(tgids), tuple(patterns))
 
 
 def _read_pidfile(path: Path) -> int:
     try:
-        text = path.read_text(errors="replace").split("\n", 1)[0].strip()
+        text = _beginning(path).decode(errors="replace").split("\n", 1)[0].strip()
     except OSError as error:
         raise NoPidfileError(f"pidfile {path}: {error.strerror}", "is the service running?") from None
     if not text.isdecimal():
         raise ShmtraceError(f"pidfile {path} holds no PID, but {text[:40]!r}", "name the process or its PID")
-    return int(text)
+    return int(text[:MAX_DIGITS])
+
+
+def _beginning(path: Path) -> bytes:
+    """Of a pidfile, whatever it is. Raises OSError, ShmtraceError."""
+    with contextlib.ExitStack() as stack:
+
+        def opened(path: Path | str, flags: int) -> int:
+            fd = os.open(path, flags)
+            stack.callback(os.close, fd)
+            return fd
+
+        place = opened(path, os.O_PATH)  # opens nothing yet: a FIFO waits for its writer, and a device may do something
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            raise ShmtraceError(f"pidfile {path} is no regular file", "name the process or its PID")
+        return os.read(opened(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK), PIDFILE_BYTES)
 
 
 def ancestors(processes: Mapping[int, ProcessStat], tgid: int) -> list[int]:

@@ -1,6 +1,7 @@
 """The live tests under Debian's kernels, each in a guest.
 
-    python -m tests.kernels [KERNEL...]             with the host's Python, bcc and compiler
+    python -m tests.kernels [KERNEL...]             with the host's Python, bcc and compiler; oldest and newest are
+                                                    names too
     python -m tests.kernels --pressure [KERNEL...]  only a million additions under memory pressure: minutes each
     python -m tests.kernels --servers [KERNEL...]   only php-fpm, PostgreSQL, labels and stacks: half an hour each
     python -m tests.kernels --bench [KERNEL...]     only what tracing costs there, tests/bench: ten minutes each
@@ -38,11 +39,13 @@ def main() -> None:
     parser.add_argument("--distros", action="store_true", help=f"names are of {', '.join(DISTROS)}")
     arguments = parser.parse_args()
     there_are = DISTROS if arguments.distros else KERNELS
+    oldest, *_, newest = there_are.values()
+    named = {**there_are, "oldest": oldest, "newest": newest}
     if arguments.bench and arguments.distros:
         parser.error("--bench is of kernels")
-    if unknown := set(arguments.names) - set(there_are):
-        parser.error(f"nothing is named {', '.join(sorted(unknown))}; there are {', '.join(there_are)}")
-    subjects = [there_are[name] for name in arguments.names or there_are]
+    if unknown := set(arguments.names) - set(named):
+        parser.error(f"nothing is named {', '.join(sorted(unknown))}; there are {', '.join(named)}")
+    subjects = list(dict.fromkeys(named[name] for name in arguments.names or there_are))
     tests = PRESSURE if arguments.pressure else SERVERS if arguments.servers else TESTS
     try:
         work = measure_all(subjects) if arguments.bench else examine_all(subjects, tests)

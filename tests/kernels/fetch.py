@@ -1,7 +1,7 @@
 """Debian's own cloud kernels, from its archive into a cache. Nothing is installed.
 
-apt verifies what it downloads, down from the archive's signature. Its lists are its own and temporary: neither the
-host's sources nor what the host has installed play a part.
+apt verifies what it downloads, down from the archive's signature. Its lists are its own and temporary: of the host's
+sources only the mirrors play a part, and nothing of what the host has installed.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
+from typing import TypeVar
 
 from tests.kernels.commands import NoResultError, run
 
 CACHE = Path(os.environ.get("SHMTRACE_KERNELS", "/var/cache/shmtrace/kernels"))
-ARCHIVE = "http://deb.debian.org"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-# Of each kernel series, where in the archive it is.
-SUITES = {
-    "5.10": "debian bullseye",
-    "6.1": "debian-security bookworm-security",
-    "6.12": "debian trixie",
-    "7.2": "debian sid",
-}
+# Of each kernel series, oldest first, the suite it is in.
+SUITES = {"5.10": "bullseye", "6.1": "bookworm-security", "6.12": "trixie", "7.2": "sid"}
 # A mirror that is being updated has lists that do not match its files, for a while: apt takes that for an answer.
 ATTEMPTS, PAUSE_SECONDS = 3, 20.0
+# As apt prints what it would fetch of a source: 'http://deb.debian.org/debian/dists/bookworm/InRelease' …
+RELEASE_FILE = re.compile(r"'(?!cdrom:)(\S+?)/dists/(\S+)/InRelease'")
+SECURITY = ("-security", "/updates")
 CLOUD_KERNEL = re.compile(r"linux-image-((\d+\.\d+)[^-]*(?:-\d[^-]*)?)-cloud-amd64")
+
+Taken = TypeVar("Taken")
 
 
 def version(release: str) -> list[int]:
@@ -51,28 +51,46 @@ def pick_series(names: Collection[str]) -> list[str]:
     return sorted({found[2] for name in names if (found := CLOUD_KERNEL.fullmatch(name))}, key=version)
 
 
+def pick_mirrors(uris: str, suite: str) -> list[str]:
+    """Those that can have a suite, of the sources whose URIs apt has printed: Debian's security fixes are apart."""
+    sources = (found.groups() for found in RELEASE_FILE.finditer(uris))
+    return list(dict.fromkeys(uri for uri, of in sources if of.endswith(SECURITY) == suite.endswith(SECURITY)))
+
+
+async def from_mirror(suite: str, take: Callable[[str], Awaitable[Taken]]) -> Taken:
+    """What is taken from the first mirror of the host's sources that has the suite, with Debian's signature.
+
+    Raises NoResultError.
+    """
+    mirrors = pick_mirrors(await run("apt-get", "update", "--print-uris"), suite)
+    if not mirrors:
+        raise NoResultError(f"apt knows no mirror that could have Debian's {suite}: see sources.list(5)")
+    *tries, last = mirrors * ATTEMPTS
+    for mirror in tries:
+        with contextlib.suppress(NoResultError):
+            return await take(mirror)
+        await asyncio.sleep(PAUSE_SECONDS)
+    return await take(last)
+
+
 async def fetch(series: str) -> Path:
     """The directory a kernel's packages are unpacked in: of the suite's newest series where it has that one no more.
 
     Raises NoResultError.
     """
-    for _ in range(ATTEMPTS - 1):
-        with contextlib.suppress(NoResultError):
-            return await _fetch(series)
-        await asyncio.sleep(PAUSE_SECONDS)
-    return await _fetch(series)
-
-
-async def _fetch(series: str) -> Path:
     if (CACHE / series).exists():
         return CACHE / series
+    return await from_mirror(SUITES[series], lambda mirror: _fetch(series, mirror))
+
+
+async def _fetch(series: str, mirror: str) -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=".fetch-") as name:
         scratch = Path(name)
         for folder in ("lists/partial", "cache/archives/partial", "tree"):
             (scratch / folder).mkdir(parents=True)
         source = scratch / "sources.list"
-        source.write_text(f"deb [arch=amd64 signed-by={KEYRING}] {ARCHIVE}/{SUITES[series]} main\n")
+        source.write_text(f"deb [arch=amd64 signed-by={KEYRING}] {mirror} {SUITES[series]} main\n")
         options = ["-qq"]
         for option in (
             f"Dir::Etc::SourceList={source}",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.kernels.commands import run
-from tests.kernels.fetch import ARCHIVE, CACHE, KEYRING
+from tests.kernels.fetch import CACHE, KEYRING, from_mirror
 
 CHECKOUT = Path(__file__).parents[2]
 VENV = "/opt/shmtrace"
@@ -84,6 +84,14 @@ async def set_up(root: Path) -> None:
     await run(*ALONE, "sh", "-ec", SET_UP, "sh", str(root), str(CHECKOUT), env=environment)
 
 
+async def debootstrap(suite: str, mirror: str, scratch: Path) -> Path:
+    """The directory it has made below scratch. Raises NoResultError."""
+    tree = Path(tempfile.mkdtemp(dir=scratch), "tree")
+    options = ["--variant=minbase", f"--keyring={KEYRING}"]
+    await run(*ALONE, "debootstrap", *options, suite, str(tree), mirror)
+    return tree
+
+
 async def prepare(name: str) -> Userland:
     """A release's, made if it is not there. Raises NoResultError."""
     root = CACHE / f"debian-{name}"
@@ -92,9 +100,8 @@ async def prepare(name: str) -> Userland:
     else:
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE, prefix=".debootstrap-") as scratch:
-            tree = Path(scratch, "tree")
-            options = ["--variant=minbase", f"--keyring={KEYRING}"]
-            await run(*ALONE, "debootstrap", *options, RELEASES[name].suite, str(tree), f"{ARCHIVE}/debian")
+            suite = RELEASES[name].suite
+            tree = await from_mirror(suite, lambda mirror: debootstrap(suite, mirror, Path(scratch)))
             await set_up(tree)
             tree.rename(root)  # at once: whatever is there is complete
     return Userland(root, f"{VENV}/bin/python")

@@ -27,7 +27,7 @@ Report = dict[str, Any]
 
 def patched(*statements: str) -> list[str]:
     """A shmtrace that runs these statements first."""
-    return [sys.executable, "-c", "\n".join([*statements, "from tracer.cli import main", "main()"])]
+    return [sys.executable, "-c", "\n".join([*statements, "from tracer.__main__ import main", "main()"])]
 
 
 def find_region(report: Report, region: RegionId) -> dict[str, Any]:
@@ -115,6 +115,7 @@ class Trace:
     def finish(self) -> Report:
         output, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
         assert self.process.returncode == 0, errors.decode()
+        assert all(line.startswith(b"shmtrace: ") for line in errors.splitlines()), errors.decode()
         return read_report(output)
 
 

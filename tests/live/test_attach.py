@@ -216,7 +216,7 @@ def test_pages_made_while_it_attaches(program: Path, tmp_path: Path, delay: int)
 
 
 def test_several_at_once() -> None:
-    """Where tracefs is not mounted each of them mounts it for a moment; none takes it away from another."""
+    """None is in another's way, also where tracefs is not mounted."""
     for _ in range(5):
         line = [*SHMTRACE, "--json", "--", "true"]
         tracers = [subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(4)]

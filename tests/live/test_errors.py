@@ -222,8 +222,16 @@ def in_own_mounts(*command: str) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", script, "sh", *command]
 
 
-def test_tracefs_is_mounted_where_it_is_not() -> None:
+def test_tracefs_need_not_be_mounted() -> None:
     subprocess.run(in_own_mounts(*SHMTRACE, "--", "true"), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("place", ["/sys/kernel/tracing", "/mnt"])
+def test_tracefs_is_found_where_it_is_mounted(place: str) -> None:
+    """Then no privilege is asked for that only a mount takes."""
+    mounted = in_own_mounts("sh", "-c", f'mount -t tracefs tracefs {place} && exec "$@"', "sh")
+    line = [*mounted, *without("sys_admin"), *SHMTRACE, "--", "true"]
+    subprocess.run(line, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_tracefs_cannot_be_mounted() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import subprocess
 import time
@@ -18,6 +20,8 @@ from tests.live.workload import stepped
 
 PROMPT_S = 3.0
 PATIENCE_S = 20.0
+START_AT_MOST_S = 60.0  # on CPUs that have other work
+MOMENTS, START_S = 12, 2.0  # when to kill one that starts, and how long a start takes about
 STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE]
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc")]
@@ -142,6 +146,43 @@ def test_killed(target: str) -> None:
         process.kill()
         end(process)
     assert process.returncode == -signal.SIGKILL
+
+
+@contextmanager
+def mounts_without_tracefs() -> Iterator[int]:
+    """The PID of a process in a mount namespace that tracefs was taken out of."""
+    script = "umount -l /sys/kernel/tracing /sys/kernel/debug 2>/dev/null; echo; exec cat"
+    line = ["unshare", "--mount", "sh", "-c", script]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.read(1)
+        yield process.pid
+        process.kill()
+
+
+def test_killed_at_any_moment_of_the_start(target: str) -> None:
+    """Each moment is of another start; a mount would be there for the next."""
+    with mounts_without_tracefs() as there:
+        before = Path(f"/proc/{there}/mounts").read_text()
+        assert "tracefs" not in before
+        entered = ["nsenter", f"--mount=/proc/{there}/ns/mnt", f"--wd={ROOT}", *SHMTRACE]
+        for moment in range(MOMENTS):
+            with running("-p", target, shmtrace=entered) as process:
+                time.sleep(START_S * moment / MOMENTS)
+                process.kill()
+                end(process)
+            assert Path(f"/proc/{there}/mounts").read_text() == before
+
+
+def test_somebody_else_has_a_lock() -> None:
+    """On a directory that anybody may open: nothing waits for that."""
+    directory = os.open("/sys/kernel", os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        line = [*SHMTRACE, "--", "true"]
+        subprocess.run(line, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=START_AT_MOST_S)
+    finally:
+        os.close(directory)
 
 
 def test_nohup(target: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -20,7 +19,7 @@ class Failure(click.ClickException):
         self.exit_code = status
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"shmtrace: {self.format_message()}", file=file or sys.stderr)
+        output.tell(self.format_message())
 
 
 class Commands(click.Group):
@@ -33,13 +32,12 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            output.open_standard_files()
             return super().invoke(ctx)
         except ShmtraceError as error:
             raise Failure(str(error), error.status) from None
         except click.UsageError as error:
             command = (error.ctx or ctx).command_path
-            message = error.format_message().rstrip(".")
+            message = " ".join(error.format_message().split()).rstrip(".")  # click lists choices a line each
             raise Failure(f"{message}: `{command} --help` says more", error.exit_code) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
-from tracer.cli import options, output
+from tracer.cli import options, output, streams
 from tracer.cli.wanted import need_root, ourselves, wanted
 from tracer.errors import ShmtraceError
 from tracer.procfs import Proc
@@ -101,7 +101,7 @@ def read(
         raise ShmtraceError(f"the region ends at byte {contents.size_bytes}", "--range must end there, or before")
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(Sink(output_path, sys.stdout.fileno()))
-        stack.enter_context(output.writing("output"))
+        stack.enter_context(streams.writing())
         watched = output.watched(
             contents.read(start, end, swapped), lambda piece: piece.end - piece.start, end - start, sink.is_file
         )
@@ -154,7 +154,7 @@ def demo(size_mb: int) -> None:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     with contextlib.closing(demos.run(size_mb << 20)) as texts:
         for text in texts:
-            click.echo(text)
+            output.say(text)
 
 
 @click.command(short_help="What this host allows, and what mends the rest.")
@@ -170,7 +170,7 @@ def doctor() -> None:
     from tracer import doctor as doctors
 
     checks = doctors.examine()
-    click.echo(doctors.render(checks))
+    output.say(doctors.render(checks))
     sys.exit(0 if doctors.traces(checks) else 1)
 
 
@@ -185,7 +185,7 @@ def completion(shell: str) -> None:
     shmtrace completion zsh >"${fpath[1]}/_shmtrace"
     shmtrace completion fish >~/.config/fish/completions/shmtrace.fish
     """
-    click.echo(
+    output.say(
         SHELLS[shell](click.get_current_context().find_root().command, {}, "shmtrace", "_SHMTRACE_COMPLETE").source()
     )
 
@@ -207,10 +207,10 @@ def _meant(word: str, names: Sequence[str]) -> Region:
         if len(found) == 1:
             return found[0].region
         if found:
-            click.echo(dump.choices(found), err=True)
+            print(dump.choices(found), file=sys.stderr)
             raise ShmtraceError(f"{len(found)} regions are {word}", "name one by its id, or narrow them with -p")
         if tgid is not None:
-            click.echo(dump.choices(references.known(capture)), err=True)
+            print(dump.choices(references.known(capture)), file=sys.stderr)
             raise ShmtraceError(f"{word} is in none of its regions", "name one of these by its id")
         close = references.close_to(capture, word)
         hint = f"did you mean {' or '.join(close)}?" if close else "`shmtrace snapshot` shows which there are"

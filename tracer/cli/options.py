@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,15 @@ from tracer import sources
 from tracer.procfs import PAGE_BYTES, Proc
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class Seconds(click.FloatRange):
+    """What is no number is in every range, by click."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        return self.fail(f"{value} is no time", param, ctx) if math.isnan(seconds) else seconds
+
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -109,7 +119,7 @@ def output(text: str, **more: Any) -> Decorator:
     return click.option("-o", "--output", "output_path", metavar="FILE", type=A_FILE, help=text, **more)
 
 
-def interval(kind: click.FloatRange, default_s: float, text: str) -> Decorator:
+def interval(kind: Seconds, default_s: float, text: str) -> Decorator:
     return click.option(
         "-i",
         "--interval",
@@ -160,10 +170,8 @@ def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
             "short ones. Needs -o.",
         ),
         wait,
-        interval(click.FloatRange(0.1, 1), 0.5, "Between two looks, each written into the capture; at most 1."),
-        click.option(
-            "-d", "--duration", "seconds", type=click.FloatRange(min=0, min_open=True), help="Stop after so long."
-        ),
+        interval(Seconds(0.1, 1), 0.5, "Between two looks, each written into the capture; at most 1."),
+        click.option("-d", "--duration", "seconds", type=Seconds(min=0, min_open=True), help="Stop after so long."),
     ):
         command = decorate(command)
     return command

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
-import signal
 import sqlite3
 import sys
 import time
@@ -26,16 +26,16 @@ BEGINNING = 15  # characters, by which a file is told to be of an earlier run
 Item = TypeVar("Item")
 
 
-def open_standard_files() -> None:
-    """What the caller closed is opened on nothing, or files of our own would take its place.
+def say(text: str) -> None:
+    """To standard output, at once, in its own encoding: click.echo would take another than ASCII."""
+    print(text, flush=True)
 
-    Raises ShmtraceError for the one that the report goes to.
-    """
-    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
-    for name in closed:
-        setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for good
-    if "stdout" in closed:
-        raise ShmtraceError("standard output is closed", "the report needs a place to go, if only /dev/null")
+
+def tell(text: str) -> None:
+    """A line to whoever watches."""
+    from tracer.views.text import printable
+
+    print(f"shmtrace: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def report(account: Account, as_json: bool) -> None:
@@ -65,25 +65,6 @@ def coloured(text: str) -> str:
     return paint(text) if wanted else text
 
 
-def say(text: str) -> None:
-    """To standard output, at once. Raises ShmtraceError; ends where nobody reads."""
-    with writing("report"):
-        click.echo(text)
-
-
-@contextlib.contextmanager
-def writing(what: str) -> Iterator[None]:
-    """To standard output, or a file. Raises ShmtraceError where it does not take it."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit tries again what is left
-        if isinstance(error, BrokenPipeError):  # the reader has seen enough
-            sys.exit(128 + signal.SIGPIPE)
-        raise ShmtraceError(f"the {what} cannot be written ({error.strerror})", "send it elsewhere") from None
-
-
 @contextlib.contextmanager
 def writing_capture(path: Path | None) -> Iterator[None]:
     """Raises ShmtraceError where there is no room for it any more."""
@@ -103,8 +84,10 @@ def save(path: Path | None, chunks: Iterable[str]) -> None:
     from tempfile import NamedTemporaryFile
 
     if not path or str(path) == "-":
-        with writing("report"):
-            sys.stdout.writelines(chunks)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as in a file: these are for programs to read
+        sys.stdout.writelines(chunks)
+        sys.stdout.flush()
         return
     rest = iter(chunks)
     first = next(rest, "")
@@ -135,7 +118,7 @@ def patience(what: str) -> Iterator[None]:
     """On a terminal, say what takes more than a second."""
     from threading import Timer
 
-    timer = Timer(PATIENCE_S, lambda: click.echo(f"shmtrace: {what}", err=True))
+    timer = Timer(PATIENCE_S, lambda: tell(what))
     if sys.stderr.isatty():
         timer.start()
     try:

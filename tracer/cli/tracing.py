@@ -71,13 +71,13 @@ def record(output_path: Path, **how: Any) -> None:
     shmtrace record -p php-fpm -o day.capture -d 86400   a day
     shmtrace record -o build.capture -- make test        a command; ends with its status
     """
-    done = f"shmtrace: recorded into {output_path}; `shmtrace report {output_path}`"
-    _trace(lambda _: click.echo(done, err=True), output_path=output_path, **how)
+    done = f"recorded into {output_path}; `shmtrace report {output_path}`"
+    _trace(lambda _: output.tell(done), output_path=output_path, **how)
 
 
 @click.command(short_help="Watch regions and who grows them, live.")
 @options.which_processes
-@options.interval(click.FloatRange(min=0.1), 1.0, "Between two looks.")
+@options.interval(options.Seconds(min=0.1), 1.0, "Between two looks.")
 @options.wait
 @options.a_label
 @click.option(

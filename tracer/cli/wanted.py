@@ -6,9 +6,8 @@ import os
 import time
 from collections.abc import Sequence
 
-import click
-
 from tracer import kernel, targets
+from tracer.cli import output
 from tracer.errors import ShmtraceError
 from tracer.procfs import Proc
 
@@ -47,7 +46,7 @@ def wanted(names: Sequence[str], everything: bool, wait: bool) -> targets.Target
             if wanted.everything or wanted.roots(processes, ours) or (wait and wanted.patterns):
                 absent = [name for name in names if not targets.parse([name]).roots(processes, ours)]
                 for name in absent if len(names) > 1 else ():
-                    click.echo(f"shmtrace: no process matches -p {name} now; the others are traced", err=True)
+                    output.tell(f"no process matches -p {name} now; the others are traced")
                 return wanted
             if wanted.tgids.intersection(ours):
                 raise ShmtraceError(f"-p {' -p '.join(names)} is shmtrace itself, or what started it", "name another")
@@ -59,6 +58,6 @@ def wanted(names: Sequence[str], everything: bool, wait: bool) -> targets.Target
                     f"{hint}--wait waits for one, -a takes the whole host",
                 )
         if not waiting:
-            click.echo(f"shmtrace: waiting for -p {' -p '.join(names)}; Ctrl-C ends", err=True)
+            output.tell(f"waiting for -p {' -p '.join(names)}; Ctrl-C ends")
         waiting = True
         time.sleep(0.2)

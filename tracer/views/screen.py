@@ -191,6 +191,10 @@ class Top(App[Account]):
         finally:
             self.exit(final)
 
+    def _print_error_renderables(self) -> None:
+        """What went wrong is raised by show(): textual would show a traceback, with all variables in it."""
+        self._exit_renderables.clear()
+
     def on_resize(self, _: Resize) -> None:
         self._draw()
 
@@ -261,9 +265,11 @@ class Top(App[Account]):
 def show(
     first: Account, following: Callable[[], Awaitable[Account | None]], stop: Callable[[], None], by: str
 ) -> Account | None:
-    """Until the trace has ended; its last account, None if there is none. Raises whatever following() raised."""
+    """Until the trace has ended; its last account, None if there is none. Raises whatever following(), or drawing,
+    raised."""
     app = Top(first, following, stop, by)
     final = app.run()
-    if app.follower and app.follower.error:
-        raise app.follower.error
+    error = (app.follower and app.follower.error) or app._exception
+    if error:
+        raise error
     return final

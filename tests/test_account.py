@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,8 @@ def put_mapping(capture: Capture, region: int, process: int) -> None:
         capture.insert("mapping", region=region, process=process, address=page << 12, first_page=page, pages=7)
 
 
-def known(tgid: int, **fields: Any) -> Process:
-    return Process(tgid, tgid * 10, f"c{tgid}", None, None, None)._replace(**fields)
+def known(row: int, tgid: int, **fields: Any) -> Process:
+    return Process(row, tgid, tgid * 10, f"c{tgid}", None, None, None)._replace(**fields)
 
 
 # ---- the balance ----
@@ -125,9 +126,11 @@ def test_an_account(capture: Capture, read: Callable[..., Account]) -> None:
         account.Session(**{**SESSION, "blind_to": ["write(2)", "huge pages"], "warnings": []}),
         [
             account.Parent(
-                known(811, command="master", parent=1),
+                known(1, 811, command="master", parent=1),
                 [
                     account.Region(
+                        row=1,
+                        id="0:1/1047/00000005",
                         dev=1,
                         ino=1047,
                         generation=5,
@@ -142,20 +145,20 @@ def test_an_account(capture: Capture, read: Callable[..., Account]) -> None:
                         resident_bytes=90 * PAGE_BYTES,
                         swapped_bytes=10 * PAGE_BYTES,
                         address=0x10000000,
-                        creator=Creator(known(811, command="master", parent=1), "traced"),
+                        creator=Creator(known(1, 811, command="master", parent=1), "traced"),
                         before_bytes=15 * PAGE_BYTES,
                         unseen_bytes=21 * PAGE_BYTES,
                         touchers=[
-                            Toucher(known(813, parent=811), 40 * PAGE_BYTES, 0, None, 1050, 1090),
+                            Toucher(known(3, 813, parent=811), 40 * PAGE_BYTES, 0, None, 1050, 1090),
                             Toucher(
-                                known(812, command="pool www", parent=811, exited_ns=77),
+                                known(2, 812, command="pool www", parent=811, exited_ns=77),
                                 24 * PAGE_BYTES,
                                 3 * PAGE_BYTES,
                                 30,
                                 1017,
                                 1042,
                             ),
-                            Toucher(known(811, command="master", parent=1), 0, 0, 7, None, None),
+                            Toucher(known(1, 811, command="master", parent=1), 0, 0, 7, None, None),
                         ],
                         mappers=[811, 813],
                     )
@@ -186,6 +189,15 @@ def test_what_is_left_over_is_unseen(
         unseen * PAGE_BYTES,
     )
     assert found.allocated_bytes == found.touched_bytes + found.before_bytes + found.unseen_bytes
+
+
+def test_ids_of_regions(capture: Capture, read: Callable[..., Account]) -> None:
+    """A second one of the same number and generation has another."""
+    for dev, ino, generation in [(1, 1047, 5), (1, 1047, 0x3A9C21F0), (os.makedev(0x103, 26), 7, None)] * 2:
+        put_region(capture, 1, dev=dev, ino=ino, generation=generation)
+    first = ["0:1/1047/00000005", "0:1/1047/3a9c21f0", "103:1a/7/-"]
+    found = {region.row: region.id for region in read().regions}
+    assert found == dict(enumerate([*first, *(f"{name}/2" for name in first)], start=1))
 
 
 def test_a_region_of_which_nothing_is_known(capture: Capture, read: Callable[..., Account]) -> None:
@@ -236,7 +248,7 @@ def test_what_was_freed_is_told(capture: Capture, read: Callable[..., Account]) 
     region = put_region(capture, 0)
     capture.insert("usage", region=region, process=put_process(capture, 812), faults=None, freed_pages=9)
     (found,) = read().regions
-    assert found.touchers == [Toucher(known(812), 0, 9 * PAGE_BYTES, None, None, None)]
+    assert found.touchers == [Toucher(known(1, 812), 0, 9 * PAGE_BYTES, None, None, None)]
 
 
 # ---- the exact tier ----
@@ -253,8 +265,10 @@ def test_an_exact_account(capture: Capture, read: Callable[..., Account]) -> Non
     found = read(tier="exact", mechanism="fentry", blind_to="")
     assert (found.session.tier, found.session.mechanism, found.session.blind_to) == ("exact", "fentry", [])
     assert found.regions[0].touchers == [
-        Toucher(known(4711, command="cat", parent=1, stranger=True), 40 * PAGE_BYTES, 3 * PAGE_BYTES, None, 1010, 1050),
-        Toucher(known(812, command="pool www", parent=811), 10 * PAGE_BYTES, 0, None, 1000, 1010),
+        Toucher(
+            known(2, 4711, command="cat", parent=1, stranger=True), 40 * PAGE_BYTES, 3 * PAGE_BYTES, None, 1010, 1050
+        ),
+        Toucher(known(1, 812, command="pool www", parent=811), 10 * PAGE_BYTES, 0, None, 1000, 1010),
     ]
 
 
@@ -286,10 +300,10 @@ def test_for_whom_pages_were_made(capture: Capture, read: Callable[..., Account]
     found, found_other = read().regions
     assert {toucher.process.tgid: toucher.made_for for toucher in found.touchers} == {
         811: (),
-        700: [(known(812), 500 * PAGE_BYTES), (known(811), 5 * PAGE_BYTES)],
-        39: [(known(811), 100 * PAGE_BYTES)],
+        700: [(known(4, 812), 500 * PAGE_BYTES), (known(3, 811), 5 * PAGE_BYTES)],
+        39: [(known(3, 811), 100 * PAGE_BYTES)],
     }
-    assert [toucher.made_for for toucher in found_other.touchers] == [[(known(812), 7 * PAGE_BYTES)]]
+    assert [toucher.made_for for toucher in found_other.touchers] == [[(known(4, 812), 7 * PAGE_BYTES)]]
 
 
 # ---- parents ----

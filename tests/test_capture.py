@@ -24,6 +24,10 @@ def open_files() -> set[str]:
     return {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
 
 
+def put_region(capture: Capture) -> int:
+    return capture.insert("region", dev=1, ino=7, kind="anon", name="/dev/zero")
+
+
 def test_what_goes_in_comes_out() -> None:
     with Capture() as capture:
         first = capture.insert("process", tgid=811, start_time_ns=5, comm="php-fpm8.2")
@@ -54,23 +58,27 @@ def test_what_goes_in_comes_out() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_sums_are_those_that_sqlite_makes(tmp_path: Path, seed: int) -> None:
-    """Of times too that are not known; and who adds up may write no more than before."""
+    """Of pages too that are nobody's, without times; and who adds up may write no more than before."""
     chance = random.Random(seed)
-    times = [None, *range(5)]
-    rows = [
-        (1, 10 * number, 10 * number + chance.randrange(1, 10), chance.randrange(4), *chance.choices(times, k=2))
-        for number in range(30)
-    ]
+    rows: list[tuple[int | None, ...]] = []
+    for number in range(30):
+        pages = 1, 10 * number, 10 * number + chance.randrange(1, 10)
+        times = sorted(chance.choices(range(5), k=2))
+        rows.append((*pages, chance.randrange(1, 5), *times) if chance.random() < 0.8 else (*pages, None, None, None))
     path = tmp_path / "x.capture"
     with Capture(path) as capture:
+        put_region(capture)
+        for _ in range(4):
+            capture.insert("process", tgid=7, start_time_ns=0)
         capture.insert_all("extent", 'region, start, "end", process, first_ns, last_ns', rows)
     with Capture.open(path) as capture:
-        query = """SELECT process, sum("end" - start), min(first_ns), max(last_ns) FROM extent
-                   WHERE start < :end GROUP BY process"""
+        whose = "ifnull(process, 0)"
+        query = f"""SELECT {whose}, sum("end" - start), min(first_ns), max(last_ns) FROM extent
+                    WHERE start < :end GROUP BY {whose}"""  # noqa: S608
         for end in (10, 150, 300):
             expected = [tuple(row) for row in capture.rows(query, {"end": end})]
-            assert capture.sums("process", "start < :end", {"end": end}, times=True) == expected
-            assert [row[:2] for row in capture.sums("process", "start < :end", {"end": end})] == [
+            assert capture.sums(whose, "start < :end", {"end": end}, times=True) == expected
+            assert [row[:2] for row in capture.sums(whose, "start < :end", {"end": end})] == [
                 row[:2] for row in expected
             ]
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
@@ -181,7 +189,7 @@ def test_samples_are_thinned_and_pages_kept(tmp_path: Path) -> None:
 def test_pages_are_not_thinned(tmp_path: Path) -> None:
     with Capture(tmp_path / "capture.sqlite", 100_000) as capture:
         capture.insert_all("extent", 'region, start, "end"', [(1, page, page + 1) for page in range(0, 20_000, 2)])
-        capture.insert_all("sample", "region, time_ns", [(1, time) for time in range(999)])
+        capture.insert_all("sample", "region, time_ns, allocated_bytes", [(1, t, 4096) for t in range(999)])
         assert not capture.keep_small()
         assert len(capture.rows("SELECT * FROM extent")) == 10_000
         assert len(capture.rows("SELECT * FROM sample")) == 999
@@ -192,13 +200,30 @@ def test_pages_are_not_thinned(tmp_path: Path) -> None:
     [
         (lambda path: None, "is not there: `shmtrace record` makes one"),
         (lambda path: path.mkdir(), "is no file"),
-        (lambda path: path.write_text("not a database, however long" * 99), "cannot be read as a capture (file is not"),
-        (lambda path: path.touch(), "is an SQLite file, but no capture"),
+        (lambda path: os.mkfifo(path), "is no file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is no file"),
+        (
+            lambda path: path.symlink_to(path),
+            "cannot be read (Too many levels of symbolic links): `shmt",
+        ),
+        (
+            lambda path: path.write_text("not a database, however long" * 99),
+            "cannot be read as a capture (it is no",
+        ),
+        (
+            lambda path: path.write_text("short"),
+            "cannot be read as a capture (it is no SQLite file): `s",
+        ),
+        (lambda path: path.touch(), "is empty: it was cut off before anything was recorded"),
+        (
+            lambda path: alter(path, "PRAGMA journal_mode = WAL"),
+            "has been put into WAL mode: `PRAGMA journal_mode",
+        ),
         (
             lambda path: alter(path, "PRAGMA application_id = 7"),
             "is an SQLite file, but no capture",
         ),
-        (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 2: use the shmt"),
+        (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 3: use the shmt"),
     ],
 )
 def test_what_is_no_capture(make: Callable[[Path], object], reason: str, tmp_path: Path) -> None:
@@ -219,7 +244,7 @@ def alter(path: Path, statement: str) -> None:
 def test_it_is_read_and_not_written(tmp_path: Path) -> None:
     path = tmp_path / "capture.sqlite"
     with Capture(path) as capture:
-        capture.insert("sample", region=1, time_ns=1, allocated_bytes=4096)
+        capture.insert("sample", region=put_region(capture), time_ns=1, allocated_bytes=4096)
     before = path.read_bytes()
     with Capture.open(path) as capture:
         assert capture.rows("SELECT allocated_bytes FROM sample")[0][0] == 4096

@@ -159,8 +159,10 @@ def test_no_content_takes_long(show: Callable[..., Iterator[str]], seconds: floa
 
 def test_choices() -> None:
     known = [
-        Known("0:1/1047/3a9c21f0", make_region(1047, before=23, mappers=[811, 812, 813, 814]), "opcache?"),
-        Known("0:1/9/0000000a", make_region(9, before=7, name="/memfd:\x1b[2Jx", kind="memfd", vss_bytes=None), None),
+        Known(make_region(1047, before=23, mappers=[811, 812, 813, 814]), "opcache?"),
+        Known(
+            make_region(9, id="0:1/9/0000000a", before=7, name="/memfd:\x1b[2Jx", kind="memfd", vss_bytes=None), None
+        ),
     ]
     assert dump.choices(known).splitlines() == [
         "id                 kind   size    allocated  name                 mapped by",
@@ -171,7 +173,7 @@ def test_choices() -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_names_of_strangers(text: Any) -> None:
-    lines = dump.choices([Known("0:1/9/0000000a", make_region(9, name=text), None)]).split("\n")
+    lines = dump.choices([Known(make_region(9, name=text), None)]).split("\n")
     assert len(lines) == 2
     assert all(line.isprintable() for line in lines)
     assert max(map(len, lines)) < 120

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from tests.recorded import with_stacks
+from tests.recorded import shmtrace, with_stacks
 from tracer import account
 from tracer.capture import Capture
 from tracer.cli import main
@@ -86,7 +86,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def export(path: Path, form: str) -> str:
-    done = CliRunner().invoke(main, ["export", str(path), "--format", form])
+    done = shmtrace("export", path, "--format", form)
     assert done.exit_code == 0, done.output
     return done.stdout
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tracer import sources, wire
+from tracer import procfs, sources, wire
 from tracer.capture import Capture
+from tracer.errors import ShmtraceError
 from tracer.events import Absent, Head, Label
 from tracer.labelling import Labelling
+from tracer.mounts import FileKey
 from tracer.procfs import Proc
+from tracer.sources import Site, Source
 
 NONE, UNREADABLE = Absent.NONE, Absent.UNREADABLE
 
@@ -20,6 +26,43 @@ class KernelSide:
 
     def __init__(self) -> None:
         self.labels = _Map()
+        self.uprobes: dict[int, tuple[str, str, int]] = {}
+        self.refuses = ""
+
+    def attach_uprobe(self, program: str, path: Path, offset: int) -> int:
+        if program == self.refuses:
+            raise ShmtraceError(f"a uprobe on {path} is refused", "take another label")
+        number = max(self.uprobes, default=0) + 1
+        self.uprobes[number] = program, str(path), offset
+        return number
+
+    def detach_uprobe(self, number: int) -> None:
+        del self.uprobes[number]
+
+
+class Programs:
+    """Stands for the sources: which program each process runs, or what is wrong with it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.running: dict[int, str] = {}
+
+    def find(self, tgid: int) -> Site | None:
+        path = self.running.get(tgid)
+        if not path:
+            return None
+        if not path.startswith("/"):
+            raise ShmtraceError(path)
+        mapping = procfs.Mapping(0, 4096, False, 0, 1, len(path), path)
+        functions = {program: 16 * number for number, program in enumerate(self._source.functions, 1)}
+        addresses = tuple(8 * number for number, _ in enumerate(self._source.texts, 1))
+        return Site(self._source, addresses, mapping, FileKey(1, hash(path), 0, 0), functions, file_is_string=False)
+
+    @contextmanager
+    def opened(self, site: Site, tgid: int) -> Iterator[Path]:
+        if self.running.get(tgid) != site.mapping.path:
+            raise FileNotFoundError
+        yield Path(site.mapping.path)
 
 
 class _Map(dict):  # type: ignore[type-arg]
@@ -42,9 +85,29 @@ def capture() -> Capture:
     return Capture()
 
 
+def made(capture: Capture, name: str) -> Labelling:
+    probes: Any = KernelSide()
+    found = Labelling(capture, probes, Proc(), sources.parse(name))
+    found._sources = Programs(sources.parse(name))  # type: ignore[assignment]
+    return found
+
+
 @pytest.fixture
 def labelling(capture: Capture) -> Labelling:
-    return Labelling(capture, KernelSide(), Proc(), sources.parse("app:doing"))  # type: ignore[arg-type]
+    return made(capture, "app:doing")
+
+
+def runs(labelling: Labelling, *tgids: int, program: str = "/bin/app") -> None:
+    """Or what is wrong with the program."""
+    programs: Any = labelling._sources
+    for tgid in tgids:
+        programs.running[tgid] = program
+        labelling.adopt(tgid)
+
+
+def labelled(labelling: Labelling) -> list[int]:
+    """The tgids that the kernel side knows of."""
+    return sorted(wire.TGID.unpack(key)[0] for key in labelling._probes.labels)  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -89,10 +152,9 @@ def test_what_could_not_be_told_is_unknown(labelling: Labelling, text_at: TextAt
 def test_a_loss_that_lasts_to_the_end(
     end: Callable[[Labelling, int], None], labelling: Labelling, text_at: TextAt
 ) -> None:
-    site = sources.Site(sources.parse("app:doing"), (8,), (1, 2), Proc().root, {}, file_is_string=False)
-    labelling._enter(812, site)
+    runs(labelling, 812)
     labelling.heard(told(812, 100, "a"))
-    values = list(wire.LABEL.unpack(site.pack()))
+    values = list(wire.LABEL.unpack(labelling._probes.labels[wire.TGID.pack(812)]))
     values[2 * wire.MAX_TEXTS] = 150
     labelling._probes.labels[wire.TGID.pack(812)] = wire.LABEL.pack(*values)
     end(labelling, 812)
@@ -129,3 +191,105 @@ def test_there_is_an_end_to_what_is_kept(
 def test_no_program_had_it(labelling: Labelling) -> None:
     labelling.finish()
     assert labelling.warnings == ["no process had what --label app:doing reads: all labels are ?"]
+
+
+def test_why_a_program_has_none(labelling: Labelling) -> None:
+    """Once for each, and not for all that anybody may have; at the start only if there is nothing else."""
+    assert labelling.doubt is None
+    for number in (1, 1, 2, 3):
+        runs(labelling, 900 + number, program=f"app{number} has no symbol")
+    assert labelling.doubt == "app1 has no symbol: its labels are ?"
+    assert labelling.warnings == [f"app{number} has no symbol: its labels are ?" for number in (1, 2, 3)]
+    runs(labelling, 812)
+    assert labelling.doubt is None
+    assert labelled(labelling) == [812]
+    for number in range(1, 100):
+        runs(labelling, 900 + number, program=f"app{number} has no symbol")
+    assert labelling.warnings[9:] == [
+        "app10 has no symbol: its labels are ?",
+        "others have not what --label app:doing reads either: their labels are ?",
+    ]
+    labelling.finish()
+    assert len(labelling.warnings) == 11
+
+
+def test_one_that_has_nothing_to_be_read(labelling: Labelling, text_at: TextAt) -> None:
+    """As long as there is nothing: a page of it may just have been elsewhere."""
+    warning = "/bin/app has nothing that can be read where doing should have it: its labels are ?"
+    runs(labelling, 812, 813)
+    assert labelling.warnings == []
+    labelling.heard(told(812, 100, UNREADABLE))
+    assert labelling.warnings == [warning]
+    labelling.heard(told(813, 200, NONE))
+    labelling.heard(told(812, 300, UNREADABLE))
+    assert labelling.warnings == []
+    runs(labelling, 814, program="/bin/other")
+    labelling.heard(told(814, 100, UNREADABLE))
+    labelling.ended(814)
+    assert labelling.warnings == [warning.replace("app", "other")]
+    assert [text_at(812, when) for when in (100, 300)] == ["?", "?"]
+    assert text_at(813, 200) == "None"
+
+
+def test_who_has_no_path_where_one_should_be(capture: Capture) -> None:
+    """It is not believed, and others that run the same are."""
+    labelling = made(capture, "php")
+    runs(labelling, 812, 813, program="/bin/php")
+    labelling.begin(814, 50, parent_tgid=812)
+    labelling.heard(told(812, 100, "Standard input code", NONE, NONE))
+    labelling.heard(told(813, 100, "/srv/x.php", "/x.php", NONE))
+    labelling.heard(told(814, 100, "/srv/y.php", "/y.php", NONE))
+    assert labelled(labelling) == [813, 814]
+    assert labelling.at(812, 100) is None
+    rows = [labelling.at(tgid, 100) for tgid in (813, 814)]
+    assert [capture.rows("SELECT script FROM label WHERE id = ?", (row,))[0][0] for row in rows] == [
+        "/srv/x.php",
+        "/srv/y.php",
+    ]
+    assert labelling.warnings == ["/bin/php had 'Standard input code' for a path in sapi_globals: its labels are ?"]
+
+
+def test_uprobes_last_as_long_as_somebody_runs_the_program(capture: Capture) -> None:
+    labelling = made(capture, "php:file")
+    probes: Any = labelling._probes
+    runs(labelling, 812, 813, program="/bin/php")
+    runs(labelling, 814, program="/opt/php")
+    hooks = {(program, path) for program, path, _ in probes.uprobes.values()}
+    assert hooks == {(hook, path) for hook in sources.READY["php:file"].functions for path in ("/bin/php", "/opt/php")}
+    assert len(probes.uprobes) == 4
+    labelling.begin(815, 100, parent_tgid=812)
+    labelling.ended(812)
+    labelling.ended(814)
+    assert {path for _, path, _ in probes.uprobes.values()} == {"/bin/php"}
+    labelling.begin(813, 200)  # executes another program
+    labelling.adopt(813)
+    assert len(probes.uprobes) == 2
+    runs(labelling, 813, program="")
+    labelling.ended(815)
+    assert not probes.uprobes
+    assert labelling.warnings == []
+
+
+def test_a_uprobe_that_is_refused(capture: Capture) -> None:
+    """None is left, and nothing is read of a program that would have one text of its label too few."""
+    labelling = made(capture, "php:file")
+    probes: Any = labelling._probes
+    probes.refuses = "php_request_over"
+    runs(labelling, 812, 813, program="/bin/php")
+    assert not probes.uprobes
+    assert not labelled(labelling)
+    assert labelling.doubt == "a uprobe on /bin/php is refused: its labels are ?"
+    probes.refuses = ""
+    runs(labelling, 814, program="/bin/php")
+    assert labelled(labelling) == [814]
+
+
+def test_more_programs_than_one_can_mind(labelling: Labelling, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracer.labelling.MAX_BINARIES", 3)
+    for number in range(5):
+        runs(labelling, 812 + number, program=f"/bin/app{number}")
+    assert labelled(labelling) == [812, 813, 814]
+    assert labelling.warnings == [f"/bin/app{n} is one program more than 3: its labels are ?" for n in (3, 4)]
+    labelling.ended(812)
+    runs(labelling, 820, program="/bin/app9")
+    assert labelled(labelling) == [813, 814, 820]

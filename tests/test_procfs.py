@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import mmap
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -258,6 +260,48 @@ def test_sysv_segments(proc: Proc) -> None:
 
 def test_a_kernel_without_sysv(proc: Proc) -> None:
     assert proc.sysv_segments() == {}
+
+
+# ---- files that strangers chose ----
+
+
+def test_a_fifo_and_a_device_are_not_opened(tmp_path: Path) -> None:
+    """Nobody reads the FIFO: to open it would wait, and with a reader whoever writes to it would go on."""
+    os.mkfifo(tmp_path / "fifo")
+    for path in tmp_path / "fifo", tmp_path, Path("/dev/zero"):
+        with pytest.raises(OSError, match="not a regular file"):
+            procfs.open_promptly(path)
+
+
+@pytest.fixture
+def leased(tmp_path: Path) -> Iterator[Path]:
+    """A file of 2 pages that this process has a lease on, and does not give back."""
+    path = tmp_path / "leased"
+    path.write_bytes(b"x" * 2 * PAGE_BYTES)
+    handler = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    fd = os.open(path, os.O_RDONLY)
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    yield path
+    os.close(fd)
+    signal.signal(signal.SIGIO, handler)
+
+
+def test_a_leased_file_is_not_waited_for(leased: Path) -> None:
+    """An open that waits would, for /proc/sys/fs/lease-break-time: 45 s."""
+    began_s = time.monotonic()
+    with pytest.raises(BlockingIOError):
+        procfs.open_promptly(leased)
+    assert time.monotonic() - began_s < 20
+
+
+def test_a_file_is_opened_unnoticed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"text")
+    os.utime(path, (1000, 2000))
+    fd = procfs.open_promptly(path)
+    assert os.read(fd, 9) == b"text"
+    os.close(fd)
+    assert path.stat().st_atime == 1000
 
 
 # ---- one region: files of this process ----

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.test_elf import with_functions
 from tests.test_lives import CLOCK
 from tests.test_procfs import put, stat_of
-from tracer import events, wire
+from tracer import elf, events, wire
+from tracer.budget import Budget
 from tracer.capture import Capture
+from tracer.elf import read as elf_read
 from tracer.events import Head
 from tracer.lives import Lives, Process
 from tracer.probes import Stacked
-from tracer.procfs import Executable, Proc, RegionKey
+from tracer.procfs import Executable, Proc, RegionKey, open_promptly
 from tracer.regions import Region
 from tracer.stacks import Module, Program, Stacks, frames_text
-from tracer.symbols import Symbols
 
 CODE = 0x10000
 STACKS = {1: (CODE + 0x10, CODE + 0x21), 2: (CODE + 0x30,), 4: (7, 9)}
@@ -58,8 +61,9 @@ class World:
         self.kernel: Any = Kernel()
         self.lives = Lives(capture, CLOCK)
         self.regions = {3: Region(31, 3, RegionKey(1, 7, 9), "anon", path=None)}
-        self.stacks = Stacks(capture, self.kernel, self.lives, self.regions)
-        self.stacks._proc = self.proc = Proc(str(root))
+        self.warnings: list[str] = []
+        self.stacks = Stacks(capture, self.kernel, self.lives, self.regions, self.warnings.append)
+        self.stacks._proc = self.stacks._mounts._proc = self.proc = Proc(str(root))
         self.stacks.enter(self.regions[3])
 
     def begin(self, tgid: int, program: str, parent: int | None = None) -> Process:
@@ -67,10 +71,16 @@ class World:
         self.put(tgid, program)
         return process
 
-    def put(self, tgid: int, program: str) -> None:
+    def put(self, tgid: int, program: str, file: Path | None = None) -> None:
         """It runs this, whose one page of code is where all programs have it; none: it is gone."""
-        maps = f"{CODE:x}-{CODE + 4096:x} r-xp 00002000 fe:01 {len(program)} /bin/{program}\n" if program else ""
+        place = f"{CODE:x}-{CODE + 4096:x}"
+        maps = f"{place} r-xp 00002000 fe:01 {len(program)} /bin/{program}\n" if program else ""
         put(self.proc, tgid, stat=stat_of(tgid, b"x", start_ticks=tgid), cmdline=b"x\0", maps=maps)
+        link = self.proc.root / str(tgid) / "map_files" / place
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        if file:
+            link.symlink_to(file)
 
     def event(self, kind: type[Any], process: Process, *fields: Any) -> None:
         self.stacks.apply(kind(Head(0, process.start_time_ns, process.tgid), *fields))
@@ -104,32 +114,146 @@ def test_frames() -> None:
     assert frames_text([None, None]) is frames_text([]) is None
 
 
-def test_names() -> None:
-    class Named(Symbols):
-        def __init__(self) -> None:
-            pass
-
-        def address(self, offset_bytes: int) -> int:
-            return offset_bytes + 0x400000
-
-        def name(self, address: int) -> str | None:
-            return "two\nlines;" if address < 0x402100 else None
-
-    module = Module("x.so", None)
-    assert module.frame(0x123) == "x.so+0x123"
-    module.__dict__["_symbols"] = Named()
+def test_names(tmp_path: Path) -> None:
+    (tmp_path / "x.so").write_bytes(with_functions(0x2000, 0x402000, **{"two\nlines;": (0x402000, 0x100)}))
+    with (tmp_path / "x.so").open("rb") as file:
+        module = Module(elf.read(file.fileno()), Budget())
     program = Program(
         [
-            Executable(0x1000, 0x2000, False, 0x2000, 1, 7, "/lib/x.so"),
+            Executable(0x1000, 0x2000, False, 0x2000, 1, 7, "/lib/x.so (deleted)"),
             Executable(0x2000, 0x3000, False, 0, 0, 0, ""),
             Executable(0x4000, 0x5000, False, 0, 0, 0, "[vdso]"),
-        ],
-        [module, None, None],
+            Executable(0x6000, 0x7000, False, 0x2000, 1, 8, "/lib/not-read.so"),
+        ]
     )
-    wanted = {0x1000: "two\\x0alines;", 0x1100: "x.so+0x402100", 0x2fff: "[anon]", 0x4000: "[vdso]"}  # fmt: skip
+    program.modules[0] = module
+    wanted = {
+        0x1000: "two\\x0alines;",
+        0x10FF: "two\\x0alines;",
+        0x1100: "x.so+0x402100",
+        0x2FFF: "[anon]",
+        0x4000: "[vdso]",
+        0x6123: "not-read.so+0x2123",
+    }
     assert {address: program.frame(address) for address in wanted} == wanted
     assert not any(program.covers(address) for address in (0, 0xFFF, 0x3000, 0x5000, 2**64 - 1))
     assert program.frame(0x3000) is None
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    path = tmp_path / "library"
+    path.write_bytes(with_functions(0x2000, 0x2000, alpha=(0x2010, 0x10), beta=(0x2020, 0x20)))
+    return path
+
+
+def test_a_file_is_read_when_somebody_touches(
+    world: World, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, and not before; then it is open no more, and may go."""
+    opened = []
+    monkeypatch.setattr("tracer.mounts.open_promptly", lambda path: opened.append(path) or open_promptly(path))
+    first = world.begin(811, "one")
+    world.put(811, "one", library)
+    world.event(events.Exec, first, "one", "one", "one", True)
+    world.stacks.write()
+    assert not opened
+    world.touch(first, 1, 5)
+    assert len(opened) == 1
+    held = [entry.readlink() for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    assert library not in held
+    library.unlink()
+    world.put(811, "")
+    world.lives.end(first, 1)
+    world.touch(first, 2, 7)
+    world.stacks.write()
+    assert world.made() == {(811, "beta\nalpha"): 5, (811, "beta"): 7}
+    assert len(opened) == 1
+
+
+def test_the_file_of_a_child_that_was_too_short(world: World, library: Path) -> None:
+    """By its parent, which has not touched anything."""
+    parent = world.begin(811, "one")
+    world.put(811, "one", library)
+    world.event(events.Exec, parent, "one", "one", "one", True)
+    child = world.begin(812, "", parent=811)
+    world.event(events.Fork, child, 811, parent.start_time_ns, "x")
+    world.touch(child, 1, 5)
+    world.lives.end(child, 1)
+    world.stacks.write()
+    assert world.made() == {(812, "beta\nalpha"): 5}
+
+
+def test_two_that_run_the_same_file_read_it_once(world: World, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    monkeypatch.setattr("tracer.elf.read", lambda fd: reads.append(fd) or elf_read(fd))
+    for tgid in (811, 812):
+        process = world.begin(tgid, "one")
+        world.put(tgid, "one", library)
+        world.touch(process, 1, 5)
+    world.stacks.write()
+    assert world.made() == {(811, "beta\nalpha"): 5, (812, "beta\nalpha"): 5}
+    assert len(reads) == 1
+
+
+def test_another_file_in_the_place_of_one_that_is_known(world: World, library: Path, tmp_path: Path) -> None:
+    """Whatever maps says of it: no other process's functions have its names."""
+    liar, honest = world.begin(811, "one"), world.begin(812, "one")
+    other = tmp_path / "other"
+    other.write_bytes(with_functions(0x2000, 0x2000, gamma=(0x2000, 0x100)))
+    for process, file in ((liar, other), (honest, library)):
+        world.put(process.tgid, "one", file)
+        world.touch(process, 1, 5)
+    world.stacks.write()
+    assert world.made() == {(811, "gamma\ngamma"): 5, (812, "beta\nalpha"): 5}
+
+
+def test_what_cannot_be_read_is_told_by_its_place(world: World, tmp_path: Path) -> None:
+    """And that is said, once."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for tgid in (811, 812):
+        process = world.begin(tgid, "one")
+        world.put(tgid, "one", fifo)
+        world.touch(process, 1, 5)
+    world.stacks.write()
+    assert world.made() == {(tgid, "one+0x2020\none+0x2010"): 5 for tgid in (811, 812)}
+    assert world.warnings == [
+        "functions of some programs are told by their place in the file: /bin/one cannot be opened (not a regular file)"
+    ]
+
+
+def test_there_is_an_end_to_what_is_read(world: World, library: Path) -> None:
+    world.stacks._budget._used_s = 1000
+    first = world.begin(811, "one")
+    world.put(811, "one", library)
+    world.touch(first, 1, 5)
+    world.stacks.write()
+    assert world.made() == {(811, "one+0x2020\none+0x2010"): 5}
+    assert [warning.partition(": ")[2] for warning in world.warnings] == ["others took too long to read"]
+
+
+def test_there_is_an_end_to_what_is_kept(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody has mapped any more makes room for others."""
+    monkeypatch.setattr("tracer.stacks.MAX_KEPT_BYTES", 3000)
+    processes = []
+    for tgid in range(811, 815):
+        path = tmp_path / f"library{tgid}"
+        path.write_bytes(with_functions(0x2000, 0x2000, **{f"f{tgid}": (0x2000, 0x100)}))
+        processes.append(world.begin(tgid, f"p{tgid}"))
+        world.put(tgid, f"p{tgid}", path)
+        world.touch(processes[-1], 2, 5)
+        world.stacks.write()
+    assert [frames for _, frames in world.made()] == ["f811", "f812", "f813", "p814+0x2030"]
+    assert [warning.partition(": ")[2] for warning in world.warnings] == ["those of others take 0 MiB"]
+    world.lives.end(processes[0], 1)
+    world.stacks.write()
+    last = world.begin(815, "p815")
+    world.put(815, "p815", tmp_path / "library814")
+    world.touch(last, 2, 5)
+    world.stacks.write()
+    assert world.made()[815, "f814"] == 5
+    assert len(world.stacks._modules) == 3
 
 
 def test_counted_by_stack(world: World) -> None:

@@ -74,7 +74,7 @@ def test_growers_grew_what_the_regions_did() -> None:
 
 
 def test_a_pid_used_again_is_another_grower() -> None:
-    dead, reborn = process(812, exited=20), process(812)._replace(start_time_ns=9)
+    dead, reborn = process(812, exited=20), process(812, row=1812)._replace(start_time_ns=9)
     view = top.compare(pool(opcache((dead, 23), (reborn, 3))), top.compare(pool(opcache((dead, 23))), None))
     assert sorted((row.process.exited_ns, row.delta_bytes) for row in view.growers if row.process.exited_ns) == [
         (at(20), 0)
@@ -84,7 +84,7 @@ def test_a_pid_used_again_is_another_grower() -> None:
 
 def test_an_inode_used_again_is_another_region() -> None:
     """SysV numbers inodes by shmid, and a kernel may not tell the generation."""
-    first, second = opcache((FIRST, 23), gone_ns=at(30)), opcache((SECOND, 5))
+    first, second = opcache((FIRST, 23), gone_ns=at(30)), opcache((SECOND, 5), row=2)
     before = top.compare(pool(opcache((FIRST, 23))), None)
     view = top.compare(pool(second, first), before)
     assert {row.region.gone_ns: row.delta_bytes for row in view.regions} == {at(30): 0, None: 5 * PAGE_BYTES}

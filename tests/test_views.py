@@ -55,7 +55,8 @@ def at(seconds: float) -> int:
 
 
 def process(tgid: int, command: str = "php-fpm: pool www", exited: float | None = None, **fields: Any) -> Process:
-    values = {"comm": "php-fpm8.2", "parent": 811, "exited_ns": None if exited is None else at(exited), **fields}
+    exited_ns = None if exited is None else at(exited)
+    values = {"row": tgid, "comm": "php-fpm8.2", "parent": 811, "exited_ns": exited_ns, **fields}
     return Process(tgid=tgid, start_time_ns=tgid * 10_000_000, command=command, **values)
 
 
@@ -71,7 +72,10 @@ def toucher(
 def make_region(ino: int, *touchers: Toucher, before: int = 0, unseen: int = 0, **fields: Any) -> Region:
     """In pages; it holds what was touched, what was before and what is unseen."""
     allocated_bytes = sum(toucher.touched_bytes for toucher in touchers) + (before + unseen) * PAGE_BYTES
+    generation = fields.get("generation", 0x3A9C21F0)
     values = {
+        "row": ino,
+        "id": f"0:1/{ino}/{'-' if generation is None else f'{generation:08x}'}",
         "dev": 1,
         "ino": ino,
         "generation": 0x3A9C21F0,
@@ -178,7 +182,7 @@ def exact() -> Account:
     first, second, third = process(812, exited=20), process(813, "php-fpm: pool api"), process(814)
     kernel_thread = process(39, "", comm="khugepaged", parent=2, stranger=True)
     outsider = process(4711, "cat /proc/812/mem", comm="cat", parent=4000, stranger=True)
-    unknown = Process(5000, 0, None, "", None, None)
+    unknown = Process(5000, 5000, 0, None, "", None, None)
     return exactly(
         Parent(
             master,
@@ -680,12 +684,6 @@ def test_what_grew(grown: int, private: int | None, how: str | None, verdict: st
     assert bool(told) == (private is not None)
 
 
-def test_ids_of_regions() -> None:
-    assert document.region_id(make_region(1047)) == "0:1/1047/3a9c21f0"
-    assert document.region_id(make_region(1047, generation=7)) == "0:1/1047/00000007"
-    assert document.region_id(make_region(1047, generation=None, dev=os.makedev(0x103, 26))) == "103:1a/1047/-"
-
-
 @pytest.mark.parametrize(
     ("unix_ns", "written"),
     [
@@ -705,7 +703,7 @@ def test_times_are_rfc_3339(unix_ns: int | None, written: str | None) -> None:
 
 
 def test_a_process_of_which_only_the_pid_is_known() -> None:
-    stranger = Process(4711, 0, None, "", None, None)
+    stranger = Process(4711, 4711, 0, None, "", None, None)
     found = json.loads("".join(document.render(account(Parent(stranger, [])))))
     assert found["parents"][0]["process"] == {
         "tgid": 4711,

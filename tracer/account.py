@@ -12,14 +12,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tracer.capture import Capture
+from tracer import sources
+from tracer.capture import PAGE_BYTES, Capture
 from tracer.errors import ShmtraceError
-from tracer.procfs import PAGE_BYTES
 
 
 class Process(NamedTuple):
     """A process of the tree, dead or alive."""
 
+    row: int
+    """in the capture: what tells it from all others there"""
     tgid: int
     start_time_ns: int
     """since boot; 0: nothing of it is known but the PID"""
@@ -124,6 +126,10 @@ class Labelled(NamedTuple):
 class Region(NamedTuple):
     """One region."""
 
+    row: int
+    """in the capture: what tells it from all others there"""
+    id: str
+    """for people: dev/ino/generation, as maps prints the first two; /2 after it for a second one of the same"""
     dev: int
     ino: int
     generation: int | None
@@ -169,12 +175,6 @@ class Region(NamedTuple):
     def in_memory_bytes(self) -> int:
         """As far as known: what is allocated and not known to be swapped."""
         return self.allocated_bytes - (self.swapped_bytes or 0)
-
-
-def region_id(region: Region) -> str:
-    """dev/ino/generation, as maps prints the first two."""
-    generation = "-" if region.generation is None else f"{region.generation:08x}"
-    return f"{dev_text(region.dev)}/{region.ino}/{generation}"
 
 
 def dev_text(dev: int) -> str:
@@ -268,6 +268,7 @@ class Window(NamedTuple):
 
 
 ALL_TIME = Window()
+MAX_OVERDRAWN = 3  # regions, by their ids in a warning
 
 
 class Account(NamedTuple):
@@ -307,10 +308,14 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     processes = read_processes(capture)
     labels = {row["id"]: Label(*row[1:]) for row in capture.rows(LABELS)}
     parents: dict[int | None, list[Region]] = {}
-    for row in capture.rows("SELECT * FROM region"):
-        region = _region(capture, row, processes, labels if session.label else None, window)
+    ids: Counter[str] = Counter()
+    for row in capture.rows("SELECT * FROM region ORDER BY id"):
+        identity = _identity(row)
+        ids[identity] += 1  # the kernel may give a number and a generation again, once the first region is gone
+        name = identity if ids[identity] == 1 else f"{identity}/{ids[identity]}"
+        region = _region(capture, row, name, processes, labels if session.label else None, window)
         parents.setdefault(row["top"], []).append(region)
-    return Account(
+    read = Account(
         session,
         sorted(
             (Parent(processes.get(top or 0), _most_first(regions)) for top, regions in parents.items()),
@@ -318,6 +323,12 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
         ),
         window,
     )
+    overdrawn = [region for region in read.regions if region.unseen_bytes < 0]
+    if overdrawn:
+        pages = -sum(region.unseen_bytes for region in overdrawn) // PAGE_BYTES
+        some = ", ".join(region.id for region in overdrawn[:MAX_OVERDRAWN]) + " …" * (len(overdrawn) > MAX_OVERDRAWN)
+        session.warnings.append(f"{pages} more pages have an owner than there are: what is said of {some} is wrong")
+    return read
 
 
 def read_session(capture: Capture) -> Session:
@@ -325,28 +336,52 @@ def read_session(capture: Capture) -> Session:
     sessions = capture.rows("SELECT * FROM session")
     if not sessions:
         raise ShmtraceError("the capture is empty", "it was cut off before anything was recorded; record another")
-    (session,) = sessions
-    lists = {name: _lines(session[name]) for name in ("blind_to", "warnings")}
-    return Session(**{**dict(session), **lists, "complete": bool(session["complete"])})
-
-
-def read_processes(capture: Capture) -> dict[int, Process]:
-    """By row."""
-    return {
-        row["id"]: Process(
-            row["tgid"],
-            row["start_time_ns"],
-            row["comm"],
-            row["command"],
-            row["parent_tgid"],
-            row["exited_ns"],
-            bool(row["stranger"]),
-            row["started_ns"],
-            row["cgroup"],
-            row["ns_tgid"],
-        )
-        for row in capture.rows("SELECT * FROM process")
+    session = sessions[0]
+    try:
+        sources.parse(session["label"] or "php")
+    except ValueError as error:
+        raise capture.damaged(f"session.label: {error}") from None
+    known = {
+        "blind_to": _lines(session["blind_to"]),
+        "warnings": [*capture.remarks, *_lines(session["warnings"])],
+        "complete": bool(session["complete"]),
+        "ended_ns": max(session["started_ns"], session["ended_ns"]),  # the clock may have been put back
     }
+    return Session(**{**dict(session), **known})
+
+
+class Processes(dict[int, Process]):
+    """Of a capture, by row. Raises ShmtraceError for one that is not there."""
+
+    def __init__(self, capture: Capture, found: Iterable[Process]) -> None:
+        super().__init__((process.row, process) for process in found)
+        self._capture = capture
+
+    def __missing__(self, row: int) -> Process:
+        raise self._capture.damaged(f"it refers to process {row}, which is not there")
+
+
+def read_processes(capture: Capture) -> Processes:
+    """By row."""
+    return Processes(
+        capture,
+        (
+            Process(
+                row["id"],
+                row["tgid"],
+                row["start_time_ns"],
+                row["comm"],
+                row["command"],
+                row["parent_tgid"],
+                row["exited_ns"],
+                bool(row["stranger"]),
+                row["started_ns"],
+                row["cgroup"],
+                row["ns_tgid"],
+            )
+            for row in capture.rows("SELECT * FROM process")
+        ),
+    )
 
 
 MADE_BY = """
@@ -359,10 +394,20 @@ TOUCHED = """region = :region AND (process IS NULL OR (
   (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)))"""
 
 
+def _identity(row: sqlite3.Row) -> str:
+    generation = "-" if row["generation"] is None else f"{row['generation']:08x}"
+    return f"{dev_text(row['dev'])}/{row['ino']}/{generation}"
+
+
 def _region(
-    capture: Capture, row: sqlite3.Row, processes: dict[int, Process], labels: dict[int, Label] | None, window: Window
+    capture: Capture,
+    row: sqlite3.Row,
+    name: str,
+    processes: dict[int, Process],
+    labels: dict[int, Label] | None,
+    window: Window,
 ) -> Region:
-    """labels: by row; None: nobody asked for any."""
+    """name: its id. labels: by row; None: nobody asked for any."""
     touched: dict[int, tuple[int, int, int]] = {}
     doing: dict[int, list[tuple[int, int, int, int]]] = {}
     before_pages = outside_pages = 0
@@ -415,6 +460,8 @@ def _region(
     ]
     allocated_bytes = row["allocated_bytes"] or 0
     return Region(
+        row=row["id"],
+        id=name,
         dev=row["dev"],
         ino=row["ino"],
         generation=row["generation"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Callable, NamedTuple
 
-from tracer.account import ALL_TIME, Account, Toucher, region_id
+from tracer.account import ALL_TIME, Account, Toucher
 from tracer.places import Place, place, short
 from tracer.rollup import PARTS
 from tracer.tables import Column, Table
@@ -77,11 +77,11 @@ def by_container(account: Account) -> Table:
 def _by_place(
     account: Account, by: str, columns: Sequence[Column], key: Callable[[Place, str | None], tuple[Place, Hashable]]
 ) -> Table:
-    found: dict[tuple[Place, Hashable], list[tuple[Toucher, str]]] = {}
+    found: dict[tuple[Place, Hashable], list[tuple[Toucher, int]]] = {}
     for region in account.regions:
         for toucher in region.touchers:
             cgroup = toucher.process.cgroup
-            found.setdefault(key(place(cgroup), cgroup), []).append((toucher, region_id(region)))
+            found.setdefault(key(place(cgroup), cgroup), []).append((toucher, region.row))
     rows = [_place_row("touched", key[0], touched)._replace(key=key) for key, touched in found.items()]
     rows.sort(key=lambda row: (-row.size_bytes, -(row.freed_bytes or 0), row.cgroups))
     total = _place_row("sum", NOWHERE, [item for touched in found.values() for item in touched])
@@ -96,7 +96,7 @@ def _by_place(
 NOWHERE = Place(None, None, None)
 
 
-def _place_row(part: str, where: Place, touched: Sequence[tuple[Toucher, str]]) -> PlaceRow:
+def _place_row(part: str, where: Place, touched: Sequence[tuple[Toucher, int]]) -> PlaceRow:
     return PlaceRow(
         part,
         where,

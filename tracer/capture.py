@@ -6,20 +6,39 @@ seen live and what is looked at a week later go the same way.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+import stat
+import struct
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
+from tracer import journal, verify
 from tracer.errors import ShmtraceError
 
 APPLICATION_ID = 0x73686D74  # "shmt"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = Path(__file__).with_name("schema.sql")
 REMEDY = "`shmtrace record` makes one"
+PAGE_BYTES = 4096  # of a capture, whatever the page of the host that reads it
 MIN_SAMPLES = 1000  # no fewer are left for the sake of a file's size
-BUSY_SECONDS = 10.0  # a reader waits so long for the trace that writes it, and the other way round
+BUSY_SECONDS = 10.0  # a reader waits so long for the trace that writes it; so does the trace at its end
+COMMIT_SECONDS = 0.1  # a trace that goes on waits so long for a reader, and then puts off what it commits
+# https://sqlite.org/fileformat.html#the_database_header: its magic, versions to write and to read, user_version and
+# application_id
+HEADER = struct.Struct(">16s2xBB40xI4xI28x")
+MAGIC = b"SQLite format 3\0"
+WAL = 2
+LIMIT_LENGTH = 0  # SQLITE_LIMIT_LENGTH of sqlite3.h
+# What a reader may take. The largest views of a capture of a million extents take a tenth of these steps.
+MAX_ROW_BYTES = 1 << 20  # a stack of 127 frames takes a tenth
+STEPS, STEPS_A_BYTE = 50_000_000, 40
+HEAP_BYTES, HEAP_A_BYTE = 128 << 20, 4
+STEPS_AT_ONCE = 1_000_000
+MAX_REASON = 200  # characters
 
 # SQLite sorts for GROUP BY: of extents, which come by page and not by who touched them, that takes twice the time.
 ADD_UP = """
@@ -44,49 +63,64 @@ class Capture:
         """
         if path:
             _create(path)
+            _create(journal.path_of(path))  # or somebody else might
+        self._path, self._is_read = path, False
+        self.remarks: list[str] = []
+        """what is to be said of how it could be read"""
         self._max_bytes = max_bytes
         # "": temporary, and unlinked from the first
-        self._begin(sqlite3.connect(path or "", timeout=BUSY_SECONDS, isolation_level=None))
+        self._begin(sqlite3.connect(path or "", timeout=COMMIT_SECONDS, isolation_level=None))
         # the trace never waits for the disk: what was committed outlives its end, however it ends, but not the host's
         self._db.execute("PRAGMA synchronous = OFF")
-        self._db.executescript(SCHEMA.read_text())
-        self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        self._db.execute("BEGIN")
+        # the journal stays where it is, and empty between two commits: nobody can put another in its place
+        self._db.execute("PRAGMA journal_mode = TRUNCATE")
+        says = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+        self._db.executescript(f"BEGIN; {SCHEMA.read_text()} {says} COMMIT; BEGIN")  # all of it or nothing
 
     @classmethod
     def open(cls, path: Path) -> Capture:
-        """One that is there, to read. Raises ShmtraceError."""
+        """One that is there, to read as it is at this moment. Nothing is written, there or elsewhere; what is in it may
+        be anybody's, and is looked at first. Raises ShmtraceError.
+        """
         capture = cls.__new__(cls)
-        if not path.is_file():
-            raise ShmtraceError(f"{path} is {'no file' if path.exists() else 'not there'}", REMEDY)
-        if not os.access(path, os.R_OK):
-            raise ShmtraceError(f"{path} may not be read", "a capture is for its owner's eyes: read it as that user")
-        # what a trace that was killed left half written is taken back on opening, which takes a file to write to
-        mode = "rw" if os.access(path, os.W_OK) else "ro"
-        uri = f"{path.absolute().as_uri()}?mode={mode}"
-        capture._begin(sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True))
+        capture._path, capture._is_read, capture._max_bytes = path, True, None
         try:
-            capture._check(path)
-        except BaseException:
-            capture._db.close()
+            _check_header(path)
+            db, remark = journal.connect(path, BUSY_SECONDS)
+        except FileNotFoundError:
+            raise ShmtraceError(f"{path} is not there", REMEDY) from None
+        except PermissionError:
+            owner = "a capture is for its owner's eyes: read it as that user"
+            raise ShmtraceError(f"{path} may not be read", owner) from None
+        except OSError as error:
+            raise ShmtraceError(f"{path} cannot be read ({error.strerror})", REMEDY) from None
+        capture.remarks = [remark] if remark else []
+        capture._begin(db)
+        try:
+            capture._guard(path.stat().st_size)
+            if not capture.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
+                raise _empty(path)
+            damage = verify.damage(db, SCHEMA.read_text())
+        except BaseException as error:
+            capture.__exit__(type(error), error)
             raise
+        if damage:
+            db.close()
+            raise capture.damaged(damage)
         return capture
 
-    def _check(self, path: Path) -> None:
-        try:
-            self._db.execute("PRAGMA query_only = 1")
-            (application,) = self._db.execute("PRAGMA application_id").fetchone()
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        except sqlite3.DatabaseError as error:
-            raise ShmtraceError(f"{path} cannot be read as a capture ({error})", REMEDY) from None
-        if application != APPLICATION_ID:
-            raise ShmtraceError(f"{path} is an SQLite file, but no capture", REMEDY)
-        if version != SCHEMA_VERSION:
-            raise ShmtraceError(
-                f"{path} has schema {version}, and this shmtrace reads {SCHEMA_VERSION}",
-                "use the shmtrace that made it, or a newer one",
-            )
+    def _guard(self, size_bytes: int) -> None:
+        """Bound what reading takes, and begin the one transaction that all of it is of."""
+        db = self._db
+        db.text_factory = lambda raw: raw.decode(errors="backslashreplace")
+        for setting in ("temp_store = MEMORY", "trusted_schema = OFF", "cell_size_check = ON", "query_only = ON"):
+            db.execute(f"PRAGMA {setting}")
+        db.execute(f"PRAGMA hard_heap_limit = {HEAP_BYTES + HEAP_A_BYTE * size_bytes}")
+        if hasattr(db, "setlimit"):  # since Python 3.11
+            db.setlimit(LIMIT_LENGTH, MAX_ROW_BYTES)
+        left = iter(range((STEPS + STEPS_A_BYTE * size_bytes) // STEPS_AT_ONCE))
+        db.set_progress_handler(lambda: next(left, None) is None, STEPS_AT_ONCE)
+        db.execute("BEGIN")
 
     def _begin(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -95,14 +129,46 @@ class Capture:
     def __enter__(self) -> Capture:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK" if kind else "COMMIT")
-        self._db.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None = None, *_: object) -> None:
+        try:
+            if not self._is_read:
+                self._end(whole=kind is None)
+            elif isinstance(error, UnicodeDecodeError):  # of an error of SQLite's, which has the file's own words in it
+                raise self.damaged("what SQLite says of it is no UTF-8") from None
+            elif isinstance(error, (sqlite3.Error, MemoryError)):
+                raise self.damaged(str(error) or "it takes more memory than others of its size") from None
+        finally:
+            self._db.close()
 
-    def commit(self) -> None:
-        self._db.execute("COMMIT")
+    def _end(self, whole: bool) -> None:
+        """Raises ShmtraceError, sqlite3.Error where what is left cannot be written."""
+        if not whole:
+            with contextlib.suppress(sqlite3.Error):  # why it has not come to its end says more
+                self._db.execute("ROLLBACK")
+            return
+        self._db.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+        if not self.commit():
+            raise ShmtraceError(
+                f"{self._path} lacks the end of the trace, for another program reads it, and did not end in time",
+                "what was committed before is in it",
+            )
+        self._db.execute("PRAGMA journal_mode = DELETE")
+
+    def damaged(self, reason: str) -> ShmtraceError:
+        """What a reader ends with. The reason may have words of the file in it."""
+        said = textwrap.shorten(reason, MAX_REASON, placeholder="…")
+        return ShmtraceError(f"{self._path} is damaged: {said}", "`sqlite3 FILE .recover` shows what is left of it")
+
+    def commit(self) -> bool:
+        """Whether it was done: where a reader is in the way, what there is so far goes with the next one."""
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):  # SQLITE_BUSY, which Python tells by its code since 3.11
+                raise
+            return False
         self._db.execute("BEGIN")
+        return True
 
     def keep_small(self) -> bool:
         """Thin samples out, where it has grown too large: every other one goes, never the newest, so that those of long
@@ -173,7 +239,7 @@ class Capture:
         return self._db.execute(query, values).fetchall()
 
     def each(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-        """The same where there are very many, one after the other. To be read fast: a trace that writes it waits."""
+        """The same where there are very many, one after the other."""
         cursor = self._db.cursor()
         cursor.row_factory = None
         return cursor.execute(query, values)
@@ -181,16 +247,44 @@ class Capture:
     def sums(self, key: str, where: str, values: Mapping[str, Any], times: bool = False) -> list[tuple[Any, ...]]:
         """(key, pages, first_ns, last_ns) of extents, by a key that is an integer, in order; the times if wanted."""
         add_up = ADD_UP.format(key=key, where=where, times="first_ns, last_ns" if times else "NULL, NULL")
-        (query_only,) = self._db.execute("PRAGMA query_only").fetchone()
-        self._db.execute("PRAGMA query_only = 0")  # which has temporary tables in it too
+        self._db.execute("PRAGMA query_only = OFF")  # which has temporary tables in it too
         self._db.execute("PRAGMA temp.cache_size = -65536")  # KiB; by label and process, a fourth less of time
         try:
             self._db.execute("CREATE TEMP TABLE IF NOT EXISTS sums (key INTEGER PRIMARY KEY, pages, first_ns, last_ns)")
             self._db.execute("DELETE FROM temp.sums")
             self._db.execute(add_up + SPAN if times else add_up, values)
         finally:
-            self._db.execute(f"PRAGMA query_only = {query_only}")
+            self._db.execute(f"PRAGMA query_only = {self._is_read:d}")
         return list(self.each("SELECT * FROM temp.sums ORDER BY key"))
+
+
+def _check_header(path: Path) -> None:
+    """Before SQLite opens a file, which may make others. Raises OSError, ShmtraceError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ShmtraceError(f"{path} is no file", REMEDY)
+        header = os.read(fd, HEADER.size)
+    finally:
+        os.close(fd)
+    if not header:
+        raise _empty(path)
+    if len(header) < HEADER.size or not header.startswith(MAGIC):
+        raise ShmtraceError(f"{path} cannot be read as a capture (it is no SQLite file)", REMEDY)
+    _, writing, reading, version, application = HEADER.unpack(header)
+    if application != APPLICATION_ID:
+        raise ShmtraceError(f"{path} is an SQLite file, but no capture", REMEDY)
+    if version != SCHEMA_VERSION:
+        raise ShmtraceError(
+            f"{path} has schema {version}, and this shmtrace reads {SCHEMA_VERSION}",
+            "use the shmtrace that made it, or a newer one",
+        )
+    if WAL in (writing, reading):
+        raise ShmtraceError(f"{path} has been put into WAL mode", "`PRAGMA journal_mode = DELETE` in sqlite3 ends that")
+
+
+def _empty(path: Path) -> ShmtraceError:
+    return ShmtraceError(f"{path} is empty", "it was cut off before anything was recorded; record another")
 
 
 def _create(path: Path) -> None:

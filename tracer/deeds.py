@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tracer import sources
-from tracer.account import NAMELESS, Account, Labelled, Region, region_id
+from tracer.account import NAMELESS, Account, Labelled, Region
 from tracer.errors import ShmtraceError
 from tracer.rollup import PARTS, what
 from tracer.tables import Column, Table
@@ -27,7 +27,7 @@ class StackRow(NamedTuple):
 BY_STACK = [
     Column("made_bytes", "made", lambda row: row.made_bytes),
     Column("processes", "by", lambda row: row.processes),
-    Column("region", "", lambda row: region_id(row.region), "<"),
+    Column("region", "", lambda row: row.region.id, "<"),
     Column("ino", "region", lambda row: row.region.ino),
     Column("what", "what", lambda row: row.what, "<"),
     Column(

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Callable, NamedTuple, TypeVar
 
-from tracer.account import Account, Process, Region, region_id
+from tracer.account import Account, Process, Region
 from tracer.rollup import command, what
 from tracer.tables import Column, Table
 
@@ -116,7 +116,7 @@ def _regions(a: Account, b: Account, same_boot: bool) -> Iterable[Change]:
     first, second = _current(a), _current(b)
     pairs: list[tuple[Held, Held]] = []
     if same_boot:
-        pairs, first, second = _match(first, second, lambda one: region_id(one.region))
+        pairs, first, second = _match(first, second, lambda one: one.region.id)
     alike, gone, new = _match(first, second, lambda one: (one.whose, one.what, one.region.kind, one.region.vss_bytes))
     yield from (_region("same", *pair) for pair in pairs)
     yield from (_region("alike", *pair) for pair in alike)
@@ -157,8 +157,8 @@ def _region(how: str, one: Held | None, other: Held | None) -> Change:
         "region",
         name,
         (a + b)[0].kind,
-        [region_id(region) for region in a],
-        [region_id(region) for region in b],
+        [region.id for region in a],
+        [region.id for region in b],
         how,
         sum(region.allocated_bytes for region in a),
         sum(region.allocated_bytes for region in b),

@@ -294,19 +294,25 @@ class Probes:
             return bpf.attach(program)
         return perf.kprobe(program, self._points[probe.program].name, probe.kind == Kind.RETURN)
 
-    def attach_uprobe(self, program: str, path: Path, offset: int) -> None:
-        """To a function of a program, by its offset in the file; in all processes that run it.
+    def attach_uprobe(self, program: str, path: Path, offset: int) -> int:
+        """To a function of a program, by its offset in the file; in all processes that run it. For detach_uprobe.
 
         Raises ShmtraceError.
         """
         with _quiet():
             function = self._bpf.load_func(program.encode(), self._types.KPROBE).fd
         try:
-            self._links.append(perf.uprobe(function, path, offset))
+            uprobe = perf.uprobe(function, path, offset)
         except OSError as error:
             raise ShmtraceError(
                 f"a uprobe on {path.resolve()} is refused ({error.strerror})", "take a label that needs none"
             ) from None
+        self._links.append(uprobe)
+        return uprobe
+
+    def detach_uprobe(self, uprobe: int) -> None:
+        self._links.remove(uprobe)
+        os.close(uprobe)
 
     # ---- regions ----
 
@@ -400,7 +406,8 @@ class Probes:
         misses = {name: bpf.recursion_misses(program) for name, program in self._programs.items()}
         if self._fexit:  # either makes up for the other
             misses["adding"] = min(misses["adding"], misses.pop("added"))
-        if self._stacked:  # a fault within the program of a fault is of the walk along the stack, and makes no page
+        # a fault within the program of a fault is of what it reads there, a stack or a label, and makes no page
+        if self._stacked or kernel.LABELS[0] in self.tier.probes:
             misses.pop("page_fault", None)
         return sum(misses.values())
 

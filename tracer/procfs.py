@@ -16,6 +16,7 @@ import re
 import socket
 import struct
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 
 PAGE_BYTES = mmap.PAGESIZE
@@ -277,6 +278,26 @@ def titles(cmdline: bytes) -> tuple[str, str]:
 
 
 # ---- one file behind a mapping: path is a map_files entry, /proc/PID/fd/N or a file ----
+
+
+def open_promptly(path: Path | str) -> int:
+    """A descriptor to read a regular file by, which is not to be seen in its time of last access.
+
+    Raises OSError at once where that would have to wait, as for a lease, and for all but regular files: to open a FIFO
+    or a device is to do something to it.
+    """
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)  # opens nothing, so nobody notices and nobody is waited for
+    try:
+        if not S_ISREG(os.fstat(place).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        opened = f"/proc/self/fd/{place}"
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        try:
+            return os.open(opened, flags | os.O_NOATIME)
+        except PermissionError:  # where that is not allowed, it is to be seen
+            return os.open(opened, flags)
+    finally:
+        os.close(place)
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from tracer import account, labels
-from tracer.account import Region, region_id
+from tracer.account import Region
 from tracer.capture import Capture
 from tracer.views.text import printable
 
@@ -16,13 +16,12 @@ PLACE = re.compile(r"(\d{1,9}):(?:0[xX])?([0-9a-fA-F]{1,15})", re.ASCII)
 class Known(NamedTuple):
     """A region with all that it may be called."""
 
-    id: str
     region: Region
     guess: str | None
 
     @property
     def names(self) -> list[str]:
-        names = [self.id, self.region.name, printable(self.region.name)]
+        names = [self.region.id, self.region.name, printable(self.region.name)]
         return names + ([self.guess, self.guess.rstrip("?")] if self.guess else [])
 
 
@@ -39,27 +38,26 @@ def find(capture: Capture, word: str) -> list[Known]:
     if not place:
         return [each for each in regions if word in each.names]
     query = """
-        SELECT DISTINCT region.dev, ino, generation FROM mapping
-        JOIN region ON region.id = mapping.region JOIN process ON process.id = mapping.process
+        SELECT DISTINCT region FROM mapping JOIN process ON process.id = mapping.process
         WHERE tgid = ? AND mapping.address <= ? AND ? < mapping.address + pages * 4096
     """
     address = int(place[2], 16)
-    keys = {tuple(row) for row in capture.rows(query, (int(place[1]), address, address))}
-    return [each for each in regions if (each.region.dev, each.region.ino, each.region.generation) in keys]
+    rows = {row for (row,) in capture.rows(query, (int(place[1]), address, address))}
+    return [each for each in regions if each.region.row in rows]
 
 
 def close_to(capture: Capture, word: str) -> list[str]:
     """Up to three names that look like the word."""
     import difflib  # takes as long to import as all the rest of this, for an error
 
-    names = {name for each in known(capture) for name in (each.guess, printable(each.region.name), each.id) if name}
-    return difflib.get_close_matches(word, sorted(names), n=3, cutoff=0.5)
+    names = {name for each in known(capture) for name in (each.guess, printable(each.region.name), each.region.id)}
+    return difflib.get_close_matches(word, sorted(filter(None, names)), n=3, cutoff=0.5)
 
 
 def known(capture: Capture) -> list[Known]:
     """All of a capture's regions, biggest first."""
     found = [
-        Known(region_id(region), region, labels.guess(region, parent.process))
+        Known(region, labels.guess(region, parent.process))
         for parent in account.read(capture).parents
         for region in parent.regions
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tracer import procfs
-from tracer.capture import Capture
+from tracer.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
 from tracer.ledger import PageSet
 from tracer.lives import Lives, Process, infer_creator
@@ -75,7 +75,13 @@ def enter_mappings(capture: Capture, region: Region, mappings: Mapping[Process, 
         "mapping",
         "region, process, address, first_page, pages",
         (
-            (region.row, process.row, each.start, each.first_index, (each.end - each.start) // procfs.PAGE_BYTES)
+            (
+                region.row,
+                process.row,
+                each.start,
+                each.first_index * procfs.PAGE_BYTES // PAGE_BYTES,
+                (each.end - each.start) // PAGE_BYTES,
+            )
             for process, theirs in mappings.items()
             for each in theirs
         ),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tracer import labels
-from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher, region_id
+from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher
 from tracer.capture import Capture
 from tracer.tables import Column, Table
 from tracer.timeline import bounds, histories
@@ -34,7 +34,7 @@ class RegionRow(NamedTuple):
 
 
 BY_REGION = [
-    Column("id", "", lambda row: region_id(row.region), "<"),
+    Column("id", "", lambda row: row.region.id, "<"),
     Column("ino", "region", lambda row: row.region.ino),
     Column(
         "what", "what", lambda row: row.what, "<", shown=lambda row: f"{row.what}{', gone' * bool(row.region.gone_ns)}"
@@ -69,7 +69,7 @@ def by_region(account: Account, capture: Capture) -> Table:
             grown_bytes = region.grown_bytes
             if found:
                 since_ns, until_ns = bounds(account)
-                history = found[region_id(region)]
+                history = found[region.row]
                 grown_bytes = history.at(until_ns) - history.at(since_ns)
             rows.append(RegionRow(region, what(region, parent), grown_bytes, most))
     return Table("region", BY_REGION, sorted(rows, key=lambda row: row.region.gone_ns is not None))
@@ -151,7 +151,7 @@ class Share(NamedTuple):
 BY_PARENT = [
     Column("parent", "", lambda row: row.parent.process and row.parent.process.tgid),
     Column("parent_command", "", lambda row: command(row.parent.process), "<"),
-    Column("region", "", lambda row: region_id(row.region), "<"),
+    Column("region", "", lambda row: row.region.id, "<"),
     Column("what", "", lambda row: what(row.region, row.parent), "<"),
     Column("name", "", lambda row: row.region.name, "<"),
     Column("kind", "", lambda row: row.region.kind, "<"),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from tracer import __version__, kernel, lives, private, procfs, targets
-from tracer.capture import Capture
+from tracer.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
 from tracer.lives import Lives, Process
 from tracer.procfs import Proc, RegionKey
@@ -72,7 +72,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
             swapped_bytes=residency.swapped_bytes,
             address=region.address,
         )
-        pages = region.allocated_bytes // procfs.PAGE_BYTES
+        pages = region.allocated_bytes // PAGE_BYTES
         # a snapshot has no beginning: all that is there is from before, wherever it is
         capture.insert("extent", region=region.row, start=0, end=pages)
         enter_mappings(capture, region, mappers[key])

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from tracer import wire
+from tracer import elf, procfs, wire
+from tracer.budget import Budget
+from tracer.elf import Load
 from tracer.errors import ShmtraceError
+from tracer.mounts import FileKey, Mounts
 from tracer.procfs import PAGE_BYTES, Proc
 
-if TYPE_CHECKING:
-    from elftools.elf.elffile import ELFFile
-    from elftools.elf.sections import Symbol
-
-SPELLING = re.compile(r"(?P<binary>[^:]+):(?P<in_place>&?)(?P<symbol>[\w.$@]+)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?")
+SPELLING = re.compile(
+    r"(?P<binary>[^:]+):(?P<in_place>&?)(?P<symbol>[\w.$@]+)(?:\+(?P<offset>0x[0-9a-fA-F]{1,16}|\d{1,19}))?"
+)
 IN_BINARY = (wire.TEXT_IN_PLACE, wire.TEXT_POINTED_TO)
-POINTER = struct.Struct("=Q")
+USER_END = 1 << 63
+"""Beyond it no process has an address, on any machine."""
+MAX_PATH_LENGTH = 120  # as warnings have it
+MAX_TRIED = 16  # of the files by such a name that a process has mapped
+MAX_KNOWN = 4096  # files by such a name, of which it is known what they have
 KINDS = ["script", "request", "file", "query", "label"]
 """Of texts, as --by takes them; label is the most telling one of any source."""
 
@@ -104,11 +110,13 @@ def parse(name: str) -> Source:
     if name in READY:
         return READY[name]
     match = SPELLING.fullmatch(name)
-    if not match:
+    text = (match and match["offset"]) or "0"
+    offset = int(text, 16 if text.startswith("0x") else 10)
+    if not match or offset >= USER_END:
         raise ValueError(f"{name[:80]!r} is no label: write {', '.join(READY)} or BINARY:SYMBOL+OFFSET")
     how = wire.TEXT_IN_PLACE if match["in_place"] else wire.TEXT_POINTED_TO
     binary = match["binary"] if "/" in match["binary"] else re.escape(match["binary"])
-    return Source(name, binary, match["symbol"], (Text("text", how, int(match["offset"] or "0", 0)),))
+    return Source(name, binary, match["symbol"], (Text("text", how, offset),))
 
 
 def columns(name: str) -> list[str]:
@@ -128,10 +136,9 @@ class Site(NamedTuple):
     source: Source
     addresses: tuple[int, ...]
     """of its texts; 0: that one has none"""
-    binary: tuple[int, int]
-    """(dev, ino)"""
-    path: Path
-    """to the binary, for as long as the process lives"""
+    mapping: procfs.Mapping
+    """of the binary"""
+    binary: FileKey
     functions: Mapping[str, int]
     """offset in the file by program"""
     file_is_string: bool
@@ -150,80 +157,92 @@ class Sources:
     def __init__(self, proc: Proc, source: Source) -> None:
         self._proc = proc
         self._source = source
-        self._known: dict[tuple[int, int, int], _Symbols | None] = {}  # by (dev, ino, st_mtime_ns)
+        self._known: dict[FileKey, _Binary | str] = {}
+        self._budget = Budget()
+        self._mounts = Mounts(proc)
 
     def find(self, tgid: int) -> Site | None:
-        """Where a process has it; None: its program has no such binary, or it is gone.
+        """Where a process has it; None: it has no program by such a name, or is gone.
 
-        Raises ShmtraceError where the binary keeps its texts elsewhere, or has no such symbol.
+        Raises ShmtraceError: it has, and none that will do; why the first one will not.
         """
-        source = self._source
+        problem = ""
+        seen: set[tuple[int, int, int]] = set()
         for mapping in self._proc.mappings(tgid):
-            if not _is_binary(mapping.path, source):
+            part = mapping.dev, mapping.ino, mapping.first_index
+            if part in seen or not _is_binary(mapping.path, self._source):
                 continue
-            path = self._proc.map_file(tgid, mapping)
-            symbols = self._symbols(path)
-            if not symbols:
-                continue
-            if symbols.elsewhere:
-                raise ShmtraceError(
-                    f"{mapping.path} is a thread-safe build (ZTS), which keeps in each thread's own memory what "
-                    f"--label {source.name} reads",
-                    "trace without --label",
-                )
-            if symbols.address is None:
-                raise ShmtraceError(f"{mapping.path} has no symbol {source.symbol}", "`nm -D` lists those it exports")
-            for program, name in source.functions.items():
-                if program not in symbols.functions:
-                    raise ShmtraceError(f"{mapping.path} has no function {name}", "take --label php")
-            base = mapping.start - symbols.segments.get(mapping.first_index, mapping.start) + symbols.address
-            addresses = (base + text.offset if text.how in IN_BINARY else 0 for text in source.texts)
-            identity = mapping.dev, mapping.ino
-            return Site(source, tuple(addresses), identity, path, symbols.functions, symbols.told)
+            if len(seen) == MAX_TRIED:
+                break
+            seen.add(part)
+            found = self._look(tgid, mapping)
+            if isinstance(found, Site):
+                return found
+            problem = problem or (found and f"{_cut(mapping.path)} {found}")
+        if problem:
+            raise ShmtraceError(problem)
         return None
 
-    def why_not(self, site: Site, tgid: int) -> str | None:
-        """What in a process's memory, by way of /proc, is not as it would have to be; None: all is, or it is gone."""
-        source = self._source
+    @contextlib.contextmanager
+    def opened(self, site: Site, tgid: int) -> Iterator[Path]:
+        """A path to its binary, as long as that is what was read. Raises OSError."""
+        fd = self._mounts.open(tgid, site.mapping)
         try:
-            memory = os.open(self._proc.root / str(tgid) / "mem", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            for text, address in zip(source.texts, site.addresses):
-                if text.how not in IN_BINARY:
-                    continue
-                (pointer,) = POINTER.unpack(os.pread(memory, POINTER.size, address))
-                if text.is_path and pointer and os.pread(memory, 1, pointer) != b"/":
-                    return f"{source.symbol} of {tgid} does not have a path where --label {source.name} reads one"
-        except OSError:  # EIO: nothing is mapped there
-            return f"{source.symbol} of {tgid} is not where --label {source.name} reads it"
-        except struct.error:  # no byte: it is gone
-            pass
+            if FileKey.of(fd) != site.binary:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), site.mapping.path)
+            yield Path(f"/proc/self/fd/{fd}")
         finally:
-            os.close(memory)
-        return None
+            os.close(fd)
 
-    def _symbols(self, path: Path) -> _Symbols | None:
+    def _look(self, tgid: int, mapping: procfs.Mapping) -> Site | str:
+        """Whether this is the binary; else why not, which is nothing if it is no program, or gone."""
         try:
-            stat = path.stat()
-            identity = stat.st_dev, stat.st_ino, stat.st_mtime_ns
-            if identity not in self._known:
-                self._known[identity] = _read(path, self._source)
-        except OSError:  # the process is gone
-            return None
-        return self._known[identity]
+            fd = self._mounts.open(tgid, mapping)
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+        except OSError as error:
+            return f"cannot be opened ({error.strerror})"
+        try:
+            key = FileKey.of(fd)
+            if key not in self._known:
+                if self._budget.used_up:
+                    return "was not read, for others took too long"
+                if len(self._known) == MAX_KNOWN:
+                    self._known.clear()
+                with self._budget:
+                    self._known[key] = _read(fd, self._source)
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        finally:
+            os.close(fd)
+        binary = self._known[key]
+        return binary if isinstance(binary, str) else self._site(mapping, key, binary)
+
+    def _site(self, mapping: procfs.Mapping, key: FileKey, binary: _Binary) -> Site | str:
+        load = next((load for load in binary.loads if load.offset_bytes // PAGE_BYTES == mapping.first_index), None)
+        if not load:
+            return "is not mapped as it would be to run"
+        base = mapping.start - load.address // PAGE_BYTES * PAGE_BYTES + binary.address
+        source = self._source
+        addresses = tuple(base + text.offset if text.how in IN_BINARY else 0 for text in source.texts)
+        if not all(0 < address < USER_END for text, address in zip(source.texts, addresses) if text.how in IN_BINARY):
+            return f"has {source.symbol} where no memory can be"
+        return Site(source, addresses, mapping, key, binary.functions, binary.file_is_string)
 
 
-class _Symbols(NamedTuple):
-    """What is of interest in one binary."""
+class _Binary(NamedTuple):
+    """What is of interest in one file."""
 
-    address: int | None
-    segments: Mapping[int, int]
-    """address by page of the file, where segments begin: as the program was linked"""
+    loads: tuple[Load, ...]
+    address: int
+    """of the symbol, but for the base"""
     functions: Mapping[str, int]
-    elsewhere: bool
-    told: bool
+    """offset in the file by program"""
+    file_is_string: bool
+
+
+def _cut(path: str) -> str:
+    return path if len(path) <= MAX_PATH_LENGTH else f"…{path[-MAX_PATH_LENGTH:]}"
 
 
 def _is_binary(path: str, source: Source) -> bool:
@@ -233,44 +252,24 @@ def _is_binary(path: str, source: Source) -> bool:
     return re.fullmatch(source.binary, PurePosixPath(path).name) is not None
 
 
-def _read(path: Path, source: Source) -> _Symbols | None:
-    """None: it is no program."""
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.elffile import ELFFile
-
-    try:
-        with path.open("rb") as file:
-            elf = ELFFile(file)
-            loads = [segment for segment in elf.iter_segments() if segment["p_type"] == "PT_LOAD"]
-            symbol = _symbol(elf, source.symbol)
-            functions = {}
-            for program, name in source.functions.items():
-                function = _symbol(elf, name)
-                address = function["st_value"] if function else -1
-                for load in loads:
-                    if load["p_vaddr"] <= address < load["p_vaddr"] + load["p_filesz"]:
-                        functions[program] = address - load["p_vaddr"] + load["p_offset"]
-            return _Symbols(
-                symbol["st_value"] if symbol else None,
-                {load["p_offset"] // PAGE_BYTES: load["p_vaddr"] // PAGE_BYTES * PAGE_BYTES for load in loads},
-                functions,
-                elsewhere=bool(source.unless) and not symbol and _symbol(elf, source.unless) is not None,
-                told=bool(source.told_by) and _symbol(elf, source.told_by) is not None,
-            )
-    except ELFError:
-        return None
-
-
-def _symbol(elf: ELFFile, name: str) -> Symbol | None:
-    """An exported one, or else any that has not been stripped."""
-    for section_name in (".gnu.hash", ".hash", ".dynsym", ".symtab"):
-        section = elf.get_section_by_name(section_name)
-        if section is None:
-            continue
-        if hasattr(section, "get_symbol_by_name"):
-            found = next(iter(section.get_symbol_by_name(name) or ()), None)
-        else:
-            found = section.get_symbol(name)
-        if found is not None and found["st_shndx"] != "SHN_UNDEF":
-            return found
-    return None
+def _read(fd: int, source: Source) -> _Binary | str:
+    """Or what it lacks; nothing: it is no program. Raises OSError."""
+    program = elf.read(fd)
+    if not program:
+        return ""
+    if not program.is_native:
+        return "is of another machine"
+    wanted = source.symbol, source.unless, source.told_by, *source.functions.values()
+    symbols = program.find(list(filter(None, wanted)))
+    if source.symbol not in symbols:
+        if source.unless in symbols:
+            return f"is a thread-safe build (ZTS), whose threads keep what --label {source.name} reads to themselves"
+        return f"has no symbol {source.symbol}"
+    functions = {}
+    for hook, name in source.functions.items():
+        function = symbols.get(name)
+        offset_bytes = program.code_offset_bytes(function.address) if function and function.is_function else None
+        if offset_bytes is None:
+            return f"has no function {name}"
+        functions[hook] = offset_bytes
+    return _Binary(program.loads, symbols[source.symbol].address, functions, source.told_by in symbols)

@@ -1,57 +1,68 @@
 """Which code made the pages: the user stacks that the kernel side counts by, told by the names of their functions.
 
 What a stack's addresses mean is known only while its process lives, so what code a process has mapped is read when it
-first touches a region. The child of a fork that was too short for that has its parent's. Stacks without a name yet are
-unknown, and counted.
+first touches a region, symbols and all: a file that stayed open would keep its file system from being unmounted. The
+child of a fork that was too short for that has its parent's. Stacks without a name yet are unknown, and counted.
 """
 
 from __future__ import annotations
 
 import bisect
-import functools
-import stat
+import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import IO
+from collections.abc import Callable, Mapping, Sequence
 
-from tracer import events, procfs, wire
+from tracer import elf, events, wire
+from tracer.budget import Budget
 from tracer.capture import Capture
+from tracer.elf import Elf
 from tracer.events import Event
 from tracer.lives import Lives, Process
+from tracer.mounts import FileKey, Mounts
 from tracer.probes import Probes, Stacked
 from tracer.procfs import TICK_NS, Executable, Proc
 from tracer.regions import Region
 from tracer.symbols import Symbols
 
-PATIENCE_S = 0.05  # at once; what is left is for the next time, and a file is read as a whole
-MAX_FILES = 256  # kept open: their processes may have exited when they are read, and they may be deleted
+PATIENCE_S = 0.05  # at once; what is left is for the next time
+MAX_KEPT_BYTES = 128 << 20  # of symbols
 
 
 class Module:
-    """A file that code is mapped from."""
+    """A file that code is mapped from, as it was read; it is open no more."""
 
-    def __init__(self, name: str, file: IO[bytes] | None) -> None:
-        self.name = name
-        self.file = file
+    def __init__(self, program: Elf | None, budget: Budget) -> None:
+        """program: None where it is none."""
+        self._program = program
+        self._budget = budget
+        self._symbols: Symbols | None = None
 
-    @functools.cached_property
-    def _symbols(self) -> Symbols | None:
-        return Symbols(self.file) if self.file else None
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, nearly."""
+        of_tables, of_symbols = (part.size_bytes if part else 0 for part in (self._program, self._symbols))
+        return 1024 + of_tables + of_symbols
 
-    def frame(self, offset_bytes: int) -> str:
-        """The function that is there in the file; where none has a name, which place it is."""
-        address = self._symbols.address(offset_bytes) if self._symbols else offset_bytes
-        name = self._symbols.name(address) if self._symbols else None
-        return name.replace("\n", "\\x0a") if name else f"{self.name}+{address:#x}"
+    def function(self, address: int) -> str | None:
+        if self._program and not self._symbols and not self._budget.used_up:
+            with self._budget:
+                self._symbols = Symbols(self._program)
+            self._program = self._program.without_tables()
+        return self._symbols.name(address) if self._symbols else None
+
+    def address(self, offset_bytes: int) -> int:
+        return self._program.address(offset_bytes) if self._program else offset_bytes
 
 
 class Program:
     """The code that a process has mapped, or several that are forks of one another."""
 
-    def __init__(self, executables: Sequence[Executable], modules: Sequence[Module | None]) -> None:
+    def __init__(self, executables: Sequence[Executable]) -> None:
         self.executables = executables
-        self._modules = modules
+        self.modules: list[Module | None] = [None] * len(executables)
+        """None: it has not been read"""
+        self.is_read = False
         self._frames: dict[int, str] = {}
         self._starts = [executable.start for executable in executables]
 
@@ -59,15 +70,24 @@ class Program:
         return self._at(address) is not None
 
     def frame(self, address: int) -> str | None:
-        """None: no code is there."""
+        """The function, or where none has a name the place in the file; None: no code is there."""
         number = self._at(address)
         if number is None:
             return None
         if address not in self._frames:
-            executable, module = self.executables[number], self._modules[number]
-            offset_bytes = address - executable.start + executable.offset_bytes
-            self._frames[address] = module.frame(offset_bytes) if module else executable.path or "[anon]"
+            self._frames[address] = self._frame(address, self.executables[number], self.modules[number])
         return self._frames[address]
+
+    def _frame(self, address: int, executable: Executable, module: Module | None) -> str:
+        if not executable.ino:
+            return executable.path or "[anon]"
+        place = address - executable.start + executable.offset_bytes
+        name = None
+        if module:
+            place = module.address(place)
+            name = module.function(place)
+        file_name = executable.path.removesuffix(" (deleted)").rpartition("/")[2]
+        return name.replace("\n", "\\x0a") if name else f"{file_name}+{place:#x}"
 
     def _at(self, address: int) -> int | None:
         number = bisect.bisect_right(self._starts, address) - 1
@@ -77,7 +97,14 @@ class Program:
 class Stacks:
     """Keeps them in the capture."""
 
-    def __init__(self, capture: Capture, probes: Probes, processes: Lives, regions: Mapping[int, Region]) -> None:
+    def __init__(
+        self,
+        capture: Capture,
+        probes: Probes,
+        processes: Lives,
+        regions: Mapping[int, Region],
+        warn: Callable[[str], None],
+    ) -> None:
         """regions: those that are there, as they come and go."""
         self._capture = capture
         self._probes = probes
@@ -89,14 +116,13 @@ class Stacks:
         self._touchers: set[Process] = set()
         self._execs: Counter[Process] = Counter()
         self._born_after: dict[Process, int] = {}  # so many execs of its parent
-        self._modules: dict[tuple[int, int], Module] = {}
+        self._modules: dict[FileKey, Module] = {}
+        self._budget = Budget()
+        self._mounts = Mounts(self._proc)
+        self._lacking = False
+        self._warn = warn
         self._rows: dict[str | None, int] = {}  # by frames
         self._told: dict[Stacked, tuple[int, int | None]] = {}  # pages, and whose row; None: of the unknown as yet
-
-    def close(self) -> None:
-        for module in self._modules.values():
-            if module.file:
-                module.file.close()
 
     # ---- on the way ----
 
@@ -113,43 +139,73 @@ class Stacks:
                 self._programs[process] = list(self._programs[process.parent])
         elif isinstance(event, events.Touch) and process:
             self._touchers.add(process)
-            self._look(process)
+            self._read(process)
         elif isinstance(event, events.Exec) and process:
             if process in self._touchers:
                 self.write()  # what it has made is by the program that it was
             self._look(process)  # it may be over before it is known to have touched anything
             self._execs[process] += 1
 
-    def _look(self, process: Process) -> None:
-        """What code it has mapped, if it lives."""
+    def _look(self, process: Process) -> Program | None:
+        """What code it has mapped; None: it is gone."""
         executables = self._proc.executables(process.tgid)
         now = self._proc.process(process.tgid)
         if not executables or not now or abs(now.start_time_ns - process.start_time_ns) > TICK_NS:
-            return
+            return None
         known = self._programs.setdefault(process, [])
         if not known or known[0].executables != executables:
-            modules = [self._module(process.tgid, executable) if executable.ino else None for executable in executables]
-            known.insert(0, Program(executables, modules))
+            known.insert(0, Program(executables))
+        return known[0]
 
-    def _module(self, tgid: int, executable: Executable) -> Module:
-        key = executable.dev, executable.ino
-        if key in self._modules:
-            return self._modules[key]
-        name = executable.path.removesuffix(" (deleted)").rpartition("/")[2]
-        module = Module(name, self._open(tgid, executable))
-        if module.file:
-            self._modules[key] = module
-        return module
+    def _read(self, process: Process) -> None:
+        """The names of the code that it has mapped, once: as long as it lives is when its files can be had."""
+        program = self._look(process)
+        if not program or program.is_read:
+            return
+        program.is_read = True
+        for number, executable in enumerate(program.executables):
+            if self._budget.used_up:
+                self._lack("others took too long to read")
+                break
+            if executable.ino and not executable.shared:  # which is a region's
+                with self._budget:
+                    program.modules[number] = self._module(process.tgid, executable)
 
-    def _open(self, tgid: int, executable: Executable) -> IO[bytes] | None:
-        """By way of the process: whatever its root is, and if it is deleted. Never a region."""
-        if executable.shared or executable.dev == procfs.internal_dev() or len(self._modules) >= MAX_FILES:
-            return None
-        path = self._proc.map_file(tgid, executable)
+    def _module(self, tgid: int, executable: Executable) -> Module | None:
         try:
-            return path.open("rb") if stat.S_ISREG(path.stat().st_mode) else None
-        except OSError:
+            fd = self._mounts.open(tgid, executable)
+        except (FileNotFoundError, ProcessLookupError):
             return None
+        except OSError as error:
+            self._lack(f"{executable.path} cannot be opened ({error.strerror})")
+            return None
+        try:
+            key = FileKey.of(fd)
+            if key not in self._modules:
+                if not self._has_room():
+                    self._lack(f"those of others take {MAX_KEPT_BYTES >> 20} MiB")
+                    return None
+                self._modules[key] = Module(elf.read(fd), self._budget)
+            return self._modules[key]
+        except OSError as error:
+            self._lack(f"{executable.path} cannot be read ({error.strerror})")
+            return None
+        finally:
+            os.close(fd)
+
+    def _has_room(self) -> bool:
+        """For the symbols of another file; if need be, those that no process has mapped are forgotten."""
+        if sum(module.size_bytes for module in self._modules.values()) < MAX_KEPT_BYTES:
+            return True
+        used = {module for programs in self._programs.values() for program in programs for module in program.modules}
+        self._modules = {key: module for key, module in self._modules.items() if module in used}
+        return sum(module.size_bytes for module in self._modules.values()) < MAX_KEPT_BYTES
+
+    def _lack(self, why: str) -> None:
+        """What is missing is said once, with what it was the first time."""
+        if not self._lacking:
+            self._lacking = True
+            self._warn(f"functions of some programs are told by their place in the file: {why}")
 
     # ---- into the capture ----
 
@@ -200,26 +256,31 @@ class Stacks:
             self._touchers.discard(process)
 
     def _find(self, process: Process, stack: int, looked: set[Process]) -> int:
-        """The row of a stack. looked: processes that have been looked at again since they may have mapped more."""
+        """The row of a stack. looked: processes that have been asked already what code they have by now."""
         if stack == wire.NO_STACK:
             return self._row(None)
         innermost, *callers = self._probes.stack(stack) or (0,)
         # where each of them was called from, and not where it will go on: that may be another function
         addresses = [innermost, *(address - 1 for address in callers)]
         program = self._program(process, innermost)
-        if not process.exited and process not in looked and not (program and all(map(program.covers, addresses))):
-            looked.add(process)
-            self._look(process)
+        if not (program and program.is_read and all(map(program.covers, addresses))):
+            self._learn(process, looked)
             program = self._program(process, innermost)
         return self._row(frames_text([program.frame(address) for address in addresses]) if program else None)
+
+    def _learn(self, process: Process, looked: set[Process]) -> None:
+        """What code it has mapped by now; of one that is gone, what its parent has that it is a fork of."""
+        while process.exited and process.parent and self._is_as_its_parent(process, process.parent):
+            process = process.parent
+        if not process.exited and process not in looked:
+            looked.add(process)
+            self._read(process)
 
     def _program(self, process: Process, innermost: int) -> Program | None:
         """The newest that has code there: it may have become another program meanwhile."""
         known = self._programs.get(process, [])
         while not known and process.parent and self._is_as_its_parent(process, process.parent):
             process = process.parent
-            if not process.exited and process not in self._programs:
-                self._look(process)
             known = self._programs.get(process, [])
         return next((program for program in known if program.covers(innermost)), known[0] if known else None)
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from tracer.account import Account, Process, read_processes, region_id
-from tracer.capture import Capture
-from tracer.procfs import PAGE_BYTES
+from tracer.account import Account, Process, read_processes
+from tracer.capture import PAGE_BYTES, Capture
 from tracer.tables import Column, Table
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
@@ -131,23 +130,17 @@ def _buckets(since_ns: int, until_ns: int) -> tuple[int, int]:
     return since_ns - (since_ns + offset_ns) % size_ns, size_ns
 
 
-def histories(account: Account, capture: Capture) -> Mapping[str, History]:
-    """By region's id. At its end a region has what the account says, or nothing if it is gone."""
-    samples: dict[tuple[int, int, int | None], list[tuple[int, int]]] = {}
-    for dev, ino, generation, time_ns, size_bytes in capture.rows(SAMPLES):
-        samples.setdefault((dev, ino, generation), []).append((time_ns, size_bytes))
+def histories(account: Account, capture: Capture) -> Mapping[int, History]:
+    """By region's row. At its end a region has what the account says, or nothing if it is gone."""
+    samples: dict[int, list[tuple[int, int]]] = {}
+    for row, time_ns, size_bytes in capture.rows("SELECT region, time_ns, allocated_bytes FROM sample ORDER BY 2"):
+        samples.setdefault(row, []).append((time_ns, size_bytes))
     histories = {}
     for region in account.regions:
-        known = samples.get((region.dev, region.ino, region.generation), [])
+        known = samples.get(region.row, [])
         end_ns = account.session.ended_ns if region.gone_ns is None else region.gone_ns
         known = [sample for sample in known if sample[0] < end_ns]
         known.append((end_ns, region.allocated_bytes if region.gone_ns is None else 0))
         times_ns, sizes_bytes = zip(*known)
-        histories[region_id(region)] = History(times_ns, sizes_bytes, region.start_bytes)
+        histories[region.row] = History(times_ns, sizes_bytes, region.start_bytes)
     return histories
-
-
-SAMPLES = """
-SELECT dev, ino, generation, time_ns, sample.allocated_bytes
-FROM sample JOIN region ON region.id = sample.region ORDER BY time_ns
-"""

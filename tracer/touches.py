@@ -6,9 +6,8 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tracer.account import Account, Process, Region, region_id
-from tracer.capture import Capture
-from tracer.procfs import PAGE_BYTES
+from tracer.account import Account, Process, Region
+from tracer.capture import PAGE_BYTES, Capture
 from tracer.tables import Column
 
 TOUCHED = """
@@ -21,7 +20,6 @@ class Touch(NamedTuple):
     """A part of what a region has."""
 
     region: Region
-    region_id: str
     part: str
     """touched, before or unseen"""
     process: Process | None
@@ -32,7 +30,7 @@ class Touch(NamedTuple):
 
 COLUMNS = [
     Column("time_ns", "", lambda touch: touch.time_ns),
-    Column("region", "", lambda touch: touch.region_id),
+    Column("region", "", lambda touch: touch.region.id),
     Column("kind", "", lambda touch: touch.region.kind),
     Column("name", "", lambda touch: touch.region.name),
     Column("part", "", lambda touch: touch.part),
@@ -45,15 +43,13 @@ COLUMNS = [
 
 def rows(account: Account, capture: Capture, processes: dict[int, Process]) -> Iterator[Touch]:
     """The bytes of a region's rows add up to what it has allocated. Of all of the capture's time."""
-    keys = capture.rows("SELECT id, dev, ino, generation FROM region")
-    of_key = {(region.dev, region.ino, region.generation): region for region in account.regions}
-    regions = {row: (of_key[key], region_id(of_key[key])) for row, *rest in keys for key in [tuple(rest)]}
-    numbers = array("q")  # all of them, read at once: a trace that writes the capture waits for who reads it
+    regions = {region.row: region for region in account.regions}
+    numbers = array("q")  # all of them, read at once: a trace commits nothing while it is being read
     for touched in capture.each(TOUCHED):
         numbers.extend(touched)
     yield from _left(account, "before")
     for row, process, time_ns, pages in zip(*[iter(numbers)] * 4):
-        yield Touch(*regions[row], "touched", processes[process], time_ns, pages * PAGE_BYTES)
+        yield Touch(regions[row], "touched", processes[process], time_ns, pages * PAGE_BYTES)
     yield from _left(account, "unseen")
 
 
@@ -61,4 +57,4 @@ def _left(account: Account, part: str) -> Iterator[Touch]:
     for region in account.regions:
         size_bytes = region.before_bytes if part == "before" else region.unseen_bytes
         if size_bytes:
-            yield Touch(region, region_id(region), part, None, None, size_bytes)
+            yield Touch(region, part, None, None, size_bytes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tracer import __version__, events, kernel, ledger, private, probes, procfs, targets, wire
 from tracer.adopting import Adopting
-from tracer.capture import Capture
+from tracer.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
 from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
 from tracer.errors import ShmtraceError
@@ -22,7 +22,7 @@ from tracer.labelling import Labelling
 from tracer.lives import Lives, Process
 from tracer.private import Private
 from tracer.probes import Sizes
-from tracer.procfs import PAGE_BYTES, Proc, ProcessStat, RegionKey
+from tracer.procfs import Proc, ProcessStat, RegionKey
 from tracer.regions import Finder, Region
 from tracer.sources import Source
 from tracer.targets import Targets
@@ -90,6 +90,11 @@ class Trace:
 
     def __enter__(self) -> Trace:
         kernel.need_host_pids()
+        if procfs.PAGE_BYTES != PAGE_BYTES:
+            raise ShmtraceError(
+                f"this host's pages have {procfs.PAGE_BYTES} bytes, and a trace counts pages of {PAGE_BYTES}",
+                "`shmtrace snapshot` works here",
+            )
         processes = self._proc.processes()
         self._sizes = self._room(self._tree(processes))
         flags = ["WATCH_EXEC"] if self._wanted.everything or self._wanted.patterns else []
@@ -127,7 +132,7 @@ class Trace:
             if self._wants_stacks:
                 from tracer.stacks import Stacks
 
-                self._stacks = Stacks(self._capture, self._probes, self.lives, self.regions)
+                self._stacks = Stacks(self._capture, self._probes, self.lives, self.regions, self._warn)
             self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
             self._adopt_tree(processes)
             self._private = self._measure_private()
@@ -140,8 +145,6 @@ class Trace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._probes.__exit__(kind, error, trace)
-        if self._stacks:
-            self._stacks.close()
 
     def _measure_private(self) -> Private:
         tree = self.lives.tree()
@@ -322,13 +325,9 @@ class Trace:
 
     def _label(self, head: events.Head) -> None:
         """Another program has other labels, or none."""
-        if not self._labelling:
-            return
-        self._labelling.begin(head.tgid, self._clock.since_us(head.time_ns))
-        try:
+        if self._labelling:
+            self._labelling.begin(head.tgid, self._clock.since_us(head.time_ns))
             self._labelling.adopt(head.tgid)
-        except ShmtraceError as error:  # as good a reason to refuse at the start, but the trace has begun
-            self._warn(f"{error.message}: its labels are ?")
 
     def _met(self, event: events.Region, process: Process | None) -> None:
         """A region that the kernel side met first: made, or mapped by the tree for the first time."""
@@ -463,6 +462,10 @@ class Trace:
         """What is traced, in a few words."""
         alive = len(self.lives.tree())
         return f"{alive} {'process' if alive == 1 else 'processes'}, {len(self.regions)} region(s)"
+
+    def doubt(self) -> str | None:
+        """Why what is traced has no labels, as it looks by now."""
+        return self._labelling.doubt if self._labelling else None
 
     def summary(self) -> Summary:
         touched: dict[int, int] = {}

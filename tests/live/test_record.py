@@ -20,13 +20,14 @@ import pytest
 from tests.live.fpm import running_fpm, script_names
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE
 from tests.live.shmem import PAGE_BYTES
-from tracer import account
+from tracer import account, timeline
 from tracer.capture import Capture
 
 pytestmark = pytest.mark.bpf
 
 CHILDREN = 3
 ROOM_PAGES = 1 << 18
+READS = 200
 KILLS = 20
 LOSS_NS = 1_000_000_000
 AT_ONCE_NS = 100_000_000
@@ -134,6 +135,47 @@ def test_killed(number: int, tmp_path: Path) -> None:
     # those that were made between the last look at the ledger and the one at the inode
     late = growth.pages_until(found.session.ended_ns) - growth.pages_until(found.session.ended_ns - AT_ONCE_NS)
     assert 0 <= region.unseen_bytes // PAGE_BYTES <= late
+
+
+@pytest.fixture
+def forker() -> Iterator[int]:
+    """Children without end, each of which touches a page more of one region after another, and is gone."""
+    parent = os.fork()
+    if not parent:
+        while True:
+            with mmap.mmap(-1, 401 * PAGE_BYTES) as memory:
+                for page in range(401):
+                    child = os.fork()
+                    if not child:
+                        memory[page * PAGE_BYTES] = 1
+                        os._exit(0)
+                    os.waitpid(child, 0)
+    yield parent
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+
+
+def test_it_is_read_while_it_is_written(forker: int, tmp_path: Path) -> None:
+    """As of one moment, each time: nobody in it is unknown, and no region has more than all its parts."""
+    path = tmp_path / "growing.capture"
+    counts = []
+    with recording(path, forker) as process:
+        end = time.monotonic() + ATTACH_SECONDS
+        while not sampled(path):
+            assert time.monotonic() < end
+        for _ in range(READS):
+            with Capture.open(path) as capture:
+                found = account.read(capture)
+                table = timeline.by_time(found, capture)
+                touched = sum(row.touched_bytes for row in table.rows)
+            assert capture.remarks == []
+            assert touched == sum(region.touched_bytes for region in found.regions)
+            assert not found.session.complete
+            counts.append(sum(len(region.touchers) for region in found.regions))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=PATIENCE_SECONDS) == 0
+    assert sorted(counts) == counts
+    assert counts[-1] > counts[0]
 
 
 @pytest.fixture

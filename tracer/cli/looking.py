@@ -12,6 +12,7 @@ from tracer import sources
 from tracer.cli import options, output
 
 if TYPE_CHECKING:
+    from tracer.account import Account
     from tracer.tables import Table
 
 
@@ -46,21 +47,22 @@ def report(
 
     if by == "stack" and (since or until):
         raise click.UsageError("when a stack made its pages is not recorded: --since and --until go without --by stack")
+    whole = by == "parent" and not as_csv
+    if whole and sort:
+        raise click.UsageError("--sort needs a table: --by another than parent, or --csv")
     with Capture.open(capture_path) as capture:
         read = account.read(capture, moments.window(since, until, account.read_session(capture)))
-        if by == "parent" and not as_csv:
-            if sort:
-                raise click.UsageError("--sort needs a table: --by another than parent, or --csv")
-            output.report(read, as_json)
-            return
         tables: dict[str, Callable[[], Table]] = {
             "parent": lambda: rollup.by_parent(read),
             "region": lambda: rollup.by_region(read, capture),
             "process": lambda: rollup.by_process(read),
             "time": lambda: timeline.by_time(read, capture),
         }
-        found = (tables[by]() if by in tables else groups.table(read, by)).sort(sort)
-    if as_csv:
+        found = None if whole else (tables[by]() if by in tables else groups.table(read, by)).sort(sort)
+    if found is None:
+        output.report(read, as_json)
+    elif as_csv:
+        output.warn(read)
         output.save(None, table.csv(found.columns, found.rows))
     else:
         output.say(table.json(found, read) if as_json else table.report(found, read))
@@ -77,13 +79,11 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
     shmtrace diff monday.capture friday.capture
     shmtrace diff before.capture after.capture --csv > grown.csv
     """
-    from tracer import account
     from tracer import diff as diffs
-    from tracer.capture import Capture
     from tracer.views import changes, table
 
-    with Capture.open(path_a) as capture_a, Capture.open(path_b) as capture_b:
-        a, b = account.read(capture_a), account.read(capture_b)
+    a, b = map(_account, (path_a, path_b))
+    output.warn(a, b)
     found = diffs.diff(a, b)
     if as_csv:
         both = diffs.both(found)
@@ -146,4 +146,13 @@ def export(capture_path: Path, form: str, output_path: Path | None) -> None:
             "perfetto": lambda: perfetto.render(read, capture),
             "csv": lambda: table.csv(touches.COLUMNS, touches.rows(read, capture, account.read_processes(capture))),
         }
+        output.warn(read)
         output.save(output_path, forms[form]())
+
+
+def _account(path: Path) -> Account:
+    from tracer import account
+    from tracer.capture import Capture
+
+    with Capture.open(path) as capture:
+        return account.read(capture)

@@ -48,6 +48,15 @@ def report(account: Account, as_json: bool) -> None:
         say(coloured(text.render(account)))
 
 
+def warn(*accounts: Account) -> None:
+    """Beside what has no place for warnings, what a report would say of these."""
+    from tracer.views.text import warnings
+
+    for account in accounts:
+        for line in warnings(account):
+            click.echo(f"shmtrace: {line}", err=True)
+
+
 def coloured(text: str) -> str:
     """A report as the terminal wants it, where it can and nobody asks for none: https://no-color.org."""
     from tracer.views.text import paint

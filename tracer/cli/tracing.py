@@ -174,6 +174,9 @@ def _trace(
         line = live.Line(sys.stderr, alone=not started)
         if not started:
             line.say(f"tracing {running.size()}; Ctrl-C {'ends' if output_path else 'reports'}")
+        doubt = running.doubt()
+        if doubt and not started:
+            line.say(doubt)
         end = time.monotonic() + (seconds or FOREVER_S)
         while not running.stopping and (left := end - time.monotonic()) > 0:
             running.run(min(left, interval_s, 0.05 if started else FOREVER_S))

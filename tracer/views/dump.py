@@ -92,7 +92,7 @@ def choices(regions: Iterable[Known]) -> str:
     """A line for each of several regions: its id, to name it by, and what may tell it from the others."""
     rows = [
         (
-            each.id,
+            each.region.id,
             each.region.kind,
             "?" if each.region.vss_bytes is None else format_bytes(each.region.vss_bytes),
             format_bytes(each.region.allocated_bytes),

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tracer import groups, labels, sources
-from tracer.account import NAMELESS, Account, Parent, Process, Region, region_id
-from tracer.capture import Capture
-from tracer.procfs import PAGE_BYTES
+from tracer.account import NAMELESS, Account, Parent, Process, Region
+from tracer.capture import PAGE_BYTES, Capture
 from tracer.tables import Column, Table, told
 from tracer.views import pictures
 from tracer.views.text import fit, printable
@@ -73,15 +72,9 @@ class Lists:
         self.positions = {row["id"]: position for position, row in enumerate(self.processes)}
         self.commands: dict[str, int] = {}
         self.texts: dict[int, int] = {}
-        self._rows: dict[tuple[int, int], int] = {
-            (row["tgid"], row["start_time_ns"]): row["id"] for row in self.processes
-        }
-
-    def row(self, process: Process) -> int:
-        return self._rows[process.tgid, process.start_time_ns]
 
     def who(self, process: Process | None) -> int | None:
-        return self.positions[self.row(process)] if process else None
+        return self.positions[process.row] if process else None
 
     def when(self, time_ns: int | None) -> int | None:
         return None if time_ns is None else (time_ns - self.began_ns) // 1000
@@ -105,16 +98,15 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
     """All that the page shows."""
     session = account.session
     lists = Lists(capture, session.started_ns)
-    by_identity = {_identity(region._asdict()): region for region in account.regions}
-    regions = {row["id"]: by_identity[_identity(dict(row))] for row in capture.rows("SELECT * FROM region")}
+    regions = {region.row: region for region in account.regions}
     shown = sorted(regions, key=lambda row: (-regions[row].peak_bytes, row))[:MAX_REGIONS]
     kind = sources.columns(session.label)[0] if session.label else None
     texts, numbers = _texts(capture, kind) if kind else ([], {})
     maps = pictures.maps(capture, set(shown), numbers)
     lists.choose_texts(span for _, spans in maps.values() for span in spans)
-    drawn = {id(regions[row]): maps.get(row, (1, [])) for row in shown}
-    left_out = [region for region in account.regions if id(region) not in drawn]
-    coloured = [lists.row(process) for process in pictures.coloured(account)]
+    drawn = {row: maps.get(row, (1, [])) for row in shown}
+    left_out = [region for region in account.regions if region.row not in drawn]
+    coloured = [process.row for process in pictures.coloured(account)]
     execs = capture.rows("SELECT * FROM exec ORDER BY time_ns")
     return {
         "headline": headline(account),
@@ -147,10 +139,10 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
             "command": [lists.command(row) for row in execs],
         },
         "regions": [
-            {**_region(region, parent, lists), "map": _map(*drawn[id(region)], lists, kind)}
+            {**_region(region, parent, lists), "map": _map(*drawn[region.row], lists, kind)}
             for parent in account.parents
             for region in parent.regions
-            if id(region) in drawn
+            if region.row in drawn
         ],
         "left_out": {
             "regions": len(left_out),
@@ -177,7 +169,7 @@ FIGURES = "vss_bytes allocated_bytes peak_bytes resident_bytes swapped_bytes bef
 
 def _region(region: Region, parent: Parent, lists: Lists) -> dict[str, Any]:
     return {
-        "id": region_id(region),
+        "id": region.id,
         "kind": region.kind,
         "name": _name(region.name),
         "label": labels.guess(region, parent.process),
@@ -253,11 +245,6 @@ def _value(column: Column, row: Any, lists: Lists) -> int | str | None:
     if column.align == "<":
         return _name(column.shown(row) if column.shown else None if value is None else str(value))
     return None if value is None else lists.when(int(value)) if column.name.endswith("_ns") else value
-
-
-def _identity(region: dict[str, Any]) -> tuple[Any, ...]:
-    """What tells a region from all others of a capture: its row number is not in the account."""
-    return tuple(region[name] for name in ("dev", "ino", "generation", "created_ns", "gone_ns"))
 
 
 def _name(text: str | None) -> str:

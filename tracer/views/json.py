@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
-from tracer.account import Account, Label, Process, Region, charged, dev_text, region_id
+from tracer.account import Account, Label, Process, Region, charged, dev_text
 from tracer.places import place
 
 SCHEMA = "shmtrace/1"
@@ -78,7 +78,7 @@ def _document(account: Account) -> dict[str, Any]:
                 "process": parent.process,
                 "allocated_bytes": parent.allocated_bytes,
                 "grown_bytes": parent.grown_bytes,
-                "regions": [region_id(region) for region in parent.regions],
+                "regions": [region.id for region in parent.regions],
             }
             for parent in account.parents
         ],
@@ -101,7 +101,7 @@ def _document(account: Account) -> dict[str, Any]:
 def _region(region: Region) -> dict[str, Any]:
     creator = region.creator
     return {
-        "id": region_id(region),
+        "id": region.id,
         "dev": dev_text(region.dev),
         "ino": region.ino,
         "generation": region.generation,

@@ -37,7 +37,7 @@ class Line:
     def say(self, text: str) -> None:
         """A line that stays."""
         self.clear()
-        self._stream.write(f"shmtrace: {text}\n")
+        self._stream.write(f"shmtrace: {printable(text)}\n")
         self._stream.flush()
 
 

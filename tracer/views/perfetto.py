@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tracer import labels
-from tracer.account import Account, Process, read_processes, region_id
-from tracer.capture import Capture
-from tracer.procfs import PAGE_BYTES
+from tracer.account import Account, Process, read_processes
+from tracer.capture import PAGE_BYTES, Capture
 from tracer.views.json import rfc3339
 from tracer.views.text import printable
 
@@ -59,19 +58,17 @@ def _events(account: Account, capture: Capture) -> Iterator[Event]:
 
 def _regions(account: Account, capture: Capture) -> Iterator[Event]:
     began_ns = account.session.started_ns
-    rows = {tuple(key): row for row, *key in capture.rows("SELECT id, dev, ino, generation FROM region")}
     for parent in account.parents:
         for region in parent.regions:
-            row = rows[region.dev, region.ino, region.generation]
-            number = HOST + row
-            name = f"{labels.guess(region, parent.process) or region.name} {region_id(region)}"
+            number = HOST + region.row
+            name = f"{labels.guess(region, parent.process) or region.name} {region.id}"
             yield _name(number, f"region {printable(name)}")
             if region.created_ns and region.created_ns >= began_ns:
                 yield _instant(number, "created", region.created_ns - began_ns)
             for time_ns, *sizes in capture.rows(
                 "SELECT time_ns, allocated_bytes, resident_bytes, swapped_bytes FROM sample WHERE region = ?"
                 " ORDER BY time_ns",
-                (row,),
+                (region.row,),
             ):
                 for what, size_bytes in zip(("allocated", "resident", "swapped"), sizes):
                     if size_bytes is not None:

@@ -21,7 +21,7 @@ from textual.worker import Worker
 
 from tracer.account import Account
 from tracer.views import top
-from tracer.views.top import REGION_COLUMNS, Column, RegionKey, RegionRow, Row
+from tracer.views.top import REGION_COLUMNS, Column, RegionRow, Row
 
 MAX_ROWS = 200  # of a table; sorting brings up others
 
@@ -160,7 +160,7 @@ class Top(App[Account]):
         self._by = by
         self._latest = self._view = top.compare(first, None)
         self._paused = self._ending = False
-        self._looked_at: RegionKey | None = None
+        self._looked_at: int | None = None
         self.follower: Worker[None] | None = None
 
     def compose(self) -> ComposeResult:

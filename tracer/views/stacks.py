@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tracer import labels
-from tracer.account import Account, Made, Parent, Process, Region, region_id
+from tracer.account import Account, Made, Parent, Process, Region
 from tracer.views.text import printable
 
 SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
@@ -94,7 +94,7 @@ def _process(process: Process | None) -> str:
 
 def _region(region: Region, parent: Process | None) -> str:
     gone = ", gone" if region.gone_ns else ""
-    return f"{labels.guess(region, parent) or region.name} {region_id(region)}{gone}"
+    return f"{labels.guess(region, parent) or region.name} {region.id}{gone}"
 
 
 def _escaped(frame: str) -> str:

@@ -11,9 +11,9 @@ from datetime import datetime
 
 from tracer import labels, sources
 from tracer.account import ALL_TIME, NAMELESS, Account, Parent, Process, Region, Toucher, charged
+from tracer.capture import PAGE_BYTES
 from tracer.places import place, short
 from tracer.private import EXACT
-from tracer.procfs import PAGE_BYTES
 
 COLUMNS = 80
 PROCESS_COLUMNS = 23

@@ -7,24 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Generic, NamedTuple, Optional, TypeVar, Union
+from typing import Any, Callable, Generic, NamedTuple, TypeVar, Union
 
 from tracer import groups, labels
-from tracer.account import Account, Parent, Process, Region, region_id
-from tracer.procfs import PAGE_BYTES
+from tracer.account import Account, Parent, Process, Region
+from tracer.capture import PAGE_BYTES
 from tracer.views.text import clock, fit, format_bytes, format_change, printable, width
-
-RegionKey = tuple[int, int, Optional[int], int]
-"""dev, ino, generation, and which of those that look the same, the earliest gone first."""
-ProcessKey = tuple[int, int]
-"""tgid, start_time_ns."""
 
 MAX_CHANGES = 20  # of regions, and of growers, in one interval of plain lines
 MAX_MAPPERS = 100
 
 
 class RegionRow(NamedTuple):
-    key: RegionKey
+    key: int
+    """the region's row in the capture"""
     region: Region
     label: str
     before: Region | None
@@ -46,7 +42,8 @@ class RegionRow(NamedTuple):
 class GrowerRow(NamedTuple):
     """A process that touched pages first: of all regions, or of one."""
 
-    key: ProcessKey
+    key: int
+    """the process's row in the capture"""
     process: Process
     touched_bytes: int
     delta_bytes: int
@@ -87,8 +84,8 @@ class GroupRow(NamedTuple):
 Grower = Union[GrowerRow, GroupRow]
 
 
-Touched = dict[ProcessKey, tuple[Process, int, int]]
-"""By whom, how many bytes, in how many regions."""
+Touched = dict[int, tuple[Process, int, int]]
+"""By row of the process: who, how many bytes, in how many regions."""
 
 
 class View(NamedTuple):
@@ -98,17 +95,17 @@ class View(NamedTuple):
     regions: list[RegionRow]
     growers: list[GrowerRow]
     touched: Touched
-    by_key: dict[RegionKey, Region]
+    by_key: dict[int, Region]
     previous: Account | None
     """the other; None: there is none"""
 
 
 def compare(now: Account, before: View | None) -> View:
     """before: None where there is none; what a region got since its capture began is new then."""
-    by_key = dict(_keyed(now))
-    labelled = {id(region): _label(region, parent.process) for parent in now.parents for region in parent.regions}
+    by_key = {region.row: region for region in now.regions}
+    labelled = {region.row: _label(region, parent.process) for parent in now.parents for region in parent.regions}
     rows = [
-        RegionRow(key, region, labelled[id(region)], before.by_key.get(key) if before else None)
+        RegionRow(key, region, labelled[key], before.by_key.get(key) if before else None)
         for key, region in by_key.items()
         if region.peak_bytes or region.gone_ns is None  # else it came and went without a page
     ]
@@ -170,18 +167,9 @@ def _touched(regions: Iterable[Region]) -> Touched:
     for region in regions:
         for toucher in region.touchers:
             process, touched_bytes = toucher.process, toucher.touched_bytes
-            key = process.tgid, process.start_time_ns
-            _, so_far, nr_regions = found.get(key, (process, 0, 0))
-            found[key] = process, so_far + touched_bytes, nr_regions + bool(touched_bytes)
+            _, so_far, nr_regions = found.get(process.row, (process, 0, 0))
+            found[process.row] = process, so_far + touched_bytes, nr_regions + bool(touched_bytes)
     return found
-
-
-def _keyed(account: Account) -> Iterator[tuple[RegionKey, Region]]:
-    seen: dict[tuple[int, int, int | None], int] = {}
-    for region in sorted(account.regions, key=lambda region: (region.gone_ns is None, region.gone_ns or 0)):
-        inode = region.dev, region.ino, region.generation
-        seen[inode] = seen.get(inode, -1) + 1
-        yield (*inode, seen[inode]), region
 
 
 def _label(region: Region, parent: Process | None) -> str:
@@ -286,7 +274,7 @@ def sort(rows: Sequence[Row], column: Column[Row]) -> list[Row]:
 
     def order(row: Any) -> Any:
         if isinstance(row, RegionRow):
-            return row.region.gone_ns is not None, column.order(row), -row.region.allocated_bytes, row.key[:2]  # type: ignore[arg-type]
+            return row.ended, column.order(row), -row.region.allocated_bytes, row.key  # type: ignore[arg-type]
         return column.order(row), -row.touched_bytes, row.name if isinstance(row, GroupRow) else row.key
 
     return sorted(rows, key=order)
@@ -384,7 +372,7 @@ def describe(row: RegionRow, complete: bool) -> list[str]:
     name = f"{row.label}  " if row.label != printable(region.name) else ""
     return [
         f"{name}{region.kind} {_size(region.vss_bytes)}  {printable(region.name)}",
-        f"region {region_id(region)}",
+        f"region {region.id}",
         ", ".join(sizes),
         made_by,
         f"mapped by {mappers}",
@@ -422,7 +410,7 @@ def _tell(row: RegionRow) -> str:
     region = row.region
     gone = f", gone {clock(region.gone_ns)}" if region.gone_ns else ""
     return (
-        f"{format_change(row.delta_bytes)}  {row.label} {region_id(region)} {region.kind} {_size(region.vss_bytes)}, "
+        f"{format_change(row.delta_bytes)}  {row.label} {region.id} {region.kind} {_size(region.vss_bytes)}, "
         f"allocated {format_bytes(region.allocated_bytes)}, {format_change(region.grown_bytes)} since the start{gone}, "
         f"made by {_made_by(row)}"
     )

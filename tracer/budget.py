@@ -1,0 +1,31 @@
+"""How long a trace may be kept from its work by reading what others wrote: some seconds, and a share of all time.
+
+There is no other bound to it: anybody may run ten thousand programs, and each takes its time.
+"""
+
+from __future__ import annotations
+
+import time
+
+
+class Budget:
+    """A context manager, for what is to be paid for."""
+
+    AT_ONCE_S = 2.0
+    SHARE = 0.01
+
+    def __init__(self) -> None:
+        self._began_s = time.monotonic()
+        self._used_s = 0.0
+        self._since_s = 0.0
+
+    @property
+    def used_up(self) -> bool:
+        return self._used_s > self.AT_ONCE_S + self.SHARE * (time.monotonic() - self._began_s)
+
+    def __enter__(self) -> Budget:
+        self._since_s = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._used_s += time.monotonic() - self._since_s

@@ -1,0 +1,135 @@
+"""The journal beside a capture, and how a capture is opened so that neither is written.
+
+SQLite keeps in FILE-journal what a commit is about to overwrite. Of a trace that was killed in a commit, it takes both
+to read the file. But SQLite plays it back in place, and deletes whatever other file it names as its super-journal:
+https://sqlite.org/fileformat.html#the_rollback_journal. So it is played back in a private copy, and only if it is the
+capture's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sqlite3
+import stat
+import struct
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from tracer.errors import ShmtraceError
+
+SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # ends a journal that names one
+RESERVED_BYTE = 0x40000001  # of the file, locked by whoever is writing it: os.h of SQLite
+FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
+OTHERS = stat.S_IWGRP | stat.S_IWOTH
+TRIES = 5
+
+
+def path_of(capture: Path) -> Path:
+    """Where SQLite has its journal."""
+    return capture.with_name(f"{capture.name}-journal")
+
+
+def connect(capture: Path, busy_s: float) -> tuple[sqlite3.Connection, str | None]:
+    """The capture as it was last committed, and what may be wrong with that.
+
+    busy_s: how long to wait for a commit that is going on. Raises OSError, ShmtraceError, sqlite3.Error.
+    """
+    for _ in range(TRIES):
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(_open(capture))
+            journal, strange = _find(capture, file)
+            if journal:
+                stack.enter_context(journal)
+            if not (journal or strange) or _is_being_written(file):
+                break
+            if strange:
+                told = f"{path_of(capture)} is left alone, for {strange}: what was written last may be wrong or missing"
+                return _connect(capture, "mode=ro&immutable=1", busy_s), told
+            copy = journal and _played_back(capture, file, journal, busy_s)
+            if copy:
+                return copy, None
+    # by now the file is closed again: closing it would drop the locks that SQLite takes for this process
+    return _connect(capture, "mode=ro", busy_s), None
+
+
+def _open(path: Path) -> IO[bytes]:
+    """Without waiting for anybody, whatever it is."""
+    return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")
+
+
+def _find(capture: Path, file: IO[bytes]) -> tuple[IO[bytes] | None, str | None]:
+    """The journal that is to be played back, or why there is one that is not; neither, if the last commit was ended."""
+    path = path_of(capture)
+    try:
+        found = path.lstat()
+        strange = _why_strange(found, os.fstat(file.fileno()), capture.absolute().parent.stat())
+        if strange:
+            return None, strange
+        if not found.st_size:
+            return None, None
+        journal = _open(path)
+    except FileNotFoundError:
+        return None, None
+    opened = os.fstat(journal.fileno())
+    end = os.pread(journal.fileno(), len(SUPER_JOURNAL), max(opened.st_size - len(SUPER_JOURNAL), 0))
+    if (opened.st_dev, opened.st_ino) != (found.st_dev, found.st_ino):
+        strange = "it was replaced just now"
+    elif end == SUPER_JOURNAL:
+        strange = "it names another file"
+    elif os.pread(journal.fileno(), 1, 0) != b"\0":
+        return journal, None
+    journal.close()
+    return None, strange
+
+
+def _why_strange(journal: os.stat_result, capture: os.stat_result, directory: os.stat_result) -> str | None:
+    """Why it may be of somebody who could not have written the capture; as sshd judges keys."""
+    if not stat.S_ISREG(journal.st_mode) or journal.st_nlink != 1:
+        return "it is no plain file"
+    if journal.st_uid != capture.st_uid:
+        return "it is another user's"
+    if journal.st_mode & OTHERS:
+        return "others may write it"
+    if directory.st_mode & OTHERS and not directory.st_mode & stat.S_ISVTX:
+        return "others may write its directory"
+    return None
+
+
+def _is_being_written(file: IO[bytes]) -> bool:
+    """The trace goes on. SQLite sees that, too, and has a reader leave the journal alone."""
+    lock = fcntl.fcntl(file, fcntl.F_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, RESERVED_BYTE, 1, 0))
+    return bool(FLOCK.unpack(lock)[0] != fcntl.F_UNLCK)
+
+
+def _played_back(capture: Path, file: IO[bytes], journal: IO[bytes], busy_s: float) -> sqlite3.Connection | None:
+    """A copy that nobody else can open, put right by SQLite; None: the original has changed meanwhile."""
+    before = os.fstat(journal.fileno())
+    try:
+        with tempfile.TemporaryDirectory(prefix="shmtrace-") as directory:
+            copy = Path(directory, "capture")
+            for source, path in (file, copy), (journal, path_of(copy)):
+                with path.open("xb") as target:
+                    shutil.copyfileobj(source, target)
+            after = os.fstat(journal.fileno())
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or _is_being_written(file):
+                return None
+            db = _connect(copy, "mode=rw", busy_s)
+            try:
+                db.execute("SELECT 1 FROM sqlite_master").fetchone()
+            except BaseException:
+                db.close()
+                raise
+            return db
+    except OSError as error:
+        raise ShmtraceError(
+            f"{capture} was cut off, and cannot be copied to put that right ({error.strerror})",
+            f"make room in {tempfile.gettempdir()}, or set TMPDIR to another directory",
+        ) from None
+
+
+def _connect(path: Path, how: str, busy_s: float) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{how}", timeout=busy_s, isolation_level=None, uri=True)

@@ -107,7 +107,7 @@ def test_what_is_no_pidfile(kind: str, tmp_path: Path) -> None:
         path.symlink_to("/dev/zero")
     with pytest.raises(ShmtraceError) as raised:
         targets.parse([str(path)])
-    assert str(raised.value) == f"pidfile {path} is no regular file: name the process or its PID"
+    assert str(raised.value) == f"pidfile {path} is not a regular file: name the process or its PID"
 
 
 def test_no_more_of_a_pidfile_is_read_than_a_pid(tmp_path: Path) -> None:

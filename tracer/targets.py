@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import errno
 import re
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tracer import procfs
 from tracer.errors import ShmtraceError
 from tracer.procfs import ProcessStat
 
@@ -76,27 +75,15 @@ def parse(words: Sequence[str]) -> Targets:
 
 def _read_pidfile(path: Path) -> int:
     try:
-        text = _beginning(path).decode(errors="replace").split("\n", 1)[0].strip()
+        with open(procfs.open_promptly(path), "rb", buffering=0) as file:
+            text = (file.read(PIDFILE_BYTES) or b"").decode(errors="replace").split("\n", 1)[0].strip()
     except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise ShmtraceError(f"pidfile {path} is {error.strerror}", "name the process or its PID") from None
         raise NoPidfileError(f"pidfile {path}: {error.strerror}", "is the service running?") from None
     if not text.isdecimal():
         raise ShmtraceError(f"pidfile {path} holds no PID, but {text[:40]!r}", "name the process or its PID")
     return int(text[:MAX_DIGITS])
-
-
-def _beginning(path: Path) -> bytes:
-    """Of a pidfile, whatever it is. Raises OSError, ShmtraceError."""
-    with contextlib.ExitStack() as stack:
-
-        def opened(path: Path | str, flags: int) -> int:
-            fd = os.open(path, flags)
-            stack.callback(os.close, fd)
-            return fd
-
-        place = opened(path, os.O_PATH)  # opens nothing yet: a FIFO waits for its writer, and a device may do something
-        if not stat.S_ISREG(os.fstat(place).st_mode):
-            raise ShmtraceError(f"pidfile {path} is no regular file", "name the process or its PID")
-        return os.read(opened(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK), PIDFILE_BYTES)
 
 
 def ancestors(processes: Mapping[int, ProcessStat], tgid: int) -> list[int]:

@@ -6,17 +6,16 @@ import time
 from collections.abc import Mapping
 from typing import Optional
 
-from tracer import ledger, lives, procfs, wire
+from tracer import ledger, lives, procfs
 from tracer.capture import Capture, ExtentRow
 from tracer.clock import Clock
 from tracer.labelling import Labelling
 from tracer.ledger import Block, PageSet
 from tracer.lives import Lives, Process
-from tracer.probes import Probes
-from tracer.procfs import PAGE_BYTES, Survey
-from tracer.regions import Finder, Mapped, Region, enter_mappings
+from tracer.probes import Behalf, Probes
+from tracer.procfs import PAGE_BYTES
+from tracer.regions import Finder, Region, enter_mappings
 
-BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
 ALL_PAGES = PageSet([(0, ledger.MAX_PAGES)])
 
 
@@ -42,54 +41,49 @@ class Closing:
         self._lives = processes
         self._finder = finder
         self._clock = clock
+        self._behalf_of: dict[int, list[Behalf]] = {}
 
-    def bury(self, region: Region, give_up: bool) -> bool:
-        """Close a region whose teardown has begun, if it is over; its pages go one by one. Whether it was closed."""
+    def begin(self) -> None:
+        """Of several regions: what is read once for all of them."""
+        self._behalf_of = self._probes.behalves()
+        self._finder.segments.cache_clear()
+
+    def is_over(self, region: Region) -> bool:
+        """Whether the teardown of a region that goes is over; its pages go one by one."""
         last = self._probes.region(region.id)
-        if last is None or (last.torn_pages + last.swapped_pages < last.pages and not give_up):
-            return False
-        region.vss_bytes = max(region.vss_bytes, last.size_bytes)
-        region.allocated_bytes = last.pages * PAGE_BYTES
-        self.gone(region, self._clock.wall_of_us(last.gone_us), last.swapped_pages)
-        return True
+        return not last or last.torn_pages + last.swapped_pages >= last.pages
 
-    def gone(self, region: Region, gone_ns: int, swapped_pages: int = 0) -> None:
-        """Close a region that is no more, and clear the kernel's maps of it. allocated_bytes is what it last had."""
-        blocks = self.blocks(region)
+    def gone(self, region: Region) -> None:
+        """Close a region that is no more by the kernel side's last account of it, and clear the kernel's maps of it."""
+        last, gone_ns = self._probes.region(region.id), time.time_ns()
+        swapped_pages = last.swapped_pages if last else 0
+        region.allocated_bytes = swapped_pages * PAGE_BYTES  # where no teardown was seen, there was nothing in memory
+        if last and last.gone_us:
+            region.allocated_bytes, gone_ns = last.pages * PAGE_BYTES, self._clock.wall_of_us(last.gone_us)
+        region.vss_bytes = max(region.vss_bytes, last.size_bytes if last else 0)
+        blocks = self._probes.blocks(region.id)
         entries = self.read(region, blocks, None, swapped_pages)
-        if (entries.touched_pages + entries.before_pages) * PAGE_BYTES < region.allocated_bytes:
-            blocks = self._probes.blocks().get(region.id, {})  # it may have grown since it was last measured
-            entries = self.read(region, blocks, None, swapped_pages)
         if (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
             # some pages were given back while they were swapped out, and this tier does not see which
             entries = self.read(region, blocks, None, 0)
         self._write(region, entries, {}, procfs.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
-        self._probes.forget(region.id, blocks)
-
-    def blocks(self, region: Region) -> dict[int, Block]:
-        """The ledger of one region, as far as it reached when it was last measured."""
-        numbers = range(-(-region.vss_bytes // BLOCK_BYTES))
-        return {number: block for number in numbers if (block := self._probes.block(region.id, number))}
-
-    def survey(self, region: Region, mapped: Mapped) -> Survey | None:
-        """What a region has now; None where there is no way to it."""
-        path = self._finder.find_path(region, mapped, (process for process in self._lives if not process.exited))
-        return procfs.survey(path) if path else None
+        self._probes.forget(region.id)
 
     def alive(
         self,
         region: Region,
-        found: Survey | None,
-        blocks: dict[int, Block],
         mappings: Mapping[Process, list[procfs.Mapping]],
     ) -> None:
-        """Close a region at the end of the trace. mappings: of those who map it."""
+        """Close a region at the end of the trace, by its path. mappings: of those who map it."""
+        # first which pages there are and then whose: a page that comes between the two is no page without an owner
+        found = procfs.survey(region.path) if region.path else None
+        blocks = self._probes.blocks(region.id)
         present = ALL_PAGES  # alive, and out of reach: the ledger is taken at its word
         if found:
             region.vss_bytes, region.allocated_bytes = found.vss_bytes, found.allocated_bytes
             present = PageSet(found.pages)
         elif not self._probes.measure(region.id):
-            return self.gone(region, time.time_ns())
+            return self.gone(region)
         if region.kind == "hugetlb":  # whose SEEK_DATA shows all of the file
             present = ALL_PAGES
         residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
@@ -186,10 +180,11 @@ class Closing:
 
     def _behalves(self, region: Region) -> list[tuple[int, int, int]]:
         """(process row, row of the process in whose memory it made pages, pages)."""
-        return [
-            (self._process(*behalf.acting).row, self._process(*behalf.whose).row, behalf.pages)
-            for behalf in self._probes.take_behalves(region.id)
-        ]
+        found = []
+        for behalf in self._behalf_of.get(region.id, ()):
+            found.append((self._process(*behalf.acting).row, self._process(*behalf.whose).row, behalf.pages))
+            self._probes.forget_behalf(region.id, behalf)
+        return found
 
     def _process(self, tgid: int, start_time_ns: int) -> Process:
         return self._lives.find(tgid, start_time_ns) or self._lives.at(tgid, -1)

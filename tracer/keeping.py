@@ -6,16 +6,17 @@ there was so little to read that both are of nearly the same moment, as a virtua
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from tracer import ledger, lives, wire
 from tracer.capture import Capture
 from tracer.clock import Clock
-from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
+from tracer.closing import ALL_PAGES, Closing
 from tracer.ledger import Block, PageSet
 from tracer.lives import Lives
-from tracer.probes import KernelRegion, Probes
+from tracer.probes import KernelRegion, Probes, Usage
 from tracer.procfs import Pages
 from tracer.regions import Region
 
@@ -35,7 +36,8 @@ class Keeping:
         self._lives = processes
         self._closing = closing
         self._clock = clock
-        self._usages: dict[bytes, bytes] = {}  # as they were last written
+        self.usages: dict[tuple[int, int, int], Usage] = {}
+        """as they were last written, by (region, tgid, start_time_ns)"""
 
     def collect(self, regions: Iterable[int]) -> tuple[Changed, dict[int, KernelRegion | None]]:
         """What has changed in the ledger, and then what the regions have; None: it is there no more."""
@@ -59,7 +61,7 @@ class Keeping:
             if not region.kept:
                 self._enter(region)
                 if region.kind in ("posix", "other"):  # pages may have been written to it before it was mapped
-                    blocks = self._closing.blocks(region)
+                    blocks = self._probes.blocks(number)
             if region.kind == "hugetlb" and blocks:
                 self._write_huge(region)
             elif blocks or region.punched:
@@ -74,12 +76,14 @@ class Keeping:
         region.kept = True
 
     def _write_blocks(self, region: Region, blocks: dict[int, Block]) -> None:
-        punched, region.punched = region.punched, []
-        last = -(-region.vss_bytes // BLOCK_BYTES)
-        for first_page, end_page in punched:
-            for number in range(first_page // wire.BLOCK_PAGES, min(-(-end_page // wire.BLOCK_PAGES), last)):
-                if number not in blocks:
-                    blocks[number] = self._probes.block(region.id, number) or ledger.NO_BLOCK
+        punched, region.punched = PageSet.of_any(region.punched), []
+        of_baseline = (
+            _blocks_of(extent) for first, end in punched.extents for extent in region.baseline.within(first, end)
+        )
+        numbers = [number for number in self._probes.numbers(region.id) if punched.mask(number)] if punched else []
+        for number in itertools.chain(numbers, *of_baseline):
+            if number not in blocks:
+                blocks[number] = self._probes.block(region.id, number) or ledger.NO_BLOCK
         for first, end in _runs(blocks):
             start_page, end_page = first * wire.BLOCK_PAGES, end * wire.BLOCK_PAGES
             entries = ledger.read(
@@ -87,14 +91,12 @@ class Keeping:
                 PageSet(region.baseline.within(start_page, end_page)),
                 ALL_PAGES,
                 self._closing.owner,
-                punches={
-                    (a, b): when_us for (a, b), when_us in region.punches.items() if a < end_page and b > start_page
-                },
+                punches=region.punches,
             )
             self._capture.replace_extents(region.row, start_page, end_page, self._closing.rows(region, entries))
 
     def _write_huge(self, region: Region) -> None:
-        entries = self._closing.read(region, self._closing.blocks(region), ALL_PAGES)
+        entries = self._closing.read(region, self._probes.blocks(region.id), ALL_PAGES)
         self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, self._closing.rows(region, entries))
 
     def _write_sizes(self, region: Region) -> None:
@@ -115,18 +117,21 @@ class Keeping:
     def _write_usages(self, regions: Mapping[int, Region]) -> None:
         """How often each process faulted on each region, and what it gave back of it."""
         rows = []
-        before, self._usages = self._usages, {}
-        for key, value in self._probes.usages.items():
-            number, tgid, start_time_ns = wire.USAGE_KEY.unpack(key)
+        before, self.usages = self.usages, {}
+        for key, usage in self._probes.read_usages().items():
+            number, tgid, start_time_ns = key
             process = self._lives.find(tgid, start_time_ns)
             if not process or number not in regions:
                 continue
-            self._usages[key] = value
-            if before.get(key) != value:
-                faults, _, freed_pages = wire.USAGE.unpack(value)
-                counted = faults if self._probes.ranges is not None else None
-                rows.append((regions[number].row, process.row, counted, freed_pages))
+            self.usages[key] = usage
+            if before.get(key) != usage:
+                counted = usage.faults if self._probes.ranges is not None else None
+                rows.append((regions[number].row, process.row, counted, usage.freed_pages))
         self._capture.insert_all("usage", "region, process, faults, freed_pages", rows)
+
+
+def _blocks_of(extent: Pages) -> range:
+    return range(extent[0] // wire.BLOCK_PAGES, -(-extent[1] // wire.BLOCK_PAGES))
 
 
 def _runs(numbers: Iterable[int]) -> Iterator[Pages]:

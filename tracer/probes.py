@@ -11,7 +11,7 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +46,7 @@ STUBS = SOURCES / "stubs"
 EVENT_PAGES = 1024  # a power of two; 4 MiB, some 10,000 forks or execs
 LABEL_PAGES = 1024  # 4 MiB, some 9,000 labels
 BATCH = 4096
+MAX_EVENTS = 8192  # at once: who waits for them has other things to look at
 STACKS = "STACKS"  # the flag that has pages counted by user stack
 MAX_ACTIVE = 4096  # threads inside one kernel function at once, each of whose returns is seen
 
@@ -141,7 +142,14 @@ class Map:
         self._lib.bpf_delete_elem(self._fd, key)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All entries, in batches (v5.6)."""
+        """All entries."""
+        for keys, values in self.batches():
+            for i in range(len(keys) // self._key_bytes):
+                key = keys[i * self._key_bytes : (i + 1) * self._key_bytes]
+                yield key, values[i * self._value_bytes : (i + 1) * self._value_bytes]
+
+    def batches(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and all values, as many at once as the kernel gives (v5.6)."""
         token = (ctypes.c_uint32 * max(self._key_bytes // 4, 2))()
         keys = ctypes.create_string_buffer(self._key_bytes * BATCH)
         values = ctypes.create_string_buffer(self._value_bytes * BATCH)
@@ -149,10 +157,7 @@ class Map:
         while more:
             count, more = bpf.lookup_batch(self._fd, after, token, keys, values, BATCH)
             after = token
-            all_keys, all_values = keys.raw, values.raw
-            for i in range(count):
-                key = all_keys[i * self._key_bytes : (i + 1) * self._key_bytes]
-                yield key, all_values[i * self._value_bytes : (i + 1) * self._value_bytes]
+            yield keys.raw[: count * self._key_bytes], values.raw[: count * self._value_bytes]
 
 
 class Probes:
@@ -223,7 +228,9 @@ class Probes:
         self._rounds = self._map(lib, "rounds")
         self._round = 1  # a block that has not been told of is of round 0
         self._rounds[bytes(4)] = COUNT.pack(self._round)
-        self._last_changed: set[bytes] = set()
+        self._told: set[tuple[int, int]] = set()  # region, block: what has changed
+        self._last_changed: set[tuple[int, int]] = set()
+        self._blocks: dict[int, set[int]] = {}  # numbers of those that have ever changed, by region
         for name in ("events", *["label_events"] * labelled):
             self._bpf[name.encode()].open_ring_buffer(self._keep)
 
@@ -342,17 +349,26 @@ class Probes:
         """As it is now; None: it is there no more."""
         return self.region(number) if bpf.run(self._measure, number) else None
 
-    def forget(self, number: int, blocks: Iterable[int]) -> None:
-        """Clear the maps of a region, and of these blocks of it."""
+    def forget(self, number: int) -> None:
+        """Clear the maps of a region."""
+        self._hear()
         region = self.region(number)
         del self.regions[REGION_ID.pack(number)]
         if region:
             mapping = COUNT.pack(region.mapping)
             if self._ids[mapping] == REGION_ID.pack(number):  # else another region has come to its place
                 del self._ids[mapping]
-        for block in blocks:
+        for block in self._blocks.pop(number, ()):
             del self.ledger[BLOCK_KEY.pack(number, block)]
-        self.take_behalves(number)
+            self._told.discard((number, block))
+            self._last_changed.discard((number, block))
+
+    def read_usages(self) -> dict[tuple[int, int, int], Usage]:
+        """What processes did to regions, by (region, tgid, start_time_ns)."""
+        found: dict[tuple[int, int, int], Usage] = {}
+        for keys, values in self.usages.batches():
+            found.update(zip(USAGE_KEY.iter_unpack(keys), map(Usage._make, USAGE.iter_unpack(values))))
+        return found
 
     def take_usage(self, number: int, tgid: int, start_time_ns: int) -> Usage | None:
         """What a process did to a region; the map has it no more."""
@@ -361,16 +377,19 @@ class Probes:
         del self.usages[key]
         return Usage(*USAGE.unpack(raw)) if raw else None
 
-    def take_behalves(self, number: int) -> list[Behalf]:
-        """Who made pages of a region in whose address space; the map has them no more."""
-        found = []
-        for key, value in list(self._behalves.items()) if self._behalves else ():
+    def behalves(self) -> dict[int, list[Behalf]]:
+        """Who made pages in whose address space, by region."""
+        found: dict[int, list[Behalf]] = {}
+        for key, value in self._behalves.items() if self._behalves else ():
             start_time_ns, for_start_time_ns, tgid, for_tgid, region, _ = BEHALF_KEY.unpack(key)
-            if self._behalves and region == number:
-                pages = COUNT.unpack(value)[0]
-                found.append(Behalf((tgid, start_time_ns), (for_tgid, for_start_time_ns), pages))
-                del self._behalves[key]
+            behalf = Behalf((tgid, start_time_ns), (for_tgid, for_start_time_ns), COUNT.unpack(value)[0])
+            found.setdefault(region, []).append(behalf)
         return found
+
+    def forget_behalf(self, number: int, behalf: Behalf) -> None:
+        if self._behalves:
+            (tgid, start_time_ns), (for_tgid, for_start_time_ns) = behalf.acting, behalf.whose
+            del self._behalves[BEHALF_KEY.pack(start_time_ns, for_start_time_ns, tgid, for_tgid, number, 0)]
 
     # ---- stacks ----
 
@@ -439,25 +458,36 @@ class Probes:
         """The blocks of the ledger that have changed since this was last asked: region, block number, block."""
         self._round += 1
         self._rounds[bytes(4)] = COUNT.pack(self._round)
-        told: set[bytes] = set()
-        while key := bpf.pop(self._bpf[b"changed"].map_fd, BLOCK_KEY.size):
-            told.add(key)
+        self._hear()
         # a block is told before its word is written, so those of the round before are looked at once more
         found: dict[int, dict[int, Block]] = {}
-        for key in told | self._last_changed:
-            region, number = BLOCK_KEY.unpack(key)
+        for region, number in self._told | self._last_changed:
             if block := self.block(region, number):
                 found.setdefault(region, {})[number] = block
-        self._last_changed = told
+        self._told, self._last_changed = set(), self._told
         return found
 
-    def blocks(self) -> dict[int, dict[int, Block]]:
-        """All of the ledger: region, block number, block."""
-        found: dict[int, dict[int, Block]] = {}
-        for key, value in self.ledger.items():
+    def numbers(self, region: int) -> list[int]:
+        """Of the blocks that the ledger has of a region."""
+        self._hear()
+        return sorted(self._blocks.get(region, ()))
+
+    def blocks(self, region: int) -> dict[int, Block]:
+        """The ledger of one region, by block number."""
+        return {number: block for number in self.numbers(region) if (block := self.block(region, number))}
+
+    def _hear(self) -> None:
+        """Which blocks have changed, so far."""
+        while key := bpf.pop(self._bpf[b"changed"].map_fd, BLOCK_KEY.size):
             region, number = BLOCK_KEY.unpack(key)
-            found.setdefault(region, {})[number] = Block.unpack(value)
-        return found
+            self._told.add((region, number))
+            self._blocks.setdefault(region, set()).add(number)
+
+    def recover_blocks(self) -> None:
+        """What is in the ledger, told or not."""
+        for keys, _ in self.ledger.batches():
+            for region, number in BLOCK_KEY.iter_unpack(keys):
+                self._blocks.setdefault(region, set()).add(number)
 
     def _map(self, lib: ctypes.CDLL, name: str, *sizes: int) -> Map:
         table = self._bpf[name.encode()]
@@ -466,8 +496,9 @@ class Probes:
             raise AssertionError(f"{name} is {key_bytes} to {value_bytes} bytes, not {sizes}")
         return Map(lib, table.map_fd, key_bytes, value_bytes)
 
-    def _keep(self, _context: object, data: int, size: int) -> None:
+    def _keep(self, _context: object, data: int, size: int) -> int:
         self._queue.append(ctypes.string_at(data, size))
+        return -(len(self._queue) >= MAX_EVENTS)  # the others wait for the next time
 
 
 def attached(tiers: Sequence[kernel.Tier], sizes: Sizes, began_ns: int, began_boot_ns: int, *flags: str) -> Probes:

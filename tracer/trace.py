@@ -7,6 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,14 +15,14 @@ from tracer import __version__, events, kernel, ledger, private, probes, procfs,
 from tracer.adopting import Adopting
 from tracer.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
-from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
+from tracer.closing import ALL_PAGES, Closing
 from tracer.errors import ShmtraceError
 from tracer.events import Event
 from tracer.keeping import Keeping
 from tracer.labelling import Labelling
 from tracer.lives import Lives, Process
 from tracer.private import Private
-from tracer.probes import Sizes
+from tracer.probes import KernelRegion, Sizes
 from tracer.procfs import Proc, ProcessStat, RegionKey
 from tracer.regions import Finder, Region
 from tracer.sources import Source
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from tracer.stacks import Stacks
 
 ROOM_BYTES = 4 << 30  # of regions that are made during the trace
+ROOM_REGIONS = 1 << 15
+BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
+IDLE = 4  # times as long as a sample takes before the next: whoever samples keeps up with nothing
 TEARDOWN_S = 1.0  # a teardown that was not seen to end by then has ended unseen
 POLL_S = 0.2
 
@@ -78,11 +82,16 @@ class Trace:
         self._stacks: Stacks | None = None
         self._proc = Proc()
         self._finder = Finder(self._proc)
+        self._by_key: dict[RegionKey, Region] = {}
+        self._dying: dict[int, Region] = {}
         self._unmet: dict[int, list[events.Touch | events.Punch]] = {}  # of regions that were not heard of yet
+        self._to_look: dict[Process, list[Region]] = {}  # at whom, and for which regions that it may map
+        self._to_locate: set[int] = set()  # ids of those regions
+        self._to_survey: set[int] = set()  # and of those that may have pages from before
         self._segments: dict[int, int] = {}  # by shmid: the tgid of who asked for it first
         self._warnings: list[str] = []
         self._shmem_bytes: int | None = None
-        self._sample_at_s = 0.0
+        self._sample_at_s = self._rested_at_s = 0.0
         self._clock = Clock.start()
         self.lives = Lives(capture, self._clock)
 
@@ -125,7 +134,14 @@ class Trace:
             if self._source:
                 self._labelling = Labelling(self._capture, self._probes, self._proc, self._source)
             self._adopting = Adopting(
-                self._probes, self._proc, self._finder, self.lives, self.regions, self._enter, self._warn
+                self._probes,
+                self._proc,
+                self._finder,
+                self.lives,
+                self.regions,
+                self._by_key,
+                self._enter,
+                self._warn,
             )
             self._closing = Closing(self._capture, self._probes, self.lives, self._labelling, self._finder, self._clock)
             self._keeping = Keeping(self._capture, self._probes, self.lives, self._closing, self._clock)
@@ -166,7 +182,10 @@ class Trace:
         memory = self._proc.memory()
         size_bytes = min(sum(seen.values()) + self._room_bytes, memory.total_bytes + memory.swap_bytes)
         return Sizes(
-            blocks=-(-size_bytes // BLOCK_BYTES), processes=max(2048, 4 * len(tree)), regions=8192, usages=65536
+            blocks=-(-size_bytes // BLOCK_BYTES) + ROOM_REGIONS,
+            processes=max(2048, 4 * len(tree)),
+            regions=ROOM_REGIONS,
+            usages=65536,
         )
 
     def _adopt_tree(self, processes: dict[int, ProcessStat]) -> None:
@@ -191,10 +210,17 @@ class Trace:
         row = self._capture.insert(
             "region", dev=key.dev, ino=key.ino, generation=key.generation, kind=kind, name=name, created_ns=created_ns
         )
-        region = self.regions[number] = Region(row, number, key, kind, path=None)
+        region = self.regions[number] = self._by_key[key] = Region(row, number, key, kind, path=None)
         if self._stacks:
             self._stacks.enter(region)
         return region
+
+    def _leave(self, region: Region) -> None:
+        """It is closed."""
+        del self.regions[region.id]
+        self._dying.pop(region.id, None)
+        if self._by_key.get(region.key) is region:
+            del self._by_key[region.key]
 
     def _warn(self, text: str) -> None:
         if text not in self._warnings:
@@ -209,15 +235,48 @@ class Trace:
             self._keep_up(min(left, POLL_S, max(self._sample_at_s - time.monotonic(), 0)))
 
     def _keep_up(self, timeout_s: float) -> None:
+        self._hear(timeout_s)
+        self._bury()
+        now = time.monotonic()
+        # where regions that have no pages come and go, only this notices that they have gone
+        if now >= (self._rested_at_s if len(self.regions) > self._sizes.regions // 2 else self._sample_at_s):
+            self._sample()
+            self._rested_at_s = now + IDLE * (time.monotonic() - now)
+            self._sample_at_s = max(now + self._interval_s, self._rested_at_s)
+
+    def _hear(self, timeout_s: float) -> None:
         for event in self._probes.poll(timeout_s):
             self._apply(event)
+        self._look()
+
+    def _bury(self) -> None:
         now = time.monotonic()
-        for region in [region for region in self.regions.values() if region.dying_since_s]:
-            if self._closing.bury(region, give_up=now - (region.dying_since_s or now) > TEARDOWN_S):
-                del self.regions[region.id]
-        if now >= self._sample_at_s or len(self.regions) > self._sizes.regions // 2:
-            self._sample_at_s = now + self._interval_s
-            self._sample()
+        if self._dying:
+            self._closing.begin()
+        for region in list(self._dying.values()):
+            if self._closing.is_over(region) or now - (region.dying_since_s or now) > TEARDOWN_S:
+                self._closing.gone(region)
+                self._leave(region)
+
+    def _look(self) -> None:
+        """At the processes that events told of: once at each, however many events there were."""
+        looked, self._to_look = self._to_look, {}
+        for process, regions in looked.items():
+            self._refresh_title(process)
+            mapped = self._finder.mapped([process], regions) if regions else {}
+            for region in regions:
+                self._finder.locate(region, mapped)
+                if region.path and region.id in self._to_survey:
+                    self._first_look(region, region.path)
+        self._to_locate.clear()
+        self._to_survey.clear()
+
+    def _first_look(self, region: Region, path: Path) -> None:
+        """It has a path of its own, or it is not known who made it and when."""
+        self._capture.update("region", region.row, name=procfs.link_name(path))
+        born_ns = procfs.birth_time_ns(path)
+        if not region.made and (born_ns is None or born_ns < self._clock.wall_ns):
+            region.take_baseline()
 
     def _apply(self, event: Event) -> None:
         process = self.lives.alive(event.head.tgid)
@@ -239,15 +298,16 @@ class Trace:
             self._touched(event, process)
         elif isinstance(event, events.Punch):
             since_us = self._clock.since_us(event.head.time_ns)
-            self.regions[event.id].punches[event.first, event.end] = since_us
-            self.regions[event.id].punched.append((event.first, event.end))
+            if event.first < event.end:
+                self.regions[event.id].punches.add(event.first, event.end, since_us)
+                self.regions[event.id].punched.append((event.first, event.end))
         elif isinstance(event, events.Label):
             if self._labelling:
                 self._labelling.heard(event)
         elif isinstance(event, events.Segment):
             self._segments.setdefault(event.shmid, event.head.tgid)
         elif event.id in self.regions:
-            self.regions[event.id].dying_since_s = time.monotonic()
+            self._dies(self.regions[event.id])
         else:  # a file of a tmpfs that was never mapped, or of a process that was watched and is none of ours
             self._forget(event.id)
         if self._stacks:
@@ -260,9 +320,18 @@ class Trace:
         if process:  # else it was watched, and is none of ours
             region = self.regions[event.id]
             region.touchers.add(process.key)
-            if region.address is None:
-                self._finder.locate(region, process)
-            self._refresh_title(process)
+            self._look_at(process, region if region.address is None else None)
+
+    def _look_at(self, process: Process, region: Region | None = None) -> None:
+        """Once all events have been told."""
+        regions = self._to_look.setdefault(process, [])
+        if region and region.id not in self._to_locate:
+            self._to_locate.add(region.id)
+            regions.append(region)
+
+    def _dies(self, region: Region) -> None:
+        region.dying_since_s = time.monotonic()
+        self._dying[region.id] = region
 
     def _enter_stranger(self, head: events.Head, comm: str) -> Process:
         stat = self._proc.process(head.tgid)
@@ -292,7 +361,7 @@ class Trace:
             began_us = self._clock.since_us(head.time_ns)
             child = self.lives.begin(head.tgid, head.start_time_ns, event.parent_tgid, event.comm, command, began_us)
             if parent and parent.ns_tgid is not None:
-                self._refresh_title(child)  # its number in there is known to /proc alone, and only while it lives
+                self._look_at(child)  # its number in there is known to /proc alone, and only while it lives
             if self._labelling:
                 self._labelling.begin(head.tgid, began_us, event.parent_tgid)
 
@@ -339,7 +408,7 @@ class Trace:
         kind = procfs.kind_of(event.key.dev, event.file_system, event.name)
         name = f"/dev/shm/{event.name}" if kind == "posix" else f"/{event.name}"
         region = self._enter(event.id, event.key, kind, name, None)
-        region.vss_bytes = event.vss_bytes
+        region.vss_bytes, region.made = event.vss_bytes, bool(event.made)
         region.first_mapper = process
         for earlier in self._unmet.pop(event.id, ()):
             self._apply(earlier)
@@ -351,34 +420,32 @@ class Trace:
             self._made_by(region, creator, "traced", None)
         if event.made and kind not in ("posix", "other"):  # a new one without a path, and nothing in it is from before
             return
-        self._finder.locate(region, process)
-        if region.path:
-            self._capture.update("region", region.row, name=procfs.link_name(region.path))
-            born_ns = procfs.birth_time_ns(region.path)
-            if not event.made and (born_ns is None or born_ns < self._clock.wall_ns):
-                region.take_baseline()
+        self._to_survey.add(region.id)
+        self._look_at(process, region)
 
     def _forget(self, number: int) -> None:
-        region = self._probes.region(number)
-        self._probes.forget(number, range(-(-region.size_bytes // BLOCK_BYTES)) if region else ())
+        self._probes.forget(number)
         for event in self._unmet.pop(number, ()):
             if isinstance(event, events.Touch):
                 self._probes.take_usage(number, event.head.tgid, event.head.start_time_ns)
 
     def _recover(self) -> None:
         """Regions whose event was lost are in the kernel's map all the same, by number; not their makers."""
+        self._probes.recover_blocks()
+        lost = []
         for raw_number, raw in self._probes.regions.items():
-            (number,), found = wire.REGION_ID.unpack(raw_number), probes.KernelRegion.unpack(raw)
-            if number in self.regions or not found.told:
-                continue
-            region = Region(0, number, found.key, "", path=None)
-            self._finder.find_path(region, self._finder.mapped(self.lives.tree(), [region]))
+            (number,), found = wire.REGION_ID.unpack(raw_number), KernelRegion.unpack(raw)
+            if number not in self.regions and found.told:
+                lost.append((Region(0, number, found.key, "", path=None), found))
+        mapped = self._finder.mapped(self.lives.tree(), [region for region, _ in lost])
+        for region, found in lost:
+            self._finder.locate(region, mapped)
             # one that nobody maps now may be of a process that was watched, and is none of ours
             if self._wanted.patterns and not region.path:
                 continue
             name = procfs.link_name(region.path) if region.path else "?"
             kind = procfs.kind_of(found.key.dev, procfs.HUGETLBFS_MAGIC if found.huge else procfs.TMPFS_MAGIC, name)
-            self._enter(number, found.key, kind, name, None).vss_bytes = found.size_bytes
+            self._enter(region.id, found.key, kind, name, None).vss_bytes = found.size_bytes
 
     def _made_by(self, region: Region, creator: Process, how: str, created_ns: int | None) -> None:
         region.creator = creator
@@ -397,8 +464,7 @@ class Trace:
         """How each region stands now, written down: how much it has by its inode's own count, and who touched it."""
         changed, measured = self._keeping.collect(self.regions)
         now_ns = time.time_ns()
-        for event in self._probes.poll(0):
-            self._apply(event)
+        self._hear(0)
         rows = []
         for number, now in measured.items():
             region = self.regions.get(number)
@@ -416,10 +482,10 @@ class Trace:
             last = self._probes.region(number)
             region.samples_missed += 1
             if last and last.gone_us:
-                region.dying_since_s = time.monotonic()  # the event of it is still to come, or was lost
+                self._dies(region)  # the event of it is still to come, or was lost
             elif region.samples_missed > 1:
-                self._closing.gone(region, now_ns)  # it had no page, so there was no teardown to see
-                del self.regions[number]
+                self._closing.gone(region)  # it had no page, so there was no teardown to see
+                self._leave(region)
         self._keeping.write(changed, self.regions)
         if self._stacks:
             self._stacks.write()
@@ -469,9 +535,8 @@ class Trace:
 
     def summary(self) -> Summary:
         touched: dict[int, int] = {}
-        for key, value in self._probes.usages.items():
-            _, tgid, _ = wire.USAGE_KEY.unpack(key)
-            touched[tgid] = touched.get(tgid, 0) + wire.USAGE.unpack(value)[1] * PAGE_BYTES
+        for (_, tgid, _), usage in self._keeping.usages.items():
+            touched[tgid] = touched.get(tgid, 0) + usage.touched_pages * PAGE_BYTES
         most = max(touched, key=lambda tgid: touched[tgid], default=None)
         process = self.lives.last(most) if most else None
         regions = self.regions.values()
@@ -489,7 +554,7 @@ class Trace:
         """Who touched how many of a region's pages first, up to now: by tgid."""
         touched: dict[int, int] = {}
         entries = ledger.read(
-            self._closing.blocks(region), region.baseline, ALL_PAGES, lambda tgid, _: tgid, punches=region.punches
+            self._probes.blocks(region.id), region.baseline, ALL_PAGES, lambda tgid, _: tgid, punches=region.punches
         )
         for extent in entries.extents:
             if extent.owner is not None:
@@ -505,24 +570,23 @@ class Trace:
         if self._probes.losses()["events"]:
             self._recover()
         self._sample()
-        while any(region.dying_since_s for region in self.regions.values()) and time.monotonic() < end:
+        while self._dying and time.monotonic() < end:
             self._keep_up(0.01)
         rss_bytes = 0
-        for process in self.lives:
-            if not process.exited:
-                self._refresh_title(process)
-                rss_bytes += 0 if process.stranger else self._proc.rss_bytes(process.tgid) or 0
-        alive = [process for process in self.lives if not process.exited]
-        mapped = self._finder.mapped(alive, self.regions.values())
+        alive = {process.tgid: process for process in self.lives.all_alive()}
+        for process in alive.values():
+            self._refresh_title(process)
+            rss_bytes += 0 if process.stranger else self._proc.rss_bytes(process.tgid) or 0
+        regions = list(self.regions.values())
+        mapped = self._finder.mapped(alive.values(), regions)
+        opened = self._finder.open_files(alive.values(), [region for region in regions if region.id not in mapped])
         if self._labelling:
             self._labelling.finish()
-        # first which pages there are and then whose: a page that comes between the two is no page without an owner
-        surveys = {region.id: self._closing.survey(region, mapped) for region in self.regions.values()}
-        blocks = self._probes.blocks()
-        for region in self.regions.values():
-            theirs = mapped.get(region.id, {})
-            mappings = {process: theirs[process.tgid] for process in alive if process.tgid in theirs}
-            self._closing.alive(region, surveys[region.id], blocks.get(region.id, {}), mappings)
+        self._closing.begin()
+        for region in regions:
+            self._finder.locate(region, mapped)
+            region.path = region.path or opened.get(region.id)
+            self._closing.alive(region, {alive[tgid]: found for tgid, found in mapped.get(region.id, {}).items()})
         if self._stacks:
             self._stacks.write(patience_s=math.inf)
         self._shmem_bytes = self._proc.memory().shmem_bytes

@@ -355,6 +355,23 @@ def test_the_hosts_figure_may_be_older(capture: Capture, read: Callable[..., Acc
     assert read(shmem_total_bytes=99 * PAGE_BYTES).shmem_unexplained_bytes == 0
 
 
+@pytest.mark.parametrize("window", [account.ALL_TIME, Window(1100, 1900)])
+def test_many_extents_add_up_as_few_do(
+    capture: Capture, read: Callable[..., Account], window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a region of some hundred they are summed in another way."""
+    owners = [put_process(capture, 811), put_process(capture, 812), None]
+    for pages in (2000, 3000):
+        put_extents(
+            capture, put_region(capture, pages), *((7 * n, 7 * n + 1 + n % 6, owners[n % 3]) for n in range(211))
+        )
+    read()
+    few = account.read(capture, window)
+    monkeypatch.setattr(account, "FEW", 0)
+    assert account.read(capture, window) == few
+    assert [toucher.touched_bytes > 0 for region in few.regions for toucher in region.touchers] == [True] * 4
+
+
 def test_labels_change_nothing_else(tmp_path: Path) -> None:
     """What a process touched for several things is still one figure; and what was touched for one, by many, too."""
     with (

@@ -310,7 +310,9 @@ def test_what_was_given_back_while_it_was_swapped_out(
     words: dict[int, int], baseline: list[Pages], present: list[Pages], punches: dict[Pages, int], entries: Entries
 ) -> None:
     """No probe sees it go: the words stay."""
-    assert ledger.read(ledger_of(words), PageSet(baseline), PageSet(present), by_tgid, 0, punches_of(punches)) == entries
+    assert (
+        ledger.read(ledger_of(words), PageSet(baseline), PageSet(present), by_tgid, 0, punches_of(punches)) == entries
+    )
 
 
 def test_a_region_that_is_gone_had_nothing_that_was_given_back_before() -> None:

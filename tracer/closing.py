@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
-from typing import Optional
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any, Optional
 
 from tracer import ledger, lives, procfs
 from tracer.capture import Capture, ExtentRow
@@ -12,12 +14,19 @@ from tracer.clock import Clock
 from tracer.labelling import Labelling
 from tracer.ledger import Block, PageSet
 from tracer.lives import Lives, Process
-from tracer.probes import Behalf, Probes
+from tracer.probes import Behalf, KernelRegion, Probes
 from tracer.procfs import PAGE_BYTES
 from tracer.regions import Finder, Region, enter_mappings
 
 ALL_PAGES = PageSet([(0, ledger.MAX_PAGES)])
 
+REGION_COLUMNS = (
+    "gone_ns, top, vss_bytes, allocated_bytes, peak_bytes, resident_bytes, swapped_bytes, start_bytes, address"
+)
+SAMPLE = "sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes"
+EXTENT = "extent", 'region, start, "end", process, first_ns, last_ns, label'
+USAGE = "usage", "region, process, faults, freed_pages"
+BEHALF = "behalf", "region, process, for_process, pages"
 
 Owner = tuple[int, Optional[int]]
 """Rows of a process and of the label it had; None: that is unknown."""
@@ -42,32 +51,42 @@ class Closing:
         self._finder = finder
         self._clock = clock
         self._behalf_of: dict[int, list[Behalf]] = {}
+        self._closed: list[tuple[Any, ...]] = []  # of REGION_COLUMNS, and the region's row
+        self._rows: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)  # by table and columns
 
-    def begin(self) -> None:
-        """Of several regions: what is read once for all of them."""
+    @contextlib.contextmanager
+    def several(self) -> Iterator[None]:
+        """Accounts are closed in here: what is read or written once for all of them is done so."""
         self._behalf_of = self._probes.behalves()
         self._finder.segments.cache_clear()
+        self._probes.hear()
+        try:
+            yield
+        finally:
+            self._capture.update_all("region", REGION_COLUMNS, self._closed)
+            for columns, rows in self._rows.items():
+                self._capture.insert_all(*columns, rows)
+            self._closed.clear()
+            self._rows.clear()
 
-    def is_over(self, region: Region) -> bool:
+    def is_over(self, last: KernelRegion) -> bool:
         """Whether the teardown of a region that goes is over; its pages go one by one."""
-        last = self._probes.region(region.id)
-        return not last or last.torn_pages + last.swapped_pages >= last.pages
+        return last.torn_pages + last.swapped_pages >= last.pages
 
-    def gone(self, region: Region) -> None:
+    def gone(self, region: Region, last: KernelRegion | None) -> None:
         """Close a region that is no more by the kernel side's last account of it, and clear the kernel's maps of it."""
-        last, gone_ns = self._probes.region(region.id), time.time_ns()
-        swapped_pages = last.swapped_pages if last else 0
+        gone_ns, swapped_pages = time.time_ns(), last.swapped_pages if last else 0
         region.allocated_bytes = swapped_pages * PAGE_BYTES  # where no teardown was seen, there was nothing in memory
         if last and last.gone_us:
             region.allocated_bytes, gone_ns = last.pages * PAGE_BYTES, self._clock.wall_of_us(last.gone_us)
         region.vss_bytes = max(region.vss_bytes, last.size_bytes if last else 0)
         blocks = self._probes.blocks(region.id)
         entries = self.read(region, blocks, None, swapped_pages)
-        if (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
+        if swapped_pages and (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
             # some pages were given back while they were swapped out, and this tier does not see which
             entries = self.read(region, blocks, None, 0)
         self._write(region, entries, {}, procfs.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
-        self._probes.forget(region.id)
+        self._probes.forget(region.id, last)
 
     def alive(
         self,
@@ -77,13 +96,14 @@ class Closing:
         """Close a region at the end of the trace, by its path. mappings: of those who map it."""
         # first which pages there are and then whose: a page that comes between the two is no page without an owner
         found = procfs.survey(region.path) if region.path else None
+        self._probes.hear()
         blocks = self._probes.blocks(region.id)
         present = ALL_PAGES  # alive, and out of reach: the ledger is taken at its word
         if found:
             region.vss_bytes, region.allocated_bytes = found.vss_bytes, found.allocated_bytes
             present = PageSet(found.pages)
         elif not self._probes.measure(region.id):
-            return self.gone(region)
+            return self.gone(region, self._probes.region(region.id))
         if region.kind == "hugetlb":  # whose SEEK_DATA shows all of the file
             present = ALL_PAGES
         residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
@@ -116,35 +136,26 @@ class Closing:
         of_tree = [process for process in mappings if not process.stranger]
         self.infer_creator(region, of_tree)
         parent = lives.stands_for(region.creator, of_tree)
-        self._capture.update(
-            "region",
-            region.row,
-            gone_ns=gone_ns,
-            top=parent.row if parent else None,
-            vss_bytes=region.vss_bytes,
-            allocated_bytes=region.allocated_bytes,
-            peak_bytes=max(region.peak_bytes, region.allocated_bytes),
-            resident_bytes=residency.resident_bytes,
-            swapped_bytes=residency.swapped_bytes,
-            start_bytes=region.start_bytes,
-            address=region.address,
+        self._closed.append(
+            (
+                gone_ns,
+                parent.row if parent else None,
+                region.vss_bytes,
+                region.allocated_bytes,
+                max(region.peak_bytes, region.allocated_bytes),
+                *residency,
+                region.start_bytes,
+                region.address,
+                region.row,
+            )
         )
-        self._capture.insert_all(
-            "sample",
-            "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes",
-            [(region.row, gone_ns or time.time_ns(), region.allocated_bytes, *residency)],
-        )
-        self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, self.rows(region, entries))
-        self._capture.insert_all(
-            "usage",
-            "region, process, faults, freed_pages",
-            ((region.row, row, *values) for row, values in self._usage(region, entries.freed_pages).items()),
-        )
-        self._capture.insert_all(
-            "behalf",
-            "region, process, for_process, pages",
-            ((region.row, *values) for values in self._behalves(region)),
-        )
+        self._rows[SAMPLE].append((region.row, gone_ns or time.time_ns(), region.allocated_bytes, *residency))
+        if region.kept:
+            self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, ())
+        self._rows[EXTENT] += self.rows(region, entries)
+        usage = self._usage(region, entries.freed_pages)
+        self._rows[USAGE] += [(region.row, row, *values) for row, values in usage.items()]
+        self._rows[BEHALF] += [(region.row, *values) for values in self._behalves(region)]
         enter_mappings(self._capture, region, mappings)
 
     def rows(self, region: Region, entries: ledger.Entries) -> list[ExtentRow]:

@@ -176,10 +176,11 @@ def read(
                 _append(touched, Extent(page, page + 1, owner_of(word >> WHEN_BITS, when_us), when_us, when_us))
             if word > WORD_EXISTED and known >> slot & 1:
                 not_before.append((page, page + 1))
-    before = baseline.less(PageSet(not_before))
-    before = before.less(PageSet(gone[:2] for extent in before.extents for gone in punches.within(*extent)))
-    if present is not None:
-        before &= present
+    before = baseline
+    if baseline:
+        before = before.less(PageSet(not_before))
+        before = before.less(PageSet(gone[:2] for extent in before.extents for gone in punches.within(*extent)))
+        before = before & present if present is not None else before
     return Entries(
         touched + [Extent(start, end, None, None, None) for start, end in before.extents],
         sum(extent.end - extent.start for extent in touched),

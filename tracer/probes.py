@@ -125,10 +125,10 @@ class Map:
     def __init__(self, lib: ctypes.CDLL, fd: int, key_bytes: int, value_bytes: int) -> None:
         self._lib, self._fd = lib, fd
         self._key_bytes, self._value_bytes = key_bytes, value_bytes
+        self._value = ctypes.create_string_buffer(value_bytes)
 
     def __getitem__(self, key: bytes) -> bytes | None:
-        value = ctypes.create_string_buffer(self._value_bytes)
-        return None if self._lib.bpf_lookup_elem(self._fd, key, value) else value.raw
+        return None if self._lib.bpf_lookup_elem(self._fd, key, self._value) else self._value.raw
 
     def __setitem__(self, key: bytes, value: bytes) -> None:
         if self._lib.bpf_update_elem(self._fd, key, value, 0):
@@ -226,6 +226,7 @@ class Probes:
         self._stacks = self._map(lib, "stacks", COUNT.size, STACK.size) if STACKS in flags else None
         self._losses = self._map(lib, "losses")
         self._rounds = self._map(lib, "rounds")
+        self._changed = bpf.Queue(self._bpf[b"changed"].map_fd, BLOCK_KEY.size)
         self._round = 1  # a block that has not been told of is of round 0
         self._rounds[bytes(4)] = COUNT.pack(self._round)
         self._told: set[tuple[int, int]] = set()  # region, block: what has changed
@@ -349,10 +350,8 @@ class Probes:
         """As it is now; None: it is there no more."""
         return self.region(number) if bpf.run(self._measure, number) else None
 
-    def forget(self, number: int) -> None:
-        """Clear the maps of a region."""
-        self._hear()
-        region = self.region(number)
+    def forget(self, number: int, region: KernelRegion | None) -> None:
+        """Clear the maps of a region that was last heard of so."""
         del self.regions[REGION_ID.pack(number)]
         if region:
             mapping = COUNT.pack(region.mapping)
@@ -458,7 +457,7 @@ class Probes:
         """The blocks of the ledger that have changed since this was last asked: region, block number, block."""
         self._round += 1
         self._rounds[bytes(4)] = COUNT.pack(self._round)
-        self._hear()
+        self.hear()
         # a block is told before its word is written, so those of the round before are looked at once more
         found: dict[int, dict[int, Block]] = {}
         for region, number in self._told | self._last_changed:
@@ -468,17 +467,16 @@ class Probes:
         return found
 
     def numbers(self, region: int) -> list[int]:
-        """Of the blocks that the ledger has of a region."""
-        self._hear()
+        """Of the blocks that the ledger has of a region, as far as heard."""
         return sorted(self._blocks.get(region, ()))
 
     def blocks(self, region: int) -> dict[int, Block]:
         """The ledger of one region, by block number."""
         return {number: block for number in self.numbers(region) if (block := self.block(region, number))}
 
-    def _hear(self) -> None:
+    def hear(self) -> None:
         """Which blocks have changed, so far."""
-        while key := bpf.pop(self._bpf[b"changed"].map_fd, BLOCK_KEY.size):
+        while key := self._changed.pop():
             region, number = BLOCK_KEY.unpack(key)
             self._told.add((region, number))
             self._blocks.setdefault(region, set()).add(number)

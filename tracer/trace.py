@@ -206,11 +206,29 @@ class Trace:
                 region, [process for tgid in mapped.get(region.id, ()) if (process := self.lives.alive(tgid))]
             )
 
-    def _enter(self, number: int, key: RegionKey, kind: str, name: str, created_ns: int | None) -> Region:
+    def _enter(
+        self,
+        number: int,
+        key: RegionKey,
+        kind: str,
+        name: str,
+        created_ns: int | None = None,
+        creator: Process | None = None,
+    ) -> Region:
+        """creator: who was seen making it."""
         row = self._capture.insert(
-            "region", dev=key.dev, ino=key.ino, generation=key.generation, kind=kind, name=name, created_ns=created_ns
+            "region",
+            dev=key.dev,
+            ino=key.ino,
+            generation=key.generation,
+            kind=kind,
+            name=name,
+            created_ns=created_ns,
+            creator=creator.row if creator else None,
+            creator_how="traced" if creator else None,
         )
         region = self.regions[number] = self._by_key[key] = Region(row, number, key, kind, path=None)
+        region.creator = creator
         if self._stacks:
             self._stacks.enter(region)
         return region
@@ -250,13 +268,16 @@ class Trace:
         self._look()
 
     def _bury(self) -> None:
+        if not self._dying:
+            return
         now = time.monotonic()
-        if self._dying:
-            self._closing.begin()
-        for region in list(self._dying.values()):
-            if self._closing.is_over(region) or now - (region.dying_since_s or now) > TEARDOWN_S:
-                self._closing.gone(region)
-                self._leave(region)
+        with self._closing.several():
+            for region in list(self._dying.values()):
+                last = self._probes.region(region.id)
+                late = now - (region.dying_since_s or now) > TEARDOWN_S
+                if late or not last or self._closing.is_over(last):
+                    self._closing.gone(region, last)
+                    self._leave(region)
 
     def _look(self) -> None:
         """At the processes that events told of: once at each, however many events there were."""
@@ -407,24 +428,23 @@ class Trace:
             return
         kind = procfs.kind_of(event.key.dev, event.file_system, event.name)
         name = f"/dev/shm/{event.name}" if kind == "posix" else f"/{event.name}"
-        region = self._enter(event.id, event.key, kind, name, None)
+        maker = event.made and self.lives.find(event.made.tgid, event.made.start_time_ns)
+        created_ns = self._clock.wall(event.made.time_ns) if event.made and maker else None
+        if not maker and kind == "sysv" and event.key.ino in self._segments:
+            maker = self.lives.at(self._segments[event.key.ino], self._clock.since_us(event.head.time_ns))
+        region = self._enter(event.id, event.key, kind, name, created_ns, maker)
         region.vss_bytes, region.made = event.vss_bytes, bool(event.made)
         region.first_mapper = process
         for earlier in self._unmet.pop(event.id, ()):
             self._apply(earlier)
-        maker = event.made and self.lives.find(event.made.tgid, event.made.start_time_ns)
-        if event.made and maker:
-            self._made_by(region, maker, "traced", self._clock.wall(event.made.time_ns))
-        elif kind == "sysv" and event.key.ino in self._segments:
-            creator = self.lives.at(self._segments[event.key.ino], self._clock.since_us(event.head.time_ns))
-            self._made_by(region, creator, "traced", None)
         if event.made and kind not in ("posix", "other"):  # a new one without a path, and nothing in it is from before
             return
         self._to_survey.add(region.id)
         self._look_at(process, region)
 
     def _forget(self, number: int) -> None:
-        self._probes.forget(number)
+        self._probes.hear()
+        self._probes.forget(number, self._probes.region(number))
         for event in self._unmet.pop(number, ()):
             if isinstance(event, events.Touch):
                 self._probes.take_usage(number, event.head.tgid, event.head.start_time_ns)
@@ -445,11 +465,7 @@ class Trace:
                 continue
             name = procfs.link_name(region.path) if region.path else "?"
             kind = procfs.kind_of(found.key.dev, procfs.HUGETLBFS_MAGIC if found.huge else procfs.TMPFS_MAGIC, name)
-            self._enter(region.id, found.key, kind, name, None).vss_bytes = found.size_bytes
-
-    def _made_by(self, region: Region, creator: Process, how: str, created_ns: int | None) -> None:
-        region.creator = creator
-        self._capture.update("region", region.row, creator=creator.row, creator_how=how, created_ns=created_ns)
+            self._enter(region.id, found.key, kind, name).vss_bytes = found.size_bytes
 
     def _refresh_title(self, process: Process) -> None:
         """Titles are written after the fork; one that comes later still is read at the exit, or at the end."""
@@ -481,11 +497,9 @@ class Trace:
                 continue
             last = self._probes.region(number)
             region.samples_missed += 1
-            if last and last.gone_us:
-                self._dies(region)  # the event of it is still to come, or was lost
-            elif region.samples_missed > 1:
-                self._closing.gone(region)  # it had no page, so there was no teardown to see
-                self._leave(region)
+            # the event of it is still to come, or was lost; or it had no page, so there was no teardown to see
+            if (last and last.gone_us) or region.samples_missed > 1:
+                self._dies(region)
         self._keeping.write(changed, self.regions)
         if self._stacks:
             self._stacks.write()
@@ -582,11 +596,11 @@ class Trace:
         opened = self._finder.open_files(alive.values(), [region for region in regions if region.id not in mapped])
         if self._labelling:
             self._labelling.finish()
-        self._closing.begin()
-        for region in regions:
-            self._finder.locate(region, mapped)
-            region.path = region.path or opened.get(region.id)
-            self._closing.alive(region, {alive[tgid]: found for tgid, found in mapped.get(region.id, {}).items()})
+        with self._closing.several():
+            for region in regions:
+                self._finder.locate(region, mapped)
+                region.path = region.path or opened.get(region.id)
+                self._closing.alive(region, {alive[tgid]: found for tgid, found in mapped.get(region.id, {}).items()})
         if self._stacks:
             self._stacks.write(patience_s=math.inf)
         self._shmem_bytes = self._proc.memory().shmem_bytes

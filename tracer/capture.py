@@ -232,6 +232,11 @@ class Capture:
         )
         self.insert_all("extent", 'region, start, "end", process, first_ns, last_ns, label', [*rest, *rows])
 
+    def pages(self, region: int) -> int:
+        """That a region has extents of."""
+        found = self._db.execute('SELECT sum("end" - start) FROM extent WHERE region = ?', (region,)).fetchone()
+        return int(found[0] or 0)
+
     def add_stacked(self, rows: Iterable[tuple[int, int, int, int]]) -> None:
         """Region, process, stack, and how many pages more than it has, or fewer."""
         self._db.executemany(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Optional
 
 from tracer import ledger, lives, procfs
@@ -63,11 +63,14 @@ class Closing:
         try:
             yield
         finally:
-            self._capture.update_all("region", REGION_COLUMNS, self._closed)
-            for columns, rows in self._rows.items():
-                self._capture.insert_all(*columns, rows)
-            self._closed.clear()
-            self._rows.clear()
+            self._write_down()
+
+    def _write_down(self) -> None:
+        self._capture.update_all("region", REGION_COLUMNS, self._closed)
+        for columns, rows in self._rows.items():
+            self._capture.insert_all(*columns, rows)
+        self._closed.clear()
+        self._rows.clear()
 
     def is_over(self, last: KernelRegion) -> bool:
         """Whether the teardown of a region that goes is over; its pages go one by one."""
@@ -109,6 +112,19 @@ class Closing:
         residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
         return self._write(region, self.read(region, blocks, present), mappings, residency, None)
 
+    def unread(self, regions: Iterable[tuple[Region, KernelRegion | None]]) -> None:
+        """Close regions without another look at their pages: of one that is gone all are unseen, of others what was
+        last written stays."""
+        for region, last in regions:
+            allocated_bytes = last.pages * PAGE_BYTES if last else region.allocated_bytes
+            gone_ns = self._clock.wall_of_us(last.gone_us) if last and last.gone_us else None
+            if region.kept and gone_ns:
+                self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, ())
+            elif region.kept:
+                allocated_bytes = max(allocated_bytes, self._capture.pages(region.row) * PAGE_BYTES)
+            self._closed.append(self._sizes(region, allocated_bytes, procfs.Residency(None, None), gone_ns))
+        self._write_down()
+
     def read(
         self, region: Region, blocks: dict[int, Block], present: PageSet | None, swapped_pages: int = 0
     ) -> ledger.Entries:
@@ -135,20 +151,7 @@ class Closing:
     ) -> None:
         of_tree = [process for process in mappings if not process.stranger]
         self.infer_creator(region, of_tree)
-        parent = lives.stands_for(region.creator, of_tree)
-        self._closed.append(
-            (
-                gone_ns,
-                parent.row if parent else None,
-                region.vss_bytes,
-                region.allocated_bytes,
-                max(region.peak_bytes, region.allocated_bytes),
-                *residency,
-                region.start_bytes,
-                region.address,
-                region.row,
-            )
-        )
+        self._closed.append(self._sizes(region, region.allocated_bytes, residency, gone_ns, of_tree))
         self._rows[SAMPLE].append((region.row, gone_ns or time.time_ns(), region.allocated_bytes, *residency))
         if region.kept:
             self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, ())
@@ -157,6 +160,28 @@ class Closing:
         self._rows[USAGE] += [(region.row, row, *values) for row, values in usage.items()]
         self._rows[BEHALF] += [(region.row, *values) for values in self._behalves(region)]
         enter_mappings(self._capture, region, mappings)
+
+    def _sizes(
+        self,
+        region: Region,
+        allocated_bytes: int,
+        residency: procfs.Residency,
+        gone_ns: int | None,
+        mappers: Iterable[Process] = (),
+    ) -> tuple[Any, ...]:
+        """Of REGION_COLUMNS, and the region's row."""
+        parent = lives.stands_for(region.creator, mappers)
+        return (
+            gone_ns,
+            parent.row if parent else None,
+            region.vss_bytes,
+            allocated_bytes,
+            max(region.peak_bytes, allocated_bytes),
+            *residency,
+            region.start_bytes,
+            region.address,
+            region.row,
+        )
 
     def rows(self, region: Region, entries: ledger.Entries) -> list[ExtentRow]:
         return [

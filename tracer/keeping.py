@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from tracer import ledger, lives, wire
 from tracer.capture import Capture
@@ -21,7 +21,7 @@ from tracer.procfs import Pages
 from tracer.regions import Region
 
 AT_ONCE_S = 0.002
-MAX_ROUNDS = 8
+PATIENCE_S = 0.1
 
 Changed = dict[int, dict[int, Block]]
 """Blocks of the ledger, by region and number."""
@@ -39,18 +39,18 @@ class Keeping:
         self.usages: dict[tuple[int, int, int], Usage] = {}
         """as they were last written, by (region, tgid, start_time_ns)"""
 
-    def collect(self, regions: Iterable[int]) -> tuple[Changed, dict[int, KernelRegion | None]]:
+    def collect(self, regions: Collection[int]) -> tuple[Changed, dict[int, KernelRegion | None]]:
         """What has changed in the ledger, and then what the regions have; None: it is there no more."""
-        changed = self._probes.changed()
+        end_s = time.monotonic() + PATIENCE_S
+        changed = self._probes.changed(regions)
         measured = {number: self._probes.measure(number) for number in regions}
-        for _ in range(MAX_ROUNDS):
+        began_s = 0.0
+        while time.monotonic() - began_s > AT_ONCE_S and began_s < end_s:
             began_s = time.monotonic()
-            more = self._probes.changed()
+            more = self._probes.changed(regions)
             for number, blocks in more.items():
                 changed.setdefault(number, {}).update(blocks)
-            measured |= {number: self._probes.measure(number) for number in more.keys() & measured.keys()}
-            if time.monotonic() - began_s < AT_ONCE_S:
-                break
+            measured |= {number: self._probes.measure(number) for number in more}
         return changed, measured
 
     def write(self, changed: Changed, regions: Mapping[int, Region]) -> None:
@@ -67,7 +67,6 @@ class Keeping:
             elif blocks or region.punched:
                 self._write_blocks(region, blocks)
             self._write_sizes(region)
-        self._write_usages(regions)
 
     def _enter(self, region: Region) -> None:
         rows = ((region.row, start, end) for start, end in region.baseline.extents)
@@ -114,7 +113,7 @@ class Keeping:
             self._capture.update("region", region.row, **sizes)
             region.written = sizes
 
-    def _write_usages(self, regions: Mapping[int, Region]) -> None:
+    def write_usages(self, regions: Mapping[int, Region]) -> None:
         """How often each process faulted on each region, and what it gave back of it."""
         rows = []
         before, self.usages = self.usages, {}

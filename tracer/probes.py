@@ -9,9 +9,10 @@ import contextlib
 import ctypes
 import itertools
 import os
+import select
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from tracer.events import Event, region_key
 from tracer.kernel import Kind
 from tracer.ledger import Block
 from tracer.procfs import RegionKey
+from tracer.ring import Ring
 from tracer.wire import (
     BEHALF_KEY,
     BLOCK,
@@ -46,7 +48,7 @@ STUBS = SOURCES / "stubs"
 EVENT_PAGES = 1024  # a power of two; 4 MiB, some 10,000 forks or execs
 LABEL_PAGES = 1024  # 4 MiB, some 9,000 labels
 BATCH = 4096
-MAX_EVENTS = 8192  # at once: who waits for them has other things to look at
+MAX_EVENTS = 1024  # at once: who waits for them has other things to look at
 STACKS = "STACKS"  # the flag that has pages counted by user stack
 MAX_ACTIVE = 4096  # threads inside one kernel function at once, each of whose returns is seen
 
@@ -70,6 +72,10 @@ class KernelRegion(NamedTuple):
     swapped_pages: int
     gone_us: int
     torn_pages: int
+    made_ns: int
+    """CLOCK_MONOTONIC; 0: nobody saw it made"""
+    maker: tuple[int, int]
+    """tgid, start_time_ns"""
     order: int
     """of the pages of a hugetlbfs, by which its ledger counts"""
     huge: bool
@@ -78,7 +84,7 @@ class KernelRegion(NamedTuple):
     @classmethod
     def unpack(cls, raw: bytes) -> KernelRegion:
         ino, generation, dev, *numbers = REGION.unpack(raw)
-        mapping, size_bytes, pages, swapped, gone_us, torn, *_, huge, told, order = numbers
+        mapping, size_bytes, pages, swapped, gone_us, torn, _, made_ns, start_time_ns, tgid, huge, told, order = numbers
         return cls(
             key=region_key(ino, generation, dev),
             mapping=mapping,
@@ -87,6 +93,8 @@ class KernelRegion(NamedTuple):
             swapped_pages=swapped,
             gone_us=gone_us,
             torn_pages=torn,
+            made_ns=made_ns,
+            maker=(tgid, start_time_ns),
             huge=bool(huge),
             order=order,
             told=bool(told),
@@ -198,7 +206,6 @@ class Probes:
         cflags = [f"-D{name}={value}" for name, value in defines.items()] + [f"-D{flag}" for flag in flags]
         cflags += [f"-I{SOURCES}", "-Wno-unused-function"]
         os.environ["BCC_KERNEL_SOURCE"] = str(STUBS)
-        self._queue: list[bytes] = []
         self._lib, self._types = lib, bcc.BPF
         self._links: list[int] = []
         self._uprobes: dict[int, bytes] = {}
@@ -229,11 +236,16 @@ class Probes:
         self._changed = bpf.Queue(self._bpf[b"changed"].map_fd, BLOCK_KEY.size)
         self._round = 1  # a block that has not been told of is of round 0
         self._rounds[bytes(4)] = COUNT.pack(self._round)
-        self._told: set[tuple[int, int]] = set()  # region, block: what has changed
-        self._last_changed: set[tuple[int, int]] = set()
-        self._blocks: dict[int, set[int]] = {}  # numbers of those that have ever changed, by region
-        for name in ("events", *["label_events"] * labelled):
-            self._bpf[name.encode()].open_ring_buffer(self._keep)
+        # numbers of blocks, by region: that have changed, that were said to have last time, that ever have
+        self._told: dict[int, set[int]] = {}
+        self._last_changed: dict[int, set[int]] = {}
+        self._blocks: dict[int, set[int]] = {}
+        self._rings = [Ring(self._bpf[b"events"].map_fd, EVENT_PAGES)]
+        if labelled:
+            self._rings.append(Ring(self._bpf[b"label_events"].map_fd, LABEL_PAGES))
+        self._readable = select.poll()
+        for ring in self._rings:
+            self._readable.register(ring.fd, select.POLLIN)
 
     def __enter__(self) -> Probes:
         return self
@@ -346,6 +358,10 @@ class Probes:
         raw = self.regions[REGION_ID.pack(number)]
         return KernelRegion.unpack(raw) if raw else None
 
+    def read_regions(self) -> dict[int, KernelRegion]:
+        """All of them, by their id."""
+        return {REGION_ID.unpack(number)[0]: KernelRegion.unpack(raw) for number, raw in self.regions.items()}
+
     def measure(self, number: int) -> KernelRegion | None:
         """As it is now; None: it is there no more."""
         return self.region(number) if bpf.run(self._measure, number) else None
@@ -359,8 +375,8 @@ class Probes:
                 del self._ids[mapping]
         for block in self._blocks.pop(number, ()):
             del self.ledger[BLOCK_KEY.pack(number, block)]
-            self._told.discard((number, block))
-            self._last_changed.discard((number, block))
+        self._told.pop(number, None)
+        self._last_changed.pop(number, None)
 
     def read_usages(self) -> dict[tuple[int, int, int], Usage]:
         """What processes did to regions, by (region, tgid, start_time_ns)."""
@@ -420,10 +436,9 @@ class Probes:
     # ---- what they say ----
 
     def poll(self, timeout_s: float) -> list[Event]:
-        """Events, waiting for the first at most so long; a signal cuts it short."""
-        self._bpf.ring_buffer_poll(int(timeout_s * 1000))
-        queue, self._queue = self._queue, []
-        return [events.decode(raw) for raw in queue]
+        """Events, MAX_EVENTS of a kind at most, waiting for the first at most so long."""
+        self._readable.poll(timeout_s * 1000)
+        return [events.decode(raw) for ring in self._rings for raw in ring.read(MAX_EVENTS)]
 
     def losses(self) -> dict[str, int]:
         """What could not be written down so far, by wire.LOSSES."""
@@ -453,17 +468,21 @@ class Probes:
         raw = self.ledger[BLOCK_KEY.pack(region, number)]
         return Block.unpack(raw) if raw else None
 
-    def changed(self) -> dict[int, dict[int, Block]]:
-        """The blocks of the ledger that have changed since this was last asked: region, block number, block."""
+    def changed(self, regions: Iterable[int]) -> dict[int, dict[int, Block]]:
+        """The blocks of these regions that have changed since this was last asked: region, block number, block."""
         self._round += 1
         self._rounds[bytes(4)] = COUNT.pack(self._round)
         self.hear()
-        # a block is told before its word is written, so those of the round before are looked at once more
         found: dict[int, dict[int, Block]] = {}
-        for region, number in self._told | self._last_changed:
-            if block := self.block(region, number):
-                found.setdefault(region, {})[number] = block
-        self._told, self._last_changed = set(), self._told
+        for region in regions:
+            told = self._told.pop(region, None)
+            # a block is told before its word is written, so those of the last time are looked at once more
+            before = self._last_changed.pop(region, None)
+            if told:
+                self._last_changed[region] = told
+            if told or before:
+                numbers = {*(told or ()), *(before or ())}
+                found[region] = {number: block for number in numbers if (block := self.block(region, number))}
         return found
 
     def numbers(self, region: int) -> list[int]:
@@ -478,7 +497,7 @@ class Probes:
         """Which blocks have changed, so far."""
         while key := self._changed.pop():
             region, number = BLOCK_KEY.unpack(key)
-            self._told.add((region, number))
+            self._told.setdefault(region, set()).add(number)
             self._blocks.setdefault(region, set()).add(number)
 
     def recover_blocks(self) -> None:
@@ -493,10 +512,6 @@ class Probes:
         if sizes and sizes != (key_bytes, value_bytes):
             raise AssertionError(f"{name} is {key_bytes} to {value_bytes} bytes, not {sizes}")
         return Map(lib, table.map_fd, key_bytes, value_bytes)
-
-    def _keep(self, _context: object, data: int, size: int) -> int:
-        self._queue.append(ctypes.string_at(data, size))
-        return -(len(self._queue) >= MAX_EVENTS)  # the others wait for the next time
 
 
 def attached(tiers: Sequence[kernel.Tier], sizes: Sizes, began_ns: int, began_boot_ns: int, *flags: str) -> Probes:

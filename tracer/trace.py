@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
 from tracer import __version__, events, kernel, ledger, private, probes, procfs, targets, wire
 from tracer.adopting import Adopting
@@ -34,9 +35,16 @@ if TYPE_CHECKING:
 ROOM_BYTES = 4 << 30  # of regions that are made during the trace
 ROOM_REGIONS = 1 << 15
 BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
+AT_ONCE = 512  # regions that are sampled together
+BURY_S = 0.2  # at once: whoever buries keeps up with nothing
 IDLE = 4  # times as long as a sample takes before the next: whoever samples keeps up with nothing
 TEARDOWN_S = 1.0  # a teardown that was not seen to end by then has ended unseen
 POLL_S = 0.2
+PATIENCE_S = 1.0  # of who has told it to stop, for the accounts to be closed; the report comes after
+SILENCE_S = 2.0  # of a closing that takes longer, before it says so
+REGION_EVENTS = (events.Region, events.Touch, events.Punch, events.Gone)
+
+Thing = TypeVar("Thing")
 
 
 class Summary(NamedTuple):
@@ -69,7 +77,11 @@ class Trace:
         stacks: bool = False,
     ) -> None:
         """stacks: pages are counted by user stack, too."""
-        self.stopping = False
+        self._stopping = False
+        self._ends_at_ns: int | None = None  # from then on nothing new is taken in
+        self._late_at_s = math.inf  # monotonic; from then on what is left is left out
+        self._say: Callable[[str], None] | None = None
+        self._say_at_s = math.inf
         self.regions: dict[int, Region] = {}
         self._capture = capture
         self._wanted = wanted
@@ -246,6 +258,18 @@ class Trace:
 
     # ---- on the way ----
 
+    @property
+    def stopping(self) -> bool:
+        """It has been told to stop."""
+        return self._stopping
+
+    @stopping.setter
+    def stopping(self, told: bool) -> None:
+        """From a signal's handler."""
+        self._stopping = told
+        if self._ends_at_ns:
+            self._late_at_s = time.monotonic() + PATIENCE_S
+
     def run(self, seconds: float) -> None:
         """Keep up with the kernel for so long, or until stopping."""
         end = time.monotonic() + seconds
@@ -262,17 +286,35 @@ class Trace:
             self._rested_at_s = now + IDLE * (time.monotonic() - now)
             self._sample_at_s = max(now + self._interval_s, self._rested_at_s)
 
-    def _hear(self, timeout_s: float) -> None:
-        for event in self._probes.poll(timeout_s):
+    def _hear(self, timeout_s: float) -> bool:
+        """Whether more may be to be heard."""
+        heard = self._probes.poll(timeout_s)
+        for event in heard:
             self._apply(event)
         self._look()
+        return len(heard) >= probes.MAX_EVENTS and not self._is_after_the_end(heard[-1])
+
+    def _is_after_the_end(self, event: Event) -> bool:
+        return self._ends_at_ns is not None and event.head.time_ns > self._ends_at_ns
+
+    def _in_time(self, things: Iterable[Thing]) -> Iterator[Thing]:
+        """As many as there is time for once it has been told to stop."""
+        for thing in things:
+            if self._is_urgent():
+                return
+            if self._say and time.monotonic() > self._say_at_s:
+                self._say(f"closing {len(self.regions)} regions; Ctrl-C leaves out what is left")
+                self._say = None
+            yield thing
 
     def _bury(self) -> None:
         if not self._dying:
             return
         now = time.monotonic()
         with self._closing.several():
-            for region in list(self._dying.values()):
+            for region in self._in_time(list(self._dying.values())):
+                if not self._ends_at_ns and time.monotonic() > now + BURY_S:
+                    break
                 last = self._probes.region(region.id)
                 late = now - (region.dying_since_s or now) > TEARDOWN_S
                 if late or not last or self._closing.is_over(last):
@@ -311,6 +353,8 @@ class Trace:
                 self.lives.end(process, self._clock.wall(event.head.time_ns))
             if self._labelling:
                 self._labelling.ended(event.head.tgid)
+        elif isinstance(event, REGION_EVENTS) and event.id not in self.regions and self._is_after_the_end(event):
+            pass  # of a region that is not to be met any more
         elif isinstance(event, events.Region):
             self._met(event, process)
         elif isinstance(event, (events.Touch, events.Punch)) and event.id not in self.regions:
@@ -455,7 +499,8 @@ class Trace:
         lost = []
         for raw_number, raw in self._probes.regions.items():
             (number,), found = wire.REGION_ID.unpack(raw_number), KernelRegion.unpack(raw)
-            if number not in self.regions and found.told:
+            is_after_the_end = self._ends_at_ns is not None and found.made_ns > self._ends_at_ns
+            if number not in self.regions and found.told and not is_after_the_end:
                 lost.append((Region(0, number, found.key, "", path=None), found))
         mapped = self._finder.mapped(self.lives.tree(), [region for region, _ in lost])
         for region, found in lost:
@@ -478,32 +523,13 @@ class Trace:
 
     def _sample(self) -> None:
         """How each region stands now, written down: how much it has by its inode's own count, and who touched it."""
-        changed, measured = self._keeping.collect(self.regions)
         now_ns = time.time_ns()
-        self._hear(0)
-        rows = []
-        for number, now in measured.items():
-            region = self.regions.get(number)
-            if now and region:
-                allocated_bytes, swapped_bytes = now.pages * PAGE_BYTES, now.swapped_pages * PAGE_BYTES
-                sample = allocated_bytes, allocated_bytes - swapped_bytes, swapped_bytes
-                if sample != region.sample:
-                    rows.append((region.row, now_ns, *sample))
-                region.vss_bytes, region.allocated_bytes, region.sample = now.size_bytes, allocated_bytes, sample
-                region.peak_bytes = max(region.peak_bytes, allocated_bytes)
-                region.samples_missed = 0
-                continue
-            if not region or region.dying_since_s:
-                continue
-            last = self._probes.region(number)
-            region.samples_missed += 1
-            # the event of it is still to come, or was lost; or it had no page, so there was no teardown to see
-            if (last and last.gone_us) or region.samples_missed > 1:
-                self._dies(region)
-        self._keeping.write(changed, self.regions)
+        known = [number for number, region in self.regions.items() if not region.dying_since_s]
+        for first in self._in_time(range(0, len(known), AT_ONCE)):
+            self._sample_some(known[first : first + AT_ONCE], now_ns)
+        self._keeping.write_usages(self.regions)
         if self._stacks:
             self._stacks.write()
-        self._capture.insert_all("sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes", rows)
         shmem_bytes = self._proc.memory().shmem_bytes
         if shmem_bytes != self._shmem_bytes:
             self._capture.insert_all("host_sample", "time_ns, shmem_bytes", [(now_ns, shmem_bytes)])
@@ -512,6 +538,35 @@ class Trace:
             self._warn("the capture is larger than --max-size: what it has of pages and processes takes as much")
         self._keep_session(now_ns)
         self._capture.commit()
+
+    def _sample_some(self, numbers: Sequence[int], now_ns: int) -> None:
+        changed, measured = self._keeping.collect(numbers)
+        self._hear(0)
+        rows = []
+        for number, now in measured.items():
+            region = self.regions[number]
+            if now:
+                allocated_bytes, swapped_bytes = now.pages * PAGE_BYTES, now.swapped_pages * PAGE_BYTES
+                sample = allocated_bytes, allocated_bytes - swapped_bytes, swapped_bytes
+                if sample != region.sample:
+                    rows.append((region.row, now_ns, *sample))
+                region.vss_bytes, region.allocated_bytes, region.sample = now.size_bytes, allocated_bytes, sample
+                region.peak_bytes = max(region.peak_bytes, allocated_bytes)
+                region.samples_missed = 0
+                continue
+            if region.dying_since_s:
+                continue
+            last = self._probes.region(number)
+            region.samples_missed += 1
+            # the event of it is still to come, or was lost; or it had no page, so there was no teardown to see
+            if (last and last.gone_us) or region.samples_missed > 1:
+                self._dies(region)
+        self._keeping.write(changed, {number: self.regions[number] for number in numbers})
+        self._capture.insert_all("sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes", rows)
+
+    def _is_urgent(self) -> bool:
+        """Whether what can wait must wait: it has been told to stop."""
+        return self._stopping if self._ends_at_ns is None else time.monotonic() > self._late_at_s
 
     def _keep_session(self, now_ns: int, **more: Any) -> None:
         losses = self._probes.losses()
@@ -577,40 +632,58 @@ class Trace:
 
     # ---- the end ----
 
-    def finish(self) -> None:
-        """Close the accounts of all that is still there."""
-        end = time.monotonic() + TEARDOWN_S
-        self._keep_up(0)
-        if self._probes.losses()["events"]:
+    def finish(self, say: Callable[[str], None] | None = None) -> None:
+        """Close the accounts of all that is still there. say: is told, once, if that takes long.
+
+        Whoever has told it to stop is not kept waiting: what there was no time for is left out, and a warning says so.
+        """
+        began_s = time.monotonic()
+        self._say, self._say_at_s = say, began_s + SILENCE_S
+        self._ends_at_ns = time.monotonic_ns()
+        if self._stopping:
+            self._late_at_s = began_s + PATIENCE_S
+        while self._hear(0):
+            if self._is_urgent():
+                self._warn("told to stop: not all that had happened was heard of")
+                break
+            self._bury()
+        if self._probes.losses()["events"] and not self._is_urgent():
             self._recover()
         self._sample()
-        while self._dying and time.monotonic() < end:
+        while self._dying and time.monotonic() < min(began_s + TEARDOWN_S, self._late_at_s):
             self._keep_up(0.01)
+        known = self.lives.all_alive()
+        alive: dict[int, Process] = {}
         rss_bytes = 0
-        alive = {process.tgid: process for process in self.lives.all_alive()}
-        for process in alive.values():
+        for process in self._in_time(known):
+            alive[process.tgid] = process
             self._refresh_title(process)
             rss_bytes += 0 if process.stranger else self._proc.rss_bytes(process.tgid) or 0
-        regions = list(self.regions.values())
+        if len(alive) < len(known):
+            self._warn(f"told to stop: {len(known) - len(alive)} processes were not looked at")
+        regions = [] if self._is_urgent() else list(self.regions.values())
         mapped = self._finder.mapped(alive.values(), regions)
         opened = self._finder.open_files(alive.values(), [region for region in regions if region.id not in mapped])
         if self._labelling:
             self._labelling.finish()
-        with self._closing.several():
-            for region in regions:
+        with self._closing.several() if regions else contextlib.nullcontext():
+            for region in self._in_time(regions):
                 self._finder.locate(region, mapped)
                 region.path = region.path or opened.get(region.id)
                 self._closing.alive(region, {alive[tgid]: found for tgid, found in mapped.get(region.id, {}).items()})
+                self._leave(region)
+        if self.regions:
+            self._warn(f"told to stop: {len(self.regions)} regions are as they last were, or all unseen")
+            last = self._probes.read_regions()
+            self._closing.unread((region, last.get(number)) for number, region in self.regions.items())
         if self._stacks:
             self._stacks.write(patience_s=math.inf)
         self._shmem_bytes = self._proc.memory().shmem_bytes
-        start_bytes, end_bytes, how = private.change(self._private, self._measure_private())
-        self._keep_session(
-            time.time_ns(),
-            complete=1,
-            sum_of_rss_bytes=rss_bytes,
-            private_start_bytes=start_bytes,
-            private_end_bytes=end_bytes,
-            private_how=how,
-        )
+        ended: dict[str, Any] = {}
+        if len(alive) == len(known):
+            start_bytes, end_bytes, how = private.change(self._private, self._measure_private())
+            ended = {"private_start_bytes": start_bytes, "private_end_bytes": end_bytes, "private_how": how}
+            ended["sum_of_rss_bytes"] = rss_bytes
+        self._keep_session(time.time_ns(), complete=1, **ended)
         self._capture.commit()
+        self._stopping = True  # whoever tells it once more does not want to wait for the report either

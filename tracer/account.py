@@ -309,7 +309,7 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     labels = {row["id"]: Label(*row[1:]) for row in capture.rows(LABELS)}
     parents: dict[int | None, list[Region]] = {}
     ids: Counter[str] = Counter()
-    rows = _Rows(capture, window)
+    rows = _Rows(capture, window, session.complete)
     for row in capture.rows("SELECT * FROM region ORDER BY id"):
         identity = _identity(row)
         ids[identity] += 1  # the kernel may give a number and a generation again, once the first region is gone
@@ -409,8 +409,9 @@ By = dict[int, list[tuple[Any, ...]]]
 class _Rows:
     """What the tables have of each region, by its row: there may be very many, and each table is read once."""
 
-    def __init__(self, capture: Capture, window: Window) -> None:
+    def __init__(self, capture: Capture, window: Window, complete: bool) -> None:
         self._capture = capture
+        self.complete = complete
         self._window = {"since": window.since_ns, "until": window.until_ns}
         self._few = _by_region(capture, SUMS_OF_FEW, {**self._window, "few": FEW})
         self._many = _by_region(capture, MANY, {"few": FEW})
@@ -485,7 +486,14 @@ def _region(
         for faults, freed in [usage.get(process, (None, 0))]
         if pages or faults or freed or process in made_by
     ]
+    known_bytes = (touched_pages + outside_pages + before_pages) * PAGE_BYTES
     allocated_bytes = row["allocated_bytes"] or 0
+    if known_bytes > allocated_bytes and rows.complete:
+        raise ShmtraceError(
+            f"the capture contradicts itself: {known_bytes} of {allocated_bytes} bytes of region {name} are known",
+            "it is damaged, or shmtrace is at fault: please report it",
+        )
+    allocated_bytes = max(allocated_bytes, known_bytes)  # while it is recorded, its size may be the older of the two
     return Region(
         row=row["id"],
         id=name,
@@ -499,13 +507,13 @@ def _region(
         vss_bytes=row["vss_bytes"],
         allocated_bytes=allocated_bytes,
         start_bytes=row["start_bytes"] or 0,
-        peak_bytes=row["peak_bytes"] or 0,
+        peak_bytes=max(row["peak_bytes"] or 0, allocated_bytes),
         resident_bytes=row["resident_bytes"],
         swapped_bytes=row["swapped_bytes"],
         address=row["address"],
         creator=Creator(processes[row["creator"]], row["creator_how"]) if row["creator"] else None,
         before_bytes=before_pages * PAGE_BYTES,
-        unseen_bytes=allocated_bytes - (touched_pages + outside_pages + before_pages) * PAGE_BYTES,
+        unseen_bytes=allocated_bytes - known_bytes,
         touchers=sorted(touchers, key=_most_touched_first),
         mappers=sorted(processes[process].tgid for (process,) in rows.mappers.get(row["id"], ())),
         outside_bytes=outside_pages * PAGE_BYTES,

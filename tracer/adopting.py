@@ -85,9 +85,7 @@ class Adopting:
                 ranges.append(wire.RANGE.pack(mapping.start, mapping.end, region.id, mapping.first_index))
         if self._probes.ranges is None:
             return
-        if len(ranges) > wire.MAX_RANGES:
-            self._warn(kernel.LOSSES["ranges"])
-        head = wire.RANGES_HEAD.pack(min(len(ranges), wire.MAX_RANGES), 0)
+        head = wire.RANGES_HEAD.pack(min(len(ranges), wire.MAX_RANGES), len(ranges) > wire.MAX_RANGES)
         packed = (head + b"".join(ranges[: wire.MAX_RANGES])).ljust(wire.RANGES_BYTES, b"\0")
         try:
             self._probes.ranges[wire.TGID.pack(process.tgid)] = packed

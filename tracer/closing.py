@@ -82,7 +82,9 @@ class Closing:
         region.allocated_bytes = swapped_pages * PAGE_BYTES  # where no teardown was seen, there was nothing in memory
         if last and last.gone_us:
             region.allocated_bytes, gone_ns = last.pages * PAGE_BYTES, self._clock.wall_of_us(last.gone_us)
-        region.vss_bytes = max(region.vss_bytes, last.size_bytes if last else 0)
+        if last:
+            region.vss_bytes = max(region.vss_bytes, last.size_bytes)
+            region.peak_bytes = max(region.peak_bytes, last.peak_pages * PAGE_BYTES)
         blocks = self._probes.blocks(region.id)
         entries = self.read(region, blocks, None, swapped_pages)
         if swapped_pages and (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
@@ -151,6 +153,9 @@ class Closing:
     ) -> None:
         of_tree = [process for process in mappings if not process.stranger]
         self.infer_creator(region, of_tree)
+        # pages may have been given back, or torn down, between the look at how many there are and that at whose
+        known_bytes = (entries.touched_pages + entries.before_pages) * PAGE_BYTES
+        region.allocated_bytes = max(region.allocated_bytes, known_bytes)
         self._closed.append(self._sizes(region, region.allocated_bytes, residency, gone_ns, of_tree))
         self._rows[SAMPLE].append((region.row, gone_ns or time.time_ns(), region.allocated_bytes, *residency))
         if region.kept:

@@ -114,6 +114,16 @@ class PageSet:
         return mask
 
 
+def owned(blocks: Mapping[int, Block]) -> PageSet:
+    """The pages that have an owner's word."""
+    return PageSet(
+        (number * BLOCK_PAGES + slot, number * BLOCK_PAGES + slot + 1)
+        for number, block in blocks.items()
+        for slot, word in enumerate(block.words)
+        if word >= FIRST_OWNED
+    )
+
+
 class Punches:
     """When, in microseconds since the capture began, pages were last given back that keep their words."""
 

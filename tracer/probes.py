@@ -70,6 +70,8 @@ class KernelRegion(NamedTuple):
     size_bytes: int
     pages: int
     swapped_pages: int
+    peak_pages: int
+    start_pages: int
     gone_us: int
     torn_pages: int
     made_ns: int
@@ -84,13 +86,31 @@ class KernelRegion(NamedTuple):
     @classmethod
     def unpack(cls, raw: bytes) -> KernelRegion:
         ino, generation, dev, *numbers = REGION.unpack(raw)
-        mapping, size_bytes, pages, swapped, gone_us, torn, _, made_ns, start_time_ns, tgid, huge, told, order = numbers
+        (
+            mapping,
+            size_bytes,
+            pages,
+            swapped,
+            peak,
+            start,
+            gone_us,
+            torn,
+            _,
+            made_ns,
+            start_time_ns,
+            tgid,
+            huge,
+            told,
+            order,
+        ) = numbers
         return cls(
             key=region_key(ino, generation, dev),
             mapping=mapping,
             size_bytes=size_bytes,
             pages=pages,
             swapped_pages=swapped,
+            peak_pages=peak,
+            start_pages=start,
             gone_us=gone_us,
             torn_pages=torn,
             made_ns=made_ns,

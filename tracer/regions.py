@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from tracer import procfs
@@ -60,15 +60,23 @@ class Region:
     dying_since_s: float | None = None
     """monotonic; the beginning of its teardown was seen"""
 
-    def take_baseline(self) -> None:
-        """The pages that are there now and have no owner are from before. With probes, call it once they write."""
+    def take_baseline(self, owned: Callable[[], PageSet] = lambda: PageSet([]), start_pages: int | None = None) -> None:
+        """What is there now and has no owner is from before. With probes, call it once they write.
+
+        owned: the pages that have an owner by now. start_pages: of hugetlb, whose SEEK_DATA shows all of the file; how
+        many it had when the kernel side met it.
+        """
         found = procfs.survey(self.path) if self.path else None
         if found is None:
             return
-        self.vss_bytes, self.start_bytes = found.vss_bytes, found.allocated_bytes
-        self.allocated_bytes = self.peak_bytes = found.allocated_bytes
-        if self.kind != "hugetlb":  # whose SEEK_DATA shows all of the file
-            self.baseline = PageSet(found.pages)
+        self.vss_bytes, self.allocated_bytes = found.vss_bytes, found.allocated_bytes
+        self.peak_bytes = max(self.peak_bytes, found.allocated_bytes)
+        if self.kind == "hugetlb":
+            self.start_bytes = found.allocated_bytes if start_pages is None else start_pages * procfs.PAGE_BYTES
+            return
+        there = PageSet(found.pages)
+        self.baseline = there.less(owned())
+        self.start_bytes = found.allocated_bytes - (len(there) - len(self.baseline)) * procfs.PAGE_BYTES
 
 
 def enter_mappings(capture: Capture, region: Region, mappings: Mapping[Process, Iterable[procfs.Mapping]]) -> None:

@@ -21,6 +21,7 @@ from tracer.errors import ShmtraceError
 from tracer.events import Event
 from tracer.keeping import Keeping
 from tracer.labelling import Labelling
+from tracer.ledger import PageSet
 from tracer.lives import Lives, Process
 from tracer.private import Private
 from tracer.probes import KernelRegion, Sizes
@@ -213,7 +214,7 @@ class Trace:
         fresh = [self.regions[number] for number in self.regions.keys() - known]
         mapped = self._finder.mapped(self.lives.tree(), fresh)
         for region in fresh:
-            region.take_baseline()
+            self._take_baseline(region)
             self._closing.infer_creator(
                 region, [process for tgid in mapped.get(region.id, ()) if (process := self.lives.alive(tgid))]
             )
@@ -339,7 +340,15 @@ class Trace:
         self._capture.update("region", region.row, name=procfs.link_name(path))
         born_ns = procfs.birth_time_ns(path)
         if not region.made and (born_ns is None or born_ns < self._clock.wall_ns):
-            region.take_baseline()
+            self._take_baseline(region)
+
+    def _take_baseline(self, region: Region) -> None:
+        def owned() -> PageSet:
+            self._probes.hear()
+            return ledger.owned(self._probes.blocks(region.id))
+
+        last = self._probes.region(region.id)
+        region.take_baseline(owned, last.start_pages if last else 0)
 
     def _apply(self, event: Event) -> None:
         process = self.lives.alive(event.head.tgid)
@@ -551,7 +560,7 @@ class Trace:
                 if sample != region.sample:
                     rows.append((region.row, now_ns, *sample))
                 region.vss_bytes, region.allocated_bytes, region.sample = now.size_bytes, allocated_bytes, sample
-                region.peak_bytes = max(region.peak_bytes, allocated_bytes)
+                region.peak_bytes = max(region.peak_bytes, allocated_bytes, now.peak_pages * PAGE_BYTES)
                 region.samples_missed = 0
                 continue
             if region.dying_since_s:

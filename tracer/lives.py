@@ -161,8 +161,8 @@ class Lives:
             process.comm, process.command = comm, command
             self._capture.update("process", process.row, comm=comm, command=command)
 
-    def end(self, process: Process, exited_ns: int) -> None:
-        """exited_ns: CLOCK_REALTIME."""
+    def end(self, process: Process, exited_ns: int | None) -> None:
+        """exited_ns: CLOCK_REALTIME; None: it is not known when."""
         self._exited(process)
         self._capture.update("process", process.row, exited_ns=exited_ns)
 

@@ -382,15 +382,15 @@ class Trace:
             self._segments.setdefault(event.shmid, event.head.tgid)
         elif event.id in self.regions:
             self._dies(self.regions[event.id])
-        else:  # a file of a tmpfs that was never mapped, or of a process that was watched and is none of ours
-            self._forget(event.id)
+        else:
+            self._gone_unmet(event.id)
         if self._stacks:
             self._stacks.apply(event)
 
     def _touched(self, event: events.Touch, process: Process | None) -> None:
         head = event.head
-        if not process and event.stranger:
-            process = self._enter_stranger(head, event.comm)
+        if not process and (event.stranger or self._must_be_of_the_tree(head.tgid)):
+            process = self._enter_unheard(head, event.comm, event.stranger)
         if process:  # else it was watched, and is none of ours
             region = self.regions[event.id]
             region.touchers.add(process.key)
@@ -407,8 +407,16 @@ class Trace:
         region.dying_since_s = time.monotonic()
         self._dying[region.id] = region
 
-    def _enter_stranger(self, head: events.Head, comm: str) -> Process:
+    def _must_be_of_the_tree(self, tgid: int) -> bool:
+        """A process that the kernel side tracks and nobody told of is watched, for its name may be wanted, or the event
+        of its fork was lost."""
+        return not self._wanted.patterns and tgid not in self._excluded
+
+    def _enter_unheard(self, head: events.Head, comm: str, stranger: bool) -> Process:
+        """A process whose beginning nobody told of: a stranger's, or the event of it was lost."""
         stat = self._proc.process(head.tgid)
+        if stat and abs(stat.start_time_ns - head.start_time_ns) > procfs.TICK_NS:
+            stat = None  # another that has its PID now
         command, parent_tgid = (stat.command, stat.parent) if stat else ("", None)
         # its PID may have been one of the tree's before
         began_us = max((head.start_time_ns - self._clock.boot_ns) // 1000, -1)
@@ -419,9 +427,9 @@ class Trace:
             comm,
             command,
             began_us,
-            cgroup=self._proc.cgroup(head.tgid),
-            stranger=True,
-            ns_tgid=self._proc.ns_tgid(head.tgid),
+            cgroup=self._proc.cgroup(head.tgid) if stat else None,
+            stranger=stranger,
+            ns_tgid=self._proc.ns_tgid(head.tgid) if stat else None,
         )
 
     def _forked(self, event: events.Fork) -> None:
@@ -476,9 +484,10 @@ class Trace:
         """A region that the kernel side met first: made, or mapped by the tree for the first time."""
         if event.id in self.regions:
             return
-        if not process:  # of a process that was watched, and is none of ours
+        if not process and not self._must_be_of_the_tree(event.head.tgid):
             self._forget(event.id)
             return
+        process = process or self._enter_unheard(event.head, "", stranger=False)
         kind = procfs.kind_of(event.key.dev, event.file_system, event.name)
         name = f"/dev/shm/{event.name}" if kind == "posix" else f"/{event.name}"
         maker = event.made and self.lives.find(event.made.tgid, event.made.start_time_ns)
@@ -502,24 +511,54 @@ class Trace:
             if isinstance(event, events.Touch):
                 self._probes.take_usage(number, event.head.tgid, event.head.start_time_ns)
 
+    def _gone_unmet(self, number: int) -> None:
+        """A file of a tmpfs that was never mapped, or of a process that is none of ours; or the event of
+        its beginning was lost."""
+        last = self._probes.region(number)
+        if last and last.told and not self._wanted.patterns:
+            region = self._recover_region(number, last, None)
+            for earlier in self._unmet.pop(number, ()):
+                self._apply(earlier)
+            self._dies(region)
+        else:
+            self._forget(number)
+
     def _recover(self) -> None:
-        """Regions whose event was lost are in the kernel's map all the same, by number; not their makers."""
+        """Regions whose event was lost are in the kernel's maps all the same, who made them and who touched them."""
         self._probes.recover_blocks()
-        lost = []
-        for raw_number, raw in self._probes.regions.items():
-            (number,), found = wire.REGION_ID.unpack(raw_number), KernelRegion.unpack(raw)
+        lost = {}
+        for number, found in self._probes.read_regions().items():
             is_after_the_end = self._ends_at_ns is not None and found.made_ns > self._ends_at_ns
             if number not in self.regions and found.told and not is_after_the_end:
-                lost.append((Region(0, number, found.key, "", path=None), found))
-        mapped = self._finder.mapped(self.lives.tree(), [region for region, _ in lost])
-        for region, found in lost:
+                lost[number] = found
+        wanted = [Region(0, number, found.key, "", path=None) for number, found in lost.items()]
+        mapped = self._finder.mapped(self.lives.tree(), wanted)
+        for region in wanted:
             self._finder.locate(region, mapped)
             # one that nobody maps now may be of a process that was watched, and is none of ours
-            if self._wanted.patterns and not region.path:
-                continue
-            name = procfs.link_name(region.path) if region.path else "?"
-            kind = procfs.kind_of(found.key.dev, procfs.HUGETLBFS_MAGIC if found.huge else procfs.TMPFS_MAGIC, name)
-            self._enter(region.id, found.key, kind, name).vss_bytes = found.size_bytes
+            if region.path or not self._wanted.patterns:
+                self._recover_region(region.id, lost[region.id], region.path)
+        for number, tgid, start_time_ns in self._probes.read_usages():
+            if number in self.regions and start_time_ns and self._recover_process(tgid, start_time_ns):
+                self.regions[number].touchers.add((tgid, start_time_ns))
+
+    def _recover_region(self, number: int, found: KernelRegion, path: Path | None) -> Region:
+        name = procfs.link_name(path) if path else "?"
+        kind = procfs.kind_of(found.key.dev, procfs.HUGETLBFS_MAGIC if found.huge else procfs.TMPFS_MAGIC, name)
+        maker = self._recover_process(*found.maker) if found.made_ns else None
+        created_ns = self._clock.wall(found.made_ns) if maker else None
+        region = self._enter(number, found.key, kind, name, created_ns, maker)
+        region.vss_bytes = found.size_bytes
+        return region
+
+    def _recover_process(self, tgid: int, start_time_ns: int) -> Process | None:
+        found = self.lives.find(tgid, start_time_ns)
+        if found or not self._must_be_of_the_tree(tgid):
+            return found
+        process = self._enter_unheard(events.Head(0, start_time_ns, tgid), "", stranger=False)
+        if not process.command:
+            self.lives.end(process, None)
+        return process
 
     def _refresh_title(self, process: Process) -> None:
         """Titles are written after the fork; one that comes later still is read at the exit, or at the end."""

@@ -22,6 +22,20 @@ static inline bool find_page(struct ranges *all, u64 address, u32 *region, u64 *
 	return false;
 }
 
+/* The same by the kernel's own tree, of a process that maps more than there are slots for. */
+static inline bool find_page_by_vma(u64 address, u32 *region, u64 *index)
+{
+	u64 vma = vma_at(RD(u64, bpf_get_current_task(), OFF_TASK_MM), address);
+	u64 file = vma ? RD(u64, vma, OFF_VMA_FILE) : 0;
+	if (!file)
+		return false;
+	struct region *found = region_at(RD(u64, RD(u64, file, OFF_FILE_INODE), OFF_INODE_MAPPING), region);
+	if (!found || found->huge)
+		return false;
+	*index = RD(u64, vma, OFF_VMA_PGOFF) + ((address - RD(u64, vma, OFF_VMA_START)) >> PAGE_SHIFT);
+	return true;
+}
+
 /* exceptions:page_fault_{user,kernel}(address, regs, error_code); read(2) into a shared buffer faults in the kernel */
 int page_fault(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -33,7 +47,9 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	if (!process) /* most of the host's faults end here */
 		return 0;
 	struct ranges *all = ranges_of(tgid, process);
-	if (!all || !find_page(all, address, &id, &index))
+	if (!all)
+		return 0;
+	if (!find_page(all, address, &id, &index) && !(all->more && find_page_by_vma(address, &id, &index)))
 		return 0;
 	/*
 	 * Whoever walks a stack, or copies in NMI, has faults disabled: such a one fails, and makes no page. To read the

@@ -100,11 +100,13 @@ static inline int file_mapped(u64 file, u64 flags)
 		return 0;
 	u64 inode = RD(u64, file, OFF_FILE_INODE);
 	u32 magic = magic_of(inode);
-	if (!magic || !(flags & VM_SHARED))
+	if (!magic || !(flags & VM_MAYSHARE))
 		return 0;
 	struct region *region = enter_region(inode, magic, &id);
-	if (region)
+	if (region) {
+		region->size_bytes = RD(u64, inode, OFF_INODE_SIZE);
 		tell(region, id, file, process);
+	}
 	return 0;
 }
 

@@ -137,6 +137,9 @@ int mm_filemap_delete_from_page_cache(struct bpf_raw_tracepoint_args *ctx)
 		begin_teardown(region, id, inode);
 		region->torn_pages += nr_pages;
 	}
+	u64 pages_now = RD(u64, mapping, OFF_MAPPING_NRPAGES) + region->swapped; /* this one still counts */
+	if (!region->huge && pages_now > region->peak_pages)
+		region->peak_pages = pages_now;
 	if (region->huge)
 		index = hugetlb_index(index, order);
 	if (nr_pages > BLOCK_PAGES && !region->huge && !teardown) {

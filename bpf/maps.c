@@ -17,7 +17,7 @@
 
 #define CLONE_VM 0x00000100
 #define CLONE_THREAD 0x00010000
-#define VM_SHARED 0x00000008
+#define VM_MAYSHARE 0x00000080 /* MAP_SHARED, read-only mappings too: those have no VM_SHARED */
 #define TMPFS_MAGIC 0x01021994
 #define HUGETLBFS_MAGIC 0x958458f6
 #define MAX_FOLIO_BLOCKS 8 /* 2 MiB */

@@ -28,7 +28,7 @@ static inline bool add_range(struct ranges *all, struct range *range)
 			all->count = i + 1;
 		return true;
 	}
-	lose(LOST_RANGES);
+	all->more = 1;
 	return false;
 }
 
@@ -91,7 +91,7 @@ static inline void learn_range(struct ranges *all, struct process *process, u64 
 	struct region *region = region_at(mapping, &range.region);
 	if (!region) {
 		/* a private mapping makes pages too where it reads a hole, but it makes no region of interest */
-		if (!(RD(u64, vma, OFF_VMA_FLAGS) & VM_SHARED))
+		if (!(RD(u64, vma, OFF_VMA_FLAGS) & VM_MAYSHARE))
 			return;
 		region = enter_region(inode, magic, &range.region);
 		/* an anonymous region has no name to be opened by: who maps an unknown one has just made it */
@@ -100,6 +100,7 @@ static inline void learn_range(struct ranges *all, struct process *process, u64 
 	}
 	if (!region)
 		return;
+	region->size_bytes = RD(u64, inode, OFF_INODE_SIZE);
 	tell(region, range.region, file, process);
 	if (magic != TMPFS_MAGIC) /* huge pages are listed, not paged */
 		return;

@@ -35,6 +35,18 @@ static inline u32 magic_of(u64 inode)
 	return magic == TMPFS_MAGIC || magic == HUGETLBFS_MAGIC ? magic : 0;
 }
 
+static inline void measure_inode(struct region *region, u64 inode)
+{
+	region->size_bytes = RD(u64, inode, OFF_INODE_SIZE);
+	if (region->huge) {
+		region->pages = RD(u64, inode, OFF_INODE_BLOCKS) / (PAGE_SIZE / 512);
+		return;
+	}
+	/* as shmem_recalc_inode() would have it: clean pages may have been dropped behind the back of i_blocks */
+	region->swapped = RD(u64, inode - OFF_SHMEM_VFS_INODE, OFF_SHMEM_SWAPPED);
+	region->pages = RD(u64, region->mapping, OFF_MAPPING_NRPAGES) + region->swapped;
+}
+
 /* The region of an inode, entered if it is new. */
 static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 {
@@ -51,8 +63,9 @@ static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 	*id = *last * NR_CPUS + bpf_get_smp_processor_id();
 	key_of(inode, &fresh.key);
 	fresh.mapping = mapping;
-	fresh.size_bytes = RD(u64, inode, OFF_INODE_SIZE);
 	fresh.huge = magic == HUGETLBFS_MAGIC;
+	measure_inode(&fresh, inode);
+	fresh.start_pages = fresh.pages;
 	if (regions.insert(id, &fresh)) {
 		lose(LOST_REGIONS);
 		return NULL;
@@ -112,24 +125,15 @@ static inline void tell(struct region *region, u32 id, u64 file, struct process 
 	events.ringbuf_submit(event, 0);
 }
 
-static inline void measure_inode(struct region *region, u64 inode)
-{
-	region->size_bytes = RD(u64, inode, OFF_INODE_SIZE);
-	if (region->huge) {
-		region->pages = RD(u64, inode, OFF_INODE_BLOCKS) / (PAGE_SIZE / 512);
-		return;
-	}
-	/* as shmem_recalc_inode() would have it: clean pages may have been dropped behind the back of i_blocks */
-	region->swapped = RD(u64, inode - OFF_SHMEM_VFS_INODE, OFF_SHMEM_SWAPPED);
-	region->pages = RD(u64, region->mapping, OFF_MAPPING_NRPAGES) + region->swapped;
-}
-
 /* What it has now is its last account; the pages go next, one by one. */
 static inline void begin_teardown(struct region *region, u32 id, u64 inode)
 {
 	if (region->gone_us)
 		return;
+	u64 size_bytes = region->size_bytes;
 	measure_inode(region, inode);
+	if (!region->size_bytes) /* shmem_evict_inode() has taken it away */
+		region->size_bytes = size_bytes;
 	region->gone_us = now_us();
 	struct event_gone *event = events.ringbuf_reserve(sizeof(*event));
 	if (!event) {

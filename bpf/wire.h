@@ -11,7 +11,7 @@
 #define COMM_BYTES 16
 #define TITLE_BYTES 256
 #define NAME_BYTES 64
-#define MAX_RANGES 64 /* tracked ranges of one address space */
+#define MAX_RANGES 64 /* of one address space, that are found at once */
 #define BLOCK_PAGES 64
 #define MAX_TEXTS 4
 #define TEXT_BYTES 136 /* of a text of a label, its NUL included; more than SHOWN_BYTES: it is longer, and cut there */
@@ -43,6 +43,8 @@ struct region {
 	__u64 size_bytes; /* when it was last measured */
 	__u64 pages;	  /* what is allocated, swapped pages included: when it was last measured, or at its end */
 	__u64 swapped;	  /* of those, swapped */
+	__u64 peak_pages; /* the most that it had whenever pages of it were given back */
+	__u64 start_pages; /* when it was met */
 	__u64 gone_us;	  /* when its last user let go of it, 0 while it lives */
 	__u64 torn_pages; /* of pages, seen torn down since; all but the swapped ones once it is over */
 	__u64 punched_us; /* when swapped pages of it were last given back */
@@ -76,7 +78,7 @@ struct range {
 /* The faults tier: what of the regions one address space maps. */
 struct ranges {
 	__u32 count; /* slots of slot[] to look at */
-	__u32 reserved;
+	__u32 more;  /* there are, or were, more than have a slot: the kernel's own tree knows them */
 	struct range slot[MAX_RANGES];
 };
 
@@ -157,7 +159,6 @@ struct stacked_key {
 /* What could not be written down, one counter each for the whole capture. */
 enum loss {
 	LOST_EVENTS,	/* the event buffer was full */
-	LOST_RANGES,	/* a process had more than MAX_RANGES tracked ranges */
 	LOST_PROCESSES, /* more processes than there was room for */
 	LOST_REGIONS,	/* more regions */
 	LOST_USAGE,	/* more (region, process) pairs: faults not counted */

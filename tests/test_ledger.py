@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tracer import ledger
-from tracer.ledger import Block, Entries, Extent, PageSet
+from tracer.ledger import Block, Entries, Extent, PageSet, Punches
 from tracer.procfs import Pages
 from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED
 
@@ -27,6 +27,14 @@ def ledger_of(words: dict[int, int], torn: set[int] = frozenset()) -> dict[int, 
         )
         for number in {page // BLOCK_PAGES for page in {*words, *torn}}
     }
+
+
+def punches_of(ranges: dict[Pages, int]) -> Punches:
+    """By range, when it was given back."""
+    punches = Punches()
+    for (start, end), when_us in sorted(ranges.items(), key=lambda item: item[1]):
+        punches.add(start, end, when_us)
+    return punches
 
 
 def by_tgid(tgid: int, _when_us: int) -> int:
@@ -85,6 +93,24 @@ def test_an_empty_set() -> None:
     assert (len(empty), empty.mask(7), empty.within(0, 99)) == (0, 0, [])
     assert (empty & some).extents == (some & empty).extents == empty.less(some).extents == []
     assert some.less(empty).extents == [(0, 9)]
+
+
+# ---- pages given back ----
+
+
+def test_when_pages_were_last_given_back(chance: random.Random) -> None:
+    """Page by page."""
+    punches, last_us = Punches(), [-1] * ROOM
+    for when_us in range(chance.randrange(30)):
+        start, end = sorted(chance.sample(range(ROOM), 2))
+        punches.add(start, end, when_us)
+        last_us[start:end] = [when_us] * (end - start)
+    start, end = sorted(chance.sample(range(ROOM), 2))
+    found = list(punches.within(start, end))
+    assert {page: us for first, last, us in found for page in range(first, last)} == {
+        page: us for page, us in enumerate(last_us) if us >= 0 and start <= page < end
+    }
+    assert all(before[1] <= after[0] for before, after in zip(found, found[1:]))
 
 
 # ---- words ----
@@ -284,12 +310,14 @@ def test_what_was_given_back_while_it_was_swapped_out(
     words: dict[int, int], baseline: list[Pages], present: list[Pages], punches: dict[Pages, int], entries: Entries
 ) -> None:
     """No probe sees it go: the words stay."""
-    assert ledger.read(ledger_of(words), PageSet(baseline), PageSet(present), by_tgid, 0, punches) == entries
+    assert (
+        ledger.read(ledger_of(words), PageSet(baseline), PageSet(present), by_tgid, 0, punches_of(punches)) == entries
+    )
 
 
 def test_a_region_that_is_gone_had_nothing_that_was_given_back_before() -> None:
     blocks = ledger_of({0: word(A, 5), 1: word(A, 6), 2: word(B, 11), 3: word(B, 12)}, torn={3})
-    entries = ledger.read(blocks, PageSet([(0, 9)]), None, by_tgid, 2, {(0, 1): 10, (2, 9): 10})
+    entries = ledger.read(blocks, PageSet([(0, 9)]), None, by_tgid, 2, punches_of({(0, 1): 10, (2, 9): 10}))
     assert entries == Entries([Extent(1, 2, A, 6, 6), Extent(2, 4, B, 11, 12)], 3, 0, {A: 1})
 
 
@@ -297,7 +325,8 @@ def test_the_time_tells_who_lost_it() -> None:
     """Two lives of one PID: the second began at 100 µs."""
     blocks = ledger_of({7: word(A, 99), 8: word(A, 100), 9: word(A, 5000)})
     owner_of = {99: 1, 100: 2, 5000: 2}
-    entries = ledger.read(blocks, PageSet([]), PageSet([]), lambda _, us: owner_of[us], 0, {(0, 64): 4000})
+    punches = punches_of({(0, 64): 4000})
+    entries = ledger.read(blocks, PageSet([]), PageSet([]), lambda _, us: owner_of[us], 0, punches)
     assert entries.freed_pages == {1: 1, 2: 1}
 
 
@@ -337,7 +366,7 @@ def test_every_page_of_an_owner_is_there_or_given_back(chance: random.Random) ->
     baseline = random_pages(chance)
     words = {page: word(A if page % 3 else B, us) for page, us in times.items()}
     present = PageSet((page, page + 1) for page in {*times, *pages_of(baseline)} - freed)
-    entries = ledger.read(ledger_of(words), PageSet(baseline), present, by_tgid, 0, punches)
+    entries = ledger.read(ledger_of(words), PageSet(baseline), present, by_tgid, 0, punches_of(punches))
     assert entries.touched_pages == len(times) - len(freed)
     assert sum(entries.freed_pages.values()) == len(freed)
     assert entries.freed_pages.get(B, 0) == sum(page % 3 == 0 for page in freed)

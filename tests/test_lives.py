@@ -63,7 +63,7 @@ def test_a_stranger_is_not_of_the_tree(lives: Lives, capture: Capture) -> None:
     stranger = lives.begin(4711, 20, 811, "cat", "cat /dev/zero", began_us=-1, stranger=True)
     worker = lives.begin(812, 30, 811, "php-fpm8.2", "php-fpm: pool www", began_us=7)
     assert lives.tree() == [master, worker]
-    assert list(lives) == [master, stranger, worker]
+    assert lives.all_alive() == [master, stranger, worker]
     assert lives.alive(4711) is lives.at(4711, 5) is lives.find(4711, 20) is stranger
     assert (stranger.stranger, master.stranger, worker.stranger) == (True, False, False)
     assert stranger.parent is None
@@ -106,7 +106,7 @@ def test_a_pid_that_begins_again_had_ended(lives: Lives) -> None:
         None,
         None,
     )
-    assert list(lives) == [first, second]
+    assert lives.all_alive() == []
 
 
 def test_the_last_that_is_dead(lives: Lives) -> None:
@@ -159,6 +159,13 @@ def test_what_it_executes(lives: Lives, capture: Capture) -> None:
     lives.executed(master, "php-fpm8.2", "php-fpm8.2 -F -D", 42)
     assert [tuple(row) for row in capture.rows("SELECT * FROM exec")] == [(42, 1, "php-fpm8.2", "php-fpm8.2 -F -D")]
     assert capture.rows("SELECT command FROM process")[0]["command"] == "php-fpm8.2 -F -D"
+
+
+def test_one_that_began_before_another_was_heard_of(lives: Lives) -> None:
+    """A stranger is known by its first touch only, and began before."""
+    later = lives.begin(812, 30, None, "later", "", began_us=2000)
+    earlier = lives.begin(812, 20, None, "earlier", "", began_us=1000)
+    assert [lives.at(812, when_us) for when_us in (1000, 1999, 2000)] == [earlier, earlier, later]
 
 
 # ---- who made it ----
@@ -218,6 +225,17 @@ def test_a_dead_one_stands_for_itself_where_all_are_dead() -> None:
     master = process(811, exited=True)
     worker = process(812, master, exited=True)
     assert stands_for(worker, []) is worker
+
+
+def test_a_long_line_of_the_dead() -> None:
+    """Each forked the next and ended: nobody looks along it once for each."""
+    line = [process(1)]
+    for tgid in range(2, 20_003):
+        line.append(process(tgid, line[-1], exited=True))
+    assert all(stands_for(dead, []) is line[0] for dead in reversed(line[1:]))
+    assert top(reversed(line)) is line[0]
+    line[0].exited = True
+    assert all(stands_for(dead, []) is dead for dead in line)
 
 
 # ---- the capture's times ----

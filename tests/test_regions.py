@@ -165,42 +165,35 @@ def test_where_a_process_maps_it(host: Host, memfd: Callable[..., Path]) -> None
     region = region_of(path)
     host.map_region(812, region, memfd())
     host.map_region(812, region, path, START + 0x10000)
-    host.finder.locate(region, process(812))
+    host.finder.locate(region, host.finder.mapped([process(812)], [region]))
     assert (region.path, region.address) == (host.map_file(812, START + 0x10000), START + 0x10000)
-    host.finder.locate(region, process(811))  # who does not
-    assert (region.path, region.address) == (None, None)
+    host.finder.locate(region, host.finder.mapped([process(811)], [region]))  # who does not
+    assert (region.path, region.address) == (None, START + 0x10000)  # where it was last seen mapped
 
 
-# ---- where it can be looked at ----
+# ---- who has it open ----
 
 
-def test_through_who_maps_it(host: Host, memfd: Callable[..., Path]) -> None:
+def test_open_files(host: Host, memfd: Callable[..., Path]) -> None:
+    """One walk of all descriptors, however many regions are looked for."""
+    targets = [memfd(), memfd(), memfd()]
+    regions = [region_of(target, number=number) for number, target in enumerate(targets)]
+    host.open(812, memfd(), Path("/proc/self/stat"), targets[2])
+    host.open(813, targets[2], Path("/proc/self/fd/99999"), targets[0])
+    processes = [process(811), process(812), process(813)]
+    assert host.finder.open_files(processes, regions) == {
+        2: host.root / "812" / "fd" / "2",
+        0: host.root / "813" / "fd" / "2",
+    }
+    assert host.finder.open_files(processes, []) == host.finder.open_files([], regions) == {}
+
+
+def test_an_open_file_of_the_same_number(host: Host, memfd: Callable[..., Path]) -> None:
     path = memfd()
     region = region_of(path)
-    region.path = Path("/proc/self/fd/99999")
-    host.map_region(812, region, path, START + 0x10000)
-    host.open(813, path)
-    found = host.finder.find_path(region, host.finder.mapped([process(811), process(812)], [region]), [process(813)])
-    assert found == region.path == host.map_file(812, START + 0x10000)
-    assert region.address == START + 0x10000
-
-
-def test_an_open_file_of_it(host: Host, memfd: Callable[..., Path]) -> None:
-    target = memfd()
-    region = region_of(target)
-    region.path, region.address = None, START
-    host.open(812, memfd(), Path("/proc/self/stat"), target)
-    assert host.finder.find_path(region, {}, [process(811), process(812)]) == host.root / "812" / "fd" / "2"
-    assert region.address == START  # where it was last seen mapped
-
-
-def test_no_way_to_it(host: Host, memfd: Callable[..., Path]) -> None:
-    """Above all not by where it was found before: that leads to another region now, or will."""
-    region = region_of(memfd())
-    host.open(812, memfd())
-    elsewhere = procfs.Mapping(START, START + PAGE_BYTES, True, 0, region.key.dev, region.key.ino, "x")
-    assert host.finder.find_path(region, {8: {812: [elsewhere]}}, [process(812)]) is None
-    assert region.path is None
+    region.key = region.key._replace(generation=(region.key.generation or 0) ^ 1)
+    host.open(812, path)
+    assert host.finder.open_files([process(812)], [region]) == {}
 
 
 # ---- what was there before ----

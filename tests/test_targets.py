@@ -195,13 +195,6 @@ def test_what_comes_close(word: str, names: list[str]) -> None:
 # ---- trees ----
 
 
-def test_ancestors() -> None:
-    assert targets.ancestors(HOST, 815) == [814, 813, 811, 1]
-    assert targets.ancestors(HOST, 1) == []
-    assert targets.ancestors(HOST, 99999) == []
-    assert targets.ancestors({9: process(9, 8, "orphan")}, 9) == [8]
-
-
 def test_tree() -> None:
     assert targets.tree(HOST, [811, 900]) == [811, 900, 812, 813, 901, 814, 815]
     assert targets.tree(HOST, [813, 811]) == [813, 811, 814, 812, 815]
@@ -211,6 +204,12 @@ def test_tree() -> None:
 def test_a_circle_has_an_end() -> None:
     """PIDs are reused between two reads of /proc."""
     circle = {8: process(8, 9, "a"), 9: process(9, 8, "b")}
-    assert targets.ancestors(circle, 8) == [9, 8]
     assert targets.tree(circle, [8]) == [8, 9]
     assert targets.parse(["a"]).roots(circle) == []
+
+
+def test_a_long_line_of_processes() -> None:
+    """Each the child of the one before: nobody looks along it once for each."""
+    line = {tgid: process(tgid, tgid - 1, "x") for tgid in range(2, 30_011)}
+    assert targets.parse(["x"]).roots(line) == [2]
+    assert targets.tree(line, [2]) == list(line)

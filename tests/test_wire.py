@@ -112,8 +112,8 @@ DECODED = {
 REGION = r"""
     struct region region = {
         .key = {.ino = 91, .generation = 92, .dev = 1}, .mapping = ~0ULL - 93, .size_bytes = 94, .pages = 95,
-        .swapped = 96, .gone_us = 97, .torn_pages = 98, .punched_us = 99, .made_ns = 100, .maker_start_time_ns = 101,
-        .maker_tgid = 102, .huge = 0, .told = 1, .order = 9};
+        .swapped = 96, .peak_pages = 103, .start_pages = 104, .gone_us = 97, .torn_pages = 98, .punched_us = 99,
+        .made_ns = 100, .maker_start_time_ns = 101, .maker_tgid = 102, .huge = 0, .told = 1, .order = 9};
     fwrite(&region, sizeof region, 1, stdout);
 """
 
@@ -223,8 +223,12 @@ def test_a_region_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
         size_bytes=94,
         pages=95,
         swapped_pages=96,
+        peak_pages=103,
+        start_pages=104,
         gone_us=97,
         torn_pages=98,
+        made_ns=100,
+        maker=(102, 101),
         order=9,
         huge=False,
         told=True,

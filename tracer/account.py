@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tracer import sources
 from tracer.capture import PAGE_BYTES, Capture
@@ -309,11 +309,12 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     labels = {row["id"]: Label(*row[1:]) for row in capture.rows(LABELS)}
     parents: dict[int | None, list[Region]] = {}
     ids: Counter[str] = Counter()
+    rows = _Rows(capture, window, session.complete)
     for row in capture.rows("SELECT * FROM region ORDER BY id"):
         identity = _identity(row)
         ids[identity] += 1  # the kernel may give a number and a generation again, once the first region is gone
         name = identity if ids[identity] == 1 else f"{identity}/{ids[identity]}"
-        region = _region(capture, row, name, processes, labels if session.label else None, window)
+        region = _region(rows, row, name, processes, labels if session.label else None)
         parents.setdefault(row["top"], []).append(region)
     read = Account(
         session,
@@ -384,14 +385,56 @@ def read_processes(capture: Capture) -> Processes:
     )
 
 
-MADE_BY = """
-SELECT process, frames, pages FROM stacked JOIN stack ON stack.id = stack
-WHERE region = ? AND pages > 0 ORDER BY pages DESC, frames
-"""
 LABEL_AND_PROCESS = "ifnull(label, 0) << 32 | ifnull(process, 0)"
 # An extent lies within a second, and counts as of its first page.
-TOUCHED = """region = :region AND (process IS NULL OR (
+IN_WINDOW = """(process IS NULL OR (
   (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)))"""
+FEW = 256  # extents: of a region of more, they are summed in a table of its own
+SUMS_OF_FEW = f"""
+SELECT region, {LABEL_AND_PROCESS} AS key, sum("end" - start), min(first_ns), max(last_ns) FROM extent
+WHERE region IN (SELECT region FROM extent GROUP BY region HAVING count(*) <= :few) AND {IN_WINDOW}
+GROUP BY region, key ORDER BY region, key"""  # noqa: S608
+MANY = "SELECT region, NULL FROM extent GROUP BY region HAVING count(*) > :few"
+EXTENT_PAGES = 'SELECT region, sum("end" - start) FROM extent GROUP BY region'
+USAGES = "SELECT region, process, faults, freed_pages FROM usage"
+MAPPERS = "SELECT DISTINCT region, process FROM mapping"
+MADE_FOR = "SELECT region, process, for_process, pages FROM behalf ORDER BY pages DESC"
+MADE_BY = """
+SELECT region, process, frames, pages FROM stacked JOIN stack ON stack.id = stack
+WHERE pages > 0 ORDER BY pages DESC, frames"""
+
+By = dict[int, list[tuple[Any, ...]]]
+
+
+class _Rows:
+    """What the tables have of each region, by its row: there may be very many, and each table is read once."""
+
+    def __init__(self, capture: Capture, window: Window, complete: bool) -> None:
+        self._capture = capture
+        self.complete = complete
+        self._window = {"since": window.since_ns, "until": window.until_ns}
+        self._few = _by_region(capture, SUMS_OF_FEW, {**self._window, "few": FEW})
+        self._many = _by_region(capture, MANY, {"few": FEW})
+        self.pages = {} if window == ALL_TIME else _by_region(capture, EXTENT_PAGES)
+        """of all extents, of the window or not, where there is one"""
+        self.usages = _by_region(capture, USAGES)
+        self.mappers = _by_region(capture, MAPPERS)
+        self.made_for = _by_region(capture, MADE_FOR)
+        self.made_by = _by_region(capture, MADE_BY)
+
+    def sums(self, region: int) -> list[tuple[Any, ...]]:
+        """(LABEL_AND_PROCESS, pages, first_ns, last_ns) of its extents in the window."""
+        if region not in self._many:
+            return self._few.get(region, [])
+        where = f"region = :region AND {IN_WINDOW}"
+        return self._capture.sums(LABEL_AND_PROCESS, where, {**self._window, "region": region}, times=True)
+
+
+def _by_region(capture: Capture, query: str, values: Mapping[str, Any] | tuple[()] = ()) -> By:
+    found: By = {}
+    for region, *row in capture.each(query, values):
+        found.setdefault(region, []).append(tuple(row))
+    return found
 
 
 def _identity(row: sqlite3.Row) -> str:
@@ -400,19 +443,13 @@ def _identity(row: sqlite3.Row) -> str:
 
 
 def _region(
-    capture: Capture,
-    row: sqlite3.Row,
-    name: str,
-    processes: dict[int, Process],
-    labels: dict[int, Label] | None,
-    window: Window,
+    rows: _Rows, row: sqlite3.Row, name: str, processes: dict[int, Process], labels: dict[int, Label] | None
 ) -> Region:
     """name: its id. labels: by row; None: nobody asked for any."""
     touched: dict[int, tuple[int, int, int]] = {}
     doing: dict[int, list[tuple[int, int, int, int]]] = {}
     before_pages = outside_pages = 0
-    values = {"region": row["id"], "since": window.since_ns, "until": window.until_ns}
-    for key, pages, first_ns, last_ns in capture.sums(LABEL_AND_PROCESS, TOUCHED, values, times=True):
+    for key, pages, first_ns, last_ns in rows.sums(row["id"]):
         label, process = divmod(key, 1 << 32)
         if process:
             doing.setdefault(label, []).append((process, pages, first_ns, last_ns))
@@ -424,23 +461,14 @@ def _region(
         else:
             before_pages = pages
     touched_pages = sum(pages for pages, _, _ in touched.values())
-    if window != ALL_TIME:
-        ((pages,),) = capture.rows('SELECT sum("end" - start) FROM extent WHERE region = ?', (row["id"],))
-        outside_pages = (pages or 0) - touched_pages - before_pages
-    usage = {
-        process: (faults, freed_pages)
-        for process, faults, freed_pages in capture.rows(
-            "SELECT process, faults, freed_pages FROM usage WHERE region = ?", (row["id"],)
-        )
-    }
-    mappers = capture.rows("SELECT DISTINCT process FROM mapping WHERE region = ?", (row["id"],))
+    for (pages,) in rows.pages.get(row["id"], ()):
+        outside_pages = pages - touched_pages - before_pages
+    usage = {process: (faults, freed_pages) for process, faults, freed_pages in rows.usages.get(row["id"], ())}
     made_for: dict[int, list[tuple[Process, int]]] = {}
-    for process, for_process, pages in capture.rows(
-        "SELECT process, for_process, pages FROM behalf WHERE region = ? ORDER BY pages DESC", (row["id"],)
-    ):
+    for process, for_process, pages in rows.made_for.get(row["id"], ()):
         made_for.setdefault(process, []).append((processes[for_process], pages * PAGE_BYTES))
     made_by: dict[int, list[Made]] = {}
-    for process, frames, pages in capture.rows(MADE_BY, (row["id"],)):
+    for process, frames, pages in rows.made_by.get(row["id"], ()):
         made_by.setdefault(process, []).append(Made(frames and tuple(frames.split("\n")), pages * PAGE_BYTES))
     touchers = [
         Toucher(
@@ -458,7 +486,14 @@ def _region(
         for faults, freed in [usage.get(process, (None, 0))]
         if pages or faults or freed or process in made_by
     ]
+    known_bytes = (touched_pages + outside_pages + before_pages) * PAGE_BYTES
     allocated_bytes = row["allocated_bytes"] or 0
+    if known_bytes > allocated_bytes and rows.complete:
+        raise ShmtraceError(
+            f"the capture contradicts itself: {known_bytes} of {allocated_bytes} bytes of region {name} are known",
+            "it is damaged, or shmtrace is at fault: please report it",
+        )
+    allocated_bytes = max(allocated_bytes, known_bytes)  # while it is recorded, its size may be the older of the two
     return Region(
         row=row["id"],
         id=name,
@@ -472,15 +507,15 @@ def _region(
         vss_bytes=row["vss_bytes"],
         allocated_bytes=allocated_bytes,
         start_bytes=row["start_bytes"] or 0,
-        peak_bytes=row["peak_bytes"] or 0,
+        peak_bytes=max(row["peak_bytes"] or 0, allocated_bytes),
         resident_bytes=row["resident_bytes"],
         swapped_bytes=row["swapped_bytes"],
         address=row["address"],
         creator=Creator(processes[row["creator"]], row["creator_how"]) if row["creator"] else None,
         before_bytes=before_pages * PAGE_BYTES,
-        unseen_bytes=allocated_bytes - (touched_pages + outside_pages + before_pages) * PAGE_BYTES,
+        unseen_bytes=allocated_bytes - known_bytes,
         touchers=sorted(touchers, key=_most_touched_first),
-        mappers=sorted(processes[process].tgid for (process,) in mappers),
+        mappers=sorted(processes[process].tgid for (process,) in rows.mappers.get(row["id"], ())),
         outside_bytes=outside_pages * PAGE_BYTES,
         labelled=() if labels is None else [_labelled(labels.get(row), of, processes) for row, of in doing.items()],
     )

@@ -27,15 +27,17 @@ class Adopting:
         finder: Finder,
         processes: Lives,
         regions: Mapping[int, Region],
+        by_key: Mapping[RegionKey, Region],
         enter: Enter,
         warn: Callable[[str], None],
     ) -> None:
-        """regions: by their number there. warn: told what could not be taken in."""
+        """regions: by their number there, and by_key. warn: told what could not be taken in."""
         self._probes = probes
         self._proc = proc
         self._finder = finder
         self._lives = processes
         self._regions = regions
+        self._by_key = by_key
         self._enter = enter
         self._warn = warn
 
@@ -83,9 +85,7 @@ class Adopting:
                 ranges.append(wire.RANGE.pack(mapping.start, mapping.end, region.id, mapping.first_index))
         if self._probes.ranges is None:
             return
-        if len(ranges) > wire.MAX_RANGES:
-            self._warn(kernel.LOSSES["ranges"])
-        head = wire.RANGES_HEAD.pack(min(len(ranges), wire.MAX_RANGES), 0)
+        head = wire.RANGES_HEAD.pack(min(len(ranges), wire.MAX_RANGES), len(ranges) > wire.MAX_RANGES)
         packed = (head + b"".join(ranges[: wire.MAX_RANGES])).ljust(wire.RANGES_BYTES, b"\0")
         try:
             self._probes.ranges[wire.TGID.pack(process.tgid)] = packed
@@ -103,7 +103,7 @@ class Adopting:
         path = self._proc.map_file(tgid, mapping)
         if not mapping.shared:
             key = procfs.identify(path)
-            return next((region for region in self._regions.values() if region.key == key), None)
+            return self._by_key.get(key) if key else None
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:  # unmapped meanwhile

@@ -90,14 +90,20 @@ def lookup_batch(
     return int(struct.unpack_from("=I", attributes, 32)[0]), more
 
 
-def pop(map_fd: int, size_bytes: int) -> bytes | None:
-    """The first entry of a queue, taken out of it; None where there is none (v4.20)."""
-    value = ctypes.create_string_buffer(size_bytes)
-    try:
-        _call(MAP_LOOKUP_AND_DELETE_ELEM, _attributes("=I4xQQ", map_fd, 0, ctypes.addressof(value)))
-    except FileNotFoundError:
-        return None
-    return value.raw
+class Queue:
+    """A BPF queue, by its descriptor."""
+
+    def __init__(self, map_fd: int, size_bytes: int) -> None:
+        self._value = ctypes.create_string_buffer(size_bytes)
+        self._attributes = _attributes("=I4xQQ", map_fd, 0, ctypes.addressof(self._value))
+
+    def pop(self) -> bytes | None:
+        """The first entry, taken out of it; None where there is none (v4.20)."""
+        try:
+            _call(MAP_LOOKUP_AND_DELETE_ELEM, self._attributes)
+        except FileNotFoundError:
+            return None
+        return self._value.raw
 
 
 def recursion_misses(program: int) -> int:

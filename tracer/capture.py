@@ -208,6 +208,11 @@ class Capture:
         names = ", ".join(f"{name} = ?" for name in row)
         self._db.execute(f"UPDATE {table} SET {names} WHERE rowid = ?", (*row.values(), row_id))  # noqa: S608
 
+    def update_all(self, table: str, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Many rows: the values of these columns, and then the id."""
+        names = ", ".join(f"{name} = ?" for name in columns.split(", "))
+        self._db.executemany(f"UPDATE {table} SET {names} WHERE rowid = ?", rows)  # noqa: S608
+
     def replace_extents(self, region: int, start: int, end: int, rows: Iterable[ExtentRow]) -> None:
         """What pages [start, end) of a region are now; of an extent that reaches beyond them, the rest stays."""
         first = self._db.execute(
@@ -226,6 +231,11 @@ class Capture:
             (region, first, end, start),
         )
         self.insert_all("extent", 'region, start, "end", process, first_ns, last_ns, label', [*rest, *rows])
+
+    def pages(self, region: int) -> int:
+        """That a region has extents of."""
+        found = self._db.execute('SELECT sum("end" - start) FROM extent WHERE region = ?', (region,)).fetchone()
+        return int(found[0] or 0)
 
     def add_stacked(self, rows: Iterable[tuple[int, int, int, int]]) -> None:
         """Region, process, stack, and how many pages more than it has, or fewer."""

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
-from typing import Optional
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Optional
 
-from tracer import ledger, lives, procfs, wire
+from tracer import ledger, lives, procfs
 from tracer.capture import Capture, ExtentRow
 from tracer.clock import Clock
 from tracer.labelling import Labelling
 from tracer.ledger import Block, PageSet
 from tracer.lives import Lives, Process
-from tracer.probes import Probes
-from tracer.procfs import PAGE_BYTES, Survey
-from tracer.regions import Finder, Mapped, Region, enter_mappings
+from tracer.probes import Behalf, KernelRegion, Probes
+from tracer.procfs import PAGE_BYTES
+from tracer.regions import Finder, Region, enter_mappings
 
-BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
 ALL_PAGES = PageSet([(0, ledger.MAX_PAGES)])
 
+REGION_COLUMNS = (
+    "gone_ns, top, vss_bytes, allocated_bytes, peak_bytes, resident_bytes, swapped_bytes, start_bytes, address"
+)
+SAMPLE = "sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes"
+EXTENT = "extent", 'region, start, "end", process, first_ns, last_ns, label'
+USAGE = "usage", "region, process, faults, freed_pages"
+BEHALF = "behalf", "region, process, for_process, pages"
 
 Owner = tuple[int, Optional[int]]
 """Rows of a process and of the label it had; None: that is unknown."""
@@ -42,58 +50,82 @@ class Closing:
         self._lives = processes
         self._finder = finder
         self._clock = clock
+        self._behalf_of: dict[int, list[Behalf]] = {}
+        self._closed: list[tuple[Any, ...]] = []  # of REGION_COLUMNS, and the region's row
+        self._rows: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)  # by table and columns
 
-    def bury(self, region: Region, give_up: bool) -> bool:
-        """Close a region whose teardown has begun, if it is over; its pages go one by one. Whether it was closed."""
-        last = self._probes.region(region.id)
-        if last is None or (last.torn_pages + last.swapped_pages < last.pages and not give_up):
-            return False
-        region.vss_bytes = max(region.vss_bytes, last.size_bytes)
-        region.allocated_bytes = last.pages * PAGE_BYTES
-        self.gone(region, self._clock.wall_of_us(last.gone_us), last.swapped_pages)
-        return True
+    @contextlib.contextmanager
+    def several(self) -> Iterator[None]:
+        """Accounts are closed in here: what is read or written once for all of them is done so."""
+        self._behalf_of = self._probes.behalves()
+        self._finder.segments.cache_clear()
+        self._probes.hear()
+        try:
+            yield
+        finally:
+            self._write_down()
 
-    def gone(self, region: Region, gone_ns: int, swapped_pages: int = 0) -> None:
-        """Close a region that is no more, and clear the kernel's maps of it. allocated_bytes is what it last had."""
-        blocks = self.blocks(region)
+    def _write_down(self) -> None:
+        self._capture.update_all("region", REGION_COLUMNS, self._closed)
+        for columns, rows in self._rows.items():
+            self._capture.insert_all(*columns, rows)
+        self._closed.clear()
+        self._rows.clear()
+
+    def is_over(self, last: KernelRegion) -> bool:
+        """Whether the teardown of a region that goes is over; its pages go one by one."""
+        return last.torn_pages + last.swapped_pages >= last.pages
+
+    def gone(self, region: Region, last: KernelRegion | None) -> None:
+        """Close a region that is no more by the kernel side's last account of it, and clear the kernel's maps of it."""
+        gone_ns, swapped_pages = time.time_ns(), last.swapped_pages if last else 0
+        region.allocated_bytes = swapped_pages * PAGE_BYTES  # where no teardown was seen, there was nothing in memory
+        if last and last.gone_us:
+            region.allocated_bytes, gone_ns = last.pages * PAGE_BYTES, self._clock.wall_of_us(last.gone_us)
+        if last:
+            region.vss_bytes = max(region.vss_bytes, last.size_bytes)
+            region.peak_bytes = max(region.peak_bytes, last.peak_pages * PAGE_BYTES)
+        blocks = self._probes.blocks(region.id)
         entries = self.read(region, blocks, None, swapped_pages)
-        if (entries.touched_pages + entries.before_pages) * PAGE_BYTES < region.allocated_bytes:
-            blocks = self._probes.blocks().get(region.id, {})  # it may have grown since it was last measured
-            entries = self.read(region, blocks, None, swapped_pages)
-        if (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
+        if swapped_pages and (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
             # some pages were given back while they were swapped out, and this tier does not see which
             entries = self.read(region, blocks, None, 0)
         self._write(region, entries, {}, procfs.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
-        self._probes.forget(region.id, blocks)
-
-    def blocks(self, region: Region) -> dict[int, Block]:
-        """The ledger of one region, as far as it reached when it was last measured."""
-        numbers = range(-(-region.vss_bytes // BLOCK_BYTES))
-        return {number: block for number in numbers if (block := self._probes.block(region.id, number))}
-
-    def survey(self, region: Region, mapped: Mapped) -> Survey | None:
-        """What a region has now; None where there is no way to it."""
-        path = self._finder.find_path(region, mapped, (process for process in self._lives if not process.exited))
-        return procfs.survey(path) if path else None
+        self._probes.forget(region.id, last)
 
     def alive(
         self,
         region: Region,
-        found: Survey | None,
-        blocks: dict[int, Block],
         mappings: Mapping[Process, list[procfs.Mapping]],
     ) -> None:
-        """Close a region at the end of the trace. mappings: of those who map it."""
+        """Close a region at the end of the trace, by its path. mappings: of those who map it."""
+        # first which pages there are and then whose: a page that comes between the two is no page without an owner
+        found = procfs.survey(region.path) if region.path else None
+        self._probes.hear()
+        blocks = self._probes.blocks(region.id)
         present = ALL_PAGES  # alive, and out of reach: the ledger is taken at its word
         if found:
             region.vss_bytes, region.allocated_bytes = found.vss_bytes, found.allocated_bytes
             present = PageSet(found.pages)
         elif not self._probes.measure(region.id):
-            return self.gone(region, time.time_ns())
+            return self.gone(region, self._probes.region(region.id))
         if region.kind == "hugetlb":  # whose SEEK_DATA shows all of the file
             present = ALL_PAGES
         residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
         return self._write(region, self.read(region, blocks, present), mappings, residency, None)
+
+    def unread(self, regions: Iterable[tuple[Region, KernelRegion | None]]) -> None:
+        """Close regions without another look at their pages: of one that is gone all are unseen, of others what was
+        last written stays."""
+        for region, last in regions:
+            allocated_bytes = last.pages * PAGE_BYTES if last else region.allocated_bytes
+            gone_ns = self._clock.wall_of_us(last.gone_us) if last and last.gone_us else None
+            if region.kept and gone_ns:
+                self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, ())
+            elif region.kept:
+                allocated_bytes = max(allocated_bytes, self._capture.pages(region.row) * PAGE_BYTES)
+            self._closed.append(self._sizes(region, allocated_bytes, procfs.Residency(None, None), gone_ns))
+        self._write_down()
 
     def read(
         self, region: Region, blocks: dict[int, Block], present: PageSet | None, swapped_pages: int = 0
@@ -121,37 +153,40 @@ class Closing:
     ) -> None:
         of_tree = [process for process in mappings if not process.stranger]
         self.infer_creator(region, of_tree)
-        parent = lives.stands_for(region.creator, of_tree)
-        self._capture.update(
-            "region",
-            region.row,
-            gone_ns=gone_ns,
-            top=parent.row if parent else None,
-            vss_bytes=region.vss_bytes,
-            allocated_bytes=region.allocated_bytes,
-            peak_bytes=max(region.peak_bytes, region.allocated_bytes),
-            resident_bytes=residency.resident_bytes,
-            swapped_bytes=residency.swapped_bytes,
-            start_bytes=region.start_bytes,
-            address=region.address,
-        )
-        self._capture.insert_all(
-            "sample",
-            "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes",
-            [(region.row, gone_ns or time.time_ns(), region.allocated_bytes, *residency)],
-        )
-        self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, self.rows(region, entries))
-        self._capture.insert_all(
-            "usage",
-            "region, process, faults, freed_pages",
-            ((region.row, row, *values) for row, values in self._usage(region, entries.freed_pages).items()),
-        )
-        self._capture.insert_all(
-            "behalf",
-            "region, process, for_process, pages",
-            ((region.row, *values) for values in self._behalves(region)),
-        )
+        # pages may have been given back, or torn down, between the look at how many there are and that at whose
+        known_bytes = (entries.touched_pages + entries.before_pages) * PAGE_BYTES
+        region.allocated_bytes = max(region.allocated_bytes, known_bytes)
+        self._closed.append(self._sizes(region, region.allocated_bytes, residency, gone_ns, of_tree))
+        self._rows[SAMPLE].append((region.row, gone_ns or time.time_ns(), region.allocated_bytes, *residency))
+        if region.kept:
+            self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, ())
+        self._rows[EXTENT] += self.rows(region, entries)
+        usage = self._usage(region, entries.freed_pages)
+        self._rows[USAGE] += [(region.row, row, *values) for row, values in usage.items()]
+        self._rows[BEHALF] += [(region.row, *values) for values in self._behalves(region)]
         enter_mappings(self._capture, region, mappings)
+
+    def _sizes(
+        self,
+        region: Region,
+        allocated_bytes: int,
+        residency: procfs.Residency,
+        gone_ns: int | None,
+        mappers: Iterable[Process] = (),
+    ) -> tuple[Any, ...]:
+        """Of REGION_COLUMNS, and the region's row."""
+        parent = lives.stands_for(region.creator, mappers)
+        return (
+            gone_ns,
+            parent.row if parent else None,
+            region.vss_bytes,
+            allocated_bytes,
+            max(region.peak_bytes, allocated_bytes),
+            *residency,
+            region.start_bytes,
+            region.address,
+            region.row,
+        )
 
     def rows(self, region: Region, entries: ledger.Entries) -> list[ExtentRow]:
         return [
@@ -186,10 +221,11 @@ class Closing:
 
     def _behalves(self, region: Region) -> list[tuple[int, int, int]]:
         """(process row, row of the process in whose memory it made pages, pages)."""
-        return [
-            (self._process(*behalf.acting).row, self._process(*behalf.whose).row, behalf.pages)
-            for behalf in self._probes.take_behalves(region.id)
-        ]
+        found = []
+        for behalf in self._behalf_of.get(region.id, ()):
+            found.append((self._process(*behalf.acting).row, self._process(*behalf.whose).row, behalf.pages))
+            self._probes.forget_behalf(region.id, behalf)
+        return found
 
     def _process(self, tgid: int, start_time_ns: int) -> Process:
         return self._lives.find(tgid, start_time_ns) or self._lives.at(tgid, -1)

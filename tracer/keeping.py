@@ -6,21 +6,22 @@ there was so little to read that both are of nearly the same moment, as a virtua
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from tracer import ledger, lives, wire
 from tracer.capture import Capture
 from tracer.clock import Clock
-from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
+from tracer.closing import ALL_PAGES, Closing
 from tracer.ledger import Block, PageSet
 from tracer.lives import Lives
-from tracer.probes import KernelRegion, Probes
+from tracer.probes import KernelRegion, Probes, Usage
 from tracer.procfs import Pages
 from tracer.regions import Region
 
 AT_ONCE_S = 0.002
-MAX_ROUNDS = 8
+PATIENCE_S = 0.1
 
 Changed = dict[int, dict[int, Block]]
 """Blocks of the ledger, by region and number."""
@@ -35,20 +36,21 @@ class Keeping:
         self._lives = processes
         self._closing = closing
         self._clock = clock
-        self._usages: dict[bytes, bytes] = {}  # as they were last written
+        self.usages: dict[tuple[int, int, int], Usage] = {}
+        """as they were last written, by (region, tgid, start_time_ns)"""
 
-    def collect(self, regions: Iterable[int]) -> tuple[Changed, dict[int, KernelRegion | None]]:
+    def collect(self, regions: Collection[int]) -> tuple[Changed, dict[int, KernelRegion | None]]:
         """What has changed in the ledger, and then what the regions have; None: it is there no more."""
-        changed = self._probes.changed()
+        end_s = time.monotonic() + PATIENCE_S
+        changed = self._probes.changed(regions)
         measured = {number: self._probes.measure(number) for number in regions}
-        for _ in range(MAX_ROUNDS):
+        began_s = 0.0
+        while time.monotonic() - began_s > AT_ONCE_S and began_s < end_s:
             began_s = time.monotonic()
-            more = self._probes.changed()
+            more = self._probes.changed(regions)
             for number, blocks in more.items():
                 changed.setdefault(number, {}).update(blocks)
-            measured |= {number: self._probes.measure(number) for number in more.keys() & measured.keys()}
-            if time.monotonic() - began_s < AT_ONCE_S:
-                break
+            measured |= {number: self._probes.measure(number) for number in more}
         return changed, measured
 
     def write(self, changed: Changed, regions: Mapping[int, Region]) -> None:
@@ -59,13 +61,12 @@ class Keeping:
             if not region.kept:
                 self._enter(region)
                 if region.kind in ("posix", "other"):  # pages may have been written to it before it was mapped
-                    blocks = self._closing.blocks(region)
+                    blocks = self._probes.blocks(number)
             if region.kind == "hugetlb" and blocks:
                 self._write_huge(region)
             elif blocks or region.punched:
                 self._write_blocks(region, blocks)
             self._write_sizes(region)
-        self._write_usages(regions)
 
     def _enter(self, region: Region) -> None:
         rows = ((region.row, start, end) for start, end in region.baseline.extents)
@@ -74,12 +75,14 @@ class Keeping:
         region.kept = True
 
     def _write_blocks(self, region: Region, blocks: dict[int, Block]) -> None:
-        punched, region.punched = region.punched, []
-        last = -(-region.vss_bytes // BLOCK_BYTES)
-        for first_page, end_page in punched:
-            for number in range(first_page // wire.BLOCK_PAGES, min(-(-end_page // wire.BLOCK_PAGES), last)):
-                if number not in blocks:
-                    blocks[number] = self._probes.block(region.id, number) or ledger.NO_BLOCK
+        punched, region.punched = PageSet.of_any(region.punched), []
+        of_baseline = (
+            _blocks_of(extent) for first, end in punched.extents for extent in region.baseline.within(first, end)
+        )
+        numbers = [number for number in self._probes.numbers(region.id) if punched.mask(number)] if punched else []
+        for number in itertools.chain(numbers, *of_baseline):
+            if number not in blocks:
+                blocks[number] = self._probes.block(region.id, number) or ledger.NO_BLOCK
         for first, end in _runs(blocks):
             start_page, end_page = first * wire.BLOCK_PAGES, end * wire.BLOCK_PAGES
             entries = ledger.read(
@@ -87,14 +90,12 @@ class Keeping:
                 PageSet(region.baseline.within(start_page, end_page)),
                 ALL_PAGES,
                 self._closing.owner,
-                punches={
-                    (a, b): when_us for (a, b), when_us in region.punches.items() if a < end_page and b > start_page
-                },
+                punches=region.punches,
             )
             self._capture.replace_extents(region.row, start_page, end_page, self._closing.rows(region, entries))
 
     def _write_huge(self, region: Region) -> None:
-        entries = self._closing.read(region, self._closing.blocks(region), ALL_PAGES)
+        entries = self._closing.read(region, self._probes.blocks(region.id), ALL_PAGES)
         self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, self._closing.rows(region, entries))
 
     def _write_sizes(self, region: Region) -> None:
@@ -112,21 +113,24 @@ class Keeping:
             self._capture.update("region", region.row, **sizes)
             region.written = sizes
 
-    def _write_usages(self, regions: Mapping[int, Region]) -> None:
+    def write_usages(self, regions: Mapping[int, Region]) -> None:
         """How often each process faulted on each region, and what it gave back of it."""
         rows = []
-        before, self._usages = self._usages, {}
-        for key, value in self._probes.usages.items():
-            number, tgid, start_time_ns = wire.USAGE_KEY.unpack(key)
+        before, self.usages = self.usages, {}
+        for key, usage in self._probes.read_usages().items():
+            number, tgid, start_time_ns = key
             process = self._lives.find(tgid, start_time_ns)
             if not process or number not in regions:
                 continue
-            self._usages[key] = value
-            if before.get(key) != value:
-                faults, _, freed_pages = wire.USAGE.unpack(value)
-                counted = faults if self._probes.ranges is not None else None
-                rows.append((regions[number].row, process.row, counted, freed_pages))
+            self.usages[key] = usage
+            if before.get(key) != usage:
+                counted = usage.faults if self._probes.ranges is not None else None
+                rows.append((regions[number].row, process.row, counted, usage.freed_pages))
         self._capture.insert_all("usage", "region, process, faults, freed_pages", rows)
+
+
+def _blocks_of(extent: Pages) -> range:
+    return range(extent[0] // wire.BLOCK_PAGES, -(-extent[1] // wire.BLOCK_PAGES))
 
 
 def _runs(numbers: Iterable[int]) -> Iterator[Pages]:

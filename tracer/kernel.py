@@ -487,7 +487,6 @@ def need_host_pids() -> None:
 # By wire.LOSSES: what it means for the account, and what mends it.
 LOSSES = {
     "events": "events were lost: some processes or regions may be nameless",
-    "ranges": "a process maps more than 64 ranges: the rest is unseen",
     "processes": "more processes than there is room for: the rest is unseen",
     "regions": "more regions than there is room for: the rest is unseen",
     "usages": "more processes than there is room for: some faults are not counted",

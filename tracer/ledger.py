@@ -6,9 +6,8 @@ the capture began``; the small values below any owner's word are bpf/wire.h's WO
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tracer.procfs import Pages
@@ -18,7 +17,6 @@ WHEN_MASK = (1 << WHEN_BITS) - 1
 FIRST_OWNED = 1 << WHEN_BITS
 EXTENT_US = 1_000_000
 MAX_PAGES = 1 << 40
-MAX_NARROW = 16  # blocks: twice a huge page
 
 Owner = Any
 """Whatever the caller's resolver gives for a (tgid, microsecond); here only compared."""
@@ -68,6 +66,17 @@ class PageSet:
         self.extents = sorted(extents)
         self._starts = [start for start, _ in self.extents]
 
+    @classmethod
+    def of_any(cls, extents: Iterable[Pages]) -> PageSet:
+        """Of extents that may overlap."""
+        union: list[Pages] = []
+        for start, end in sorted(extents):
+            if union and start <= union[-1][1]:
+                union[-1] = union[-1][0], max(end, union[-1][1])
+            else:
+                union.append((start, end))
+        return cls(union)
+
     def __len__(self) -> int:
         return sum(end - start for start, end in self.extents)
 
@@ -105,74 +114,89 @@ class PageSet:
         return mask
 
 
+def owned(blocks: Mapping[int, Block]) -> PageSet:
+    """The pages that have an owner's word."""
+    return PageSet(
+        (number * BLOCK_PAGES + slot, number * BLOCK_PAGES + slot + 1)
+        for number, block in blocks.items()
+        for slot, word in enumerate(block.words)
+        if word >= FIRST_OWNED
+    )
+
+
+class Punches:
+    """When, in microseconds since the capture began, pages were last given back that keep their words."""
+
+    def __init__(self) -> None:
+        self._edges: list[int] = []
+        self._when_us: list[int | None] = []  # from each edge to the next; None: never
+
+    def add(self, start: int, end: int, when_us: int) -> None:
+        """In the order of time; of a part of a page nothing is given back."""
+        if start >= end:
+            return
+        first, last = bisect_left(self._edges, start), bisect_right(self._edges, end)
+        after = self._when_us[last - 1] if last else None
+        self._edges[first:last] = start, end
+        self._when_us[first:last] = when_us, after
+
+    def within(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """(first, end, microsecond) of what was given back in [start, end), in order."""
+        for at in range(max(bisect_right(self._edges, start) - 1, 0), bisect_left(self._edges, end)):
+            when_us = self._when_us[at]
+            if when_us is not None:
+                yield max(self._edges[at], start), min(self._edges[at + 1], end), when_us
+
+
+NO_PUNCHES = Punches()
+
+
 def read(
     blocks: Mapping[int, Block],
     baseline: PageSet,
     present: PageSet | None,
     owner_of: Callable[[int, int], Owner],
     swapped_pages: int = 0,
-    punches: Mapping[Pages, int] = MappingProxyType({}),
+    punches: Punches = NO_PUNCHES,
 ) -> Entries:
     """What the ledger says of one region.
 
     blocks: by block number. baseline: the pages that were there when the capture of this region began. present: those
     there now; None for a region that is gone, whose blocks then carry it themselves (Block.torn). owner_of: the
     process that a (tgid, microsecond) was. swapped_pages: how many pages of a region that is gone were swapped out at
-    its end, and so torn down unseen. punches: by range of pages, when it was
-    last given back: a word in it that is older is of a page that is there no more.
+    its end, and so torn down unseen. punches: a word older than its page's is of one that is there no more.
     """
     touched: list[Extent] = []
     not_before: list[Pages] = []  # of the baseline: freed since, and perhaps made again
     freed: dict[Owner, int] = {}
-    punched = _by_block(punches)
     for number in sorted(blocks):
         block = blocks[number]
         there = _torn(block, swapped_pages) if present is None else present.mask(number)
         known = baseline.mask(number)
+        punched_us = [-1] * BLOCK_PAGES
+        for first, end, when_us in punches.within(number * BLOCK_PAGES, (number + 1) * BLOCK_PAGES):
+            punched_us[first % BLOCK_PAGES : (end - 1) % BLOCK_PAGES + 1] = [when_us] * (end - first)
         for slot, word in enumerate(block.words):
             page = number * BLOCK_PAGES + slot
             when_us = word & WHEN_MASK
-            if word >= FIRST_OWNED and any(
-                first <= page < end and when_us < punched_us for first, end, punched_us in punched(number)
-            ):
+            if word >= FIRST_OWNED and when_us < punched_us[slot]:
                 owner = owner_of(word >> WHEN_BITS, when_us)
                 freed[owner] = freed.get(owner, 0) + 1
             elif word >= FIRST_OWNED and there >> slot & 1:
                 _append(touched, Extent(page, page + 1, owner_of(word >> WHEN_BITS, when_us), when_us, when_us))
             if word > WORD_EXISTED and known >> slot & 1:
                 not_before.append((page, page + 1))
-    before = baseline.less(PageSet(not_before))
-    before = before.less(_union(punches))
-    if present is not None:
-        before &= present
+    before = baseline
+    if baseline:
+        before = before.less(PageSet(not_before))
+        before = before.less(PageSet(gone[:2] for extent in before.extents for gone in punches.within(*extent)))
+        before = before & present if present is not None else before
     return Entries(
         touched + [Extent(start, end, None, None, None) for start, end in before.extents],
         sum(extent.end - extent.start for extent in touched),
         len(before),
         freed,
     )
-
-
-def _union(ranges: Iterable[Pages]) -> PageSet:
-    """Of ranges that may overlap."""
-    union: list[Pages] = []
-    for start, end in sorted(ranges):
-        if union and start <= union[-1][1]:
-            union[-1] = union[-1][0], max(end, union[-1][1])
-        else:
-            union.append((start, end))
-    return PageSet(union)
-
-
-def _by_block(punches: Mapping[Pages, int]) -> Callable[[int], list[tuple[int, int, int]]]:
-    """The punches (first, end, microsecond) that are of a block: few, where they are many in all."""
-    wide: list[tuple[int, int, int]] = []
-    of: dict[int, list[tuple[int, int, int]]] = {}
-    for (first, end), when_us in punches.items():
-        blocks = range(first // BLOCK_PAGES, (end - 1) // BLOCK_PAGES + 1)
-        for each in [of.setdefault(block, []) for block in blocks] if len(blocks) <= MAX_NARROW else [wide]:
-            each.append((first, end, when_us))
-    return lambda block: wide + of.get(block, [])
 
 
 def of_huge_pages(entries: Entries, order: int, start_pages: int, allocated_pages: int) -> Entries:

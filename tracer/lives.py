@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
 from tracer.capture import Capture
@@ -27,6 +28,8 @@ class Process:
     """not of the tree: it touched a region of the tree's"""
     cgroup: str | None = None
     ns_tgid: int | None = None
+    _heir: Process | None = None
+    """an ancestor: none between was alive when that was last asked"""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -39,6 +42,17 @@ class Process:
             yield process
             process = process.parent
 
+    def heir(self) -> Process | None:
+        """The nearest ancestor that is alive."""
+        passed: list[Process] = []
+        process: Process | None = self
+        while process and (process.exited or process is self):
+            passed.append(process)
+            process = process._heir or process.parent
+        for below in passed[:-1]:  # the dead do not come back: who asks next has a short way
+            below._heir = process or passed[-1]
+        return process
+
 
 class Lives:
     """All of them, entered into the capture as they come."""
@@ -46,10 +60,9 @@ class Lives:
     def __init__(self, capture: Capture, clock: Clock) -> None:
         self._capture = capture
         self._clock = clock
-        self._of: dict[int, list[Process]] = {}
-
-    def __iter__(self) -> Iterator[Process]:
-        return (process for lives in self._of.values() for process in lives)
+        self._of: dict[int, tuple[list[int], list[Process]]] = {}  # by tgid: since when, who; in order
+        self._known: dict[tuple[int, int], Process] = {}  # by key
+        self._alive: dict[int, Process] = {}  # by tgid
 
     def begin(
         self,
@@ -82,42 +95,50 @@ class Lives:
             stranger=stranger,
         )
         process = Process(row, tgid, start_time_ns, parent, comm, command, began_us, False, stranger, cgroup, ns_tgid)
-        for earlier in self._of.get(tgid, ()):
-            earlier.exited = True  # its PID could not be given away before
-        self._of.setdefault(tgid, []).append(process)
+        if tgid in self._alive:
+            self._alive[tgid].exited = True  # its PID could not be given away before
+        self._alive[tgid] = process
+        self._known.setdefault(process.key, process)
+        since_us, processes = self._of.setdefault(tgid, ([], []))
+        place = bisect_right(since_us, began_us)
+        since_us.insert(place, began_us)
+        processes.insert(place, process)
         return process
 
     def alive(self, tgid: int) -> Process | None:
-        """The process that has this PID now, if it is of the tree."""
-        last = self.last(tgid)
-        return last if last and not last.exited else None
+        """The process that has this PID now, if it is known."""
+        return self._alive.get(tgid)
+
+    def all_alive(self) -> list[Process]:
+        """Strangers too."""
+        return list(self._alive.values())
 
     def tree(self) -> list[Process]:
         """Those of the tree that are alive."""
-        return [process for process in self if not process.exited and not process.stranger]
+        return [process for process in self._alive.values() if not process.stranger]
 
     def last(self, tgid: int) -> Process | None:
         """The one that had this PID last, or has it."""
-        return self._of.get(tgid, [None])[-1]
+        _, processes = self._of.get(tgid, ([], []))
+        return processes[-1] if processes else None
 
     def find(self, tgid: int, start_time_ns: int) -> Process | None:
-        return next((process for process in self._of.get(tgid, ()) if process.start_time_ns == start_time_ns), None)
+        return self._known.get((tgid, start_time_ns))
 
     def at(self, tgid: int, when_us: int) -> Process:
         """Whose this PID was then; somebody unknown, if it was never heard of."""
-        lives = self._of.get(tgid, [])
-        earlier = [process for process in lives if process.began_us <= when_us]
-        return earlier[-1] if earlier else lives[0] if lives else self._stranger(tgid)
+        since_us, processes = self._of.get(tgid, ([], []))
+        return processes[max(bisect_right(since_us, when_us) - 1, 0)] if processes else self._stranger(tgid)
 
     def _stranger(self, tgid: int) -> Process:
         process = self.begin(tgid, 0, None, None, "", began_us=-1)
-        process.exited = True  # for all that is known
+        self._exited(process)  # for all that is known
         return process
 
     def last_dead(self, tgid: int) -> Process:
         """The last one that had this PID and has it no more."""
-        dead = [process for process in self._of.get(tgid, ()) if process.exited]
-        return dead[-1] if dead else self.at(tgid, -1)
+        _, processes = self._of.get(tgid, ([], []))
+        return next((process for process in reversed(processes) if process.exited), None) or self.at(tgid, -1)
 
     def executed(self, process: Process, comm: str, command: str, time_ns: int) -> None:
         """It runs this now. time_ns: CLOCK_REALTIME."""
@@ -140,16 +161,29 @@ class Lives:
             process.comm, process.command = comm, command
             self._capture.update("process", process.row, comm=comm, command=command)
 
-    def end(self, process: Process, exited_ns: int) -> None:
-        """exited_ns: CLOCK_REALTIME."""
-        process.exited = True
+    def end(self, process: Process, exited_ns: int | None) -> None:
+        """exited_ns: CLOCK_REALTIME; None: it is not known when."""
+        self._exited(process)
         self._capture.update("process", process.row, exited_ns=exited_ns)
+
+    def _exited(self, process: Process) -> None:
+        process.exited = True
+        if self._alive.get(process.tgid) is process:
+            del self._alive[process.tgid]
 
 
 def top(processes: Iterable[Process]) -> Process | None:
     """The one that the most others descend from; the first of several."""
     found = list(processes)
-    return min(found, key=lambda process: len(set(map(id, process.ancestors())) & set(map(id, found))), default=None)
+    among = set(found)
+    above: dict[Process, int] = {}  # how many of its ancestors are among them
+    for process in found:
+        line = [process]
+        while line[-1].parent and line[-1] not in above:
+            line.append(line[-1].parent)
+        for child, parent in zip(line[-2::-1], line[:0:-1]):
+            above[child] = above.get(parent, 0) + (parent in among)
+    return min(found, key=lambda process: above.get(process, 0), default=None)
 
 
 def infer_creator(mappers: Iterable[Process], created_ns: int | None, clock: Clock) -> Process | None:
@@ -166,5 +200,4 @@ def stands_for(creator: Process | None, mappers: Iterable[Process]) -> Process |
     """Whom a region rolls up to: its creator, or for a dead one the top of those who map it, or its next of kin."""
     if creator and not creator.exited:
         return creator
-    kin = (process for process in (creator.ancestors() if creator else ()) if not process.exited)
-    return top(mappers) or next(kin, creator)
+    return top(mappers) or (creator and creator.heir()) or creator

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from tracer.events import Event, region_key
 from tracer.kernel import Kind
 from tracer.ledger import Block
 from tracer.procfs import RegionKey
+from tracer.ring import Ring
 from tracer.wire import (
     BEHALF_KEY,
     BLOCK,
@@ -44,6 +46,7 @@ STUBS = SOURCES / "stubs"
 EVENT_PAGES = 1024  # a power of two; 4 MiB, some 10,000 forks or execs
 LABEL_PAGES = 1024  # 4 MiB, some 9,000 labels
 BATCH = 4096
+MAX_EVENTS = 1024  # at once: who waits for them has other things to look at
 STACKS = "STACKS"  # the flag that has pages counted by user stack
 
 
@@ -64,8 +67,14 @@ class KernelRegion(NamedTuple):
     size_bytes: int
     pages: int
     swapped_pages: int
+    peak_pages: int
+    start_pages: int
     gone_us: int
     torn_pages: int
+    made_ns: int
+    """CLOCK_MONOTONIC; 0: nobody saw it made"""
+    maker: tuple[int, int]
+    """tgid, start_time_ns"""
     order: int
     """of the pages of a hugetlbfs, by which its ledger counts"""
     huge: bool
@@ -74,15 +83,35 @@ class KernelRegion(NamedTuple):
     @classmethod
     def unpack(cls, raw: bytes) -> KernelRegion:
         ino, generation, dev, *numbers = REGION.unpack(raw)
-        mapping, size_bytes, pages, swapped, gone_us, torn, *_, huge, told, order = numbers
+        (
+            mapping,
+            size_bytes,
+            pages,
+            swapped,
+            peak,
+            start,
+            gone_us,
+            torn,
+            _,
+            made_ns,
+            start_time_ns,
+            tgid,
+            huge,
+            told,
+            order,
+        ) = numbers
         return cls(
             key=region_key(ino, generation, dev),
             mapping=mapping,
             size_bytes=size_bytes,
             pages=pages,
             swapped_pages=swapped,
+            peak_pages=peak,
+            start_pages=start,
             gone_us=gone_us,
             torn_pages=torn,
+            made_ns=made_ns,
+            maker=(tgid, start_time_ns),
             huge=bool(huge),
             order=order,
             told=bool(told),
@@ -121,10 +150,10 @@ class Map:
     def __init__(self, lib: ctypes.CDLL, fd: int, key_bytes: int, value_bytes: int) -> None:
         self._lib, self._fd = lib, fd
         self._key_bytes, self._value_bytes = key_bytes, value_bytes
+        self._value = ctypes.create_string_buffer(value_bytes)
 
     def __getitem__(self, key: bytes) -> bytes | None:
-        value = ctypes.create_string_buffer(self._value_bytes)
-        return None if self._lib.bpf_lookup_elem(self._fd, key, value) else value.raw
+        return None if self._lib.bpf_lookup_elem(self._fd, key, self._value) else self._value.raw
 
     def __setitem__(self, key: bytes, value: bytes) -> None:
         if self._lib.bpf_update_elem(self._fd, key, value, 0):
@@ -138,7 +167,14 @@ class Map:
         self._lib.bpf_delete_elem(self._fd, key)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All entries, in batches (v5.6)."""
+        """All entries."""
+        for keys, values in self.batches():
+            for i in range(len(keys) // self._key_bytes):
+                key = keys[i * self._key_bytes : (i + 1) * self._key_bytes]
+                yield key, values[i * self._value_bytes : (i + 1) * self._value_bytes]
+
+    def batches(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and all values, as many at once as the kernel gives (v5.6)."""
         token = (ctypes.c_uint32 * max(self._key_bytes // 4, 2))()
         keys = ctypes.create_string_buffer(self._key_bytes * BATCH)
         values = ctypes.create_string_buffer(self._value_bytes * BATCH)
@@ -146,10 +182,7 @@ class Map:
         while more:
             count, more = bpf.lookup_batch(self._fd, after, token, keys, values, BATCH)
             after = token
-            all_keys, all_values = keys.raw, values.raw
-            for i in range(count):
-                key = all_keys[i * self._key_bytes : (i + 1) * self._key_bytes]
-                yield key, all_values[i * self._value_bytes : (i + 1) * self._value_bytes]
+            yield keys.raw[: count * self._key_bytes], values.raw[: count * self._value_bytes]
 
 
 class Probes:
@@ -190,7 +223,6 @@ class Probes:
         cflags = [f"-D{name}={value}" for name, value in defines.items()] + [f"-D{flag}" for flag in flags]
         cflags += [f"-I{SOURCES}", "-Wno-unused-function"]
         os.environ["BCC_KERNEL_SOURCE"] = str(STUBS)
-        self._queue: list[bytes] = []
         self._lib, self._types = lib, bcc.BPF
         self._links: list[int] = []
         with _quiet():
@@ -216,11 +248,19 @@ class Probes:
         self._stacks = self._map(lib, "stacks", COUNT.size, STACK.size) if STACKS in flags else None
         self._losses = self._map(lib, "losses")
         self._rounds = self._map(lib, "rounds")
+        self._changed = bpf.Queue(self._bpf[b"changed"].map_fd, BLOCK_KEY.size)
         self._round = 1  # a block that has not been told of is of round 0
         self._rounds[bytes(4)] = COUNT.pack(self._round)
-        self._last_changed: set[bytes] = set()
-        for name in ("events", *["label_events"] * labelled):
-            self._bpf[name.encode()].open_ring_buffer(self._keep)
+        # numbers of blocks, by region: that have changed, that were said to have last time, that ever have
+        self._told: dict[int, set[int]] = {}
+        self._last_changed: dict[int, set[int]] = {}
+        self._blocks: dict[int, set[int]] = {}
+        self._rings = [Ring(self._bpf[b"events"].map_fd, EVENT_PAGES)]
+        if labelled:
+            self._rings.append(Ring(self._bpf[b"label_events"].map_fd, LABEL_PAGES))
+        self._readable = select.poll()
+        for ring in self._rings:
+            self._readable.register(ring.fd, select.POLLIN)
 
     def __enter__(self) -> Probes:
         return self
@@ -324,21 +364,32 @@ class Probes:
         raw = self.regions[REGION_ID.pack(number)]
         return KernelRegion.unpack(raw) if raw else None
 
+    def read_regions(self) -> dict[int, KernelRegion]:
+        """All of them, by their id."""
+        return {REGION_ID.unpack(number)[0]: KernelRegion.unpack(raw) for number, raw in self.regions.items()}
+
     def measure(self, number: int) -> KernelRegion | None:
         """As it is now; None: it is there no more."""
         return self.region(number) if bpf.run(self._measure, number) else None
 
-    def forget(self, number: int, blocks: Iterable[int]) -> None:
-        """Clear the maps of a region, and of these blocks of it."""
-        region = self.region(number)
+    def forget(self, number: int, region: KernelRegion | None) -> None:
+        """Clear the maps of a region that was last heard of so."""
         del self.regions[REGION_ID.pack(number)]
         if region:
             mapping = COUNT.pack(region.mapping)
             if self._ids[mapping] == REGION_ID.pack(number):  # else another region has come to its place
                 del self._ids[mapping]
-        for block in blocks:
+        for block in self._blocks.pop(number, ()):
             del self.ledger[BLOCK_KEY.pack(number, block)]
-        self.take_behalves(number)
+        self._told.pop(number, None)
+        self._last_changed.pop(number, None)
+
+    def read_usages(self) -> dict[tuple[int, int, int], Usage]:
+        """What processes did to regions, by (region, tgid, start_time_ns)."""
+        found: dict[tuple[int, int, int], Usage] = {}
+        for keys, values in self.usages.batches():
+            found.update(zip(USAGE_KEY.iter_unpack(keys), map(Usage._make, USAGE.iter_unpack(values))))
+        return found
 
     def take_usage(self, number: int, tgid: int, start_time_ns: int) -> Usage | None:
         """What a process did to a region; the map has it no more."""
@@ -347,16 +398,19 @@ class Probes:
         del self.usages[key]
         return Usage(*USAGE.unpack(raw)) if raw else None
 
-    def take_behalves(self, number: int) -> list[Behalf]:
-        """Who made pages of a region in whose address space; the map has them no more."""
-        found = []
-        for key, value in list(self._behalves.items()) if self._behalves else ():
+    def behalves(self) -> dict[int, list[Behalf]]:
+        """Who made pages in whose address space, by region."""
+        found: dict[int, list[Behalf]] = {}
+        for key, value in self._behalves.items() if self._behalves else ():
             start_time_ns, for_start_time_ns, tgid, for_tgid, region, _ = BEHALF_KEY.unpack(key)
-            if self._behalves and region == number:
-                pages = COUNT.unpack(value)[0]
-                found.append(Behalf((tgid, start_time_ns), (for_tgid, for_start_time_ns), pages))
-                del self._behalves[key]
+            behalf = Behalf((tgid, start_time_ns), (for_tgid, for_start_time_ns), COUNT.unpack(value)[0])
+            found.setdefault(region, []).append(behalf)
         return found
+
+    def forget_behalf(self, number: int, behalf: Behalf) -> None:
+        if self._behalves:
+            (tgid, start_time_ns), (for_tgid, for_start_time_ns) = behalf.acting, behalf.whose
+            del self._behalves[BEHALF_KEY.pack(start_time_ns, for_start_time_ns, tgid, for_tgid, number, 0)]
 
     # ---- stacks ----
 
@@ -388,10 +442,9 @@ class Probes:
     # ---- what they say ----
 
     def poll(self, timeout_s: float) -> list[Event]:
-        """Events, waiting for the first at most so long; a signal cuts it short."""
-        self._bpf.ring_buffer_poll(int(timeout_s * 1000))
-        queue, self._queue = self._queue, []
-        return [events.decode(raw) for raw in queue]
+        """Events, MAX_EVENTS of a kind at most, waiting for the first at most so long."""
+        self._readable.poll(timeout_s * 1000)
+        return [events.decode(raw) for ring in self._rings for raw in ring.read(MAX_EVENTS)]
 
     def losses(self) -> dict[str, int]:
         """What could not be written down so far, by wire.LOSSES."""
@@ -415,29 +468,43 @@ class Probes:
         raw = self.ledger[BLOCK_KEY.pack(region, number)]
         return Block.unpack(raw) if raw else None
 
-    def changed(self) -> dict[int, dict[int, Block]]:
-        """The blocks of the ledger that have changed since this was last asked: region, block number, block."""
+    def changed(self, regions: Iterable[int]) -> dict[int, dict[int, Block]]:
+        """The blocks of these regions that have changed since this was last asked: region, block number, block."""
         self._round += 1
         self._rounds[bytes(4)] = COUNT.pack(self._round)
-        told: set[bytes] = set()
-        while key := bpf.pop(self._bpf[b"changed"].map_fd, BLOCK_KEY.size):
-            told.add(key)
-        # a block is told before its word is written, so those of the round before are looked at once more
+        self.hear()
         found: dict[int, dict[int, Block]] = {}
-        for key in told | self._last_changed:
-            region, number = BLOCK_KEY.unpack(key)
-            if block := self.block(region, number):
-                found.setdefault(region, {})[number] = block
-        self._last_changed = told
+        for region in regions:
+            told = self._told.pop(region, None)
+            # a block is told before its word is written, so those of the last time are looked at once more
+            before = self._last_changed.pop(region, None)
+            if told:
+                self._last_changed[region] = told
+            if told or before:
+                numbers = {*(told or ()), *(before or ())}
+                found[region] = {number: block for number in numbers if (block := self.block(region, number))}
         return found
 
-    def blocks(self) -> dict[int, dict[int, Block]]:
-        """All of the ledger: region, block number, block."""
-        found: dict[int, dict[int, Block]] = {}
-        for key, value in self.ledger.items():
+    def numbers(self, region: int) -> list[int]:
+        """Of the blocks that the ledger has of a region, as far as heard."""
+        return sorted(self._blocks.get(region, ()))
+
+    def blocks(self, region: int) -> dict[int, Block]:
+        """The ledger of one region, by block number."""
+        return {number: block for number in self.numbers(region) if (block := self.block(region, number))}
+
+    def hear(self) -> None:
+        """Which blocks have changed, so far."""
+        while key := self._changed.pop():
             region, number = BLOCK_KEY.unpack(key)
-            found.setdefault(region, {})[number] = Block.unpack(value)
-        return found
+            self._told.setdefault(region, set()).add(number)
+            self._blocks.setdefault(region, set()).add(number)
+
+    def recover_blocks(self) -> None:
+        """What is in the ledger, told or not."""
+        for keys, _ in self.ledger.batches():
+            for region, number in BLOCK_KEY.iter_unpack(keys):
+                self._blocks.setdefault(region, set()).add(number)
 
     def _map(self, lib: ctypes.CDLL, name: str, *sizes: int) -> Map:
         table = self._bpf[name.encode()]
@@ -445,9 +512,6 @@ class Probes:
         if sizes and sizes != (key_bytes, value_bytes):
             raise AssertionError(f"{name} is {key_bytes} to {value_bytes} bytes, not {sizes}")
         return Map(lib, table.map_fd, key_bytes, value_bytes)
-
-    def _keep(self, _context: object, data: int, size: int) -> None:
-        self._queue.append(ctypes.string_at(data, size))
 
 
 def attached(tiers: Sequence[kernel.Tier], sizes: Sizes, began_ns: int, began_boot_ns: int, *flags: str) -> Probes:

@@ -346,6 +346,14 @@ def birth_time_ns(path: Path) -> int | None:
     return seconds * 1_000_000_000 + nanoseconds if mask & STATX_BTIME else None
 
 
+def stat(path: Path) -> os.stat_result | None:
+    """None if the path is gone."""
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
 def region_stat(path: Path) -> RegionStat | None:
     """Size and allocation; None if the path is gone."""
     try:

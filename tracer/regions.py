@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from tracer import procfs
 from tracer.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
-from tracer.ledger import PageSet
+from tracer.ledger import PageSet, Punches
 from tracer.lives import Lives, Process, infer_creator
 from tracer.procfs import Pages, Proc, RegionKey
 
@@ -31,6 +32,8 @@ class Region:
     """where it was last found"""
     address: int | None = None
     """where it was last seen mapped"""
+    made: bool = False
+    """it was seen being made"""
     creator: Process | None = None
     first_mapper: Process | None = None
     """who was seen to map it first, if it was not mapped before"""
@@ -47,8 +50,7 @@ class Region:
     """the pages that were there then"""
     touchers: set[tuple[int, int]] = dataclasses.field(default_factory=set)
     """(tgid, start_time_ns) of the processes that touched it"""
-    punches: dict[Pages, int] = dataclasses.field(default_factory=dict)
-    """when (microseconds since the capture began) pages were last given back that keep their words in the ledger"""
+    punches: Punches = dataclasses.field(default_factory=Punches)
     punched: list[Pages] = dataclasses.field(default_factory=list)
     """those of the punches that the extents in the capture do not know of yet"""
     kept: bool = False
@@ -58,15 +60,23 @@ class Region:
     dying_since_s: float | None = None
     """monotonic; the beginning of its teardown was seen"""
 
-    def take_baseline(self) -> None:
-        """The pages that are there now and have no owner are from before. With probes, call it once they write."""
+    def take_baseline(self, owned: Callable[[], PageSet] = lambda: PageSet([]), start_pages: int | None = None) -> None:
+        """What is there now and has no owner is from before. With probes, call it once they write.
+
+        owned: the pages that have an owner by now. start_pages: of hugetlb, whose SEEK_DATA shows all of the file; how
+        many it had when the kernel side met it.
+        """
         found = procfs.survey(self.path) if self.path else None
         if found is None:
             return
-        self.vss_bytes, self.start_bytes = found.vss_bytes, found.allocated_bytes
-        self.allocated_bytes = self.peak_bytes = found.allocated_bytes
-        if self.kind != "hugetlb":  # whose SEEK_DATA shows all of the file
-            self.baseline = PageSet(found.pages)
+        self.vss_bytes, self.allocated_bytes = found.vss_bytes, found.allocated_bytes
+        self.peak_bytes = max(self.peak_bytes, found.allocated_bytes)
+        if self.kind == "hugetlb":
+            self.start_bytes = found.allocated_bytes if start_pages is None else start_pages * procfs.PAGE_BYTES
+            return
+        there = PageSet(found.pages)
+        self.baseline = there.less(owned())
+        self.start_bytes = found.allocated_bytes - (len(there) - len(self.baseline)) * procfs.PAGE_BYTES
 
 
 def enter_mappings(capture: Capture, region: Region, mappings: Mapping[Process, Iterable[procfs.Mapping]]) -> None:
@@ -93,6 +103,8 @@ class Finder:
 
     def __init__(self, proc: Proc) -> None:
         self.proc = proc
+        self.segments = functools.lru_cache(maxsize=1)(proc.sysv_segments)
+        """to be cleared, for those of now"""
         self._file_systems: dict[int, int] = {}
 
     def mappings(self, tgid: int) -> list[procfs.Mapping]:
@@ -128,38 +140,32 @@ class Finder:
                         found.setdefault(region.id, {}).setdefault(process.tgid, []).append(mapping)
         return found
 
-    def locate(self, region: Region, process: Process) -> None:
-        """Where this process maps the region, if it does."""
-        region.address = None
-        self._take_path(region, self.mapped([process], [region]))
-
-    def _take_path(self, region: Region, mapped: Mapped) -> None:
+    def locate(self, region: Region, mapped: Mapped) -> None:
+        """Where one of these maps the region, if one does."""
         tgid, mappings = next(iter(mapped.get(region.id, {}).items()), (0, []))
         region.path = self.proc.map_file(tgid, mappings[0]) if mappings else None
         region.address = mappings[0].start if mappings else region.address
 
-    def find_path(self, region: Region, mapped: Mapped, holders: Iterable[Process] = ()) -> Path | None:
-        """By which path the region can be looked at now: through those who map it, else through open files of the
-        holders; None if there is no way."""
-        self._take_path(region, mapped)
-        if not region.path:
-            region.path = self._open_file(region, holders)
-        return region.path
+    def open_files(self, processes: Iterable[Process], regions: Iterable[Region]) -> dict[int, Path]:
+        """A path to each of these regions that one of these processes has an open file of; by region id."""
+        wanted = {region.key: region.id for region in regions}
+        numbers = {key[:2] for key in wanted}
+        found: dict[int, Path] = {}
+        for process in processes:
+            for path in self.proc.open_files(process.tgid) if len(found) < len(wanted) else ():
+                stat = procfs.stat(path)
+                key = procfs.identify(path) if stat and (stat.st_dev, stat.st_ino) in numbers else None
+                if key in wanted:
+                    found.setdefault(wanted[key], path)
+        return found
 
     def creator(self, region: Region, mappers: list[Process], known: Lives, clock: Clock) -> tuple[Process | None, str]:
         """Who made a region that nobody saw being made, and how that is known: SysV keeps the PID, for the rest it is
         inferred from who maps it, or was seen to map it first."""
         if region.kind == "sysv":
-            segment = self.proc.sysv_segments().get(region.key.ino)
+            segment = self.segments().get(region.key.ino)
             if segment:
                 return known.at(segment.creator, -1), "shmget"
         created_ns = procfs.birth_time_ns(region.path) if region.path else None
         suspects = [region.first_mapper] if region.first_mapper else mappers
         return infer_creator(suspects, created_ns, clock), "inferred"
-
-    def _open_file(self, region: Region, holders: Iterable[Process]) -> Path | None:
-        for process in holders:
-            for path in self.proc.open_files(process.tgid):
-                if procfs.identify(path) == region.key:
-                    return path
-        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +40,8 @@ class Targets(NamedTuple):
             for process in processes.values()
             if process.tgid not in shunned and (process.tgid in self.tgids or self.match(process.comm, process.title))
         }
-        return sorted(tgid for tgid in found if not found.intersection(ancestors(processes, tgid)))
+        children = _children(processes)
+        return sorted(found.difference(tree(processes, [child for tgid in found for child in children.get(tgid, ())])))
 
     def close_to(self, processes: Mapping[int, ProcessStat]) -> list[str]:
         """Names of running processes that look like what was asked for and not found."""
@@ -86,25 +88,22 @@ def _read_pidfile(path: Path) -> int:
     return int(text[:MAX_DIGITS])
 
 
-def ancestors(processes: Mapping[int, ProcessStat], tgid: int) -> list[int]:
-    """From the parent up to the last that is known."""
-    chain: list[int] = []
-    while tgid in processes and processes[tgid].parent not in (0, *chain):
-        tgid = processes[tgid].parent
-        chain.append(tgid)
-    return chain
+def _children(processes: Mapping[int, ProcessStat]) -> dict[int, list[int]]:
+    """By tgid."""
+    children: dict[int, list[int]] = {}
+    for process in processes.values():
+        children.setdefault(process.parent, []).append(process.tgid)
+    return children
 
 
 def tree(processes: Mapping[int, ProcessStat], roots: Iterable[int]) -> list[int]:
     """The roots and all their descendants, parents first."""
-    children: dict[int, list[int]] = {}
-    for process in processes.values():
-        children.setdefault(process.parent, []).append(process.tgid)
-    found: list[int] = []
-    waiting = list(roots)
+    children = _children(processes)
+    found: dict[int, None] = {}
+    waiting = deque(roots)
     while waiting:
-        tgid = waiting.pop(0)
+        tgid = waiting.popleft()
         if tgid in processes and tgid not in found:
-            found.append(tgid)
+            found[tgid] = None
             waiting += sorted(children.get(tgid, ()))
-    return found
+    return list(found)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
 from tracer import __version__, events, kernel, ledger, private, probes, procfs, targets, wire
 from tracer.adopting import Adopting
 from tracer.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
-from tracer.closing import ALL_PAGES, BLOCK_BYTES, Closing
+from tracer.closing import ALL_PAGES, Closing
 from tracer.errors import ShmtraceError
 from tracer.events import Event
 from tracer.keeping import Keeping
 from tracer.labelling import Labelling
+from tracer.ledger import PageSet
 from tracer.lives import Lives, Process
 from tracer.private import Private
-from tracer.probes import Sizes
+from tracer.probes import KernelRegion, Sizes
 from tracer.procfs import Proc, ProcessStat, RegionKey
 from tracer.regions import Finder, Region
 from tracer.sources import Source
@@ -31,8 +34,18 @@ if TYPE_CHECKING:
     from tracer.stacks import Stacks
 
 ROOM_BYTES = 4 << 30  # of regions that are made during the trace
+ROOM_REGIONS = 1 << 15
+BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
+AT_ONCE = 512  # regions that are sampled together
+BURY_S = 0.2  # at once: whoever buries keeps up with nothing
+IDLE = 4  # times as long as a sample takes before the next: whoever samples keeps up with nothing
 TEARDOWN_S = 1.0  # a teardown that was not seen to end by then has ended unseen
 POLL_S = 0.2
+PATIENCE_S = 1.0  # of who has told it to stop, for the accounts to be closed; the report comes after
+SILENCE_S = 2.0  # of a closing that takes longer, before it says so
+REGION_EVENTS = (events.Region, events.Touch, events.Punch, events.Gone)
+
+Thing = TypeVar("Thing")
 
 
 class Summary(NamedTuple):
@@ -65,7 +78,11 @@ class Trace:
         stacks: bool = False,
     ) -> None:
         """stacks: pages are counted by user stack, too."""
-        self.stopping = False
+        self._stopping = False
+        self._ends_at_ns: int | None = None  # from then on nothing new is taken in
+        self._late_at_s = math.inf  # monotonic; from then on what is left is left out
+        self._say: Callable[[str], None] | None = None
+        self._say_at_s = math.inf
         self.regions: dict[int, Region] = {}
         self._capture = capture
         self._wanted = wanted
@@ -78,11 +95,16 @@ class Trace:
         self._stacks: Stacks | None = None
         self._proc = Proc()
         self._finder = Finder(self._proc)
+        self._by_key: dict[RegionKey, Region] = {}
+        self._dying: dict[int, Region] = {}
         self._unmet: dict[int, list[events.Touch | events.Punch]] = {}  # of regions that were not heard of yet
+        self._to_look: dict[Process, list[Region]] = {}  # at whom, and for which regions that it may map
+        self._to_locate: set[int] = set()  # ids of those regions
+        self._to_survey: set[int] = set()  # and of those that may have pages from before
         self._segments: dict[int, int] = {}  # by shmid: the tgid of who asked for it first
         self._warnings: list[str] = []
         self._shmem_bytes: int | None = None
-        self._sample_at_s = 0.0
+        self._sample_at_s = self._rested_at_s = 0.0
         self._clock = Clock.start()
         self.lives = Lives(capture, self._clock)
 
@@ -125,7 +147,14 @@ class Trace:
             if self._source:
                 self._labelling = Labelling(self._capture, self._probes, self._proc, self._source)
             self._adopting = Adopting(
-                self._probes, self._proc, self._finder, self.lives, self.regions, self._enter, self._warn
+                self._probes,
+                self._proc,
+                self._finder,
+                self.lives,
+                self.regions,
+                self._by_key,
+                self._enter,
+                self._warn,
             )
             self._closing = Closing(self._capture, self._probes, self.lives, self._labelling, self._finder, self._clock)
             self._keeping = Keeping(self._capture, self._probes, self.lives, self._closing, self._clock)
@@ -166,7 +195,10 @@ class Trace:
         memory = self._proc.memory()
         size_bytes = min(sum(seen.values()) + self._room_bytes, memory.total_bytes + memory.swap_bytes)
         return Sizes(
-            blocks=-(-size_bytes // BLOCK_BYTES), processes=max(2048, 4 * len(tree)), regions=8192, usages=65536
+            blocks=-(-size_bytes // BLOCK_BYTES) + ROOM_REGIONS,
+            processes=max(2048, 4 * len(tree)),
+            regions=ROOM_REGIONS,
+            usages=65536,
         )
 
     def _adopt_tree(self, processes: dict[int, ProcessStat]) -> None:
@@ -182,25 +214,62 @@ class Trace:
         fresh = [self.regions[number] for number in self.regions.keys() - known]
         mapped = self._finder.mapped(self.lives.tree(), fresh)
         for region in fresh:
-            region.take_baseline()
+            self._take_baseline(region)
             self._closing.infer_creator(
                 region, [process for tgid in mapped.get(region.id, ()) if (process := self.lives.alive(tgid))]
             )
 
-    def _enter(self, number: int, key: RegionKey, kind: str, name: str, created_ns: int | None) -> Region:
+    def _enter(
+        self,
+        number: int,
+        key: RegionKey,
+        kind: str,
+        name: str,
+        created_ns: int | None = None,
+        creator: Process | None = None,
+    ) -> Region:
+        """creator: who was seen making it."""
         row = self._capture.insert(
-            "region", dev=key.dev, ino=key.ino, generation=key.generation, kind=kind, name=name, created_ns=created_ns
+            "region",
+            dev=key.dev,
+            ino=key.ino,
+            generation=key.generation,
+            kind=kind,
+            name=name,
+            created_ns=created_ns,
+            creator=creator.row if creator else None,
+            creator_how="traced" if creator else None,
         )
-        region = self.regions[number] = Region(row, number, key, kind, path=None)
+        region = self.regions[number] = self._by_key[key] = Region(row, number, key, kind, path=None)
+        region.creator = creator
         if self._stacks:
             self._stacks.enter(region)
         return region
+
+    def _leave(self, region: Region) -> None:
+        """It is closed."""
+        del self.regions[region.id]
+        self._dying.pop(region.id, None)
+        if self._by_key.get(region.key) is region:
+            del self._by_key[region.key]
 
     def _warn(self, text: str) -> None:
         if text not in self._warnings:
             self._warnings.append(text)
 
     # ---- on the way ----
+
+    @property
+    def stopping(self) -> bool:
+        """It has been told to stop."""
+        return self._stopping
+
+    @stopping.setter
+    def stopping(self, told: bool) -> None:
+        """From a signal's handler."""
+        self._stopping = told
+        if self._ends_at_ns:
+            self._late_at_s = time.monotonic() + PATIENCE_S
 
     def run(self, seconds: float) -> None:
         """Keep up with the kernel for so long, or until stopping."""
@@ -209,15 +278,77 @@ class Trace:
             self._keep_up(min(left, POLL_S, max(self._sample_at_s - time.monotonic(), 0)))
 
     def _keep_up(self, timeout_s: float) -> None:
-        for event in self._probes.poll(timeout_s):
-            self._apply(event)
+        self._hear(timeout_s)
+        self._bury()
         now = time.monotonic()
-        for region in [region for region in self.regions.values() if region.dying_since_s]:
-            if self._closing.bury(region, give_up=now - (region.dying_since_s or now) > TEARDOWN_S):
-                del self.regions[region.id]
-        if now >= self._sample_at_s or len(self.regions) > self._sizes.regions // 2:
-            self._sample_at_s = now + self._interval_s
+        # where regions that have no pages come and go, only this notices that they have gone
+        if now >= (self._rested_at_s if len(self.regions) > self._sizes.regions // 2 else self._sample_at_s):
             self._sample()
+            self._rested_at_s = now + IDLE * (time.monotonic() - now)
+            self._sample_at_s = max(now + self._interval_s, self._rested_at_s)
+
+    def _hear(self, timeout_s: float) -> bool:
+        """Whether more may be to be heard."""
+        heard = self._probes.poll(timeout_s)
+        for event in heard:
+            self._apply(event)
+        self._look()
+        return len(heard) >= probes.MAX_EVENTS and not self._is_after_the_end(heard[-1])
+
+    def _is_after_the_end(self, event: Event) -> bool:
+        return self._ends_at_ns is not None and event.head.time_ns > self._ends_at_ns
+
+    def _in_time(self, things: Iterable[Thing]) -> Iterator[Thing]:
+        """As many as there is time for once it has been told to stop."""
+        for thing in things:
+            if self._is_urgent():
+                return
+            if self._say and time.monotonic() > self._say_at_s:
+                self._say(f"closing {len(self.regions)} regions; Ctrl-C leaves out what is left")
+                self._say = None
+            yield thing
+
+    def _bury(self) -> None:
+        if not self._dying:
+            return
+        now = time.monotonic()
+        with self._closing.several():
+            for region in self._in_time(list(self._dying.values())):
+                if not self._ends_at_ns and time.monotonic() > now + BURY_S:
+                    break
+                last = self._probes.region(region.id)
+                late = now - (region.dying_since_s or now) > TEARDOWN_S
+                if late or not last or self._closing.is_over(last):
+                    self._closing.gone(region, last)
+                    self._leave(region)
+
+    def _look(self) -> None:
+        """At the processes that events told of: once at each, however many events there were."""
+        looked, self._to_look = self._to_look, {}
+        for process, regions in looked.items():
+            self._refresh_title(process)
+            mapped = self._finder.mapped([process], regions) if regions else {}
+            for region in regions:
+                self._finder.locate(region, mapped)
+                if region.path and region.id in self._to_survey:
+                    self._first_look(region, region.path)
+        self._to_locate.clear()
+        self._to_survey.clear()
+
+    def _first_look(self, region: Region, path: Path) -> None:
+        """It has a path of its own, or it is not known who made it and when."""
+        self._capture.update("region", region.row, name=procfs.link_name(path))
+        born_ns = procfs.birth_time_ns(path)
+        if not region.made and (born_ns is None or born_ns < self._clock.wall_ns):
+            self._take_baseline(region)
+
+    def _take_baseline(self, region: Region) -> None:
+        def owned() -> PageSet:
+            self._probes.hear()
+            return ledger.owned(self._probes.blocks(region.id))
+
+        last = self._probes.region(region.id)
+        region.take_baseline(owned, last.start_pages if last else 0)
 
     def _apply(self, event: Event) -> None:
         process = self.lives.alive(event.head.tgid)
@@ -231,6 +362,8 @@ class Trace:
                 self.lives.end(process, self._clock.wall(event.head.time_ns))
             if self._labelling:
                 self._labelling.ended(event.head.tgid)
+        elif isinstance(event, REGION_EVENTS) and event.id not in self.regions and self._is_after_the_end(event):
+            pass  # of a region that is not to be met any more
         elif isinstance(event, events.Region):
             self._met(event, process)
         elif isinstance(event, (events.Touch, events.Punch)) and event.id not in self.regions:
@@ -239,33 +372,51 @@ class Trace:
             self._touched(event, process)
         elif isinstance(event, events.Punch):
             since_us = self._clock.since_us(event.head.time_ns)
-            self.regions[event.id].punches[event.first, event.end] = since_us
-            self.regions[event.id].punched.append((event.first, event.end))
+            if event.first < event.end:
+                self.regions[event.id].punches.add(event.first, event.end, since_us)
+                self.regions[event.id].punched.append((event.first, event.end))
         elif isinstance(event, events.Label):
             if self._labelling:
                 self._labelling.heard(event)
         elif isinstance(event, events.Segment):
             self._segments.setdefault(event.shmid, event.head.tgid)
         elif event.id in self.regions:
-            self.regions[event.id].dying_since_s = time.monotonic()
-        else:  # a file of a tmpfs that was never mapped, or of a process that was watched and is none of ours
-            self._forget(event.id)
+            self._dies(self.regions[event.id])
+        else:
+            self._gone_unmet(event.id)
         if self._stacks:
             self._stacks.apply(event)
 
     def _touched(self, event: events.Touch, process: Process | None) -> None:
         head = event.head
-        if not process and event.stranger:
-            process = self._enter_stranger(head, event.comm)
+        if not process and (event.stranger or self._must_be_of_the_tree(head.tgid)):
+            process = self._enter_unheard(head, event.comm, event.stranger)
         if process:  # else it was watched, and is none of ours
             region = self.regions[event.id]
             region.touchers.add(process.key)
-            if region.address is None:
-                self._finder.locate(region, process)
-            self._refresh_title(process)
+            self._look_at(process, region if region.address is None else None)
 
-    def _enter_stranger(self, head: events.Head, comm: str) -> Process:
+    def _look_at(self, process: Process, region: Region | None = None) -> None:
+        """Once all events have been told."""
+        regions = self._to_look.setdefault(process, [])
+        if region and region.id not in self._to_locate:
+            self._to_locate.add(region.id)
+            regions.append(region)
+
+    def _dies(self, region: Region) -> None:
+        region.dying_since_s = time.monotonic()
+        self._dying[region.id] = region
+
+    def _must_be_of_the_tree(self, tgid: int) -> bool:
+        """A process that the kernel side tracks and nobody told of is watched, for its name may be wanted, or the event
+        of its fork was lost."""
+        return not self._wanted.patterns and tgid not in self._excluded
+
+    def _enter_unheard(self, head: events.Head, comm: str, stranger: bool) -> Process:
+        """A process whose beginning nobody told of: a stranger's, or the event of it was lost."""
         stat = self._proc.process(head.tgid)
+        if stat and abs(stat.start_time_ns - head.start_time_ns) > procfs.TICK_NS:
+            stat = None  # another that has its PID now
         command, parent_tgid = (stat.command, stat.parent) if stat else ("", None)
         # its PID may have been one of the tree's before
         began_us = max((head.start_time_ns - self._clock.boot_ns) // 1000, -1)
@@ -276,9 +427,9 @@ class Trace:
             comm,
             command,
             began_us,
-            cgroup=self._proc.cgroup(head.tgid),
-            stranger=True,
-            ns_tgid=self._proc.ns_tgid(head.tgid),
+            cgroup=self._proc.cgroup(head.tgid) if stat else None,
+            stranger=stranger,
+            ns_tgid=self._proc.ns_tgid(head.tgid) if stat else None,
         )
 
     def _forked(self, event: events.Fork) -> None:
@@ -292,7 +443,7 @@ class Trace:
             began_us = self._clock.since_us(head.time_ns)
             child = self.lives.begin(head.tgid, head.start_time_ns, event.parent_tgid, event.comm, command, began_us)
             if parent and parent.ns_tgid is not None:
-                self._refresh_title(child)  # its number in there is known to /proc alone, and only while it lives
+                self._look_at(child)  # its number in there is known to /proc alone, and only while it lives
             if self._labelling:
                 self._labelling.begin(head.tgid, began_us, event.parent_tgid)
 
@@ -333,56 +484,81 @@ class Trace:
         """A region that the kernel side met first: made, or mapped by the tree for the first time."""
         if event.id in self.regions:
             return
-        if not process:  # of a process that was watched, and is none of ours
+        if not process and not self._must_be_of_the_tree(event.head.tgid):
             self._forget(event.id)
             return
+        process = process or self._enter_unheard(event.head, "", stranger=False)
         kind = procfs.kind_of(event.key.dev, event.file_system, event.name)
         name = f"/dev/shm/{event.name}" if kind == "posix" else f"/{event.name}"
-        region = self._enter(event.id, event.key, kind, name, None)
-        region.vss_bytes = event.vss_bytes
+        maker = event.made and self.lives.find(event.made.tgid, event.made.start_time_ns)
+        created_ns = self._clock.wall(event.made.time_ns) if event.made and maker else None
+        if not maker and kind == "sysv" and event.key.ino in self._segments:
+            maker = self.lives.at(self._segments[event.key.ino], self._clock.since_us(event.head.time_ns))
+        region = self._enter(event.id, event.key, kind, name, created_ns, maker)
+        region.vss_bytes, region.made = event.vss_bytes, bool(event.made)
         region.first_mapper = process
         for earlier in self._unmet.pop(event.id, ()):
             self._apply(earlier)
-        maker = event.made and self.lives.find(event.made.tgid, event.made.start_time_ns)
-        if event.made and maker:
-            self._made_by(region, maker, "traced", self._clock.wall(event.made.time_ns))
-        elif kind == "sysv" and event.key.ino in self._segments:
-            creator = self.lives.at(self._segments[event.key.ino], self._clock.since_us(event.head.time_ns))
-            self._made_by(region, creator, "traced", None)
         if event.made and kind not in ("posix", "other"):  # a new one without a path, and nothing in it is from before
             return
-        self._finder.locate(region, process)
-        if region.path:
-            self._capture.update("region", region.row, name=procfs.link_name(region.path))
-            born_ns = procfs.birth_time_ns(region.path)
-            if not event.made and (born_ns is None or born_ns < self._clock.wall_ns):
-                region.take_baseline()
+        self._to_survey.add(region.id)
+        self._look_at(process, region)
 
     def _forget(self, number: int) -> None:
-        region = self._probes.region(number)
-        self._probes.forget(number, range(-(-region.size_bytes // BLOCK_BYTES)) if region else ())
+        self._probes.hear()
+        self._probes.forget(number, self._probes.region(number))
         for event in self._unmet.pop(number, ()):
             if isinstance(event, events.Touch):
                 self._probes.take_usage(number, event.head.tgid, event.head.start_time_ns)
 
-    def _recover(self) -> None:
-        """Regions whose event was lost are in the kernel's map all the same, by number; not their makers."""
-        for raw_number, raw in self._probes.regions.items():
-            (number,), found = wire.REGION_ID.unpack(raw_number), probes.KernelRegion.unpack(raw)
-            if number in self.regions or not found.told:
-                continue
-            region = Region(0, number, found.key, "", path=None)
-            self._finder.find_path(region, self._finder.mapped(self.lives.tree(), [region]))
-            # one that nobody maps now may be of a process that was watched, and is none of ours
-            if self._wanted.patterns and not region.path:
-                continue
-            name = procfs.link_name(region.path) if region.path else "?"
-            kind = procfs.kind_of(found.key.dev, procfs.HUGETLBFS_MAGIC if found.huge else procfs.TMPFS_MAGIC, name)
-            self._enter(number, found.key, kind, name, None).vss_bytes = found.size_bytes
+    def _gone_unmet(self, number: int) -> None:
+        """A file of a tmpfs that was never mapped, or of a process that is none of ours; or the event of
+        its beginning was lost."""
+        last = self._probes.region(number)
+        if last and last.told and not self._wanted.patterns:
+            region = self._recover_region(number, last, None)
+            for earlier in self._unmet.pop(number, ()):
+                self._apply(earlier)
+            self._dies(region)
+        else:
+            self._forget(number)
 
-    def _made_by(self, region: Region, creator: Process, how: str, created_ns: int | None) -> None:
-        region.creator = creator
-        self._capture.update("region", region.row, creator=creator.row, creator_how=how, created_ns=created_ns)
+    def _recover(self) -> None:
+        """Regions whose event was lost are in the kernel's maps all the same, who made them and who touched them."""
+        self._probes.recover_blocks()
+        lost = {}
+        for number, found in self._probes.read_regions().items():
+            is_after_the_end = self._ends_at_ns is not None and found.made_ns > self._ends_at_ns
+            if number not in self.regions and found.told and not is_after_the_end:
+                lost[number] = found
+        wanted = [Region(0, number, found.key, "", path=None) for number, found in lost.items()]
+        mapped = self._finder.mapped(self.lives.tree(), wanted)
+        for region in wanted:
+            self._finder.locate(region, mapped)
+            # one that nobody maps now may be of a process that was watched, and is none of ours
+            if region.path or not self._wanted.patterns:
+                self._recover_region(region.id, lost[region.id], region.path)
+        for number, tgid, start_time_ns in self._probes.read_usages():
+            if number in self.regions and start_time_ns and self._recover_process(tgid, start_time_ns):
+                self.regions[number].touchers.add((tgid, start_time_ns))
+
+    def _recover_region(self, number: int, found: KernelRegion, path: Path | None) -> Region:
+        name = procfs.link_name(path) if path else "?"
+        kind = procfs.kind_of(found.key.dev, procfs.HUGETLBFS_MAGIC if found.huge else procfs.TMPFS_MAGIC, name)
+        maker = self._recover_process(*found.maker) if found.made_ns else None
+        created_ns = self._clock.wall(found.made_ns) if maker else None
+        region = self._enter(number, found.key, kind, name, created_ns, maker)
+        region.vss_bytes = found.size_bytes
+        return region
+
+    def _recover_process(self, tgid: int, start_time_ns: int) -> Process | None:
+        found = self.lives.find(tgid, start_time_ns)
+        if found or not self._must_be_of_the_tree(tgid):
+            return found
+        process = self._enter_unheard(events.Head(0, start_time_ns, tgid), "", stranger=False)
+        if not process.command:
+            self.lives.end(process, None)
+        return process
 
     def _refresh_title(self, process: Process) -> None:
         """Titles are written after the fork; one that comes later still is read at the exit, or at the end."""
@@ -395,35 +571,13 @@ class Trace:
 
     def _sample(self) -> None:
         """How each region stands now, written down: how much it has by its inode's own count, and who touched it."""
-        changed, measured = self._keeping.collect(self.regions)
         now_ns = time.time_ns()
-        for event in self._probes.poll(0):
-            self._apply(event)
-        rows = []
-        for number, now in measured.items():
-            region = self.regions.get(number)
-            if now and region:
-                allocated_bytes, swapped_bytes = now.pages * PAGE_BYTES, now.swapped_pages * PAGE_BYTES
-                sample = allocated_bytes, allocated_bytes - swapped_bytes, swapped_bytes
-                if sample != region.sample:
-                    rows.append((region.row, now_ns, *sample))
-                region.vss_bytes, region.allocated_bytes, region.sample = now.size_bytes, allocated_bytes, sample
-                region.peak_bytes = max(region.peak_bytes, allocated_bytes)
-                region.samples_missed = 0
-                continue
-            if not region or region.dying_since_s:
-                continue
-            last = self._probes.region(number)
-            region.samples_missed += 1
-            if last and last.gone_us:
-                region.dying_since_s = time.monotonic()  # the event of it is still to come, or was lost
-            elif region.samples_missed > 1:
-                self._closing.gone(region, now_ns)  # it had no page, so there was no teardown to see
-                del self.regions[number]
-        self._keeping.write(changed, self.regions)
+        known = [number for number, region in self.regions.items() if not region.dying_since_s]
+        for first in self._in_time(range(0, len(known), AT_ONCE)):
+            self._sample_some(known[first : first + AT_ONCE], now_ns)
+        self._keeping.write_usages(self.regions)
         if self._stacks:
             self._stacks.write()
-        self._capture.insert_all("sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes", rows)
         shmem_bytes = self._proc.memory().shmem_bytes
         if shmem_bytes != self._shmem_bytes:
             self._capture.insert_all("host_sample", "time_ns, shmem_bytes", [(now_ns, shmem_bytes)])
@@ -432,6 +586,35 @@ class Trace:
             self._warn("the capture is larger than --max-size: what it has of pages and processes takes as much")
         self._keep_session(now_ns)
         self._capture.commit()
+
+    def _sample_some(self, numbers: Sequence[int], now_ns: int) -> None:
+        changed, measured = self._keeping.collect(numbers)
+        self._hear(0)
+        rows = []
+        for number, now in measured.items():
+            region = self.regions[number]
+            if now:
+                allocated_bytes, swapped_bytes = now.pages * PAGE_BYTES, now.swapped_pages * PAGE_BYTES
+                sample = allocated_bytes, allocated_bytes - swapped_bytes, swapped_bytes
+                if sample != region.sample:
+                    rows.append((region.row, now_ns, *sample))
+                region.vss_bytes, region.allocated_bytes, region.sample = now.size_bytes, allocated_bytes, sample
+                region.peak_bytes = max(region.peak_bytes, allocated_bytes, now.peak_pages * PAGE_BYTES)
+                region.samples_missed = 0
+                continue
+            if region.dying_since_s:
+                continue
+            last = self._probes.region(number)
+            region.samples_missed += 1
+            # the event of it is still to come, or was lost; or it had no page, so there was no teardown to see
+            if (last and last.gone_us) or region.samples_missed > 1:
+                self._dies(region)
+        self._keeping.write(changed, {number: self.regions[number] for number in numbers})
+        self._capture.insert_all("sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes", rows)
+
+    def _is_urgent(self) -> bool:
+        """Whether what can wait must wait: it has been told to stop."""
+        return self._stopping if self._ends_at_ns is None else time.monotonic() > self._late_at_s
 
     def _keep_session(self, now_ns: int, **more: Any) -> None:
         losses = self._probes.losses()
@@ -469,9 +652,8 @@ class Trace:
 
     def summary(self) -> Summary:
         touched: dict[int, int] = {}
-        for key, value in self._probes.usages.items():
-            _, tgid, _ = wire.USAGE_KEY.unpack(key)
-            touched[tgid] = touched.get(tgid, 0) + wire.USAGE.unpack(value)[1] * PAGE_BYTES
+        for (_, tgid, _), usage in self._keeping.usages.items():
+            touched[tgid] = touched.get(tgid, 0) + usage.touched_pages * PAGE_BYTES
         most = max(touched, key=lambda tgid: touched[tgid], default=None)
         process = self.lives.last(most) if most else None
         regions = self.regions.values()
@@ -489,7 +671,7 @@ class Trace:
         """Who touched how many of a region's pages first, up to now: by tgid."""
         touched: dict[int, int] = {}
         entries = ledger.read(
-            self._closing.blocks(region), region.baseline, ALL_PAGES, lambda tgid, _: tgid, punches=region.punches
+            self._probes.blocks(region.id), region.baseline, ALL_PAGES, lambda tgid, _: tgid, punches=region.punches
         )
         for extent in entries.extents:
             if extent.owner is not None:
@@ -498,41 +680,58 @@ class Trace:
 
     # ---- the end ----
 
-    def finish(self) -> None:
-        """Close the accounts of all that is still there."""
-        end = time.monotonic() + TEARDOWN_S
-        self._keep_up(0)
-        if self._probes.losses()["events"]:
+    def finish(self, say: Callable[[str], None] | None = None) -> None:
+        """Close the accounts of all that is still there. say: is told, once, if that takes long.
+
+        Whoever has told it to stop is not kept waiting: what there was no time for is left out, and a warning says so.
+        """
+        began_s = time.monotonic()
+        self._say, self._say_at_s = say, began_s + SILENCE_S
+        self._ends_at_ns = time.monotonic_ns()
+        if self._stopping:
+            self._late_at_s = began_s + PATIENCE_S
+        while self._hear(0):
+            if self._is_urgent():
+                self._warn("told to stop: not all that had happened was heard of")
+                break
+            self._bury()
+        if self._probes.losses()["events"] and not self._is_urgent():
             self._recover()
         self._sample()
-        while any(region.dying_since_s for region in self.regions.values()) and time.monotonic() < end:
+        while self._dying and time.monotonic() < min(began_s + TEARDOWN_S, self._late_at_s):
             self._keep_up(0.01)
+        known = self.lives.all_alive()
+        alive: dict[int, Process] = {}
         rss_bytes = 0
-        for process in self.lives:
-            if not process.exited:
-                self._refresh_title(process)
-                rss_bytes += 0 if process.stranger else self._proc.rss_bytes(process.tgid) or 0
-        alive = [process for process in self.lives if not process.exited]
-        mapped = self._finder.mapped(alive, self.regions.values())
+        for process in self._in_time(known):
+            alive[process.tgid] = process
+            self._refresh_title(process)
+            rss_bytes += 0 if process.stranger else self._proc.rss_bytes(process.tgid) or 0
+        if len(alive) < len(known):
+            self._warn(f"told to stop: {len(known) - len(alive)} processes were not looked at")
+        regions = [] if self._is_urgent() else list(self.regions.values())
+        mapped = self._finder.mapped(alive.values(), regions)
+        opened = self._finder.open_files(alive.values(), [region for region in regions if region.id not in mapped])
         if self._labelling:
             self._labelling.finish()
-        # first which pages there are and then whose: a page that comes between the two is no page without an owner
-        surveys = {region.id: self._closing.survey(region, mapped) for region in self.regions.values()}
-        blocks = self._probes.blocks()
-        for region in self.regions.values():
-            theirs = mapped.get(region.id, {})
-            mappings = {process: theirs[process.tgid] for process in alive if process.tgid in theirs}
-            self._closing.alive(region, surveys[region.id], blocks.get(region.id, {}), mappings)
+        with self._closing.several() if regions else contextlib.nullcontext():
+            for region in self._in_time(regions):
+                self._finder.locate(region, mapped)
+                region.path = region.path or opened.get(region.id)
+                self._closing.alive(region, {alive[tgid]: found for tgid, found in mapped.get(region.id, {}).items()})
+                self._leave(region)
+        if self.regions:
+            self._warn(f"told to stop: {len(self.regions)} regions are as they last were, or all unseen")
+            last = self._probes.read_regions()
+            self._closing.unread((region, last.get(number)) for number, region in self.regions.items())
         if self._stacks:
             self._stacks.write(patience_s=math.inf)
         self._shmem_bytes = self._proc.memory().shmem_bytes
-        start_bytes, end_bytes, how = private.change(self._private, self._measure_private())
-        self._keep_session(
-            time.time_ns(),
-            complete=1,
-            sum_of_rss_bytes=rss_bytes,
-            private_start_bytes=start_bytes,
-            private_end_bytes=end_bytes,
-            private_how=how,
-        )
+        ended: dict[str, Any] = {}
+        if len(alive) == len(known):
+            start_bytes, end_bytes, how = private.change(self._private, self._measure_private())
+            ended = {"private_start_bytes": start_bytes, "private_end_bytes": end_bytes, "private_how": how}
+            ended["sum_of_rss_bytes"] = rss_bytes
+        self._keep_session(time.time_ns(), complete=1, **ended)
         self._capture.commit()
+        self._stopping = True  # whoever tells it once more does not want to wait for the report either

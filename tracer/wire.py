@@ -24,7 +24,7 @@ EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT
 # maps
 TGID = REGION_ID = struct.Struct("=I")
 REGION_KEY = struct.Struct("=QII")
-REGION = struct.Struct("=QIIQQQQQQQQQIIII")
+REGION = struct.Struct("=QIIQQQQQQQQQQQIIII")
 BLOCK_KEY = struct.Struct("=II")
 BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQ")  # words, torn, round
 RANGE = struct.Struct("=QQII")
@@ -38,7 +38,7 @@ LABEL = struct.Struct(f"={MAX_TEXTS}Q{MAX_TEXTS}IQ{MAX_TEXTS}q{TEXTS_BYTES}s{TEX
 STACK = struct.Struct(f"={STACK_DEPTH}QQ")  # addresses, count
 STACKED_KEY = struct.Struct("=QQII")
 COUNT = struct.Struct("=Q")
-LOSSES = ("events", "ranges", "processes", "regions", "usages", "pages", "mappings", "labels", "stacks")
+LOSSES = ("events", "processes", "regions", "usages", "pages", "mappings", "labels", "stacks")
 
 # events: EVENT, then the rest
 EVENT = struct.Struct("=QQII")

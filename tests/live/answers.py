@@ -84,6 +84,7 @@ MAPPING = {
     "private_view": {"pool": memfd({"main": 11, "A": 10, "B": 3, "C": 6})},
     "many_regions": {f"pool-{i}": Answer({"B" if i % 2 else "A": i + 1}) for i in range(45)},
     "ranges_64": {"pool": memfd({"A": 192})},
+    "ranges_80": {"pool": memfd({"A": 240})},
 }
 
 KINDS = {

@@ -190,19 +190,6 @@ def test_three_lives_of_one_pid(batch: Batch) -> None:
     assert [row["touched_bytes"] // PAGE_BYTES for row in lives] == [5, 9, 2]
 
 
-def test_too_many_ranges_become_unseen(tier: str, traced: Tracer) -> None:
-    result = traced("ranges_80")
-    held = result.notes.regions["pool"]
-    region = find_region(result.report, held.id)
-    touched = pages_by_part(region, result.notes.parts, "touched_bytes")
-    assert region["unseen_bytes"] == (held.pages - touched["A"]) * PAGE_BYTES
-    if tier == "faults":
-        assert 64 * 3 <= touched["A"] < held.pages
-        assert any("ranges" in warning for warning in result.report["warnings"])
-    else:
-        assert_touched(result.report, region, result.notes.parts, {"A": held.pages}, tier)
-
-
 def test_five_thousand_regions_come_and_go(tier: str, traced: Tracer) -> None:
     result = traced("churned")
     held = result.notes.regions["pool"]

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ import pytest
 
 from tests.live.remains import alive, children, held, nothing_remains
 from tests.live.reports import ROOT, SHMTRACE, find_region, pages_by_part, patched, read_report
+from tests.live.shmem import PAGE_BYTES
 from tests.live.terminal import on_terminal
 from tests.live.workload import stepped
 
@@ -193,6 +195,69 @@ def test_nohup(target: str) -> None:
         process.send_signal(signal.SIGTERM)
         assert b"balance" in end(process)[0]
     assert process.returncode == 0
+
+
+# ---- a closing that takes long ----
+
+SLOW = (  # a minute and more in all
+    "import time",
+    "from tracer import closing, trace",
+    "alive = closing.Closing.alive",
+    "closing.Closing.alive = lambda *arguments: (time.sleep(0.2), alive(*arguments))",
+)
+MANY = 307
+HOLD_MANY = f"""
+import mmap, sys
+regions = [mmap.mmap(-1, 5 * 4096) for _ in range({MANY})]
+for region in regions:
+    region[4096] = region[4 * 4096] = 1
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def many() -> Iterator[str]:
+    """A process with many regions, of two pages each, by its PID."""
+    with subprocess.Popen([sys.executable, "-c", HOLD_MANY], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        yield str(process.pid)
+        process.kill()
+
+
+def test_what_there_is_no_time_for_is_left_out(many: str) -> None:
+    with running("--json", "-p", many, shmtrace=patched(*SLOW, "trace.PATIENCE_S = 0.7"), until=b"tracing") as process:
+        began_s = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (0, b"")
+    assert time.monotonic() - began_s < MANY * 0.2 / 4  # far from what all would have taken
+    report = read_report(output)
+    left_out = [warning for warning in report["warnings"] if "told to stop" in warning]
+    assert len(left_out) == 1
+    assert 100 < int(left_out[0].split()[3]) < MANY
+    assert sum(region["allocated_bytes"] for region in report["regions"]) == 2 * MANY * PAGE_BYTES
+    assert len(report["regions"]) == MANY
+
+
+def test_the_second_signal_does_not_wait_for_the_closing(many: str) -> None:
+    slow = patched(*SLOW, "trace.PATIENCE_S = 60")
+    with running("-p", many, shmtrace=slow, until=b"tracing") as process:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert end(process) == (b"", b"")
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_long_closing_says_so_and_can_be_cut_short(many: str) -> None:
+    slow = patched(*SLOW, "trace.SILENCE_S = 0.1")
+    with running("--json", "-p", many, "-d", "0.1", shmtrace=slow, until=b"closing") as process:
+        process.send_signal(signal.SIGINT)
+        output, errors = end(process)
+    assert (process.returncode, errors) == (0, b"")
+    assert any("told to stop" in warning for warning in read_report(output)["warnings"])
 
 
 # ---- the reader of the report ----

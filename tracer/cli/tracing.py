@@ -190,7 +190,7 @@ def _trace(
         line.clear()
         if started and not started.ended():
             started.end(patience_s=1.0 if signals.first == signal.SIGINT else 0)  # Ctrl-C went to both
-        running.finish()
+        running.finish(line.say)
         then(capture)
     if started:
         sys.exit(started.status)

@@ -1,0 +1,279 @@
+"""Many regions, many ranges, short lives, a late end: every page is accounted for, however much there is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.reports import ROOT, Report, read_report, trace, trace_command
+from tests.live.shmem import PAGE_BYTES
+from tests.live.tiers import shmtrace
+
+pytestmark = pytest.mark.bpf
+
+IMPORTS = "import ctypes, mmap, os, sys, time\n"
+
+
+def python(tier: str, program: str, *arguments: object) -> Report:
+    return trace_command(sys.executable, "-c", IMPORTS + program, *arguments, shmtrace=shmtrace(tier))
+
+
+def pages(report: Report, column: str) -> int:
+    """Of all regions; touched and freed are of their touchers."""
+    if column in ("touched", "freed"):
+        found = [toucher[f"{column}_bytes"] for region in report["regions"] for toucher in region["touchers"]]
+    else:
+        found = [region[f"{column}_bytes"] for region in report["regions"]]
+    return sum(found) // PAGE_BYTES
+
+
+def skipped(report: Report, tier: str) -> int:
+    """By fentry, what the kernel skipped and owns up to."""
+    return report["lost"]["probes"] if tier == "fentry" else 0
+
+
+# ---- many ----
+
+AT_ONCE = """
+regions = [mmap.mmap(-1, 5 * 4096) for _ in range(1511)]
+for region in regions:
+    region[0] = region[3 * 4096] = 1
+if os.fork() == 0:  # it has all of the ranges, too
+    for region in regions[::7]:
+        region[4096] = 1
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_many_regions_at_once(tier: str) -> None:
+    report = python(tier, AT_ONCE)
+    assert len(report["regions"]) == 1511
+    assert pages(report, "allocated") == 2 * 1511 + 216
+    assert pages(report, "unseen") <= skipped(report, tier)
+    by_child = [toucher for region in report["regions"] for toucher in region["touchers"][1:]]
+    assert len(by_child) == 216 or skipped(report, tier)
+    assert not any(report["lost"][what] for what in ("events", "pages"))
+
+
+def test_more_regions_than_the_events_of_one_look(tier: str) -> None:
+    """They come and go faster than user space is told of them, and none is left out at the end."""
+    burst = """
+for _ in range(3):
+    if os.fork() == 0:
+        for _ in range(701):
+            region = mmap.mmap(-1, 3 * 4096)
+            region[4096] = 1
+            region.close()
+        os._exit(0)
+for _ in range(3):
+    os.wait()
+"""
+    report = python(tier, burst)
+    assert len(report["regions"]) == pages(report, "allocated") == 2103
+    assert pages(report, "unseen") <= skipped(report, tier)
+
+
+def test_a_large_region_among_many_small_ones(tier: str) -> None:
+    """They were there before: what is looked up first is full when the large one is mapped."""
+    program = (
+        IMPORTS
+        + """
+large = mmap.mmap(-1, 2 * 1021 * 4096)
+small = [mmap.mmap(-1, 4096) for _ in range(101)]
+print("ready", flush=True)
+sys.stdin.readline()
+for worker in range(2):
+    if os.fork() == 0:
+        for page in range(worker * 1021, (worker + 1) * 1021):
+            large[page * 4096] = 1
+        os._exit(0)
+os.wait(), os.wait()
+"""
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        with trace("-p", process.pid, shmtrace=shmtrace(tier)) as tracing:
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            report = tracing.finish()
+    (region,) = (region for region in report["regions"] if region["vss_bytes"] == 2 * 1021 * PAGE_BYTES)
+    touched = [toucher["touched_bytes"] // PAGE_BYTES for toucher in region["touchers"]]
+    assert touched == [1021, 1021] or sum(touched) + skipped(report, tier) >= 2042
+
+
+# ---- read only ----
+
+
+@pytest.fixture
+def holes() -> Iterator[str]:
+    """A file of 101 pages in /dev/shm, with nothing in it."""
+    path = Path(f"/dev/shm/shmtrace-test-{os.getpid()}")
+    with path.open("wb") as file:
+        file.truncate(101 * PAGE_BYTES)
+    yield str(path)
+    path.unlink()
+
+
+def test_who_may_only_read_makes_pages_too(tier: str, holes: str) -> None:
+    """Reading a hole of a shared mapping makes its page."""
+    reader = """
+fd = os.open(sys.argv[1], os.O_RDONLY)
+region = mmap.mmap(fd, 101 * 4096, mmap.MAP_SHARED, mmap.PROT_READ)
+sum(region[page * 4096] for page in range(3, 40))
+"""
+    report = python(tier, reader, holes)
+    (region,) = report["regions"]
+    assert pages(report, "touched") == 37 - min(skipped(report, tier), 37)
+    assert (region["allocated_bytes"], region["before_bytes"]) == (37 * PAGE_BYTES, 0)
+
+
+# ---- short lives ----
+
+SHORT = """
+for _ in range(7):
+    fd = os.memfd_create("short")
+    os.ftruncate(fd, 13 * 4096)
+    region = mmap.mmap(fd, 13 * 4096)
+    for page in range(11):
+        region[page * 4096] = 1
+    if sys.argv[1:]:
+        os.ftruncate(fd, 0)
+    region.close()
+    os.close(fd)
+"""
+
+
+def test_a_region_of_a_moment_has_a_size_and_pages(tier: str) -> None:
+    report = python(tier, SHORT)
+    assert [region["vss_bytes"] for region in report["regions"]] == [13 * PAGE_BYTES] * 7
+    assert pages(report, "allocated") == pages(report, "peak") == 77
+    assert pages(report, "touched") == 77 - pages(report, "unseen")
+
+
+def test_a_region_of_a_moment_that_gave_all_back(tier: str) -> None:
+    report = python(tier, SHORT, "truncate")
+    assert [region["vss_bytes"] for region in report["regions"]] == [13 * PAGE_BYTES] * 7
+    assert (pages(report, "allocated"), pages(report, "peak")) == (0, 77)
+    assert pages(report, "freed") == 77 - min(skipped(report, tier), 77)
+
+
+# ---- growth ----
+
+GROWER = (
+    IMPORTS
+    + """
+region, page = mmap.mmap(-1, 1 << 30), 0
+for page in range(211):
+    region[page * 4096] = 1
+print("ready", flush=True)
+while page < 200_000:
+    for page in range(page + 1, page + 8):
+        region[page * 4096] = 1
+    time.sleep(0.002)
+"""
+)
+
+
+def test_what_it_grew_by_is_what_was_touched(tier: str) -> None:
+    """Of a region that grows all the time: before the trace, while it begins, and on."""
+    with subprocess.Popen([sys.executable, "-c", GROWER], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            process.stdout.readline()
+            with trace("-p", process.pid, "-d", "1", shmtrace=shmtrace(tier)) as tracing:
+                report = tracing.finish()
+        finally:
+            process.kill()
+    grown_bytes = sum(parent["grown_bytes"] for parent in report["parents"])
+    assert grown_bytes // PAGE_BYTES == pages(report, "touched") + pages(report, "unseen")
+    assert pages(report, "before") >= 211
+    assert pages(report, "touched") > 7
+
+
+HUGE = """
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+segment = libc.shmget(0, 3 << 21, 0o1000 | 0o4000 | 0o600)
+assert segment >= 0, os.strerror(ctypes.get_errno())
+at = libc.shmat(segment, None, 0)
+libc.shmctl(segment, 0, None)
+ctypes.c_char.from_address(at).value = b"x"
+if os.fork() == 0:
+    ctypes.c_char.from_address(at + (1 << 21)).value = b"x"
+    os._exit(0)
+os.wait()
+time.sleep(1.2)
+"""
+
+
+def test_huge_pages_that_were_made_meanwhile_are_not_from_before(tier: str, huge_pages: None) -> None:
+    knob = Path("/proc/sys/vm/nr_hugepages")
+    if not knob.exists() or int(knob.read_text()) < 3:
+        pytest.skip("the kernel has no three huge pages to give")
+    report = python(tier, HUGE)
+    (region,) = (region for region in report["regions"] if region["kind"] == "hugetlb")
+    assert region["allocated_bytes"] == 2 << 21
+    assert region["before_bytes"] == 0
+    assert region["unseen_bytes"] == (2 << 21 if tier == "faults" else 0)
+
+
+# ---- an end that comes late ----
+
+# what user space knows of a region is old when it is gone: it had grown since, and its teardown was not heard of
+STALL = """
+import os, signal, time
+from tracer import trace
+finish = trace.Trace.finish
+def stalled(self, *arguments):
+    os.kill({tgid}, signal.SIGUSR1)
+    while open("/proc/{tgid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z":
+        time.sleep(0.01)
+    return finish(self, *arguments)
+trace.Trace.finish = stalled
+trace.TEARDOWN_S = {teardown_s}
+"""
+GROWS_AND_GOES = (
+    IMPORTS
+    + """
+import signal
+region = mmap.mmap(-1, 2003 * 4096)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print("ready", flush=True)
+sys.stdin.readline()
+for page in range(503):
+    region[page * 4096] = 1
+signal.sigwait([signal.SIGUSR1])
+for page in range(503, 1512):
+    region[page * 4096] = 1
+"""
+)
+
+
+@pytest.mark.parametrize("teardown_s", [1.0, -1.0])
+def test_a_late_end_has_the_last_account_all_the_same(tier: str, teardown_s: float) -> None:
+    program = [sys.executable, "-c", GROWS_AND_GOES]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        *python, statements = shmtrace(tier)
+        stall = STALL.format(tgid=process.pid, teardown_s=teardown_s)
+        line = [*python, stall + statements, "--json", "-p", str(process.pid), "-d", "1.5"]
+        with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tracing:
+            assert tracing.stderr
+            assert b"tracing" in tracing.stderr.readline()
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            output, errors = tracing.communicate(timeout=300)
+    assert tracing.returncode == 0, errors.decode()
+    report = read_report(output)
+    assert pages(report, "allocated") == 1512
+    assert pages(report, "touched") == 1512 - min(pages(report, "unseen"), skipped(report, tier))

@@ -1,6 +1,6 @@
 """What shmtrace costs, beside what else one could have used.
 
-    python -m tests.bench [--rounds N] [--mib N] [--alone] [touch] [record] [bystander] [attach] [memory] [views] ...
+    python -m tests.bench [--rounds N] [--mib N] [--alone] [touch] [record] [bystander] [attach] ...
 
 Every figure is from this host and this run: variants take turns, and ratios are between neighbours in time.
 """
@@ -134,6 +134,37 @@ def bench_memory(storm: Storm, rounds: int) -> None:
     print_table("peak RSS", "MiB", measured, {"shmtrace snapshot": "40 MB"})
 
 
+REGIONS = (400, 1600, 6400)
+BURST = """
+import mmap, os, sys, time
+for process in range(4):
+    if os.fork() == 0:
+        for _ in range(process, int(sys.argv[1]), 4):
+            region = mmap.mmap(-1, 13 * 4096)
+            for page in range(13):
+                region[page * 4096] = 1
+            region.close()
+        os._exit(0)
+for _ in range(4):
+    os.wait()
+open(sys.argv[2], "w").write(str(time.monotonic()))
+"""
+
+
+def bench_regions(storm: Storm, rounds: int) -> None:
+    """How long after the last of many short regions the report is there: by region, which must not grow with them."""
+
+    def ms_per_region(count: int) -> float:
+        burst = [sys.executable, "-c", BURST, str(count), str(storm.result)]
+        subprocess.run(
+            [*SHMTRACE, "--json", "--", *burst], cwd=ROOT, check=True, stdin=subprocess.DEVNULL, capture_output=True
+        )
+        return (time.monotonic() - float(storm.result.read_text())) * 1000 / count
+
+    variants = {f"{count} regions": partial(ms_per_region, count) for count in REGIONS}
+    print_table("from the last of them to the report", "ms a region", run_rounds(variants, min(rounds, 3)), {})
+
+
 def bench_views(storm: Storm, rounds: int) -> None:
     """Each view of a large capture."""
     views.bench(storm.program.parent, rounds)
@@ -190,6 +221,7 @@ BENCHES: dict[str, Callable[[Storm, int], None]] = {
     "bystander": bench_bystander,
     "attach": bench_attach,
     "memory": bench_memory,
+    "regions": bench_regions,
     "views": bench_views,
     "label": bench_label,
     "requests": bench_requests,

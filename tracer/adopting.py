@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Callable, Optional
 
-from tracer import kernel, procfs, wire
+from tracer import bounded, kernel, procfs, wire
 from tracer.lives import Lives, Process
 from tracer.probes import Probes
 from tracer.procfs import Proc, ProcessStat, RegionKey
@@ -38,9 +38,13 @@ class Adopting:
         self._regions = regions
         self._enter = enter
         self._warn = warn
+        self._unheard: set[Process] = set()
 
     def adopt(self, stat: ProcessStat) -> None:
         """A process that exists: the kernel is told of it first, and then of what it maps."""
+        now = self._proc.process(stat.tgid)  # all of its command line
+        if now and now.start_time_ns == stat.start_time_ns:
+            stat = now
         key = wire.TGID.pack(stat.tgid)
         start_time_ns = stat.start_time_ns
         if not self._probes.processes.insert(key, wire.PROCESS.pack(start_time_ns, 0, 0)):
@@ -70,9 +74,18 @@ class Adopting:
         while mappings != (now := self._finder.mappings(process.tgid)):  # until what was written is what is there
             mappings = now
             self._seed_ranges(process, mappings)
+        if not self._proc.answers(process.tgid):
+            self._unheard.add(process)
         if not self._proc.process(process.tgid):  # it has exited, perhaps before the kernel side knew of it
             self.drop(process.tgid)
             self._lives.end(process, time.time_ns())
+
+    def ask_again(self) -> None:
+        """Those that did not answer."""
+        for process in [process for process in self._unheard if self._proc.answers(process.tgid)]:
+            self._unheard.discard(process)
+            if not process.exited:
+                self.seed(process)
 
     def _seed_ranges(self, process: Process, mappings: list[procfs.Mapping]) -> None:
         ranges = []
@@ -105,8 +118,10 @@ class Adopting:
             key = procfs.identify(path)
             return next((region for region in self._regions.values() if region.key == key), None)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # unmapped meanwhile
+            fd = procfs.open_place(path)
+        except OSError as error:  # unmapped meanwhile
+            if not bounded.unreadable(error):
+                raise
             return None
         try:
             number = self._probes.adopt(fd)

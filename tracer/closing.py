@@ -74,7 +74,7 @@ class Closing:
     def survey(self, region: Region, mapped: Mapped) -> Survey | None:
         """What a region has now; None where there is no way to it."""
         path = self._finder.find_path(region, mapped, (process for process in self._lives if not process.exited))
-        return procfs.survey(path) if path else None
+        return procfs.survey(path, region.key) if path else None
 
     def alive(
         self,
@@ -92,7 +92,7 @@ class Closing:
             return self.gone(region, time.time_ns())
         if region.kind == "hugetlb":  # whose SEEK_DATA shows all of the file
             present = ALL_PAGES
-        residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
+        residency = procfs.residency(region.path, region.key) if region.path else procfs.Residency(None, None)
         return self._write(region, self.read(region, blocks, present), mappings, residency, None)
 
     def read(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from tracer import procfs
@@ -45,6 +45,8 @@ class Region:
     """in a row: it was not there any more"""
     baseline: PageSet = dataclasses.field(default_factory=lambda: PageSet([]))
     """the pages that were there then"""
+    unread: bool = False
+    """which these are could not be seen without waiting: a lease is on it"""
     touchers: set[tuple[int, int]] = dataclasses.field(default_factory=set)
     """(tgid, start_time_ns) of the processes that touched it"""
     punches: dict[Pages, int] = dataclasses.field(default_factory=dict)
@@ -59,14 +61,27 @@ class Region:
     """monotonic; the beginning of its teardown was seen"""
 
     def take_baseline(self) -> None:
-        """The pages that are there now and have no owner are from before. With probes, call it once they write."""
-        found = procfs.survey(self.path) if self.path else None
-        if found is None:
-            return
-        self.vss_bytes, self.start_bytes = found.vss_bytes, found.allocated_bytes
-        self.allocated_bytes = self.peak_bytes = found.allocated_bytes
-        if self.kind != "hugetlb":  # whose SEEK_DATA shows all of the file
+        """The pages that are there now and have no owner are from before. With probes, call it once they write.
+
+        Where they cannot be seen without waiting, how much it has can: it is unread, and this is to be called again.
+        """
+        found = procfs.survey(self.path, self.key) if self.path and self.kind != "hugetlb" else None
+        size = found or (procfs.region_stat(self.path) if self.path else None)
+        if size and not self.unread:
+            self.vss_bytes = size.vss_bytes
+            self.start_bytes = self.allocated_bytes = self.peak_bytes = size.allocated_bytes
+        if found:
             self.baseline = PageSet(found.pages)
+        # SEEK_DATA shows all of a hugetlb's file, and what is gone has nothing
+        self.unread = not found and size is not None and self.kind != "hugetlb"
+
+
+def unread(names: Collection[str]) -> list[str]:
+    """The warning, of regions that are unread."""
+    if not names:
+        return []
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [f"what {next(iter(names))}{more} had before the trace is unseen: there is a lease on it"]
 
 
 def enter_mappings(capture: Capture, region: Region, mappings: Mapping[Process, Iterable[procfs.Mapping]]) -> None:
@@ -93,25 +108,24 @@ class Finder:
 
     def __init__(self, proc: Proc) -> None:
         self.proc = proc
-        self._file_systems: dict[int, int] = {}
 
     def mappings(self, tgid: int) -> list[procfs.Mapping]:
         """The mappings of a process that are of regions: on a tmpfs or hugetlbfs."""
         found = []
+        others: set[int] = set()  # devices of other file systems
         for mapping in self.proc.mappings(tgid):
-            if mapping.dev not in self._file_systems:
-                magic = procfs.magic(self.proc.map_file(tgid, mapping))
-                if magic is None:  # unmapped meanwhile: another mapping will tell
-                    continue
-                self._file_systems[mapping.dev] = magic
-            if self._file_systems[mapping.dev] in (procfs.TMPFS_MAGIC, procfs.HUGETLBFS_MAGIC):
+            if mapping.dev in others:
+                continue
+            if self.proc.file_system(tgid, mapping):
                 found.append(mapping)
+            else:
+                others.add(mapping.dev)
         return found
 
     def describe(self, tgid: int, mapping: procfs.Mapping) -> tuple[str, str]:
         """(kind, name) of the region behind a mapping."""
         name = procfs.link_name(self.proc.map_file(tgid, mapping))
-        kind = procfs.kind_of(mapping.dev, self._file_systems[mapping.dev], name)
+        kind = procfs.kind_of(mapping.dev, self.proc.file_system(tgid, mapping) or procfs.TMPFS_MAGIC, name)
         return kind, mapping.path if mapping.path.startswith("[anon_shmem:") else name
 
     def mapped(self, processes: Iterable[Process], regions: Iterable[Region]) -> Mapped:
@@ -119,13 +133,19 @@ class Finder:
         known: dict[tuple[int, int], list[Region]] = {}
         for region in regions:
             known.setdefault((region.key.dev, region.key.ino), []).append(region)
+        candidates = [
+            (process.tgid, mapping)
+            for process in processes
+            for mapping in self.proc.mappings(process.tgid)
+            if (mapping.dev, mapping.ino) in known
+        ]
+        keys = procfs.identify_each([self.proc.map_file(*candidate) for candidate in candidates])
         found: dict[int, dict[int, list[procfs.Mapping]]] = {}
-        for process in processes:
-            for mapping in self.proc.mappings(process.tgid):
-                for region in known.get((mapping.dev, mapping.ino), ()):
-                    # numbers come again, and SysV's are those of others; the generation is the region's own
-                    if procfs.identify(self.proc.map_file(process.tgid, mapping)) == region.key:
-                        found.setdefault(region.id, {}).setdefault(process.tgid, []).append(mapping)
+        for (tgid, mapping), key in zip(candidates, keys):
+            for region in known[mapping.dev, mapping.ino]:
+                # numbers come again, and SysV's are those of others; the generation is the region's own
+                if key == region.key:
+                    found.setdefault(region.id, {}).setdefault(tgid, []).append(mapping)
         return found
 
     def locate(self, region: Region, process: Process) -> None:

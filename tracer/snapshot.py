@@ -27,7 +27,9 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
     regions: dict[RegionKey, Region] = {}
     mappers: dict[RegionKey, dict[Process, list[procfs.Mapping]]] = {}
     for tgid in targets.tree(processes, wanted.roots(processes, excluded)):
-        stat = processes[tgid]
+        stat = proc.process(tgid) or processes[tgid]
+        if stat.start_time_ns != processes[tgid].start_time_ns:
+            continue  # its PID is another's by now
         process = known.begin(
             tgid,
             stat.start_time_ns,
@@ -39,10 +41,10 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
             ns_tgid=proc.ns_tgid(tgid),
         )
         rss_bytes += proc.rss_bytes(tgid) or 0
-        for mapping in finder.mappings(tgid):
-            path = proc.map_file(tgid, mapping)
-            key = procfs.identify(path) if mapping.shared else None
-            if key is None:
+        mappings = [mapping for mapping in finder.mappings(tgid) if mapping.shared]
+        paths = [proc.map_file(tgid, mapping) for mapping in mappings]
+        for mapping, path, key in zip(mappings, paths, procfs.identify_each(paths)):
+            if key is None:  # unmapped meanwhile
                 continue
             if key not in regions:
                 kind, name = finder.describe(tgid, mapping)
@@ -52,8 +54,10 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
                 regions[key] = Region(row, row, key, kind, path, mapping.start)
             mappers.setdefault(key, {}).setdefault(process, []).append(mapping)
     for key, region in regions.items():
-        region.take_baseline()
-        residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
+        size = procfs.region_stat(region.path) if region.path else None
+        if size:
+            region.vss_bytes, region.allocated_bytes = size.vss_bytes, size.allocated_bytes
+        residency = procfs.residency(region.path, key) if region.path else procfs.Residency(None, None)
         created_ns = procfs.birth_time_ns(region.path) if region.path else None
         creator, how = finder.creator(region, list(mappers[key]), known, clock)
         parent = lives.stands_for(creator, mappers[key])
@@ -89,6 +93,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         tier=kernel.PROC.name,
         mechanism=kernel.PROC.by,
         blind_to="\n".join(kernel.PROC.blind_to),
+        warnings="\n".join(proc.warnings()),
         started_ns=clock.wall_ns,
         ended_ns=time.time_ns(),
         sum_of_rss_bytes=rss_bytes,

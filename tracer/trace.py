@@ -23,7 +23,7 @@ from tracer.lives import Lives, Process
 from tracer.private import Private
 from tracer.probes import Sizes
 from tracer.procfs import Proc, ProcessStat, RegionKey
-from tracer.regions import Finder, Region
+from tracer.regions import Finder, Region, unread
 from tracer.sources import Source
 from tracer.targets import Targets
 
@@ -81,6 +81,7 @@ class Trace:
         self._unmet: dict[int, list[events.Touch | events.Punch]] = {}  # of regions that were not heard of yet
         self._segments: dict[int, int] = {}  # by shmid: the tgid of who asked for it first
         self._warnings: list[str] = []
+        self._unread: dict[int, str] = {}  # names of regions by row, of which it is not known which pages they had
         self._shmem_bytes: int | None = None
         self._sample_at_s = 0.0
         self._clock = Clock.start()
@@ -179,13 +180,33 @@ class Trace:
                     self._labelling.adopt(tgid)
                 self._adopting.adopt(processes[tgid])
             processes = self._proc.processes(processes)
+        self._begin_accounts(known)
+
+    def _begin_accounts(self, known: set[int]) -> None:
+        """Of the regions that are not known: they were there before."""
         fresh = [self.regions[number] for number in self.regions.keys() - known]
-        mapped = self._finder.mapped(self.lives.tree(), fresh)
+        mapped = self._finder.mapped(self.lives.tree(), fresh) if fresh else {}
         for region in fresh:
-            region.take_baseline()
+            self._take_baseline(region)
             self._closing.infer_creator(
                 region, [process for tgid in mapped.get(region.id, ()) if (process := self.lives.alive(tgid))]
             )
+
+    def _take_baseline(self, region: Region) -> None:
+        region.take_baseline()
+        if region.unread:
+            self._unread[region.row] = procfs.link_name(region.path) if region.path else "?"
+        else:
+            self._unread.pop(region.row, None)
+
+    def _ask_again(self) -> None:
+        """Whoever did not answer, and for what could not be read without waiting."""
+        known = set(self.regions)
+        self._adopting.ask_again()
+        self._begin_accounts(known)
+        for region in self.regions.values():
+            if region.unread:
+                self._take_baseline(region)
 
     def _enter(self, number: int, key: RegionKey, kind: str, name: str, created_ns: int | None) -> Region:
         row = self._capture.insert(
@@ -356,7 +377,7 @@ class Trace:
             self._capture.update("region", region.row, name=procfs.link_name(region.path))
             born_ns = procfs.birth_time_ns(region.path)
             if not event.made and (born_ns is None or born_ns < self._clock.wall_ns):
-                region.take_baseline()
+                self._take_baseline(region)
 
     def _forget(self, number: int) -> None:
         region = self._probes.region(number)
@@ -395,6 +416,7 @@ class Trace:
 
     def _sample(self) -> None:
         """How each region stands now, written down: how much it has by its inode's own count, and who touched it."""
+        self._ask_again()
         changed, measured = self._keeping.collect(self.regions)
         now_ns = time.time_ns()
         for event in self._probes.poll(0):
@@ -445,7 +467,11 @@ class Trace:
             lost_pages=losses["pages"],
             lost_probes=losses["probes"],
             warnings="\n".join(
-                self._warnings + (self._labelling.warnings if self._labelling else []) + kernel.explain(losses)
+                self._warnings
+                + unread(self._unread.values())
+                + self._proc.warnings()
+                + (self._labelling.warnings if self._labelling else [])
+                + kernel.explain(losses)
             ),
             self_cpu_seconds=used.ru_utime + used.ru_stime,
             self_rss_bytes=used.ru_maxrss * 1024,

@@ -161,6 +161,17 @@ def test_what_it_executes(lives: Lives, capture: Capture) -> None:
     assert capture.rows("SELECT command FROM process")[0]["command"] == "php-fpm8.2 -F -D"
 
 
+def test_a_command_line_that_was_cut_adds_nothing_to_the_whole(lives: Lives) -> None:
+    """The kernel side tells its beginning, and /proc more of it."""
+    master = lives.begin(811, 10, 1, "java", "java -cp a:b:c Main", began_us=-1)
+    lives.rename(master, "renamed", "java -cp a…")
+    assert (master.comm, master.command) == ("renamed", "java -cp a:b:c Main")
+    lives.executed(master, "java", "java -jar a…", 42)
+    assert master.command == "java -jar a…"
+    lives.rename(master, "java", "java -jar a.jar")
+    assert master.command == "java -jar a.jar"
+
+
 # ---- who made it ----
 
 

@@ -12,6 +12,7 @@ from tracer import bounded
 
 MAX_LOCKS = 4096  # read of all kinds together: the kernel writes them in a time that grows with their square
 FRESH_S = 1.0
+READINGS = 3  # the kernel writes a page at a time, and misses a lock where another has gone from before it meanwhile
 # 1: LEASE  ACTIVE    WRITE 811 00:17:1047 0 EOF
 LINE = re.compile(
     rb"\d+: (?:LEASE|DELEG) +(?:\S+ +WRITE|BREAKING +\S+) +-?\d+ ([0-9a-f]{1,8}):([0-9a-f]{1,8}):(\d{1,20}) "
@@ -24,7 +25,8 @@ def leased(dev: int, ino: int) -> bool:
     """Whether to open it for reading would break a lease that /proc/locks shows, or showed a moment ago."""
     global _known
     if time.monotonic() - _known[0] > FRESH_S:
-        _known = time.monotonic(), find(Path("/proc/locks"))
+        found = (find(Path("/proc/locks")) for _ in range(READINGS))
+        _known = time.monotonic(), frozenset().union(*found)
     return (dev, ino) in _known[1]
 
 

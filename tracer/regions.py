@@ -52,7 +52,7 @@ class Region:
     punches: dict[Pages, int] = dataclasses.field(default_factory=dict)
     """when (microseconds since the capture began) pages were last given back that keep their words in the ledger"""
     punched: list[Pages] = dataclasses.field(default_factory=list)
-    """those of the punches that the extents in the capture do not know of yet"""
+    """those of the punches that the extents in the capture do not know of yet, and what else they do not know of"""
     kept: bool = False
     """the capture has its extents as they stand"""
     written: dict[str, int | None] = dataclasses.field(default_factory=dict)
@@ -72,16 +72,18 @@ class Region:
             self.start_bytes = self.allocated_bytes = self.peak_bytes = size.allocated_bytes
         if found:
             self.baseline = PageSet(found.pages)
+            if self.unread:
+                self.punched.append((0, -(-found.vss_bytes // procfs.PAGE_BYTES)))
         # SEEK_DATA shows all of a hugetlb's file, and what is gone has nothing
         self.unread = not found and size is not None and self.kind != "hugetlb"
 
 
-def unread(names: Collection[str]) -> list[str]:
-    """The warning, of regions that are unread."""
+def on_lease(unknown: str, names: Collection[str]) -> list[str]:
+    """The warning that this is not known of these regions, if there are any; in it, {} stands for them."""
     if not names:
         return []
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return [f"what {next(iter(names))}{more} had before the trace is unseen: there is a lease on it"]
+    return [f"{unknown.format(next(iter(names)) + more)}: there is a lease on it"]
 
 
 def enter_mappings(capture: Capture, region: Region, mappings: Mapping[Process, Iterable[procfs.Mapping]]) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from tracer import __version__, kernel, lives, private, procfs, targets
 from tracer.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
+from tracer.leases import leased
 from tracer.lives import Lives, Process
 from tracer.procfs import Proc, RegionKey
-from tracer.regions import Finder, Region, enter_mappings
+from tracer.regions import Finder, Region, enter_mappings, on_lease
 from tracer.targets import Targets
 
 
@@ -53,11 +54,14 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
                 )
                 regions[key] = Region(row, row, key, kind, path, mapping.start)
             mappers.setdefault(key, {}).setdefault(process, []).append(mapping)
+    shut = []
     for key, region in regions.items():
         size = procfs.region_stat(region.path) if region.path else None
         if size:
             region.vss_bytes, region.allocated_bytes = size.vss_bytes, size.allocated_bytes
         residency = procfs.residency(region.path, key) if region.path else procfs.Residency(None, None)
+        if leased(key.dev, key.ino):
+            shut.append(procfs.link_name(region.path) if region.path else "?")
         created_ns = procfs.birth_time_ns(region.path) if region.path else None
         creator, how = finder.creator(region, list(mappers[key]), known, clock)
         parent = lives.stands_for(creator, mappers[key])
@@ -93,7 +97,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         tier=kernel.PROC.name,
         mechanism=kernel.PROC.by,
         blind_to="\n".join(kernel.PROC.blind_to),
-        warnings="\n".join(proc.warnings()),
+        warnings="\n".join(proc.warnings() + on_lease("how much of {} is in memory is not known", shut)),
         started_ns=clock.wall_ns,
         ended_ns=time.time_ns(),
         sum_of_rss_bytes=rss_bytes,

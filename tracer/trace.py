@@ -23,7 +23,7 @@ from tracer.lives import Lives, Process
 from tracer.private import Private
 from tracer.probes import Sizes
 from tracer.procfs import Proc, ProcessStat, RegionKey
-from tracer.regions import Finder, Region, unread
+from tracer.regions import Finder, Region, on_lease
 from tracer.sources import Source
 from tracer.targets import Targets
 
@@ -468,7 +468,7 @@ class Trace:
             lost_probes=losses["probes"],
             warnings="\n".join(
                 self._warnings
-                + unread(self._unread.values())
+                + on_lease("what {} had before the trace is unseen", self._unread.values())
                 + self._proc.warnings()
                 + (self._labelling.warnings if self._labelling else [])
                 + kernel.explain(losses)

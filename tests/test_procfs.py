@@ -424,15 +424,15 @@ def test_a_long_path_is_cut(proc: Proc) -> None:
 
 def test_more_mappings_than_are_read(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left out is told."""
-    lines = MAPS.count("\n")
-    monkeypatch.setattr(procfs, "MAX_MAPPINGS", lines)
-    put(proc, 812, maps=MAPS)
-    assert proc.mappings(812) == MAPPED
+    monkeypatch.setattr(procfs, "MAPS_BLOCKS", 2)
+    number = bounded.BLOCK_BYTES // len(MAPS)
+    put(proc, 811, maps=MAPS * number)
+    assert proc.mappings(811) == MAPPED * number
     assert proc.warnings() == []
-    put(proc, 812, maps=MAPS * 2)
-    put(proc, 813, maps=MAPS * 2)
-    assert proc.mappings(812) == proc.mappings(813) == MAPPED
-    assert proc.warnings() == [f"of what process 812 and 1 more maps, only {lines} mappings were read"]
+    put(proc, 812, maps=MAPS * 3 * number)
+    put(proc, 813, maps=MAPS * 3 * number)
+    assert len(MAPPED) * number < len(proc.mappings(812)) == len(proc.mappings(813)) < 3 * len(MAPPED) * number
+    assert proc.warnings() == ["not all of what process 812 and 1 more maps is known: it is too much"]
 
 
 def test_large_maps_are_read_to_the_end(proc: Proc) -> None:

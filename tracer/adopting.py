@@ -90,8 +90,13 @@ class Adopting:
     def _seed_ranges(self, process: Process, mappings: list[procfs.Mapping]) -> None:
         ranges = []
         # a private mapping makes pages of a region too, where it reads a hole; it makes no region
-        for mapping in sorted(mappings, key=lambda mapping: not mapping.shared):
-            region = self._region_at(process.tgid, mapping)
+        mappings = sorted(mappings, key=lambda mapping: not mapping.shared)
+        keys = procfs.identify_each([self._proc.map_file(process.tgid, mapping) for mapping in mappings])
+        regions: dict[RegionKey, Region | None] = {}
+        for mapping, key in zip(mappings, keys):
+            if key and key not in regions:
+                regions[key] = self._region_at(process.tgid, mapping, key)
+            region = regions[key] if key else None
             if region and region.kind != "hugetlb":
                 ranges.append(wire.RANGE.pack(mapping.start, mapping.end, region.id, mapping.first_index))
         if self._probes.ranges is None:
@@ -111,11 +116,10 @@ class Adopting:
         if self._probes.ranges is not None:
             del self._probes.ranges[wire.TGID.pack(tgid)]
 
-    def _region_at(self, tgid: int, mapping: procfs.Mapping) -> Region | None:
+    def _region_at(self, tgid: int, mapping: procfs.Mapping, key: RegionKey) -> Region | None:
         """The region behind a mapping of a process that exists, entered if it is new and shared."""
         path = self._proc.map_file(tgid, mapping)
         if not mapping.shared:
-            key = procfs.identify(path)
             return next((region for region in self._regions.values() if region.key == key), None)
         try:
             fd = procfs.open_place(path)

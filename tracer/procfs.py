@@ -35,7 +35,7 @@ COMMAND_BYTES = 4096  # of a command line: a process can make its own as long as
 PATH_BYTES = 1024
 NAME_BYTES = 256
 FIELDS_BYTES = 4096  # of stat and statm, which have fewer
-MAX_MAPPINGS = 1 << 20  # read of a process; vm.max_map_count is 65530 where nobody has raised it
+MAPS_BLOCKS = 64  # of 1 MiB, which take about a second: 65530 mappings, as many as there may be, are 7 of common paths
 MAX_OPEN_FILES = 1 << 16
 MAX_TGID = 1 << 22
 MAX_TICKS = 1 << 39  # since boot, some centuries
@@ -175,7 +175,7 @@ class Proc:
         self.root = Path(root)
         self.mounts = Mounts(self.root)
         self.crowded: set[int] = set()
-        """tgids of processes that have more than MAX_MAPPINGS mappings, of which only so many were read"""
+        """tgids of processes whose maps is longer than MAPS_BLOCKS, of which the rest was not read"""
 
     # ---- processes ----
 
@@ -211,7 +211,7 @@ class Proc:
         silent = [whom.name for whom in unanswered if isinstance(whom, Path) and whom.parent == self.root]
         return [
             *([f"what {_some(silent)} is called and maps is not known: it did not answer"] if silent else []),
-            *([f"of what {_some(self.crowded)} maps, only {MAX_MAPPINGS} mappings were read"] if self.crowded else []),
+            *([f"not all of what {_some(self.crowded)} maps is known: it is too much"] if self.crowded else []),
         ]
 
     def parent(self, tgid: int) -> int | None:
@@ -301,8 +301,8 @@ class Proc:
             dev = os.makedev(int(major, 16), int(minor, 16))
             if dev:  # else the inode tells nothing: the host's first SysV segment has number 0
                 first_index = int(offset, 16) // PAGE_BYTES
-                name = bounded.text(path, PATH_BYTES)
-                found.append(Mapping(int(start, 16), int(end, 16), flags[3:] == b"s", first_index, dev, int(ino), name))
+                span = int(start, 16), int(end, 16)
+                found.append(Mapping(*span, flags[3:] == b"s", first_index, dev, int(ino), _path(path)))
         return found
 
     def executables(self, tgid: int) -> list[Executable]:
@@ -313,28 +313,25 @@ class Proc:
             if flags[2:3] == b"x":
                 span = int(start, 16), int(end, 16)
                 dev = os.makedev(int(major, 16), int(minor, 16))
-                name = bounded.text(path, PATH_BYTES)
-                found.append(Executable(*span, flags[3:] == b"s", int(offset, 16), dev, int(ino), name))
+                found.append(Executable(*span, flags[3:] == b"s", int(offset, 16), dev, int(ino), _path(path)))
         return found
 
     def _maps(self, tgid: int) -> Iterator[re.Match[bytes]]:
         """Its lines, as MAPS_LINE matches them."""
-        lines = bounded.lines(self._maps_blocks(tgid))
         try:
-            yield from filter(None, map(MAPS_LINE.fullmatch, islice(lines, MAX_MAPPINGS)))
-            if next(lines, None) is not None:
-                self.crowded.add(tgid)
+            yield from filter(None, map(MAPS_LINE.fullmatch, bounded.lines(self._maps_blocks(tgid))))
         except OSError as error:
             if not bounded.unreadable(error):
                 raise
 
     def _maps_blocks(self, tgid: int) -> Iterator[bytes]:
         blocks = bounded.blocks(self._of(tgid) / "maps")
-        size_bytes = bounded.BLOCK_BYTES
-        while size_bytes == bounded.BLOCK_BYTES:
+        for _ in range(MAPS_BLOCKS):
             block = promptly(self._of(tgid), next, blocks, b"")
             yield block
-            size_bytes = len(block)
+            if len(block) < bounded.BLOCK_BYTES:  # it was the last
+                return
+        self.crowded.add(tgid)
 
     # ---- regions ----
 
@@ -345,8 +342,9 @@ class Proc:
         """/proc/PID/fd/N of a process's open files, pipes, sockets and the like left out; none when it is gone."""
         try:
             with os.scandir(self._of(tgid) / "fd") as entries:
-                found = [Path(entry.path) for entry in islice(entries, MAX_OPEN_FILES)]
-            return sorted(path for path in found if link_name(path).startswith("/"))
+                return sorted(
+                    Path(entry.path) for entry in islice(entries, MAX_OPEN_FILES) if _leads_to_a_file(entry.path)
+                )
         except OSError as error:
             if not bounded.unreadable(error):
                 raise
@@ -395,6 +393,21 @@ class Proc:
             except (KeyError, ValueError):
                 continue
         return found
+
+
+def _leads_to_a_file(descriptor: str) -> bool:
+    """It has a name with a path, of whatever kind it is. To ask for that waits for nobody."""
+    try:
+        return os.readlink(descriptor).startswith("/")  # noqa: PTH115 - a Path of each takes as long as to look
+    except OSError as error:
+        if not bounded.unreadable(error):
+            raise
+        return False
+
+
+@functools.lru_cache(maxsize=1024)  # of 65530 mappings of one file each has its path
+def _path(raw: bytes) -> str:
+    return bounded.text(raw, PATH_BYTES)
 
 
 def _number(word: bytes) -> int:

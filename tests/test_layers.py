@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROAD = """
-    errors command signals wire clock budget elf btf promptly bounded leases mountinfo
-    procfs mounts bpf perf kernel events ledger journal verify capture
+    errors command signals wire clock budget elf btf promptly bounded leases mounts procfs
+    bpf perf kernel events ledger journal verify capture
     lives regions probes symbols targets sources labelling adopting closing keeping stacks private trace snapshot
     contents sparse account moments labels places tables timeline rollup belonging deeds groups touches diff views
     views.text views.json views.live views.table views.changes views.stacks views.perfetto references views.dump

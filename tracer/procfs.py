@@ -23,7 +23,7 @@ from typing import Callable, NamedTuple, TypeVar
 
 from tracer import bounded
 from tracer.leases import leased
-from tracer.mountinfo import Mounts, why_not
+from tracer.mounts import Mounts
 from tracer.promptly import PATIENCE_S, NoAnswerError, each, promptly, stream, stuck, unanswered
 from tracer.wire import TITLE_BYTES
 
@@ -74,6 +74,7 @@ SEGMENT = (b"shmid", b"cpid", b"rss", b"swap")  # columns of sysvipc/shm
 Result = TypeVar("Result")
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_mounts = Mounts(Path("/proc"))
 
 Pages = tuple[int, int]  # [first, end) page indexes
 
@@ -120,6 +121,20 @@ class Executable(NamedTuple):
     ino: int
     """0: there is no file"""
     path: str
+
+
+class FileKey(NamedTuple):
+    """Which file, as it is now."""
+
+    dev: int
+    ino: int
+    mtime_ns: int
+    size_bytes: int
+
+    @classmethod
+    def of(cls, fd: int) -> FileKey:
+        stat = os.fstat(fd)
+        return cls(stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
 
 class RegionKey(NamedTuple):
@@ -173,7 +188,7 @@ class Proc:
 
     def __init__(self, root: str = "/proc") -> None:
         self.root = Path(root)
-        self.mounts = Mounts(self.root)
+        self.mounts = _mounts if root == "/proc" else Mounts(self.root)
         self.crowded: set[int] = set()
         """tgids of processes whose maps is longer than MAPS_BLOCKS, of which the rest was not read"""
 
@@ -337,6 +352,13 @@ class Proc:
 
     def map_file(self, tgid: int, mapping: Mapping | Executable) -> Path:
         return self.root / str(tgid) / "map_files" / f"{mapping.start:x}-{mapping.end:x}"
+
+    def open_mapped(self, tgid: int, mapping: Mapping | Executable) -> int:
+        """A descriptor to read a mapped file by: by way of the process, whatever its root is, and if it is deleted.
+
+        Raises OSError at once, as open_promptly does.
+        """
+        return open_promptly(self.map_file(tgid, mapping))
 
     def open_files(self, tgid: int) -> list[Path]:
         """/proc/PID/fd/N of a process's open files, pipes, sockets and the like left out; none when it is gone."""
@@ -634,7 +656,7 @@ def _open(path: Path, key: RegionKey | None = None) -> _Opened:
             raise BlockingIOError(errno.EWOULDBLOCK, "somebody has a lease on it", str(path))
         problem = None
         if stat.dev not in internal_file_systems() and _generation(place) is None:
-            problem = why_not(_process(path), stat.mount)
+            problem = _mounts.why_not(_process(path), stat.mount)
         if problem:
             raise BlockingIOError(errno.EWOULDBLOCK, problem, str(path))
         opened = f"/proc/self/fd/{place}"

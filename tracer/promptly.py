@@ -1,10 +1,14 @@
 """Calls that may never come back, made so that they are waited for only so long.
 
-A read of /proc/PID/cmdline, maps or map_files takes the process's mmap_lock. Whoever waits for a page with that held,
-of a dead network mount or of a FUSE of its own, makes every reader wait: measured on 6.18, for cmdline and map_files
-(not for maps, which does without it since Linux kernel commit 6772c457a865 ("fs/proc/task_mmu: execute PROCMAP_QUERY
-ioctl under per-vma locks") and its like (in v6.17)). No signal but one that kills ends such a wait. So another thread
-makes the call, and is left behind where it does not come back; it ends with this process.
+A read of /proc/PID/cmdline or maps, and whatever goes by way of map_files, takes the process's mmap_lock. Whoever waits
+for a page with that held, of a dead network mount or of a FUSE of its own, makes every reader wait. Measured on 6.18:
+for cmdline and map_files, and not for maps, which does without that lock there ("fs/proc/task_mmu: read proc/pid/maps
+under per-vma lock"). No signal but one that kills ends such a wait. So another thread makes the call, and is left
+behind where it does not come back; it ends with this process.
+
+What a command line is in makes nobody wait: Linux kernel commit 7f7ccc2ccc2e ("proc: do not access cmdline nor environ
+from file-backed areas") (in v4.17), and a userfaultfd is not asked. /proc/PID/mem does wait for a FUSE, and cannot even
+be killed.
 """
 
 from __future__ import annotations

@@ -167,3 +167,31 @@ def test_a_child_has_threads_of_its_own() -> None:
     if not child:
         os._exit(promptly("x", len, "seven77"))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_call_within_a_call_is_made_at_once() -> None:
+    assert promptly("x", lambda: promptly("y", threading.get_ident) == threading.get_ident())
+    with pytest.raises(ZeroDivisionError):
+        promptly("x", lambda: promptly("y", divmod, 17, 0))
+
+
+def test_calls_within_a_call_are_signs_of_life(pipe: Pipe) -> None:
+    """It takes four times as long as one of them may, and is waited for; and not when one does not come back."""
+
+    def call() -> str:
+        for _ in range(8):
+            promptly("x", time.sleep, PATIENCE_S / 2)
+        return "done"
+
+    assert promptly("x", call, patience_s=PATIENCE_S) == "done"
+    with pytest.raises(NoAnswerError):
+        promptly("x", lambda: promptly("pipe", pipe.read), patience_s=PATIENCE_S)
+    assert stuck("x")
+
+
+def test_whoever_is_stuck_is_not_asked_within_a_call(pipe: Pipe) -> None:
+    with pytest.raises(NoAnswerError):
+        promptly("pipe", pipe.read, patience_s=PATIENCE_S)
+    with pytest.raises(NoAnswerError, match="'pipe'"):
+        promptly("x", lambda: promptly("pipe", pipe.read))
+    assert not stuck("x")

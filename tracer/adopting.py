@@ -91,9 +91,8 @@ class Adopting:
         ranges = []
         # a private mapping makes pages of a region too, where it reads a hole; it makes no region
         mappings = sorted(mappings, key=lambda mapping: not mapping.shared)
-        keys = procfs.identify_each([self._proc.map_file(process.tgid, mapping) for mapping in mappings])
         regions: dict[RegionKey, Region | None] = {}
-        for mapping, key in zip(mappings, keys):
+        for mapping, key in zip(mappings, self._proc.identify(process.tgid, mappings)):
             if key and key not in regions:
                 regions[key] = self._region_at(process.tgid, mapping, key)
             region = regions[key] if key else None

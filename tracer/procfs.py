@@ -68,6 +68,7 @@ MAPS_LINE = re.compile(
     re.DOTALL,
 )
 
+DELETED = " (deleted)"  # the kernel's, behind a path
 NUMBER = re.compile(rb"\d{1,15}")
 SEGMENT = (b"shmid", b"cpid", b"rss", b"swap")  # columns of sysvipc/shm
 
@@ -194,6 +195,10 @@ class Proc:
 
     # ---- processes ----
 
+    def folder(self, tgid: int) -> Path:
+        """Of a process: whom to wait for."""
+        return self.root / str(tgid)
+
     def tgids(self) -> list[int]:
         with os.scandir(self.root) as entries:
             return [int(entry.name) for entry in entries if entry.name.isascii() and entry.name.isdigit()]
@@ -203,7 +208,7 @@ class Proc:
         if stat is None:
             return None
         try:
-            cmdline = promptly(self._of(tgid), self._beginning_of_cmdline, tgid, COMMAND_BYTES)
+            cmdline = promptly(self.folder(tgid), self._beginning_of_cmdline, tgid, COMMAND_BYTES)
         except NoAnswerError:
             cmdline = b""
         return _named(stat, cmdline, COMMAND_BYTES)
@@ -213,17 +218,17 @@ class Proc:
         TITLE_BYTES only these are read."""
         found = {tgid: (known or {}).get(tgid) for tgid in self.tgids()}
         fresh = {tgid: stat for tgid, known_stat in found.items() if not known_stat and (stat := self._stat(tgid))}
-        for tgid, cmdline in each(self._of, lambda tgid: self._beginning_of_cmdline(tgid, TITLE_BYTES), list(fresh)):
+        for tgid, cmdline in each(self.folder, lambda tgid: self._beginning_of_cmdline(tgid, TITLE_BYTES), list(fresh)):
             found[tgid] = _named(fresh[tgid], cmdline or b"", TITLE_BYTES)
         return {tgid: stat for tgid, stat in found.items() if stat}
 
     def answers(self, tgid: int) -> bool:
         """Whether what it maps and its command line can be read, for all that is known; else ask again later."""
-        return not stuck(self._of(tgid))
+        return not stuck(self.folder(tgid))
 
     def warnings(self) -> list[str]:
         """What of all that was asked for is not known."""
-        silent = [whom.name for whom in unanswered if isinstance(whom, Path) and whom.parent == self.root]
+        silent = [folder.name for folder in unanswered if isinstance(folder, Path) and folder.parent == self.root]
         return [
             *([f"what {_some(silent)} is called and maps is not known: it did not answer"] if silent else []),
             *([f"not all of what {_some(self.crowded)} maps is known: it is too much"] if self.crowded else []),
@@ -233,9 +238,6 @@ class Proc:
         """Its parent's tgid; None when it is gone."""
         stat = self._stat(tgid)
         return stat.parent if stat else None
-
-    def _of(self, tgid: int) -> Path:
-        return self.root / str(tgid)
 
     def _stat(self, tgid: int) -> ProcessStat | None:
         """Without what only its own memory says: a title and a command line."""
@@ -258,7 +260,7 @@ class Proc:
     def _beginning(self, tgid: int, name: str, size_bytes: int = FIELDS_BYTES) -> bytes:
         """Of a file of a process; nothing of one that is gone."""
         try:
-            return bounded.read(self._of(tgid) / name, size_bytes)
+            return bounded.read(self.folder(tgid) / name, size_bytes)
         except OSError as error:
             if not bounded.unreadable(error):
                 raise
@@ -340,9 +342,9 @@ class Proc:
                 raise
 
     def _maps_blocks(self, tgid: int) -> Iterator[bytes]:
-        blocks = bounded.blocks(self._of(tgid) / "maps")
+        blocks = bounded.blocks(self.folder(tgid) / "maps")
         for _ in range(MAPS_BLOCKS):
-            block = promptly(self._of(tgid), next, blocks, b"")
+            block = promptly(self.folder(tgid), next, blocks, b"")
             yield block
             if len(block) < bounded.BLOCK_BYTES:  # it was the last
                 return
@@ -351,7 +353,17 @@ class Proc:
     # ---- regions ----
 
     def map_file(self, tgid: int, mapping: Mapping | Executable) -> Path:
-        return self.root / str(tgid) / "map_files" / f"{mapping.start:x}-{mapping.end:x}"
+        return self.folder(tgid) / "map_files" / f"{mapping.start:x}-{mapping.end:x}"
+
+    def identify(self, tgid: int, mappings: Sequence[Mapping]) -> list[RegionKey | None]:
+        """Which files they are of; None of what is gone, and of all where the process does not answer."""
+        try:
+            return promptly(self.folder(tgid), self._identify, tgid, mappings)
+        except NoAnswerError:
+            return [None] * len(mappings)
+
+    def _identify(self, tgid: int, mappings: Sequence[Mapping]) -> list[RegionKey | None]:
+        return [identify(self.map_file(tgid, mapping)) for mapping in mappings]
 
     def open_mapped(self, tgid: int, mapping: Mapping | Executable) -> int:
         """A descriptor to read a mapped file by: by way of the process, whatever its root is, and if it is deleted.
@@ -363,7 +375,7 @@ class Proc:
     def open_files(self, tgid: int) -> list[Path]:
         """/proc/PID/fd/N of a process's open files, pipes, sockets and the like left out; none when it is gone."""
         try:
-            with os.scandir(self._of(tgid) / "fd") as entries:
+            with os.scandir(self.folder(tgid) / "fd") as entries:
                 return sorted(
                     Path(entry.path) for entry in islice(entries, MAX_OPEN_FILES) if _leads_to_a_file(entry.path)
                 )
@@ -488,7 +500,7 @@ def _process(path: Path) -> Path | None:
     return path.parents[1] if path.parent.name in ("map_files", "fd") else None
 
 
-def _whom(path: Path) -> Path:
+def whom(path: Path) -> Path:
     """Who is waited for: the process, whose mmap_lock is taken on the way to what it maps, or the file itself."""
     return _process(path) or path
 
@@ -496,7 +508,7 @@ def _whom(path: Path) -> Path:
 def _asked(call: Callable[[Path], Result], path: Path) -> Result | None:
     """None where that is gone, or may not be looked at, or does not answer."""
     try:
-        return promptly(_whom(path), call, path)
+        return promptly(whom(path), call, path)
     except OSError as error:
         if not bounded.unreadable(error):
             raise
@@ -549,23 +561,9 @@ def identify(path: Path) -> RegionKey | None:
     return _asked(_identify, path)
 
 
-def identify_each(paths: Sequence[Path]) -> list[RegionKey | None]:
-    """Of many at once, which takes less time."""
-    return [key for _, key in each(_whom, _identify_if_there, paths)]
-
-
 def _identify(place: Path | int) -> RegionKey:
     stat = _stat(place)
     return RegionKey(stat.dev, stat.ino, _generation(place))
-
-
-def _identify_if_there(path: Path) -> RegionKey | None:
-    try:
-        return _identify(path)
-    except OSError as error:
-        if not bounded.unreadable(error):
-            raise
-        return None
 
 
 def birth_time_ns(path: Path) -> int | None:
@@ -583,7 +581,7 @@ def region_stat(path: Path) -> RegionStat | None:
 def link_name(path: Path) -> str:
     """What a map_files entry points to, without the kernel's `` (deleted)``; empty if it is gone."""
     target = _asked(os.readlink, path)
-    return re.sub(r" \(deleted\)$", "", bounded.text(os.fsencode(target), PATH_BYTES)) if target else ""
+    return bounded.text(os.fsencode(target), PATH_BYTES).removesuffix(DELETED) if target else ""
 
 
 def magic(path: Path) -> int | None:
@@ -608,12 +606,12 @@ def open_promptly(path: Path | str) -> int:
     Raises OSError at once where that would have to wait, as for a lease, and for all but regular files: to open a FIFO
     or a device is to do something to it. What is on another host, or a FUSE, might keep us waiting and is not opened.
     """
-    return promptly(_whom(Path(path)), _open, Path(path)).take()
+    return promptly(whom(Path(path)), _open, Path(path)).take()
 
 
 def open_region(path: Path, key: RegionKey) -> int:
     """The same, of a region. Raises FileNotFoundError where there is another by now."""
-    return promptly(_whom(path), _open, path, key).take()
+    return promptly(whom(path), _open, path, key).take()
 
 
 def open_place(path: Path) -> int:
@@ -621,7 +619,7 @@ def open_place(path: Path) -> int:
 
     Raises OSError.
     """
-    return promptly(_whom(path), _open_place, path).take()
+    return promptly(whom(path), _open_place, path).take()
 
 
 class _Opened:
@@ -716,7 +714,7 @@ def survey(path: Path, key: RegionKey | None = None) -> Survey | None:
     stat = region_stat(path)
     patience_s = PATIENCE_S + (stat.allocated_bytes // PAGE_BYTES * LOOK_S if stat else 0)
     try:
-        return next(filter(None, stream(_whom(path), _survey(path, key), patience_s)), None)
+        return next(filter(None, stream(whom(path), _survey(path, key), patience_s)), None)
     except OSError as error:
         if not bounded.unreadable(error):
             raise

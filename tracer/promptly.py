@@ -23,7 +23,7 @@ from typing import Any, Callable, TypeVar
 PATIENCE_S = 1.0
 LEAST_PATIENCE_S = 0.01
 MAX_STUCK = 500  # threads that are left behind
-BATCH = 64  # calls for which a thread is asked once: to ask takes longer than most of them
+BATCH = 64
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,6 +44,8 @@ class _Caller(threading.Thread):
         self.answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         self._calls: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
         self._left_for: list[Hashable] = []
+        self.nr_steps = 0
+        """calls within its calls, so far: as long as these come back it is waited for"""
         self.start()
 
     def ask(self, call: Callable[..., Any], *arguments: Any) -> None:
@@ -91,10 +93,15 @@ def stuck(whom: Hashable) -> bool:
 def promptly(whom: Hashable, call: Callable[..., Result], *arguments: Any, patience_s: float = PATIENCE_S) -> Result:
     """What the call returns, or raises; NoAnswerError where it does not come back in time.
 
-    whom: the process, or the file, that is waited for. Nothing more is asked of it until the call has come back.
+    whom: the process, or the file, that is waited for. Nothing more is asked of it until the call has come back. Within
+    another such call it is made at once, for whoever waits for that waits for this.
     """
     if whom in _stuck:
         raise NoAnswerError(whom)
+    caller = threading.current_thread()
+    if isinstance(caller, _Caller):
+        caller.nr_steps += 1
+        return call(*arguments)
     return _made(call, arguments, lambda _: whom, lambda: 0, patience_s)  # type: ignore[no-any-return]
 
 
@@ -108,7 +115,10 @@ def stream(whom: Hashable, items: Iterator[Result], patience_s: float = PATIENCE
 def each(
     whom: Callable[[Item], Hashable], call: Callable[[Item], Result], items: Sequence[Item]
 ) -> Iterator[tuple[Item, Result | None]]:
-    """(item, what the call returns for it) in the order of the items; None where that does not come back in time."""
+    """(item, what the call returns for it) in the order of the items; None where that does not come back in time.
+
+    A thread is asked once for many of them: to ask takes longer than most calls. They run in that thread.
+    """
     start = 0
     while start < len(items):
         found = _some(whom, call, items[start : start + BATCH])
@@ -146,18 +156,18 @@ def _made(
     if len(_stuck) >= MAX_STUCK:
         raise NoAnswerError(whom(0))
     caller = _idle.pop() if _idle else _Caller()
+    before = 0, caller.nr_steps
     caller.ask(call, *arguments)
-    before = 0
     try:
         while True:
             try:
                 answer, error = caller.answers.get(timeout=max(patience_s / (1 + len(_stuck)), LEAST_PATIENCE_S))
                 break
             except Empty:
-                done = nr_done()
-                if done == before and caller.leave(whom(done)):
-                    raise NoAnswerError(whom(done), done) from None
-                before = done
+                now = nr_done(), caller.nr_steps
+                if now == before and caller.leave(whom(now[0])):
+                    raise NoAnswerError(whom(now[0]), now[0]) from None
+                before = now
     except KeyboardInterrupt:
         caller.leave(caller)
         raise

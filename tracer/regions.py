@@ -12,6 +12,7 @@ from tracer.clock import Clock
 from tracer.ledger import PageSet
 from tracer.lives import Lives, Process, infer_creator
 from tracer.procfs import Pages, Proc, RegionKey
+from tracer.promptly import each
 
 Mapped = Mapping[int, Mapping[int, list[procfs.Mapping]]]
 """Who maps what, and where: by region id and tgid."""
@@ -31,6 +32,8 @@ class Region:
     """where it was last found"""
     address: int | None = None
     """where it was last seen mapped"""
+    created_ns: int | None = None
+    """by its inode, if that was asked for"""
     creator: Process | None = None
     first_mapper: Process | None = None
     """who was seen to map it first, if it was not mapped before"""
@@ -126,7 +129,10 @@ class Finder:
 
     def describe(self, tgid: int, mapping: procfs.Mapping) -> tuple[str, str]:
         """(kind, name) of the region behind a mapping."""
-        name = procfs.link_name(self.proc.map_file(tgid, mapping))
+        plain = mapping.path.startswith("/") and "\\" not in mapping.path  # else maps has it otherwise, or does not
+        name = (
+            mapping.path.removesuffix(procfs.DELETED) if plain else procfs.link_name(self.proc.map_file(tgid, mapping))
+        )
         kind = procfs.kind_of(mapping.dev, self.proc.file_system(tgid, mapping) or procfs.TMPFS_MAGIC, name)
         return kind, mapping.path if mapping.path.startswith("[anon_shmem:") else name
 
@@ -135,19 +141,18 @@ class Finder:
         known: dict[tuple[int, int], list[Region]] = {}
         for region in regions:
             known.setdefault((region.key.dev, region.key.ino), []).append(region)
-        candidates = [
-            (process.tgid, mapping)
-            for process in processes
-            for mapping in self.proc.mappings(process.tgid)
-            if (mapping.dev, mapping.ino) in known
-        ]
-        keys = procfs.identify_each([self.proc.map_file(*candidate) for candidate in candidates])
+
+        def look(tgid: int) -> Iterable[tuple[procfs.Mapping, RegionKey | None]]:
+            mappings = [mapping for mapping in self.proc.mappings(tgid) if (mapping.dev, mapping.ino) in known]
+            return zip(mappings, self.proc.identify(tgid, mappings))
+
         found: dict[int, dict[int, list[procfs.Mapping]]] = {}
-        for (tgid, mapping), key in zip(candidates, keys):
-            for region in known[mapping.dev, mapping.ino]:
-                # numbers come again, and SysV's are those of others; the generation is the region's own
-                if key == region.key:
-                    found.setdefault(region.id, {}).setdefault(tgid, []).append(mapping)
+        for tgid, theirs in each(self.proc.folder, look, [process.tgid for process in processes]):
+            for mapping, key in theirs or ():
+                for region in known[mapping.dev, mapping.ino]:
+                    # numbers come again, and SysV's are those of others; the generation is the region's own
+                    if key == region.key:
+                        found.setdefault(region.id, {}).setdefault(tgid, []).append(mapping)
         return found
 
     def locate(self, region: Region, process: Process) -> None:
@@ -175,7 +180,9 @@ class Finder:
             segment = self.proc.sysv_segments().get(region.key.ino)
             if segment:
                 return known.at(segment.creator, -1), "shmget"
-        created_ns = procfs.birth_time_ns(region.path) if region.path else None
+        created_ns = region.created_ns
+        if created_ns is None and region.path:
+            created_ns = procfs.birth_time_ns(region.path)
         suspects = [region.first_mapper] if region.first_mapper else mappers
         return infer_creator(suspects, created_ns, clock), "inferred"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The processes of the tree: fork, exec, exit. */
 
-/* The command line as /proc shows it, cut; 0 bytes where the address space is gone. */
+/* The command line as /proc shows it, cut. How long it is: 0 bytes where the address space is gone. */
 static inline u32 read_title(u64 task, char *title)
 {
 	u64 mm = RD(u64, task, OFF_TASK_MM);
@@ -9,12 +9,11 @@ static inline u32 read_title(u64 task, char *title)
 	u64 bytes = start ? RD(u64, mm, OFF_MM_ARG_END) - start : 0;
 	if (!bytes)
 		return 0;
-	if (bytes > TITLE_BYTES)
-		bytes = TITLE_BYTES;
+	u64 shown = bytes > TITLE_BYTES ? TITLE_BYTES : bytes;
 	/* the mask is for the verifier: the length is at most TITLE_BYTES already */
-	if (probe_read_user(title, ((bytes - 1) & (TITLE_BYTES - 1)) + 1, (void *)start))
+	if (probe_read_user(title, ((shown - 1) & (TITLE_BYTES - 1)) + 1, (void *)start))
 		return 0;
-	return bytes;
+	return bytes > 0xffffffff ? 0xffffffff : bytes;
 }
 
 /* task:task_newtask(task, clone_flags), in the parent, before the child runs */

@@ -199,7 +199,7 @@ struct event_fork { /* its process is the child */
 
 struct event_exec {
 	struct event event;
-	__u32 title_bytes;
+	__u32 title_bytes; /* of the whole command line */
 	__u32 tracked;
 	char comm[COMM_BYTES];
 	char title[TITLE_BYTES]; /* its arguments, NUL after each, cut */

@@ -38,6 +38,18 @@ EVENTS = [
         events.Exit(HEAD, "php-fpm8.2", "php-fpm: pool www"),
     ),
     (event(3, "II16s256s", 0, 0, b"true", b""), events.Exit(HEAD, "true", "")),
+    (  # as long as there is room for, and one byte longer
+        event(3, "II16s256s", 256, 0, b"java", b"java\0" + b"x" * 251),
+        events.Exit(HEAD, "java", "java " + "x" * 251),
+    ),
+    (
+        event(2, "II16s256s", 257, 1, b"java", b"java\0" + b"x" * 251),
+        events.Exec(HEAD, "java", "java", "java " + "x" * 251 + "…", tracked=True),
+    ),
+    (
+        event(3, "II16s256s", 2**32 - 1, 0, b"x", b"x" * 256),
+        events.Exit(HEAD, "x", "x" * 256 + "…"),
+    ),
     (
         event(4, REGION, 1047, 0x3A9C21F0, 1, 256 << 20, *MAKER, 9, 0x01021994, 8, b"dev/zero, and what was there"),
         events.Region(HEAD, RegionKey(1, 1047, 0x3A9C21F0), 9, 256 << 20, 0x01021994, "dev/zero", made=MAKER),

@@ -14,8 +14,7 @@ from tracer.capture import Capture
 from tracer.errors import ShmtraceError
 from tracer.events import Absent, Head, Label
 from tracer.labelling import Labelling
-from tracer.mounts import FileKey
-from tracer.procfs import Proc
+from tracer.procfs import FileKey, Proc
 from tracer.sources import Site, Source
 
 NONE, UNREADABLE = Absent.NONE, Absent.UNREADABLE

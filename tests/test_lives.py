@@ -168,6 +168,17 @@ def test_one_that_began_before_another_was_heard_of(lives: Lives) -> None:
     assert [lives.at(812, when_us) for when_us in (1000, 1999, 2000)] == [earlier, earlier, later]
 
 
+def test_a_command_line_that_was_cut_adds_nothing_to_the_whole(lives: Lives) -> None:
+    """The kernel side tells its beginning, and /proc more of it."""
+    master = lives.begin(811, 10, 1, "java", "java -cp a:b:c Main", began_us=-1)
+    lives.rename(master, "renamed", "java -cp a…")
+    assert (master.comm, master.command) == ("renamed", "java -cp a:b:c Main")
+    lives.executed(master, "java", "java -jar a…", 42)
+    assert master.command == "java -jar a…"
+    lives.rename(master, "java", "java -jar a.jar")
+    assert master.command == "java -jar a.jar"
+
+
 # ---- who made it ----
 
 

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
 import signal
+import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tracer import procfs
-from tracer.procfs import PAGE_BYTES, TICK_NS, Executable, Mapping, Memory, Proc, ProcessStat, RegionStat, SysvSegment
+from tracer import bounded, procfs, promptly
+from tracer.procfs import (
+    COMMAND_BYTES,
+    PAGE_BYTES,
+    TICK_NS,
+    Executable,
+    Mapping,
+    Memory,
+    Proc,
+    ProcessStat,
+    RegionKey,
+    RegionStat,
+    SysvSegment,
+)
+from tracer.wire import TITLE_BYTES
 
 MAPS = """\
 55d0c0000000-55d0c0010000 r-xp 00002000 fd:01 1234                       /usr/sbin/php-fpm8.2
@@ -166,17 +182,53 @@ def test_the_pid_that_it_has_itself(line: str, ns_tgid: int | None, proc: Proc) 
     assert procfs.identify(proc.map_file(812, mapping)) is None
 
 
-def test_a_process_that_vanishes_while_it_is_read(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel lets its files be opened, and then says ESRCH."""
+GONE = [
+    errno.ENOENT,
+    errno.ESRCH,  # the kernel lets its files be opened, and then says so
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+]
 
-    def vanish(*_arguments: object, **_options: object) -> None:
-        raise ProcessLookupError
 
-    put(proc, 812, stat=stat_of(812, b"x"), cmdline="", maps=MAPS, statm="1 1 1\n")
-    monkeypatch.setattr(Path, "read_bytes", vanish)
-    monkeypatch.setattr(Path, "read_text", vanish)
-    assert (proc.process(812), proc.rss_bytes(812), proc.mappings(812)) == (None, None, [])
-    assert proc.processes() == {}
+@pytest.mark.parametrize("number", GONE)
+@pytest.mark.parametrize("call", ["open", "read"])
+def test_a_process_that_vanishes_while_it_is_read(
+    number: int, call: str, proc: Proc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(
+        proc,
+        812,
+        stat=stat_of(812, b"x"),
+        cmdline="",
+        maps=MAPS,
+        statm="1 1 1\n",
+        status="VmSwap: 7 kB\n",
+        cgroup="0::/\n",
+    )
+    assert proc.process(812)
+    fail(monkeypatch, call, number)
+    assert (proc.process(812), proc.rss_bytes(812), proc.mappings(812), proc.executables(812)) == (None, None, [], [])
+    assert (proc.cgroup(812), proc.ns_tgid(812), proc.private_bytes(812)) == (None, None, 0)
+    assert (proc.processes(), proc.open_files(812), proc.sysv_segments(), proc.parent(812)) == ({}, [], {}, None)
+    assert proc.answers(812)
+
+
+@pytest.mark.parametrize("call", ["open", "read"])
+def test_a_fault_of_ours_is_none_of_theirs(call: str, proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes do not vanish because this one has too many files open."""
+    put(proc, 812, stat=stat_of(812, b"x"), cmdline="", maps=MAPS, statm="1 1 1\n", status="", cgroup="")
+    fail(monkeypatch, call, errno.EMFILE)
+    for look in (proc.process, proc.mappings, proc.cgroup, proc.rss_bytes, proc.private_bytes):
+        with pytest.raises(OSError, match="Too many open files"):
+            look(812)
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
+    def failing(*_arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, failing)
 
 
 def test_this_process() -> None:
@@ -260,6 +312,215 @@ def test_sysv_segments(proc: Proc) -> None:
 
 def test_a_kernel_without_sysv(proc: Proc) -> None:
     assert proc.sysv_segments() == {}
+
+
+# ---- as strangers would have it ----
+
+STAT = stat_of(812, b"x", parent=811, start_ticks=523)
+
+
+@pytest.mark.parametrize(
+    "stat",
+    [
+        b"",
+        b"\0" * 100,
+        b"812",
+        b"812 (x",
+        b"812 x) S 811",
+        b"812 )x( S 811 811 0 -1 4194560 1203 0 0 0 3 5 0 0 20 0 1 0 523 213700608",
+        STAT[:40],
+        STAT.replace(b" 811 ", b" parent ", 1),
+        STAT.replace(b" 811 ", b" -811 ", 1),
+        STAT.replace(b" 811 ", b" 99999999999 ", 1),
+        STAT.replace(b" 523 ", b" \xb9 "),
+        STAT.replace(b" 523 ", b" 5\x0023 "),
+        STAT.replace(b" 523 ", b" -523 "),
+        STAT.replace(b" 523 ", b" " + b"9" * 19 + b" "),
+        STAT.replace(b" 523 ", b" " + b"9" * 5000 + b" "),
+        b"812 (" + b"x" * (10 << 20) + STAT[5:],
+    ],
+)
+def test_no_stat_of_a_process(stat: bytes, proc: Proc) -> None:
+    put(proc, 812, stat=stat, cmdline=b"x\0")
+    assert proc.process(812) is None
+    assert proc.processes() == {}
+
+
+def test_a_name_that_looks_like_the_rest(proc: Proc) -> None:
+    name = b") R 1 ("
+    put(proc, 812, stat=stat_of(812, name, parent=811, start_ticks=523), cmdline=b"")
+    assert proc.process(812) == ProcessStat(812, 811, ") R 1 (", 523 * TICK_NS, "", "")
+
+
+def test_a_long_command_line_is_cut_and_says_so(proc: Proc) -> None:
+    put(proc, 811, stat=stat_of(811, b"x"), cmdline=b"x\0" + b"y" * (COMMAND_BYTES - 3) + b"\0")
+    put(proc, 812, stat=stat_of(812, b"x"), cmdline=b"x\0" + b"y" * (COMMAND_BYTES - 2) + b"\0")
+    put(proc, 813, stat=stat_of(813, b"x"), cmdline="é".encode() * 5_000_000)
+    commands = [stat.command for stat in map(proc.process, (811, 812, 813)) if stat]
+    assert commands == ["x " + "y" * (COMMAND_BYTES - 3), "x " + "y" * (COMMAND_BYTES - 2) + "…", "é" * 2048 + "…"]
+
+
+def test_of_all_processes_no_more_is_read_than_their_titles(proc: Proc) -> None:
+    put(proc, 811, stat=stat_of(811, b"x"), cmdline=b"x" * TITLE_BYTES)
+    put(proc, 812, stat=stat_of(812, b"x"), cmdline=b"php-fpm: pool www\0" + b"y" * 1000)
+    put(proc, 813, stat=stat_of(813, b"x"), cmdline=b"\0" * 20_000_000)
+    found = proc.processes()
+    assert (found[811].title, found[811].command) == ("x" * TITLE_BYTES,) * 2
+    assert found[812].title == "php-fpm: pool www"
+    assert found[812].command == "php-fpm: pool www " + "y" * (TITLE_BYTES - 18) + "…"
+    assert found[813].command == "…"
+
+
+def test_files_without_end_take_no_memory(proc: Proc) -> None:
+    """64 MB of each that others can make as long as they like."""
+    size_bytes = 64 << 20
+    put(proc, 812, stat=STAT)
+    files = ("cmdline", "maps", "status", "cgroup", "statm", "mountinfo")
+    for name in (*files, "stat"):
+        with open(proc.root / "812" / name, "ab") as file:
+            file.truncate(size_bytes)
+    (proc.root / "sysvipc").mkdir()
+    with open(proc.root / "sysvipc" / "shm", "wb") as file:
+        file.truncate(size_bytes)
+    tracemalloc.start()
+    try:
+        assert proc.processes()[812].command == "…"
+        assert (proc.mappings(812), proc.cgroup(812), proc.ns_tgid(812)) == ([], None, None)
+        assert (proc.rss_bytes(812), proc.sysv_segments(), proc.mounts.kind(812, 1)) == (None, {}, None)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "\0" * 70,
+        "7f1000000000-7f1010000000 rw-s 00000000 00:01",
+        "7f1000000000-7f1010000000 rw-s 00000000 1047 /dev/zero",
+        "7f1000000000 rw-s 00000000 00:01 1047 /dev/zero",
+        "7f1000000000-7f1010000000 rw-s 00000000 00 1047 /dev/zero",
+        "7f1000000000-7f1010000000 rw-s 0000000g 00:01 1047 /dev/zero",
+        "7f1000000000-7f1010000000 rw-s 00000000 00:01 -1047 /dev/zero",
+        "7f1000000000-7f1010000000 rw 00000000 00:01 1047 /dev/zero",
+        "7f1000000000-7f101000000000000 rw-s 00000000 00:01 1047 /dev/zero",
+        "7f1000000000-7f1010000000 rw-s 00000000 00:01 " + "9" * 5000,
+        "7f1000000000-7f1010000000 rw-s 00000000 00:01 1047 /" + "x" * (10 << 20),
+    ],
+)
+def test_no_line_of_maps(line: str, proc: Proc) -> None:
+    """Only that one is left out."""
+    put(proc, 812, maps=f"{MAPS}{line}\n{MAPS}")
+    assert proc.mappings(812) == MAPPED * 2
+    put(proc, 812, maps=f"{MAPS}{line}")
+    assert proc.mappings(812) == MAPPED
+
+
+def test_a_long_path_is_cut(proc: Proc) -> None:
+    put(proc, 812, maps=f"7f4000000000-7f4000001000 rw-s 00000000 00:13 99 /{'x' * 5000}\n")
+    assert [mapping.path for mapping in proc.mappings(812)] == ["/" + "x" * (procfs.PATH_BYTES - 1) + "…"]
+
+
+def test_more_mappings_than_are_read(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left out is told."""
+    monkeypatch.setattr(procfs, "MAPS_BLOCKS", 2)
+    number = bounded.BLOCK_BYTES // len(MAPS)
+    put(proc, 811, maps=MAPS * number)
+    assert proc.mappings(811) == MAPPED * number
+    assert proc.warnings() == []
+    put(proc, 812, maps=MAPS * 3 * number)
+    put(proc, 813, maps=MAPS * 3 * number)
+    assert len(MAPPED) * number < len(proc.mappings(812)) == len(proc.mappings(813)) < 3 * len(MAPPED) * number
+    assert proc.warnings() == ["not all of what process 812 and 1 more maps is known: it is too much"]
+
+
+def test_large_maps_are_read_to_the_end(proc: Proc) -> None:
+    """Of several MB, by blocks that end within a line."""
+    number = 3 * bounded.BLOCK_BYTES // len(MAPS)
+    put(proc, 812, maps=MAPS * number)
+    assert proc.mappings(812) == MAPPED * number
+
+
+@pytest.mark.parametrize(
+    ("status", "ns_tgid", "private_bytes"),
+    [
+        ("NSpid:\nRssAnon:\nVmSwap:\n", None, 0),
+        ("NSpid:\t812\t-7\nRssAnon:\tlots\n", None, 0),
+        ("NSpid:\t812\t99999999\nRssAnon:\t" + "9" * 5000 + " kB\nVmSwap:\t3 kB\n", None, 3072),
+        ("NSpid\nGroups:\t" + "1000 " * 65536 + "\nNSpid:\t812\t7\n", 7, 0),
+    ],
+)
+def test_no_lines_of_status(status: str, ns_tgid: int | None, private_bytes: int, proc: Proc) -> None:
+    put(proc, 812, status=status)
+    assert (proc.ns_tgid(812), proc.private_bytes(812)) == (ns_tgid, private_bytes)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "path"),
+    [
+        ("", None),
+        ("0\n", None),
+        (":\n::\n", ""),
+        ("1:cpu:/a\n0::/b:c\n", "/b:c"),
+        ("0::/b\n2:cpu,memory:/a\n", "/a"),
+        ("0::/" + "x" * 2000 + "\n", "/" + "x" * (procfs.PATH_BYTES - 1) + "…"),
+        ("0::/b\n2:memory:/" + "x" * (10 << 20) + "\n", "/b"),
+    ],
+)
+def test_cgroups(cgroup: str, path: str | None, proc: Proc) -> None:
+    put(proc, 812, cgroup=cgroup)
+    assert proc.cgroup(812) == path
+
+
+@pytest.mark.parametrize("statm", ["", "1", "1 x", "\0", "1 " + "9" * 5000])
+def test_no_statm(statm: str, proc: Proc) -> None:
+    put(proc, 812, statm=statm)
+    assert proc.rss_bytes(812) is None
+
+
+def test_no_lines_of_segments(proc: Proc) -> None:
+    (proc.root / "sysvipc").mkdir()
+    (proc.root / "sysvipc" / "shm").write_text(f"{SYSVIPC}7 x\n\n7 7 600 x\n")
+    assert proc.sysv_segments().keys() == {3, 32769}
+    (proc.root / "sysvipc" / "shm").write_text("\n7 7\n")
+    assert proc.sysv_segments() == {}
+
+
+def test_only_files_among_open_files(proc: Proc) -> None:
+    """A pipe, a socket and an epoll have nothing to look at, and to ask them may be to wait."""
+    targets = ["/dev/shm/x (deleted)", "pipe:[4711]", "socket:[4712]", "anon_inode:[eventpoll]", "/memfd:x (deleted)"]
+    (proc.root / "812" / "fd").mkdir(parents=True)
+    for number, target in enumerate(targets):
+        (proc.root / "812" / "fd" / str(number)).symlink_to(target)
+    assert [path.name for path in proc.open_files(812)] == ["0", "4"]
+
+
+def test_a_process_that_does_not_answer(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does of which a thread holds the mmap_lock: its name is known, and that it is not asked any more."""
+    put(proc, 811, stat=stat_of(811, b"one"), cmdline="one\0", maps=MAPS)
+    put(proc, 812, stat=stat_of(812, b"other"), cmdline="other\0", maps=MAPS)
+    read, answer = bounded.read, threading.Event()
+
+    def held(path: Path, size_bytes: int) -> bytes:
+        if path == proc.root / "812" / "cmdline":
+            answer.wait()
+        return read(path, size_bytes)
+
+    monkeypatch.setattr(bounded, "read", held)
+    monkeypatch.setattr(promptly, "PATIENCE_S", 0.2)
+    found = proc.processes()
+    assert {tgid: (stat.comm, stat.title) for tgid, stat in found.items()} == {811: ("one", "one"), 812: ("other", "")}
+    assert (proc.answers(811), proc.answers(812)) == (True, False)
+    assert (len(proc.mappings(811)), proc.mappings(812)) == (len(MAPPED), [])
+    assert procfs.identify(proc.map_file(812, MAPPED[1])) is None
+    assert proc.warnings() == ["what process 812 is called and maps is not known: it did not answer"]
+    answer.set()
+    end = time.monotonic() + 30
+    while not proc.answers(812) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert proc.mappings(812) == MAPPED
+    promptly.unanswered.clear()
 
 
 # ---- files that strangers chose ----
@@ -431,18 +692,23 @@ def test_identity(memfd: Callable[..., int]) -> None:
 
 
 def test_a_file_that_is_no_region() -> None:
-    assert procfs.identify(Path("/proc/self/stat")) is None
+    """It has a device and a number, and no generation as those of a tmpfs have it."""
+    stat = Path("/proc/self/stat").stat()
+    assert procfs.identify(Path("/proc/self/stat")) == RegionKey(stat.st_dev, stat.st_ino, None)
     assert procfs.generation(Path("/proc/self/stat")) is None
+    assert not procfs.is_tmpfs(Path("/proc/self/stat"))
 
 
 def test_file_systems(memfd: Callable[..., int]) -> None:
     assert procfs.magic(path_of(memfd())) == procfs.TMPFS_MAGIC
+    assert procfs.is_tmpfs(path_of(memfd()))
     assert procfs.magic(Path("/proc/self/stat")) == 0x9FA0
     try:
         huge = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_HUGETLB)
     except OSError as error:
         pytest.skip(f"no huge pages here ({error.strerror})")
     assert procfs.magic(path_of(huge)) == procfs.HUGETLBFS_MAGIC
+    assert procfs.internal_file_systems()[os.fstat(huge).st_dev] == procfs.HUGETLBFS_MAGIC
     os.close(huge)
 
 

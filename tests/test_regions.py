@@ -18,6 +18,7 @@ from tracer.regions import Finder, Mapped, Region
 
 START = 0x7F0000000000
 ELSEWHERE = os.makedev(0xFD, 1)
+UNMOUNTED = os.makedev(0, 99999)
 
 
 class Host:
@@ -94,9 +95,9 @@ def test_only_mappings_of_regions(host: Host, memfd: Callable[..., Path]) -> Non
 
 def test_a_mapping_that_vanishes_says_nothing_of_its_device(host: Host, memfd: Callable[..., Path]) -> None:
     """Whoever was first to show a device may be gone before it is looked at."""
-    host.map(812, Path("/proc/self/fd/99999"), procfs.internal_dev())
+    host.map(812, Path("/proc/self/fd/99999"), UNMOUNTED)
     assert host.finder.mappings(812) == []
-    host.map(813, memfd(), procfs.internal_dev())
+    host.map(813, memfd(), UNMOUNTED)
     assert [mapping.start for mapping in host.finder.mappings(813)] == [START]
 
 

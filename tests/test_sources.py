@@ -18,8 +18,7 @@ from tests.test_elf import mutants
 from tracer import procfs, sources, wire
 from tracer.elf import read as elf_read
 from tracer.errors import ShmtraceError
-from tracer.mounts import FileKey
-from tracer.procfs import Proc
+from tracer.procfs import FileKey, Proc
 from tracer.sources import Source, Sources, Text
 
 POINTED_TO = wire.TEXT_POINTED_TO
@@ -241,7 +240,10 @@ def test_a_file_that_its_owner_keeps_to_himself(tmp_path: Path) -> None:
     """A lease would keep whoever opens it waiting for 45 seconds."""
     program = built(tmp_path, "php")
     began_s = time.monotonic()
-    with mapping(program, leased=True) as tgid, pytest.raises(ShmtraceError, match=r"cannot be opened \(Resource"):
+    with (
+        mapping(program, leased=True) as tgid,
+        pytest.raises(ShmtraceError, match=r"cannot be opened \(somebody has a lease on it"),
+    ):
         Sources(Proc(), sources.READY["php"]).find(tgid)
     assert time.monotonic() - began_s < 20
 

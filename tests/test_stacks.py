@@ -63,7 +63,7 @@ class World:
         self.regions = {3: Region(31, 3, RegionKey(1, 7, 9), "anon", path=None)}
         self.warnings: list[str] = []
         self.stacks = Stacks(capture, self.kernel, self.lives, self.regions, self.warnings.append)
-        self.stacks._proc = self.stacks._mounts._proc = self.proc = Proc(str(root))
+        self.stacks._proc = self.proc = Proc(str(root))
         self.stacks.enter(self.regions[3])
 
     def begin(self, tgid: int, program: str, parent: int | None = None) -> Process:
@@ -152,7 +152,7 @@ def test_a_file_is_read_when_somebody_touches(
 ) -> None:
     """Once, and not before; then it is open no more, and may go."""
     opened = []
-    monkeypatch.setattr("tracer.mounts.open_promptly", lambda path: opened.append(path) or open_promptly(path))
+    monkeypatch.setattr("tracer.procfs.open_promptly", lambda path: opened.append(path) or open_promptly(path))
     first = world.begin(811, "one")
     world.put(811, "one", library)
     world.event(events.Exec, first, "one", "one", "one", True)

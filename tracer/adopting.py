@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Callable, Optional
 
-from tracer import kernel, procfs, wire
+from tracer import bounded, kernel, procfs, wire
 from tracer.lives import Lives, Process
 from tracer.probes import Probes
 from tracer.procfs import Proc, ProcessStat, RegionKey
@@ -40,9 +40,13 @@ class Adopting:
         self._by_key = by_key
         self._enter = enter
         self._warn = warn
+        self._unheard: set[Process] = set()
 
     def adopt(self, stat: ProcessStat) -> None:
         """A process that exists: the kernel is told of it first, and then of what it maps."""
+        now = self._proc.process(stat.tgid)  # all of its command line
+        if now and now.start_time_ns == stat.start_time_ns:
+            stat = now
         key = wire.TGID.pack(stat.tgid)
         start_time_ns = stat.start_time_ns
         if not self._probes.processes.insert(key, wire.PROCESS.pack(start_time_ns, 0, 0)):
@@ -72,15 +76,28 @@ class Adopting:
         while mappings != (now := self._finder.mappings(process.tgid)):  # until what was written is what is there
             mappings = now
             self._seed_ranges(process, mappings)
+        if not self._proc.answers(process.tgid):
+            self._unheard.add(process)
         if not self._proc.process(process.tgid):  # it has exited, perhaps before the kernel side knew of it
             self.drop(process.tgid)
             self._lives.end(process, time.time_ns())
 
+    def ask_again(self) -> None:
+        """Those that did not answer."""
+        for process in [process for process in self._unheard if self._proc.answers(process.tgid)]:
+            self._unheard.discard(process)
+            if not process.exited:
+                self.seed(process)
+
     def _seed_ranges(self, process: Process, mappings: list[procfs.Mapping]) -> None:
         ranges = []
         # a private mapping makes pages of a region too, where it reads a hole; it makes no region
-        for mapping in sorted(mappings, key=lambda mapping: not mapping.shared):
-            region = self._region_at(process.tgid, mapping)
+        mappings = sorted(mappings, key=lambda mapping: not mapping.shared)
+        regions: dict[RegionKey, Region | None] = {}
+        for mapping, key in zip(mappings, self._proc.identify(process.tgid, mappings)):
+            if key and key not in regions:
+                regions[key] = self._region_at(process.tgid, mapping, key)
+            region = regions[key] if key else None
             if region and region.kind != "hugetlb":
                 ranges.append(wire.RANGE.pack(mapping.start, mapping.end, region.id, mapping.first_index))
         if self._probes.ranges is None:
@@ -98,15 +115,16 @@ class Adopting:
         if self._probes.ranges is not None:
             del self._probes.ranges[wire.TGID.pack(tgid)]
 
-    def _region_at(self, tgid: int, mapping: procfs.Mapping) -> Region | None:
+    def _region_at(self, tgid: int, mapping: procfs.Mapping, key: RegionKey) -> Region | None:
         """The region behind a mapping of a process that exists, entered if it is new and shared."""
         path = self._proc.map_file(tgid, mapping)
         if not mapping.shared:
-            key = procfs.identify(path)
-            return self._by_key.get(key) if key else None
+            return self._by_key.get(key)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # unmapped meanwhile
+            fd = procfs.open_place(path)
+        except OSError as error:  # unmapped meanwhile
+            if not bounded.unreadable(error):
+                raise
             return None
         try:
             number = self._probes.adopt(fd)

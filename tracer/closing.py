@@ -100,7 +100,7 @@ class Closing:
     ) -> None:
         """Close a region at the end of the trace, by its path. mappings: of those who map it."""
         # first which pages there are and then whose: a page that comes between the two is no page without an owner
-        found = procfs.survey(region.path) if region.path else None
+        found = procfs.survey(region.path, region.key) if region.path else None
         self._probes.hear()
         blocks = self._probes.blocks(region.id)
         present = ALL_PAGES  # alive, and out of reach: the ledger is taken at its word
@@ -111,7 +111,7 @@ class Closing:
             return self.gone(region, self._probes.region(region.id))
         if region.kind == "hugetlb":  # whose SEEK_DATA shows all of the file
             present = ALL_PAGES
-        residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
+        residency = procfs.residency(region.path, region.key) if region.path else procfs.Residency(None, None)
         return self._write(region, self.read(region, blocks, present), mappings, residency, None)
 
     def unread(self, regions: Iterable[tuple[Region, KernelRegion | None]]) -> None:

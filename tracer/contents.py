@@ -9,7 +9,6 @@ can die meanwhile, and is then said to be gone. So what is read is no picture of
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -18,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer import procfs
+from tracer import bounded, procfs
 from tracer.errors import ShmtraceError
 from tracer.procfs import PAGE_BYTES, Pages, Proc, RegionKey
 
@@ -105,24 +104,21 @@ class Contents:
                 if self._path is None:
                     break
             try:
-                fd = _open(self._path)
-            except OSError:  # the process has gone, or mapped it elsewhere
+                return procfs.open_region(self._path, self._key)
+            except BlockingIOError as error:
+                raise ShmtraceError(f"the region cannot be read now: {error.strerror}", "try again later") from None
+            except OSError as error:  # the process has gone, or has something else there
+                if not bounded.unreadable(error):
+                    raise
                 self._path = None
-                continue
-            # the PID may be another's by now, and the address another region's
-            if procfs.identify(Path(f"/proc/self/fd/{fd}")) == self._key:
-                return fd
-            os.close(fd)
-            self._path = None
         raise GoneError("the region is gone", "nobody maps it any more")
 
     def _find(self) -> Path | None:
         for tgid in dict.fromkeys((*self._mappers, *self._proc.tgids())):
-            with contextlib.suppress(PermissionError):  # not every process lets root see what it maps
-                for mapping in self._proc.mappings(tgid):
-                    path = self._proc.map_file(tgid, mapping)
-                    if (mapping.dev, mapping.ino) == self._key[:2] and procfs.identify(path) == self._key:
-                        return path
+            for mapping in self._proc.mappings(tgid):
+                path = self._proc.map_file(tgid, mapping)
+                if (mapping.dev, mapping.ino) == self._key[:2] and procfs.identify(path) == self._key:
+                    return path
         return None
 
     def _look(self, fd: int, start: int, end: int, buffer: memoryview, swapped: bool) -> Iterator[Piece]:
@@ -170,14 +166,6 @@ class Contents:
             if not got:
                 raise GoneError(f"the region has shrunk to {os.fstat(fd).st_size} bytes", "read it again")
             done += got
-
-
-def _open(path: Path) -> int:
-    """To read, which is not to be seen in the time of last access; where that is not allowed, it is."""
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
-    except PermissionError:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _split(fd: int, start: int, end: int, whole: bool) -> Iterator[tuple[int, int, bool]]:

@@ -5,12 +5,11 @@ A process is (tgid, start_time_ns). Times are CLOCK_MONOTONIC, start times CLOCK
 
 from __future__ import annotations
 
-import codecs
 import enum
 import os
 from typing import NamedTuple, Union
 
-from tracer import wire
+from tracer import bounded, wire
 from tracer.procfs import RegionKey, titles
 
 
@@ -150,12 +149,18 @@ def _fork(head: Head, raw: bytes) -> Event:
 
 def _exec(head: Head, raw: bytes) -> Event:
     title_bytes, tracked, comm, title = wire.EXEC.unpack_from(raw)
-    return Exec(head, text(comm), *titles(title[:title_bytes]), bool(tracked))
+    return Exec(head, text(comm), *_titles(title, title_bytes), bool(tracked))
 
 
 def _exit(head: Head, raw: bytes) -> Event:
     title_bytes, _, comm, title = wire.EXIT.unpack_from(raw)
-    return Exit(head, text(comm), titles(title[:title_bytes])[1])
+    return Exit(head, text(comm), _titles(title, title_bytes)[1])
+
+
+def _titles(title: bytes, size_bytes: int) -> tuple[str, str]:
+    """size_bytes: of the whole command line, of which the event has the beginning."""
+    more = b" " if size_bytes > wire.TITLE_BYTES else b""
+    return titles(title[:size_bytes] + more, wire.TITLE_BYTES)
 
 
 def _region(head: Head, raw: bytes) -> Event:
@@ -193,14 +198,7 @@ def _label(head: Head, raw: bytes) -> Event:
 
 
 def _shown(length: int, raw: bytes) -> str | Absent:
-    """Of a longer one the beginning, and an ellipsis."""
-    if length < 0:
-        return Absent(length)
-    shown = raw.split(b"\0", 1)[0]
-    if len(shown) <= wire.SHOWN_BYTES:
-        return text(shown)
-    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")  # the last character may be cut
-    return decoder.decode(raw[: wire.SHOWN_BYTES]) + "…"
+    return Absent(length) if length < 0 else bounded.text(raw.split(b"\0", 1)[0], wire.SHOWN_BYTES)
 
 
 _DECODERS = {

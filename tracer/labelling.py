@@ -9,9 +9,8 @@ from tracer import events, kernel, wire
 from tracer.capture import Capture
 from tracer.errors import ShmtraceError
 from tracer.events import Absent
-from tracer.mounts import FileKey
 from tracer.probes import Probes
-from tracer.procfs import Proc
+from tracer.procfs import FileKey, Proc
 from tracer.sources import Site, Source, Sources
 
 # Of a program that says another thing for every page; a pool has as many labels as scripts.

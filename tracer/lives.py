@@ -6,6 +6,7 @@ import dataclasses
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
+from tracer.bounded import CUT
 from tracer.capture import Capture
 from tracer.clock import Clock
 from tracer.procfs import TICK_NS
@@ -157,6 +158,8 @@ class Lives:
             self._capture.update("process", process.row, ns_tgid=ns_tgid)
 
     def rename(self, process: Process, comm: str, command: str) -> None:
+        if command.endswith(CUT) and process.command.startswith(command[: -len(CUT)]):
+            command = process.command  # more of the same was read before
         if command and (comm, command) != (process.comm, process.command):
             process.comm, process.command = comm, command
             self._capture.update("process", process.row, comm=comm, command=command)

@@ -14,8 +14,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from tracer import bounded
 from tracer.procfs import Proc
 
+MAX_CGROUPS = 4096  # a user may make any number of them, where some were given to them
+STAT_BYTES = 1 << 16
 EXACT, AT_MOST = "memory.stat", "status"
 
 
@@ -51,18 +54,22 @@ def _of_cgroups(proc: Proc, tgids: set[int], cgroups: set[str | None]) -> int | 
         for directory in places:
             if places.intersection(directory.parents):
                 continue  # which has it in its sum
-            for inner, _, _ in os.walk(directory, onerror=_raise):
-                for tgid in map(int, Path(inner, "cgroup.procs").read_text().split()):
+            for nr, (inner, _, _) in enumerate(os.walk(directory, onerror=_raise)):
+                if nr == MAX_CGROUPS:
+                    return None
+                for line in bounded.lines(bounded.blocks(Path(inner, "cgroup.procs"))):
                     # one that was forked just now is of them too
-                    if tgid not in tgids and ((stat := proc.process(tgid)) is None or stat.parent not in tgids):
+                    if int(line) not in tgids and proc.parent(int(line)) not in tgids:
                         return None
-            stat_of = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())
+            stat_of = dict(line.split() for line in bounded.read(directory / "memory.stat", STAT_BYTES).splitlines())
             swap = directory / "memory.swap.current"
-            if int(swap.read_text() if swap.exists() else stat_of.get("total_swap", "0")):
+            if int(bounded.read(swap, STAT_BYTES) if swap.exists() else stat_of.get(b"total_swap", b"0")):
                 return None
-            anon_bytes += int(stat_of["anon"] if "anon" in stat_of else stat_of["total_rss"])  # of v2, of v1
-    except OSError:  # no memory controller here, threads apart from their process, or it has just gone
-        return None
+            anon_bytes += int(stat_of[b"anon"] if b"anon" in stat_of else stat_of[b"total_rss"])  # of v2, of v1
+    except OSError as error:
+        if not bounded.unreadable(error):
+            raise
+        return None  # no memory controller here, threads apart from their process, or it has just gone
     return anon_bytes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from tracer import procfs
@@ -13,6 +13,7 @@ from tracer.clock import Clock
 from tracer.ledger import PageSet, Punches
 from tracer.lives import Lives, Process, infer_creator
 from tracer.procfs import Pages, Proc, RegionKey
+from tracer.promptly import each
 
 Mapped = Mapping[int, Mapping[int, list[procfs.Mapping]]]
 """Who maps what, and where: by region id and tgid."""
@@ -34,6 +35,8 @@ class Region:
     """where it was last seen mapped"""
     made: bool = False
     """it was seen being made"""
+    created_ns: int | None = None
+    """by its inode, if that was asked for"""
     creator: Process | None = None
     first_mapper: Process | None = None
     """who was seen to map it first, if it was not mapped before"""
@@ -48,11 +51,13 @@ class Region:
     """in a row: it was not there any more"""
     baseline: PageSet = dataclasses.field(default_factory=lambda: PageSet([]))
     """the pages that were there then"""
+    unread: bool = False
+    """which these are could not be seen without waiting: a lease is on it"""
     touchers: set[tuple[int, int]] = dataclasses.field(default_factory=set)
     """(tgid, start_time_ns) of the processes that touched it"""
     punches: Punches = dataclasses.field(default_factory=Punches)
     punched: list[Pages] = dataclasses.field(default_factory=list)
-    """those of the punches that the extents in the capture do not know of yet"""
+    """those of the punches that the extents in the capture do not know of yet, and what else they do not know of"""
     kept: bool = False
     """the capture has its extents as they stand"""
     written: dict[str, int | None] = dataclasses.field(default_factory=dict)
@@ -63,20 +68,32 @@ class Region:
     def take_baseline(self, owned: Callable[[], PageSet] = lambda: PageSet([]), start_pages: int | None = None) -> None:
         """What is there now and has no owner is from before. With probes, call it once they write.
 
+        Where that cannot be seen without waiting, how much it is can: it is unread, and this is to be called again.
         owned: the pages that have an owner by now. start_pages: of hugetlb, whose SEEK_DATA shows all of the file; how
         many it had when the kernel side met it.
         """
-        found = procfs.survey(self.path) if self.path else None
-        if found is None:
-            return
-        self.vss_bytes, self.allocated_bytes = found.vss_bytes, found.allocated_bytes
-        self.peak_bytes = max(self.peak_bytes, found.allocated_bytes)
-        if self.kind == "hugetlb":
-            self.start_bytes = found.allocated_bytes if start_pages is None else start_pages * procfs.PAGE_BYTES
-            return
-        there = PageSet(found.pages)
-        self.baseline = there.less(owned())
-        self.start_bytes = found.allocated_bytes - (len(there) - len(self.baseline)) * procfs.PAGE_BYTES
+        found = procfs.survey(self.path, self.key) if self.path and self.kind != "hugetlb" else None
+        size = found or (procfs.region_stat(self.path) if self.path else None)
+        if size and not self.unread:
+            self.vss_bytes, self.allocated_bytes = size.vss_bytes, size.allocated_bytes
+            self.peak_bytes = max(self.peak_bytes, size.allocated_bytes)
+            self.start_bytes = size.allocated_bytes if start_pages is None else start_pages * procfs.PAGE_BYTES
+        if found:
+            there = PageSet(found.pages)
+            self.baseline = there.less(owned())
+            if self.unread:
+                self.punched.append((0, -(-found.vss_bytes // procfs.PAGE_BYTES)))
+            else:
+                self.start_bytes = found.allocated_bytes - (len(there) - len(self.baseline)) * procfs.PAGE_BYTES
+        self.unread = not found and size is not None and self.kind != "hugetlb"  # what is gone has nothing
+
+
+def on_lease(unknown: str, names: Collection[str]) -> list[str]:
+    """The warning that this is not known of these regions, if there are any; in it, {} stands for them."""
+    if not names:
+        return []
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [f"{unknown.format(next(iter(names)) + more)}: there is a lease on it"]
 
 
 def enter_mappings(capture: Capture, region: Region, mappings: Mapping[Process, Iterable[procfs.Mapping]]) -> None:
@@ -105,25 +122,27 @@ class Finder:
         self.proc = proc
         self.segments = functools.lru_cache(maxsize=1)(proc.sysv_segments)
         """to be cleared, for those of now"""
-        self._file_systems: dict[int, int] = {}
 
     def mappings(self, tgid: int) -> list[procfs.Mapping]:
         """The mappings of a process that are of regions: on a tmpfs or hugetlbfs."""
         found = []
+        others: set[int] = set()  # devices of other file systems
         for mapping in self.proc.mappings(tgid):
-            if mapping.dev not in self._file_systems:
-                magic = procfs.magic(self.proc.map_file(tgid, mapping))
-                if magic is None:  # unmapped meanwhile: another mapping will tell
-                    continue
-                self._file_systems[mapping.dev] = magic
-            if self._file_systems[mapping.dev] in (procfs.TMPFS_MAGIC, procfs.HUGETLBFS_MAGIC):
+            if mapping.dev in others:
+                continue
+            if self.proc.file_system(tgid, mapping):
                 found.append(mapping)
+            else:
+                others.add(mapping.dev)
         return found
 
     def describe(self, tgid: int, mapping: procfs.Mapping) -> tuple[str, str]:
         """(kind, name) of the region behind a mapping."""
-        name = procfs.link_name(self.proc.map_file(tgid, mapping))
-        kind = procfs.kind_of(mapping.dev, self._file_systems[mapping.dev], name)
+        plain = mapping.path.startswith("/") and "\\" not in mapping.path  # else maps has it otherwise, or does not
+        name = (
+            mapping.path.removesuffix(procfs.DELETED) if plain else procfs.link_name(self.proc.map_file(tgid, mapping))
+        )
+        kind = procfs.kind_of(mapping.dev, self.proc.file_system(tgid, mapping) or procfs.TMPFS_MAGIC, name)
         return kind, mapping.path if mapping.path.startswith("[anon_shmem:") else name
 
     def mapped(self, processes: Iterable[Process], regions: Iterable[Region]) -> Mapped:
@@ -131,13 +150,18 @@ class Finder:
         known: dict[tuple[int, int], list[Region]] = {}
         for region in regions:
             known.setdefault((region.key.dev, region.key.ino), []).append(region)
+
+        def look(tgid: int) -> Iterable[tuple[procfs.Mapping, RegionKey | None]]:
+            mappings = [mapping for mapping in self.proc.mappings(tgid) if (mapping.dev, mapping.ino) in known]
+            return zip(mappings, self.proc.identify(tgid, mappings))
+
         found: dict[int, dict[int, list[procfs.Mapping]]] = {}
-        for process in processes:
-            for mapping in self.proc.mappings(process.tgid):
-                for region in known.get((mapping.dev, mapping.ino), ()):
+        for tgid, theirs in each(self.proc.folder, look, [process.tgid for process in processes]):
+            for mapping, key in theirs or ():
+                for region in known[mapping.dev, mapping.ino]:
                     # numbers come again, and SysV's are those of others; the generation is the region's own
-                    if procfs.identify(self.proc.map_file(process.tgid, mapping)) == region.key:
-                        found.setdefault(region.id, {}).setdefault(process.tgid, []).append(mapping)
+                    if key == region.key:
+                        found.setdefault(region.id, {}).setdefault(tgid, []).append(mapping)
         return found
 
     def locate(self, region: Region, mapped: Mapped) -> None:
@@ -149,12 +173,10 @@ class Finder:
     def open_files(self, processes: Iterable[Process], regions: Iterable[Region]) -> dict[int, Path]:
         """A path to each of these regions that one of these processes has an open file of; by region id."""
         wanted = {region.key: region.id for region in regions}
-        numbers = {key[:2] for key in wanted}
         found: dict[int, Path] = {}
         for process in processes:
             for path in self.proc.open_files(process.tgid) if len(found) < len(wanted) else ():
-                stat = procfs.stat(path)
-                key = procfs.identify(path) if stat and (stat.st_dev, stat.st_ino) in numbers else None
+                key = procfs.identify(path)
                 if key in wanted:
                     found.setdefault(wanted[key], path)
         return found
@@ -166,6 +188,8 @@ class Finder:
             segment = self.segments().get(region.key.ino)
             if segment:
                 return known.at(segment.creator, -1), "shmget"
-        created_ns = procfs.birth_time_ns(region.path) if region.path else None
+        created_ns = region.created_ns
+        if created_ns is None and region.path:
+            created_ns = procfs.birth_time_ns(region.path)
         suspects = [region.first_mapper] if region.first_mapper else mappers
         return infer_creator(suspects, created_ns, clock), "inferred"

@@ -5,14 +5,19 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from tracer import __version__, kernel, lives, private, procfs, targets
 from tracer.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
+from tracer.leases import leased
 from tracer.lives import Lives, Process
-from tracer.procfs import Proc, RegionKey
-from tracer.regions import Finder, Region, enter_mappings
+from tracer.procfs import Proc, ProcessStat, RegionKey, RegionStat, Residency
+from tracer.promptly import each
+from tracer.regions import Finder, Region, enter_mappings, on_lease
 from tracer.targets import Targets
+
+UNKNOWN = RegionStat(0, 0), Residency(None, None), None
 
 
 def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> None:
@@ -25,9 +30,18 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
     known = Lives(capture, clock)
     rss_bytes = 0
     regions: dict[RegionKey, Region] = {}
+    names: dict[RegionKey, str] = {}
     mappers: dict[RegionKey, dict[Process, list[procfs.Mapping]]] = {}
-    for tgid in targets.tree(processes, wanted.roots(processes, excluded)):
-        stat = processes[tgid]
+
+    def look(tgid: int) -> tuple[ProcessStat | None, list[procfs.Mapping], list[RegionKey | None]]:
+        mappings = [mapping for mapping in finder.mappings(tgid) if mapping.shared]
+        return proc.process(tgid), mappings, proc.identify(tgid, mappings)
+
+    for tgid, found in each(proc.folder, look, targets.tree(processes, wanted.roots(processes, excluded))):
+        stat, mappings, keys = found or (None, [], [])
+        stat = stat or processes[tgid]
+        if stat.start_time_ns != processes[tgid].start_time_ns:
+            continue  # its PID is another's by now
         process = known.begin(
             tgid,
             stat.start_time_ns,
@@ -39,43 +53,40 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
             ns_tgid=proc.ns_tgid(tgid),
         )
         rss_bytes += proc.rss_bytes(tgid) or 0
-        for mapping in finder.mappings(tgid):
-            path = proc.map_file(tgid, mapping)
-            key = procfs.identify(path) if mapping.shared else None
-            if key is None:
+        for mapping, key in zip(mappings, keys):
+            if key is None:  # unmapped meanwhile
                 continue
             if key not in regions:
                 kind, name = finder.describe(tgid, mapping)
                 row = capture.insert(
                     "region", dev=key.dev, ino=key.ino, generation=key.generation, kind=kind, name=name
                 )
-                regions[key] = Region(row, row, key, kind, path, mapping.start)
+                regions[key] = Region(row, row, key, kind, proc.map_file(tgid, mapping), mapping.start)
+                names[key] = name
             mappers.setdefault(key, {}).setdefault(process, []).append(mapping)
-    for key, region in regions.items():
-        region.take_baseline()
-        residency = procfs.residency(region.path) if region.path else procfs.Residency(None, None)
-        created_ns = procfs.birth_time_ns(region.path) if region.path else None
-        creator, how = finder.creator(region, list(mappers[key]), known, clock)
-        parent = lives.stands_for(creator, mappers[key])
+    for region, measured in each(_whom, _measure, list(regions.values())):
+        size, residency, region.created_ns = measured or UNKNOWN
+        creator, how = finder.creator(region, list(mappers[region.key]), known, clock)
+        parent = lives.stands_for(creator, mappers[region.key])
         capture.update(
             "region",
             region.row,
-            created_ns=created_ns,
+            created_ns=region.created_ns,
             creator=creator.row if creator else None,
             creator_how=how if creator else None,
             top=parent.row if parent else None,
-            vss_bytes=region.vss_bytes,
-            allocated_bytes=region.allocated_bytes,
-            peak_bytes=region.allocated_bytes,
-            start_bytes=region.allocated_bytes,
+            vss_bytes=size.vss_bytes,
+            allocated_bytes=size.allocated_bytes,
+            peak_bytes=size.allocated_bytes,
+            start_bytes=size.allocated_bytes,
             resident_bytes=residency.resident_bytes,
             swapped_bytes=residency.swapped_bytes,
             address=region.address,
         )
-        pages = region.allocated_bytes // PAGE_BYTES
         # a snapshot has no beginning: all that is there is from before, wherever it is
-        capture.insert("extent", region=region.row, start=0, end=pages)
-        enter_mappings(capture, region, mappers[key])
+        capture.insert("extent", region=region.row, start=0, end=size.allocated_bytes // PAGE_BYTES)
+        enter_mappings(capture, region, mappers[region.key])
+    shut = [name for key, name in names.items() if leased(key.dev, key.ino)]
     tree = known.tree()
     now = private.measure(proc, (process.tgid for process in tree), (process.cgroup for process in tree))
     _, private_bytes, how = private.change(now, now)
@@ -89,6 +100,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         tier=kernel.PROC.name,
         mechanism=kernel.PROC.by,
         blind_to="\n".join(kernel.PROC.blind_to),
+        warnings="\n".join(proc.warnings() + on_lease("how much of {} is in memory is not known", shut)),
         started_ns=clock.wall_ns,
         ended_ns=time.time_ns(),
         sum_of_rss_bytes=rss_bytes,
@@ -99,3 +111,15 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         self_rss_bytes=used.ru_maxrss * 1024,
     )
     capture.commit()
+
+
+def _whom(region: Region) -> Path | None:
+    return region.path and procfs.whom(region.path)
+
+
+def _measure(region: Region) -> tuple[RegionStat, Residency, int | None]:
+    """And when it was made."""
+    if not region.path:
+        return UNKNOWN
+    size = procfs.region_stat(region.path) or UNKNOWN[0]
+    return size, procfs.residency(region.path, region.key), procfs.birth_time_ns(region.path)

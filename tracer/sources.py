@@ -14,8 +14,7 @@ from tracer import elf, procfs, wire
 from tracer.budget import Budget
 from tracer.elf import Load
 from tracer.errors import ShmtraceError
-from tracer.mounts import FileKey, Mounts
-from tracer.procfs import PAGE_BYTES, Proc
+from tracer.procfs import PAGE_BYTES, FileKey, Proc
 
 SPELLING = re.compile(
     r"(?P<binary>[^:]+):(?P<in_place>&?)(?P<symbol>[\w.$@]+)(?:\+(?P<offset>0x[0-9a-fA-F]{1,16}|\d{1,19}))?"
@@ -159,7 +158,6 @@ class Sources:
         self._source = source
         self._known: dict[FileKey, _Binary | str] = {}
         self._budget = Budget()
-        self._mounts = Mounts(proc)
 
     def find(self, tgid: int) -> Site | None:
         """Where a process has it; None: it has no program by such a name, or is gone.
@@ -186,7 +184,7 @@ class Sources:
     @contextlib.contextmanager
     def opened(self, site: Site, tgid: int) -> Iterator[Path]:
         """A path to its binary, as long as that is what was read. Raises OSError."""
-        fd = self._mounts.open(tgid, site.mapping)
+        fd = self._proc.open_mapped(tgid, site.mapping)
         try:
             if FileKey.of(fd) != site.binary:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), site.mapping.path)
@@ -197,7 +195,7 @@ class Sources:
     def _look(self, tgid: int, mapping: procfs.Mapping) -> Site | str:
         """Whether this is the binary; else why not, which is nothing if it is no program, or gone."""
         try:
-            fd = self._mounts.open(tgid, mapping)
+            fd = self._proc.open_mapped(tgid, mapping)
         except (FileNotFoundError, ProcessLookupError):
             return ""
         except OSError as error:

@@ -19,9 +19,8 @@ from tracer.capture import Capture
 from tracer.elf import Elf
 from tracer.events import Event
 from tracer.lives import Lives, Process
-from tracer.mounts import FileKey, Mounts
 from tracer.probes import Probes, Stacked
-from tracer.procfs import TICK_NS, Executable, Proc
+from tracer.procfs import TICK_NS, Executable, FileKey, Proc
 from tracer.regions import Region
 from tracer.symbols import Symbols
 
@@ -118,7 +117,6 @@ class Stacks:
         self._born_after: dict[Process, int] = {}  # so many execs of its parent
         self._modules: dict[FileKey, Module] = {}
         self._budget = Budget()
-        self._mounts = Mounts(self._proc)
         self._lacking = False
         self._warn = warn
         self._rows: dict[str | None, int] = {}  # by frames
@@ -173,7 +171,7 @@ class Stacks:
 
     def _module(self, tgid: int, executable: Executable) -> Module | None:
         try:
-            fd = self._mounts.open(tgid, executable)
+            fd = self._proc.open_mapped(tgid, executable)
         except (FileNotFoundError, ProcessLookupError):
             return None
         except OSError as error:

@@ -26,7 +26,7 @@ from tracer.lives import Lives, Process
 from tracer.private import Private
 from tracer.probes import KernelRegion, Sizes
 from tracer.procfs import Proc, ProcessStat, RegionKey
-from tracer.regions import Finder, Region
+from tracer.regions import Finder, Region, on_lease
 from tracer.sources import Source
 from tracer.targets import Targets
 
@@ -103,6 +103,7 @@ class Trace:
         self._to_survey: set[int] = set()  # and of those that may have pages from before
         self._segments: dict[int, int] = {}  # by shmid: the tgid of who asked for it first
         self._warnings: list[str] = []
+        self._unread: dict[int, str] = {}  # names of regions by row, of which it is not known which pages they had
         self._shmem_bytes: int | None = None
         self._sample_at_s = self._rested_at_s = 0.0
         self._clock = Clock.start()
@@ -211,13 +212,26 @@ class Trace:
                     self._labelling.adopt(tgid)
                 self._adopting.adopt(processes[tgid])
             processes = self._proc.processes(processes)
+        self._begin_accounts(known)
+
+    def _begin_accounts(self, known: set[int]) -> None:
+        """Of the regions that are not known: they were there before."""
         fresh = [self.regions[number] for number in self.regions.keys() - known]
-        mapped = self._finder.mapped(self.lives.tree(), fresh)
+        mapped = self._finder.mapped(self.lives.tree(), fresh) if fresh else {}
         for region in fresh:
             self._take_baseline(region)
             self._closing.infer_creator(
                 region, [process for tgid in mapped.get(region.id, ()) if (process := self.lives.alive(tgid))]
             )
+
+    def _ask_again(self) -> None:
+        """Whoever did not answer, and for what could not be read without waiting."""
+        known = set(self.regions)
+        self._adopting.ask_again()
+        self._begin_accounts(known)
+        for region in self.regions.values():
+            if region.unread:
+                self._take_baseline(region)
 
     def _enter(
         self,
@@ -349,6 +363,10 @@ class Trace:
 
         last = self._probes.region(region.id)
         region.take_baseline(owned, last.start_pages if last else 0)
+        if region.unread:
+            self._unread[region.row] = procfs.link_name(region.path) if region.path else "?"
+        else:
+            self._unread.pop(region.row, None)
 
     def _apply(self, event: Event) -> None:
         process = self.lives.alive(event.head.tgid)
@@ -571,6 +589,8 @@ class Trace:
 
     def _sample(self) -> None:
         """How each region stands now, written down: how much it has by its inode's own count, and who touched it."""
+        if not self._is_urgent():
+            self._ask_again()
         now_ns = time.time_ns()
         known = [number for number, region in self.regions.items() if not region.dying_since_s]
         for first in self._in_time(range(0, len(known), AT_ONCE)):
@@ -628,7 +648,11 @@ class Trace:
             lost_pages=losses["pages"],
             lost_probes=losses["probes"],
             warnings="\n".join(
-                self._warnings + (self._labelling.warnings if self._labelling else []) + kernel.explain(losses)
+                self._warnings
+                + on_lease("what {} had before the trace is unseen", self._unread.values())
+                + self._proc.warnings()
+                + (self._labelling.warnings if self._labelling else [])
+                + kernel.explain(losses)
             ),
             self_cpu_seconds=used.ru_utime + used.ru_stime,
             self_rss_bytes=used.ru_maxrss * 1024,

@@ -21,18 +21,24 @@ class Output(io.FileIO):
     """Standard output. Raises ShmtraceError where it is not taken; ends where nobody reads."""
 
     def write(self, data: Any) -> int:
-        with writing():
-            while (written := super().write(data)) is None:  # who shares it has made it non-blocking
-                select.select([], [self], [])
+        try:
+            with writing():
+                while (written := super().write(data)) is None:  # who shares it has made it non-blocking
+                    select.select([], [self], [])
+        except BaseException:  # as of a signal that ends all, once it has been written: it would be again
+            _discard()
+            raise
         return written
 
 
 class Told(io.FileIO):
-    """Standard error. What is told to whoever watches may get lost, and nothing else may by that."""
+    """Standard error, without a buffer. What is told to whoever watches may get lost, and nothing else may by that."""
 
     def write(self, data: Any) -> int:
         with contextlib.suppress(OSError):
-            super().write(data)
+            left = memoryview(data)
+            while left:
+                left = left[super().write(left) or len(left) :]
         return len(data)
 
 
@@ -42,10 +48,15 @@ def writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit tries again what is left
+        _discard()
         if isinstance(error, BrokenPipeError):  # the reader has seen enough
             sys.exit(128 + signal.SIGPIPE)
         raise ShmtraceError(f"the output cannot be written ({error.strerror})", "send it elsewhere") from None
+
+
+def _discard() -> None:
+    """What is left for standard output, or the exit tries it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def open_all() -> None:
@@ -57,12 +68,14 @@ def open_all() -> None:
     closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
     for name in closed:
         setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for good
-    sys.stdout = _text(Output(sys.stdout.fileno(), "w", closefd=False), sys.stdout)
-    sys.stderr = _text(Told(sys.stderr.fileno(), "w", closefd=False), sys.stderr)
+    buffer = io.BufferedWriter(Output(sys.stdout.fileno(), "w", closefd=False), BUFFER_BYTES)
+    sys.stdout = _text(buffer, sys.stdout)
+    sys.stderr = _text(Told(sys.stderr.fileno(), "w", closefd=False), sys.stderr, write_through=True)
     if "stdout" in closed:
         raise ShmtraceError("standard output is closed", "the report needs a place to go, if only /dev/null")
 
 
-def _text(raw: io.FileIO, like: Any) -> io.TextIOWrapper:
-    buffer = io.BufferedWriter(raw, BUFFER_BYTES)
-    return io.TextIOWrapper(buffer, like.encoding, "backslashreplace", line_buffering=like.line_buffering)
+def _text(buffer: Any, like: Any, write_through: bool = False) -> io.TextIOWrapper:
+    return io.TextIOWrapper(
+        buffer, like.encoding, "backslashreplace", line_buffering=like.line_buffering, write_through=write_through
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from tracer import bounded
 
 MAX_LOCKS = 4096  # read of all kinds together: the kernel writes them in a time that grows with their square
-FRESH_S = 1.0
+FRESH_S = 0.1
 READINGS = 3  # the kernel writes a page at a time, and misses a lock where another has gone from before it meanwhile
 # 1: LEASE  ACTIVE    WRITE 811 00:17:1047 0 EOF
 LINE = re.compile(

@@ -69,6 +69,7 @@ MAPS_LINE = re.compile(
 )
 
 DELETED = " (deleted)"  # the kernel's, behind a path
+LEASED = "somebody has a lease on it"
 NUMBER = re.compile(rb"\d{1,15}")
 SEGMENT = (b"shmid", b"cpid", b"rss", b"swap")  # columns of sysvipc/shm
 
@@ -650,20 +651,23 @@ def _open(path: Path, key: RegionKey | None = None) -> _Opened:
             raise FileNotFoundError(errno.ENOENT, "another region is there", str(path))
         if not S_ISREG(stat.mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        if leased(stat.dev, stat.ino):
-            raise BlockingIOError(errno.EWOULDBLOCK, "somebody has a lease on it", str(path))
-        problem = None
-        if stat.dev not in internal_file_systems() and _generation(place) is None:
+        problem = LEASED if leased(stat.dev, stat.ino) else None
+        if not problem and stat.dev not in internal_file_systems() and _generation(place) is None:
             problem = _mounts.why_not(_process(path), stat.mount)
         if problem:
             raise BlockingIOError(errno.EWOULDBLOCK, problem, str(path))
-        opened = f"/proc/self/fd/{place}"
-        try:
-            return _Opened(opened, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOATIME)
-        except PermissionError:  # where that is not allowed, it is to be seen
-            return _Opened(opened, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        return _open_to_read(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     finally:
         os.close(place)
+
+
+def _open_to_read(path: str, flags: int) -> _Opened:
+    try:
+        return _Opened(path, flags | os.O_NOATIME)
+    except PermissionError:  # where that is not allowed, it is to be seen
+        return _Opened(path, flags)
+    except BlockingIOError:  # since a moment ago
+        raise BlockingIOError(errno.EWOULDBLOCK, LEASED, path) from None
 
 
 @functools.lru_cache(maxsize=1)

@@ -189,6 +189,15 @@ def test_sets_up_for_the_tests_and_runs_none(bootstrap: Bootstrap) -> None:
     assert bootstrap.asked("python")[-1].endswith(f" --editable {bootstrap.checkout}[test]")
 
 
+def test_runs_the_fuzzers(bootstrap: Bootstrap) -> None:
+    done = bootstrap.run("fuzz", "60", "--seed", "7")
+    assert done.returncode == 0, done.stderr
+    assert bootstrap.asked("python")[-1] == "-m tests.fuzz 60 --seed 7"
+    assert f"pip install --quiet --disable-pip-version-check --editable {bootstrap.checkout}[test]" in "".join(
+        bootstrap.asked("python")
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "runs"),
     [

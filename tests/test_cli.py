@@ -164,7 +164,9 @@ def test_arguments_that_are_wrong(arguments: list[str], line: str) -> None:
 
 
 @pytest.mark.usefixtures("_may_trace")
-@pytest.mark.parametrize("size", ["", "0", "0G", "G", "-1", "1.5G", "4Q", "4GB", "²", "²G", "1e9"])
+@pytest.mark.parametrize(
+    "size", ["", "0", "0G", "G", "-1", "1.5G", "4Q", "4GB", "²", "²G", "1e9", "9" * 19, "8388608T"]
+)
 def test_sizes_that_are_none(size: str) -> None:
     status, line = fail("-a", "--room", size)
     assert status == 2

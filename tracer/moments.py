@@ -12,6 +12,7 @@ EXAMPLES = "write 14:00, 14:05:30, '2026-11-25 14:00', 2026-11-25T14:00:00Z, +30
 RELATIVE = re.compile(r"[+-](\d{1,9}[smhd])+", re.ASCII)
 CLOCK = re.compile(r"\d\d?:\d\d(:\d\d(\.\d{1,6})?)?", re.ASCII)
 LONGEST_S = 10**9  # 31 years
+MAX_SHOWN = 40  # characters of what cannot be read
 UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -75,9 +76,11 @@ def _unix_ns(moment: datetime, text: str) -> int:
             raise ShmtraceError(
                 f"{text} is twice or never, for the clocks were changed", f"write {early.isoformat()} with its zone"
             )
-    seconds = moment.replace(microsecond=0).timestamp()
-    return int(seconds) * 10**9 + moment.microsecond * 1000
+    unix_ns = int(moment.replace(microsecond=0).timestamp()) * 10**9 + moment.microsecond * 1000
+    if abs(unix_ns) >= 1 << 63:  # a capture has no such integers
+        raise _unreadable(text)
+    return unix_ns
 
 
 def _unreadable(text: str) -> ShmtraceError:
-    return ShmtraceError(f"{text!r} is no time", EXAMPLES)
+    return ShmtraceError(f"{text[:MAX_SHOWN]!r} is no time", EXAMPLES)

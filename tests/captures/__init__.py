@@ -17,7 +17,7 @@ def load(name: str, path: Path) -> Path:
     with Capture(path):
         pass
     database = sqlite3.connect(path)
-    database.executescript((DIRECTORY / f"{name}.sql").read_text())
+    database.executescript(f"BEGIN; {(DIRECTORY / f'{name}.sql').read_text()} COMMIT")
     database.close()
     return path
 

@@ -33,11 +33,11 @@ def size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) ->
     """Bytes of a size like 512M or 4G."""
     if value is None:
         return None
-    suffix = value[-1:].upper()
-    number, unit = (value[:-1], UNITS[suffix]) if suffix and suffix in UNITS else (value, 1)
-    if not number.isdecimal() or not int(number):
-        raise click.BadParameter(f"{value!r} is no size: write 512M or 4G")
-    return int(number) * unit
+    match = re.fullmatch(r"(?ai)(\d{1,19})([kmgt]?)", value)
+    size_bytes = int(match[1]) * UNITS[match[2].upper()] if match else 0
+    if not 0 < size_bytes < 1 << 63:
+        raise click.BadParameter(f"{value[:40]!r} is no size: write 512M or 4G")
+    return size_bytes
 
 
 def byte_range(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:

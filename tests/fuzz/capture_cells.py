@@ -1,0 +1,76 @@
+"""Captures that are sound files, of which cells hold what no trace would have written."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tests.fuzz import captures
+from tests.fuzz.harness import Fuzzer, Given
+from tests.fuzz.values import sql, values
+
+FACTORS = [-1, 0, 1000, 2**40, 0.5]
+PARENTS = [("process", "parent", "id"), ("process", "parent_tgid", "tgid"), ("region", "top", "id")]
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> list[Any]:
+    kind = draw(st.sampled_from(["set", "set", "set", "set", "copy", "scale", "shift", "insert", "delete", "cycle"]))
+    if kind == "cycle":
+        return [kind, *draw(st.sampled_from(PARENTS))]
+    table = draw(st.sampled_from(sorted(captures.schema())))
+    columns = st.sampled_from(captures.schema()[table])
+    rows = [draw(columns), draw(st.sampled_from([1, 1, 2, 5]))]  # those whose number there has no rest
+    if kind == "delete":
+        return [kind, table, *rows]
+    if kind == "insert":
+        return [kind, table, draw(st.dictionaries(columns, values, min_size=1, max_size=4))]
+    how = {"set": values, "copy": columns, "scale": st.sampled_from(FACTORS), "shift": st.integers(-3, 3)}
+    return [kind, table, draw(columns), *rows, draw(how[kind])]
+
+
+inputs = st.deferred(
+    lambda: st.fixed_dictionaries(
+        {
+            "capture": captures.names,
+            "changes": st.lists(changes(), min_size=1, max_size=4),
+            "command": captures.commands,
+        }
+    )
+)
+
+
+def statement(what: str, table: str, *how: Any) -> str:
+    if what == "insert":
+        (row,) = how
+        names, cells = (", ".join(part) for part in (map(_name, row), map(sql, row.values())))
+        return f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({cells})"
+    if what == "cycle":
+        column, key = how
+        after = f"(SELECT min({key}) FROM {table} AS other WHERE other.{key} > {table}.{key})"
+        return f"UPDATE {table} SET {column} = coalesce({after}, (SELECT min({key}) FROM {table}))"
+    *column, of, rest = how[: 2 if what == "delete" else 3]
+    where = f"WHERE abs(coalesce({_name(of)}, 0)) % {rest} = 0"
+    if what == "delete":
+        return f"DELETE FROM {table} {where}"
+    name = _name(column[0])
+    new = {"set": sql, "copy": _name, "scale": f"{name} * {{}}".format, "shift": f"{name} + ({{}})".format}
+    return f"UPDATE OR REPLACE {table} SET {name} = {new[what](how[3])} {where}"
+
+
+def _name(column: str) -> str:
+    return f'"{column}"'
+
+
+def write(given: Given, directory: Path) -> None:
+    with captures.changing(captures.put(given, directory)) as database:
+        for change in given["changes"]:
+            with contextlib.suppress(sqlite3.Error):  # a range, a type that this table does not take
+                database.execute(statement(*change))
+
+
+FUZZER = Fuzzer("capture_cells", inputs, captures.give, 200, write, captures.check, captures.warm)

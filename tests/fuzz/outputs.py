@@ -1,0 +1,87 @@
+"""What must be true of whatever shmtrace prints, whosever names are in it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import unicodedata
+from typing import Any
+
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # what moves the cursor, hides, reorders or begins a line
+FORMULA = re.compile(r"[=+@\t\r-]")
+NEGATIVE = {"grown_bytes", "allocated_change_bytes"}
+"""Changes may be less than nothing; sizes and counts may not."""
+
+
+def terminal(text: str) -> None:
+    """No character but a newline does anything."""
+    hidden = {c for c in set(text) - {"\n"} if unicodedata.category(c) in HIDDEN}
+    assert not hidden, f"what hides or moves is printed: {sorted(map(ascii, hidden))[:9]}"
+
+
+def document(text: str) -> Any:
+    """JSON as its standard has it, with no character that a terminal or a browser takes for a command."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    assert text.isascii(), "JSON is not ASCII"
+    return json.loads(text, parse_constant=refuse)
+
+
+def cells(text: str) -> list[list[str]]:
+    """CSV: as many cells in each row as in its heading, and none that a spreadsheet would run."""
+    terminal(text.replace("\r\n", "\n"))
+    rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    assert rows, "no heading"
+    assert {len(row) for row in rows} == {len(rows[0])}, "rows of different lengths"
+    run = [cell for row in rows for cell in row if FORMULA.match(cell) and not re.fullmatch(r"-?\d+", cell)]
+    assert not run, f"a spreadsheet would run {run[0][:40]!r}"
+    return rows
+
+
+def folded(text: str) -> int:
+    """A line a stack, with one count; their sum."""
+    terminal(text)
+    total = 0
+    for line in text.splitlines():
+        frames, _, count = line.rpartition(" ")
+        assert re.fullmatch(r"\d+", count), f"no count: {line[-40:]!r}"
+        assert frames, f"no frame: {line[-40:]!r}"
+        assert all(frames.split(";")), f"an empty frame: {line[:40]!r}"
+        total += int(count)
+    return total
+
+
+def page(text: str) -> None:
+    """HTML that loads nothing, and in which names are data: no more scripts than the page's own."""
+    hidden = {c for c in set(text) - {"\n", "\t"} if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")}
+    assert not hidden, f"what hides or moves is in the page: {sorted(map(ascii, hidden))[:9]}"
+    assert "alert(1)</script>" not in text, "a name has become a script"
+    assert len(re.findall(r"(?i)<script", text)) == len(re.findall(r"(?i)</script", text)), "scripts do not end"
+
+
+def balance(report: Any) -> None:
+    """Of report --json: every page is of somebody, and nothing is less than nothing."""
+    for region in report["regions"]:
+        touched = sum(toucher["touched_bytes"] for toucher in region["touchers"])
+        parts = touched + region["outside_bytes"] + region["before_bytes"] + region["unseen_bytes"]
+        assert region["allocated_bytes"] == parts, f"{region['allocated_bytes']} allocated, and {parts} in parts"
+        charged = sum(share["bytes"] for share in region["charged"])
+        assert region["allocated_bytes"] == charged, f"{region['allocated_bytes']} allocated, {charged} charged"
+    ids = [region["id"] for region in report["regions"]]
+    assert sorted(ids) == sorted(each for parent in report["parents"] for each in parent["regions"])
+    nothing_negative(report, "")
+
+
+def nothing_negative(value: Any, name: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            nothing_negative(item, key)
+    elif isinstance(value, list):
+        for item in value:
+            nothing_negative(item, name)
+    elif isinstance(value, (int, float)) and name not in NEGATIVE:
+        assert value >= 0, f"{name} is {value}"

@@ -39,16 +39,16 @@ struct region_key {
 
 struct region {
 	struct region_key key;
-	__u64 mapping;	  /* the kernel's address of its struct address_space */
-	__u64 size_bytes; /* when it was last measured */
-	__u64 pages;	  /* what is allocated, swapped pages included: when it was last measured, or at its end */
-	__u64 swapped;	  /* of those, swapped */
-	__u64 peak_pages; /* the most that it had whenever pages of it were given back */
+	__u64 mapping;	   /* the kernel's address of its struct address_space */
+	__u64 size_bytes;  /* when it was last measured */
+	__u64 pages;	   /* what is allocated, swapped pages included: when it was last measured, or at its end */
+	__u64 swapped;	   /* of those, swapped */
+	__u64 peak_pages;  /* the most that it had whenever pages of it were given back */
 	__u64 start_pages; /* when it was met */
-	__u64 gone_us;	  /* when its last user let go of it, 0 while it lives */
-	__u64 torn_pages; /* of pages, seen torn down since; all but the swapped ones once it is over */
-	__u64 punched_us; /* when swapped pages of it were last given back */
-	__u64 made_ns;	  /* CLOCK_MONOTONIC, 0 where nobody saw it made */
+	__u64 gone_us;	   /* when its last user let go of it, 0 while it lives */
+	__u64 torn_pages;  /* of pages, seen torn down since; all but the swapped ones once it is over */
+	__u64 punched_us;  /* when swapped pages of it were last given back */
+	__u64 made_ns;	   /* CLOCK_MONOTONIC, 0 where nobody saw it made */
 	__u64 maker_start_time_ns;
 	__u32 maker_tgid;
 	__u32 huge;  /* on hugetlbfs */

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,22 @@ from hypothesis import strategies as st
 from tests.fuzz.harness import Fuzzer, Given
 from tests.fuzz.values import texts
 from tests.test_procfs import MAPS, MEMINFO, SYSVIPC
-from tracer import private, targets
+from tracer import private, procfs, targets
 from tracer.places import place
 from tracer.procfs import Proc
 
 NUMBERS = ["0", "1", "812", "-1", "4294967296", "18446744073709551615", "9" * 40, "", "x", "٣", "0x10", "1.5"]
 MOUNTS = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n"
 STATUS = "Name:\t{name}\nTgid:\t{number}\nNSpid:\t812\t{number}\nRssAnon:\t{number} kB\nVmSwap:\t0 kB\n"
-KINDS = ["absent", "unreadable"]
-LARGE_BYTES, HOLE_BYTES = 4 << 20, 1 << 30
+MAPPED = "7f4000000000-7f4000001000"
+LEADS_TO = ["/dev/null", "/dev/zero", "../../fifo", "../../file", "../..", "../../file/x", "nowhere", "/dev/shm"]
+KINDS = {"absent": "nowhere", "gone": "../file/x", "unreadable": "/proc/self/mem"}
+"""Where a link leads that gives ENOENT, ENOTDIR, and EIO when it is read."""
+HOLE_BYTES = 1 << 30
+MAX_MAPPINGS = 65530  # vm.max_map_count
 
 _numbers, _names = st.sampled_from(NUMBERS), texts.map(lambda text: text.replace("\0", "")[:4000])
-_addresses = st.sampled_from(
-    ["7f4000000000-7f4000001000", "0-1000", "ffffffffff600000-ffffffffff601000", "1000-0", "x-y", "-"]
-)
+_addresses = st.sampled_from([MAPPED, "0-1000", "ffffffffff600000-ffffffffff601000", "1000-0", "x-y", "-"])
 _maps = st.tuples(
     _addresses,
     st.sampled_from(["rw-s", "r-xp", "--xs", "----", "", "rw"]),
@@ -47,59 +49,60 @@ _contents: dict[str, st.SearchStrategy[str]] = {
     "maps": st.lists(_maps, max_size=4).map(lambda lines: MAPS + "".join(lines)),
 }
 _host: dict[str, st.SearchStrategy[str]] = {
-    "meminfo": st.builds(MEMINFO.replace, st.just("46380"), _numbers),
     "sysvipc/shm": st.builds(SYSVIPC.replace, st.just("32769"), _numbers),
     "self/mounts": st.builds("{}none {} cgroup2 rw 0 0\n".format, st.just(MOUNTS), _names),
 }
 """What the kernel writes, with what strangers can choose of it."""
 
 
-def _file(contents: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
-    """A text; or one that is cut off somewhere, followed by a large one of one character, or no file at all."""
-    return st.one_of(
-        contents,
-        contents,
-        st.tuples(contents, st.integers(0, 200)).map(lambda parts: parts[0][: parts[1]]),
-        st.tuples(contents, st.sampled_from(["x", "\0", "\n", " ", "("])).map(lambda parts: {"large": list(parts)}),
-        st.sampled_from([{"kind": kind} for kind in KINDS]),
-    )
+_large: dict[str, st.SearchStrategy[Any]] = {
+    "cmdline": st.builds(lambda text: {"text": text, "hole_bytes": HOLE_BYTES}, texts),
+    "maps": st.builds(lambda line: {"text": line, "times": MAX_MAPPINGS}, _maps),
+}
+"""The two that a process can make as large as this."""
 
 
-_process = st.fixed_dictionaries({name: _file(contents) for name, contents in _contents.items()})
+def _file(name: str, contents: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    """A text; or one that is cut off somewhere, a large one, or no file at all."""
+    cut = st.tuples(contents, st.integers(0, 200)).map(lambda parts: parts[0][: parts[1]])
+    none = st.sampled_from([{"kind": kind} for kind in KINDS])
+    return st.one_of(contents, contents, cut, none, *([_large[name]] if name in _large else []))
+
+
+_process = st.fixed_dictionaries({name: _file(name, contents) for name, contents in _contents.items()})
 inputs = st.fixed_dictionaries(
     {
         "processes": st.dictionaries(st.sampled_from(["1", "811", "812", "813", "4194304"]), _process, min_size=1),
-        "host": st.fixed_dictionaries({name: _file(contents) for name, contents in _host.items()}),
+        "host": st.fixed_dictionaries({name: _file(name, contents) for name, contents in _host.items()}),
+        "leads_to": st.sampled_from(LEADS_TO),
         "words": st.lists(st.sampled_from(["1", "812", "php", "x", "^$", ".*", "\\x1b"]), min_size=1, max_size=2),
     }
 )
 
 
 def write(given: Given, directory: Path) -> None:
+    (directory / "meminfo").write_text(MEMINFO)
     for name, content in given["host"].items():
         _put(directory / name, content)
     for tgid, files in given["processes"].items():
         for name, content in files.items():
             _put(directory / tgid / name, content)
-        for folder, target in (("fd", "/dev/null"), ("map_files", "/dev/zero")):
+        for folder, entry in (("fd", "7"), ("map_files", MAPPED)):
             (directory / tgid / folder).mkdir()
-            (directory / tgid / folder / "7f4000000000-7f4000001000").symlink_to(target)
+            (directory / tgid / folder / entry).symlink_to(given["leads_to"])
+    os.mkfifo(directory / "fifo")
+    (directory / "file").write_bytes(b"x" * 5000)
 
 
 def _put(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, str):
-        path.write_bytes(content.encode(errors="surrogatepass"))
-    elif "large" in content:
-        text, character = content["large"]
-        with path.open("wb") as file:
-            file.write(text.encode(errors="surrogatepass"))
-            if character == "\0":
-                file.truncate(HOLE_BYTES)
-            else:
-                file.write(character.encode() * LARGE_BYTES)
-    elif content["kind"] == "unreadable":  # ELOOP, as may be any other error
-        path.symlink_to(path.name)
+    file = content if isinstance(content, dict) else {"text": content}
+    if "kind" in file:
+        path.symlink_to(KINDS[file["kind"]])
+        return
+    path.write_bytes(file["text"].encode(errors="surrogatepass") * file.get("times", 1))
+    if "hole_bytes" in file:
+        os.truncate(path, file["hole_bytes"])
 
 
 def give(given: Given) -> None:
@@ -116,13 +119,16 @@ def give(given: Given) -> None:
         proc.ns_tgid(tgid)
         cgroups.append(proc.cgroup(tgid))
         place(cgroups[-1])
-        for mapping in (*proc.mappings(tgid), *proc.executables(tgid)):
-            proc.map_file(tgid, mapping)
-        proc.open_files(tgid)
+        mappings = proc.mappings(tgid)
+        proc.identify(tgid, mappings)
+        for path in {proc.map_file(tgid, mapping) for mapping in mappings} | set(proc.open_files(tgid)):
+            for look in (procfs.identify, procfs.survey, procfs.residency, procfs.region_stat, procfs.link_name):
+                look(path)
+        proc.executables(tgid)
     private.measure(proc, processes, cgroups)
     proc.sysv_segments()
-    with contextlib.suppress(KeyError):
-        proc.memory()
+    proc.memory()
+    proc.warnings()
 
 
 FUZZER = Fuzzer("procs", inputs, give, 100, write)

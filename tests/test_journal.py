@@ -124,6 +124,33 @@ STRANGE = {
 }
 
 
+def test_a_write_ahead_log_is_left_alone(tmp_path: Path) -> None:
+    """Which SQLite would read, and make an index of beside it, though no capture says that it has one."""
+    path = pool(tmp_path / "x.capture")
+    (tmp_path / "x.capture-wal").touch()
+    before = everything(tmp_path)
+    pages, [remark] = touched_pages(path)
+    assert pages == 23 + 7 + 5
+    assert "x.capture-wal is left alone, for no trace makes one: what was written last may be" in remark
+    assert everything(tmp_path) == before
+
+
+def test_a_journal_of_what_is_no_capture_any_more(tmp_path: Path, temporary: Path) -> None:
+    """What SQLite finds as it plays it back is told as all other damage is."""
+    path = killed(tmp_path / "x.capture")
+    with path.open("r+b") as file:
+        file.seek(18)
+        file.write(b"\x03\x03")  # versions of the format that there are not
+    journal_file = journal.path_of(path)
+    data = bytearray(journal_file.read_bytes())
+    first = data.find(b"SQLite format 3")
+    data[first + 18 : first + 20] = b"\x03\x03"
+    journal_file.write_bytes(data)
+    with pytest.raises(ShmtraceError, match=r"x\.capture is damaged"):
+        Capture.open(path)
+    assert not list(temporary.iterdir())
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files to another user")
 @pytest.mark.parametrize("reason", STRANGE)
 def test_a_journal_of_somebody_else_is_left_alone(reason: str, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ STEPS, STEPS_A_BYTE = 50_000_000, 40
 HEAP_BYTES, HEAP_A_BYTE = 128 << 20, 4
 STEPS_AT_ONCE = 1_000_000
 MAX_REASON = 200  # characters
+DAMAGE = (sqlite3.Error, UnicodeDecodeError, MemoryError)  # what reading a damaged file ends in
 
 # SQLite sorts for GROUP BY: of extents, which come by page and not by who touched them, that takes twice the time.
 ADD_UP = """
@@ -94,6 +95,8 @@ class Capture:
             raise ShmtraceError(f"{path} may not be read", owner) from None
         except OSError as error:
             raise ShmtraceError(f"{path} cannot be read ({error.strerror})", REMEDY) from None
+        except DAMAGE as error:  # which shows as its journal is played back
+            raise capture._damaged_by(error) from None
         capture.remarks = [remark] if remark else []
         capture._begin(db)
         try:
@@ -133,10 +136,8 @@ class Capture:
         try:
             if not self._is_read:
                 self._end(whole=kind is None)
-            elif isinstance(error, UnicodeDecodeError):  # of an error of SQLite's, which has the file's own words in it
-                raise self.damaged("what SQLite says of it is no UTF-8") from None
-            elif isinstance(error, (sqlite3.Error, MemoryError)):
-                raise self.damaged(str(error) or "it takes more memory than others of its size") from None
+            elif isinstance(error, DAMAGE):
+                raise self._damaged_by(error) from None
         finally:
             self._db.close()
 
@@ -153,6 +154,11 @@ class Capture:
                 "what was committed before is in it",
             )
         self._db.execute("PRAGMA journal_mode = DELETE")
+
+    def _damaged_by(self, error: BaseException) -> ShmtraceError:
+        if isinstance(error, UnicodeDecodeError):  # of an error of SQLite's, which has the file's own words in it
+            return self.damaged("what SQLite says of it is no UTF-8")
+        return self.damaged(str(error) or "it takes more memory than others of its size")
 
     def damaged(self, reason: str) -> ShmtraceError:
         """What a reader ends with. The reason may have words of the file in it."""

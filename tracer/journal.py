@@ -26,6 +26,8 @@ RESERVED_BYTE = 0x40000001  # of the file, locked by whoever is writing it: os.h
 FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 TRIES = 5
+AS_IT_IS = "mode=ro&immutable=1"  # without a look at what lies beside it
+DOUBT = "what was written last may be wrong or missing"
 
 
 def path_of(capture: Path) -> Path:
@@ -38,6 +40,9 @@ def connect(capture: Path, busy_s: float) -> tuple[sqlite3.Connection, str | Non
 
     busy_s: how long to wait for a commit that is going on. Raises OSError, ShmtraceError, sqlite3.Error.
     """
+    log = capture.with_name(f"{capture.name}-wal")
+    if os.path.lexists(log):  # SQLite would believe it, whatever the capture says, and make an index of it beside it
+        return _connect(capture, AS_IT_IS, busy_s), f"{log} is left alone, for no trace makes one: {DOUBT}"
     for _ in range(TRIES):
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(_open(capture))
@@ -47,8 +52,8 @@ def connect(capture: Path, busy_s: float) -> tuple[sqlite3.Connection, str | Non
             if not (journal or strange) or _is_being_written(file):
                 break
             if strange:
-                told = f"{path_of(capture)} is left alone, for {strange}: what was written last may be wrong or missing"
-                return _connect(capture, "mode=ro&immutable=1", busy_s), told
+                told = f"{path_of(capture)} is left alone, for {strange}: {DOUBT}"
+                return _connect(capture, AS_IT_IS, busy_s), told
             copy = journal and _played_back(capture, file, journal, busy_s)
             if copy:
                 return copy, None

@@ -12,14 +12,7 @@ from tests.fuzz.fuzzers import FUZZERS
 SEED = "7"
 
 
-PENDING = {"capture_sizes", "capture_journals"}
-"""Of which faults are known that are still to be mended."""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.xfail(strict=False)) if name in PENDING else name for name in FUZZERS],
-)
+@pytest.mark.parametrize("name", FUZZERS)
 def test_all_end_well(name: str) -> None:
     campaign = Campaign(FUZZERS[name], Path("fuzz-failures"))
     campaign.again()

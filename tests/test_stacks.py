@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.proc_texts import put, stat_of
 from tests.test_elf import with_functions
 from tests.test_lives import CLOCK
-from tests.test_procfs import put, stat_of
 from tracer import elf, events, wire
 from tracer.budget import Budget
 from tracer.capture import Capture

@@ -22,7 +22,7 @@ from tests.fuzz import captures, harness, outputs, words
 from tests.fuzz.harness import Fuzzer, Given
 from tests.fuzz.procs import MOUNTS
 from tests.fuzz.values import texts
-from tests.test_procfs import MAPS, MEMINFO, SYSVIPC, stat_of
+from tests.proc_texts import MAPS, MEMINFO, SYSVIPC, stat_of
 from tracer import cli, kernel
 from tracer.errors import ShmtraceError
 from tracer.procfs import Proc
@@ -176,4 +176,4 @@ def made(given: Given) -> set[str]:
     return names | {f"{name}-journal" for name in names}
 
 
-FUZZER = Fuzzer("arguments", inputs, give, 200, write, check, captures.warm, made)
+FUZZER = Fuzzer("arguments", inputs, give, 120, write, check, captures.warm, made)

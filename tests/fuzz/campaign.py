@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import re
@@ -45,6 +46,7 @@ class Campaign:
         self.peak_bytes = 0
         self.slowest_s = 0.0
         fuzzer.warm()
+        gc.freeze()  # or each child would copy all that its collector looks at
 
     @property
     def tried(self) -> int:

@@ -69,4 +69,4 @@ def write(given: Given, directory: Path) -> None:
     path.write_bytes(data)
 
 
-FUZZER = Fuzzer("capture_bits", inputs, captures.give, 200, write, captures.check, captures.warm)
+FUZZER = Fuzzer("capture_bits", inputs, captures.give, 150, write, captures.check, captures.warm)

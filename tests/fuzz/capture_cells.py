@@ -73,4 +73,4 @@ def write(given: Given, directory: Path) -> None:
                 database.execute(statement(*change))
 
 
-FUZZER = Fuzzer("capture_cells", inputs, captures.give, 200, write, captures.check, captures.warm)
+FUZZER = Fuzzer("capture_cells", inputs, captures.give, 150, write, captures.check, captures.warm)

@@ -127,4 +127,4 @@ def write(given: Given, directory: Path) -> None:
             change(path, *each)
 
 
-FUZZER = Fuzzer("capture_journals", inputs, captures.give, 100, write, captures.check, captures.warm)
+FUZZER = Fuzzer("capture_journals", inputs, captures.give, 80, write, captures.check, captures.warm)

@@ -153,4 +153,4 @@ def write(given: Given, directory: Path) -> None:
         (directory / f"{captures.FILE}{beside}").unlink(missing_ok=True)
 
 
-FUZZER = Fuzzer("capture_schema", inputs, captures.give, 150, write, captures.check, captures.warm)
+FUZZER = Fuzzer("capture_schema", inputs, captures.give, 120, write, captures.check, captures.warm)

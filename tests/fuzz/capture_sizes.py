@@ -14,7 +14,8 @@ from tests.fuzz.harness import Fuzzer, Given
 
 NUMBERED = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT {count})"
 TEXT_BYTES = [1 << 16, 1 << 20, 10 << 20, 100 << 20]
-ROWS = [1000, 30_000, 100_000]
+STEP = {"id": 1, "time_ns": 1, "start": 1000, "end": 1000}  # from a row to the next; extents do not overlap
+ROWS, MANY_EXTENTS = [1000, 30_000, 100_000], [100_000, 300_000]
 
 
 @st.composite
@@ -29,7 +30,7 @@ def changes(draw: st.DrawFn) -> list[Any]:
             draw(st.sampled_from(TEXT_BYTES)),
             draw(st.sampled_from(["x", "\n", ";", "/", "\x1b"])),
         ]
-    return ["rows", table, draw(st.sampled_from(ROWS))]
+    return ["rows", table, draw(st.sampled_from(MANY_EXTENTS if table == "extent" else ROWS))]
 
 
 inputs = st.deferred(
@@ -51,15 +52,17 @@ def change(database: sqlite3.Connection, what: str, table: str, *how: Any) -> No
         return
     (count,) = how
     columns = captures.schema()[table]
-    keys = {row[1] for row in database.execute(f"PRAGMA table_info({table})") if row[5]}
-    # those of the last row; of a key, and of what may be one, the numbers from there on
-    cells = ", ".join(f'"{name}" + x' if name in (keys or {"time_ns"}) else f'"{name}"' for name in columns)
+    cells = ", ".join(f'"{name}" + {STEP[name]} * x' if name in STEP else f'"{name}"' for name in columns)
     names = ", ".join(f'"{name}"' for name in columns)
-    order = ", ".join(f'"{name}" DESC' for name in sorted(keys)) or "1"
+    order = ", ".join(f'"{name}" DESC' for name in columns if name in STEP) or "1"
     database.execute(
         f"""{NUMBERED.format(count=count)} INSERT OR IGNORE INTO {table} ({names})
         SELECT {cells} FROM c, (SELECT * FROM {table} ORDER BY {order} LIMIT 1)"""
     )
+    if table == "extent":  # each region has as much as its extents, and is as large
+        for column, value in (("allocated_bytes", 'sum("end" - start)'), ("vss_bytes", 'max("end")')):
+            of = f"(SELECT {value} * 4096 FROM extent WHERE region = region.id)"
+            database.execute(f"UPDATE region SET {column} = max({column}, {of}), peak_bytes = NULL")
 
 
 def write(given: Given, directory: Path) -> None:
@@ -69,4 +72,4 @@ def write(given: Given, directory: Path) -> None:
                 change(database, *each)
 
 
-FUZZER = Fuzzer("capture_sizes", inputs, captures.give, 10, write, captures.check, captures.warm)
+FUZZER = Fuzzer("capture_sizes", inputs, captures.give, 6, write, captures.check, captures.warm)

@@ -105,4 +105,4 @@ def give(given: Given) -> None:
             assert name is None or len(name) <= 4 * symbols.MAX_NAME_BYTES
 
 
-FUZZER = Fuzzer("elf_files", inputs, give, 100, write)
+FUZZER = Fuzzer("elf_files", inputs, give, 80, write)

@@ -35,4 +35,4 @@ def write(given: Given, directory: Path) -> None:
         database.execute(f"UPDATE {table} SET {column} = {sql(given['text'])}")
 
 
-FUZZER = Fuzzer("labels", inputs, captures.give, 150, write, captures.check, captures.warm)
+FUZZER = Fuzzer("labels", inputs, captures.give, 120, write, captures.check, captures.warm)

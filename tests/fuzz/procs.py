@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.harness import Fuzzer, Given
 from tests.fuzz.values import texts
-from tests.test_procfs import MAPS, MEMINFO, SYSVIPC
+from tests.proc_texts import MAPS, MEMINFO, SYSVIPC
 from tracer import private, procfs, targets
 from tracer.places import place
 from tracer.procfs import Proc
@@ -131,4 +131,4 @@ def give(given: Given) -> None:
     proc.warnings()
 
 
-FUZZER = Fuzzer("procs", inputs, give, 100, write)
+FUZZER = Fuzzer("procs", inputs, give, 60, write)

@@ -73,4 +73,4 @@ def _texts(value: Any) -> list[str]:
     return [text for item in value for text in _texts(item)] if isinstance(value, tuple) else []
 
 
-FUZZER = Fuzzer("ring", inputs, give, 150)
+FUZZER = Fuzzer("ring", inputs, give, 80)

@@ -111,4 +111,4 @@ def give(given: Given) -> None:
         assert found.container is None or short(found.container)
 
 
-FUZZER = Fuzzer("words", inputs, give, 200)
+FUZZER = Fuzzer("words", inputs, give, 150)

@@ -23,7 +23,7 @@ from tracer.targets import Targets
 from tracer.trace import Trace
 from tracer.views import text
 
-CATCH_UP_S = 0.05  # for the events of what has just happened to come in
+CATCH_UP_S = 1.0  # for the events of what has just happened to come in
 
 
 class Row(NamedTuple):

@@ -196,7 +196,8 @@ class Trace:
         memory = self._proc.memory()
         size_bytes = min(sum(seen.values()) + self._room_bytes, memory.total_bytes + memory.swap_bytes)
         return Sizes(
-            blocks=-(-size_bytes // BLOCK_BYTES) + ROOM_REGIONS,
+            # a block for each small region, too, unless it was said how much room there is to be
+            blocks=-(-size_bytes // BLOCK_BYTES) + (ROOM_REGIONS if self._room_bytes == ROOM_BYTES else 0),
             processes=max(2048, 4 * len(tree)),
             regions=ROOM_REGIONS,
             usages=65536,

@@ -488,12 +488,8 @@ def _region(
     ]
     known_bytes = (touched_pages + outside_pages + before_pages) * PAGE_BYTES
     allocated_bytes = row["allocated_bytes"] or 0
-    if known_bytes > allocated_bytes and rows.complete:
-        raise ShmtraceError(
-            f"the capture contradicts itself: {known_bytes} of {allocated_bytes} bytes of region {name} are known",
-            "it is damaged, or shmtrace is at fault: please report it",
-        )
-    allocated_bytes = max(allocated_bytes, known_bytes)  # while it is recorded, its size may be the older of the two
+    if not rows.complete:  # its size may be the older of the two
+        allocated_bytes = max(allocated_bytes, known_bytes)
     return Region(
         row=row["id"],
         id=name,

@@ -7,6 +7,7 @@ python -m tests.fuzz --again FILE                              one input that wa
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import secrets
@@ -24,6 +25,8 @@ from tests.fuzz.harness import HANG, REFUSED, RESULT, TRACEBACK, WRONG
 
 SECONDS = 1200
 KEPT = Path("fuzz-failures")
+AT_ONCE = 1000  # inputs, of which hypothesis keeps account
+SHOWN = 4000  # characters of what an input that is run again has printed
 HEADS = ("class", "inputs", RESULT, REFUSED, TRACEBACK, HANG, WRONG, "peak MB", "slowest s")
 
 
@@ -39,12 +42,12 @@ class Row(NamedTuple):
 
 def work(name: str, seed: str, seconds: float) -> Row:
     """In one of several processes: as many as this takes."""
-    began_s = time.monotonic()
+    until_s = time.monotonic() + seconds
     campaign = Campaign(FUZZERS[name], KEPT)
-    number = 0
-    while time.monotonic() - began_s < seconds and not campaign.over:
-        campaign.random(f"{seed} {number}", -(-FUZZERS[name].examples // 10))  # then it looks at the clock
-        number += 1
+    for number in itertools.count():
+        if campaign.over:
+            break
+        campaign.random(f"{seed} {number}", AT_ONCE, until_s)
     return Row(name, campaign.ended, campaign.peak_bytes, campaign.slowest_s, campaign.failures)
 
 
@@ -87,10 +90,9 @@ def again(path: Path) -> bool:
     fuzzer = FUZZERS[document["fuzzer"]]
     fuzzer.warm()
     ended = harness.run(fuzzer, document["input"])
-    print(
-        f"{ended.how}: {ended.what}" if ended.what else ended.how, f"{ended.seconds:.1f} s, {ended.peak_bytes >> 20} MB"
-    )
-    print(ended.detail)
+    how = f"{ended.how}: {ended.what}" if ended.what else ended.how
+    print(f"{how} ({ended.seconds:.1f} s, {ended.peak_bytes >> 20} MB)")
+    print(ended.detail[:SHOWN])
     return ended.well
 
 

@@ -6,10 +6,13 @@ import contextlib
 import gc
 import hashlib
 import json
+import math
 import re
+import time
 import warnings
 from collections import Counter
 from pathlib import Path
+from unittest import SkipTest
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity
@@ -45,6 +48,7 @@ class Campaign:
         """by what was not well, the smallest input that shows it"""
         self.peak_bytes = 0
         self.slowest_s = 0.0
+        self._until_s = math.inf
         fuzzer.warm()
         gc.freeze()  # or each child would copy all that its collector looks at
 
@@ -54,8 +58,8 @@ class Campaign:
 
     @property
     def over(self) -> bool:
-        """Hangs are all that it would be waiting for."""
-        return self.ended[HANG] >= MAX_HANGS
+        """There is no more time, or hangs are all that it would be spent on."""
+        return time.monotonic() > self._until_s or self.ended[HANG] >= MAX_HANGS
 
     def again(self) -> None:
         """The inputs in the repository, which once did not end well."""
@@ -65,13 +69,17 @@ class Campaign:
             if not ended.well:
                 self._keep(given, ended)
 
-    def random(self, seed: str, examples: int) -> None:
-        """So many inputs, the same of the same seed; and more where one does not end well, for a smaller one."""
-        until = self.tried + examples
+    def random(self, seed: str, examples: int, until_s: float = math.inf) -> None:
+        """So many inputs, the same of the same seed; and more where one does not end well, for a smaller one.
+
+        until_s: of time.monotonic(), when this is over all the same.
+        """
+        self._until_s = until_s
+        last = self.tried + examples
         for part in range(examples):
-            if self.tried >= until or self.over:
+            if self.tried >= last or self.over:
                 break
-            self._part(f"{self._fuzzer.name} {seed} {part}", until - self.tried)
+            self._part(f"{self._fuzzer.name} {seed} {part}", last - self.tried)
 
     def _part(self, seed: str, examples: int) -> None:
         """Up to the first that does not end well in a way not seen before, and the smallest that was found for it."""
@@ -80,6 +88,8 @@ class Campaign:
 
         def each(given: Given) -> None:
             nonlocal looking, tried
+            if self.over:
+                raise SkipTest
             text = json.dumps(given)
             if tried < SMALLER and text not in shown:
                 ended = harness.run(self._fuzzer, given) if looking else self._one(given)
@@ -105,7 +115,7 @@ class Campaign:
             suppress_health_check=list(HealthCheck),
             verbosity=Verbosity.quiet,
         )
-        with warnings.catch_warnings(), contextlib.suppress(_NotWellError, Flaky):  # now it may take less than before
+        with warnings.catch_warnings(), contextlib.suppress(_NotWellError, SkipTest, Flaky):  # it may be well now
             warnings.simplefilter("ignore", HypothesisWarning)  # inputs may be large
             hypothesis.seed(number)(settings(hypothesis.given(self._fuzzer.inputs)(each)))()
 

@@ -34,7 +34,8 @@ COMMANDS = [
     ["report", FILE, "--json", "--since", "+1s", "--until", "-1s"],
     ["report", FILE, "--csv"],
     *(["report", FILE, "--by", by, *form] for by in _choices(looking.report, "by") for form in ([], ["--json"])),
-    *(["report", FILE, "--by", by, "--csv", "--sort", "allocated"] for by in ("region", "process", "unit", "script")),
+    *(["report", FILE, "--by", by, "--csv"] for by in ("process", "stack", "label")),
+    *(["report", FILE, "--by", by, "--csv", "--sort", "allocated"] for by in ("region", "unit", "script")),
     ["report", FILE, "--by", "time", "--since", "+1s"],
     *(["diff", *files, *form] for files in ([OTHER, FILE], [FILE, OTHER]) for form in ([], ["--json"], ["--csv"])),
     ["html", FILE, "-o", "-"],
@@ -81,7 +82,7 @@ def give(given: Given) -> None:
     harness.command(*given["command"])
 
 
-def check(given: Given, stdout: str) -> None:
+def check(given: Given, _directory: Path, stdout: str) -> None:
     """What was printed is what such a command prints, and balances."""
     command, form = given["command"][0], given["command"][-1]
     if "--json" in given["command"]:
@@ -107,6 +108,14 @@ def warm() -> None:
         good(name)
     path = str(good("labels of a pool"))
     harness.imported(*([path if word in (FILE, OTHER) else word for word in command] for command in COMMANDS))
+
+
+@functools.cache
+def allocated_bytes(name: str) -> int:
+    """Of all regions of one that is as it should be, by SQL."""
+    with contextlib.closing(sqlite3.connect(good(name))) as database:
+        (found,) = database.execute("SELECT sum(allocated_bytes) FROM region").fetchone()
+    return int(found)
 
 
 @functools.cache

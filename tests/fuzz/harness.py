@@ -34,6 +34,7 @@ CPU_S = 10
 WALL_S = 60  # of what waits for something; far more than the other, for the machine may be busy
 OUTPUT_BYTES = 1 << 30
 LONGEST_LINE = 8000  # of an error: it may have two paths in it
+STATUSES = (0, 1, 2)
 WARNING = "shmtrace: warning: "
 
 RESULT, REFUSED = "result", "refused"
@@ -48,7 +49,7 @@ class Ended(NamedTuple):
     what: str
     """of what is not well: which one, told apart from others by this text"""
     detail: str
-    stdout: str
+    """all that was printed, or why it is not well"""
     seconds: float
     peak_bytes: int
 
@@ -68,8 +69,8 @@ class Fuzzer(NamedTuple):
     """of the short run"""
     write: Callable[[Given, Path], None] = lambda _given, _directory: None
     """its files"""
-    check: Callable[[Given, str], None] = lambda _given, _stdout: None
-    """of what ended with a result, what it has printed; raises AssertionError"""
+    check: Callable[[Given, Path, str], None] = lambda _given, _directory, _stdout: None
+    """of what ended with a result, what it has printed, and in which directory; raises AssertionError"""
     warm: Callable[[], None] = lambda: None
     """once, before the first: what each child would have to do by itself"""
     made: Callable[[Given], set[str]] = lambda _given: set()
@@ -122,7 +123,6 @@ def run(fuzzer: Fuzzer, given: Given) -> Ended:
         began_s = time.monotonic()
         child = os.fork()
         if child == 0:
-            os.close(readable)
             _become(fuzzer, given, directory, writable)
         os.close(writable)
         in_time = bool(select.select([readable], [], [], WALL_S)[0])
@@ -132,36 +132,50 @@ def run(fuzzer: Fuzzer, given: Given) -> Ended:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
-        peak_bytes = usage.ru_maxrss * 1024
-        stdout = (directory.parent / "stdout").read_text(errors="backslashreplace")
-        stderr = (directory.parent / "stderr").read_text(errors="backslashreplace")
-        after = _files(directory.parent)
+        if told:
+            how, what, detail = _judged(fuzzer, given, directory, json.loads(told))
+        else:
+            how, what, detail = _killed(in_time, status)
+        if how in (RESULT, REFUSED):
+            new = {f"input/{name}" for name in fuzzer.made(given)}
+            if changed := _changed(before, _files(directory.parent), new):
+                how, what, detail = WRONG, "files are not as they were", "\n".join(changed)
+            elif usage.ru_maxrss * 1024 > MEMORY_BYTES:
+                how, what, detail = WRONG, "too much memory", f"{usage.ru_maxrss >> 10} MB"
+        return Ended(how, what, detail, seconds, usage.ru_maxrss * 1024)
 
-    def ended(how: str, what: str = "", detail: str = "") -> Ended:
-        return Ended(how, what, detail, stdout, seconds, peak_bytes)
 
-    if not told:
-        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        if in_time and number != signal.SIGXCPU:
-            return ended(WRONG, f"killed by {signal.Signals(number).name if number else 'nothing'}", stderr)
-        return ended(HANG, f"over {CPU_S} s of CPU" if in_time else f"no answer in {WALL_S} s", stderr)
-    code, what, detail = json.loads(told)
+def _killed(in_time: bool, status: int) -> tuple[str, str, str]:
+    if not in_time:
+        return HANG, f"no answer in {WALL_S} s", ""
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    if number == signal.SIGXCPU:
+        return HANG, f"over {CPU_S} s of CPU", ""
+    return WRONG, f"killed by {signal.Signals(number).name}" if number else "it ended itself", ""
+
+
+def _judged(fuzzer: Fuzzer, given: Given, directory: Path, answer: tuple[int, str, str]) -> tuple[str, str, str]:
+    """How, what and detail, by what the child has told and printed."""
+    code, what, detail = answer
+    stdout, stderr = (
+        (directory.parent / name).read_text(encoding="utf-8", errors="backslashreplace")
+        for name in ("stdout", "stderr")
+    )
     if what:
-        return ended(TRACEBACK, what, detail)
-    if changed := _changed(before, after, {f"input/{name}" for name in fuzzer.made(given)}):
-        return ended(WRONG, "files are not as they were", "\n".join(changed))
-    if peak_bytes > MEMORY_BYTES:
-        return ended(WRONG, "too much memory", f"{peak_bytes >> 20} MB")
+        return TRACEBACK, what, detail
+    if code not in STATUSES:
+        return WRONG, f"status {code}", stderr
     if problem := _of_stderr(code, stderr):
-        return ended(WRONG, problem, f"status {code}, stderr:\n{stderr}")
+        return WRONG, problem, f"status {code}, stderr:\n{stderr}"
     if code:
-        return ended(REFUSED, detail=stderr)
+        return REFUSED, "", stderr
     try:
-        fuzzer.check(given, stdout)
+        fuzzer.check(given, directory, stdout)
     except Exception as error:  # noqa: BLE001 - what is checked may be none of what was expected
-        frames = traceback.extract_tb(error.__traceback__)
-        return ended(WRONG, f"{frames[-1].name}: {str(error).partition(chr(10))[0][:200]}", str(error))
-    return ended(RESULT)
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        wrong = f"{type(error).__name__} in {at.name}: {at.line}"
+        return WRONG, str(error).partition("\n")[0] if isinstance(error, AssertionError) else wrong, str(error)
+    return RESULT, "", stdout
 
 
 def _become(fuzzer: Fuzzer, given: Given, directory: Path, writable: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.fuzz.harness import Fuzzer, Given
 from tests.fuzz.values import texts
 from tests.proc_texts import MAPS, MEMINFO, SYSVIPC
-from tracer import private, procfs, targets
+from tracer import leases, mounts, private, procfs, targets
 from tracer.places import place
 from tracer.procfs import Proc
 
@@ -27,14 +27,20 @@ MAX_MAPPINGS = 65530  # vm.max_map_count
 
 _numbers, _names = st.sampled_from(NUMBERS), texts.map(lambda text: text.replace("\0", "")[:4000])
 _addresses = st.sampled_from([MAPPED, "0-1000", "ffffffffff600000-ffffffffff601000", "1000-0", "x-y", "-"])
+_devices = st.sampled_from(["00:01", "fd:01", "00:00", "fffff:fffff", "1", "x:y", ":"])
 _maps = st.tuples(
     _addresses,
     st.sampled_from(["rw-s", "r-xp", "--xs", "----", "", "rw"]),
     st.sampled_from(["00000000", "1000", "ffffffffffffffff", "x"]),
-    st.sampled_from(["00:01", "fd:01", "00:00", "fffff:fffff", "1", "x:y", ":"]),
+    _devices,
     _numbers,
     _names.map(lambda name: name.replace("\n", "\\012")),
 ).map(lambda fields: " ".join(fields) + "\n")
+_mounts = st.builds(
+    "{} 27 {} / {} rw,noatime {}- {} /dev/root rw\n".format,
+    *(_numbers, _devices, _names, st.sampled_from(["", "master:1 ", "- "]), _names),
+)
+_locks = st.builds("{}: LEASE  ACTIVE    WRITE {} {}:{} 0 EOF\n".format, _numbers, _numbers, _devices, _numbers)
 _contents: dict[str, st.SearchStrategy[str]] = {
     "stat": st.builds(
         "{} ({}) S {} 811 811 0 -1 4194560 1203 0 0 0 3 5 0 0 20 0 1 0 {} 213700608 4821 1844\n".format,
@@ -47,9 +53,12 @@ _contents: dict[str, st.SearchStrategy[str]] = {
         st.builds("{}:{}:{}\n".format, _numbers, st.sampled_from(["", "memory", "cpu,memory"]), _names), max_size=3
     ).map("".join),
     "maps": st.lists(_maps, max_size=4).map(lambda lines: MAPS + "".join(lines)),
+    "mountinfo": st.lists(_mounts, max_size=3).map("".join),
 }
 _host: dict[str, st.SearchStrategy[str]] = {
     "sysvipc/shm": st.builds(SYSVIPC.replace, st.just("32769"), _numbers),
+    "self/mountinfo": st.lists(_mounts, max_size=3).map("".join),
+    "locks": st.lists(_locks, max_size=3).map("".join),
     "self/mounts": st.builds("{}none {} cgroup2 rw 0 0\n".format, st.just(MOUNTS), _names),
 }
 """What the kernel writes, with what strangers can choose of it."""
@@ -58,8 +67,9 @@ _host: dict[str, st.SearchStrategy[str]] = {
 _large: dict[str, st.SearchStrategy[Any]] = {
     "cmdline": st.builds(lambda text: {"text": text, "hole_bytes": HOLE_BYTES}, texts),
     "maps": st.builds(lambda line: {"text": line, "times": MAX_MAPPINGS}, _maps),
+    "mountinfo": st.builds(lambda line: {"text": line, "times": MAX_MAPPINGS}, _mounts),
 }
-"""The two that a process can make as large as this."""
+"""Those that a process can make as large as this."""
 
 
 def _file(name: str, contents: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
@@ -72,7 +82,9 @@ def _file(name: str, contents: st.SearchStrategy[str]) -> st.SearchStrategy[Any]
 _process = st.fixed_dictionaries({name: _file(name, contents) for name, contents in _contents.items()})
 inputs = st.fixed_dictionaries(
     {
-        "processes": st.dictionaries(st.sampled_from(["1", "811", "812", "813", "4194304"]), _process, min_size=1),
+        "processes": st.dictionaries(
+            st.sampled_from(["1", "811", "812", "813", "4194304"]), _process, min_size=1, max_size=3
+        ),
         "host": st.fixed_dictionaries({name: _file(name, contents) for name, contents in _host.items()}),
         "leads_to": st.sampled_from(LEADS_TO),
         "words": st.lists(st.sampled_from(["1", "812", "php", "x", "^$", ".*", "\\x1b"]), min_size=1, max_size=2),
@@ -112,6 +124,7 @@ def give(given: Given) -> None:
     roots = wanted.roots(processes)
     tree = targets.tree(processes, roots)
     wanted.close_to(processes)
+    mounted = mounts.Mounts(proc.root)
     cgroups = []
     for tgid in [*proc.tgids(), *tree]:
         proc.process(tgid)
@@ -125,6 +138,10 @@ def give(given: Given) -> None:
             for look in (procfs.identify, procfs.survey, procfs.residency, procfs.region_stat, procfs.link_name):
                 look(path)
         proc.executables(tgid)
+        for mapping in mappings[:1]:
+            mounted.kind(tgid, mapping.dev)
+            mounted.why_not(proc.folder(tgid), mapping.ino)
+    leases.find(proc.root / "locks")
     private.measure(proc, processes, cgroups)
     proc.sysv_segments()
     proc.memory()

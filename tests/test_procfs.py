@@ -323,11 +323,13 @@ def test_of_all_processes_no_more_is_read_than_their_titles(proc: Proc) -> None:
     put(proc, 811, stat=stat_of(811, b"x"), cmdline=b"x" * TITLE_BYTES)
     put(proc, 812, stat=stat_of(812, b"x"), cmdline=b"php-fpm: pool www\0" + b"y" * 1000)
     put(proc, 813, stat=stat_of(813, b"x"), cmdline=b"\0" * 20_000_000)
+    put(proc, 814, stat=stat_of(814, b"x"), cmdline=b"php-fpm: pool www" + b"\0" * 1000)  # by setproctitle
     found = proc.processes()
     assert (found[811].title, found[811].command) == ("x" * TITLE_BYTES,) * 2
     assert found[812].title == "php-fpm: pool www"
     assert found[812].command == "php-fpm: pool www " + "y" * (TITLE_BYTES - 18) + "…"
-    assert found[813].command == "…"
+    assert found[813].command == ""
+    assert (found[814].title, found[814].command) == ("php-fpm: pool www",) * 2
 
 
 def test_files_without_end_take_no_memory(proc: Proc) -> None:
@@ -343,7 +345,7 @@ def test_files_without_end_take_no_memory(proc: Proc) -> None:
         file.truncate(size_bytes)
     tracemalloc.start()
     try:
-        assert proc.processes()[812].command == "…"
+        assert proc.processes()[812].command == ""
         assert (proc.mappings(812), proc.cgroup(812), proc.ns_tgid(812)) == ([], None, None)
         assert (proc.rss_bytes(812), proc.sysv_segments(), proc.mounts.kind(812, 1)) == (None, {}, None)
         assert tracemalloc.get_traced_memory()[1] < 8 << 20

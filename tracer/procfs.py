@@ -464,9 +464,12 @@ def _named(stat: ProcessStat, cmdline: bytes, size_bytes: int) -> ProcessStat:
 def titles(cmdline: bytes, size_bytes: int) -> tuple[str, str]:
     """(title, command) of a command line as the kernel keeps it: a NUL after each argument.
 
-    What setproctitle wrote has blanks between words, and is one argument. Of one that is longer than size_bytes the
-    beginning, and an ellipsis.
+    What setproctitle wrote has blanks between words, is one argument, and has NULs after it up to where the arguments
+    once ended. Of one that is longer than size_bytes the beginning, and an ellipsis.
     """
+    shown = cmdline[:size_bytes]
+    if shown.endswith(b"\0\0"):
+        cmdline = shown.rstrip(b"\0")
     arguments = [argument.strip() for argument in bounded.text(cmdline, size_bytes).split("\0")]
     arguments = [argument for argument in arguments if argument]
     return (arguments[0] if arguments else ""), " ".join(arguments)

@@ -253,7 +253,7 @@ def test_a_file_that_its_owner_keeps_to_himself(tmp_path: Path) -> None:
         report = traced([process], "--label", "php", "--stacks", "-o", capture)
         assert time.monotonic() - began_s < 40
     assert pages(report) == [{None: 31}]
-    reason = "cannot be opened (Resource temporarily unavailable)"
+    reason = "cannot be opened (somebody has a lease on it)"
     assert report["warnings"] == [
         f"functions of some programs are told by their place in the file: {file} {reason}",
         "no process had what --label php reads: all labels are ?",

@@ -191,8 +191,8 @@ def test_what_is_left_over_is_unseen(
 
 
 def test_more_owners_than_pages(capture: Capture, read: Callable[..., Account]) -> None:
-    """While it is written the size may be the older of the two; of a complete capture it is told, and nothing is shifted
-    to hide it."""
+    """While it is written the size may be the older of the two; of a complete one it is told, and nothing is shifted to
+    hide it."""
     region = put_region(capture, 7)
     put_extents(capture, region, (0, 8, put_process(capture, 812)), (8, 9, None))
     (found,) = read(complete=False).regions

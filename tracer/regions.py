@@ -174,11 +174,14 @@ class Finder:
         """A path to each of these regions that one of these processes has an open file of; by region id."""
         wanted = {region.key: region.id for region in regions}
         found: dict[int, Path] = {}
-        for process in processes:
-            for path in self.proc.open_files(process.tgid) if len(found) < len(wanted) else ():
-                key = procfs.identify(path)
-                if key in wanted:
-                    found.setdefault(wanted[key], path)
+
+        def look(tgid: int) -> list[tuple[int, Path]]:
+            files = ((procfs.identify(path), path) for path in self.proc.open_files(tgid))
+            return [(wanted[key], path) for key, path in files if key in wanted]
+
+        for _, theirs in each(self.proc.folder, look, [process.tgid for process in processes] if wanted else []):
+            for number, path in theirs or ():
+                found.setdefault(number, path)
         return found
 
     def creator(self, region: Region, mappers: list[Process], known: Lives, clock: Clock) -> tuple[Process | None, str]:

@@ -26,6 +26,7 @@ from tracer.lives import Lives, Process
 from tracer.private import Private
 from tracer.probes import KernelRegion, Sizes
 from tracer.procfs import Proc, ProcessStat, RegionKey
+from tracer.promptly import each
 from tracer.regions import Finder, Region, on_lease
 from tracer.sources import Source
 from tracer.targets import Targets
@@ -340,13 +341,14 @@ class Trace:
     def _look(self) -> None:
         """At the processes that events told of: once at each, however many events there were."""
         looked, self._to_look = self._to_look, {}
-        for process, regions in looked.items():
-            self._refresh_title(process)
-            mapped = self._finder.mapped([process], regions) if regions else {}
-            for region in regions:
-                self._finder.locate(region, mapped)
-                if region.path and region.id in self._to_survey:
-                    self._first_look(region, region.path)
+        for process, stat in self._read_again(looked):
+            self._refresh_title(process, stat)
+        regions = [region for theirs in looked.values() for region in theirs]
+        mapped = self._finder.mapped([process for process, theirs in looked.items() if theirs], regions)
+        for region in regions:
+            self._finder.locate(region, mapped)
+            if region.path and region.id in self._to_survey:
+                self._first_look(region, region.path)
         self._to_locate.clear()
         self._to_survey.clear()
 
@@ -579,9 +581,15 @@ class Trace:
             self.lives.end(process, None)
         return process
 
-    def _refresh_title(self, process: Process) -> None:
+    def _read_again(self, processes: Iterable[Process]) -> Iterator[tuple[Process, ProcessStat | None]]:
+        return each(
+            lambda process: self._proc.folder(process.tgid),
+            lambda process: self._proc.process(process.tgid),
+            list(processes),
+        )
+
+    def _refresh_title(self, process: Process, stat: ProcessStat | None) -> None:
         """Titles are written after the fork; one that comes later still is read at the exit, or at the end."""
-        stat = self._proc.process(process.tgid)
         if stat and abs(stat.start_time_ns - process.start_time_ns) <= procfs.TICK_NS:
             self.lives.rename(process, stat.comm, stat.command)
             self.lives.move(process, self._proc.cgroup(process.tgid))
@@ -728,9 +736,9 @@ class Trace:
         known = self.lives.all_alive()
         alive: dict[int, Process] = {}
         rss_bytes = 0
-        for process in self._in_time(known):
+        for process, stat in self._in_time(self._read_again(known)):
             alive[process.tgid] = process
-            self._refresh_title(process)
+            self._refresh_title(process, stat)
             rss_bytes += 0 if process.stranger else self._proc.rss_bytes(process.tgid) or 0
         if len(alive) < len(known):
             self._warn(f"told to stop: {len(known) - len(alive)} processes were not looked at")

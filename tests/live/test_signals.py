@@ -20,7 +20,7 @@ from tests.live.shmem import PAGE_BYTES
 from tests.live.terminal import on_terminal
 from tests.live.workload import stepped
 
-PROMPT_S = 3.0
+PROMPT_S = 8.0  # 2 are promised; the rest is for a machine that is busy
 PATIENCE_S = 20.0
 START_AT_MOST_S = 60.0  # on CPUs that have other work
 MOMENTS, START_S = 12, 2.0  # when to kill one that starts, and how long a start takes about
@@ -234,9 +234,8 @@ def test_what_there_is_no_time_for_is_left_out(many: str) -> None:
     assert (process.returncode, errors) == (0, b"")
     assert time.monotonic() - began_s < MANY * 0.2 / 4  # far from what all would have taken
     report = read_report(output)
-    left_out = [warning for warning in report["warnings"] if "told to stop" in warning]
-    assert len(left_out) == 1
-    assert 100 < int(left_out[0].split()[3]) < MANY
+    (left_out,) = [warning for warning in report["warnings"] if "regions are as they last were" in warning]
+    assert 100 < int(left_out.split()[3]) < MANY
     assert sum(region["allocated_bytes"] for region in report["regions"]) == 2 * MANY * PAGE_BYTES
     assert len(report["regions"]) == MANY
 

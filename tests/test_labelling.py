@@ -133,6 +133,15 @@ def test_it_lasts_until_the_next(labelling: Labelling, text_at: TextAt) -> None:
     assert [text_at(813, when) for when in times] == ["?", "?", "c", "c", "c", "c", "c"]
 
 
+def test_whether_it_was_one_all_the_time(labelling: Labelling) -> None:
+    labelling.heard(told(812, 100, "a"))
+    labelling.heard(told(812, 200, "b"))
+    labelling.heard(told(812, 300, "a"))
+    spans = [(0, 99), (99, 100), (100, 199), (100, 200), (100, 300), (300, 10**9)]
+    assert [labelling.is_one(812, *span) for span in spans] == [True, False, True, False, False, True]
+    assert labelling.is_one(813, 0, 10**9)
+
+
 def test_threads_may_tell_out_of_order(labelling: Labelling, text_at: TextAt) -> None:
     labelling.heard(told(812, 200, "b"))
     labelling.heard(told(812, 100, "a"))

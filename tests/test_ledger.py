@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+from array import array
+from bisect import bisect_right
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tracer import ledger
 from tracer.ledger import Block, Entries, Extent, PageSet, Punches
@@ -37,8 +41,20 @@ def punches_of(ranges: dict[Pages, int]) -> Punches:
     return punches
 
 
-def by_tgid(tgid: int, _when_us: int) -> int:
+def by_tgid(tgid: int, _first_us: int, _last_us: int) -> int:
     return tgid
+
+
+class Owners:
+    """Who had a PID when: by it, the moments from which another did. Owners are (tgid, how many had it before)."""
+
+    def __init__(self, since_us: dict[int, list[int]]) -> None:
+        self._since_us = since_us
+
+    def __call__(self, tgid: int, first_us: int, last_us: int) -> tuple[int, int] | None:
+        since_us = self._since_us.get(tgid, [])
+        owner = tgid, bisect_right(since_us, first_us)
+        return owner if owner == (tgid, bisect_right(since_us, last_us)) else None
 
 
 def before(start: int, end: int) -> Extent:
@@ -324,17 +340,16 @@ def test_a_region_that_is_gone_had_nothing_that_was_given_back_before() -> None:
 def test_the_time_tells_who_lost_it() -> None:
     """Two lives of one PID: the second began at 100 µs."""
     blocks = ledger_of({7: word(A, 99), 8: word(A, 100), 9: word(A, 5000)})
-    owner_of = {99: 1, 100: 2, 5000: 2}
     punches = punches_of({(0, 64): 4000})
-    entries = ledger.read(blocks, PageSet([]), PageSet([]), lambda _, us: owner_of[us], 0, punches)
-    assert entries.freed_pages == {1: 1, 2: 1}
+    entries = ledger.read(blocks, PageSet([]), PageSet([]), Owners({A: [100]}), 0, punches)
+    assert entries.freed_pages == {(A, 0): 1, (A, 1): 1}
 
 
 def test_the_time_tells_whose_pid_it_was() -> None:
     """Two neighbouring pages of one PID, and two processes: the second began at 100 µs."""
     blocks = ledger_of({7: word(A, 99), 8: word(A, 100), 9: word(A, 5000)})
-    entries = ledger.read(blocks, PageSet([]), PageSet([(0, 64)]), lambda _, when_us: 1 if when_us < 100 else 2)
-    assert entries.extents == [Extent(7, 8, 1, 99, 99), Extent(8, 10, 2, 100, 5000)]
+    entries = ledger.read(blocks, PageSet([]), PageSet([(0, 64)]), Owners({A: [100]}))
+    assert entries.extents == [Extent(7, 8, (A, 0), 99, 99), Extent(8, 10, (A, 1), 100, 5000)]
 
 
 def test_every_page_is_counted_once(chance: random.Random) -> None:
@@ -372,6 +387,114 @@ def test_every_page_of_an_owner_is_there_or_given_back(chance: random.Random) ->
     assert entries.freed_pages.get(B, 0) == sum(page % 3 == 0 for page in freed)
     punched = pages_of([(first, min(end, ROOM)) for first, end in punches])
     assert entries.before_pages == len(pages_of(baseline) - times.keys() - punched)
+
+
+# ---- against the same, page by page ----
+
+MOMENTS = st.integers(0, 4 * ledger.EXTENT_US) | st.sampled_from([0, ledger.EXTENT_US - 1, ledger.EXTENT_US, 1 << 41])
+PLACES = st.integers(0, 12 * BLOCK_PAGES)
+RANGES = st.tuples(PLACES, st.integers(1, 5 * BLOCK_PAGES)).map(lambda place: (place[0], sum(place)))
+STRETCHES = st.tuples(
+    PLACES,
+    st.integers(1, 5 * BLOCK_PAGES),
+    st.sampled_from([0, A, A, B]),
+    MOMENTS,
+    st.sampled_from([-40_000, -7, 0, 1, 3000, 40_000, 600_000]),  # from page to page, in microseconds
+    st.sampled_from([1, 1, 2, 16]),  # every how many pages
+)
+
+
+@st.composite
+def sets_of_pages(draw: st.DrawFn) -> list[Pages]:
+    """Extents that do not overlap; some touch each other."""
+    cuts = sorted(draw(st.sets(PLACES, max_size=16)))
+    return [extent for extent in zip(cuts, cuts[1:]) if draw(st.booleans())]
+
+
+@st.composite
+def ledgers(draw: st.DrawFn) -> dict[int, int]:
+    """Words by page: stretches of neighbours that are alike, over each other, and some pages that are like none."""
+    words: dict[int, int] = {}
+    for start, length, tgid, when_us, step_us, every in draw(st.lists(STRETCHES, min_size=1, max_size=6)):
+        for number, page in enumerate(range(start, start + length, every)):
+            words[page] = word(tgid, max(when_us + number * step_us, 0)) if tgid else draw(st.integers(0, 3))
+    words.update(draw(st.dictionaries(PLACES, st.builds(word, st.sampled_from([A, B]), MOMENTS), max_size=8)))
+    return words
+
+
+def page_by_page(
+    words: dict[int, int],
+    baseline: set[int],
+    present: set[int] | None,
+    torn: set[int],
+    owners: Owners,
+    swapped_pages: int,
+    punches: dict[Pages, int],
+) -> tuple[list[Extent], dict[object, int], set[int]]:
+    """What is touched, how much was freed of it by owner, and the pages from before."""
+    touched: list[Extent] = []
+    freed: dict[object, int] = {}
+    punched_us = {page: max(us for (a, b), us in punches.items() if a <= page < b) for page in pages_of([*punches])}
+    for page, entry in sorted(words.items()):
+        tgid, when_us = entry >> WHEN_BITS, entry & ledger.WHEN_MASK
+        if not tgid:
+            continue
+        owner = owners(tgid, when_us, when_us)
+        if when_us < punched_us.get(page, -1):
+            freed[owner] = freed.get(owner, 0) + 1
+        elif page in present if present is not None else page in torn or swapped_pages:
+            last = touched[-1] if touched else Extent(-1, -1, None, 0, 0)
+            first_us, last_us = min(last.first_us or 0, when_us), max(last.last_us or 0, when_us)
+            if (last.end, last.owner) == (page, owner) and last_us - first_us < ledger.EXTENT_US:
+                touched[-1] = Extent(last.start, page + 1, owner, first_us, last_us)
+            else:
+                touched.append(Extent(page, page + 1, owner, when_us, when_us))
+    changed = {page for page, entry in words.items() if entry > WORD_EXISTED}
+    return touched, freed, (baseline if present is None else baseline & present) - changed - punched_us.keys()
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(
+    words=ledgers(),
+    baseline=sets_of_pages(),
+    present=sets_of_pages() | st.just([(0, 1 << 14)]) | st.none(),
+    torn=sets_of_pages(),
+    since_us=st.dictionaries(st.sampled_from([A, B]), st.lists(MOMENTS, max_size=4).map(sorted)),
+    swapped_pages=st.sampled_from([0, 0, 3]),
+    punches=st.dictionaries(RANGES, MOMENTS, max_size=3),
+    as_array=st.booleans(),
+)
+def test_it_is_as_page_by_page(
+    words: dict[int, int],
+    baseline: list[Pages],
+    present: list[Pages] | None,
+    torn: list[Pages],
+    since_us: dict[int, list[int]],
+    swapped_pages: int,
+    punches: dict[Pages, int],
+    as_array: bool,
+) -> None:
+    blocks = ledger_of(words, pages_of(torn))
+    if as_array:
+        blocks = {number: block._replace(words=array("Q", block.words)) for number, block in blocks.items()}
+    there = None if present is None else PageSet(present)
+    owners = Owners(since_us)
+    entries = ledger.read(blocks, PageSet(baseline), there, owners, swapped_pages, punches_of(punches))
+    expected = page_by_page(
+        words,
+        pages_of(baseline),
+        None if present is None else pages_of(present),
+        pages_of(torn),
+        owners,
+        swapped_pages,
+        punches,
+    )
+    touched = [extent for extent in entries.extents if extent.owner]
+    from_before = pages_of([extent[:2] for extent in entries.extents if not extent.owner])
+    assert (touched, entries.freed_pages, from_before) == expected
+    assert entries.touched_pages == sum(extent.end - extent.start for extent in touched)
+    assert entries.before_pages == len(from_before)
+    assert pages_of(ledger.owned(blocks).extents) == {page for page, entry in words.items() if entry >> WHEN_BITS}
 
 
 # ---- huge pages ----

@@ -41,6 +41,14 @@ def test_the_time_tells_whose_it_was(lives: Lives) -> None:
     assert found == {-1: first, 0: first, 999: first, 1000: second, 1999: second, 2000: third, 10**9: third}
 
 
+def test_whose_it_was_all_the_time(lives: Lives) -> None:
+    first = lives.begin(812, 10, None, "first", "", began_us=-1)
+    second = lives.begin(812, 20, None, "second", "", began_us=1000)
+    lives.begin(812, 30, None, "third", "", began_us=2000)
+    spans = [(0, 999), (0, 1000), (1000, 1999), (999, 2000)]
+    assert [lives.during(812, *span) for span in spans] == [first, None, second, None]
+
+
 def test_what_was_before_it_was_heard_of_is_its_own(lives: Lives) -> None:
     """A word may be older than the event of the fork."""
     only = lives.begin(812, 10, None, "only", "", began_us=1000)

@@ -12,13 +12,11 @@ from tracer import ledger, lives, procfs
 from tracer.capture import Capture, ExtentRow
 from tracer.clock import Clock
 from tracer.labelling import Labelling
-from tracer.ledger import Block, PageSet
+from tracer.ledger import ALL_PAGES, Block, PageSet
 from tracer.lives import Lives, Process
 from tracer.probes import Behalf, KernelRegion, Probes
 from tracer.procfs import PAGE_BYTES
 from tracer.regions import Finder, Region, enter_mappings
-
-ALL_PAGES = PageSet([(0, ledger.MAX_PAGES)])
 
 REGION_COLUMNS = (
     "gone_ns, top, vss_bytes, allocated_bytes, peak_bytes, resident_bytes, swapped_bytes, start_bytes, address"
@@ -138,10 +136,13 @@ class Closing:
         start_pages, allocated_pages = region.start_bytes // PAGE_BYTES, region.allocated_bytes // PAGE_BYTES
         return ledger.of_huge_pages(entries, kernel_side.order, start_pages, allocated_pages)
 
-    def owner(self, tgid: int, when_us: int) -> Owner:
-        """Whose a ledger word is: the row of the process, and of the label it had."""
-        label = self._labelling.at(tgid, when_us) if self._labelling else None
-        return self._lives.at(tgid, when_us).row, label
+    def owner(self, tgid: int, first_us: int, last_us: int) -> Owner | None:
+        """Whose ledger words from one moment to another are: the row of the process, and of the label it had; None: not
+        all of one process with one label."""
+        process = self._lives.during(tgid, first_us, last_us)
+        if not process or (self._labelling and not self._labelling.is_one(tgid, first_us, last_us)):
+            return None
+        return process.row, self._labelling.at(tgid, first_us) if self._labelling else None
 
     def _write(
         self,

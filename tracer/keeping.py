@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 from tracer import ledger, lives, wire
 from tracer.capture import Capture
 from tracer.clock import Clock
-from tracer.closing import ALL_PAGES, Closing
-from tracer.ledger import Block, PageSet
+from tracer.closing import Closing
+from tracer.ledger import ALL_PAGES, Block, PageSet
 from tracer.lives import Lives
 from tracer.probes import KernelRegion, Probes, Usage
 from tracer.procfs import Pages
@@ -83,7 +83,7 @@ class Keeping:
         for number in itertools.chain(numbers, *of_baseline):
             if number not in blocks:
                 blocks[number] = self._probes.block(region.id, number) or ledger.NO_BLOCK
-        for first, end in _runs(blocks):
+        for first, end in ledger.runs(blocks):
             start_page, end_page = first * wire.BLOCK_PAGES, end * wire.BLOCK_PAGES
             entries = ledger.read(
                 {number: blocks[number] for number in range(first, end)},
@@ -131,16 +131,3 @@ class Keeping:
 
 def _blocks_of(extent: Pages) -> range:
     return range(extent[0] // wire.BLOCK_PAGES, -(-extent[1] // wire.BLOCK_PAGES))
-
-
-def _runs(numbers: Iterable[int]) -> Iterator[Pages]:
-    """Neighbouring numbers, as [first, end)."""
-    first = end = None
-    for number in sorted(numbers):
-        if first is not None and end is not None and number != end:
-            yield first, end
-            first = None
-        first = number if first is None else first
-        end = number + 1
-    if first is not None and end is not None:
-        yield first, end

@@ -111,6 +111,11 @@ class Labelling:
         place = bisect_right(since_us, when_us)
         return rows[place - 1] if place else None
 
+    def is_one(self, tgid: int, first_us: int, last_us: int) -> bool:
+        """Whether nothing was told of its label in between."""
+        since_us, _ = self._moments.get(tgid, ((), ()))
+        return bisect_right(since_us, first_us) == bisect_right(since_us, last_us)
+
     def _meet(self, site: Site, tgid: int) -> None:
         """Raises ShmtraceError: its program is to have no labels; OSError: its program is not to be had any more."""
         if site.binary in self._binaries:

@@ -6,26 +6,33 @@ the capture began``; the small values below any owner's word are bpf/wire.h's WO
 
 from __future__ import annotations
 
+import itertools
+import operator
+import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tracer.procfs import Pages
-from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_ABSENT, WORD_EXISTED
+from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_ABSENT, WORD_EXISTED, WORD_FREED
 
 WHEN_MASK = (1 << WHEN_BITS) - 1
 FIRST_OWNED = 1 << WHEN_BITS
 EXTENT_US = 1_000_000
 MAX_PAGES = 1 << 40
+PIECES = 8  # of words that are not all of one extent: few enough to find soon where they part
 
 Owner = Any
-"""Whatever the caller's resolver gives for a (tgid, microsecond); here only compared."""
+"""Whatever the caller's resolver gives; here only compared."""
+
+OwnerOf = Callable[[int, int, int], Owner]
+"""Whose a tgid was from the first to the last of two microseconds; None: not one's, though of one microsecond it is."""
 
 
 class Block(NamedTuple):
     """The words of BLOCK_PAGES neighbouring pages."""
 
-    words: tuple[int, ...]
+    words: Sequence[int]
     torn: int
     """bit per page: it was there when the region was torn down"""
 
@@ -114,14 +121,25 @@ class PageSet:
         return mask
 
 
+ALL_PAGES = PageSet([(0, MAX_PAGES)])
+
+
+def runs(numbers: Iterable[int]) -> Iterator[Pages]:
+    """Neighbouring numbers, as [first, end)."""
+    first = end = None
+    for number in sorted(numbers):
+        if first is not None and end is not None and number != end:
+            yield first, end
+            first = None
+        first = number if first is None else first
+        end = number + 1
+    if first is not None and end is not None:
+        yield first, end
+
+
 def owned(blocks: Mapping[int, Block]) -> PageSet:
     """The pages that have an owner's word."""
-    return PageSet(
-        (number * BLOCK_PAGES + slot, number * BLOCK_PAGES + slot + 1)
-        for number, block in blocks.items()
-        for slot, word in enumerate(block.words)
-        if word >= FIRST_OWNED
-    )
+    return PageSet(pages for start, words in _joined(blocks) for pages in _no_less(FIRST_OWNED, start, words))
 
 
 class Punches:
@@ -155,37 +173,40 @@ def read(
     blocks: Mapping[int, Block],
     baseline: PageSet,
     present: PageSet | None,
-    owner_of: Callable[[int, int], Owner],
+    owner_of: OwnerOf,
     swapped_pages: int = 0,
     punches: Punches = NO_PUNCHES,
 ) -> Entries:
     """What the ledger says of one region.
 
     blocks: by block number. baseline: the pages that were there when the capture of this region began. present: those
-    there now; None for a region that is gone, whose blocks then carry it themselves (Block.torn). owner_of: the
-    process that a (tgid, microsecond) was. swapped_pages: how many pages of a region that is gone were swapped out at
-    its end, and so torn down unseen. punches: a word older than its page's is of one that is there no more.
+    there now; None for a region that is gone, whose blocks then carry it themselves (Block.torn). swapped_pages: how
+    many pages of a region that is gone were swapped out at its end, and so torn down unseen: any that has an owner may
+    be one. punches: a word older than its page's is of one that is there no more.
     """
     touched: list[Extent] = []
     not_before: list[Pages] = []  # of the baseline: freed since, and perhaps made again
-    freed: dict[Owner, int] = {}
-    for number in sorted(blocks):
-        block = blocks[number]
-        there = _torn(block, swapped_pages) if present is None else present.mask(number)
-        known = baseline.mask(number)
-        punched_us = [-1] * BLOCK_PAGES
-        for first, end, when_us in punches.within(number * BLOCK_PAGES, (number + 1) * BLOCK_PAGES):
-            punched_us[first % BLOCK_PAGES : (end - 1) % BLOCK_PAGES + 1] = [when_us] * (end - first)
-        for slot, word in enumerate(block.words):
-            page = number * BLOCK_PAGES + slot
-            when_us = word & WHEN_MASK
-            if word >= FIRST_OWNED and when_us < punched_us[slot]:
-                owner = owner_of(word >> WHEN_BITS, when_us)
-                freed[owner] = freed.get(owner, 0) + 1
-            elif word >= FIRST_OWNED and there >> slot & 1:
-                _append(touched, Extent(page, page + 1, owner_of(word >> WHEN_BITS, when_us), when_us, when_us))
-            if word > WORD_EXISTED and known >> slot & 1:
-                not_before.append((page, page + 1))
+    freed: list[Extent] = []  # of which only how many counts, not where
+    there = present
+    if there is None:
+        there = ALL_PAGES if swapped_pages else _torn(blocks)
+    for start, words in _joined(blocks):
+        end = start + len(words)
+        older: list[int] = []
+        for punched_start, punched_end, when_us in punches.within(start, end):
+            for at in range(punched_start - start, punched_end - start):
+                if words[at] >= FIRST_OWNED and words[at] & WHEN_MASK < when_us:
+                    older.append(words[at])
+                    words[at] = WORD_FREED
+        if older:
+            _touch(freed, start, older, owner_of)
+        for first, last in there.within(start, end):
+            _touch(touched, first, words[first - start : last - start], owner_of)
+        for first, last in baseline.within(start, end):
+            not_before += _no_less(WORD_EXISTED + 1, first, words[first - start : last - start])
+    freed_pages: dict[Owner, int] = {}
+    for extent in freed:
+        freed_pages[extent.owner] = freed_pages.get(extent.owner, 0) + extent.end - extent.start
     before = baseline
     if baseline:
         before = before.less(PageSet(not_before))
@@ -195,7 +216,7 @@ def read(
         touched + [Extent(start, end, None, None, None) for start, end in before.extents],
         sum(extent.end - extent.start for extent in touched),
         len(before),
-        freed,
+        freed_pages,
     )
 
 
@@ -211,28 +232,63 @@ def of_huge_pages(entries: Entries, order: int, start_pages: int, allocated_page
     before_pages = max(min(start_pages, allocated_pages - touched_pages), 0)
     before = []
     left = before_pages
-    for start, end in PageSet([(0, MAX_PAGES)]).less(PageSet([extent[:2] for extent in touched])).extents:
+    for start, end in ALL_PAGES.less(PageSet([extent[:2] for extent in touched])).extents:
         if left:
             before.append(Extent(start, min(end, start + left), None, None, None))
             left -= before[-1].end - start
     return Entries(touched + before, touched_pages, before_pages, entries.freed_pages)
 
 
-def _torn(block: Block, swapped_pages: int) -> int:
+def _joined(blocks: Mapping[int, Block]) -> Iterator[tuple[int, list[int]]]:
+    """Of neighbouring blocks the first page, and all the words."""
+    for first, end in runs(blocks):
+        words = itertools.chain.from_iterable(blocks[number].words for number in range(first, end))
+        yield first * BLOCK_PAGES, list(words)
+
+
+def _no_less(least: int, start: int, words: Sequence[int]) -> Iterator[Pages]:
+    """The pages from start on whose words are no less than that."""
+    for found in re.finditer(b"\1+", bytes(map(operator.le, itertools.repeat(least), words))):
+        yield start + found.start(), start + found.end()
+
+
+def _torn(blocks: Mapping[int, Block]) -> PageSet:
     """The pages that a region that is gone had at its end."""
-    if not swapped_pages:
-        return block.torn
-    return block.torn | sum(1 << slot for slot, word in enumerate(block.words) if word >= FIRST_OWNED)
+    bits = ((number * BLOCK_PAGES, f"{block.torn:0{BLOCK_PAGES}b}"[::-1]) for number, block in blocks.items())
+    return PageSet.of_any(
+        (start + found.start(), start + found.end()) for start, each in bits for found in re.finditer("1+", each)
+    )
 
 
-def _append(extents: list[Extent], page: Extent) -> None:
-    """One more page, in order: to the last extent if it continues it."""
+def _touch(extents: list[Extent], start: int, words: Sequence[int], owner_of: OwnerOf) -> None:
+    """Enter the pages from start on, in order, as page by page: each continues the last extent if it can. A loop over
+    a million words takes seconds, min() and max() of them do not, and most words are like their neighbours'."""
+    low, high = min(words), max(words)
+    tgid = low >> WHEN_BITS
+    if tgid != high >> WHEN_BITS:
+        for _, group in itertools.groupby(words, WHEN_BITS.__rrshift__):
+            run = list(group)
+            _touch(extents, start, run, owner_of)
+            start += len(run)
+    elif tgid and not _continue(extents, start, start + len(words), low, high, owner_of):
+        step = -(-len(words) // PIECES)
+        for at in range(0, len(words), step):
+            _touch(extents, start + at, words[at : at + step], owner_of)
+
+
+def _continue(extents: list[Extent], start: int, end: int, low: int, high: int, owner_of: OwnerOf) -> bool:
+    """Enter pages of one tgid by the least and the greatest of their words, unless they may be of several extents."""
+    first_us, last_us = low & WHEN_MASK, high & WHEN_MASK
+    owner = owner_of(low >> WHEN_BITS, first_us, last_us) if last_us - first_us < EXTENT_US else None
+    if owner is None:
+        return False
     last = extents[-1] if extents else None
-    if last is None or last.end != page.start or last.owner != page.owner:
-        extents.append(page)
-    elif last.first_us is not None and last.last_us is not None and page.first_us is not None:
-        first_us, last_us = min(last.first_us, page.first_us), max(last.last_us, page.first_us)
-        if last_us - first_us < EXTENT_US:
-            extents[-1] = Extent(last.start, page.end, last.owner, first_us, last_us)
-        else:
-            extents.append(page)
+    if last and last.end == start and last.owner == owner and last.first_us is not None and last.last_us is not None:
+        joined_us = min(last.first_us, first_us), max(last.last_us, last_us)
+        if joined_us[1] - joined_us[0] < EXTENT_US:
+            extents[-1] = Extent(last.start, end, owner, *joined_us)
+            return True
+        if end - start > 1:  # the first of them may continue it
+            return False
+    extents.append(Extent(start, end, owner, first_us, last_us))
+    return True

@@ -131,6 +131,11 @@ class Lives:
         since_us, processes = self._of.get(tgid, ([], []))
         return processes[max(bisect_right(since_us, when_us) - 1, 0)] if processes else self._stranger(tgid)
 
+    def during(self, tgid: int, first_us: int, last_us: int) -> Process | None:
+        """Whose this PID was all that time; None: it was not one's."""
+        process = self.at(tgid, first_us)
+        return process if process is self.at(tgid, last_us) else None
+
     def _stranger(self, tgid: int) -> Process:
         process = self.begin(tgid, 0, None, None, "", began_us=-1)
         self._exited(process)  # for all that is known

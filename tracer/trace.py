@@ -16,12 +16,12 @@ from tracer import __version__, events, kernel, ledger, private, probes, procfs,
 from tracer.adopting import Adopting
 from tracer.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
-from tracer.closing import ALL_PAGES, Closing
+from tracer.closing import Closing
 from tracer.errors import ShmtraceError
 from tracer.events import Event
 from tracer.keeping import Keeping
 from tracer.labelling import Labelling
-from tracer.ledger import PageSet
+from tracer.ledger import ALL_PAGES, PageSet
 from tracer.lives import Lives, Process
 from tracer.private import Private
 from tracer.probes import KernelRegion, Sizes
@@ -704,7 +704,7 @@ class Trace:
         """Who touched how many of a region's pages first, up to now: by tgid."""
         touched: dict[int, int] = {}
         entries = ledger.read(
-            self._probes.blocks(region.id), region.baseline, ALL_PAGES, lambda tgid, _: tgid, punches=region.punches
+            self._probes.blocks(region.id), region.baseline, ALL_PAGES, lambda tgid, *_: tgid, punches=region.punches
         )
         for extent in entries.extents:
             if extent.owner is not None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import requests, views
+from tests.bench import reading, requests, views
 from tests.bench.observers import NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, started, starters
 from tests.bench.rounds import ROUNDS, print_table, run_rounds
 
@@ -170,6 +170,11 @@ def bench_views(storm: Storm, rounds: int) -> None:
     views.bench(storm.program.parent, rounds)
 
 
+def bench_reading(_: Storm, rounds: int) -> None:
+    """What it takes to read the ledger of a large region."""
+    reading.bench(rounds)
+
+
 def bench_requests(_: Storm, rounds: int) -> None:
     """What labels cost, and what they cost the requests of a real php-fpm."""
     requests.bench(rounds)
@@ -222,6 +227,7 @@ BENCHES: dict[str, Callable[[Storm, int], None]] = {
     "attach": bench_attach,
     "memory": bench_memory,
     "regions": bench_regions,
+    "reading": bench_reading,
     "views": bench_views,
     "label": bench_label,
     "requests": bench_requests,

@@ -19,6 +19,12 @@ ROOT = Path(__file__).parents[2]
 SHMTRACE = [sys.executable, "-m", "tracer"]
 PATIENCE_SECONDS = 600.0  # in an emulated guest
 TIERS_HERE = [name for name, tier in TIERS.items() if not why_not(tier)]
+EMPTY = {
+    f"an empty hook, by {name}": [sys.executable, "-m", "tests.bench.empty", name]
+    for name in TIERS_HERE
+    if TIERS[name].functions
+}
+"""What the exact tiers cannot do without."""
 
 FAULTS = "tracepoint:exceptions:page_fault_user, tracepoint:exceptions:page_fault_kernel"
 COUNT_BY_PROCESS = FAULTS + " { @[pid] = count(); }"
@@ -59,6 +65,7 @@ class Observer(NamedTuple):
 NOBODY = Observer("untraced", sys.executable, [])
 OBSERVERS = [
     NOBODY,
+    *(Observer(name, sys.executable, command) for name, command in EMPTY.items()),
     *(
         Observer(f"shmtrace --, {TIERS[name].title}", sys.executable, [*shmtrace(name), "--json", "--"])
         for name in TIERS_HERE
@@ -104,6 +111,7 @@ def starters(tgid: int) -> list[Starter]:
     stubs = {} if headers else {"BCC_KERNEL_SOURCE": str(ROOT / "bpf" / "stubs")}
     target = ["--json", "-p", str(tgid)]
     return [
+        *(Starter(name, sys.executable, command, b"watching", {}) for name, command in EMPTY.items()),
         *(
             Starter(f"shmtrace -p PID, {TIERS[name].title}", sys.executable, [*shmtrace(name), *target], b"tracing", {})
             for name in TIERS_HERE

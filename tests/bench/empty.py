@@ -1,0 +1,46 @@
+"""The least that a program at the entry of shmem_add_to_page_cache() can cost: one that does nothing.
+
+python -m tests.bench.empty kprobe|fentry [COMMAND...]     while the command runs; without one, until a signal comes
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from tracer import bpf, kernel, perf
+from tracer.btf import Btf
+from tracer.probes import STUBS
+
+FUNCTION = "shmem_add_to_page_cache"
+
+
+def attach(by: str) -> object:
+    """What keeps it there."""
+    if by == "fentry":
+        with Btf() as btf:
+            number = btf.function(FUNCTION)
+        assert number
+        return bpf.attach(bpf.load_tracing(bpf.NOTHING, number, at_exit=False))
+    os.environ["BCC_KERNEL_SOURCE"] = str(STUBS)
+    from bcc import BPF
+
+    program = BPF(text=b"int nothing(void *ctx) { return 0; }")
+    return program, perf.kprobe(program.load_func(b"nothing", BPF.KPROBE).fd, FUNCTION, False)
+
+
+def main(by: str, *command: str) -> int:
+    _kept = attach(by)
+    if command:
+        return subprocess.run(command).returncode
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    print("watching", flush=True)
+    signal.sigwait([signal.SIGTERM])
+    return 0
+
+
+if __name__ == "__main__":
+    assert sys.argv[1] in (kernel.KPROBE.by, kernel.FENTRY.by)
+    sys.exit(main(*sys.argv[1:]))

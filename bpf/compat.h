@@ -26,10 +26,10 @@ struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
 	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
 };
 #define FIRST_ARGUMENT(ctx) ((ctx)->di)
-#define TRACING_ARG(ctx, number) ((u64)(ctx)->args[number])
 #ifdef BY_FENTRY
 #define ENTRY struct bpf_raw_tracepoint_args
-#define ARG TRACING_ARG
+#define ARG(ctx, number) ((u64)(ctx)->args[number])
+#define POINTER(ctx, number) number_of(ARG(ctx, number)) /* in maps.c */
 #else
 #define ENTRY struct pt_regs
 #define ARG(ctx, number)                                                                                               \
@@ -39,10 +39,11 @@ struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
 	 : (number) == 3 ? (ctx)->cx                                                                                   \
 	 : (number) == 4 ? (ctx)->r8                                                                                   \
 			 : (ctx)->r9)
+#define POINTER ARG
 #endif
-#ifdef BY_FEXIT /* which has the arguments too, where a kretprobe has not */
+#ifdef BY_FEXIT
 #define RETURN struct bpf_raw_tracepoint_args
-#define RESULT TRACING_ARG /* comes after the arguments */
+#define RESULT(ctx, arguments) ((u64)(ctx)->args[arguments]) /* comes after them */
 #else
 #define RETURN struct pt_regs
 #define RESULT(ctx, arguments) ((ctx)->ax)

@@ -57,14 +57,14 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	 */
 	if (RD(u32, bpf_get_current_task(), OFF_TASK_PAGEFAULT_DISABLED) > 1)
 		return 0;
-	struct region *region = regions.lookup(&id);
+	struct region *region = region_by_id(id);
 	if (!region)
 		return 0;
 
 	struct usage *usage = usage_of(id, tgid, process->start_time_ns);
 	if (usage)
 		__sync_fetch_and_add(&usage->faults, 1);
-	struct block *block = block_of(id, index);
+	struct block *block = block_of(id, index, true);
 	/*
 	 * Only the region itself knows whether this fault makes the page or maps one that is there. A word alone does
 	 * not: its fault may have failed (no permission, beyond the end, no room), its page may be gone unseen.
@@ -80,13 +80,14 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 		u64 us = now_us();
 		label_touch(AT_ENTRY, tgid, us);
 		overwrite(region, id, word, (u64)tgid << WHEN_BITS | us);
-		if (usage)
-			__sync_fetch_and_add(&usage->touched_pages, 1);
-		count_stack(ctx, id, tgid, process->start_time_ns, 1);
+		count_stack(ctx, id, tgid, 1);
 	} else if (*word == WORD_ABSENT) {
 		*word = WORD_EXISTED;
 	} else if (*word == WORD_FREED) {
 		*word = WORD_REAPPEARED;
+	} else {
+		return 0;
 	}
+	has_changed(block);
 	return 0;
 }

@@ -33,7 +33,7 @@ int inode_made(RETURN *ctx)
 }
 #endif
 
-BPF_TABLE("hash", u64, u64, segments, 1024); /* by pid_tgid: the file of a SysV segment that is being made */
+BPF_TABLE("lru_hash", u64, u64, segments, 1024); /* by pid_tgid: the file of a SysV segment that is being made */
 
 static inline int file_made(u64 file)
 {
@@ -155,20 +155,20 @@ static inline int inode_gone(u64 inode)
 
 int shmem_inode_gone(ENTRY *ctx)
 {
-	return inode_gone(ARG(ctx, ARG_SHMEM_INODE_GONE_INODE));
+	return inode_gone(POINTER(ctx, ARG_SHMEM_INODE_GONE_INODE));
 }
 
 #ifdef NARGS_HUGETLB_INODE_GONE
 int hugetlb_inode_gone(ENTRY *ctx)
 {
-	return inode_gone(ARG(ctx, ARG_HUGETLB_INODE_GONE_INODE));
+	return inode_gone(POINTER(ctx, ARG_HUGETLB_INODE_GONE_INODE));
 }
 #endif
 
 /* Swapped pages that are given back pass no probe: the range is told, and user space reads the words in it so. */
 int punching(ENTRY *ctx)
 {
-	u64 inode = ARG(ctx, ARG_PUNCHING_INODE);
+	u64 inode = POINTER(ctx, ARG_PUNCHING_INODE);
 	u64 last = ARG(ctx, ARG_PUNCHING_LEND);
 	u32 id = 0;
 	struct region *region = region_at(inode + OFF_INODE_DATA, &id);

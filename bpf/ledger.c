@@ -3,38 +3,79 @@
 
 #define FIRST_OWNED (1ULL << WHEN_BITS)
 
-/* The block of a page whose word is about to change, which user space is told, once a round. */
-static inline struct block *block_of(u32 region, u64 index)
+/* After a word of it has been written; user space clears this before it reads. */
+static inline void has_changed(struct block *block)
 {
-	struct block_key key = {.region = region, .block = index / BLOCK_PAGES};
-	struct block *block = ledger.lookup(&key);
-	u32 zero = 0;
-	if (!block) {
-		struct block *blank = blank_block.lookup(&zero);
-		if (!blank)
-			return NULL;
-		ledger.insert(&key, blank); /* BPF_NOEXIST: of two CPUs one wins, and both find its block */
-		block = ledger.lookup(&key);
+	u32 number = block->number;
+	u64 *change = changes.lookup(&number);
+	if (change)
+		*change = 1;
+}
+
+/* A new block for a part of a region, unless another CPU is faster. */
+static inline void add_block(struct part *part)
+{
+	u32 taken = 0;
+	if (free_blocks.pop(&taken))
+		return;
+	struct block *block = ledger.lookup(&taken);
+	if (!block)
+		return;
+	block->part = *part;
+	block->number = taken;
+	if (parts.insert(part, &taken)) /* BPF_NOEXIST: of two CPUs one wins, and both find its block */
+		free_blocks.push(&taken, 0);
+}
+
+/* The number of the block that has a page's word; 0: there is none, or none can be made. */
+static inline u32 find_block(u32 region, u64 index, bool make)
+{
+	struct part part = {.region = region, .number = index / BLOCK_PAGES};
+	u32 *known = parts.lookup(&part);
+	if (!known && make) {
+		add_block(&part);
+		known = parts.lookup(&part);
 	}
-	u64 *round = rounds.lookup(&zero);
-	if (block && round && block->round != *round && !changed.push(&key, 0))
-		block->round = *round;
-	return block;
+	return known ? *known : 0;
+}
+
+static inline struct block *block_of(u32 region, u64 index, bool make)
+{
+	u32 number = find_block(region, index, make);
+	return number ? ledger.lookup(&number) : NULL;
+}
+
+/* What is counted by this key, made if it is new; NULL: there is no room. */
+static inline struct usage *find_usage(struct usage_key *key, bool *fresh)
+{
+	u32 *known = usage_numbers.lookup(key);
+	u32 number = 0;
+	*fresh = false;
+	if (known)
+		return usages.lookup(known);
+	if (free_usages.pop(&number)) {
+		lose(LOST_USAGE);
+		return NULL;
+	}
+	*fresh = !usage_numbers.insert(key, &number);
+	if (!*fresh) { /* another CPU was faster */
+		free_usages.push(&number, 0);
+		known = usage_numbers.lookup(key);
+		return known ? usages.lookup(known) : NULL;
+	}
+	struct usage *usage = usages.lookup(&number);
+	if (usage)
+		usage->key = *key;
+	return usage;
 }
 
 static inline struct usage *usage_of(u32 region, u32 tgid, u64 start_time_ns)
 {
 	struct usage_key key = {.region = region, .tgid = tgid, .start_time_ns = start_time_ns};
-	struct usage *usage = usages.lookup(&key);
-	struct usage none = {};
-	if (usage)
+	bool fresh;
+	struct usage *usage = find_usage(&key, &fresh);
+	if (!usage || !fresh)
 		return usage;
-	usages.insert(&key, &none);
-	usage = usages.lookup(&key);
-	if (!usage) {
-		lose(LOST_USAGE);
-		return NULL;
-	}
 	struct process *process = processes.lookup(&tgid);
 	struct event_touch *event = events.ringbuf_reserve(sizeof(*event));
 	if (!event) {
@@ -62,12 +103,10 @@ static inline void freed(u32 region, u64 word, s64 nr_pages)
 	u64 when_ns = T0_BOOT_NS + (word & ((1ULL << WHEN_BITS) - 1)) * 1000;
 	bool same = process && process->start_time_ns <= when_ns + 1000;
 	struct usage_key key = {.region = region, .tgid = tgid, .start_time_ns = same ? process->start_time_ns : 0};
-	struct usage none = {};
-	struct usage *usage = usages.lookup_or_try_init(&key, &none);
+	bool fresh;
+	struct usage *usage = find_usage(&key, &fresh);
 	if (usage)
 		__sync_fetch_and_add(&usage->freed_pages, nr_pages);
-	else
-		lose(LOST_USAGE);
 }
 
 static inline void free_page(struct block *block, u32 region, u64 index, u32 nr_pages)
@@ -75,6 +114,7 @@ static inline void free_page(struct block *block, u32 region, u64 index, u32 nr_
 	u64 *word = &block->words[index % BLOCK_PAGES];
 	u64 was = *word;
 	*word = WORD_FREED;
+	has_changed(block);
 	freed(region, was, nr_pages);
 }
 
@@ -148,7 +188,7 @@ int mm_filemap_delete_from_page_cache(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	}
 	if (region->huge && !teardown) {
-		struct block *block = block_of(id, index);
+		struct block *block = block_of(id, index, true);
 		if (block)
 			free_page(block, id, index, nr_pages);
 		return 0;
@@ -156,14 +196,15 @@ int mm_filemap_delete_from_page_cache(struct bpf_raw_tracepoint_args *ctx)
 	if (region->huge)
 		nr_pages = 1;
 	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
-		struct block_key at = {.region = id, .block = index / BLOCK_PAGES + i};
-		struct block *block = i * BLOCK_PAGES < nr_pages ? ledger.lookup(&at) : NULL;
-		if (block && teardown)
+		if (!teardown || i * BLOCK_PAGES >= nr_pages)
+			break;
+		struct block *block = block_of(id, index + i * BLOCK_PAGES, false);
+		if (block)
 			block->torn |= pages_in_block(index, nr_pages);
 	}
 	if (teardown)
 		return 0;
-	struct block *block = block_of(id, index);
+	struct block *block = block_of(id, index, true);
 	u64 pages = pages_in_block(index, nr_pages);
 	for (u32 slot = 0; slot < BLOCK_PAGES && block; slot++)
 		if (pages >> slot & 1)

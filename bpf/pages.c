@@ -1,52 +1,49 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The exact tier: pages, at the kernel functions that make them, by whatever path and for whomever; after inodes.c, which
- * says what ARG() and RESULT() are.
+ * The exact tier: pages, at the kernel functions that make them, by whatever path and for whomever; after inodes.c.
  *
  * shmem_add_to_page_cache() is the one funnel of all pages but those that collapse_file() fills in. Its entry writes the
- * ledger word, so a return that is missed costs nothing; the return settles who it was of several that wanted the same
- * page, takes back an addition that failed, and where it is told the arguments too makes up for an entry missed.
+ * page's word, and nothing hangs on its return. Where there is a word already, the page is looked for: if it is there, this
+ * addition will fail, and the word stays. Of several that add one page in the same moment the last that came while it was
+ * absent has it: all of them touched it then. An addition that fails for want of memory leaves a word without a page,
+ * which user space does not believe.
  */
 
 #define PF_KTHREAD 0x00200000
-#define NR_ADDITIONS 16384 /* threads that ever added a page to a region, until they end */
 
 #ifdef ARG_ADDING_PAGE /* before folios: in v5.15, not in v6.1 */
 #define ARG_ADDING_FOLIO ARG_ADDING_PAGE
 #endif
 
-/* What a thread is about to add; the page may be for another's address space. */
-struct addition {
-	u64 word;
-	u64 index;
-	u64 for_mm;
-	u64 for_index;			 /* the page that is for it */
-	u64 was;			 /* its word, of one page */
-	u64 was_freed[MAX_FOLIO_BLOCKS]; /* of more: bit per page, it had been given back */
+/* What was last found on a CPU, so that it is not looked up for each page. */
+struct last {
+	u64 thread;   /* pid_tgid: it is known as one that touches the region */
+	u64 nr_ended; /* of processes, by then: another may have the PID since */
 	u32 region;
-	u32 nr_pages; /* 0: nothing */
+	u32 borrows; /* the thread is the kernel's, in another's address space */
+	struct part part;
+	u64 block;	/* of this part */
+	u64 holes;	/* scratch of write_large() */
+	u64 padding[2]; /* a cache line each */
 };
-BPF_TABLE("hash", u64, struct addition, additions, NR_ADDITIONS); /* by pid_tgid */
+BPF_TABLE("array", u32, struct last, lasts, NR_CPUS);
 
-static inline struct addition *addition_of(u64 thread)
+static inline struct last *last_here(void)
 {
-	struct addition *addition = additions.lookup(&thread);
-	struct addition none = {};
-	if (addition)
-		return addition;
-	additions.update(&thread, &none);
-	return additions.lookup(&thread);
+	u32 cpu = bpf_get_smp_processor_id();
+	return lasts.lookup(&cpu);
 }
 
 /* Who makes the page, entered as a stranger if it is not of the tree. */
 static inline struct process *toucher(u32 tgid)
 {
 	struct process *process = processes.lookup(&tgid);
-	struct process stranger = {.stranger = 1};
+	u64 leader = RD(u64, bpf_get_current_task(), OFF_TASK_GROUP_LEADER);
+	if (!process)
+		process = enter_child(tgid, leader);
 	if (process)
 		return process;
-	u64 leader = RD(u64, bpf_get_current_task(), OFF_TASK_GROUP_LEADER);
-	stranger.start_time_ns = RD(u64, leader, OFF_TASK_START_BOOTTIME);
+	struct process stranger = {.stranger = 1, .start_time_ns = RD(u64, leader, OFF_TASK_START_BOOTTIME)};
 	processes.insert(&tgid, &stranger);
 	process = processes.lookup(&tgid);
 	if (!process)
@@ -56,250 +53,238 @@ static inline struct process *toucher(u32 tgid)
 
 #ifdef HAVE_MM_OWNER
 BPF_TABLE("hash", struct behalf_key, u64, behalves, NR_USAGES);
+BPF_F_TABLE("array", u32, u64, nr_behalves, 1, BPF_F_MMAPABLE); /* pages: whether to look there is seen by this */
 
 /*
  * A page may be made in an address space that is not the acting thread's (process_vm_writev, ptrace, /proc/PID/mem,
  * userfaultfd, khugepaged), or by a kernel thread that has borrowed one (io_uring before v5.12, vhost).
  */
-static inline void on_behalf(u32 region, struct process *process, u32 tgid, u64 for_mm, u32 nr_pages)
+static inline void on_behalf(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
 {
 	u64 task = bpf_get_current_task();
 	u64 own_mm = RD(u64, task, OFF_TASK_MM);
-	struct behalf_key key = {.region = region, .tgid = tgid, .start_time_ns = process->start_time_ns};
+	struct process *process = processes.lookup(&tgid);
 	u64 none = 0;
-	if (!for_mm || for_mm == own_mm) /* no process of the tree is a kernel thread */
-		for_mm = process->stranger && RD(u32, task, OFF_TASK_FLAGS) & PF_KTHREAD ? own_mm : 0;
-	if (!for_mm)
+	if (!for_mm || for_mm == own_mm)
+		for_mm = RD(u32, task, OFF_TASK_FLAGS) & PF_KTHREAD ? own_mm : 0;
+	if (!for_mm || !process)
 		return;
+	struct behalf_key key = {.region = region, .tgid = tgid, .start_time_ns = process->start_time_ns};
 	u64 owner = RD(u64, for_mm, OFF_MM_OWNER);
 	key.for_tgid = owner ? RD(u32, owner, OFF_TASK_TGID) : 0;
 	if (!key.for_tgid || key.for_tgid == tgid)
 		return;
 	key.for_start_time_ns = RD(u64, RD(u64, owner, OFF_TASK_GROUP_LEADER), OFF_TASK_START_BOOTTIME);
 	u64 *pages = behalves.lookup_or_try_init(&key, &none);
-	if (pages)
+	u32 zero = 0;
+	u64 *all = nr_behalves.lookup(&zero);
+	if (pages && all) {
 		__sync_fetch_and_add(pages, nr_pages);
-	else
+		__sync_fetch_and_add(all, nr_pages);
+	} else {
 		lose(LOST_USAGE);
+	}
 }
 #else
-#define on_behalf(region, process, tgid, for_mm, nr_pages)
+#define on_behalf(region, tgid, for_mm, nr_pages)
 #endif
 
-/* Pages are there, and this thread made them; word is theirs. */
-static inline void count(void *ctx, u32 region, u64 word, u64 for_mm, u32 nr_pages)
+/* ---- For whom: noted where a thread begins to work in another's address space, and looked for while any does ---- */
+
+BPF_TABLE("hash", u64, u64, abroad, 4096); /* by pid_tgid: the other's mm */
+
+static inline u64 mm_abroad(struct tally *tally)
 {
-	u32 tgid = word >> WHEN_BITS;
-	struct process *process = toucher(tgid);
-	if (!process)
-		return;
-	struct usage *usage = usage_of(region, tgid, process->start_time_ns);
-	if (usage)
-		__sync_fetch_and_add(&usage->touched_pages, nr_pages);
-	on_behalf(region, process, tgid, for_mm, nr_pages);
-	count_stack(ctx, region, tgid, process->start_time_ns, nr_pages);
+	if (!tally->nr_abroad)
+		return 0;
+	u64 thread = bpf_get_current_pid_tgid();
+	u64 *mm = abroad.lookup(&thread);
+	return mm ? *mm : 0;
 }
 
-/*
- * Whose address space the page at an index is for, where only a caller of the funnel knows; nothing where that is the
- * thread's own, as it nearly always is. What is remembered of a page that could not be had is for no other page.
- */
-static inline int remember_mm(u64 mapping, u64 index, u64 mm)
+static inline int go_abroad(u64 mm)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	if (!mm || mm == RD(u64, bpf_get_current_task(), OFF_TASK_MM) || !ids.lookup(&mapping))
-		return 0;
-	struct addition *addition = addition_of(thread);
-	if (addition) {
-		addition->for_mm = mm;
-		addition->for_index = index;
-	}
+	u32 zero = 0;
+	struct tally *tally = tallies.lookup(&zero);
+	if (tally && !abroad.insert(&thread, &mm))
+		__sync_fetch_and_add(&tally->nr_abroad, 1);
 	return 0;
 }
 
-#ifdef ARG_ALLOCATING_INODE
-int allocating(ENTRY *ctx)
+static inline int come_back(void)
 {
-	return remember_mm(ARG(ctx, ARG_ALLOCATING_INODE) + OFF_INODE_DATA, ARG(ctx, ARG_ALLOCATING_INDEX),
-			   ARG(ctx, ARG_ALLOCATING_FAULT_MM));
+	u64 thread = bpf_get_current_pid_tgid();
+	u32 zero = 0;
+	struct tally *tally = tallies.lookup(&zero);
+	if (tally && !abroad.delete(&thread))
+		__sync_fetch_and_add(&tally->nr_abroad, -1);
+	return 0;
+}
+
+#ifdef ARG_GETTING_MM
+int getting(ENTRY *ctx)
+{
+	return go_abroad(ARG(ctx, ARG_GETTING_MM));
+}
+
+int got(RETURN *ctx)
+{
+	return come_back();
+}
+#endif
+
+#ifdef ARG_PINNING_MM
+int pinning(ENTRY *ctx)
+{
+	return go_abroad(ARG(ctx, ARG_PINNING_MM));
+}
+
+int pinned(RETURN *ctx)
+{
+	return come_back();
 }
 #endif
 
 #ifdef ARG_FILLING_DST_VMA /* until v7.2 had another function for it */
 #define ARG_FILLING_VMA ARG_FILLING_DST_VMA
-#define ARG_FILLING_ADDR ARG_FILLING_DST_ADDR
 #endif
 #ifdef ARG_FILLING_VMA
 /* userfaultfd: a handler resolves another's fault */
 int filling(ENTRY *ctx)
 {
-	u64 vma = ARG(ctx, ARG_FILLING_VMA);
-	u64 inode = RD(u64, RD(u64, vma, OFF_VMA_FILE), OFF_FILE_INODE);
-	u64 offset = ARG(ctx, ARG_FILLING_ADDR) - RD(u64, vma, OFF_VMA_START);
-	return remember_mm(inode + OFF_INODE_DATA, RD(u64, vma, OFF_VMA_PGOFF) + (offset >> PAGE_SHIFT),
-			   RD(u64, vma, OFF_VMA_MM));
+	return go_abroad(RD(u64, ARG(ctx, ARG_FILLING_VMA), OFF_VMA_MM));
+}
+
+int filled(RETURN *ctx)
+{
+	return come_back();
 }
 #endif
 
-/* What the thread is about to add, if it is to a region. */
-static inline struct addition *new_addition(u32 reader, u64 mapping, u64 index, u64 folio)
+/* ---- The page ---- */
+
+/* The block of a page, which mostly is that of the page before. */
+static inline struct block *same_block(struct last *last, u32 id, u64 index)
+{
+	u32 number = last->block;
+	if (last->part.region != id || last->part.number != (u32)(index / BLOCK_PAGES)) {
+		last->part.region = 0;
+		last->block = number = find_block(id, index, true);
+		last->part.number = index / BLOCK_PAGES;
+		last->part.region = number ? id : 0;
+	}
+	return number ? ledger.lookup(&number) : NULL;
+}
+
+/* This thread makes pages of a region: the word of them. */
+static inline u64 new_word(u32 reader, struct last *last, struct tally *tally, u32 id)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	u32 id = 0;
-	struct region *region = region_at(mapping, &id);
-	if (!region)
-		return NULL;
-	struct addition *addition = addition_of(thread);
-	if (!addition) {
-		lose(LOST_PAGES);
-		return NULL;
-	}
-	u32 order = folio_order(folio) & 31;
-	if (region->huge)
-		region->order = order;
+	u32 tgid = thread >> 32;
 	u64 us = now_us();
-	label_touch(reader, thread >> 32, us);
-	addition->word = (thread >> 32) << WHEN_BITS | us;
-	addition->index = index;
-	addition->region = id;
-	addition->nr_pages = 1U << order;
-	return addition;
+	label_touch(reader, tgid, us);
+	if (last->thread == thread && last->region == id && last->nr_ended == tally->nr_ended)
+		return (u64)tgid << WHEN_BITS | us;
+	struct process *process = toucher(tgid);
+	if (process && usage_of(id, tgid, process->start_time_ns)) {
+		last->thread = thread;
+		last->region = id;
+		last->nr_ended = tally->nr_ended;
+		last->borrows = !!(RD(u32, bpf_get_current_task(), OFF_TASK_FLAGS) & PF_KTHREAD);
+	}
+	return (u64)tgid << WHEN_BITS | us;
 }
 
-/* Of shmem: and its word is written, if the page has none. */
-static inline struct addition *begin_addition(u32 reader, u64 mapping, u64 index, u64 folio, u64 expected,
-					      u64 charge_mm)
+static inline void count(void *ctx, struct last *last, u32 id, u64 word, u64 for_mm, u32 nr_pages)
 {
-	if (expected) /* it is swapped in, and keeps its owner */
-		return NULL;
-	struct addition *addition = new_addition(reader, mapping, index, folio);
-	if (!addition)
-		return NULL;
-#ifdef ARG_ADDING_CHARGE_MM
-	addition->for_mm = charge_mm;
-	addition->for_index = index;
-#endif
-	u64 word = addition->word;
-	u32 id = addition->region;
-	u32 nr_pages = addition->nr_pages;
-	if (nr_pages == 1) {
-		struct block *block = block_of(id, index);
-		if (!block)
-			return addition;
-		u64 *at = &block->words[index % BLOCK_PAGES];
-		u64 was = *at;
-		addition->was = was;
-		if (was >= FIRST_OWNED) {
-			struct region *region = regions.lookup(&id);
-			if (!region || !outlived(region, was)) /* another is about to make it too: see added() */
-				return addition;
-			freed(id, was, 1);
-		}
-		*at = word;
-		return addition;
+	if (for_mm || last->borrows)
+		on_behalf(id, word >> WHEN_BITS, for_mm, nr_pages);
+	count_stack(ctx, id, word >> WHEN_BITS, nr_pages);
+}
+
+/*
+ * Set a bit for each page of a block that does not exist. A bit goes to the map's memory at once, which the verifier does
+ * not follow: a value that it knows makes every path through the loop another one to it.
+ */
+static inline void mark_holes(u64 mapping, u64 first, u64 *holes)
+{
+	u64 entry = xa_descend(mapping, first);
+	if (!xa_is_node(entry)) {
+		*holes = entry ? 0 : ~0ULL;
+		return;
 	}
+	*holes = 0;
+	for (u32 i = 0; i < BLOCK_PAGES; i++)
+		if (!RD(u64, entry - 2, OFF_XA_NODE_SLOTS + i * 8))
+			*holes |= 1ULL << i;
+}
+
+/* The pages of a large folio, as far as they are not there: if one is, this addition will fail. */
+static inline void write_large(struct last *last, struct region *region, u64 index, u32 nr_pages, u64 word)
+{
 	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
 		if (i * BLOCK_PAGES >= nr_pages)
 			break;
-		struct block *block = block_of(id, index + i * BLOCK_PAGES);
+		u64 first = index + i * BLOCK_PAGES;
 		u64 pages = pages_in_block(index, nr_pages);
-		addition->was_freed[i] = 0; /* in the map's memory at once, see mark_holes() */
-		if (!block)
+		struct block *block = block_of(region->id, first, true);
+		if (!block) {
+			lose(LOST_PAGES);
 			continue;
-		for (u32 slot = 0; slot < BLOCK_PAGES; slot++) {
-			u64 *at = &block->words[slot];
-			if (!(pages >> slot & 1) || *at >= FIRST_OWNED)
-				continue;
-			if (*at == WORD_FREED)
-				addition->was_freed[i] |= 1ULL << slot;
-			*at = word;
 		}
+		mark_holes(region->mapping, first - first % BLOCK_PAGES, &last->holes);
+		for (u32 slot = 0; slot < BLOCK_PAGES; slot++)
+			if (pages & last->holes & 1ULL << slot)
+				block->words[slot] = word;
+		has_changed(block);
 	}
-	return addition;
 }
 
 #ifdef ARG_ADDING_CHARGE_MM
-#define CHARGE_MM(ctx, argument) argument(ctx, ARG_ADDING_CHARGE_MM)
+#define FOR_MM(ctx, tally) ARG(ctx, ARG_ADDING_CHARGE_MM)
 #else
-#define CHARGE_MM(ctx, argument) 0
+#define FOR_MM(ctx, tally) mm_abroad(tally)
 #endif
-#define BEGIN_ADDITION(reader, ctx, argument)                                                                          \
-	begin_addition(reader, argument(ctx, ARG_ADDING_MAPPING), argument(ctx, ARG_ADDING_INDEX),                     \
-		       argument(ctx, ARG_ADDING_FOLIO), argument(ctx, ARG_ADDING_EXPECTED), CHARGE_MM(ctx, argument))
 
 int adding(ENTRY *ctx)
 {
-	BEGIN_ADDITION(AT_ENTRY, ctx, ARG);
-	return 0;
-}
-
-int added(RETURN *ctx)
-{
-	u64 thread = bpf_get_current_pid_tgid();
-	struct addition *addition = additions.lookup(&thread);
-#ifdef BY_FEXIT
-	/*
-	 * The kernel may have skipped the entry's program: fentry's where it was running on this CPU already, a kprobe's
-	 * where some program or bpf(2) was (bpf_prog_active), which a preemptible kernel lets last. Here is all it knew.
-	 */
-	if (!addition || !addition->nr_pages || addition->index != TRACING_ARG(ctx, ARG_ADDING_INDEX))
-		addition = BEGIN_ADDITION(AT_RETURN, ctx, TRACING_ARG);
-#endif
-	if (!addition || !addition->nr_pages)
+	if (ARG(ctx, ARG_ADDING_EXPECTED)) /* it is swapped in, and keeps its owner */
 		return 0;
-	bool failed = (int)RESULT(ctx, NARGS_ADDED);
-	u32 id = addition->region;
-	u32 nr_pages = addition->nr_pages;
-	u64 index = addition->index;
-	u64 word = addition->word;
-	u64 for_mm = addition->for_index - index < nr_pages ? addition->for_mm : 0;
-	addition->nr_pages = 0;
-	addition->for_mm = 0;
-	if (!failed)
-		count(ctx, id, word, for_mm, nr_pages);
-	if (nr_pages == 1) {
-		struct block *block = block_of(id, index);
+	struct region *region = region_on(POINTER(ctx, ARG_ADDING_MAPPING));
+	if (!region || region->gone_us) /* or another inode is in its place already */
+		return 0;
+	u64 index = ARG(ctx, ARG_ADDING_INDEX);
+	u32 order = index & 1 ? 0 : folio_order(ARG(ctx, ARG_ADDING_FOLIO)) & 31; /* a large one begins at its size */
+	struct block *block = NULL;
+	struct last *last = last_here();
+	u32 zero = 0;
+	struct tally *tally = tallies.lookup(&zero);
+	u32 id = region->id;
+	if (!last || !tally)
+		return 0;
+	if (!order) {
+		block = same_block(last, id, index);
 		if (!block) {
-			if (!failed)
-				lose(LOST_PAGES);
+			lose(LOST_PAGES);
 			return 0;
 		}
-		u64 *at = &block->words[index % BLOCK_PAGES];
-		if (failed != (*at == word)) /* it is this thread's, and there; or neither */
-			return 0;
-		struct region *region = regions.lookup(&id);
-		if (!region)
-			return 0;
-		u64 was = addition->was;
-		if (!failed) {
-			overwrite(region, id, at, word);
-		} else if (was >= FIRST_OWNED) { /* it is still there: it was another range that was given back */
-			freed(id, was, -1);
-			*at = was;
-		} else if (!page_exists(region->mapping, index)) {
-			/* if it exists, who made it settles it, or is a thread of this process in the same microsecond */
-			*at = was;
-		}
-		return 0;
-	}
-	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
-		if (i * BLOCK_PAGES >= nr_pages)
-			break;
-		struct block *block = block_of(id, index + i * BLOCK_PAGES);
-		u64 pages = pages_in_block(index, nr_pages);
-		u64 was_freed = addition->was_freed[i];
-		if (!block)
-			continue;
-		for (u32 slot = 0; slot < BLOCK_PAGES; slot++) {
-			u64 *at = &block->words[slot];
-			if (!(pages >> slot & 1))
-				continue;
-			if (!failed)
-				*at = word;
-			else if (*at == word)
-				*at = was_freed >> slot & 1 ? WORD_FREED : WORD_ABSENT;
+		u64 was = block->words[index % BLOCK_PAGES];
+		if (was >= FIRST_OWNED) {
+			if (page_exists(region->mapping, index))
+				return 0;
+			if (outlived(region, was))
+				freed(id, was, 1);
 		}
 	}
+	u64 word = new_word(AT_ENTRY, last, tally, id);
+	if (block) {
+		block->words[index % BLOCK_PAGES] = word;
+		has_changed(block);
+	} else {
+		write_large(last, region, index, 1U << order, word);
+	}
+	count(ctx, last, id, word, FOR_MM(ctx, tally), 1U << order);
 	return 0;
 }
 
@@ -307,43 +292,32 @@ int added(RETURN *ctx)
 #ifdef ARG_HUGETLB_ADDING_PAGE /* before folios */
 #define ARG_HUGETLB_ADDING_FOLIO ARG_HUGETLB_ADDING_PAGE
 #endif
-/* hugetlbfs has a funnel of its own, and numbers its pages by their size. So does the ledger of such a region. */
+/*
+ * hugetlbfs has a funnel of its own, and numbers its pages by their size. So does the ledger of such a region. They come
+ * one at a time under a lock, so none is there yet.
+ */
 int hugetlb_adding(ENTRY *ctx)
 {
-	new_addition(AT_HUGETLB, ARG(ctx, ARG_HUGETLB_ADDING_MAPPING), ARG(ctx, ARG_HUGETLB_ADDING_IDX),
-		     ARG(ctx, ARG_HUGETLB_ADDING_FOLIO));
-	return 0;
-}
-
-/* Huge pages come one at a time under a lock: here the return alone writes. */
-int hugetlb_added(RETURN *ctx)
-{
-	u64 thread = bpf_get_current_pid_tgid();
-	struct addition *addition = additions.lookup(&thread);
-	if (!addition || !addition->nr_pages)
+	struct region *region = region_on(POINTER(ctx, ARG_HUGETLB_ADDING_MAPPING));
+	if (!region || region->gone_us)
 		return 0;
-	u32 nr_pages = addition->nr_pages;
-	addition->nr_pages = 0;
-	if ((int)RESULT(ctx, NARGS_HUGETLB_ADDED))
-		return 0;
-	count(ctx, addition->region, addition->word, 0, nr_pages);
-	struct block *block = block_of(addition->region, addition->index);
-	if (block)
-		block->words[addition->index % BLOCK_PAGES] = addition->word;
-	else
+	u64 index = ARG(ctx, ARG_HUGETLB_ADDING_IDX);
+	region->order = folio_order(ARG(ctx, ARG_HUGETLB_ADDING_FOLIO)) & 31;
+	struct block *block = block_of(region->id, index, true);
+	struct last *last = last_here();
+	u32 zero = 0;
+	struct tally *tally = tallies.lookup(&zero);
+	if (!block)
 		lose(LOST_PAGES);
+	if (!block || !last || !tally)
+		return 0;
+	u64 word = new_word(AT_HUGETLB, last, tally, region->id);
+	block->words[index % BLOCK_PAGES] = word;
+	has_changed(block);
+	count(ctx, last, region->id, word, 0, 1U << region->order);
 	return 0;
 }
 #endif
-
-/* A thread that ends leaves nothing under way. Attached beside processes.c's. */
-int thread_gone(struct bpf_raw_tracepoint_args *ctx)
-{
-	u64 thread = bpf_get_current_pid_tgid();
-	additions.delete(&thread);
-	segments.delete(&thread);
-	return 0;
-}
 
 #ifdef NARGS_COLLAPSED
 /* ---- khugepaged, MADV_COLLAPSE: a huge page takes the place of small ones, and fills the holes between them ---- */
@@ -359,22 +333,6 @@ struct collapse {
 };
 BPF_TABLE("hash", u64, struct collapse, collapses, 256); /* by pid_tgid */
 BPF_TABLE("array", u32, struct collapse, no_collapse, 1);
-
-/*
- * Set a bit for each page of a block that does not exist. A bit goes to the map's memory at once, which the verifier does
- * not follow: a value that it knows makes every path through the loop another one to it.
- */
-static inline void mark_holes(u64 mapping, u64 first, u64 *holes)
-{
-	u64 entry = xa_descend(mapping, first);
-	if (!xa_is_node(entry)) {
-		*holes = entry ? 0 : ~0ULL;
-		return;
-	}
-	for (u32 i = 0; i < BLOCK_PAGES; i++)
-		if (!RD(u64, entry - 2, OFF_XA_NODE_SLOTS + i * 8))
-			*holes |= 1ULL << i;
-}
 
 int collapsing(ENTRY *ctx)
 {
@@ -406,18 +364,18 @@ int collapsed(RETURN *ctx)
 	struct collapse *collapse = collapses.lookup(&thread);
 	if (!collapse)
 		return 0;
-	struct region *region = regions.lookup(&collapse->region);
-	if (!region)
+	struct region *region = region_by_id(collapse->region);
+	struct last *last = last_here();
+	u32 zero = 0;
+	struct tally *tally = tallies.lookup(&zero);
+	if (!region || !last || !tally)
 		return 0;
-	u64 us = now_us();
-	label_touch(AT_COLLAPSE, thread >> 32, us);
-	u64 word = (thread >> 32) << WHEN_BITS | us;
+	u64 word = new_word(AT_COLLAPSE, last, tally, region->id);
 	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
 		u64 first = collapse->start + i * BLOCK_PAGES;
-		struct block *block = collapse->holes[i] ? block_of(collapse->region, first) : NULL;
+		struct block *block = collapse->holes[i] ? block_of(region->id, first, true) : NULL;
 		if (!block)
 			continue;
-		collapse->still = 0;
 		mark_holes(collapse->mapping, first, &collapse->still);
 		u64 filled = collapse->holes[i] & ~collapse->still;
 		for (u32 slot = 0; slot < BLOCK_PAGES; slot++) {
@@ -430,9 +388,10 @@ int collapsed(RETURN *ctx)
 			*at = word;
 			collapse->filled++;
 		}
+		has_changed(block);
 	}
 	if (collapse->filled)
-		count(ctx, collapse->region, word, collapse->mm, collapse->filled);
+		count(ctx, last, collapse->region, word, collapse->mm, collapse->filled);
 	collapses.delete(&thread);
 	return 0;
 }

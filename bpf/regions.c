@@ -15,17 +15,86 @@ static inline bool is_of(struct region *region, u64 inode)
 	return region->key.generation == generation && (generation || region->key.ino == RD(u64, inode, OFF_INODE_INO));
 }
 
-/* The region of an address space, if it is known. Most of the host's shared memory is not, and ends at the first line. */
+static inline u32 place_of(u32 id)
+{
+	return id & ((1 << SLOT_BITS) - 1);
+}
+
+static inline struct region *region_by_id(u32 id)
+{
+	u32 place = place_of(id);
+	struct region *region = regions.lookup(&place);
+	return region && id && region->id == id ? region : NULL;
+}
+
+static inline struct filter *filter_of(u64 mapping)
+{
+	u32 hash = (mapping * 0x9e3779b97f4a7c15ULL) >> (64 - FILTER_BITS);
+	return filters.lookup(&hash);
+}
+
+/*
+ * The region of an address space, if it is known: most of the host's shared memory is not, and ends at the first lines.
+ * Whether it is still the same inode that is there is not looked at.
+ */
+static inline struct region *region_on(u64 mapping)
+{
+	struct filter *filter = filter_of(mapping);
+	if (!filter)
+		return NULL;
+	if (filter->mapping == mapping) {
+		struct region *region = region_by_id(filter->region);
+		if (region && region->mapping == mapping)
+			return region;
+	} else if (!filter->more) {
+		return NULL;
+	}
+	u32 *id = ids.lookup(&mapping);
+	return id ? region_by_id(*id) : NULL;
+}
+
+/* It is found by this from now on. */
+static inline void let_through(u64 mapping, u32 id)
+{
+	struct filter *filter = filter_of(mapping);
+	u64 what = (u64)filter; /* an address that no other claim is of */
+	if (!filter)
+		return;
+	if (!filter->mapping && claim(what, &id)) {
+		bool free = !*(volatile u64 *)&filter->mapping;
+		if (free) {
+			filter->region = id;
+			barrier();
+			filter->mapping = mapping;
+		}
+		claims.delete(&what);
+		if (free)
+			return;
+	}
+	__sync_fetch_and_add(&filter->more, 1);
+}
+
+static inline void keep_out(u64 mapping)
+{
+	struct filter *filter = filter_of(mapping);
+	if (!filter || ids.delete(&mapping)) /* another thread was first */
+		return;
+	if (filter->mapping == mapping)
+		filter->mapping = 0;
+	else
+		__sync_fetch_and_add(&filter->more, -1);
+}
+
+/* The region of an address space, if it is known. */
 static inline struct region *region_at(u64 mapping, u32 *id)
 {
-	u32 *known = ids.lookup(&mapping);
-	if (!known)
+	struct region *region = region_on(mapping);
+	if (!region)
 		return NULL;
-	*id = *known;
-	struct region *region = regions.lookup(id);
-	if (region && is_of(region, RD(u64, mapping, OFF_MAPPING_HOST)))
+	*id = region->id;
+	if (is_of(region, RD(u64, mapping, OFF_MAPPING_HOST)))
 		return region;
-	ids.delete(&mapping); /* the inode has gone, and another has come to its place */
+	keep_out(mapping); /* the inode has gone, and another has come to its place */
 	return NULL;
 }
 
@@ -51,35 +120,38 @@ static inline void measure_inode(struct region *region, u64 inode)
 static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 {
 	u64 mapping = RD(u64, inode, OFF_INODE_MAPPING);
-	struct region fresh = {};
 	struct region *region = region_at(mapping, id);
-	u32 zero = 0;
 	if (region)
 		return region;
-	u32 *last = last_id.lookup(&zero);
-	if (!last)
-		return NULL;
-	*last += 1;
-	*id = *last * NR_CPUS + bpf_get_smp_processor_id();
-	key_of(inode, &fresh.key);
-	fresh.mapping = mapping;
-	fresh.huge = magic == HUGETLBFS_MAGIC;
-	measure_inode(&fresh, inode);
-	fresh.start_pages = fresh.pages;
-	if (regions.insert(id, &fresh)) {
+	if (free_regions.pop(id)) {
 		lose(LOST_REGIONS);
 		return NULL;
 	}
+	u32 place = place_of(*id);
+	region = regions.lookup(&place);
+	if (!region)
+		return NULL;
+	__builtin_memset(region, 0, sizeof(*region));
+	key_of(inode, &region->key);
+	region->mapping = mapping;
+	region->huge = magic == HUGETLBFS_MAGIC;
+	measure_inode(region, inode);
+	region->start_pages = region->pages;
+	barrier();
+	region->id = *id;
 	if (ids.insert(&mapping, id)) { /* another thread was first, or there is no room */
-		regions.delete(id);
+		region->id = 0;
+		free_regions.push(id, 0);
 		u32 *other = ids.lookup(&mapping);
 		if (!other) {
 			lose(LOST_REGIONS);
 			return NULL;
 		}
 		*id = *other;
+		return region_by_id(*id);
 	}
-	return regions.lookup(id);
+	let_through(mapping, *id);
+	return region;
 }
 
 static inline void made_by(struct region *region, struct process *process)
@@ -171,8 +243,7 @@ int adopt(struct bpf_raw_tracepoint_args *ctx)
 /* Bring what is known of a region up to date: whether it is still there. */
 int measure(struct bpf_raw_tracepoint_args *ctx)
 {
-	u32 id = ctx->args[0];
-	struct region *region = regions.lookup(&id);
+	struct region *region = region_by_id(ctx->args[0]);
 	if (!region || region->gone_us)
 		return 0;
 	u64 inode = RD(u64, region->mapping, OFF_MAPPING_HOST);
@@ -180,4 +251,17 @@ int measure(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	measure_inode(region, inode);
 	return 1;
+}
+
+/* A region is found no more; what it has is user space's to take away, once nobody is at it any more. */
+int forget(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct region *region = region_by_id(ctx->args[0]);
+	if (!region)
+		return 0;
+	u64 mapping = region->mapping;
+	u32 *known = ids.lookup(&mapping);
+	if (known && *known == region->id) /* else another has come to its place */
+		keep_out(mapping);
+	return 0;
 }

@@ -47,10 +47,14 @@ static inline u64 stack_of(void *ctx, u32 tgid)
 	return number;
 }
 
-static inline void count_stack(void *ctx, u32 region, u32 tgid, u64 start_time_ns, u32 nr_pages)
+static inline void count_stack(void *ctx, u32 region, u32 tgid, u32 nr_pages)
 {
-	struct stacked_key key = {.region = region, .tgid = tgid, .start_time_ns = start_time_ns};
+	struct stacked_key key = {.region = region, .tgid = tgid};
+	struct process *process = processes.lookup(&tgid);
 	u64 none = 0;
+	if (!process)
+		return;
+	key.start_time_ns = process->start_time_ns;
 	key.stack = stack_of(ctx, tgid);
 	u64 *pages = stacked.lookup_or_try_init(&key, &none);
 	if (pages)
@@ -59,5 +63,5 @@ static inline void count_stack(void *ctx, u32 region, u32 tgid, u64 start_time_n
 		lose(LOST_STACKS);
 }
 #else
-#define count_stack(ctx, region, tgid, start_time_ns, nr_pages)
+#define count_stack(ctx, region, tgid, nr_pages)
 #endif

@@ -13,6 +13,7 @@
 #define NAME_BYTES 64
 #define MAX_RANGES 64 /* of one address space, that are found at once */
 #define BLOCK_PAGES 64
+#define SLOT_BITS 16 /* of a region's id: its place among the regions; above, how many were there before it */
 #define MAX_TEXTS 4
 #define TEXT_BYTES 136 /* of a text of a label, its NUL included; more than SHOWN_BYTES: it is longer, and cut there */
 #define TEXTS_BYTES (MAX_TEXTS * TEXT_BYTES)
@@ -51,20 +52,31 @@ struct region {
 	__u64 made_ns;	   /* CLOCK_MONOTONIC, 0 where nobody saw it made */
 	__u64 maker_start_time_ns;
 	__u32 maker_tgid;
+	__u32 id;    /* 0: the place is free */
 	__u32 huge;  /* on hugetlbfs */
 	__u32 told;  /* user space has heard of it */
 	__u32 order; /* hugetlbfs: of its pages, by which its ledger counts; known by the first that is seen */
+	__u32 reserved;
 };
 
-struct block_key {
-	__u32 region;
-	__u32 block; /* page index / BLOCK_PAGES */
+/* As many neighbouring pages of a region as a block of the ledger has words. */
+struct part {
+	__u32 region; /* its id */
+	__u32 number; /* page index / BLOCK_PAGES */
 };
 
-struct block {
+struct block { /* number 0 is none */
 	__u64 words[BLOCK_PAGES];
-	__u64 torn;  /* bit per page: it was there when the region was torn down */
-	__u64 round; /* of user space's, in which it last learned that this block has changed */
+	__u64 torn;   /* bit per page: it was there when the region was torn down */
+	__u64 number; /* its own */
+	struct part part;
+};
+
+/* By a hash of a mapping's address: the first region that came to this place, and how many more belong here. */
+struct filter {
+	__u64 mapping;
+	__u32 region;
+	__u32 more;
 };
 
 /* Part of a region in an address space: [start, end), start being page first_index of the region. */
@@ -97,8 +109,8 @@ struct usage_key {
 
 struct usage {
 	__u64 faults;
-	__u64 touched_pages;
-	__u64 freed_pages; /* of those it touched first */
+	__u64 freed_pages; /* of the pages it touched first */
+	struct usage_key key; /* of no region: the place is free */
 };
 
 /* Pages that one process made in, or for, another's address space. */
@@ -167,6 +179,13 @@ enum loss {
 	LOST_LABELS,	/* more labels than there was room for, or than are told in a second */
 	LOST_STACKS,	/* no room for a stack, or for another (region, process, stack) */
 	NR_LOSSES
+};
+
+/* What user space gives back (bpf/maps.c). */
+enum free {
+	FREE_BLOCK,
+	FREE_REGION,
+	FREE_USAGE,
 };
 
 enum event_type {

@@ -8,6 +8,7 @@ import platform
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -348,6 +349,7 @@ def test_arguments_have_their_place_by_name() -> None:
 
 BPF = Path(__file__).parent.parent / "bpf"
 TIERS = pytest.mark.parametrize("tier", kernel.TIERS, ids=[tier.by for tier in kernel.TIERS])
+OWN = {"adopt", "anchor", "empty", "fill", "forget", "measure"}  # which user space runs itself
 UPROBES = {program for source in sources.READY.values() for program in source.functions}
 
 
@@ -356,7 +358,7 @@ def written(tier: Tier) -> str:
     return "\n".join((BPF / name).read_text() for name in ("maps.c", *tier.sources))
 
 
-def test_the_best_tier_comes_first() -> None:
+def test_there_are_these_tiers() -> None:
     assert [(tier.name, tier.by) for tier in kernel.TIERS] == [
         ("exact", "kprobe"),
         ("exact", "fentry"),
@@ -378,7 +380,7 @@ def test_every_program_of_a_tier_is_written(tier: Tier) -> None:
     programs = set(re.findall(r"^int (\w+)\(", written(tier), re.MULTILINE))
     hung = {probe.program for probe in kernel.labelled(tier).probes}
     assert hung <= programs
-    assert programs == {*hung, *UPROBES, "adopt", "measure"}
+    assert programs == {*hung, *UPROBES, *OWN}
 
 
 @TIERS
@@ -435,6 +437,33 @@ def test_a_program_hangs_on_one_thing_at_a_time(tier: Tier) -> None:
     assert all(
         len(probe.points) == 1 and ":" in probe.points[0] for probe in tier.probes if probe not in tier.functions
     )
+
+
+@pytest.mark.parametrize(
+    ("version", "model", "preempts"),
+    [
+        ("#1 SMP Debian 5.10.1-1", None, False),
+        ("#1 SMP PREEMPT Debian 5.10.1-1", None, True),
+        ("#1 SMP PREEMPT_RT Debian 5.10.1-1", None, True),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.12.1-1", "none (voluntary) full", False),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.12.1-1", "(none) voluntary full", False),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.12.1-1", "none voluntary (full) lazy", True),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 7.2.1-1", "full (lazy)", True),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 7.2.1-1", None, True),
+    ],
+)
+def test_who_can_be_preempted_takes_kprobes(
+    version: str, model: str | None, preempts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model that is in force, or where nobody says, what is right under each."""
+    if model:
+        (tmp_path / "sched").mkdir()
+        (tmp_path / "sched" / "preempt").write_text(f"{model}\n")
+    monkeypatch.setattr(kernel, "_detached", lambda _: os.open(tmp_path, os.O_PATH | os.O_DIRECTORY))
+    assert kernel.preempts(version) == preempts
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(version=version))
+    best, *_, last = kernel.tiers()
+    assert (best, last) == (kernel.KPROBE if preempts else kernel.FENTRY, kernel.FAULTS)
 
 
 def test_one_source_makes_both_exact_tiers() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 ROAD = """
     errors command signals wire clock budget elf btf promptly bounded leases mounts procfs bpf ring perf kernel events
-    ledger journal verify capture lives regions probes symbols targets sources labelling adopting closing keeping
+    ledger journal verify capture lives regions blocks probes symbols targets sources labelling adopting closing keeping
     stacks private trace snapshot contents sparse account moments labels places tables timeline rollup belonging deeds
     groups touches diff views views.text views.json views.live views.table views.changes views.stacks views.perfetto
     references views.dump views.top views.screen views.pictures views.html tools experiment demo doctor cli.streams

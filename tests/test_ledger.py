@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tracer import ledger
 from tracer.ledger import Block, Entries, Extent, PageSet, Punches
 from tracer.procfs import Pages
-from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED
+from tracer.wire import BLOCK_PAGES, WHEN_BITS, WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED
 
 ROOM = 3 * BLOCK_PAGES + 5
 
@@ -130,11 +130,6 @@ def test_when_pages_were_last_given_back(chance: random.Random) -> None:
 
 
 # ---- words ----
-
-
-def test_a_block_as_the_kernel_has_it() -> None:
-    words = tuple(range(BLOCK_PAGES))
-    assert Block.unpack(BLOCK.pack(*words, 0b101, 7)) == Block(words, 0b101)
 
 
 A, B = 811, 4_194_303  # the highest PID there is

@@ -30,8 +30,9 @@ STRUCTS = {
 LAYOUTS = {
     "region_key": [wire.REGION_KEY],
     "region": [wire.REGION],
-    "block_key": [wire.BLOCK_KEY],
+    "part": [wire.PART],
     "block": [wire.BLOCK],
+    "filter": [wire.FILTER],
     "range": [wire.RANGE],
     "ranges": [wire.RANGES_HEAD, *[wire.RANGE] * wire.MAX_RANGES],
     "process": [wire.PROCESS],
@@ -113,7 +114,8 @@ REGION = r"""
     struct region region = {
         .key = {.ino = 91, .generation = 92, .dev = 1}, .mapping = ~0ULL - 93, .size_bytes = 94, .pages = 95,
         .swapped = 96, .peak_pages = 103, .start_pages = 104, .gone_us = 97, .torn_pages = 98, .punched_us = 99,
-        .made_ns = 100, .maker_start_time_ns = 101, .maker_tgid = 102, .huge = 0, .told = 1, .order = 9};
+        .made_ns = 100, .maker_start_time_ns = 101, .maker_tgid = 102, .id = 105, .huge = 0, .told = 1,
+        .order = 9};
     fwrite(&region, sizeof region, 1, stdout);
 """
 
@@ -219,7 +221,7 @@ def test_what_c_writes_is_what_python_reads(tmp_path: Path) -> None:
 def test_a_region_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
     assert KernelRegion.unpack(run_c(tmp_path, REGION)) == KernelRegion(
         key=RegionKey(1, 91, 92),
-        mapping=2**64 - 1 - 93,
+        id=105,
         size_bytes=94,
         pages=95,
         swapped_pages=96,

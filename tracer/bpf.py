@@ -9,7 +9,7 @@ import struct
 
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # of the system call
 PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN = 5, 10, 15, 17
-MAP_LOOKUP_AND_DELETE_ELEM, MAP_LOOKUP_BATCH = 21, 24
+MAP_LOOKUP_BATCH = 24
 PROG_TYPE_TRACING = 26
 TRACE_FENTRY, TRACE_FEXIT = 24, 25
 ATTRIBUTE_BYTES = 128
@@ -88,22 +88,6 @@ def lookup_batch(
     except FileNotFoundError:  # ENOENT: these were the last
         more = False
     return int(struct.unpack_from("=I", attributes, 32)[0]), more
-
-
-class Queue:
-    """A BPF queue, by its descriptor."""
-
-    def __init__(self, map_fd: int, size_bytes: int) -> None:
-        self._value = ctypes.create_string_buffer(size_bytes)
-        self._attributes = _attributes("=I4xQQ", map_fd, 0, ctypes.addressof(self._value))
-
-    def pop(self) -> bytes | None:
-        """The first entry, taken out of it; None where there is none (v4.20)."""
-        try:
-            _call(MAP_LOOKUP_AND_DELETE_ELEM, self._attributes)
-        except FileNotFoundError:
-            return None
-        return self._value.raw
 
 
 def recursion_misses(program: int) -> int:

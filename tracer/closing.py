@@ -55,9 +55,9 @@ class Closing:
     @contextlib.contextmanager
     def several(self) -> Iterator[None]:
         """Accounts are closed in here: what is read or written once for all of them is done so."""
+        self._probes.read_usages()
         self._behalf_of = self._probes.behalves()
         self._finder.segments.cache_clear()
-        self._probes.hear()
         try:
             yield
         finally:
@@ -89,7 +89,7 @@ class Closing:
             # some pages were given back while they were swapped out, and this tier does not see which
             entries = self.read(region, blocks, None, 0)
         self._write(region, entries, {}, procfs.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
-        self._probes.forget(region.id, last)
+        self._probes.forget(region.id)
 
     def alive(
         self,
@@ -99,7 +99,6 @@ class Closing:
         """Close a region at the end of the trace, by its path. mappings: of those who map it."""
         # first which pages there are and then whose: a page that comes between the two is no page without an owner
         found = procfs.survey(region.path, region.key) if region.path else None
-        self._probes.hear()
         blocks = self._probes.blocks(region.id)
         present = ALL_PAGES  # alive, and out of reach: the ledger is taken at its word
         if found:
@@ -222,10 +221,9 @@ class Closing:
 
     def _behalves(self, region: Region) -> list[tuple[int, int, int]]:
         """(process row, row of the process in whose memory it made pages, pages)."""
-        found = []
-        for behalf in self._behalf_of.get(region.id, ()):
-            found.append((self._process(*behalf.acting).row, self._process(*behalf.whose).row, behalf.pages))
-            self._probes.forget_behalf(region.id, behalf)
+        behalves = self._behalf_of.get(region.id, ())
+        found = [(self._process(*each.acting).row, self._process(*each.whose).row, each.pages) for each in behalves]
+        self._probes.forget_behalves(region.id)
         return found
 
     def _process(self, tgid: int, start_time_ns: int) -> Process:

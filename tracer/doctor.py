@@ -79,8 +79,8 @@ def examine() -> list[Check]:
         lockdown(kernel.lockdown()),
         tell("tracefs", None, tracefs),
     ]
-    tiers = tried(kernel.TIERS, needed)
-    exact = any(check.ok for tier, check in zip(kernel.TIERS, tiers) if tier.name == kernel.KPROBE.name)
+    tiers = tried(kernel.tiers(), needed)
+    exact = any(check.ok for tier, check in zip(kernel.tiers(), tiers) if tier.name == kernel.KPROBE.name)
     return [
         *needed,
         *tiers,
@@ -291,7 +291,7 @@ def traces(checks: Sequence[Check]) -> bool:
 def best(checks: Sequence[Check]) -> Tier:
     """The tier that a trace would have."""
     works = {check.name for check in checks if check.ok}
-    return next((tier for tier in kernel.TIERS if tier.title in works), kernel.PROC)
+    return next((tier for tier in kernel.tiers() if tier.title in works), kernel.PROC)
 
 
 def reads(checks: Sequence[Check]) -> bool:

@@ -79,10 +79,11 @@ class Keeping:
         of_baseline = (
             _blocks_of(extent) for first, end in punched.extents for extent in region.baseline.within(first, end)
         )
-        numbers = [number for number in self._probes.numbers(region.id) if punched.mask(number)] if punched else []
-        for number in itertools.chain(numbers, *of_baseline):
-            if number not in blocks:
-                blocks[number] = self._probes.block(region.id, number) or ledger.NO_BLOCK
+        if punched:
+            there = self._probes.blocks(region.id)
+            numbers = [number for number in there if punched.mask(number)]
+            for number in itertools.chain(numbers, *of_baseline):
+                blocks.setdefault(number, there.get(number, ledger.NO_BLOCK))
         for first, end in ledger.runs(blocks):
             start_page, end_page = first * wire.BLOCK_PAGES, end * wire.BLOCK_PAGES
             entries = ledger.read(

@@ -39,6 +39,7 @@ FIELDS = {
     "TASK_FILES": ["task_struct.files"],
     "TASK_PAGEFAULT_DISABLED": ["task_struct.pagefault_disabled"],
     "TASK_SIGNAL": ["task_struct.signal"],
+    "TASK_REAL_PARENT": ["task_struct.real_parent"],
     "SIGNAL_LIVE": ["signal_struct.live"],
     "MM_ARG_START": ["mm_struct.arg_start"],
     "MM_ARG_END": ["mm_struct.arg_end"],
@@ -137,8 +138,8 @@ def _entry(program: str, *functions: str, costs: str = "", unless: tuple[str, st
     return Probe(program, Kind.ENTRY, functions, costs, unless)
 
 
-def _return(program: str, *functions: str, costs: str = "") -> Probe:
-    return Probe(program, Kind.RETURN, functions, costs)
+def _return(program: str, *functions: str, costs: str = "", unless: tuple[str, str] = ("", "")) -> Probe:
+    return Probe(program, Kind.RETURN, functions, costs, unless)
 
 
 # In the order to attach: the processes first, so that none is missed while the rest comes up; the pages last.
@@ -176,9 +177,9 @@ FAULTS_PROBES = [
 HUGETLB = "who made and who touched regions of hugetlbfs"
 BEHALF = "on whose behalf a page was made that one process made for another"
 TOLD = ("adding", "charge_mm")
+FILLING = "shmem_mfill_filemap_add", "shmem_mfill_atomic_pte"
 EXACT_PROBES = [
     *PROCESSES,
-    _raw("thread_gone", "sched:sched_process_exit"),
     # Linux kernel commit e09764cff44b ("shmem: quota support") (in v6.6) made an inner function of it
     _return("inode_made", "__shmem_get_inode", "shmem_get_inode", costs="who made a file of a tmpfs"),
     _return("shmem_file_made", "__shmem_file_setup"),
@@ -194,12 +195,14 @@ EXACT_PROBES = [
     _return("collapsed", "collapse_file", costs="pages that khugepaged fills in"),
     _entry("collapsing", "collapse_file", costs="pages that khugepaged fills in"),
     # the first since v6.0
-    _return("hugetlb_added", "hugetlb_add_to_page_cache", "huge_add_to_page_cache", costs=HUGETLB),
     _entry("hugetlb_adding", "hugetlb_add_to_page_cache", "huge_add_to_page_cache", costs=HUGETLB),
-    _return("added", "shmem_add_to_page_cache"),
-    # the funnel itself was told until its parameter charge_mm was dropped (present in v6.6, absent in v6.12)
-    _entry("allocating", "shmem_alloc_and_add_folio", costs=BEHALF, unless=TOLD),
-    _entry("filling", "shmem_mfill_filemap_add", "shmem_mfill_atomic_pte", costs=BEHALF, unless=TOLD),
+    # the funnel itself was told for whom, until its parameter charge_mm was dropped (present in v6.6, absent in v6.12)
+    _return("got", "get_user_pages_remote", costs=BEHALF, unless=TOLD),
+    _entry("getting", "get_user_pages_remote", costs=BEHALF, unless=TOLD),
+    _return("pinned", "pin_user_pages_remote", costs=BEHALF, unless=TOLD),
+    _entry("pinning", "pin_user_pages_remote", costs=BEHALF, unless=TOLD),
+    _return("filled", *FILLING, costs=BEHALF, unless=TOLD),
+    _entry("filling", *FILLING, costs=BEHALF, unless=TOLD),
     _entry("adding", "shmem_add_to_page_cache"),
 ]
 
@@ -224,13 +227,13 @@ class Tier(NamedTuple):
         return [probe for probe in self.probes if probe.kind in (Kind.ENTRY, Kind.RETURN)]
 
 
-_EXACT = ("regions.c", "ledger.c", "labels.c", "stacks.c", "inodes.c", "pages.c", "processes.c")
+_EXACT = ("processes.c", "regions.c", "ledger.c", "labels.c", "stacks.c", "inodes.c", "pages.c")
 KPROBE = Tier("exact", "kprobe", _EXACT, EXACT_PROBES, [])
 FENTRY = Tier("exact", "fentry", _EXACT, EXACT_PROBES, [])
 FAULTS = Tier(
     "faults",
     "tracepoint",
-    ("regions.c", "ledger.c", "labels.c", "stacks.c", "ranges.c", "faults.c", "processes.c"),
+    ("processes.c", "regions.c", "ledger.c", "labels.c", "stacks.c", "ranges.c", "faults.c"),
     FAULTS_PROBES,
     [
         "pages made without a page fault: write(2), fallocate, O_DIRECT, MADV_POPULATE, mlock, process_vm_writev",
@@ -248,7 +251,7 @@ def labelled(tier: Tier) -> Tier:
 
 PROC = Tier("proc", "", (), [], ["who touched the pages"])
 TIERS = [KPROBE, FENTRY, FAULTS]
-"""The best first. Which of them a host has is found by presence and by trial, never by a version."""
+"""Which of them a host has is found by presence and by trial, never by a version."""
 
 
 class Point(NamedTuple):
@@ -299,6 +302,42 @@ def why_not(tier: Tier, there: dict[str, Point]) -> str | None:
     if platform.machine() != "x86_64":
         return f"kprobes are read by x86's registers, and this is {platform.machine()}"
     return None if KPROBE_PMU.exists() else "the kernel has no kprobes"
+
+
+def tiers() -> list[Tier]:
+    """The best of them here first.
+
+    fentry costs less than a kprobe. But the kernel skips its program where another task stands preempted within the
+    same one, which has cost 7% of the pages; a kprobe's runs with preemption off.
+    """
+    return [KPROBE, FENTRY, FAULTS] if preempts() else [FENTRY, KPROBE, FAULTS]
+
+
+def preempts(version: str | None = None) -> bool:
+    """Whether a task may be preempted within a program of fentry: by the preemption model that is in force now.
+
+    version: of the kernel, as `uname -v` prints it. Since v7.0 there are such models only: Linux kernel commit
+    7dadeaa6e851 ("sched: Further restrict the preemption modes").
+    """
+    version = os.uname().version if version is None else version
+    if "PREEMPT_DYNAMIC" not in version:
+        return "PREEMPT" in version
+    try:
+        debugfs = _detached("debugfs")
+    except OSError:
+        return True  # who cannot tell takes what is right under each
+    try:
+        with open(os.open("sched/preempt", os.O_RDONLY, dir_fd=debugfs)) as file:
+            return _model(file.read()) not in ("none", "voluntary")
+    except OSError:  # a kernel that is locked down does not say
+        return True
+    finally:
+        os.close(debugfs)
+
+
+def _model(text: str) -> str:
+    """What is in parentheses: none (voluntary) full"""
+    return text.partition("(")[2].partition(")")[0]
 
 
 def try_fentry(point: Point) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tracer.procfs import Pages
-from tracer.wire import BLOCK, BLOCK_PAGES, WHEN_BITS, WORD_ABSENT, WORD_EXISTED, WORD_FREED
+from tracer.wire import BLOCK_PAGES, WHEN_BITS, WORD_ABSENT, WORD_EXISTED, WORD_FREED
 
 WHEN_MASK = (1 << WHEN_BITS) - 1
 FIRST_OWNED = 1 << WHEN_BITS
@@ -35,11 +35,6 @@ class Block(NamedTuple):
     words: Sequence[int]
     torn: int
     """bit per page: it was there when the region was torn down"""
-
-    @classmethod
-    def unpack(cls, raw: bytes) -> Block:
-        *words, torn, _round = BLOCK.unpack(raw)
-        return cls(tuple(words), torn)
 
 
 NO_BLOCK = Block((WORD_ABSENT,) * BLOCK_PAGES, 0)

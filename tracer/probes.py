@@ -10,6 +10,7 @@ import ctypes
 import os
 import select
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from tracer import bpf, events, kernel, perf
+from tracer.blocks import Blocks, Counts, Regions, Usages
 from tracer.btf import Btf, BtfError
 from tracer.errors import ShmtraceError
 from tracer.events import Event, region_key
@@ -26,18 +28,18 @@ from tracer.procfs import RegionKey
 from tracer.ring import Ring
 from tracer.wire import (
     BEHALF_KEY,
-    BLOCK,
-    BLOCK_KEY,
     COUNT,
+    FREE_BLOCK,
+    FREE_REGION,
+    FREE_USAGE,
     LABEL,
     LOSSES,
     REGION,
-    REGION_ID,
+    SLOT_BITS,
     STACK,
     STACKED_KEY,
     TGID,
     USAGE,
-    USAGE_KEY,
 )
 
 _package = Path(__file__).parent / "bpf"  # in a wheel; in a checkout bpf/ is beside the package
@@ -47,6 +49,8 @@ EVENT_PAGES = 1024  # a power of two; 4 MiB, some 10,000 forks or execs
 LABEL_PAGES = 1024  # 4 MiB, some 9,000 labels
 BATCH = 4096
 MAX_EVENTS = 1024  # at once: who waits for them has other things to look at
+FILLED_AT_ONCE = 1024  # bpf/maps.c
+GRACE_S = 0.05  # after which no program is still at what it could find before
 STACKS = "STACKS"  # the flag that has pages counted by user stack
 
 
@@ -63,7 +67,7 @@ class KernelRegion(NamedTuple):
     """struct region of bpf/wire.h. Pages are of 4 KiB; times are microseconds since the capture began."""
 
     key: RegionKey
-    mapping: int
+    id: int
     size_bytes: int
     pages: int
     swapped_pages: int
@@ -84,7 +88,7 @@ class KernelRegion(NamedTuple):
     def unpack(cls, raw: bytes) -> KernelRegion:
         ino, generation, dev, *numbers = REGION.unpack(raw)
         (
-            mapping,
+            _mapping,
             size_bytes,
             pages,
             swapped,
@@ -96,13 +100,15 @@ class KernelRegion(NamedTuple):
             made_ns,
             start_time_ns,
             tgid,
+            number,
             huge,
             told,
             order,
+            _,
         ) = numbers
         return cls(
             key=region_key(ino, generation, dev),
-            mapping=mapping,
+            id=number,
             size_bytes=size_bytes,
             pages=pages,
             swapped_pages=swapped,
@@ -122,7 +128,6 @@ class Usage(NamedTuple):
     """struct usage of bpf/wire.h."""
 
     faults: int
-    touched_pages: int
     freed_pages: int
 
 
@@ -194,6 +199,8 @@ class Probes:
     def __init__(self, tier: kernel.Tier, sizes: Sizes, began_ns: int, began_boot_ns: int, *flags: str) -> None:
         self.tier = tier
         self.missing: list[str] = []
+        # number 0 is none
+        sizes = sizes._replace(blocks=sizes.blocks + 1, regions=sizes.regions + 1, usages=sizes.usages + 1)
         try:
             import bcc
             from bcc.libbcc import lib
@@ -232,29 +239,36 @@ class Probes:
             probes = {probe.program: probe for probe in tier.probes if self._is_there(probe)}
             with ThreadPoolExecutor() as pool:  # the verifier takes most of the time to attach, a CPU each
                 self._programs = dict(zip(probes, pool.map(self._load, probes.values())))
-        self._adopt = self._bpf.load_func(b"adopt", bcc.BPF.RAW_TRACEPOINT).fd
-        self._measure = self._bpf.load_func(b"measure", bcc.BPF.RAW_TRACEPOINT).fd
-        self.ledger = self._map(lib, "ledger", BLOCK_KEY.size, BLOCK.size)
+        own = ("adopt", "measure", "forget", "empty", "fill")
+        self._adopt, self._measure, self._forget, self._empty, fill = map(self._load_own, own)
+        if tier.by == "fentry":
+            bpf.run(self._load_own("anchor"), 0)
+        rooms = {FREE_BLOCK: sizes.blocks, FREE_REGION: sizes.regions, FREE_USAGE: sizes.usages}
+        for kind, count in rooms.items():
+            for first in range(1, count, FILLED_AT_ONCE):
+                bpf.run(fill, kind, first, count)
         self.processes = self._map(lib, "processes")
         self.ranges = self._map(lib, "ranges") if not tier.functions else None
         self._behalves = self._map(lib, "behalves") if tier.functions and "HAVE_MM_OWNER" in defines else None
         labelled = kernel.LABELS[0] in tier.probes
         if labelled:
             self.labels = self._map(lib, "labels", TGID.size, LABEL.size)
-        self.regions = self._map(lib, "regions", REGION_ID.size, REGION.size)
-        self._ids = self._map(lib, "ids")
-        self.usages = self._map(lib, "usages")
+        self._blocks = Blocks(self._bpf[b"ledger"].map_fd, self._bpf[b"changes"].map_fd, sizes.blocks)
+        self._regions = Regions(self._bpf[b"regions"].map_fd, sizes.regions)
+        self._usages = Usages(self._bpf[b"usages"].map_fd, sizes.usages)
+        self._mapped: list[Blocks | Regions | Usages | Counts] = [self._blocks, self._regions, self._usages]
         self._stacked = self._map(lib, "stacked", STACKED_KEY.size, COUNT.size) if STACKS in flags else None
         self._stacks = self._map(lib, "stacks", COUNT.size, STACK.size) if STACKS in flags else None
-        self._losses = self._map(lib, "losses")
-        self._rounds = self._map(lib, "rounds")
-        self._changed = bpf.Queue(self._bpf[b"changed"].map_fd, BLOCK_KEY.size)
-        self._round = 1  # a block that has not been told of is of round 0
-        self._rounds[bytes(4)] = COUNT.pack(self._round)
-        # numbers of blocks, by region: that have changed, that were said to have last time, that ever have
-        self._told: dict[int, set[int]] = {}
-        self._last_changed: dict[int, set[int]] = {}
-        self._blocks: dict[int, set[int]] = {}
+        self._losses = self._counts("losses", len(LOSSES))
+        self._nr_behalves = self._counts("nr_behalves", 1) if self._behalves else None
+        self._known_behalves: dict[int, list[Behalf]] = {}
+        self._behalves_known = [0]
+        self._usage_numbers: dict[tuple[int, int, int], int] = {}
+        # blocks by region and part of it: that have changed, and all of them
+        self._told: dict[int, dict[int, int]] = {}
+        self._known: dict[int, dict[int, int]] = {}
+        self._forgotten: list[tuple[float, int, list[int]]] = []
+        """(when, id of the region, its blocks), to be given back"""
         self._rings = [Ring(self._bpf[b"events"].map_fd, EVENT_PAGES)]
         if labelled:
             self._rings.append(Ring(self._bpf[b"label_events"].map_fd, LABEL_PAGES))
@@ -270,6 +284,8 @@ class Probes:
     ) -> None:
         for link in self._links:
             os.close(link)
+        for mapped in self._mapped:
+            mapped.close()
         self._bpf.cleanup()
 
     # ---- load and attach ----
@@ -300,6 +316,10 @@ class Probes:
             return program
         kinds = {Kind.RAW: self._types.RAW_TRACEPOINT, Kind.TRACEPOINT: self._types.TRACEPOINT}
         return int(self._bpf.load_func(name, kinds.get(probe.kind, self._types.KPROBE)).fd)
+
+    def _load_own(self, name: str) -> int:
+        """Of a program that user space runs."""
+        return int(self._bpf.load_func(name.encode(), self._types.RAW_TRACEPOINT).fd)
 
     def attach(self) -> None:
         """All probes of the tier, in its order. From here on the kernel writes."""
@@ -361,56 +381,70 @@ class Probes:
         return bpf.run(self._adopt, fd)
 
     def region(self, number: int) -> KernelRegion | None:
-        raw = self.regions[REGION_ID.pack(number)]
-        return KernelRegion.unpack(raw) if raw else None
+        found = KernelRegion.unpack(self._regions[_place(number)])
+        return found if found.id == number else None
 
     def read_regions(self) -> dict[int, KernelRegion]:
         """All of them, by their id."""
-        return {REGION_ID.unpack(number)[0]: KernelRegion.unpack(raw) for number, raw in self.regions.items()}
+        found = (KernelRegion.unpack(self._regions[place]) for place in self._regions.taken())
+        return {region.id: region for region in found}
 
     def measure(self, number: int) -> KernelRegion | None:
         """As it is now; None: it is there no more."""
         return self.region(number) if bpf.run(self._measure, number) else None
 
-    def forget(self, number: int, region: KernelRegion | None) -> None:
-        """Clear the maps of a region that was last heard of so."""
-        del self.regions[REGION_ID.pack(number)]
-        if region:
-            mapping = COUNT.pack(region.mapping)
-            if self._ids[mapping] == REGION_ID.pack(number):  # else another region has come to its place
-                del self._ids[mapping]
-        for block in self._blocks.pop(number, ()):
-            del self.ledger[BLOCK_KEY.pack(number, block)]
+    def forget(self, number: int) -> None:
+        """What the kernel side has of a region is for another: in a moment, for a program may be at it."""
+        bpf.run(self._forget, number)
+        self.hear()
+        blocks = self._known.pop(number, {})
+        self._forgotten.append((time.monotonic(), number, list(blocks.values())))
         self._told.pop(number, None)
-        self._last_changed.pop(number, None)
+
+    def _give_back(self) -> None:
+        """What has been forgotten for long enough."""
+        now = time.monotonic()
+        while self._forgotten and self._forgotten[0][0] < now - GRACE_S:
+            _, number, blocks = self._forgotten.pop(0)
+            bpf.run(self._empty, FREE_REGION, number)
+            for block in blocks:
+                bpf.run(self._empty, FREE_BLOCK, block)
 
     def read_usages(self) -> dict[tuple[int, int, int], Usage]:
         """What processes did to regions, by (region, tgid, start_time_ns)."""
         found: dict[tuple[int, int, int], Usage] = {}
-        for keys, values in self.usages.batches():
-            found.update(zip(USAGE_KEY.iter_unpack(keys), map(Usage._make, USAGE.iter_unpack(values))))
+        self._usage_numbers = {}
+        for number in self._usages.taken():
+            faults, freed_pages, *key = USAGE.unpack(self._usages[number])
+            found[tuple(key)] = Usage(faults, freed_pages)
+            self._usage_numbers[tuple(key)] = number
         return found
 
     def take_usage(self, number: int, tgid: int, start_time_ns: int) -> Usage | None:
-        """What a process did to a region; the map has it no more."""
-        key = USAGE_KEY.pack(number, tgid, start_time_ns)
-        raw = self.usages[key]
-        del self.usages[key]
-        return Usage(*USAGE.unpack(raw)) if raw else None
+        """What a process did to a region, if that was there when they were last read; it is there no more."""
+        place = self._usage_numbers.pop((number, tgid, start_time_ns), None)
+        if place is None:
+            return None
+        faults, freed_pages, *_ = USAGE.unpack(self._usages[place])
+        bpf.run(self._empty, FREE_USAGE, place)
+        return Usage(faults, freed_pages)
 
     def behalves(self) -> dict[int, list[Behalf]]:
         """Who made pages in whose address space, by region."""
-        found: dict[int, list[Behalf]] = {}
-        for key, value in self._behalves.items() if self._behalves else ():
-            start_time_ns, for_start_time_ns, tgid, for_tgid, region, _ = BEHALF_KEY.unpack(key)
-            behalf = Behalf((tgid, start_time_ns), (for_tgid, for_start_time_ns), COUNT.unpack(value)[0])
-            found.setdefault(region, []).append(behalf)
-        return found
+        now = self._nr_behalves.read() if self._nr_behalves else self._behalves_known
+        if now != self._behalves_known:
+            self._behalves_known, self._known_behalves = now, {}
+            for key, value in self._behalves.items() if self._behalves else ():
+                start_time_ns, for_start_time_ns, tgid, for_tgid, region, _ = BEHALF_KEY.unpack(key)
+                behalf = Behalf((tgid, start_time_ns), (for_tgid, for_start_time_ns), COUNT.unpack(value)[0])
+                self._known_behalves.setdefault(region, []).append(behalf)
+        return self._known_behalves
 
-    def forget_behalf(self, number: int, behalf: Behalf) -> None:
-        if self._behalves:
+    def forget_behalves(self, number: int) -> None:
+        for behalf in self._known_behalves.pop(number, ()):
             (tgid, start_time_ns), (for_tgid, for_start_time_ns) = behalf.acting, behalf.whose
-            del self._behalves[BEHALF_KEY.pack(start_time_ns, for_start_time_ns, tgid, for_tgid, number, 0)]
+            if self._behalves:
+                del self._behalves[BEHALF_KEY.pack(start_time_ns, for_start_time_ns, tgid, for_tgid, number, 0)]
 
     # ---- stacks ----
 
@@ -444,67 +478,51 @@ class Probes:
     def poll(self, timeout_s: float) -> list[Event]:
         """Events, MAX_EVENTS of a kind at most, waiting for the first at most so long."""
         self._readable.poll(timeout_s * 1000)
+        self._give_back()
         return [events.decode(raw) for ring in self._rings for raw in ring.read(MAX_EVENTS)]
 
     def losses(self) -> dict[str, int]:
         """What could not be written down so far, by wire.LOSSES."""
-        counts = (self._losses[i.to_bytes(4, sys.byteorder)] for i in range(len(LOSSES)))
-        found = {name: int.from_bytes(count or b"", sys.byteorder) for name, count in zip(LOSSES, counts)}
-        if self._stacked and self._fexit:  # whose page has its word by the entry, and is counted by no stack
-            found["stacks"] += bpf.recursion_misses(self._programs["added"])
-        return {**found, "probes": self._skipped()}
+        return {**dict(zip(LOSSES, self._losses.read())), "probes": self._skipped()}
+
+    def skipped_forks(self) -> int:
+        """How often the kernel skipped the program that tells of a fork."""
+        return bpf.recursion_misses(self._programs["task_newtask"])
 
     def _skipped(self) -> int:
         """How often the kernel skipped a program: its own counters."""
         misses = {name: bpf.recursion_misses(program) for name, program in self._programs.items()}
-        if self._fexit:  # either makes up for the other
-            misses["adding"] = min(misses["adding"], misses.pop("added"))
+        if self.ranges is None:  # a toucher's parents say whose it is
+            misses.pop("task_newtask")
         # a fault within the program of a fault is of what it reads there, a stack or a label, and makes no page
         if self._stacked or kernel.LABELS[0] in self.tier.probes:
             misses.pop("page_fault", None)
         return sum(misses.values())
 
-    def block(self, region: int, number: int) -> Block | None:
-        raw = self.ledger[BLOCK_KEY.pack(region, number)]
-        return Block.unpack(raw) if raw else None
-
     def changed(self, regions: Iterable[int]) -> dict[int, dict[int, Block]]:
-        """The blocks of these regions that have changed since this was last asked: region, block number, block."""
-        self._round += 1
-        self._rounds[bytes(4)] = COUNT.pack(self._round)
+        """Of these regions what has changed since this was last asked: region, which part of it, block."""
         self.hear()
-        found: dict[int, dict[int, Block]] = {}
-        for region in regions:
-            told = self._told.pop(region, None)
-            # a block is told before its word is written, so those of the last time are looked at once more
-            before = self._last_changed.pop(region, None)
-            if told:
-                self._last_changed[region] = told
-            if told or before:
-                numbers = {*(told or ()), *(before or ())}
-                found[region] = {number: block for number in numbers if (block := self.block(region, number))}
-        return found
-
-    def numbers(self, region: int) -> list[int]:
-        """Of the blocks that the ledger has of a region, as far as heard."""
-        return sorted(self._blocks.get(region, ()))
+        told = {region: told for region in regions if (told := self._told.pop(region, None))}
+        return {region: self._read(blocks) for region, blocks in told.items()}
 
     def blocks(self, region: int) -> dict[int, Block]:
-        """The ledger of one region, by block number."""
-        return {number: block for number in self.numbers(region) if (block := self.block(region, number))}
+        """The ledger of one region, by part."""
+        self.hear()
+        return self._read(self._known.get(region, {}))
+
+    def _read(self, blocks: dict[int, int]) -> dict[int, Block]:
+        return {part: self._blocks.block(number) for part, number in blocks.items()}
 
     def hear(self) -> None:
         """Which blocks have changed, so far."""
-        while key := self._changed.pop():
-            region, number = BLOCK_KEY.unpack(key)
-            self._told.setdefault(region, set()).add(number)
-            self._blocks.setdefault(region, set()).add(number)
+        for region, part, number in self._blocks.changed():
+            self._told.setdefault(region, {})[part] = number
+            self._known.setdefault(region, {})[part] = number
 
-    def recover_blocks(self) -> None:
-        """What is in the ledger, told or not."""
-        for keys, _ in self.ledger.batches():
-            for region, number in BLOCK_KEY.iter_unpack(keys):
-                self._blocks.setdefault(region, set()).add(number)
+    def _counts(self, name: str, nr_counts: int) -> Counts:
+        counts = Counts(self._bpf[name.encode()].map_fd, nr_counts)
+        self._mapped.append(counts)
+        return counts
 
     def _map(self, lib: ctypes.CDLL, name: str, *sizes: int) -> Map:
         table = self._bpf[name.encode()]
@@ -512,6 +530,11 @@ class Probes:
         if sizes and sizes != (key_bytes, value_bytes):
             raise AssertionError(f"{name} is {key_bytes} to {value_bytes} bytes, not {sizes}")
         return Map(lib, table.map_fd, key_bytes, value_bytes)
+
+
+def _place(number: int) -> int:
+    """Of a region, by its id."""
+    return number & ((1 << SLOT_BITS) - 1)
 
 
 def attached(tiers: Sequence[kernel.Tier], sizes: Sizes, began_ns: int, began_boot_ns: int, *flags: str) -> Probes:

@@ -45,6 +45,12 @@ POLL_S = 0.2
 PATIENCE_S = 1.0  # of who has told it to stop, for the accounts to be closed; the report comes after
 SILENCE_S = 2.0  # of a closing that takes longer, before it says so
 REGION_EVENTS = (events.Region, events.Touch, events.Punch, events.Gone)
+MOST_TOUCHED = """
+    SELECT tgid || ' ' || command, pages FROM process JOIN (
+        SELECT process, sum("end" - start) AS pages FROM extent WHERE process IS NOT NULL
+        GROUP BY process ORDER BY pages DESC LIMIT 1
+    ) ON process.id = process
+"""
 
 Thing = TypeVar("Thing")
 
@@ -107,6 +113,7 @@ class Trace:
         self._unread: dict[int, str] = {}  # names of regions by row, of which it is not known which pages they had
         self._shmem_bytes: int | None = None
         self._sample_at_s = self._rested_at_s = 0.0
+        self._skipped_forks = 0
         self._clock = Clock.start()
         self.lives = Lives(capture, self._clock)
 
@@ -123,7 +130,7 @@ class Trace:
         self._sizes = self._room(self._tree(processes))
         flags = ["WATCH_EXEC"] if self._wanted.everything or self._wanted.patterns else []
         flags += ["TRACE_ALL"] if self._wanted.everything else []
-        tiers = kernel.TIERS
+        tiers = kernel.tiers()
         if self._source:
             tiers = [kernel.labelled(tier) for tier in tiers]
             flags += [f"NR_TEXTS={len(self._source.texts)}"] + ["LABEL_FILES"] * bool(self._source.functions)
@@ -227,7 +234,12 @@ class Trace:
             )
 
     def _ask_again(self) -> None:
-        """Whoever did not answer, and for what could not be read without waiting."""
+        """Whoever did not answer, and for what could not be read without waiting; and who was born unseen, where the
+        kernel side does not look for a toucher's parents itself."""
+        skipped_forks = self._probes.skipped_forks() if self._probes.ranges is not None else 0
+        if skipped_forks != self._skipped_forks:
+            self._skipped_forks = skipped_forks
+            self._adopt_tree(self._proc.processes())
         known = set(self.regions)
         self._adopting.ask_again()
         self._begin_accounts(known)
@@ -361,7 +373,6 @@ class Trace:
 
     def _take_baseline(self, region: Region) -> None:
         def owned() -> PageSet:
-            self._probes.hear()
             return ledger.owned(self._probes.blocks(region.id))
 
         last = self._probes.region(region.id)
@@ -456,7 +467,9 @@ class Trace:
     def _forked(self, event: events.Fork) -> None:
         head = event.head
         parent = self.lives.alive(event.parent_tgid)
-        if not parent and not self._wanted.everything:
+        if head.tgid in self._excluded:
+            self._adopting.disown(head.tgid, head.start_time_ns)
+        elif not parent and not self._wanted.everything:
             # the child of a process that was watched since its exec, and is none of ours
             self._adopting.drop(head.tgid)
         elif not self.lives.find(head.tgid, head.start_time_ns):  # else /proc showed it first
@@ -526,10 +539,11 @@ class Trace:
         self._look_at(process, region)
 
     def _forget(self, number: int) -> None:
-        self._probes.hear()
-        self._probes.forget(number, self._probes.region(number))
-        for event in self._unmet.pop(number, ()):
-            if isinstance(event, events.Touch):
+        self._probes.forget(number)
+        touches = [event for event in self._unmet.pop(number, ()) if isinstance(event, events.Touch)]
+        if touches:
+            self._probes.read_usages()
+            for event in touches:
                 self._probes.take_usage(number, event.head.tgid, event.head.start_time_ns)
 
     def _gone_unmet(self, number: int) -> None:
@@ -546,7 +560,6 @@ class Trace:
 
     def _recover(self) -> None:
         """Regions whose event was lost are in the kernel's maps all the same, who made them and who touched them."""
-        self._probes.recover_blocks()
         lost = {}
         for number, found in self._probes.read_regions().items():
             is_after_the_end = self._ends_at_ns is not None and found.made_ns > self._ends_at_ns
@@ -671,7 +684,9 @@ class Trace:
     # ---- where it stands ----
 
     def over(self) -> bool:
-        """Whether all of the tree has ended: by the kernel's map, for the event of it may be lost."""
+        """Whether all of the tree has ended: where the event of it may be lost, by the kernel's map."""
+        if self.lives.tree() and not self._probes.losses()["events"]:
+            return False
         return all(wire.PROCESS.unpack(value)[2] for _, value in self._probes.processes.items())
 
     def size(self) -> str:
@@ -684,11 +699,8 @@ class Trace:
         return self._labelling.doubt if self._labelling else None
 
     def summary(self) -> Summary:
-        touched: dict[int, int] = {}
-        for (_, tgid, _), usage in self._keeping.usages.items():
-            touched[tgid] = touched.get(tgid, 0) + usage.touched_pages * PAGE_BYTES
-        most = max(touched, key=lambda tgid: touched[tgid], default=None)
-        process = self.lives.last(most) if most else None
+        most = self._capture.rows(MOST_TOUCHED)
+        grower, grower_pages = most[0] if most else (None, 0)
         regions = self.regions.values()
         return Summary(
             elapsed_s=(time.monotonic_ns() - self._attached_ns) / 1e9,
@@ -696,8 +708,8 @@ class Trace:
             nr_regions=len(self.regions),
             allocated_bytes=sum(region.allocated_bytes for region in regions),
             grown_bytes=sum(region.allocated_bytes - region.start_bytes for region in regions),
-            grower=f"{process.tgid} {process.command}" if process else None,
-            grower_bytes=touched[most] if most else 0,
+            grower=grower,
+            grower_bytes=grower_pages * PAGE_BYTES,
         )
 
     def touched_pages(self, region: Region) -> dict[int, int]:
@@ -747,6 +759,8 @@ class Trace:
         opened = self._finder.open_files(alive.values(), [region for region in regions if region.id not in mapped])
         if self._labelling:
             self._labelling.finish()
+        if self._probes.tier.by == kernel.FENTRY.by and kernel.preempts():
+            self._warn("the kernel's preemption model was changed during the trace: pages may be unseen")
         with self._closing.several() if regions else contextlib.nullcontext():
             for region in self._in_time(regions):
                 self._finder.locate(region, mapped)

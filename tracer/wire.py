@@ -10,6 +10,7 @@ import struct
 COMM_BYTES, TITLE_BYTES, NAME_BYTES = 16, 256, 64
 MAX_RANGES = 64
 BLOCK_PAGES = 64
+SLOT_BITS = 16
 MAX_TEXTS, TEXT_BYTES, SHOWN_BYTES = 4, 136, 128
 TEXTS_BYTES = MAX_TEXTS * TEXT_BYTES
 TEXT_IN_PLACE, TEXT_POINTED_TO, TEXT_TITLE, TEXT_NOTED = range(4)
@@ -24,15 +25,17 @@ EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT
 # maps
 TGID = REGION_ID = struct.Struct("=I")
 REGION_KEY = struct.Struct("=QII")
-REGION = struct.Struct("=QIIQQQQQQQQQQQIIII")
-BLOCK_KEY = struct.Struct("=II")
-BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQ")  # words, torn, round
+REGION = struct.Struct("=QIIQQQQQQQQQQQIIIIII")
+PART = struct.Struct("=II")
+BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQII")  # words, torn, number, part
+FILTER = struct.Struct("=QII")
 RANGE = struct.Struct("=QQII")
 RANGES_HEAD = struct.Struct("=II")
 RANGES_BYTES = RANGES_HEAD.size + MAX_RANGES * RANGE.size
 PROCESS = struct.Struct("=QII")
 USAGE_KEY = struct.Struct("=IIQ")
-USAGE = struct.Struct("=QQQ")
+USAGE = struct.Struct("=QQIIQ")  # faults, freed pages, key
+FREE_BLOCK, FREE_REGION, FREE_USAGE = range(3)
 BEHALF_KEY = struct.Struct("=QQIIII")
 LABEL = struct.Struct(f"={MAX_TEXTS}Q{MAX_TEXTS}IQ{MAX_TEXTS}q{TEXTS_BYTES}s{TEXT_BYTES}siIII")
 STACK = struct.Struct(f"={STACK_DEPTH}QQ")  # addresses, count

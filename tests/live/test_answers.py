@@ -190,6 +190,17 @@ def test_three_lives_of_one_pid(batch: Batch) -> None:
     assert [row["touched_bytes"] // PAGE_BYTES for row in lives] == [5, 9, 2]
 
 
+def test_a_child_is_of_the_tree_whether_its_fork_was_seen_or_not(tier: str, traced: Tracer) -> None:
+    result = traced("crowded")
+    held = result.notes.regions["pool"]
+    region = find_region(result.report, held.id)
+    assert len(region["touchers"]) == 6 * 70
+    for toucher in region["touchers"]:
+        assert (toucher["process"]["in_tree"], toucher["touched_bytes"]) == (True, 5 * PAGE_BYTES)
+        assert "crowded" in toucher["process"]["command"]
+    assert region["unseen_bytes"] == 0
+
+
 def test_five_thousand_regions_come_and_go(tier: str, traced: Tracer) -> None:
     result = traced("churned")
     held = result.notes.regions["pool"]

@@ -69,19 +69,18 @@ def tracing(tgid: int) -> Iterator[tuple[Trace, Capture]]:
 def entries(running: Trace) -> dict[str, int]:
     """What the kernel's maps hold."""
     probes = running._probes
-    maps = {
-        "ledger": probes.ledger,
-        "regions": probes.regions,
-        "ids": probes._ids,
-        "usages": probes.usages,
-        "processes": probes.processes,
-        **({"ranges": probes.ranges} if probes.ranges is not None else {}),
-        **({"behalves": probes._behalves} if probes._behalves is not None else {}),
-    }
-    return {name: len(list(each.items())) for name, each in maps.items()}
+    names = ["parts", "ids", "usage_numbers", "processes"]
+    names += ["ranges"] if probes.ranges is not None else []
+    names += ["behalves"] if probes._behalves is not None else []
+    held = {name: len(list(probes._bpf[name.encode()].keys())) for name in names}
+    return {**held, "regions": len(probes._regions.taken()), "usages": len(probes._usages.taken())}
 
 
-NOTHING_BUT_THE_SHELL = {"ledger": 0, "regions": 0, "ids": 0, "usages": 0, "behalves": 0, "processes": 1, "ranges": 1}
+NOTHING_BUT_THE_SHELL = {
+    **dict.fromkeys(["parts", "regions", "ids", "usages", "usage_numbers", "behalves"], 0),
+    "processes": 1,
+    "ranges": 1,
+}
 
 
 @pytest.mark.parametrize("workload", ["churned", "hundred", "brief", "many_regions", "twins", "removed", "sysv"])

@@ -13,7 +13,9 @@ _NAMES = {"kprobe": "KPROBE", "fentry": "FENTRY", "faults": "FAULTS"}
 
 def shmtrace(tier: str) -> list[str]:
     """One that has no other tier to choose."""
-    return patched("from tracer import kernel", f"kernel.TIERS = [kernel.{_NAMES[tier]}]")
+    return patched(
+        "from tracer import kernel", f"kernel.tiers = lambda: [kernel.{_NAMES[tier]}]; kernel.preempts = lambda: False"
+    )
 
 
 def why_not(tier: Tier) -> str | None:

@@ -42,6 +42,36 @@ static void brief(void)
 	note_region("pool", pool);
 }
 
+/* Six parents on one CPU fork 70 children each; a kernel that preempts programs keeps some of these forks from them. */
+static void crowded(void)
+{
+	enum { PARENTS = 6, CHILDREN = 70, PAGES = 5 };
+	char *pool = map_anon(PARENTS * CHILDREN * PAGES);
+	cpu_set_t one;
+	CPU_ZERO(&one);
+	CPU_SET(sysconf(_SC_NPROCESSORS_ONLN) - 1, &one);
+	pid_t parents[PARENTS];
+	for (size_t i = 0; i < PARENTS; i++) {
+		parents[i] = fork();
+		if (parents[i])
+			continue;
+		sched_setaffinity(0, sizeof(one), &one);
+		for (size_t j = 0; j < CHILDREN; j++) {
+			size_t first = (i * CHILDREN + j) * PAGES;
+			pid_t child = fork();
+			if (!child) {
+				write_pages(pool, first, first + PAGES);
+				_exit(0);
+			}
+			join(child);
+		}
+		_exit(0);
+	}
+	for (size_t i = 0; i < PARENTS; i++)
+		join(parents[i]);
+	note_region("pool", pool);
+}
+
 static void generations(void)
 {
 	char *pool = map_anon(53);
@@ -276,6 +306,7 @@ static void reused(void)
 const struct workload processes[] = {
 	{"hundred", hundred},
 	{"brief", brief},
+	{"crowded", crowded},
 	{"generations", generations},
 	{"orphaned", orphaned},
 	{"threads", threads},

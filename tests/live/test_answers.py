@@ -13,7 +13,15 @@ from typing import NamedTuple
 import pytest
 
 from tests.live.answers import ANSWERS, HUGE_PAGE, Answer
-from tests.live.reports import Report, assert_touched, find_region, pages_by_part, part_of, trace_command
+from tests.live.reports import (
+    Report,
+    assert_touched,
+    find_region,
+    pages_by_part,
+    part_of,
+    skipped_at_most,
+    trace_command,
+)
 from tests.live.shmem import PAGE_BYTES
 from tests.live.tiers import TIERS, shmtrace
 from tests.live.workload import Notes
@@ -194,11 +202,14 @@ def test_a_child_is_of_the_tree_whether_its_fork_was_seen_or_not(tier: str, trac
     result = traced("crowded")
     held = result.notes.regions["pool"]
     region = find_region(result.report, held.id)
-    assert len(region["touchers"]) == 6 * 70
     for toucher in region["touchers"]:
-        assert (toucher["process"]["in_tree"], toucher["touched_bytes"]) == (True, 5 * PAGE_BYTES)
+        assert toucher["process"]["in_tree"]
         assert "crowded" in toucher["process"]["command"]
-    assert region["unseen_bytes"] == 0
+    touched = [toucher["touched_bytes"] // PAGE_BYTES for toucher in region["touchers"]]
+    missing = 6 * 70 * 5 - sum(touched)
+    assert max(touched) == 5
+    assert 0 <= missing <= skipped_at_most(result.report, tier)
+    assert region["unseen_bytes"] == missing * PAGE_BYTES
 
 
 def test_five_thousand_regions_come_and_go(tier: str, traced: Tracer) -> None:

@@ -208,7 +208,9 @@ def test_a_child_is_of_the_tree_whether_its_fork_was_seen_or_not(tier: str, trac
     touched = [toucher["touched_bytes"] // PAGE_BYTES for toucher in region["touchers"]]
     missing = 6 * 70 * 5 - sum(touched)
     assert max(touched) == 5
-    assert 0 <= missing <= skipped_at_most(result.report, tier)
+    # page faults alone do not tell whose child it is: none of its pages is seen
+    skipped = 5 * result.report["lost"]["probes"] if tier == "faults" else skipped_at_most(result.report, tier)
+    assert 0 <= missing <= skipped
     assert region["unseen_bytes"] == missing * PAGE_BYTES
 
 

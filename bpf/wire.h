@@ -109,7 +109,7 @@ struct usage_key {
 
 struct usage {
 	__u64 faults;
-	__u64 freed_pages; /* of the pages it touched first */
+	__u64 freed_pages;    /* of the pages it touched first */
 	struct usage_key key; /* of no region: the place is free */
 };
 

@@ -115,10 +115,6 @@ class Adopting:
         if self._probes.ranges is not None:
             del self._probes.ranges[wire.TGID.pack(tgid)]
 
-    def disown(self, tgid: int, start_time_ns: int) -> None:
-        """The kernel is to take a process of the tree's for a stranger."""
-        self._probes.processes[wire.TGID.pack(tgid)] = wire.PROCESS.pack(start_time_ns, 0, 1)
-
     def _region_at(self, tgid: int, mapping: procfs.Mapping, key: RegionKey) -> Region | None:
         """The region behind a mapping of a process that exists, entered if it is new and shared."""
         path = self._proc.map_file(tgid, mapping)

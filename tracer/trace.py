@@ -467,9 +467,7 @@ class Trace:
     def _forked(self, event: events.Fork) -> None:
         head = event.head
         parent = self.lives.alive(event.parent_tgid)
-        if head.tgid in self._excluded:
-            self._adopting.disown(head.tgid, head.start_time_ns)
-        elif not parent and not self._wanted.everything:
+        if not parent and not self._wanted.everything:
             # the child of a process that was watched since its exec, and is none of ours
             self._adopting.drop(head.tgid)
         elif not self.lives.find(head.tgid, head.start_time_ns):  # else /proc showed it first

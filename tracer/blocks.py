@@ -14,32 +14,43 @@ from tracer.wire import BLOCK, BLOCK_PAGES, REGION, USAGE
 
 _BLOCK_WORDS = BLOCK.size // 8
 _TORN, _NUMBER, _PART = range(BLOCK_PAGES, _BLOCK_WORDS)
-_REGION_ID = (REGION.size - 20) // 4  # in words of 4 bytes
 
 
 def _mapped(map_fd: int, size_bytes: int) -> mmap.mmap:
     return mmap.mmap(map_fd, -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
 
 
-class Regions:
-    """struct region of bpf/wire.h, by the place in its id."""
+class Places:
+    """Structures of one kind, by their place; each says who has it, in a word of 4 bytes that is 0 where it is free."""
 
-    def __init__(self, map_fd: int, nr_regions: int) -> None:
-        self._map = _mapped(map_fd, nr_regions * REGION.size)
-        self._raw = memoryview(self._map)[: nr_regions * REGION.size]
-        self._ids = self._raw.cast("I")[_REGION_ID :: REGION.size // 4]
+    def __init__(self, map_fd: int, nr_places: int, size_bytes: int, who_bytes: int) -> None:
+        """who_bytes: where in a structure that word is."""
+        self._map = _mapped(map_fd, nr_places * size_bytes)
+        self._size_bytes = size_bytes
+        self._raw = memoryview(self._map)[: nr_places * size_bytes]
+        self._who = self._raw.cast("I")[who_bytes // 4 :: size_bytes // 4]
 
     def close(self) -> None:
-        self._ids.release()
+        self._who.release()
         self._raw.release()
         self._map.close()
 
     def __getitem__(self, place: int) -> bytes:
-        return self._map[place * REGION.size : (place + 1) * REGION.size]
+        return self._map[place * self._size_bytes : (place + 1) * self._size_bytes]
 
     def taken(self) -> list[int]:
-        """Places that have a region."""
-        return list(compress(range(len(self._ids)), self._ids))
+        """The places that somebody has."""
+        return list(compress(range(len(self._who)), self._who))
+
+
+def regions(map_fd: int, nr_regions: int) -> Places:
+    """struct region of bpf/wire.h, by the place in its id."""
+    return Places(map_fd, nr_regions, REGION.size, REGION.size - 20)
+
+
+def usages(map_fd: int, nr_usages: int) -> Places:
+    """struct usage of bpf/wire.h, by its number; the region has it."""
+    return Places(map_fd, nr_usages, USAGE.size, 16)
 
 
 class Blocks:
@@ -73,26 +84,6 @@ class Blocks:
         first = number * BLOCK.size
         words = array("Q", self._map[first : first + 8 * BLOCK_PAGES])  # a view would be read number by number
         return Block(words, self._words[number * _BLOCK_WORDS + _TORN])
-
-
-class Usages:
-    """struct usage of bpf/wire.h, by its number."""
-
-    def __init__(self, map_fd: int, nr_usages: int) -> None:
-        self._map = _mapped(map_fd, nr_usages * USAGE.size)
-        self._words = memoryview(self._map).cast("Q")
-        self._keys = self._words[2 : nr_usages * USAGE.size // 8 : USAGE.size // 8]  # their first words
-
-    def close(self) -> None:
-        self._keys.release()
-        self._words.release()
-        self._map.close()
-
-    def __getitem__(self, number: int) -> bytes:
-        return self._map[number * USAGE.size : (number + 1) * USAGE.size]
-
-    def taken(self) -> list[int]:
-        return list(compress(range(len(self._keys)), self._keys))
 
 
 class Counts:

@@ -79,8 +79,9 @@ def examine() -> list[Check]:
         lockdown(kernel.lockdown()),
         tell("tracefs", None, tracefs),
     ]
-    tiers = tried(kernel.tiers(), needed)
-    exact = any(check.ok for tier, check in zip(kernel.tiers(), tiers) if tier.name == kernel.KPROBE.name)
+    best_first = kernel.tiers()
+    tiers = tried(best_first, needed)
+    exact = any(check.ok for tier, check in zip(best_first, tiers) if tier.name == kernel.KPROBE.name)
     return [
         *needed,
         *tiers,

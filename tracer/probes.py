@@ -11,14 +11,15 @@ import os
 import select
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from tracer import bpf, events, kernel, perf
-from tracer.blocks import Blocks, Counts, Regions, Usages
+from tracer import blocks, bpf, events, kernel, perf
+from tracer.blocks import Blocks, Counts, Places
 from tracer.btf import Btf, BtfError
 from tracer.errors import ShmtraceError
 from tracer.events import Event, region_key
@@ -254,9 +255,9 @@ class Probes:
         if labelled:
             self.labels = self._map(lib, "labels", TGID.size, LABEL.size)
         self._blocks = Blocks(self._bpf[b"ledger"].map_fd, self._bpf[b"changes"].map_fd, sizes.blocks)
-        self._regions = Regions(self._bpf[b"regions"].map_fd, sizes.regions)
-        self._usages = Usages(self._bpf[b"usages"].map_fd, sizes.usages)
-        self._mapped: list[Blocks | Regions | Usages | Counts] = [self._blocks, self._regions, self._usages]
+        self._regions = blocks.regions(self._bpf[b"regions"].map_fd, sizes.regions)
+        self._usages = blocks.usages(self._bpf[b"usages"].map_fd, sizes.usages)
+        self._mapped: list[Blocks | Places | Counts] = [self._blocks, self._regions, self._usages]
         self._stacked = self._map(lib, "stacked", STACKED_KEY.size, COUNT.size) if STACKS in flags else None
         self._stacks = self._map(lib, "stacks", COUNT.size, STACK.size) if STACKS in flags else None
         self._losses = self._counts("losses", len(LOSSES))
@@ -267,7 +268,7 @@ class Probes:
         # blocks by region and part of it: that have changed, and all of them
         self._told: dict[int, dict[int, int]] = {}
         self._known: dict[int, dict[int, int]] = {}
-        self._forgotten: list[tuple[float, int, list[int]]] = []
+        self._forgotten: deque[tuple[float, int, list[int]]] = deque()
         """(when, id of the region, its blocks), to be given back"""
         self._rings = [Ring(self._bpf[b"events"].map_fd, EVENT_PAGES)]
         if labelled:
@@ -397,17 +398,17 @@ class Probes:
         """What the kernel side has of a region is for another: in a moment, for a program may be at it."""
         bpf.run(self._forget, number)
         self.hear()
-        blocks = self._known.pop(number, {})
-        self._forgotten.append((time.monotonic(), number, list(blocks.values())))
+        theirs = self._known.pop(number, {})
+        self._forgotten.append((time.monotonic(), number, list(theirs.values())))
         self._told.pop(number, None)
 
     def _give_back(self) -> None:
         """What has been forgotten for long enough."""
         now = time.monotonic()
         while self._forgotten and self._forgotten[0][0] < now - GRACE_S:
-            _, number, blocks = self._forgotten.pop(0)
+            _, number, theirs = self._forgotten.popleft()
             bpf.run(self._empty, FREE_REGION, number)
-            for block in blocks:
+            for block in theirs:
                 bpf.run(self._empty, FREE_BLOCK, block)
 
     def read_usages(self) -> dict[tuple[int, int, int], Usage]:
@@ -503,15 +504,15 @@ class Probes:
         """Of these regions what has changed since this was last asked: region, which part of it, block."""
         self.hear()
         told = {region: told for region in regions if (told := self._told.pop(region, None))}
-        return {region: self._read(blocks) for region, blocks in told.items()}
+        return {region: self._read(places) for region, places in told.items()}
 
     def blocks(self, region: int) -> dict[int, Block]:
         """The ledger of one region, by part."""
         self.hear()
         return self._read(self._known.get(region, {}))
 
-    def _read(self, blocks: dict[int, int]) -> dict[int, Block]:
-        return {part: self._blocks.block(number) for part, number in blocks.items()}
+    def _read(self, places: dict[int, int]) -> dict[int, Block]:
+        return {part: self._blocks.block(number) for part, number in places.items()}
 
     def hear(self) -> None:
         """Which blocks have changed, so far."""

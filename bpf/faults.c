@@ -88,6 +88,6 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	} else {
 		return 0;
 	}
-	has_changed(block);
+	has_changed(block->number);
 	return 0;
 }

@@ -51,7 +51,7 @@ static inline int file_made(u64 file)
 	if (name == 0x56535953) /* "SYSV": it has no number yet */
 		segments.update(&thread, &file);
 	else
-		tell(region, id, file, process);
+		tell_region(region, file, process);
 	return 0;
 }
 
@@ -84,7 +84,7 @@ int segment_made(RETURN *ctx)
 	struct region *region = region_at(RD(u64, inode, OFF_INODE_MAPPING), &id);
 	if (region) {
 		region->key.ino = RD(u64, inode, OFF_INODE_INO);
-		tell(region, id, *file, process);
+		tell_region(region, *file, process);
 	}
 	segments.delete(&thread);
 	return 0;
@@ -105,7 +105,7 @@ static inline int file_mapped(u64 file, u64 flags)
 	struct region *region = enter_region(inode, magic, &id);
 	if (region) {
 		region->size_bytes = RD(u64, inode, OFF_INODE_SIZE);
-		tell(region, id, file, process);
+		tell_region(region, file, process);
 	}
 	return 0;
 }
@@ -149,7 +149,7 @@ static inline int inode_gone(u64 inode)
 	u32 id = 0;
 	struct region *region = region_at(inode + OFF_INODE_DATA, &id);
 	if (region)
-		begin_teardown(region, id, inode);
+		begin_teardown(region, inode);
 	return 0;
 }
 

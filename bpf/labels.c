@@ -10,7 +10,7 @@ enum reader { AT_ENTRY, AT_HUGETLB, AT_COLLAPSE, NR_READERS };
 
 #ifdef NR_TEXTS
 
-BPF_TABLE("hash", u32, struct label, labels, NR_PROCESSES); /* by tgid; of those whose memory has a label */
+BPF_TABLE("hash", u32, struct label, labels, NR_ALIVE); /* by tgid; of those whose memory has a label */
 BPF_TABLE("array", u32, struct label, no_label, 1);
 BPF_TABLE("percpu_array", u32, struct texts, texts_now, NR_READERS);
 BPF_RINGBUF_OUTPUT(label_events, LABEL_PAGES);
@@ -100,7 +100,7 @@ static inline void label_touch(u32 reader, u32 tgid, u64 us)
 			label->lost_us = us;
 		return;
 	}
-	head(&event->event, EVENT_LABEL, tgid, 0);
+	head(&event->event, EVENT_LABEL);
 	event->since_us = us;
 	event->lost_us = label->lost_us;
 	event->texts = *now;
@@ -143,7 +143,7 @@ int exec_label(struct bpf_raw_tracepoint_args *ctx)
 int exit_label(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct label *label = processes.lookup(&tgid) ? NULL : labels.lookup(&tgid);
+	struct label *label = process_of(tgid) ? NULL : labels.lookup(&tgid);
 	if (label && !label->lost_us)
 		labels.delete(&tgid);
 	return 0;

@@ -3,15 +3,6 @@
 
 #define FIRST_OWNED (1ULL << WHEN_BITS)
 
-/* After a word of it has been written; user space clears this before it reads. */
-static inline void has_changed(struct block *block)
-{
-	u32 number = block->number;
-	u64 *change = changes.lookup(&number);
-	if (change)
-		*change = 1;
-}
-
 /* A new block for a part of a region, unless another CPU is faster. */
 static inline void add_block(struct part *part)
 {
@@ -45,48 +36,28 @@ static inline struct block *block_of(u32 region, u64 index, bool make)
 	return number ? ledger.lookup(&number) : NULL;
 }
 
-/* What is counted by this key, made if it is new; NULL: there is no room. */
-static inline struct usage *find_usage(struct usage_key *key, bool *fresh)
+/* What a process does to a region, counted; NULL: there is no room. */
+static inline struct usage *usage_of(u32 region, u32 tgid, u64 start_time_ns)
 {
-	u32 *known = usage_numbers.lookup(key);
+	struct usage_key key = {.region = region, .tgid = tgid, .start_time_ns = start_time_ns};
+	u32 *known = usage_numbers.lookup(&key);
 	u32 number = 0;
-	*fresh = false;
 	if (known)
 		return usages.lookup(known);
 	if (free_usages.pop(&number)) {
 		lose(LOST_USAGE);
 		return NULL;
 	}
-	*fresh = !usage_numbers.insert(key, &number);
-	if (!*fresh) { /* another CPU was faster */
+	if (usage_numbers.insert(&key, &number)) { /* another CPU was faster */
 		free_usages.push(&number, 0);
-		known = usage_numbers.lookup(key);
+		known = usage_numbers.lookup(&key);
 		return known ? usages.lookup(known) : NULL;
 	}
 	struct usage *usage = usages.lookup(&number);
-	if (usage)
-		usage->key = *key;
-	return usage;
-}
-
-static inline struct usage *usage_of(u32 region, u32 tgid, u64 start_time_ns)
-{
-	struct usage_key key = {.region = region, .tgid = tgid, .start_time_ns = start_time_ns};
-	bool fresh;
-	struct usage *usage = find_usage(&key, &fresh);
-	if (!usage || !fresh)
-		return usage;
-	struct process *process = processes.lookup(&tgid);
-	struct event_touch *event = events.ringbuf_reserve(sizeof(*event));
-	if (!event) {
-		lose(LOST_EVENTS);
-		return usage;
-	}
-	head(&event->event, EVENT_TOUCH, tgid, start_time_ns);
-	event->id = region;
-	event->stranger = !process || process->stranger;
-	bpf_get_current_comm(event->comm, COMM_BYTES);
-	events.ringbuf_submit(event, 0);
+	if (!usage)
+		return NULL;
+	usage->key = key;
+	tell(FIRST_USAGE + number);
 	return usage;
 }
 
@@ -99,12 +70,10 @@ static inline void freed(u32 region, u64 word, s64 nr_pages)
 	if (!tgid)
 		return;
 	/* The word knows the tgid and when. If that tgid lives and is older than the word, it is the one. */
-	struct process *process = processes.lookup(&tgid);
+	struct process *process = process_of(tgid);
 	u64 when_ns = T0_BOOT_NS + (word & ((1ULL << WHEN_BITS) - 1)) * 1000;
 	bool same = process && process->start_time_ns <= when_ns + 1000;
-	struct usage_key key = {.region = region, .tgid = tgid, .start_time_ns = same ? process->start_time_ns : 0};
-	bool fresh;
-	struct usage *usage = find_usage(&key, &fresh);
+	struct usage *usage = usage_of(region, tgid, same ? process->start_time_ns : 0);
 	if (usage)
 		__sync_fetch_and_add(&usage->freed_pages, nr_pages);
 }
@@ -114,7 +83,7 @@ static inline void free_page(struct block *block, u32 region, u64 index, u32 nr_
 	u64 *word = &block->words[index % BLOCK_PAGES];
 	u64 was = *word;
 	*word = WORD_FREED;
-	has_changed(block);
+	has_changed(block->number);
 	freed(region, was, nr_pages);
 }
 
@@ -133,7 +102,7 @@ static inline void punch(struct region *region, u32 id, u64 first, u64 end)
 		lose(LOST_EVENTS);
 		return;
 	}
-	head(&event->event, EVENT_PUNCH, bpf_get_current_pid_tgid() >> 32, 0);
+	head(&event->event, EVENT_PUNCH);
 	event->id = id;
 	event->first = first;
 	event->end = end;
@@ -174,7 +143,7 @@ int mm_filemap_delete_from_page_cache(struct bpf_raw_tracepoint_args *ctx)
 	/* The last reference is gone: this is the teardown, not pages given back. It is one task's work. */
 	bool teardown = RD(u32, inode, OFF_INODE_COUNT) == 0;
 	if (teardown) {
-		begin_teardown(region, id, inode);
+		begin_teardown(region, inode);
 		region->torn_pages += nr_pages;
 	}
 	u64 pages_now = RD(u64, mapping, OFF_MAPPING_NRPAGES) + region->swapped; /* this one still counts */

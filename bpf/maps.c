@@ -6,9 +6,9 @@
  * ledger.c, labels.c, stacks.c. Then the exact tier: inodes.c, pages.c; the faults tier: ranges.c, faults.c. All are
  * attached by tracer/probes.py, never by bcc's magic prefixes.
  *
- * Knobs (-D): T0_NS, T0_BOOT_NS, NR_BLOCKS, NR_PROCESSES, NR_REGIONS, NR_USAGES, EVENT_PAGES; TRACE_ALL: every process
- * is tracked; WATCH_EXEC: tell of every exec on the host, and track it until user space says no; STACKS: count pages by
- * user stack.
+ * Knobs (-D): T0_NS, T0_BOOT_NS, NR_BLOCKS, NR_PROCESSES, NR_REGIONS, NR_USAGES, NR_ALIVE, EVENT_PAGES; TRACE_ALL: every
+ * process is tracked; WATCH_EXEC: tell of every exec on the host, and track it until user space says no; STACKS: count pages
+ * by user stack.
  */
 #define PAGE_SIZE 4096
 #define PAGE_SHIFT 12
@@ -31,20 +31,33 @@
 
 /* Which user space maps, and reads in place. */
 BPF_F_TABLE("array", u32, struct block, ledger, NR_BLOCKS, BPF_F_MMAPABLE);
-BPF_F_TABLE("array", u32, u64, changes, NR_BLOCKS, BPF_F_MMAPABLE); /* by number of the block: it has changed */
+BPF_F_TABLE("array", u32, struct process, processes, NR_PROCESSES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct region, regions, NR_REGIONS, BPF_F_MMAPABLE); /* by the place in its id */
 BPF_F_TABLE("array", u32, struct usage, usages, NR_USAGES, BPF_F_MMAPABLE);
+/* Which of these have changed since user space last looked, one after the other; whether it has been told so. */
+#define FIRST_PROCESS NR_BLOCKS
+#define FIRST_REGION (FIRST_PROCESS + NR_PROCESSES)
+#define FIRST_USAGE (FIRST_REGION + NR_REGIONS)
+BPF_F_TABLE("array", u32, u64, changes, FIRST_USAGE + NR_USAGES, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, u64, told, 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, u64, losses, NR_LOSSES, BPF_F_MMAPABLE);
 /* Where in the arrays what is, and which places are free. Number 0 is none. */
 BPF_TABLE("hash", struct part, u32, parts, NR_BLOCKS);
+BPF_TABLE("hash", u32, u32, process_numbers, NR_PROCESSES); /* by tgid, of those that live */
 BPF_TABLE("hash", struct usage_key, u32, usage_numbers, NR_USAGES);
 BPF_QUEUE(free_blocks, u32, NR_BLOCKS);
+BPF_QUEUE(free_processes, u32, NR_PROCESSES);
 BPF_QUEUE(free_regions, u32, NR_REGIONS); /* ids */
 BPF_QUEUE(free_usages, u32, NR_USAGES);
+/* By a hash of a mapping's address: the first region that came to this place, and how many more belong here. */
+struct filter {
+	u64 mapping;
+	u32 region;
+	u32 more;
+};
 BPF_TABLE("array", u32, struct filter, filters, 1 << FILTER_BITS);
 BPF_TABLE("hash", u64, u32, ids, NR_REGIONS); /* by the address of its struct address_space */
 BPF_TABLE("hash", u64, u32, claims, 1024);    /* what is being written, for one CPU at a time: see claim() */
-BPF_TABLE("hash", u32, struct process, processes, NR_PROCESSES); /* by tgid */
 struct tally {
 	u64 nr_ended;  /* processes, so far */
 	s64 nr_abroad; /* threads now at work in another's address space */
@@ -61,19 +74,49 @@ static inline void lose(u32 what)
 		__sync_fetch_and_add(count, 1);
 }
 
-static inline void head(struct event *event, u32 type, u32 tgid, u64 start_time_ns)
+static inline void head(struct event *event, u32 type)
 {
 	event->time_ns = bpf_ktime_get_ns();
-	event->start_time_ns = start_time_ns;
-	event->tgid = tgid;
+	event->tgid = bpf_get_current_pid_tgid() >> 32;
 	event->type = type;
 }
 
-/* The process, if it is of the tree. */
+/* After it has; user space clears this before it reads. */
+static inline void has_changed(u32 what)
+{
+	u64 *change = changes.lookup(&what);
+	if (change)
+		*change = 1;
+}
+
+/* Something that user space does not wait for has changed: it is to look. */
+static inline void tell(u32 what)
+{
+	u32 zero = 0;
+	u64 *is_told = told.lookup(&zero);
+	has_changed(what);
+	if (!is_told || *is_told)
+		return;
+	*is_told = 1;
+	struct event *event = events.ringbuf_reserve(sizeof(*event));
+	if (!event) /* it has more than enough to read */
+		return;
+	head(event, EVENT_NEWS);
+	events.ringbuf_submit(event, 0);
+}
+
+/* The process that has this PID, if it is known. */
+static inline struct process *process_of(u32 tgid)
+{
+	u32 *number = process_numbers.lookup(&tgid);
+	return number ? processes.lookup(number) : NULL;
+}
+
+/* The same, if it is of the tree. */
 static inline struct process *tracked(u32 tgid)
 {
-	struct process *process = processes.lookup(&tgid);
-	return process && !process->stranger ? process : NULL;
+	struct process *process = process_of(tgid);
+	return process && process->kind != STRANGER ? process : NULL;
 }
 
 static inline u64 now_us(void)
@@ -128,6 +171,8 @@ static inline void give_back(u32 kind, u32 number)
 {
 	if (kind == FREE_BLOCK)
 		free_blocks.push(&number, 0);
+	else if (kind == FREE_PROCESS)
+		free_processes.push(&number, 0);
 	else if (kind == FREE_REGION)
 		free_regions.push(&number, 0);
 	else
@@ -154,6 +199,7 @@ int empty(struct bpf_raw_tracepoint_args *ctx)
 	u32 number = ctx->args[1];
 	u32 place = number & ((1 << SLOT_BITS) - 1);
 	struct block *block = kind == FREE_BLOCK ? ledger.lookup(&number) : NULL;
+	struct process *process = kind == FREE_PROCESS ? processes.lookup(&number) : NULL;
 	struct region *region = kind == FREE_REGION ? regions.lookup(&place) : NULL;
 	struct usage *usage = kind == FREE_USAGE ? usages.lookup(&number) : NULL;
 	if (block) {
@@ -161,6 +207,8 @@ int empty(struct bpf_raw_tracepoint_args *ctx)
 		parts.delete(&part);
 		__builtin_memset(block, 0, sizeof(*block));
 	}
+	if (process)
+		__builtin_memset(process, 0, sizeof(*process));
 	if (region) {
 		__builtin_memset(region, 0, sizeof(*region));
 		number += 1 << SLOT_BITS; /* another id for the next */

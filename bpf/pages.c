@@ -34,23 +34,6 @@ static inline struct last *last_here(void)
 	return lasts.lookup(&cpu);
 }
 
-/* Who makes the page, entered as a stranger if it is not of the tree. */
-static inline struct process *toucher(u32 tgid)
-{
-	struct process *process = processes.lookup(&tgid);
-	u64 leader = RD(u64, bpf_get_current_task(), OFF_TASK_GROUP_LEADER);
-	if (!process)
-		process = enter_child(tgid, leader);
-	if (process)
-		return process;
-	struct process stranger = {.stranger = 1, .start_time_ns = RD(u64, leader, OFF_TASK_START_BOOTTIME)};
-	processes.insert(&tgid, &stranger);
-	process = processes.lookup(&tgid);
-	if (!process)
-		lose(LOST_PROCESSES);
-	return process;
-}
-
 #ifdef HAVE_MM_OWNER
 BPF_TABLE("hash", struct behalf_key, u64, behalves, NR_USAGES);
 BPF_F_TABLE("array", u32, u64, nr_behalves, 1, BPF_F_MMAPABLE); /* pages: whether to look there is seen by this */
@@ -63,7 +46,7 @@ static inline void on_behalf(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
 {
 	u64 task = bpf_get_current_task();
 	u64 own_mm = RD(u64, task, OFF_TASK_MM);
-	struct process *process = processes.lookup(&tgid);
+	struct process *process = process_of(tgid);
 	u64 none = 0;
 	if (!for_mm || for_mm == own_mm)
 		for_mm = RD(u32, task, OFF_TASK_FLAGS) & PF_KTHREAD ? own_mm : 0;
@@ -186,7 +169,7 @@ static inline u64 new_word(u32 reader, struct last *last, struct tally *tally, u
 	label_touch(reader, tgid, us);
 	if (last->thread == thread && last->region == id && last->nr_ended == tally->nr_ended)
 		return (u64)tgid << WHEN_BITS | us;
-	struct process *process = toucher(tgid);
+	struct process *process = current_process(STRANGER);
 	if (process && usage_of(id, tgid, process->start_time_ns)) {
 		last->thread = thread;
 		last->region = id;
@@ -237,7 +220,7 @@ static inline void write_large(struct last *last, struct region *region, u64 ind
 		for (u32 slot = 0; slot < BLOCK_PAGES; slot++)
 			if (pages & last->holes & 1ULL << slot)
 				block->words[slot] = word;
-		has_changed(block);
+		has_changed(block->number);
 	}
 }
 
@@ -280,7 +263,7 @@ int adding(ENTRY *ctx)
 	u64 word = new_word(AT_ENTRY, last, tally, id);
 	if (block) {
 		block->words[index % BLOCK_PAGES] = word;
-		has_changed(block);
+		has_changed(block->number);
 	} else {
 		write_large(last, region, index, 1U << order, word);
 	}
@@ -313,7 +296,7 @@ int hugetlb_adding(ENTRY *ctx)
 		return 0;
 	u64 word = new_word(AT_HUGETLB, last, tally, region->id);
 	block->words[index % BLOCK_PAGES] = word;
-	has_changed(block);
+	has_changed(block->number);
 	count(ctx, last, region->id, word, 0, 1U << region->order);
 	return 0;
 }
@@ -388,7 +371,7 @@ int collapsed(RETURN *ctx)
 			*at = word;
 			collapse->filled++;
 		}
-		has_changed(block);
+		has_changed(block->number);
 	}
 	if (collapse->filled)
 		count(ctx, last, collapse->region, word, collapse->mm, collapse->filled);

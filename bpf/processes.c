@@ -1,76 +1,129 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The processes of the tree: fork, exec, exit. */
+/*
+ * The processes of the tree: fork, exec, exit. What is known of one is in its place in the map until user space has taken it:
+ * nothing hangs on user space being there in time.
+ */
 
 #define NR_ANCESTORS 16
+#define TICK_NS 10000000 /* in which /proc tells when a process began (USER_HZ) */
 
-/* The command line as /proc shows it, cut. How long it is: 0 bytes where the address space is gone. */
-static inline u32 read_title(u64 task, char *title)
+/* The command line as /proc shows it, cut. What was read before stays where the kernel has dropped it. */
+static inline void read_title(u64 task, struct process *process)
 {
 	u64 mm = RD(u64, task, OFF_TASK_MM);
 	u64 start = mm ? RD(u64, mm, OFF_MM_ARG_START) : 0;
 	u64 bytes = start ? RD(u64, mm, OFF_MM_ARG_END) - start : 0;
 	if (!bytes)
-		return 0;
+		return;
 	u64 shown = bytes > TITLE_BYTES ? TITLE_BYTES : bytes;
 	/* the mask is for the verifier: the length is at most TITLE_BYTES already */
-	if (probe_read_user(title, ((shown - 1) & (TITLE_BYTES - 1)) + 1, (void *)start))
-		return 0;
-	return bytes > 0xffffffff ? 0xffffffff : bytes;
+	if (probe_read_user(process->title, ((shown - 1) & (TITLE_BYTES - 1)) + 1, (void *)start))
+		bytes = 0;
+	process->title_bytes = bytes > 0xffffffff ? 0xffffffff : bytes;
 }
 
-/* Tell of a child of the tree; parent: who is of it, and its parent or, where that one's beginning was not seen, next of kin. */
-static inline void tell_fork(u64 task, u32 tgid, struct process *child, u64 time_ns, u32 parent_tgid,
-			     u64 parent_start_time_ns)
+/* Whether a process is the one that began then. Of those that user space entered it knows the tick. */
+static inline bool began_at(struct process *process, u64 start_time_ns)
 {
-	struct event_fork *event = events.ringbuf_reserve(sizeof(*event));
-	if (!event) {
-		lose(LOST_EVENTS);
-		return;
-	}
-	head(&event->event, EVENT_FORK, tgid, child->start_time_ns);
-	event->event.time_ns = time_ns;
-	event->parent_start_time_ns = parent_start_time_ns;
-	event->parent_tgid = parent_tgid;
-	event->shares_memory = !!child->lender;
-	bpf_probe_read_kernel(event->comm, COMM_BYTES, (void *)(task + OFF_TASK_COMM));
-	events.ringbuf_submit(event, 0);
+	return start_time_ns - process->start_time_ns < TICK_NS;
 }
 
-/* The nearest ancestor of a process that is known, if it is of the tree; else 0. */
-static inline u32 kin_of_tree(u64 leader)
+/* It has ended: nothing finds it any more, but user space. */
+static inline void end(struct process *process, u32 tgid)
+{
+	u32 *number = process_numbers.lookup(&tgid);
+	u32 zero = 0;
+	struct tally *tally = tallies.lookup(&zero);
+	if (number && *number == process->number)
+		process_numbers.delete(&tgid);
+	if (tally)
+		__sync_fetch_and_add(&tally->nr_ended, 1);
+	process->ended_ns = bpf_ktime_get_ns();
+	tell(FIRST_PROCESS + process->number);
+}
+
+/* An empty place. */
+static inline struct process *new_process(u32 tgid, u64 start_time_ns, u32 kind)
+{
+	u32 number = 0;
+	if (free_processes.pop(&number)) {
+		lose(LOST_PROCESSES);
+		return NULL;
+	}
+	struct process *process = processes.lookup(&number);
+	if (!process)
+		return NULL;
+	process->number = number;
+	process->tgid = tgid;
+	process->start_time_ns = start_time_ns;
+	process->kind = kind;
+	return process;
+}
+
+/* It is found from now on; or another, where another thread was faster. */
+static inline struct process *enter_process(struct process *process)
+{
+	u32 tgid = process->tgid;
+	u32 number = process->number;
+	struct process *other = process_of(tgid);
+	if (other && !began_at(other, process->start_time_ns)) /* nobody saw it end */
+		end(other, tgid);
+	if (process_numbers.insert(&tgid, &number)) {
+		__builtin_memset(process, 0, sizeof(*process));
+		free_processes.push(&number, 0);
+		return process_of(tgid);
+	}
+	return process;
+}
+
+/* What the kernel itself knows of one that user space has not heard of. */
+static inline void describe(struct process *process, u64 task)
+{
+	process->began_ns = bpf_ktime_get_ns();
+	bpf_probe_read_kernel(process->comm, COMM_BYTES, (void *)(task + OFF_TASK_COMM));
+}
+
+/* The nearest ancestor of a process that is known, if it is of the tree. */
+static inline struct process *kin_of_tree(u64 leader)
 {
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < NR_ANCESTORS; i++) {
 		leader = RD(u64, leader, OFF_TASK_REAL_PARENT);
 		u32 tgid = RD(u32, leader, OFF_TASK_TGID);
-		struct process *process = processes.lookup(&tgid);
+		struct process *process = process_of(tgid);
 		if (process)
-			return process->stranger ? 0 : tgid;
+			return process->kind == STRANGER ? NULL : process;
 		if (tgid < 2)
 			break;
 	}
-	return 0;
+	return NULL;
 }
 
 /*
- * A process that nobody saw begin is of the tree, if its kin is: since v7.0 the kernel skips a program where another task
- * stands preempted in it, a fork's too.
+ * The current process. One that nobody saw begin is of the tree, if its kin is: since v7.0 the kernel skips a program where
+ * another task stands preempted in it, a fork's too. Of no tree, it is of that kind.
  */
-static inline struct process *enter_child(u32 tgid, u64 leader)
+static inline struct process *current_process(u32 kind)
 {
-	u32 parent_tgid = kin_of_tree(leader);
-	struct process *parent = parent_tgid ? processes.lookup(&parent_tgid) : NULL;
-	struct process child = {.start_time_ns = RD(u64, leader, OFF_TASK_START_BOOTTIME)};
-	if (!parent)
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u64 leader = RD(u64, bpf_get_current_task(), OFF_TASK_GROUP_LEADER);
+	u64 start_time_ns = RD(u64, leader, OFF_TASK_START_BOOTTIME);
+	struct process *known = process_of(tgid);
+	if (known && began_at(known, start_time_ns))
+		return known;
+	struct process *kin = kin_of_tree(leader);
+	if (!kin && kind == OF_TREE)
 		return NULL;
-	if (processes.insert(&tgid, &child)) { /* another thread of it was first, or there is no room */
-		struct process *entered = tracked(tgid);
-		if (!entered)
-			lose(LOST_PROCESSES);
-		return entered;
-	}
-	tell_fork(leader, tgid, &child, child.start_time_ns - T0_BOOT_NS + T0_NS, parent_tgid, parent->start_time_ns);
-	return tracked(tgid);
+	struct process *process = new_process(tgid, start_time_ns, kin ? kin->kind : kind);
+	if (!process)
+		return NULL;
+	describe(process, leader);
+	process->parent_tgid = kin ? kin->tgid : RD(u32, RD(u64, leader, OFF_TASK_REAL_PARENT), OFF_TASK_TGID);
+	process->parent_start_time_ns = kin ? kin->start_time_ns : 0;
+	process = enter_process(process);
+	if (process)
+		tell(FIRST_PROCESS + process->number);
+	return process;
 }
 
 /* task:task_newtask(task, clone_flags), in the parent, before the child runs */
@@ -79,7 +132,6 @@ int task_newtask(struct bpf_raw_tracepoint_args *ctx)
 	u64 task = ctx->args[0];
 	u64 flags = ctx->args[1];
 	u32 parent_tgid = bpf_get_current_pid_tgid() >> 32;
-	u32 tgid = RD(u32, task, OFF_TASK_TGID);
 	if (flags & CLONE_THREAD)
 		return 0;
 	struct process *parent = tracked(parent_tgid);
@@ -87,49 +139,38 @@ int task_newtask(struct bpf_raw_tracepoint_args *ctx)
 	if (!parent)
 		return 0;
 #endif
-	struct process child = {.start_time_ns = RD(u64, task, OFF_TASK_START_BOOTTIME)};
-	if (flags & CLONE_VM)
-		child.lender = parent && parent->lender ? parent->lender : parent_tgid;
-	if (processes.update(&tgid, &child)) {
-		lose(LOST_PROCESSES);
+	struct process *child = new_process(RD(u32, task, OFF_TASK_TGID), RD(u64, task, OFF_TASK_START_BOOTTIME),
+					    parent ? parent->kind : OF_TREE);
+	if (!child)
 		return 0;
-	}
-	tell_fork(task, tgid, &child, bpf_ktime_get_ns(), parent_tgid, parent ? parent->start_time_ns : 0);
+	describe(child, task);
+	child->parent_tgid = parent_tgid;
+	child->parent_start_time_ns = parent ? parent->start_time_ns : 0;
+	if (flags & CLONE_VM)
+		child->lender = parent && parent->lender ? parent->lender : parent_tgid;
+	if (enter_process(child))
+		tell(FIRST_PROCESS + child->number);
 	return 0;
 }
 
 /* sched:sched_process_exec(task, old_pid, bprm): the old memory is gone, and with it every range */
 int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 task = ctx->args[0];
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct process *process = tracked(tgid);
-	if (!process && !processes.lookup(&tgid))
-		process = enter_child(tgid, RD(u64, task, OFF_TASK_GROUP_LEADER));
-	bool was_tracked = process;
 #ifdef WATCH_EXEC
-	if (!process) {
-		struct process fresh = {};
-		if (processes.update(&tgid, &fresh))
-			lose(LOST_PROCESSES);
-		process = tracked(tgid);
-	}
+	struct process *process = current_process(WATCHED);
+	if (process && process->kind == STRANGER)
+		process->kind = WATCHED;
+#else
+	struct process *process = current_process(OF_TREE);
 #endif
-	if (!process)
+	if (!process || process->kind == STRANGER)
 		return 0;
 	process->lender = 0;
-	if (!was_tracked) /* else it has the one it is known by, and keeps it */
-		process->start_time_ns = RD(u64, RD(u64, task, OFF_TASK_GROUP_LEADER), OFF_TASK_START_BOOTTIME);
-	struct event_exec *event = events.ringbuf_reserve(sizeof(*event));
-	if (!event) {
-		lose(LOST_EVENTS);
-		return 0;
-	}
-	head(&event->event, EVENT_EXEC, tgid, process->start_time_ns);
-	event->tracked = was_tracked;
-	bpf_get_current_comm(event->comm, COMM_BYTES);
-	event->title_bytes = read_title(task, event->title);
-	events.ringbuf_submit(event, 0);
+	process->executed_ns = bpf_ktime_get_ns();
+	bpf_get_current_comm(process->comm, COMM_BYTES);
+	process->title_bytes = 0;
+	read_title(ctx->args[0], process);
+	tell(FIRST_PROCESS + process->number);
 	return 0;
 }
 
@@ -138,22 +179,38 @@ int sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = ctx->args[0];
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct process *process = processes.lookup(&tgid);
+	struct process *process = process_of(tgid);
 	if (!process || RD(u32, RD(u64, task, OFF_TASK_SIGNAL), OFF_SIGNAL_LIVE))
 		return 0;
-	struct event_exit *event = events.ringbuf_reserve(sizeof(*event));
-	if (event) {
-		head(&event->event, EVENT_EXIT, tgid, process->start_time_ns);
-		bpf_get_current_comm(event->comm, COMM_BYTES);
-		event->title_bytes = read_title(task, event->title);
-		events.ringbuf_submit(event, 0);
-	} else {
-		lose(LOST_EVENTS);
+	bpf_get_current_comm(process->comm, COMM_BYTES);
+	read_title(task, process);
+	end(process, tgid);
+	return 0;
+}
+
+/* ---- What user space runs itself, with (tgid, when it began) ---- */
+
+/* A process that exists is of the tree. Its number; 0: there is no room. */
+int enter(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 tgid = ctx->args[0];
+	struct process *process = process_of(tgid);
+	if (!process || !began_at(process, ctx->args[1] + TICK_NS - 1)) {
+		process = new_process(tgid, ctx->args[1], OF_TREE);
+		process = process ? enter_process(process) : NULL;
 	}
-	processes.delete(&tgid);
-	u32 zero = 0;
-	struct tally *tally = tallies.lookup(&zero);
-	if (tally)
-		__sync_fetch_and_add(&tally->nr_ended, 1);
+	if (!process)
+		return 0;
+	process->kind = OF_TREE;
+	return process->number;
+}
+
+/* It has ended, and nobody saw it. */
+int leave(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 tgid = ctx->args[0];
+	struct process *process = process_of(tgid);
+	if (process && process->start_time_ns == ctx->args[1])
+		end(process, tgid);
 	return 0;
 }

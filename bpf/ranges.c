@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The faults tier: the ranges of regions that each process maps, by the system calls that map and unmap. */
 
-BPF_TABLE("hash", u32, struct ranges, ranges, NR_PROCESSES); /* by tgid */
+BPF_TABLE("hash", u32, struct ranges, ranges, NR_ALIVE); /* by tgid */
 BPF_TABLE("array", u32, struct ranges, no_ranges, 1);
 /* What a thread's system call unmaps, [start, end), between its enter and its exit. */
 struct interval {
@@ -101,7 +101,7 @@ static inline void learn_range(struct ranges *all, struct process *process, u64 
 	if (!region)
 		return;
 	region->size_bytes = RD(u64, inode, OFF_INODE_SIZE);
-	tell(region, range.region, file, process);
+	tell_region(region, file, process);
 	if (magic != TMPFS_MAGIC) /* huge pages are listed, not paged */
 		return;
 	range.first_index = RD(u64, vma, OFF_VMA_PGOFF);
@@ -202,24 +202,21 @@ int sys_exit_memfd_create(struct leave *ctx)
 	u64 file = file_at(ctx->result);
 	struct region *region = enter_made(file, process, &id);
 	if (region)
-		tell(region, id, file, process);
+		tell_region(region, file, process);
 	return 0;
 }
 
-/* Who asks for a SysV segment that nobody has heard of has made it; its inode will bear its number. */
+/* Who asks for a SysV segment that nobody has asked for has made it; its inode will bear its number. */
+BPF_TABLE("lru_hash", u32, struct asker, askers, 4096); /* by shmid */
+
 int sys_exit_shmget(struct leave *ctx)
 {
 	struct process *process = tracked(bpf_get_current_pid_tgid() >> 32);
+	u32 shmid = ctx->result;
 	if (!process || ctx->result < 0)
 		return 0;
-	struct event_segment *event = events.ringbuf_reserve(sizeof(*event));
-	if (!event) {
-		lose(LOST_EVENTS);
-		return 0;
-	}
-	head(&event->event, EVENT_SEGMENT, bpf_get_current_pid_tgid() >> 32, process->start_time_ns);
-	event->shmid = ctx->result;
-	events.ringbuf_submit(event, 0);
+	struct asker asker = {.start_time_ns = process->start_time_ns, .tgid = process->tgid};
+	askers.insert(&shmid, &asker);
 	return 0;
 }
 
@@ -253,7 +250,7 @@ int exec_ranges(struct bpf_raw_tracepoint_args *ctx)
 int exit_ranges(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	if (!processes.lookup(&tgid))
+	if (!process_of(tgid))
 		ranges.delete(&tgid);
 	return 0;
 }

@@ -157,7 +157,7 @@ static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 static inline void made_by(struct region *region, struct process *process)
 {
 	region->made_ns = bpf_ktime_get_ns();
-	region->maker_tgid = bpf_get_current_pid_tgid() >> 32;
+	region->maker_tgid = process->tgid;
 	region->maker_start_time_ns = process->start_time_ns;
 }
 
@@ -172,33 +172,22 @@ static inline struct region *enter_made(u64 file, struct process *process, u32 *
 	return region;
 }
 
-/* Tell user space of a region, once. */
-static inline void tell(struct region *region, u32 id, u64 file, struct process *process)
+/* The process, of the tree, is the first to have this region: user space is to know of it. */
+static inline void tell_region(struct region *region, u64 file, struct process *process)
 {
-	if (region->told)
+	if (region->mapped_ns)
 		return;
-	region->told = 1;
-	struct event_region *event = events.ringbuf_reserve(sizeof(*event));
-	if (!event) {
-		lose(LOST_EVENTS);
-		return;
-	}
-	head(&event->event, EVENT_REGION, bpf_get_current_pid_tgid() >> 32, process->start_time_ns);
-	event->key = region->key;
-	event->size_bytes = region->size_bytes;
-	event->made_ns = region->made_ns;
-	event->maker_start_time_ns = region->maker_start_time_ns;
-	event->maker_tgid = region->maker_tgid;
-	event->id = id;
-	event->magic = region->huge ? HUGETLBFS_MAGIC : TMPFS_MAGIC;
+	region->mapped_ns = bpf_ktime_get_ns();
+	region->mapper_tgid = process->tgid;
+	region->mapper_start_time_ns = process->start_time_ns;
 	u64 dentry = RD(u64, file, OFF_FILE_DENTRY);
-	long bytes = bpf_probe_read_kernel_str(event->name, NAME_BYTES, (void *)RD(u64, dentry, OFF_DENTRY_NAME));
-	event->name_bytes = bytes > 0 ? bytes - 1 : 0;
-	events.ringbuf_submit(event, 0);
+	long bytes = bpf_probe_read_kernel_str(region->name, NAME_BYTES, (void *)RD(u64, dentry, OFF_DENTRY_NAME));
+	region->name_bytes = bytes > 0 ? bytes - 1 : 0;
+	tell(FIRST_REGION + place_of(region->id));
 }
 
 /* What it has now is its last account; the pages go next, one by one. */
-static inline void begin_teardown(struct region *region, u32 id, u64 inode)
+static inline void begin_teardown(struct region *region, u64 inode)
 {
 	if (region->gone_us)
 		return;
@@ -207,15 +196,7 @@ static inline void begin_teardown(struct region *region, u32 id, u64 inode)
 	if (!region->size_bytes) /* shmem_evict_inode() has taken it away */
 		region->size_bytes = size_bytes;
 	region->gone_us = now_us();
-	struct event_gone *event = events.ringbuf_reserve(sizeof(*event));
-	if (!event) {
-		lose(LOST_EVENTS);
-		return;
-	}
-	head(&event->event, EVENT_GONE, bpf_get_current_pid_tgid() >> 32, 0);
-	event->key = region->key;
-	event->id = id;
-	events.ringbuf_submit(event, 0);
+	tell(FIRST_REGION + place_of(region->id));
 }
 
 /* ---- What user space runs itself (BPF_PROG_TEST_RUN): it knows descriptors and numbers, not addresses ---- */
@@ -236,7 +217,7 @@ int adopt(struct bpf_raw_tracepoint_args *ctx)
 	struct region *region = magic ? enter_region(inode, magic, &id) : NULL;
 	if (!region)
 		return 0;
-	region->told = 1;
+	region->mapped_ns = bpf_ktime_get_ns();
 	return id;
 }
 

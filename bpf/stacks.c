@@ -50,7 +50,7 @@ static inline u64 stack_of(void *ctx, u32 tgid)
 static inline void count_stack(void *ctx, u32 region, u32 tgid, u32 nr_pages)
 {
 	struct stacked_key key = {.region = region, .tgid = tgid};
-	struct process *process = processes.lookup(&tgid);
+	struct process *process = process_of(tgid);
 	u64 none = 0;
 	if (!process)
 		return;

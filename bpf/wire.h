@@ -51,12 +51,15 @@ struct region {
 	__u64 punched_us;  /* when swapped pages of it were last given back */
 	__u64 made_ns;	   /* CLOCK_MONOTONIC, 0 where nobody saw it made */
 	__u64 maker_start_time_ns;
+	__u64 mapped_ns; /* CLOCK_MONOTONIC: made, or first mapped, by the tree; 0: not yet */
+	__u64 mapper_start_time_ns;
 	__u32 maker_tgid;
+	__u32 mapper_tgid;
 	__u32 id;    /* 0: the place is free */
 	__u32 huge;  /* on hugetlbfs */
-	__u32 told;  /* user space has heard of it */
 	__u32 order; /* hugetlbfs: of its pages, by which its ledger counts; known by the first that is seen */
-	__u32 reserved;
+	__u32 name_bytes;
+	char name[NAME_BYTES]; /* dentry: dev/zero, SYSV…, memfd:…, or a file's last part */
 };
 
 /* As many neighbouring pages of a region as a block of the ledger has words. */
@@ -70,13 +73,6 @@ struct block { /* number 0 is none */
 	__u64 torn;   /* bit per page: it was there when the region was torn down */
 	__u64 number; /* its own */
 	struct part part;
-};
-
-/* By a hash of a mapping's address: the first region that came to this place, and how many more belong here. */
-struct filter {
-	__u64 mapping;
-	__u32 region;
-	__u32 more;
 };
 
 /* Part of a region in an address space: [start, end), start being page first_index of the region. */
@@ -94,11 +90,33 @@ struct ranges {
 	struct range slot[MAX_RANGES];
 };
 
-/* A process that is tracked. */
+enum process_kind {
+	OF_TREE,
+	WATCHED,  /* tracked since an exec, or as the child of one that is: until user space has said what it is */
+	STRANGER, /* not tracked: it touched a region of the tree's, or user space has said no */
+};
+
+/* A process that is known, and until user space has taken it one that was. Times are CLOCK_MONOTONIC. */
 struct process {
 	__u64 start_time_ns;
-	__u32 lender;	/* vfork: the process whose address space this one runs in, else 0 */
-	__u32 stranger; /* not of the tree: it touched a region of the tree's */
+	__u64 parent_start_time_ns; /* 0: it is not known whose child it is */
+	__u64 began_ns;		    /* when it was entered; 0: user space did that */
+	__u64 executed_ns;	    /* its last exec; 0: none was seen */
+	__u64 ended_ns;		    /* 0: it lives */
+	__u32 number;		    /* its own; 0: the place is free */
+	__u32 tgid;
+	__u32 parent_tgid; /* or, where that one's beginning was not seen, its next of kin */
+	__u32 kind;	   /* process_kind */
+	__u32 lender;	   /* vfork: the process whose address space this one runs in, else 0 */
+	__u32 title_bytes; /* of the whole command line at its last exec, or at its end; 0: not read */
+	char comm[COMM_BYTES];
+	char title[TITLE_BYTES]; /* its arguments, NUL after each, cut */
+};
+
+/* Who was the first to ask for a SysV segment. */
+struct asker {
+	__u64 start_time_ns;
+	__u64 tgid;
 };
 
 struct usage_key {
@@ -184,85 +202,22 @@ enum loss {
 /* What user space gives back (bpf/maps.c). */
 enum free {
 	FREE_BLOCK,
+	FREE_PROCESS,
 	FREE_REGION,
 	FREE_USAGE,
 };
 
 enum event_type {
-	EVENT_FORK = 1,
-	EVENT_EXEC,
-	EVENT_EXIT,
-	EVENT_REGION,
-	EVENT_GONE,
-	EVENT_TOUCH,
-	EVENT_SEGMENT,
+	EVENT_NEWS = 1, /* no more than that: something has changed in the maps */
 	EVENT_PUNCH,
 	EVENT_LABEL,
 };
 
-/* Every event begins so: what happened, when, and in which process. */
+/* Every event begins so: what happened, when, and in which process. One that is lost is only a delay, or is counted. */
 struct event {
 	__u64 time_ns; /* CLOCK_MONOTONIC */
-	__u64 start_time_ns;
 	__u32 tgid;
 	__u32 type;
-};
-
-struct event_fork { /* its process is the child */
-	struct event event;
-	__u64 parent_start_time_ns;
-	__u32 parent_tgid;
-	__u32 shares_memory; /* vfork, posix_spawn */
-	char comm[COMM_BYTES];
-};
-
-struct event_exec {
-	struct event event;
-	__u32 title_bytes; /* of the whole command line */
-	__u32 tracked;
-	char comm[COMM_BYTES];
-	char title[TITLE_BYTES]; /* its arguments, NUL after each, cut */
-};
-
-struct event_exit {
-	struct event event;
-	__u32 title_bytes; /* 0 where the kernel had dropped the memory by then */
-	__u32 reserved;
-	char comm[COMM_BYTES];
-	char title[TITLE_BYTES];
-};
-
-struct event_region { /* made, or mapped by the tree for the first time: by the process */
-	struct event event;
-	struct region_key key;
-	__u64 size_bytes;
-	__u64 made_ns; /* CLOCK_MONOTONIC, 0 where nobody saw it made */
-	__u64 maker_start_time_ns;
-	__u32 maker_tgid;
-	__u32 id;
-	__u32 magic; /* of the file system: tmpfs or hugetlbfs */
-	__u32 name_bytes;
-	char name[NAME_BYTES]; /* dentry: dev/zero, SYSV…, memfd:…, or a file's last part */
-};
-
-struct event_gone {
-	struct event event;
-	struct region_key key;
-	__u32 id;
-	__u32 reserved;
-};
-
-struct event_segment { /* the process called shmget */
-	struct event event;
-	__u32 shmid;
-	__u32 reserved;
-};
-
-struct event_touch { /* the process's first touch of the region */
-	struct event event;
-	__u32 id;
-	__u32 stranger;
-	char comm[COMM_BYTES];
 };
 
 struct event_label { /* what the process does from since_us on, and from when until then it is not known */

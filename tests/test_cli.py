@@ -299,7 +299,7 @@ def test_who_lacks_capabilities_is_told_what_to_do(uid: int, remedy: str, monkey
 def test_without_bcc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bcc", None)
     with pytest.raises(ShmtraceError) as raised:
-        Probes(kernel.FAULTS, Sizes(1, 1, 1, 1), 0, 0)
+        Probes(kernel.FAULTS, Sizes(1, 1, 1, 1, 1), 0, 0)
     assert str(raised.value) == (
         f"bcc cannot be imported by {sys.executable} (import of bcc halted; None in sys.modules): "
         "apt install python3-bpfcc, and a virtualenv needs --system-site-packages; `shmtrace snapshot` works without"

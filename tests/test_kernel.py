@@ -131,8 +131,8 @@ def test_every_loss_has_a_sentence() -> None:
 def test_losses() -> None:
     assert kernel.explain(dict.fromkeys(wire.LOSSES, 0)) == []
     assert kernel.explain({"events": 0, "processes": 3, "pages": 4711}) == [
-        "more processes than there is room for: the rest is unseen (3)",
-        "the ledger is full: the rest is unseen; make it bigger with --room (4711)",
+        "more processes than there is room for: the rest is unseen; give more with --room (3)",
+        "the ledger is full: the rest is unseen; give more with --room (4711)",
     ]
 
 
@@ -349,7 +349,7 @@ def test_arguments_have_their_place_by_name() -> None:
 
 BPF = Path(__file__).parent.parent / "bpf"
 TIERS = pytest.mark.parametrize("tier", kernel.TIERS, ids=[tier.by for tier in kernel.TIERS])
-OWN = {"adopt", "anchor", "empty", "fill", "forget", "measure"}  # which user space runs itself
+OWN = {"adopt", "anchor", "empty", "enter", "fill", "forget", "leave", "measure"}  # which user space runs itself
 UPROBES = {program for source in sources.READY.values() for program in source.functions}
 
 

@@ -12,7 +12,7 @@ import pytest
 from tracer import procfs, sources, wire
 from tracer.capture import Capture
 from tracer.errors import ShmtraceError
-from tracer.events import Absent, Head, Label
+from tracer.events import Absent, Label
 from tracer.labelling import Labelling
 from tracer.procfs import FileKey, Proc
 from tracer.sources import Site, Source
@@ -76,7 +76,7 @@ class _Map(dict):  # type: ignore[type-arg]
 
 
 def told(tgid: int, since_us: int, *texts: str | Absent, lost_us: int = 0) -> Label:
-    return Label(Head(0, 0, tgid), since_us, lost_us, (*texts, *[""] * (wire.MAX_TEXTS - len(texts))))
+    return Label(tgid, since_us, lost_us, (*texts, *[""] * (wire.MAX_TEXTS - len(texts))))
 
 
 @pytest.fixture

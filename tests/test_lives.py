@@ -75,7 +75,6 @@ def test_a_stranger_is_not_of_the_tree(lives: Lives, capture: Capture) -> None:
     assert lives.alive(4711) is lives.at(4711, 5) is lives.find(4711, 20) is stranger
     assert (stranger.stranger, master.stranger, worker.stranger) == (True, False, False)
     assert stranger.parent is None
-    assert list(stranger.ancestors()) == []
     lives.end(stranger, 7)
     lives.end(worker, 7)
     assert lives.tree() == [master]
@@ -200,7 +199,6 @@ def test_top() -> None:
     assert top([grandchild, other]) is grandchild
     assert top(iter([worker])) is worker
     assert top([]) is None
-    assert list(grandchild.ancestors()) == [worker, master]
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ class World:
         key = Stacked(3, process.tgid, process.start_time_ns, stack)
         self.kernel.counts[key] = self.kernel.counts.get(key, 0) + pages
         if told:
-            self.event(events.Touch, process, 3, "x", False)
+            self.stacks.apply(events.Touch(process.key, 3, "x"))
 
     def made(self) -> dict[tuple[int, str | None], int]:
         """Pages by tgid and frames."""
@@ -155,7 +155,7 @@ def test_a_file_is_read_when_somebody_touches(
     monkeypatch.setattr("tracer.procfs.open_promptly", lambda path: opened.append(path) or open_promptly(path))
     first = world.begin(811, "one")
     world.put(811, "one", library)
-    world.event(events.Exec, first, "one", "one", "one", True)
+    world.event(events.Exec, first, "one", "one", "one", 9)
     world.stacks.write()
     assert not opened
     world.touch(first, 1, 5)
@@ -175,9 +175,9 @@ def test_the_file_of_a_child_that_was_too_short(world: World, library: Path) -> 
     """By its parent, which has not touched anything."""
     parent = world.begin(811, "one")
     world.put(811, "one", library)
-    world.event(events.Exec, parent, "one", "one", "one", True)
+    world.event(events.Exec, parent, "one", "one", "one", 9)
     child = world.begin(812, "", parent=811)
-    world.event(events.Fork, child, 811, parent.start_time_ns, "x")
+    world.event(events.Fork, child, 811, parent.start_time_ns, "x", 9, False)
     world.touch(child, 1, 5)
     world.lives.end(child, 1)
     world.stacks.write()
@@ -343,10 +343,10 @@ def test_a_child_that_was_too_short_has_its_parents_code(world: World) -> None:
     world.stacks.write()
     assert world.made() == {(812, "one+0x2030"): 5}
     early, late = world.begin(813, "", parent=811), world.begin(814, "", parent=811)
-    world.event(events.Fork, early, 811, parent.start_time_ns, "x")
+    world.event(events.Fork, early, 811, parent.start_time_ns, "x", 9, False)
     world.put(811, "other")
-    world.event(events.Exec, parent, "other", "other", "other", True)
-    world.event(events.Fork, late, 811, parent.start_time_ns, "x")
+    world.event(events.Exec, parent, "other", "other", "other", 9)
+    world.event(events.Fork, late, 811, parent.start_time_ns, "x", 9, False)
     for child in (early, late):
         world.touch(child, 2, 7)
         world.lives.end(child, 1)
@@ -359,7 +359,7 @@ def test_a_child_has_not_what_its_parent_became(world: World) -> None:
     """Of what it was, nothing is known."""
     parent, child = world.begin(811, ""), world.begin(812, "", parent=811)
     world.put(811, "other")
-    world.event(events.Exec, parent, "other", "other", "other", True)
+    world.event(events.Exec, parent, "other", "other", "other", 9)
     world.touch(child, 2, 7)
     world.stacks.write()
     assert world.made() == {(812, None): 7}
@@ -370,12 +370,12 @@ def test_who_executes_another_program_is_another_program(world: World) -> None:
     first = world.begin(811, "one")
     world.touch(first, 2, 5)
     world.put(811, "other")
-    world.event(events.Exec, first, "other", "other", "other", True)
+    world.event(events.Exec, first, "other", "other", "other", 9)
     world.touch(first, 1, 7)
     world.stacks.write()
     assert world.made() == {(811, "one+0x2030"): 5, (811, "other+0x2020\nother+0x2010"): 7}
     child = world.begin(812, "", parent=811)
-    world.event(events.Exec, child, "brief", "brief", "brief", True)
+    world.event(events.Exec, child, "brief", "brief", "brief", 9)
     world.touch(child, 2, 3)
     world.stacks.write()
     assert world.made()[812, None] == 3  # and not its parent's

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 import struct
 import subprocess
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tracer import events, wire
-from tracer.events import Absent, Head
-from tracer.probes import KernelRegion
+from tracer.events import Absent
+from tracer.news import KernelProcess, KernelRegion
 from tracer.procfs import RegionKey
 
 pytestmark = pytest.mark.needs("cc")
@@ -32,23 +32,16 @@ LAYOUTS = {
     "region": [wire.REGION],
     "part": [wire.PART],
     "block": [wire.BLOCK],
-    "filter": [wire.FILTER],
     "range": [wire.RANGE],
     "ranges": [wire.RANGES_HEAD, *[wire.RANGE] * wire.MAX_RANGES],
     "process": [wire.PROCESS],
+    "asker": [wire.ASKER],
     "usage_key": [wire.USAGE_KEY],
     "usage": [wire.USAGE],
     "behalf_key": [wire.BEHALF_KEY],
     "stack": [wire.STACK],
     "stacked_key": [wire.STACKED_KEY],
     "event": [wire.EVENT],
-    "event_fork": [wire.EVENT, wire.FORK],
-    "event_exec": [wire.EVENT, wire.EXEC],
-    "event_exit": [wire.EVENT, wire.EXIT],
-    "event_region": [wire.EVENT, wire.NEW_REGION],
-    "event_gone": [wire.EVENT, wire.GONE],
-    "event_segment": [wire.EVENT, wire.SEGMENT],
-    "event_touch": [wire.EVENT, wire.TOUCH],
     "event_punch": [wire.EVENT, wire.PUNCH],
     "texts": [wire.TEXTS],
     "label": [wire.LABEL],
@@ -56,68 +49,41 @@ LAYOUTS = {
 }
 
 EVENTS = r"""
-    struct event_fork fork = {
-        .event = {.time_ns = 11, .start_time_ns = 12, .tgid = 13, .type = EVENT_FORK},
-        .parent_start_time_ns = 14, .parent_tgid = 15, .shares_memory = 16, .comm = "php-fpm"};
-    struct event_exec exec = {
-        .event = {.time_ns = 21, .start_time_ns = 22, .tgid = 23, .type = EVENT_EXEC},
-        .title_bytes = 7, .tracked = 1, .comm = "ls", .title = "ls\0-l /\0beyond"};
-    struct event_exit exit = {
-        .event = {.time_ns = 31, .start_time_ns = 32, .tgid = 33, .type = EVENT_EXIT},
-        .title_bytes = 6, .comm = "sleep", .title = "sleep\0beyond"};
-    struct event_region region = {
-        .event = {.time_ns = 41, .start_time_ns = 42, .tgid = 43, .type = EVENT_REGION},
-        .key = {.ino = 44, .generation = 45, .dev = 8 << 20 | 300},
-        .size_bytes = 46, .made_ns = 401, .maker_start_time_ns = 402, .maker_tgid = 403,
-        .id = 47, .magic = 48, .name_bytes = 8, .name = "dev/zerobeyond"};
-    struct event_gone gone = {
-        .event = {.time_ns = 51, .start_time_ns = 52, .tgid = 53, .type = EVENT_GONE},
-        .key = {.ino = 54, .generation = 55, .dev = 1}, .id = 56};
-    struct event_segment segment = {
-        .event = {.time_ns = 61, .start_time_ns = 62, .tgid = 63, .type = EVENT_SEGMENT}, .shmid = 64};
-    struct event_touch touch = {
-        .event = {.time_ns = 71, .start_time_ns = 72, .tgid = 73, .type = EVENT_TOUCH},
-        .id = 74, .stranger = 1, .comm = "cat"};
     struct event_label label = {
-        .event = {.time_ns = 91, .start_time_ns = 92, .tgid = 93, .type = EVENT_LABEL},
+        .event = {.time_ns = 91, .tgid = 93, .type = EVENT_LABEL},
         .since_us = 94, .lost_us = 95,
         .texts = {.bytes = {8, TEXT_NONE, TEXT_UNREADABLE, 130}}};
     memcpy(label.texts.text, "/a\xff.php", 8);
     memset(label.texts.text + 3 * TEXT_BYTES, 'x', 127);
     memcpy(label.texts.text + 3 * TEXT_BYTES + 127, "\u00e4", 2);
     struct event_punch punch = {
-        .event = {.time_ns = 81, .start_time_ns = 82, .tgid = 83, .type = EVENT_PUNCH},
+        .event = {.time_ns = 81, .tgid = 83, .type = EVENT_PUNCH},
         .first = 84, .end = 85, .id = 86};
 """
 DECODED = {
-    "fork": events.Fork(Head(11, 12, 13), parent_tgid=15, parent_start_time_ns=14, comm="php-fpm"),
-    "exec": events.Exec(Head(21, 22, 23), "ls", "ls", "ls -l /", tracked=True),
-    "exit": events.Exit(Head(31, 32, 33), "sleep", "sleep"),
-    "region": events.Region(
-        Head(41, 42, 43),
-        RegionKey(os.makedev(8, 300), 44, 45),
-        id=47,
-        vss_bytes=46,
-        file_system=48,
-        name="dev/zero",
-        made=Head(401, 402, 403),
-    ),
-    "gone": events.Gone(Head(51, 52, 53), 56, RegionKey(1, 54, 55)),
-    "segment": events.Segment(Head(61, 62, 63), 64),
-    "touch": events.Touch(Head(71, 72, 73), 74, comm="cat", stranger=True),
-    "label": events.Label(Head(91, 92, 93), 94, 95, ("/a\\xff.php", Absent.NONE, Absent.UNREADABLE, "x" * 127 + "…")),
-    "punch": events.Punch(Head(81, 82, 83), id=86, first=84, end=85),
+    "label": events.Label(93, 94, 95, ("/a\\xff.php", Absent.NONE, Absent.UNREADABLE, "x" * 127 + "…")),
+    "punch": events.Punch(81, id=86, first=84, end=85),
 }
 
-# An entry of the map of regions; what user space does not read is there, and between what it does.
+# Entries of the maps; what user space does not read is there, and between what it does.
 REGION = r"""
     struct region region = {
         .key = {.ino = 91, .generation = 92, .dev = 1}, .mapping = ~0ULL - 93, .size_bytes = 94, .pages = 95,
         .swapped = 96, .peak_pages = 103, .start_pages = 104, .gone_us = 97, .torn_pages = 98, .punched_us = 99,
-        .made_ns = 100, .maker_start_time_ns = 101, .maker_tgid = 102, .id = 105, .huge = 0, .told = 1,
-        .order = 9};
+        .made_ns = 100, .maker_start_time_ns = 101, .maker_tgid = 102, .mapped_ns = 106, .mapper_start_time_ns = 107,
+        .mapper_tgid = 108, .id = 105, .huge = 0, .order = 9, .name_bytes = 8, .name = "dev/zerobeyond"};
     fwrite(&region, sizeof region, 1, stdout);
 """
+PROCESS = r"""
+    struct process process = {
+        .start_time_ns = 11, .parent_start_time_ns = 12, .began_ns = 13, .executed_ns = 14, .ended_ns = 15,
+        .number = 16, .tgid = 17, .parent_tgid = 18, .kind = STRANGER, .lender = 19, .title_bytes = 7,
+        .comm = "ls", .title = "ls\0-l /\0beyond"};
+    fwrite(&process, sizeof process, 1, stdout);
+"""
+
+
+NUMBERED = ("event_type", "text_how", "process_kind", "free")
 
 
 def run_c(folder: Path, body: str) -> bytes:
@@ -167,7 +133,7 @@ def fields(layouts: list[struct.Struct]) -> list[tuple[int, int]]:
 @pytest.fixture(scope="module")
 def header(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """What the compiler makes of the header: the value of each expression."""
-    expressions = [*DEFINES, *enumerators("loss"), *enumerators("event_type"), *enumerators("text_how")]
+    expressions = [*DEFINES, *enumerators("loss"), *itertools.chain(*map(enumerators, NUMBERED))]
     for name in STRUCTS:
         expressions.append(f"sizeof(struct {name})")
         expressions += [expression(name, member) for member in members(name) for expression in (offset, size)]
@@ -192,7 +158,7 @@ def test_sizes_of_maps(header: dict[str, int]) -> None:
     assert wire.TGID.size == wire.REGION_ID.size == 4
 
 
-@pytest.mark.parametrize("name", [*DEFINES, *enumerators("event_type"), *enumerators("text_how")])
+@pytest.mark.parametrize("name", [*DEFINES, *itertools.chain(*map(enumerators, NUMBERED))])
 def test_numbers(name: str, header: dict[str, int]) -> None:
     assert header[name] == getattr(wire, name)
 
@@ -231,7 +197,22 @@ def test_a_region_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
         torn_pages=98,
         made_ns=100,
         maker=(102, 101),
+        mapped_ns=106,
+        mapper=(108, 107),
         order=9,
         huge=False,
-        told=True,
+        name="dev/zero",
     )
+
+
+def test_a_process_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
+    process = KernelProcess.unpack(run_c(tmp_path, PROCESS))
+    assert process[:-2] == (11, 12, 13, 14, 15, 16, 17, 18, wire.STRANGER, 19, 7)
+    assert (process.comm.rstrip(b"\0"), process.titles()) == (b"ls", ("ls", "ls -l /"))
+
+
+def test_what_user_space_reads_or_writes_without_the_rest(header: dict[str, int]) -> None:
+    assert header[offset("region", "id")] == wire.REGION_ID_BYTES
+    assert header[offset("process", "number")] == wire.PROCESS_NUMBER_BYTES
+    assert header[offset("process", "kind")] == wire.PROCESS_KIND_BYTES
+    assert header[offset("usage", "key.region")] == wire.USAGE_REGION_BYTES

@@ -47,20 +47,14 @@ class Adopting:
         now = self._proc.process(stat.tgid)  # all of its command line
         if now and now.start_time_ns == stat.start_time_ns:
             stat = now
-        key = wire.TGID.pack(stat.tgid)
-        start_time_ns = stat.start_time_ns
-        if not self._probes.processes.insert(key, wire.PROCESS.pack(start_time_ns, 0, 0)):
-            known = self._probes.processes[key]
-            if known is None:
-                self._warn(kernel.LOSSES["processes"])
-            else:  # its parent was tracked when it was born, or it has touched a region: its start to the nanosecond
-                start_time_ns, lender, _ = wire.PROCESS.unpack(known)
-                self._probes.processes[key] = wire.PROCESS.pack(start_time_ns, lender, 0)
+        entered = self._probes.enter(stat.tgid, stat.start_time_ns)
+        if not entered:
+            self._warn(kernel.LOSSES["processes"])
         cgroup = self._proc.cgroup(stat.tgid)
         self.seed(
             self._lives.begin(
                 stat.tgid,
-                start_time_ns,
+                entered.start_time_ns if entered else stat.start_time_ns,  # which may be known to the nanosecond
                 stat.parent,
                 stat.comm,
                 stat.command,
@@ -79,7 +73,9 @@ class Adopting:
         if not self._proc.answers(process.tgid):
             self._unheard.add(process)
         if not self._proc.process(process.tgid):  # it has exited, perhaps before the kernel side knew of it
-            self.drop(process.tgid)
+            self._probes.leave(*process.key)
+            if self._probes.ranges is not None:
+                del self._probes.ranges[wire.TGID.pack(process.tgid)]
             self._lives.end(process, time.time_ns())
 
     def ask_again(self) -> None:
@@ -108,12 +104,6 @@ class Adopting:
             self._probes.ranges[wire.TGID.pack(process.tgid)] = packed
         except OSError:
             self._warn(kernel.LOSSES["processes"])
-
-    def drop(self, tgid: int) -> None:
-        """The kernel is to track a process no more."""
-        del self._probes.processes[wire.TGID.pack(tgid)]
-        if self._probes.ranges is not None:
-            del self._probes.ranges[wire.TGID.pack(tgid)]
 
     def _region_at(self, tgid: int, mapping: procfs.Mapping, key: RegionKey) -> Region | None:
         """The region behind a mapping of a process that exists, entered if it is new and shared."""

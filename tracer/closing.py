@@ -14,7 +14,8 @@ from tracer.clock import Clock
 from tracer.labelling import Labelling
 from tracer.ledger import ALL_PAGES, Block, PageSet
 from tracer.lives import Lives, Process
-from tracer.probes import Behalf, KernelRegion, Probes
+from tracer.news import KernelRegion
+from tracer.probes import Behalf, Probes
 from tracer.procfs import PAGE_BYTES
 from tracer.regions import Finder, Region, enter_mappings
 
@@ -55,7 +56,6 @@ class Closing:
     @contextlib.contextmanager
     def several(self) -> Iterator[None]:
         """Accounts are closed in here: what is read or written once for all of them is done so."""
-        self._probes.read_usages()
         self._behalf_of = self._probes.behalves()
         self._finder.segments.cache_clear()
         try:
@@ -201,16 +201,14 @@ class Closing:
     def _usage(self, region: Region, freed_unseen: Mapping[Owner, int]) -> dict[int, tuple[int | None, int]]:
         """By process row: faults, freed pages."""
         found: dict[int, tuple[int | None, int]] = {}
-        for tgid, start_time_ns in region.touchers:
+        usages = self._probes.usages(region.id)
+        for (tgid, start_time_ns), usage in usages.items():
             process = self._lives.find(tgid, start_time_ns)
-            usage = self._probes.take_usage(region.id, tgid, start_time_ns)
-            if process and usage:
-                faults = usage.faults if self._probes.ranges is not None else None
-                found[process.row] = faults, usage.freed_pages
-        for tgid in {tgid for tgid, _ in region.touchers}:
-            # freed after their toucher had died and its PID had another: the kernel side could tell no more
-            usage = self._probes.take_usage(region.id, tgid, 0)
-            if usage:
+            if process and start_time_ns:
+                found[process.row] = usage.faults if self._probes.ranges is not None else None, usage.freed_pages
+        for (tgid, start_time_ns), usage in usages.items():
+            if not start_time_ns:
+                # freed after their toucher had died and its PID had another: the kernel side could tell no more
                 row = self._lives.last_dead(tgid).row
                 faults_known, freed_pages = found.get(row, (None, 0))
                 found[row] = faults_known, freed_pages + usage.freed_pages

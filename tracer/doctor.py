@@ -28,7 +28,7 @@ from tracer.probes import Probes, Sizes
 from tracer.procfs import PAGE_BYTES, Proc
 from tracer.views.text import COLUMNS, format_bytes, printable
 
-SMALL = Sizes(blocks=64, processes=64, regions=64, usages=64)
+SMALL = Sizes(blocks=64, processes=64, regions=64, usages=64, alive=64)
 NAME_COLUMNS = 26  # of the state and the name, before what was found
 AS_ROOT = "sudo shmtrace doctor"
 TOLD_BY = {

@@ -1,4 +1,5 @@
-"""The events of bpf/wire.h, decoded: one record per event, bytes in, record out.
+"""What has happened in the kernel, a record each. Those of a ring buffer are decoded here; most are made of what has
+changed in the kernel side's maps (tracer/news.py).
 
 A process is (tgid, start_time_ns). Times are CLOCK_MONOTONIC, start times CLOCK_BOOTTIME, both in nanoseconds.
 """
@@ -6,11 +7,10 @@ A process is (tgid, start_time_ns). Times are CLOCK_MONOTONIC, start times CLOCK
 from __future__ import annotations
 
 import enum
-import os
 from typing import NamedTuple, Union
 
 from tracer import bounded, wire
-from tracer.procfs import RegionKey, titles
+from tracer.procfs import RegionKey
 
 
 class Head(NamedTuple):
@@ -37,6 +37,10 @@ class Fork(NamedTuple):
     parent_tgid: int
     parent_start_time_ns: int
     comm: str
+    number: int
+    """of the child, on the kernel side"""
+    watched: bool
+    """it is not known yet whether it is of the tree"""
 
 
 class Exec(NamedTuple):
@@ -46,8 +50,8 @@ class Exec(NamedTuple):
     comm: str
     title: str
     command: str
-    tracked: bool
-    """it was before this; else it is watched until user space knows its name"""
+    number: int
+    """of the process, on the kernel side"""
 
 
 class Exit(NamedTuple):
@@ -66,51 +70,41 @@ class Region(NamedTuple):
     key: RegionKey
     id: int
     vss_bytes: int
-    file_system: int
-    """its magic number"""
+    huge: bool
+    """on hugetlbfs"""
     name: str
     made: Head | None
     """when and by whom; None: nobody saw it"""
 
 
 class Gone(NamedTuple):
-    """A region's last user let go; the process did it, or a kernel worker for it."""
+    """A region's last user let go."""
 
-    head: Head
     id: int
-    key: RegionKey
 
 
 class Touch(NamedTuple):
     """A process touched a region for the first time."""
 
-    head: Head
+    process: tuple[int, int]
+    """tgid, start_time_ns"""
     id: int
     comm: str
-    stranger: bool
-    """it is not of the tree"""
 
 
 class Punch(NamedTuple):
     """Pages [first, end) of a region are given back, and keep their words in the ledger."""
 
-    head: Head
+    time_ns: int
     id: int
     first: int
     end: int
 
 
-class Segment(NamedTuple):
-    """A process called shmget."""
-
-    head: Head
-    shmid: int
-
-
 class Label(NamedTuple):
     """What a process does from a moment on, in microseconds since the capture began, as it touches a page."""
 
-    head: Head
+    tgid: int
     since_us: int
     lost_us: int
     """from when until then it is not known; 0: it is"""
@@ -118,97 +112,26 @@ class Label(NamedTuple):
     """as many as there are sources, and empty ones after them"""
 
 
-Event = Union[Fork, Exec, Exit, Region, Gone, Touch, Segment, Punch, Label]
+Event = Union[Fork, Exec, Exit, Region, Gone, Touch, Punch, Label]
 
 
-def text(raw: bytes) -> str:
-    """A C string."""
-    return raw.split(b"\0", 1)[0].decode(errors="backslashreplace")
+def decode(raw: bytes) -> Event | None:
+    """One event of the ring buffer; None: no more than that something has changed in the maps."""
+    time_ns, tgid, kind = wire.EVENT.unpack_from(raw)
+    rest = raw[wire.EVENT.size :]
+    if kind == wire.EVENT_PUNCH:
+        first, end, number, _ = wire.PUNCH.unpack_from(rest)
+        return Punch(time_ns, number, first, end)
+    return _label(tgid, rest) if kind == wire.EVENT_LABEL else None
 
 
-def user_dev(dev: int) -> int:
-    """The kernel's dev_t (major << 20 | minor) as os.makedev would have it."""
-    return os.makedev(dev >> 20, dev & 0xFFFFF)
-
-
-def region_key(ino: int, generation: int, dev: int) -> RegionKey:
-    """From bpf/wire.h's; hugetlbfs knows no generations."""
-    return RegionKey(user_dev(dev), ino, generation or None)
-
-
-def decode(raw: bytes) -> Event:
-    """One event of the ring buffer."""
-    time_ns, start_time_ns, tgid, kind = wire.EVENT.unpack_from(raw)
-    return _DECODERS[kind](Head(time_ns, start_time_ns, tgid), raw[wire.EVENT.size :])
-
-
-def _fork(head: Head, raw: bytes) -> Event:
-    start_time_ns, tgid, _shares_memory, comm = wire.FORK.unpack_from(raw)
-    return Fork(head, tgid, start_time_ns, text(comm))
-
-
-def _exec(head: Head, raw: bytes) -> Event:
-    title_bytes, tracked, comm, title = wire.EXEC.unpack_from(raw)
-    return Exec(head, text(comm), *_titles(title, title_bytes), bool(tracked))
-
-
-def _exit(head: Head, raw: bytes) -> Event:
-    title_bytes, _, comm, title = wire.EXIT.unpack_from(raw)
-    return Exit(head, text(comm), _titles(title, title_bytes)[1])
-
-
-def _titles(title: bytes, size_bytes: int) -> tuple[str, str]:
-    """size_bytes: of the whole command line, of which the event has the beginning."""
-    more = b" " if size_bytes > wire.TITLE_BYTES else b""
-    return titles(title[:size_bytes] + more, wire.TITLE_BYTES)
-
-
-def _region(head: Head, raw: bytes) -> Event:
-    values = wire.NEW_REGION.unpack_from(raw)
-    *key, vss_bytes, made_ns, maker_start_time_ns, maker_tgid, number, file_system, name_bytes, name = values
-    made = Head(made_ns, maker_start_time_ns, maker_tgid) if made_ns else None
-    return Region(head, region_key(*key), number, vss_bytes, file_system, text(name[:name_bytes]), made)
-
-
-def _gone(head: Head, raw: bytes) -> Event:
-    *key, number, _ = wire.GONE.unpack_from(raw)
-    return Gone(head, number, region_key(*key))
-
-
-def _touch(head: Head, raw: bytes) -> Event:
-    number, stranger, comm = wire.TOUCH.unpack_from(raw)
-    return Touch(head, number, text(comm), bool(stranger))
-
-
-def _punch(head: Head, raw: bytes) -> Event:
-    first, end, number, _ = wire.PUNCH.unpack_from(raw)
-    return Punch(head, number, first, end)
-
-
-def _segment(head: Head, raw: bytes) -> Event:
-    return Segment(head, wire.SEGMENT.unpack_from(raw)[0])
-
-
-def _label(head: Head, raw: bytes) -> Event:
+def _label(tgid: int, raw: bytes) -> Label:
     since_us, lost_us = wire.LABEL_SINCE.unpack_from(raw)
     *lengths, texts = wire.TEXTS.unpack_from(raw, wire.LABEL_SINCE.size)
     starts = range(0, wire.TEXTS_BYTES, wire.TEXT_BYTES)
     found = (texts[start : start + wire.TEXT_BYTES] for start in starts)
-    return Label(head, since_us, lost_us, tuple(map(_shown, lengths, found)))
+    return Label(tgid, since_us, lost_us, tuple(map(_shown, lengths, found)))
 
 
 def _shown(length: int, raw: bytes) -> str | Absent:
     return Absent(length) if length < 0 else bounded.text(raw.split(b"\0", 1)[0], wire.SHOWN_BYTES)
-
-
-_DECODERS = {
-    wire.EVENT_FORK: _fork,
-    wire.EVENT_EXEC: _exec,
-    wire.EVENT_EXIT: _exit,
-    wire.EVENT_REGION: _region,
-    wire.EVENT_GONE: _gone,
-    wire.EVENT_TOUCH: _touch,
-    wire.EVENT_SEGMENT: _segment,
-    wire.EVENT_PUNCH: _punch,
-    wire.EVENT_LABEL: _label,
-}

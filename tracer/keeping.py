@@ -16,7 +16,8 @@ from tracer.clock import Clock
 from tracer.closing import Closing
 from tracer.ledger import ALL_PAGES, Block, PageSet
 from tracer.lives import Lives
-from tracer.probes import KernelRegion, Probes, Usage
+from tracer.news import KernelRegion
+from tracer.probes import Probes, Usage
 from tracer.procfs import Pages
 from tracer.regions import Region
 

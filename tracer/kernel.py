@@ -525,11 +525,12 @@ def need_host_pids() -> None:
 
 # By wire.LOSSES: what it means for the account, and what mends it.
 LOSSES = {
-    "events": "events were lost: some processes or regions may be nameless",
-    "processes": "more processes than there is room for: the rest is unseen",
-    "regions": "more regions than there is room for: the rest is unseen",
-    "usages": "more processes than there is room for: some faults are not counted",
-    "pages": "the ledger is full: the rest is unseen; make it bigger with --room",
+    "events": "not all that was given back could be told: such pages may count as touched still",
+    "processes": "more processes than there is room for: the rest is unseen; give more with --room",
+    "regions": "more regions than there is room for: the rest is unseen; give more with --room",
+    "usages": "more pairs of a process and a region than there is room for: some faults are not counted, and strangers "
+    "are nameless; give more with --room",
+    "pages": "the ledger is full: the rest is unseen; give more with --room",
     "probes": "the kernel skipped probes: pages that only these would have shown are unseen",
     "labels": "labels came faster than they could be told: their pages say ?",
     "stacks": "stacks were lost, for want of room or with a probe that the kernel skipped: these pages are of ?",

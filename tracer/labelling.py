@@ -85,7 +85,7 @@ class Labelling:
             self._enter(tgid, site)
 
     def heard(self, event: events.Label) -> None:
-        tgid = event.head.tgid
+        tgid = event.tgid
         if event.lost_us:
             self._note(tgid, event.lost_us, None)
         self._note(tgid, event.since_us, self._row(tgid, event.texts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from tracer.bounded import CUT
 from tracer.capture import Capture
@@ -35,13 +35,6 @@ class Process:
     @property
     def key(self) -> tuple[int, int]:
         return self.tgid, self.start_time_ns
-
-    def ancestors(self) -> Iterator[Process]:
-        """From the parent up, as far as the tree goes."""
-        process = self.parent
-        while process:
-            yield process
-            process = process.parent
 
     def heir(self) -> Process | None:
         """The nearest ancestor that is alive."""
@@ -99,7 +92,7 @@ class Lives:
         if tgid in self._alive:
             self._alive[tgid].exited = True  # its PID could not be given away before
         self._alive[tgid] = process
-        self._known.setdefault(process.key, process)
+        self._known[process.key] = process
         since_us, processes = self._of.setdefault(tgid, ([], []))
         place = bisect_right(since_us, began_us)
         since_us.insert(place, began_us)

@@ -19,26 +19,30 @@ from types import TracebackType
 from typing import NamedTuple
 
 from tracer import blocks, bpf, events, kernel, perf
-from tracer.blocks import Blocks, Counts, Places
+from tracer.blocks import Blocks, Changes, Counts, Places, Processes
 from tracer.btf import Btf, BtfError
 from tracer.errors import ShmtraceError
-from tracer.events import Event, region_key
+from tracer.events import Event, Exec, Fork, Touch
 from tracer.kernel import Kind
 from tracer.ledger import Block
-from tracer.procfs import RegionKey
+from tracer.news import KernelProcess, KernelRegion, News, met, text
 from tracer.ring import Ring
 from tracer.wire import (
+    ASKER,
     BEHALF_KEY,
     COUNT,
     FREE_BLOCK,
+    FREE_PROCESS,
     FREE_REGION,
     FREE_USAGE,
     LABEL,
     LOSSES,
-    REGION,
+    OF_TREE,
+    REGION_ID,
     SLOT_BITS,
     STACK,
     STACKED_KEY,
+    STRANGER,
     TGID,
     USAGE,
 )
@@ -46,10 +50,9 @@ from tracer.wire import (
 _package = Path(__file__).parent / "bpf"  # in a wheel; in a checkout bpf/ is beside the package
 SOURCES = _package if _package.is_dir() else Path(__file__).parent.parent / "bpf"
 STUBS = SOURCES / "stubs"
-EVENT_PAGES = 1024  # a power of two; 4 MiB, some 10,000 forks or execs
+EVENT_PAGES = 256  # a power of two; 1 MiB, some 20,000 punches
 LABEL_PAGES = 1024  # 4 MiB, some 9,000 labels
 BATCH = 4096
-MAX_EVENTS = 1024  # at once: who waits for them has other things to look at
 FILLED_AT_ONCE = 1024  # bpf/maps.c
 GRACE_S = 0.05  # after which no program is still at what it could find before
 STACKS = "STACKS"  # the flag that has pages counted by user stack
@@ -62,67 +65,8 @@ class Sizes(NamedTuple):
     processes: int
     regions: int
     usages: int
-
-
-class KernelRegion(NamedTuple):
-    """struct region of bpf/wire.h. Pages are of 4 KiB; times are microseconds since the capture began."""
-
-    key: RegionKey
-    id: int
-    size_bytes: int
-    pages: int
-    swapped_pages: int
-    peak_pages: int
-    start_pages: int
-    gone_us: int
-    torn_pages: int
-    made_ns: int
-    """CLOCK_MONOTONIC; 0: nobody saw it made"""
-    maker: tuple[int, int]
-    """tgid, start_time_ns"""
-    order: int
-    """of the pages of a hugetlbfs, by which its ledger counts"""
-    huge: bool
-    told: bool
-
-    @classmethod
-    def unpack(cls, raw: bytes) -> KernelRegion:
-        ino, generation, dev, *numbers = REGION.unpack(raw)
-        (
-            _mapping,
-            size_bytes,
-            pages,
-            swapped,
-            peak,
-            start,
-            gone_us,
-            torn,
-            _,
-            made_ns,
-            start_time_ns,
-            tgid,
-            number,
-            huge,
-            told,
-            order,
-            _,
-        ) = numbers
-        return cls(
-            key=region_key(ino, generation, dev),
-            id=number,
-            size_bytes=size_bytes,
-            pages=pages,
-            swapped_pages=swapped,
-            peak_pages=peak,
-            start_pages=start,
-            gone_us=gone_us,
-            torn_pages=torn,
-            made_ns=made_ns,
-            maker=(tgid, start_time_ns),
-            huge=bool(huge),
-            order=order,
-            told=bool(told),
-        )
+    alive: int
+    """processes of which more is known while they live: what they map, and what they say they do"""
 
 
 class Usage(NamedTuple):
@@ -200,8 +144,7 @@ class Probes:
     def __init__(self, tier: kernel.Tier, sizes: Sizes, began_ns: int, began_boot_ns: int, *flags: str) -> None:
         self.tier = tier
         self.missing: list[str] = []
-        # number 0 is none
-        sizes = sizes._replace(blocks=sizes.blocks + 1, regions=sizes.regions + 1, usages=sizes.usages + 1)
+        self._sizes = sizes = Sizes(*(count + 1 for count in sizes))  # number 0 is none
         try:
             import bcc
             from bcc.libbcc import lib
@@ -240,36 +183,47 @@ class Probes:
             probes = {probe.program: probe for probe in tier.probes if self._is_there(probe)}
             with ThreadPoolExecutor() as pool:  # the verifier takes most of the time to attach, a CPU each
                 self._programs = dict(zip(probes, pool.map(self._load, probes.values())))
-        own = ("adopt", "measure", "forget", "empty", "fill")
-        self._adopt, self._measure, self._forget, self._empty, fill = map(self._load_own, own)
+        own = ("adopt", "measure", "forget", "enter", "leave", "empty", "fill")
+        self._adopt, self._measure, self._forget, self._enter, self._leave, self._empty, fill = map(self._load_own, own)
         if tier.by == "fentry":
             bpf.run(self._load_own("anchor"), 0)
-        rooms = {FREE_BLOCK: sizes.blocks, FREE_REGION: sizes.regions, FREE_USAGE: sizes.usages}
-        for kind, count in rooms.items():
+        for kind, count in zip((FREE_BLOCK, FREE_PROCESS, FREE_REGION, FREE_USAGE), sizes):
             for first in range(1, count, FILLED_AT_ONCE):
                 bpf.run(fill, kind, first, count)
-        self.processes = self._map(lib, "processes")
         self.ranges = self._map(lib, "ranges") if not tier.functions else None
+        self._askers = self._map(lib, "askers", REGION_ID.size, ASKER.size) if not tier.functions else None
         self._behalves = self._map(lib, "behalves") if tier.functions and "HAVE_MM_OWNER" in defines else None
         labelled = kernel.LABELS[0] in tier.probes
         if labelled:
             self.labels = self._map(lib, "labels", TGID.size, LABEL.size)
-        self._blocks = Blocks(self._bpf[b"ledger"].map_fd, self._bpf[b"changes"].map_fd, sizes.blocks)
+        self._blocks = Blocks(self._bpf[b"ledger"].map_fd, sizes.blocks)
+        self._processes = Processes(self._bpf[b"processes"].map_fd, sizes.processes)
         self._regions = blocks.regions(self._bpf[b"regions"].map_fd, sizes.regions)
         self._usages = blocks.usages(self._bpf[b"usages"].map_fd, sizes.usages)
-        self._mapped: list[Blocks | Places | Counts] = [self._blocks, self._regions, self._usages]
+        self._changes = Changes(self._bpf[b"changes"].map_fd, sum(sizes[:-1]))
+        self._mapped: list[Blocks | Changes | Counts | Places] = [
+            self._blocks,
+            self._processes,
+            self._regions,
+            self._usages,
+            self._changes,
+        ]
+        self._is_told = self._counts("told", 1)
+        self._news = News()
+        self._heard_late = False
         self._stacked = self._map(lib, "stacked", STACKED_KEY.size, COUNT.size) if STACKS in flags else None
         self._stacks = self._map(lib, "stacks", COUNT.size, STACK.size) if STACKS in flags else None
         self._losses = self._counts("losses", len(LOSSES))
         self._nr_behalves = self._counts("nr_behalves", 1) if self._behalves else None
         self._known_behalves: dict[int, list[Behalf]] = {}
         self._behalves_known = [0]
-        self._usage_numbers: dict[tuple[int, int, int], int] = {}
+        self._usages_of: dict[int, dict[tuple[int, int], int]] = {}  # by region and process: the number
+        self._leaving: set[int] = set()  # ids of regions that have been forgotten
         # blocks by region and part of it: that have changed, and all of them
         self._told: dict[int, dict[int, int]] = {}
         self._known: dict[int, dict[int, int]] = {}
-        self._forgotten: deque[tuple[float, int, list[int]]] = deque()
-        """(when, id of the region, its blocks), to be given back"""
+        self._forgotten: deque[tuple[float, int, int]] = deque()
+        """(when, kind, number) of what is to be given back"""
         self._rings = [Ring(self._bpf[b"events"].map_fd, EVENT_PAGES)]
         if labelled:
             self._rings.append(Ring(self._bpf[b"label_events"].map_fd, LABEL_PAGES))
@@ -375,6 +329,41 @@ class Probes:
         self._links.remove(uprobe)
         os.close(uprobe)
 
+    # ---- processes ----
+
+    def enter(self, tgid: int, start_time_ns: int) -> KernelProcess | None:
+        """A process that exists is of the tree from now on; None: there is no room for it."""
+        number = bpf.run(self._enter, tgid, start_time_ns)
+        if not number:
+            return None
+        process = KernelProcess.unpack(self._processes[number])
+        self._news.know(process)
+        return process
+
+    def leave(self, tgid: int, start_time_ns: int) -> None:
+        """It has ended, and the kernel side may not have seen it."""
+        bpf.run(self._leave, tgid, start_time_ns)
+
+    def keep(self, told: Fork | Exec) -> bool:
+        """A process that is watched is of the tree. Whether it has been tracked so far."""
+        return self._put(told, OF_TREE) != STRANGER
+
+    def drop(self, told: Fork | Exec) -> None:
+        """It is not."""
+        self._put(told, STRANGER)
+
+    def _put(self, told: Fork | Exec, kind: int) -> int | None:
+        """What it was; None: it is there no more."""
+        process = KernelProcess.unpack(self._processes[told.number])
+        if process.key != (told.head.tgid, told.head.start_time_ns):
+            return None
+        return self._processes.put(told.number, kind)
+
+    def asker(self, shmid: int) -> tuple[int, int] | None:
+        """Who of the tree was the first to ask for a SysV segment: (tgid, start_time_ns)."""
+        raw = self._askers[REGION_ID.pack(shmid)] if self._askers else None
+        return None if raw is None else ASKER.unpack(raw)[::-1]
+
     # ---- regions ----
 
     def adopt(self, fd: int) -> int:
@@ -382,8 +371,9 @@ class Probes:
         return bpf.run(self._adopt, fd)
 
     def region(self, number: int) -> KernelRegion | None:
+        """By its id; None: it has been forgotten."""
         found = KernelRegion.unpack(self._regions[_place(number)])
-        return found if found.id == number else None
+        return found if found.id == number and number not in self._leaving else None
 
     def read_regions(self) -> dict[int, KernelRegion]:
         """All of them, by their id."""
@@ -396,39 +386,43 @@ class Probes:
 
     def forget(self, number: int) -> None:
         """What the kernel side has of a region is for another: in a moment, for a program may be at it."""
+        if not self.region(number):
+            return
         bpf.run(self._forget, number)
-        self.hear()
-        theirs = self._known.pop(number, {})
-        self._forgotten.append((time.monotonic(), number, list(theirs.values())))
-        self._told.pop(number, None)
+        self._leaving.add(number)
+        self._forgotten.append((time.monotonic(), FREE_REGION, number))
 
     def _give_back(self) -> None:
         """What has been forgotten for long enough."""
         now = time.monotonic()
+        if self._forgotten and self._forgotten[0][0] < now - GRACE_S:
+            self.hear()
         while self._forgotten and self._forgotten[0][0] < now - GRACE_S:
-            _, number, theirs = self._forgotten.popleft()
-            bpf.run(self._empty, FREE_REGION, number)
-            for block in theirs:
+            _, kind, number = self._forgotten.popleft()
+            bpf.run(self._empty, kind, number)
+            if kind != FREE_REGION:
+                continue
+            self._leaving.discard(number)
+            self._told.pop(number, None)
+            for block in self._known.pop(number, {}).values():
                 bpf.run(self._empty, FREE_BLOCK, block)
+            for usage in self._usages_of.pop(number, {}).values():
+                bpf.run(self._empty, FREE_USAGE, usage)
 
     def read_usages(self) -> dict[tuple[int, int, int], Usage]:
         """What processes did to regions, by (region, tgid, start_time_ns)."""
-        found: dict[tuple[int, int, int], Usage] = {}
-        self._usage_numbers = {}
-        for number in self._usages.taken():
-            faults, freed_pages, *key = USAGE.unpack(self._usages[number])
-            found[tuple(key)] = Usage(faults, freed_pages)
-            self._usage_numbers[tuple(key)] = number
-        return found
+        return {
+            (number, *key): self._usage(place)
+            for number, theirs in self._usages_of.items()
+            for key, place in theirs.items()
+        }
 
-    def take_usage(self, number: int, tgid: int, start_time_ns: int) -> Usage | None:
-        """What a process did to a region, if that was there when they were last read; it is there no more."""
-        place = self._usage_numbers.pop((number, tgid, start_time_ns), None)
-        if place is None:
-            return None
-        faults, freed_pages, *_ = USAGE.unpack(self._usages[place])
-        bpf.run(self._empty, FREE_USAGE, place)
-        return Usage(faults, freed_pages)
+    def usages(self, number: int) -> dict[tuple[int, int], Usage]:
+        """What processes did to one region, by (tgid, start_time_ns)."""
+        return {key: self._usage(place) for key, place in self._usages_of.get(number, {}).items()}
+
+    def _usage(self, place: int) -> Usage:
+        return Usage(*USAGE.unpack(self._usages[place])[:2])
 
     def behalves(self) -> dict[int, list[Behalf]]:
         """Who made pages in whose address space, by region."""
@@ -477,24 +471,71 @@ class Probes:
     # ---- what they say ----
 
     def poll(self, timeout_s: float) -> list[Event]:
-        """Events, MAX_EVENTS of a kind at most, waiting for the first at most so long."""
-        self._readable.poll(timeout_s * 1000)
+        """What has happened, waiting for the first of it at most so long."""
+        self._readable.poll(0 if self._heard_late else timeout_s * 1000)
+        raw = [raw for ring in self._rings for raw in ring.read()]
+        self._is_told.clear()  # before it is looked at
+        news = self._read_news()
         self._give_back()
-        return [events.decode(raw) for ring in self._rings for raw in ring.read(MAX_EVENTS)]
+        return news + [event for each in raw if (event := events.decode(each))]
+
+    def _read_news(self) -> list[Event]:
+        """What has changed in the maps, in an order in which whoever is spoken of is known."""
+        sizes = self._sizes
+        regions_at = sizes.blocks + sizes.processes
+        usages_at = regions_at + sizes.regions
+        first = self._changed_processes()
+        touched = self._changes.take(usages_at, usages_at + sizes.usages)
+        changed = self._changes.take(regions_at, usages_at)
+        processes = first | self._changed_processes()
+        while self._news.lacks_a_parent(processes.values()) and (more := self._changed_processes()):
+            processes |= more
+        news: list[Event] = [*self._news.begun(processes.values())]
+        for place in touched:
+            *_, number, tgid, start_time_ns = USAGE.unpack(self._usages[place])
+            self._usages_of.setdefault(number, {})[tgid, start_time_ns] = place
+            if start_time_ns:
+                news.append(self._touch(number, tgid, start_time_ns))
+        for place in changed:
+            region = KernelRegion.unpack(self._regions[place])
+            news += met(region) if region.id and region.id not in self._leaving else []
+        # only of those that had ended before all else was looked at is it known that there is no more to come
+        self._heard_late = False
+        for number, process in processes.items():
+            if process.ended_ns and number in first and first[number].ended_ns:
+                news.append(self._news.ended(process))
+                self._forgotten.append((time.monotonic(), FREE_PROCESS, number))
+            elif process.ended_ns:
+                self._changes.add(sizes.blocks + number)
+                self._heard_late = True
+        return news
+
+    def _changed_processes(self) -> dict[int, KernelProcess]:
+        """By number."""
+        first = self._sizes.blocks
+        changed = self._changes.take(first, first + self._sizes.processes)
+        found = (KernelProcess.unpack(self._processes[number]) for number in changed)
+        return {process.number: process for process in found if process.number}
+
+    def _touch(self, region: int, tgid: int, start_time_ns: int) -> Touch:
+        number = self._news.number(tgid, start_time_ns)
+        process = KernelProcess.unpack(self._processes[number]) if number else None
+        return Touch((tgid, start_time_ns), region, text(process.comm) if process else "")
 
     def losses(self) -> dict[str, int]:
         """What could not be written down so far, by wire.LOSSES."""
         return {**dict(zip(LOSSES, self._losses.read())), "probes": self._skipped()}
 
-    def skipped_forks(self) -> int:
-        """How often the kernel skipped the program that tells of a fork."""
-        return bpf.recursion_misses(self._programs["task_newtask"])
+    def skipped_lives(self) -> int:
+        """How often the kernel skipped a program that tells of a fork or an exit."""
+        return sum(bpf.recursion_misses(self._programs[name]) for name in ("task_newtask", "sched_process_exit"))
 
     def _skipped(self) -> int:
         """How often the kernel skipped a program: its own counters."""
         misses = {name: bpf.recursion_misses(program) for name, program in self._programs.items()}
         if self.ranges is None:  # a toucher's parents say whose it is
             misses.pop("task_newtask")
+        misses.pop("sched_process_exit")  # /proc says who has ended
         # a fault within the program of a fault is of what it reads there, a stack or a label, and makes no page
         if self._stacked or kernel.LABELS[0] in self.tier.probes:
             misses.pop("page_fault", None)
@@ -516,7 +557,8 @@ class Probes:
 
     def hear(self) -> None:
         """Which blocks have changed, so far."""
-        for region, part, number in self._blocks.changed():
+        for number in self._changes.take(0, self._sizes.blocks):
+            region, part = self._blocks.part(number)
             self._told.setdefault(region, {})[part] = number
             self._known.setdefault(region, {})[part] = number
 

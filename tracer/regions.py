@@ -53,8 +53,6 @@ class Region:
     """the pages that were there then"""
     unread: bool = False
     """which these are could not be seen without waiting: a lease is on it"""
-    touchers: set[tuple[int, int]] = dataclasses.field(default_factory=set)
-    """(tgid, start_time_ns) of the processes that touched it"""
     punches: Punches = dataclasses.field(default_factory=Punches)
     punched: list[Pages] = dataclasses.field(default_factory=list)
     """those of the punches that the extents in the capture do not know of yet, and what else they do not know of"""

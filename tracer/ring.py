@@ -27,11 +27,11 @@ class Ring:
         self._lengths = memoryview(theirs)[mmap.PAGESIZE :].cast("I")
         self._data = memoryview(theirs)[mmap.PAGESIZE :]
 
-    def read(self, most: int) -> list[bytes]:
-        """The next records, as many at most; the kernel has their place back."""
+    def read(self) -> list[bytes]:
+        """The records that are there; the kernel has their place back."""
         found: list[bytes] = []
         at, end = self._read_to[0], self._written_to[0]
-        while at < end and len(found) < most:
+        while at < end:
             start = at & self._mask
             length = self._lengths[start // 4]
             if length & BUSY:  # it is being written, and so may be all that come after it

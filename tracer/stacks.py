@@ -129,20 +129,27 @@ class Stacks:
 
     def apply(self, event: Event) -> None:
         """After the trace has."""
-        process = self._lives.find(event.head.tgid, event.head.start_time_ns)
-        if isinstance(event, events.Fork) and process and process.parent:
-            if self._execs[process.parent]:
-                self._born_after[process] = self._execs[process.parent]
-            if process.parent in self._programs:
-                self._programs[process] = list(self._programs[process.parent])
-        elif isinstance(event, events.Touch) and process:
+        if isinstance(event, events.Touch):
+            process = self._lives.find(*event.process)
+        elif isinstance(event, (events.Fork, events.Exec)):
+            process = self._lives.find(event.head.tgid, event.head.start_time_ns)
+        else:
+            return
+        if not process:
+            return
+        if isinstance(event, events.Touch):
             self._touchers.add(process)
             self._read(process)
-        elif isinstance(event, events.Exec) and process:
+        elif isinstance(event, events.Exec):
             if process in self._touchers:
                 self.write()  # what it has made is by the program that it was
             self._look(process)  # it may be over before it is known to have touched anything
             self._execs[process] += 1
+        elif process.parent:
+            if self._execs[process.parent]:
+                self._born_after[process] = self._execs[process.parent]
+            if process.parent in self._programs:
+                self._programs[process] = list(self._programs[process.parent])
 
     def _look(self, process: Process) -> Program | None:
         """What code it has mapped; None: it is gone."""

@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from tracer.labelling import Labelling
 from tracer.ledger import ALL_PAGES, PageSet
 from tracer.lives import Lives, Process
 from tracer.private import Private
-from tracer.probes import KernelRegion, Sizes
+from tracer.probes import Sizes
 from tracer.procfs import Proc, ProcessStat, RegionKey
 from tracer.promptly import each
 from tracer.regions import Finder, Region, on_lease
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
     from tracer.stacks import Stacks
 
 ROOM_BYTES = 4 << 30  # of regions that are made during the trace
+# A host with less memory than ROOM_BYTES has room for as much less of these, and --room gives more.
+ROOM_PROCESSES = 1 << 15  # that have ended, too, until they have been heard of
 ROOM_REGIONS = 1 << 15
+ROOM_USAGES = 1 << 16
+ROOM_ALIVE = 1 << 12
+MAX_REGIONS = (1 << wire.SLOT_BITS) - 1
 BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
 AT_ONCE = 512  # regions that are sampled together
 BURY_S = 0.2  # at once: whoever buries keeps up with nothing
@@ -44,13 +50,19 @@ TEARDOWN_S = 1.0  # a teardown that was not seen to end by then has ended unseen
 POLL_S = 0.2
 PATIENCE_S = 1.0  # of who has told it to stop, for the accounts to be closed; the report comes after
 SILENCE_S = 2.0  # of a closing that takes longer, before it says so
-REGION_EVENTS = (events.Region, events.Touch, events.Punch, events.Gone)
+HEARD_AT_ONCE = 1024  # events: who waits for them has other things to look at
 MOST_TOUCHED = """
     SELECT tgid || ' ' || command, pages FROM process JOIN (
         SELECT process, sum("end" - start) AS pages FROM extent WHERE process IS NOT NULL
         GROUP BY process ORDER BY pages DESC LIMIT 1
     ) ON process.id = process
 """
+MOST_OF = {  # by what there was no room for, as wire.LOSSES: how much there is of it, and whose
+    "processes": "SELECT count(*), comm FROM process",
+    "regions": "SELECT count(*), comm FROM region JOIN process ON process.id = creator",
+    "usages": "SELECT count(*), comm FROM usage JOIN process ON process.id = process",
+    "pages": 'SELECT sum("end" - start), comm FROM extent JOIN process ON process.id = process',
+}
 
 Thing = TypeVar("Thing")
 
@@ -104,16 +116,17 @@ class Trace:
         self._finder = Finder(self._proc)
         self._by_key: dict[RegionKey, Region] = {}
         self._dying: dict[int, Region] = {}
+        self._heard: deque[Event] = deque()  # and not looked at yet
         self._unmet: dict[int, list[events.Touch | events.Punch]] = {}  # of regions that were not heard of yet
         self._to_look: dict[Process, list[Region]] = {}  # at whom, and for which regions that it may map
         self._to_locate: set[int] = set()  # ids of those regions
         self._to_survey: set[int] = set()  # and of those that may have pages from before
-        self._segments: dict[int, int] = {}  # by shmid: the tgid of who asked for it first
+        self._segments: dict[int, int] = {}  # by shmid, of those that were there before: the tgid of who made it
         self._warnings: list[str] = []
         self._unread: dict[int, str] = {}  # names of regions by row, of which it is not known which pages they had
         self._shmem_bytes: int | None = None
         self._sample_at_s = self._rested_at_s = 0.0
-        self._skipped_forks = 0
+        self._skipped_lives = 0
         self._clock = Clock.start()
         self.lives = Lives(capture, self._clock)
 
@@ -127,7 +140,7 @@ class Trace:
                 "`shmtrace snapshot` works here",
             )
         processes = self._proc.processes()
-        self._sizes = self._room(self._tree(processes))
+        self._sizes = self._room(processes)
         flags = ["WATCH_EXEC"] if self._wanted.everything or self._wanted.patterns else []
         flags += ["TRACE_ALL"] if self._wanted.everything else []
         tiers = kernel.tiers()
@@ -192,8 +205,9 @@ class Trace:
         found = targets.tree(processes, self._wanted.roots(processes, self._excluded))
         return [tgid for tgid in found if tgid not in self._excluded]
 
-    def _room(self, tree: list[int]) -> Sizes:
+    def _room(self, processes: dict[int, ProcessStat]) -> Sizes:
         """Room for what the targets map now and some more, never above what memory and swap can hold."""
+        tree = self._tree(processes)
         seen: dict[tuple[int, int, str], int] = {}
         for tgid in tree:
             for mapping in self._finder.mappings(tgid):
@@ -203,12 +217,14 @@ class Trace:
                     seen[identity] = stat.vss_bytes if stat else 0
         memory = self._proc.memory()
         size_bytes = min(sum(seen.values()) + self._room_bytes, memory.total_bytes + memory.swap_bytes)
+        scale = max(self._room_bytes / ROOM_BYTES, 1) * min(memory.total_bytes / ROOM_BYTES, 1)
         return Sizes(
             # a block for each small region, too, unless it was said how much room there is to be
-            blocks=-(-size_bytes // BLOCK_BYTES) + (ROOM_REGIONS if self._room_bytes == ROOM_BYTES else 0),
-            processes=max(2048, 4 * len(tree)),
-            regions=ROOM_REGIONS,
-            usages=65536,
+            blocks=-(-size_bytes // BLOCK_BYTES) + (int(scale * ROOM_REGIONS) if self._room_bytes == ROOM_BYTES else 0),
+            processes=max(int(scale * ROOM_PROCESSES), 4 * len(processes)),
+            regions=min(int(scale * ROOM_REGIONS), MAX_REGIONS),
+            usages=int(scale * ROOM_USAGES),
+            alive=max(ROOM_ALIVE, 4 * len(tree)),
         )
 
     def _adopt_tree(self, processes: dict[int, ProcessStat]) -> None:
@@ -234,18 +250,27 @@ class Trace:
             )
 
     def _ask_again(self) -> None:
-        """Whoever did not answer, and for what could not be read without waiting; and who was born unseen, where the
-        kernel side does not look for a toucher's parents itself."""
-        skipped_forks = self._probes.skipped_forks() if self._probes.ranges is not None else 0
-        if skipped_forks != self._skipped_forks:
-            self._skipped_forks = skipped_forks
-            self._adopt_tree(self._proc.processes())
+        """Whoever did not answer, and for what could not be read without waiting; who was born or has died unseen."""
+        skipped_lives = self._probes.skipped_lives()
+        if skipped_lives != self._skipped_lives:
+            self._skipped_lives = skipped_lives
+            self._look_for_lives()
         known = set(self.regions)
         self._adopting.ask_again()
         self._begin_accounts(known)
         for region in self.regions.values():
             if region.unread:
                 self._take_baseline(region)
+
+    def _look_for_lives(self) -> None:
+        processes = self._proc.processes()
+        for process in self.lives.all_alive():
+            stat = processes.get(process.tgid)
+            if not stat or abs(stat.start_time_ns - process.start_time_ns) > procfs.TICK_NS:
+                self._probes.leave(*process.key)
+                self.lives.end(process, None)
+        if self._probes.ranges is not None:  # elsewhere the kernel side looks for a toucher's parents itself
+            self._adopt_tree(processes)
 
     def _enter(
         self,
@@ -315,16 +340,21 @@ class Trace:
             self._rested_at_s = now + IDLE * (time.monotonic() - now)
             self._sample_at_s = max(now + self._interval_s, self._rested_at_s)
 
-    def _hear(self, timeout_s: float) -> bool:
-        """Whether more may be to be heard."""
-        heard = self._probes.poll(timeout_s)
-        for event in heard:
-            self._apply(event)
-        self._look()
-        return len(heard) >= probes.MAX_EVENTS and not self._is_after_the_end(heard[-1])
+    def _hear(self, timeout_s: float) -> None:
+        """Some of what has happened."""
+        self._heard += self._probes.poll(0 if self._heard else timeout_s)
+        self._apply_some()
 
-    def _is_after_the_end(self, event: Event) -> bool:
-        return self._ends_at_ns is not None and event.head.time_ns > self._ends_at_ns
+    def _hear_all(self) -> None:
+        """All that has happened by now, as far as there is time for it."""
+        self._heard += self._probes.poll(0)
+        while self._heard and not self._is_urgent():
+            self._apply_some()
+
+    def _apply_some(self) -> None:
+        for _ in range(min(len(self._heard), HEARD_AT_ONCE)):
+            self._apply(self._heard.popleft())
+        self._look()
 
     def _in_time(self, things: Iterable[Thing]) -> Iterator[Thing]:
         """As many as there is time for once it has been told to stop."""
@@ -383,50 +413,44 @@ class Trace:
             self._unread.pop(region.row, None)
 
     def _apply(self, event: Event) -> None:
-        process = self.lives.alive(event.head.tgid)
         if isinstance(event, events.Fork):
             self._forked(event)
         elif isinstance(event, events.Exec):
-            self._executed(event, process)
+            self._executed(event)
         elif isinstance(event, events.Exit):
-            if process:
-                self.lives.rename(process, event.comm, event.command)
-                self.lives.end(process, self._clock.wall(event.head.time_ns))
-            if self._labelling:
-                self._labelling.ended(event.head.tgid)
-        elif isinstance(event, REGION_EVENTS) and event.id not in self.regions and self._is_after_the_end(event):
-            pass  # of a region that is not to be met any more
-        elif isinstance(event, events.Region):
-            self._met(event, process)
-        elif isinstance(event, (events.Touch, events.Punch)) and event.id not in self.regions:
-            self._unmet.setdefault(event.id, []).append(event)
-        elif isinstance(event, events.Touch):
-            self._touched(event, process)
-        elif isinstance(event, events.Punch):
-            since_us = self._clock.since_us(event.head.time_ns)
-            if event.first < event.end:
-                self.regions[event.id].punches.add(event.first, event.end, since_us)
-                self.regions[event.id].punched.append((event.first, event.end))
+            self._exited(event)
         elif isinstance(event, events.Label):
             if self._labelling:
                 self._labelling.heard(event)
-        elif isinstance(event, events.Segment):
-            self._segments.setdefault(event.shmid, event.head.tgid)
-        elif event.id in self.regions:
-            self._dies(self.regions[event.id])
-        else:
-            self._gone_unmet(event.id)
+        elif isinstance(event, events.Region):
+            self._met(event)
+        elif isinstance(event, events.Gone):
+            self._gone(event)
+        elif event.id not in self.regions:
+            if self._probes.region(event.id):
+                self._unmet.setdefault(event.id, []).append(event)
+        elif isinstance(event, events.Touch):
+            self._touched(event)
+        elif event.first < event.end:
+            region = self.regions[event.id]
+            region.punches.add(event.first, event.end, self._clock.since_us(event.time_ns))
+            region.punched.append((event.first, event.end))
         if self._stacks:
             self._stacks.apply(event)
 
-    def _touched(self, event: events.Touch, process: Process | None) -> None:
+    def _exited(self, event: events.Exit) -> None:
         head = event.head
-        if not process and (event.stranger or self._must_be_of_the_tree(head.tgid)):
-            process = self._enter_unheard(head, event.comm, event.stranger)
-        if process:  # else it was watched, and is none of ours
-            region = self.regions[event.id]
-            region.touchers.add(process.key)
-            self._look_at(process, region if region.address is None else None)
+        process = self.lives.find(head.tgid, head.start_time_ns)
+        if self._labelling and self.lives.alive(head.tgid) is process:
+            self._labelling.ended(head.tgid)
+        if process:
+            self.lives.rename(process, event.comm, event.command)
+            self.lives.end(process, self._clock.wall(head.time_ns))
+
+    def _touched(self, event: events.Touch) -> None:
+        process = self.lives.find(*event.process) or self._enter_stranger(event)
+        region = self.regions[event.id]
+        self._look_at(process, region if region.address is None else None)
 
     def _look_at(self, process: Process, region: Region | None = None) -> None:
         """Once all events have been told."""
@@ -439,38 +463,34 @@ class Trace:
         region.dying_since_s = time.monotonic()
         self._dying[region.id] = region
 
-    def _must_be_of_the_tree(self, tgid: int) -> bool:
-        """A process that the kernel side tracks and nobody told of is watched, for its name may be wanted, or the event
-        of its fork was lost."""
-        return not self._wanted.patterns and tgid not in self._excluded
-
-    def _enter_unheard(self, head: events.Head, comm: str, stranger: bool) -> Process:
-        """A process whose beginning nobody told of: a stranger's, or the event of it was lost."""
-        stat = self._proc.process(head.tgid)
-        if stat and abs(stat.start_time_ns - head.start_time_ns) > procfs.TICK_NS:
+    def _enter_stranger(self, touch: events.Touch) -> Process:
+        """A process that touched what is the tree's, and is not of it."""
+        tgid, start_time_ns = touch.process
+        stat = self._proc.process(tgid)
+        if stat and abs(stat.start_time_ns - start_time_ns) > procfs.TICK_NS:
             stat = None  # another that has its PID now
-        command, parent_tgid = (stat.command, stat.parent) if stat else ("", None)
         # its PID may have been one of the tree's before
-        began_us = max((head.start_time_ns - self._clock.boot_ns) // 1000, -1)
+        began_us = max((start_time_ns - self._clock.boot_ns) // 1000, -1)
         return self.lives.begin(
-            head.tgid,
-            head.start_time_ns,
-            parent_tgid,
-            comm,
-            command,
+            tgid,
+            start_time_ns,
+            stat.parent if stat else None,
+            touch.comm,
+            stat.command if stat else "",
             began_us,
-            cgroup=self._proc.cgroup(head.tgid) if stat else None,
-            stranger=stranger,
-            ns_tgid=self._proc.ns_tgid(head.tgid) if stat else None,
+            cgroup=self._proc.cgroup(tgid) if stat else None,
+            stranger=True,
+            ns_tgid=self._proc.ns_tgid(tgid) if stat else None,
         )
 
     def _forked(self, event: events.Fork) -> None:
         head = event.head
         parent = self.lives.alive(event.parent_tgid)
-        if not parent and not self._wanted.everything:
-            # the child of a process that was watched since its exec, and is none of ours
-            self._adopting.drop(head.tgid)
+        if event.watched and (not parent or parent.stranger):
+            self._probes.drop(event)
         elif not self.lives.find(head.tgid, head.start_time_ns):  # else /proc showed it first
+            if event.watched:
+                self._probes.keep(event)
             command = parent.command if parent else ""
             began_us = self._clock.since_us(head.time_ns)
             child = self.lives.begin(head.tgid, head.start_time_ns, event.parent_tgid, event.comm, command, began_us)
@@ -479,32 +499,31 @@ class Trace:
             if self._labelling:
                 self._labelling.begin(head.tgid, began_us, event.parent_tgid)
 
-    def _executed(self, event: events.Exec, process: Process | None) -> None:
+    def _executed(self, event: events.Exec) -> None:
         head = event.head
+        process = self.lives.find(head.tgid, head.start_time_ns)
         if process and not process.stranger:
             self.lives.executed(process, event.comm, event.command, self._clock.wall(head.time_ns))
             self._label(head)
         elif self._wanted.match(event.comm, event.title) and head.tgid not in self._excluded:
+            was_tracked = self._probes.keep(event)
             stat = self._proc.process(head.tgid)
-            parent_tgid = stat.parent if stat else None
-            began_us = self._clock.since_us(head.time_ns)
             found = self.lives.begin(
                 head.tgid,
                 head.start_time_ns,
-                parent_tgid,
+                stat.parent if stat else None,
                 event.comm,
                 event.command,
-                began_us,
+                self._clock.since_us(head.time_ns),
                 cgroup=self._proc.cgroup(head.tgid),
                 ns_tgid=self._proc.ns_tgid(head.tgid),
             )
             self._label(head)
-            if stat and event.tracked and not self._probes.processes[wire.TGID.pack(head.tgid)]:
-                # the kernel side had been told to drop it, for its parent was watched and is none of ours
+            if stat and not was_tracked:  # it was known as the child of one that is none of ours
                 self._adopting.seed(found)
                 self._adopt_tree(self._proc.processes())
         else:
-            self._adopting.drop(head.tgid)
+            self._probes.drop(event)
 
     def _label(self, head: events.Head) -> None:
         """Another program has other labels, or none."""
@@ -512,20 +531,22 @@ class Trace:
             self._labelling.begin(head.tgid, self._clock.since_us(head.time_ns))
             self._labelling.adopt(head.tgid)
 
-    def _met(self, event: events.Region, process: Process | None) -> None:
+    def _met(self, event: events.Region) -> None:
         """A region that the kernel side met first: made, or mapped by the tree for the first time."""
-        if event.id in self.regions:
+        is_after_the_end = self._ends_at_ns is not None and event.head.time_ns > self._ends_at_ns
+        if event.id in self.regions or is_after_the_end or not self._probes.region(event.id):
             return
-        if not process and not self._must_be_of_the_tree(event.head.tgid):
+        process = self.lives.find(event.head.tgid, event.head.start_time_ns)
+        if not process:  # it was watched, and is none of ours
             self._forget(event.id)
             return
-        process = process or self._enter_unheard(event.head, "", stranger=False)
-        kind = procfs.kind_of(event.key.dev, event.file_system, event.name)
+        file_system = procfs.HUGETLBFS_MAGIC if event.huge else procfs.TMPFS_MAGIC
+        kind = procfs.kind_of(event.key.dev, file_system, event.name)
         name = f"/dev/shm/{event.name}" if kind == "posix" else f"/{event.name}"
         maker = event.made and self.lives.find(event.made.tgid, event.made.start_time_ns)
         created_ns = self._clock.wall(event.made.time_ns) if event.made and maker else None
-        if not maker and kind == "sysv" and event.key.ino in self._segments:
-            maker = self.lives.at(self._segments[event.key.ino], self._clock.since_us(event.head.time_ns))
+        if not maker and kind == "sysv":
+            maker = self._asker(event)
         region = self._enter(event.id, event.key, kind, name, created_ns, maker)
         region.vss_bytes, region.made = event.vss_bytes, bool(event.made)
         region.first_mapper = process
@@ -536,61 +557,23 @@ class Trace:
         self._to_survey.add(region.id)
         self._look_at(process, region)
 
+    def _asker(self, event: events.Region) -> Process | None:
+        """Who made a SysV segment, as far as shmget tells: its inode has its number."""
+        shmid = event.key.ino
+        if shmid in self._segments:
+            return self.lives.at(self._segments[shmid], self._clock.since_us(event.head.time_ns))
+        asker = self._probes.asker(shmid)
+        return self.lives.find(*asker) if asker else None
+
+    def _gone(self, event: events.Gone) -> None:
+        if event.id in self.regions:
+            self._dies(self.regions[event.id])
+        else:  # a file of a tmpfs that was never mapped, or that of a process that is none of ours
+            self._forget(event.id)
+
     def _forget(self, number: int) -> None:
+        self._unmet.pop(number, None)
         self._probes.forget(number)
-        touches = [event for event in self._unmet.pop(number, ()) if isinstance(event, events.Touch)]
-        if touches:
-            self._probes.read_usages()
-            for event in touches:
-                self._probes.take_usage(number, event.head.tgid, event.head.start_time_ns)
-
-    def _gone_unmet(self, number: int) -> None:
-        """A file of a tmpfs that was never mapped, or of a process that is none of ours; or the event of
-        its beginning was lost."""
-        last = self._probes.region(number)
-        if last and last.told and not self._wanted.patterns:
-            region = self._recover_region(number, last, None)
-            for earlier in self._unmet.pop(number, ()):
-                self._apply(earlier)
-            self._dies(region)
-        else:
-            self._forget(number)
-
-    def _recover(self) -> None:
-        """Regions whose event was lost are in the kernel's maps all the same, who made them and who touched them."""
-        lost = {}
-        for number, found in self._probes.read_regions().items():
-            is_after_the_end = self._ends_at_ns is not None and found.made_ns > self._ends_at_ns
-            if number not in self.regions and found.told and not is_after_the_end:
-                lost[number] = found
-        wanted = [Region(0, number, found.key, "", path=None) for number, found in lost.items()]
-        mapped = self._finder.mapped(self.lives.tree(), wanted)
-        for region in wanted:
-            self._finder.locate(region, mapped)
-            # one that nobody maps now may be of a process that was watched, and is none of ours
-            if region.path or not self._wanted.patterns:
-                self._recover_region(region.id, lost[region.id], region.path)
-        for number, tgid, start_time_ns in self._probes.read_usages():
-            if number in self.regions and start_time_ns and self._recover_process(tgid, start_time_ns):
-                self.regions[number].touchers.add((tgid, start_time_ns))
-
-    def _recover_region(self, number: int, found: KernelRegion, path: Path | None) -> Region:
-        name = procfs.link_name(path) if path else "?"
-        kind = procfs.kind_of(found.key.dev, procfs.HUGETLBFS_MAGIC if found.huge else procfs.TMPFS_MAGIC, name)
-        maker = self._recover_process(*found.maker) if found.made_ns else None
-        created_ns = self._clock.wall(found.made_ns) if maker else None
-        region = self._enter(number, found.key, kind, name, created_ns, maker)
-        region.vss_bytes = found.size_bytes
-        return region
-
-    def _recover_process(self, tgid: int, start_time_ns: int) -> Process | None:
-        found = self.lives.find(tgid, start_time_ns)
-        if found or not self._must_be_of_the_tree(tgid):
-            return found
-        process = self._enter_unheard(events.Head(0, start_time_ns, tgid), "", stranger=False)
-        if not process.command:
-            self.lives.end(process, None)
-        return process
 
     def _read_again(self, processes: Iterable[Process]) -> Iterator[tuple[Process, ProcessStat | None]]:
         return each(
@@ -629,7 +612,7 @@ class Trace:
 
     def _sample_some(self, numbers: Sequence[int], now_ns: int) -> None:
         changed, measured = self._keeping.collect(numbers)
-        self._hear(0)
+        self._hear_all()
         rows = []
         for number, now in measured.items():
             region = self.regions[number]
@@ -682,10 +665,10 @@ class Trace:
     # ---- where it stands ----
 
     def over(self) -> bool:
-        """Whether all of the tree has ended: where the event of it may be lost, by the kernel's map."""
-        if self.lives.tree() and not self._probes.losses()["events"]:
-            return False
-        return all(wire.PROCESS.unpack(value)[2] for _, value in self._probes.processes.items())
+        """Whether all of the tree has ended."""
+        if not self.lives.tree():
+            self._hear_all()  # of a child that the last of them left, too
+        return not self.lives.tree()
 
     def size(self) -> str:
         """What is traced, in a few words."""
@@ -733,13 +716,9 @@ class Trace:
         self._ends_at_ns = time.monotonic_ns()
         if self._stopping:
             self._late_at_s = began_s + PATIENCE_S
-        while self._hear(0):
-            if self._is_urgent():
-                self._warn("told to stop: not all that had happened was heard of")
-                break
-            self._bury()
-        if self._probes.losses()["events"] and not self._is_urgent():
-            self._recover()
+        self._hear_all()
+        if self._heard:
+            self._warn("told to stop: not all that had happened was heard of")
         self._sample()
         while self._dying and time.monotonic() < min(began_s + TEARDOWN_S, self._late_at_s):
             self._keep_up(0.01)
@@ -771,6 +750,10 @@ class Trace:
             self._closing.unread((region, last.get(number)) for number, region in self.regions.items())
         if self._stacks:
             self._stacks.write(patience_s=math.inf)
+        for what, query in MOST_OF.items():
+            if self._probes.losses()[what]:
+                for number, comm in self._capture.rows(f"{query} GROUP BY comm ORDER BY 1 DESC LIMIT 1"):
+                    self._warn(f"there was no room for more {what}: {number} are of {comm}")
         self._shmem_bytes = self._proc.memory().shmem_bytes
         ended: dict[str, Any] = {}
         if len(alive) == len(known):

@@ -18,24 +18,26 @@ TEXT_NONE, TEXT_UNREADABLE = -1, -2
 STACK_DEPTH, NO_STACK = 127, 0
 WHEN_BITS = 42
 WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED = range(4)
-EVENT_FORK, EVENT_EXEC, EVENT_EXIT, EVENT_REGION, EVENT_GONE, EVENT_TOUCH, EVENT_SEGMENT, EVENT_PUNCH, EVENT_LABEL = (
-    range(1, 10)
-)
+EVENT_NEWS, EVENT_PUNCH, EVENT_LABEL = range(1, 4)
 
 # maps
 TGID = REGION_ID = struct.Struct("=I")
 REGION_KEY = struct.Struct("=QII")
-REGION = struct.Struct("=QIIQQQQQQQQQQQIIIIII")
+REGION = struct.Struct(f"=QIIQQQQQQQQQQQQQIIIIII{NAME_BYTES}s")
+REGION_ID_BYTES = struct.calcsize("=QII13QII")  # where its id is
 PART = struct.Struct("=II")
 BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQII")  # words, torn, number, part
-FILTER = struct.Struct("=QII")
 RANGE = struct.Struct("=QQII")
 RANGES_HEAD = struct.Struct("=II")
 RANGES_BYTES = RANGES_HEAD.size + MAX_RANGES * RANGE.size
-PROCESS = struct.Struct("=QII")
+OF_TREE, WATCHED, STRANGER = range(3)
+PROCESS = struct.Struct(f"=QQQQQIIIIII{COMM_BYTES}s{TITLE_BYTES}s")
+PROCESS_NUMBER_BYTES, PROCESS_KIND_BYTES = struct.calcsize("=5Q"), struct.calcsize("=5QIII")  # where they are
+ASKER = struct.Struct("=QQ")  # of a SysV segment: start time, tgid
 USAGE_KEY = struct.Struct("=IIQ")
 USAGE = struct.Struct("=QQIIQ")  # faults, freed pages, key
-FREE_BLOCK, FREE_REGION, FREE_USAGE = range(3)
+USAGE_REGION_BYTES = struct.calcsize("=QQ")  # where its region is
+FREE_BLOCK, FREE_PROCESS, FREE_REGION, FREE_USAGE = range(4)
 BEHALF_KEY = struct.Struct("=QQIIII")
 LABEL = struct.Struct(f"={MAX_TEXTS}Q{MAX_TEXTS}IQ{MAX_TEXTS}q{TEXTS_BYTES}s{TEXT_BYTES}siIII")
 STACK = struct.Struct(f"={STACK_DEPTH}QQ")  # addresses, count
@@ -44,14 +46,7 @@ COUNT = struct.Struct("=Q")
 LOSSES = ("events", "processes", "regions", "usages", "pages", "mappings", "labels", "stacks")
 
 # events: EVENT, then the rest
-EVENT = struct.Struct("=QQII")
-FORK = struct.Struct(f"=QII{COMM_BYTES}s")
-EXEC = struct.Struct(f"=II{COMM_BYTES}s{TITLE_BYTES}s")
-EXIT = EXEC
-NEW_REGION = struct.Struct(f"=QIIQQQIIII{NAME_BYTES}s")
-GONE = struct.Struct("=QIIII")
-TOUCH = struct.Struct(f"=II{COMM_BYTES}s")
-SEGMENT = struct.Struct("=II")
+EVENT = struct.Struct("=QII")
 PUNCH = struct.Struct("=QQII")
 TEXTS = struct.Struct(f"={MAX_TEXTS}q{TEXTS_BYTES}s")  # lengths, texts one after the other
 LABEL_SINCE = struct.Struct("=QQ")

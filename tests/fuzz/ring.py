@@ -1,4 +1,4 @@
-"""Events of the ring buffer: of the size and kind that bpf/ writes, with whatever strangers can put in."""
+"""What bpf/ writes, into a ring buffer or a map: of its size and kind, with whatever strangers can put in."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from hypothesis import strategies as st
 
 from tests.fuzz.harness import Fuzzer, Given
 from tracer import events, wire
+from tracer.news import KernelProcess, KernelRegion, text
 
+EVENTS = {"news": wire.EVENT_NEWS, "punch": wire.EVENT_PUNCH, "label": wire.EVENT_LABEL}
 KINDS = {
-    wire.EVENT_FORK: wire.FORK.size,
-    wire.EVENT_EXEC: wire.EXEC.size,
-    wire.EVENT_EXIT: wire.EXIT.size,
-    wire.EVENT_REGION: wire.NEW_REGION.size,
-    wire.EVENT_GONE: wire.GONE.size,
-    wire.EVENT_TOUCH: wire.TOUCH.size,
-    wire.EVENT_SEGMENT: wire.SEGMENT.size,
-    wire.EVENT_PUNCH: wire.PUNCH.size,
-    wire.EVENT_LABEL: wire.LABEL_SINCE.size + wire.TEXTS.size,
+    "news": 0,
+    "punch": wire.PUNCH.size,
+    "label": wire.LABEL_SINCE.size + wire.TEXTS.size,
+    "process": wire.PROCESS.size,
+    "region": wire.REGION.size,
 }
 LENGTHS_AT, LENGTH_BYTES = wire.LABEL_SINCE.size, 8
 PIECES = [
@@ -38,7 +36,7 @@ _label = st.integers(wire.TEXT_UNREADABLE, wire.TEXT_BYTES)
 inputs = st.fixed_dictionaries(
     {
         "kind": st.sampled_from(sorted(KINDS)),
-        "at": st.integers(0, 400),
+        "at": st.integers(0, 560),
         "bytes": _bytes,
         "fill": st.sampled_from([0, 1, 0x41, 0x80, 0xFF]),
         "lengths": st.lists(_label, min_size=wire.MAX_TEXTS, max_size=wire.MAX_TEXTS),
@@ -52,16 +50,21 @@ def raw(given: Given) -> bytes:
     text = bytes.fromhex(given["bytes"])
     rest[given["at"] : given["at"] + len(text)] = text
     del rest[size_bytes:]
-    if kind == wire.EVENT_LABEL:  # these are the kernel side's own
+    if kind == "label":  # these are the kernel side's own
         for number, length in enumerate(given["lengths"]):
             at = LENGTHS_AT + LENGTH_BYTES * number
             rest[at : at + LENGTH_BYTES] = length.to_bytes(LENGTH_BYTES, "little", signed=True)
-    return wire.EVENT.pack(7, 5, 812, kind) + rest
+    return wire.EVENT.pack(7, 812, EVENTS[kind]) + rest if kind in EVENTS else bytes(rest)
 
 
 def give(given: Given) -> None:
-    event = events.decode(raw(given))
-    for value in _texts(event):
+    found: object
+    if given["kind"] == "process":
+        process = KernelProcess.unpack(raw(given))
+        found = text(process.comm), process.titles()
+    else:
+        found = KernelRegion.unpack(raw(given)) if given["kind"] == "region" else events.decode(raw(given))
+    for value in _texts(found):
         assert "\0" not in value
         assert len(value) <= 4 * wire.TITLE_BYTES
         assert value.encode().decode() == value  # what SQLite, JSON and a terminal take

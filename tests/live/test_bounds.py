@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -77,6 +78,57 @@ for _ in range(3):
     report = python(tier, burst)
     assert len(report["regions"]) == pages(report, "allocated") == 2103
     assert pages(report, "unseen") <= skipped(report, tier)
+
+
+STOPPED = """
+print("ready", flush=True)
+sys.stdin.readline()
+for worker in range(3):
+    if os.fork() == 0:
+        for number in range(17):
+            if os.fork() == 0:
+                regions = [mmap.mmap(-1, 5 * 4096) for _ in range(7)]
+                for region in regions:
+                    region[0] = region[3 * 4096] = 1
+                os._exit(0)
+            os.wait()
+        os._exit(0)
+for _ in range(3):
+    os.wait()
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_tracer_that_was_stopped_meanwhile(tier: str) -> None:
+    """It finds all that came and went: 357 regions, and who made them, by name and with its parent."""
+    line = [sys.executable, "-c", IMPORTS + STOPPED]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        with trace("-p", process.pid, shmtrace=shmtrace(tier)) as tracing:
+            tracing.process.send_signal(signal.SIGSTOP)
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"done\n"
+            tracing.process.send_signal(signal.SIGCONT)
+            report = tracing.stop()
+        process.stdin.close()
+    assert len(report["regions"]) == 3 * 17 * 7
+    assert pages(report, "allocated") == 2 * 3 * 17 * 7
+    assert pages(report, "unseen") <= skipped(report, tier)
+    assert report["lost"]["events"] == 0
+    children = {}
+    for region in report["regions"]:
+        (toucher,) = region["touchers"]
+        child = toucher["process"]
+        children[child["tgid"]] = child
+        assert region["creator"]["tgid"] == child["tgid"]
+        assert child["exited"] >= child["started"]
+    assert len(children) == 3 * 17
+    assert len({child["parent"] for child in children.values()}) == 3
+    assert {child["comm"] for child in children.values()} == {report["parents"][0]["process"]["comm"]}
 
 
 def test_a_large_region_among_many_small_ones(tier: str) -> None:

@@ -45,35 +45,54 @@ static inline struct block *block_of(u32 region, u64 index, bool make)
 	return number ? ledger.lookup(&number) : NULL;
 }
 
-/* What is counted by this key, made if it is new; NULL: there is no room. */
-static inline struct usage *find_usage(struct usage_key *key, bool *fresh)
+/* The block that was last found on a CPU, so that it is not looked up for each page. */
+struct last_block {
+	struct part part;
+	u64 number; /* of this part */
+};
+
+/* The block of a page, which mostly is that of the page before. */
+static inline struct block *same_block(struct last_block *last, u32 id, u64 index)
+{
+	u32 number = last->number;
+	if (last->part.region != id || last->part.number != (u32)(index / BLOCK_PAGES)) {
+		last->part.region = 0;
+		last->number = number = find_block(id, index, true);
+		last->part.number = index / BLOCK_PAGES;
+		last->part.region = number ? id : 0;
+	}
+	return number ? ledger.lookup(&number) : NULL;
+}
+
+/* The number of what is counted by this key, made if it is new; 0: there is no room. */
+static inline u32 find_usage(struct usage_key *key, bool *fresh)
 {
 	u32 *known = usage_numbers.lookup(key);
 	u32 number = 0;
 	*fresh = false;
 	if (known)
-		return usages.lookup(known);
+		return *known;
 	if (free_usages.pop(&number)) {
 		lose(LOST_USAGE);
-		return NULL;
+		return 0;
 	}
 	*fresh = !usage_numbers.insert(key, &number);
 	if (!*fresh) { /* another CPU was faster */
 		free_usages.push(&number, 0);
 		known = usage_numbers.lookup(key);
-		return known ? usages.lookup(known) : NULL;
+		return known ? *known : 0;
 	}
 	struct usage *usage = usages.lookup(&number);
 	if (usage)
 		usage->key = *key;
-	return usage;
+	return number;
 }
 
-static inline struct usage *usage_of(u32 region, u32 tgid, u64 start_time_ns)
+static inline u32 usage_of(u32 region, u32 tgid, u64 start_time_ns)
 {
 	struct usage_key key = {.region = region, .tgid = tgid, .start_time_ns = start_time_ns};
 	bool fresh;
-	struct usage *usage = find_usage(&key, &fresh);
+	u32 usage = find_usage(&key, &fresh);
 	if (!usage || !fresh)
 		return usage;
 	struct process *process = processes.lookup(&tgid);
@@ -104,7 +123,8 @@ static inline void freed(u32 region, u64 word, s64 nr_pages)
 	bool same = process && process->start_time_ns <= when_ns + 1000;
 	struct usage_key key = {.region = region, .tgid = tgid, .start_time_ns = same ? process->start_time_ns : 0};
 	bool fresh;
-	struct usage *usage = find_usage(&key, &fresh);
+	u32 number = find_usage(&key, &fresh);
+	struct usage *usage = number ? usages.lookup(&number) : NULL;
 	if (usage)
 		__sync_fetch_and_add(&usage->freed_pages, nr_pages);
 }

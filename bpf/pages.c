@@ -21,8 +21,7 @@ struct last {
 	u64 nr_ended; /* of processes, by then: another may have the PID since */
 	u32 region;
 	u32 borrows; /* the thread is the kernel's, in another's address space */
-	struct part part;
-	u64 block;	/* of this part */
+	struct last_block block;
 	u64 holes;	/* scratch of write_large() */
 	u64 padding[2]; /* a cache line each */
 };
@@ -164,19 +163,6 @@ int filled(RETURN *ctx)
 
 /* ---- The page ---- */
 
-/* The block of a page, which mostly is that of the page before. */
-static inline struct block *same_block(struct last *last, u32 id, u64 index)
-{
-	u32 number = last->block;
-	if (last->part.region != id || last->part.number != (u32)(index / BLOCK_PAGES)) {
-		last->part.region = 0;
-		last->block = number = find_block(id, index, true);
-		last->part.number = index / BLOCK_PAGES;
-		last->part.region = number ? id : 0;
-	}
-	return number ? ledger.lookup(&number) : NULL;
-}
-
 /* This thread makes pages of a region: the word of them. */
 static inline u64 new_word(u32 reader, struct last *last, struct tally *tally, u32 id)
 {
@@ -264,7 +250,7 @@ int adding(ENTRY *ctx)
 	if (!last || !tally)
 		return 0;
 	if (!order) {
-		block = same_block(last, id, index);
+		block = same_block(&last->block, id, index);
 		if (!block) {
 			lose(LOST_PAGES);
 			return 0;

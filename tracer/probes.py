@@ -35,6 +35,7 @@ from tracer.wire import (
     FREE_USAGE,
     LABEL,
     LOSSES,
+    RANGES_BYTES,
     REGION,
     SLOT_BITS,
     STACK,
@@ -191,6 +192,22 @@ class Map:
             yield keys.raw[: count * self._key_bytes], values.raw[: count * self._value_bytes]
 
 
+class Ranges(Map):
+    """A map of which the kernel side remembers what it has found, until this program says that it has changed."""
+
+    def __init__(self, lib: ctypes.CDLL, fd: int, key_bytes: int, value_bytes: int, written: int) -> None:
+        super().__init__(lib, fd, key_bytes, value_bytes)
+        self._written = written
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        super().__setitem__(key, value)
+        bpf.run(self._written, 0)
+
+    def __delitem__(self, key: bytes) -> None:
+        super().__delitem__(key)
+        bpf.run(self._written, 0)
+
+
 class Probes:
     """The programs of one tier, loaded; a context manager that leaves nothing behind in the kernel.
 
@@ -249,7 +266,7 @@ class Probes:
             for first in range(1, count, FILLED_AT_ONCE):
                 bpf.run(fill, kind, first, count)
         self.processes = self._map(lib, "processes")
-        self.ranges = self._map(lib, "ranges") if not tier.functions else None
+        self.ranges = self._ranges(lib) if not tier.functions else None
         self._behalves = self._map(lib, "behalves") if tier.functions and "HAVE_MM_OWNER" in defines else None
         labelled = kernel.LABELS[0] in tier.probes
         if labelled:
@@ -531,6 +548,9 @@ class Probes:
         if sizes and sizes != (key_bytes, value_bytes):
             raise AssertionError(f"{name} is {key_bytes} to {value_bytes} bytes, not {sizes}")
         return Map(lib, table.map_fd, key_bytes, value_bytes)
+
+    def _ranges(self, lib: ctypes.CDLL) -> Ranges:
+        return Ranges(lib, self._bpf[b"ranges"].map_fd, TGID.size, RANGES_BYTES, self._load_own("ranges_written"))
 
 
 def _place(number: int) -> int:

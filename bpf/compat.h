@@ -53,7 +53,7 @@ struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
 
 #ifdef __x86_64__
 #define X86_PF_USER 4 /* arch/x86/include/asm/trap_pf.h */
-#define is_user_fault(error_code) ((error_code)&X86_PF_USER)
+#define is_user_fault(error_code) ((error_code) & X86_PF_USER)
 #else
 #define is_user_fault(error_code) false /* it may be one */
 #endif

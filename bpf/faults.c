@@ -97,7 +97,7 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	u64 *changes = nr_range_changes.lookup(&zero);
 	if (!last || !changes)
 		return 0;
-	u64 nr_changes = *(volatile u64 *)changes; /* before what they are changes of is looked at */
+	u64 nr_changes = *(volatile u64 *)changes;		    /* before what they are changes of is looked at */
 	if (last->nr_changes == nr_changes && last->nobody == tgid) /* most of the host's faults end here */
 		return 0;
 	if (!may_fault(ctx->args[2]))
@@ -131,7 +131,7 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 		u64 us = now_us();
 		label_touch(AT_ENTRY, tgid, us);
 		overwrite(region, id, word, (u64)tgid << WHEN_BITS | us);
-		count_stack(ctx, id, tgid, 1);
+		count_stack(AT_ENTRY, ctx, id, tgid, 1);
 	} else if (*word == WORD_ABSENT) {
 		*word = WORD_EXISTED;
 	} else if (*word == WORD_FREED) {

@@ -186,24 +186,7 @@ static inline void count(void *ctx, struct last *last, u32 id, u64 word, u64 for
 {
 	if (for_mm || last->borrows)
 		on_behalf(id, word >> WHEN_BITS, for_mm, nr_pages);
-	count_stack(ctx, id, word >> WHEN_BITS, nr_pages);
-}
-
-/*
- * Set a bit for each page of a block that does not exist. A bit goes to the map's memory at once, which the verifier does
- * not follow: a value that it knows makes every path through the loop another one to it.
- */
-static inline void mark_holes(u64 mapping, u64 first, u64 *holes)
-{
-	u64 entry = xa_descend(mapping, first);
-	if (!xa_is_node(entry)) {
-		*holes = entry ? 0 : ~0ULL;
-		return;
-	}
-	*holes = 0;
-	for (u32 i = 0; i < BLOCK_PAGES; i++)
-		if (!RD(u64, entry - 2, OFF_XA_NODE_SLOTS + i * 8))
-			*holes |= 1ULL << i;
+	count_stack(AT_ENTRY, ctx, id, word >> WHEN_BITS, nr_pages);
 }
 
 /* The pages of a large folio, as far as they are not there: if one is, this addition will fail. */

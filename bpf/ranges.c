@@ -8,6 +8,7 @@ BPF_TABLE("array", u32, u64, nr_range_changes, 1); /* of any process's: what is 
 struct interval {
 	u64 start;
 	u64 end;
+	u64 found; /* a range in it */
 };
 BPF_TABLE("lru_hash", u64, struct interval, unmapping, 10240); /* by pid_tgid */
 
@@ -43,11 +44,9 @@ static inline void add_range(struct ranges *all, struct range *range)
 			continue; /* another thread took the slot */
 		if (all->count < i + 1)
 			all->count = i + 1;
-		ranges_changed();
 		return;
 	}
 	all->more = 1;
-	ranges_changed();
 }
 
 /*
@@ -57,7 +56,6 @@ static inline void add_range(struct ranges *all, struct range *range)
 static inline void drop_ranges(struct ranges *all, volatile struct interval *gone)
 {
 	struct range rest = {};
-	bool dropped = all->more; /* perhaps */
 	for (u32 i = 0; i < MAX_RANGES; i++) {
 		struct range *slot = &all->slot[i];
 		if (i >= all->count)
@@ -70,12 +68,12 @@ static inline void drop_ranges(struct ranges *all, volatile struct interval *gon
 			rest.first_index += (rest.start - slot->start) >> PAGE_SHIFT;
 		}
 		slot->end = slot->start < gone->start ? gone->start : 0;
-		dropped = true;
+		gone->found = 1;
 	}
-	if (dropped)
-		ranges_changed();
 	if (rest.end)
 		add_range(all, &rest);
+	if (gone->found || all->more)
+		ranges_changed();
 }
 
 /* Anonymous, of small pages or of huge ones: "dev/zero", which no file can be called, or "anon_hugepage". */
@@ -128,6 +126,7 @@ static inline void learn_range(struct ranges *all, struct process *process, u64 
 		return;
 	range.first_index = RD(u64, vma, OFF_VMA_PGOFF);
 	add_range(all, &range);
+	ranges_changed();
 }
 
 /* The process whose ranges count for this one: itself, or its parent, whose address space vfork lends. */

@@ -349,7 +349,7 @@ def test_arguments_have_their_place_by_name() -> None:
 
 BPF = Path(__file__).parent.parent / "bpf"
 TIERS = pytest.mark.parametrize("tier", kernel.TIERS, ids=[tier.by for tier in kernel.TIERS])
-OWN = {"adopt", "anchor", "empty", "fill", "forget", "measure"}  # which user space runs itself
+OWN = {"adopt", "anchor", "empty", "fill", "forget", "measure", "ranges_written"}  # which user space runs itself
 UPROBES = {program for source in sources.READY.values() for program in source.functions}
 
 

@@ -53,6 +53,7 @@ BATCH = 4096
 MAX_EVENTS = 1024  # at once: who waits for them has other things to look at
 FILLED_AT_ONCE = 1024  # bpf/maps.c
 GRACE_S = 0.05  # after which no program is still at what it could find before
+CALL_THEMSELVES = "sys_enter_fallocate", "sys_exit_fallocate"  # by their places in again of bpf/fallocate.c
 STACKS = "STACKS"  # the flag that has pages counted by user stack
 
 
@@ -267,6 +268,10 @@ class Probes:
                 bpf.run(fill, kind, first, count)
         self.processes = self._map(lib, "processes")
         self.ranges = self._ranges(lib) if not tier.functions else None
+        if not tier.functions:
+            again = self._map(lib, "again")
+            for place, name in enumerate(CALL_THEMSELVES):
+                again[TGID.pack(place)] = TGID.pack(self._programs[name])
         self._behalves = self._map(lib, "behalves") if tier.functions and "HAVE_MM_OWNER" in defines else None
         labelled = kernel.LABELS[0] in tier.probes
         if labelled:

@@ -80,11 +80,13 @@ MAPPING = {
     "twice": {"pool": memfd({"A": 12, "B": 17, "C": 22})},
     "protected": {"pool": Answer({"A": 29, "B": 14})},
     "read_only_view": {"pool": memfd({"A": 14, "B": 10})},
+    "read_only_first": {"pool": memfd({"A": 23, "B": 7})},
     "jit": {"pool": Answer({"main": 2, "A": 16, "B": 19})},
     "private_view": {"pool": memfd({"main": 11, "A": 10, "B": 3, "C": 6})},
     "many_regions": {f"pool-{i}": Answer({"B" if i % 2 else "A": i + 1}) for i in range(45)},
     "ranges_64": {"pool": memfd({"A": 192})},
     "ranges_80": {"pool": memfd({"A": 240})},
+    "views_256": {"pool": memfd({f"worker-{number}": 256 for number in range(40)})},
 }
 
 KINDS = {
@@ -93,6 +95,7 @@ KINDS = {
     "memfd": {"pool": memfd({"A": 13, "B": 6})},
     "sysv": {"pool": Answer({"A": 13, "B": 6}, kind="sysv")},
     "sysv_detached": {"pool": Answer({"A": 17, "B": 3}, kind="sysv")},
+    "sysv_read_only": {"pool": Answer({"A": 23, "B": 7}, kind="sysv")},
     "posix": {"pool": Answer({"A": 13, "B": 6}, kind="posix")},
     "posix_named": {"pool": Answer({"A": 13, "B": 6}, kind="posix")},
     "twins": {"pool": memfd({"A": 13, "B": 6}), "twin": Answer({"A": 5, "B": 3}, kind="sysv")},

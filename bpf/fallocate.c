@@ -101,6 +101,7 @@ int sys_enter_fallocate(struct enter *ctx)
 	u64 thread = bpf_get_current_pid_tgid();
 	struct allocation *asked = allocations.lookup(&thread);
 	if (!asked || !asked->under_way) {
+		allocations.delete(&thread); /* one whose end was not seen */
 		begin_allocation(ctx, thread);
 		asked = allocations.lookup(&thread);
 	}

@@ -49,6 +49,15 @@ struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
 #define RESULT(ctx, arguments) ((ctx)->ax)
 #endif
 
+/* ---- The error code of a page fault ---- */
+
+#ifdef __x86_64__
+#define X86_PF_USER 4 /* arch/x86/include/asm/trap_pf.h */
+#define is_user_fault(error_code) ((error_code) & X86_PF_USER)
+#else
+#define is_user_fault(error_code) false /* it may be one */
+#endif
+
 /* ---- The address space: the VMA that covers an address ---- */
 
 #ifdef HAVE_MM_MT
@@ -112,15 +121,20 @@ static inline u64 vma_at(u64 mm, u64 address)
 /* ---- The page cache of one inode ---- */
 
 #define XA_RETRY 1026 /* the node is being replaced: look again from the root (include/linux/xarray.h) */
+#define XA_CHUNK_SHIFT 6
 #define XA_DEPTH 12
 #define xa_is_node(entry) (((entry) & 3) == 2 && (entry) > 4096)
 
-/* What the XArray has at an index: an entry, or the node of shift 0 that has it in a slot. 0: nothing. */
+/*
+ * What the XArray has at an index: an entry, or the node of shift 0 that has it in a slot. 0: nothing. The root says its
+ * shift, and each node below has XA_CHUNK_SHIFT less: not to read it there is a third of the time.
+ */
 static inline u64 xa_descend(u64 mapping, u64 index)
 {
 	u64 root = mapping + OFF_MAPPING_XA_HEAD;
 	u64 entry = RD(u64, root, 0);
 	bool at_root = true;
+	u32 shift = 0;
 	for (int depth = 0; depth < XA_DEPTH; depth++) {
 		if (entry == XA_RETRY) {
 			entry = RD(u64, root, 0);
@@ -130,7 +144,7 @@ static inline u64 xa_descend(u64 mapping, u64 index)
 		if (!xa_is_node(entry))
 			return at_root && index ? 0 : entry;
 		u64 node = entry - 2;
-		u8 shift = RD(u8, node, OFF_XA_NODE_SHIFT) & 63;
+		shift = (at_root ? RD(u8, node, OFF_XA_NODE_SHIFT) : shift - XA_CHUNK_SHIFT) & 63;
 		u64 slot = index >> shift;
 		if (at_root && slot > 63)
 			return 0;

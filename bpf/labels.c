@@ -6,7 +6,7 @@
  * is the PHP file that is being compiled, which an uprobe notes.
  */
 /* The programs that read them: each may be preempted by another on its CPU, but not by itself, and has its own scratch. */
-enum reader { AT_ENTRY, AT_HUGETLB, AT_COLLAPSE, NR_READERS };
+enum reader { AT_ENTRY, AT_HUGETLB, AT_COLLAPSE, AT_FALLOCATE, NR_READERS };
 
 #ifdef NR_TEXTS
 

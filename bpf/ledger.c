@@ -2,6 +2,7 @@
 /* The ledger: who first touched each page, and pages given back. */
 
 #define FIRST_OWNED (1ULL << WHEN_BITS)
+#define READ_AT_ONCE 8 /* words, which take hardly longer to read than one */
 
 /* A new block for a part of a region, unless another CPU is faster. */
 static inline void add_block(struct part *part)
@@ -36,29 +37,47 @@ static inline struct block *block_of(u32 region, u64 index, bool make)
 	return number ? ledger.lookup(&number) : NULL;
 }
 
-/* What a process does to a region, counted; NULL: there is no room. */
-static inline struct usage *usage_of(u32 region, u32 tgid, u64 start_time_ns)
+/* The block that was last found on a CPU, so that it is not looked up for each page. */
+struct last_block {
+	struct part part;
+	u64 number; /* of this part */
+};
+
+/* The block of a page, which mostly is that of the page before. */
+static inline struct block *same_block(struct last_block *last, u32 id, u64 index)
+{
+	u32 number = last->number;
+	if (last->part.region != id || last->part.number != (u32)(index / BLOCK_PAGES)) {
+		last->part.region = 0;
+		last->number = number = find_block(id, index, true);
+		last->part.number = index / BLOCK_PAGES;
+		last->part.region = number ? id : 0;
+	}
+	return number ? ledger.lookup(&number) : NULL;
+}
+
+/* The number of what a process does to a region, counted; 0: there is no room. */
+static inline u32 usage_of(u32 region, u32 tgid, u64 start_time_ns)
 {
 	struct usage_key key = {.region = region, .tgid = tgid, .start_time_ns = start_time_ns};
 	u32 *known = usage_numbers.lookup(&key);
 	u32 number = 0;
 	if (known)
-		return usages.lookup(known);
+		return *known;
 	if (free_usages.pop(&number)) {
 		lose(LOST_USAGE);
-		return NULL;
+		return 0;
 	}
 	if (usage_numbers.insert(&key, &number)) { /* another CPU was faster */
 		free_usages.push(&number, 0);
 		known = usage_numbers.lookup(&key);
-		return known ? usages.lookup(known) : NULL;
+		return known ? *known : 0;
 	}
 	struct usage *usage = usages.lookup(&number);
-	if (!usage)
-		return NULL;
-	usage->key = key;
+	if (usage)
+		usage->key = key;
 	tell(FIRST_USAGE + number);
-	return usage;
+	return number;
 }
 
 /* ---- Freed: filemap:mm_filemap_delete_from_page_cache(folio), a page before v5.16 ---- */
@@ -73,7 +92,8 @@ static inline void freed(u32 region, u64 word, s64 nr_pages)
 	struct process *process = process_of(tgid);
 	u64 when_ns = T0_BOOT_NS + (word & ((1ULL << WHEN_BITS) - 1)) * 1000;
 	bool same = process && process->start_time_ns <= when_ns + 1000;
-	struct usage *usage = usage_of(region, tgid, same ? process->start_time_ns : 0);
+	u32 number = usage_of(region, tgid, same ? process->start_time_ns : 0);
+	struct usage *usage = number ? usages.lookup(&number) : NULL;
 	if (usage)
 		__sync_fetch_and_add(&usage->freed_pages, nr_pages);
 }
@@ -91,6 +111,35 @@ static inline void free_page(struct block *block, u32 region, u64 index, u32 nr_
 static inline u64 pages_in_block(u64 index, u32 nr_pages)
 {
 	return nr_pages >= BLOCK_PAGES ? ~0ULL : ((1ULL << nr_pages) - 1) << (index % BLOCK_PAGES);
+}
+
+/* 1 if it is 0, and 0 if not: without a branch, for the verifier follows each way by itself. */
+static inline u64 is_zero(u64 value)
+{
+	return ~(value | -value) >> 63;
+}
+
+/*
+ * Set a bit for each page of a block that does not exist. A bit goes to the map's memory at once, which the verifier does
+ * not follow: a value that it knows makes every path through the loop another one to it.
+ */
+static inline void mark_holes(u64 mapping, u64 first, u64 *holes)
+{
+	u64 entry = xa_descend(mapping, first);
+	if (!xa_is_node(entry)) {
+		*holes = entry ? 0 : ~0ULL;
+		return;
+	}
+	u64 slot = entry - 2 + OFF_XA_NODE_SLOTS;
+	u64 absent = 0;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < BLOCK_PAGES; i += READ_AT_ONCE, slot += READ_AT_ONCE * sizeof(slot)) {
+		u64 entries[READ_AT_ONCE];
+		bpf_probe_read_kernel(entries, sizeof(entries), (void *)slot);
+		for (u32 j = 0; j < READ_AT_ONCE; j++)
+			absent |= is_zero(entries[j]) << (i + j);
+	}
+	*holes = absent;
 }
 
 /* Pages [first, end) are given back, and keep their words: user space reads those that are older as if they were not. */

@@ -3,8 +3,8 @@
  * The maps, and what all programs use.
  *
  * bcc compiles one text: this file, then those that the tier names (tracer/kernel.py). Both tiers: processes.c, regions.c,
- * ledger.c, labels.c, stacks.c. Then the exact tier: inodes.c, pages.c; the faults tier: ranges.c, faults.c. All are
- * attached by tracer/probes.py, never by bcc's magic prefixes.
+ * ledger.c, labels.c, stacks.c. Then the exact tier: inodes.c, pages.c; the faults tier: ranges.c, faults.c,
+ * fallocate.c. All are attached by tracer/probes.py, never by bcc's magic prefixes.
  *
  * Knobs (-D): T0_NS, T0_BOOT_NS, NR_BLOCKS, NR_PROCESSES, NR_REGIONS, NR_USAGES, NR_ALIVE, EVENT_PAGES; TRACE_ALL: every
  * process is tracked; WATCH_EXEC: tell of every exec on the host, and track it until user space says no; STACKS: count pages

@@ -21,8 +21,7 @@ struct last {
 	u64 nr_ended; /* of processes, by then: another may have the PID since */
 	u32 region;
 	u32 borrows; /* the thread is the kernel's, in another's address space */
-	struct part part;
-	u64 block;	/* of this part */
+	struct last_block block;
 	u64 holes;	/* scratch of write_large() */
 	u64 padding[2]; /* a cache line each */
 };
@@ -147,19 +146,6 @@ int filled(RETURN *ctx)
 
 /* ---- The page ---- */
 
-/* The block of a page, which mostly is that of the page before. */
-static inline struct block *same_block(struct last *last, u32 id, u64 index)
-{
-	u32 number = last->block;
-	if (last->part.region != id || last->part.number != (u32)(index / BLOCK_PAGES)) {
-		last->part.region = 0;
-		last->block = number = find_block(id, index, true);
-		last->part.number = index / BLOCK_PAGES;
-		last->part.region = number ? id : 0;
-	}
-	return number ? ledger.lookup(&number) : NULL;
-}
-
 /* This thread makes pages of a region: the word of them. */
 static inline u64 new_word(u32 reader, struct last *last, struct tally *tally, u32 id)
 {
@@ -183,24 +169,7 @@ static inline void count(void *ctx, struct last *last, u32 id, u64 word, u64 for
 {
 	if (for_mm || last->borrows)
 		on_behalf(id, word >> WHEN_BITS, for_mm, nr_pages);
-	count_stack(ctx, id, word >> WHEN_BITS, nr_pages);
-}
-
-/*
- * Set a bit for each page of a block that does not exist. A bit goes to the map's memory at once, which the verifier does
- * not follow: a value that it knows makes every path through the loop another one to it.
- */
-static inline void mark_holes(u64 mapping, u64 first, u64 *holes)
-{
-	u64 entry = xa_descend(mapping, first);
-	if (!xa_is_node(entry)) {
-		*holes = entry ? 0 : ~0ULL;
-		return;
-	}
-	*holes = 0;
-	for (u32 i = 0; i < BLOCK_PAGES; i++)
-		if (!RD(u64, entry - 2, OFF_XA_NODE_SLOTS + i * 8))
-			*holes |= 1ULL << i;
+	count_stack(AT_ENTRY, ctx, id, word >> WHEN_BITS, nr_pages);
 }
 
 /* The pages of a large folio, as far as they are not there: if one is, this addition will fail. */
@@ -247,7 +216,7 @@ int adding(ENTRY *ctx)
 	if (!last || !tally)
 		return 0;
 	if (!order) {
-		block = same_block(last, id, index);
+		block = same_block(&last->block, id, index);
 		if (!block) {
 			lose(LOST_PAGES);
 			return 0;

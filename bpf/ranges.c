@@ -3,14 +3,34 @@
 
 BPF_TABLE("hash", u32, struct ranges, ranges, NR_ALIVE); /* by tgid */
 BPF_TABLE("array", u32, struct ranges, no_ranges, 1);
+BPF_TABLE("array", u32, struct ranges, full_ranges,
+	  1);					   /* of whom there is no room for: the kernel's tree knows them all */
+BPF_TABLE("array", u32, u64, nr_range_changes, 1); /* of any process's: what is remembered of them holds until then */
 /* What a thread's system call unmaps, [start, end), between its enter and its exit. */
 struct interval {
 	u64 start;
 	u64 end;
+	u64 found; /* a range in it */
 };
 BPF_TABLE("lru_hash", u64, struct interval, unmapping, 10240); /* by pid_tgid */
 
-static inline bool add_range(struct ranges *all, struct range *range)
+/* After the change. */
+static inline void ranges_changed(void)
+{
+	u32 zero = 0;
+	u64 *count = nr_range_changes.lookup(&zero);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+
+/* User space has changed some, and runs this. */
+int ranges_written(struct bpf_raw_tracepoint_args *ctx)
+{
+	ranges_changed();
+	return 0;
+}
+
+static inline void add_range(struct ranges *all, struct range *range)
 {
 	for (u32 i = 0; i < MAX_RANGES; i++) {
 		struct range *slot = &all->slot[i];
@@ -26,10 +46,9 @@ static inline bool add_range(struct ranges *all, struct range *range)
 			continue; /* another thread took the slot */
 		if (all->count < i + 1)
 			all->count = i + 1;
-		return true;
+		return;
 	}
 	all->more = 1;
-	return false;
 }
 
 /*
@@ -51,9 +70,12 @@ static inline void drop_ranges(struct ranges *all, volatile struct interval *gon
 			rest.first_index += (rest.start - slot->start) >> PAGE_SHIFT;
 		}
 		slot->end = slot->start < gone->start ? gone->start : 0;
+		gone->found = 1;
 	}
 	if (rest.end)
 		add_range(all, &rest);
+	if (gone->found || all->more)
+		ranges_changed();
 }
 
 /* Anonymous, of small pages or of huge ones: "dev/zero", which no file can be called, or "anon_hugepage". */
@@ -106,14 +128,17 @@ static inline void learn_range(struct ranges *all, struct process *process, u64 
 		return;
 	range.first_index = RD(u64, vma, OFF_VMA_PGOFF);
 	add_range(all, &range);
+	ranges_changed();
 }
 
-/* The process whose ranges count for this one: itself, or its parent, whose address space vfork lends. */
+/* The ranges that count for a process: its own, or its parent's, whose address space vfork lends. */
 static inline struct ranges *ranges_of(u32 tgid, struct process *process)
 {
+	u32 zero = 0;
 	if (process->lender)
 		tgid = process->lender;
-	return ranges.lookup(&tgid);
+	struct ranges *own = ranges.lookup(&tgid);
+	return own ? own : full_ranges.lookup(&zero);
 }
 
 static inline struct ranges *current_ranges(struct process **process)
@@ -228,12 +253,13 @@ int fork_ranges(struct bpf_raw_tracepoint_args *ctx)
 	u32 tgid = RD(u32, ctx->args[0], OFF_TASK_TGID);
 	u32 zero = 0;
 	struct process *child = tgid == parent_tgid ? NULL : tracked(tgid); /* not so for a thread */
-	if (!child || child->lender)
+	if (!child)
 		return 0;
-	struct process *parent = tracked(parent_tgid);
+	struct process *parent = child->lender ? NULL : tracked(parent_tgid); /* who runs in another's has none yet */
 	struct ranges *source = parent ? ranges_of(parent_tgid, parent) : no_ranges.lookup(&zero);
 	if (source)
 		ranges.update(&tgid, source);
+	ranges_changed();
 	return 0;
 }
 
@@ -242,15 +268,17 @@ int exec_ranges(struct bpf_raw_tracepoint_args *ctx)
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	u32 zero = 0;
 	struct ranges *none = no_ranges.lookup(&zero);
-	if (tracked(tgid) && none)
+	if (tracked(tgid) && none) {
 		ranges.update(&tgid, none);
+		ranges_changed();
+	}
 	return 0;
 }
 
 int exit_ranges(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	if (!process_of(tgid))
-		ranges.delete(&tgid);
+	if (!process_of(tgid) && !ranges.delete(&tgid))
+		ranges_changed();
 	return 0;
 }

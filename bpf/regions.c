@@ -204,8 +204,8 @@ static inline void begin_teardown(struct region *region, u64 inode)
 static inline u64 file_at(u64 fd)
 {
 	u64 files = RD(u64, bpf_get_current_task(), OFF_TASK_FILES);
-	u64 table = RD(u64, RD(u64, files, OFF_FILES_FDT), OFF_FDT_FD);
-	return RD(u64, table, fd * 8);
+	u64 table = RD(u64, files, OFF_FILES_FDT);
+	return fd < RD(u32, table, OFF_FDT_MAX_FDS) ? RD(u64, RD(u64, table, OFF_FDT_FD), fd * 8) : 0;
 }
 
 /* The id of the region that a descriptor of the caller's is of, entered if it is new; 0: there is no room. */

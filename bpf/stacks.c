@@ -15,14 +15,13 @@ static long (*get_stack)(void *ctx, void *to, u32 bytes, u64 flags) = (void *)67
 BPF_TABLE("hash", u64, struct stack, stacks, NR_STACKS);	/* by its number */
 BPF_TABLE("hash", struct stacked_key, u64, stacked, NR_USAGES); /* pages ever made */
 /* Where it is walked into: fentry's programs may be preempted, but not by themselves on this CPU. */
-BPF_TABLE("percpu_array", u32, struct stack, walked, 1);
+BPF_TABLE("percpu_array", u32, struct stack, walked, NR_READERS);
 
 /* The number of the current stack: a hash of it that is the process's own, so that none can lie of another. */
-static inline u64 stack_of(void *ctx, u32 tgid)
+static inline u64 stack_of(u32 reader, void *ctx, u32 tgid)
 {
-	u32 zero = 0;
 	u64 number = tgid;
-	struct stack *stack = walked.lookup(&zero);
+	struct stack *stack = walked.lookup(&reader);
 	if (!stack)
 		return NO_STACK;
 	long bytes = get_stack(ctx, stack->addresses, STACK_DEPTH * sizeof(u64), USER_STACK);
@@ -47,7 +46,7 @@ static inline u64 stack_of(void *ctx, u32 tgid)
 	return number;
 }
 
-static inline void count_stack(void *ctx, u32 region, u32 tgid, u32 nr_pages)
+static inline void count_stack(u32 reader, void *ctx, u32 region, u32 tgid, u32 nr_pages)
 {
 	struct stacked_key key = {.region = region, .tgid = tgid};
 	struct process *process = process_of(tgid);
@@ -55,7 +54,7 @@ static inline void count_stack(void *ctx, u32 region, u32 tgid, u32 nr_pages)
 	if (!process)
 		return;
 	key.start_time_ns = process->start_time_ns;
-	key.stack = stack_of(ctx, tgid);
+	key.stack = stack_of(reader, ctx, tgid);
 	u64 *pages = stacked.lookup_or_try_init(&key, &none);
 	if (pages)
 		__sync_fetch_and_add(pages, nr_pages);
@@ -63,5 +62,5 @@ static inline void count_stack(void *ctx, u32 region, u32 tgid, u32 nr_pages)
 		lose(LOST_STACKS);
 }
 #else
-#define count_stack(ctx, region, tgid, nr_pages)
+#define count_stack(reader, ctx, region, tgid, nr_pages)
 #endif

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -100,10 +101,8 @@ class Adopting:
             return
         head = wire.RANGES_HEAD.pack(min(len(ranges), wire.MAX_RANGES), len(ranges) > wire.MAX_RANGES)
         packed = (head + b"".join(ranges[: wire.MAX_RANGES])).ljust(wire.RANGES_BYTES, b"\0")
-        try:
+        with contextlib.suppress(OSError):  # no room: then the kernel's own tree is asked
             self._probes.ranges[wire.TGID.pack(process.tgid)] = packed
-        except OSError:
-            self._warn(kernel.LOSSES["processes"])
 
     def _region_at(self, tgid: int, mapping: procfs.Mapping, key: RegionKey) -> Region | None:
         """The region behind a mapping of a process that exists, entered if it is new and shared."""

@@ -51,6 +51,7 @@ FIELDS = {
     "VMA_MM": ["vm_area_struct.vm_mm"],
     "FILES_FDT": ["files_struct.fdt"],
     "FDT_FD": ["fdtable.fd"],
+    "FDT_MAX_FDS": ["fdtable.max_fds"],
     "FILE_INODE": ["file.f_inode"],
     "FILE_DENTRY": ["file.f_path.dentry"],
     "DENTRY_NAME": ["dentry.d_name.name"],
@@ -155,6 +156,7 @@ LABELS = [
 ]
 """For any tier, where labels are asked for."""
 FREED = _raw("mm_filemap_delete_from_page_cache", "filemap:mm_filemap_delete_from_page_cache")
+FALLOCATE = "pages made by fallocate"
 FAULTS_PROBES = [
     *PROCESSES,
     _raw("fork_ranges", "task:task_newtask"),
@@ -170,6 +172,8 @@ FAULTS_PROBES = [
     _call("sys_exit_mmap", "exit_shmdt", costs="SysV segments detached during the trace"),
     _call("sys_exit_memfd_create", "exit_memfd_create", costs="who made a memfd"),
     _call("sys_exit_shmget", "exit_shmget", costs="who made a SysV segment"),
+    _call("sys_exit_fallocate", "exit_fallocate", costs=FALLOCATE),
+    _call("sys_enter_fallocate", "enter_fallocate", costs=FALLOCATE),
     FREED,
     _raw("page_fault", "exceptions:page_fault_kernel"),
     _raw("page_fault", "exceptions:page_fault_user"),
@@ -233,12 +237,13 @@ FENTRY = Tier("exact", "fentry", _EXACT, EXACT_PROBES, [])
 FAULTS = Tier(
     "faults",
     "tracepoint",
-    ("processes.c", "regions.c", "ledger.c", "labels.c", "stacks.c", "ranges.c", "faults.c"),
+    ("processes.c", "regions.c", "ledger.c", "labels.c", "stacks.c", "ranges.c", "faults.c", "fallocate.c"),
     FAULTS_PROBES,
     [
-        "pages made without a page fault: write(2), fallocate, O_DIRECT, MADV_POPULATE, mlock, process_vm_writev",
+        "pages made without a page fault: write(2), O_DIRECT, MADV_POPULATE, mlock, process_vm_writev",
+        "of one call of fallocate all but the first 64 MiB",
         "processes outside the traced tree",
-        "huge pages: all but the one that was touched",
+        "huge pages: all but the one that was touched, or those that fallocate was asked for",
         "who made the pages of a hugetlbfs",
     ],
 )

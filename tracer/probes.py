@@ -37,7 +37,11 @@ from tracer.wire import (
     FREE_USAGE,
     LABEL,
     LOSSES,
+    MAX_RANGES,
     OF_TREE,
+    RANGE,
+    RANGES_BYTES,
+    RANGES_HEAD,
     REGION_ID,
     SLOT_BITS,
     STACK,
@@ -55,6 +59,7 @@ LABEL_PAGES = 1024  # 4 MiB, some 9,000 labels
 BATCH = 4096
 FILLED_AT_ONCE = 1024  # bpf/maps.c
 GRACE_S = 0.05  # after which no program is still at what it could find before
+CALL_THEMSELVES = "sys_enter_fallocate", "sys_exit_fallocate"  # by their places in again of bpf/fallocate.c
 STACKS = "STACKS"  # the flag that has pages counted by user stack
 
 
@@ -135,6 +140,22 @@ class Map:
             yield keys.raw[: count * self._key_bytes], values.raw[: count * self._value_bytes]
 
 
+class Ranges(Map):
+    """A map of which the kernel side remembers what it has found, until this program says that it has changed."""
+
+    def __init__(self, lib: ctypes.CDLL, fd: int, key_bytes: int, value_bytes: int, written: int) -> None:
+        super().__init__(lib, fd, key_bytes, value_bytes)
+        self._written = written
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        super().__setitem__(key, value)
+        bpf.run(self._written, 0)
+
+    def __delitem__(self, key: bytes) -> None:
+        super().__delitem__(key)
+        bpf.run(self._written, 0)
+
+
 class Probes:
     """The programs of one tier, loaded; a context manager that leaves nothing behind in the kernel.
 
@@ -190,8 +211,15 @@ class Probes:
         for kind, count in zip((FREE_BLOCK, FREE_PROCESS, FREE_REGION, FREE_USAGE), sizes):
             for first in range(1, count, FILLED_AT_ONCE):
                 bpf.run(fill, kind, first, count)
-        self.ranges = self._map(lib, "ranges") if not tier.functions else None
+        self.ranges = self._ranges(lib) if not tier.functions else None
         self._askers = self._map(lib, "askers", REGION_ID.size, ASKER.size) if not tier.functions else None
+        if not tier.functions:
+            never = RANGE.pack(2**64 - 1, 2**64 - 1, 0, 0)
+            full = RANGES_HEAD.pack(MAX_RANGES, True) + never * MAX_RANGES
+            self._map(lib, "full_ranges", TGID.size, RANGES_BYTES)[TGID.pack(0)] = full
+            again = self._map(lib, "again")
+            for place, name in enumerate(CALL_THEMSELVES):
+                again[TGID.pack(place)] = TGID.pack(self._programs[name])
         self._behalves = self._map(lib, "behalves") if tier.functions and "HAVE_MM_OWNER" in defines else None
         labelled = kernel.LABELS[0] in tier.probes
         if labelled:
@@ -573,6 +601,9 @@ class Probes:
         if sizes and sizes != (key_bytes, value_bytes):
             raise AssertionError(f"{name} is {key_bytes} to {value_bytes} bytes, not {sizes}")
         return Map(lib, table.map_fd, key_bytes, value_bytes)
+
+    def _ranges(self, lib: ctypes.CDLL) -> Ranges:
+        return Ranges(lib, self._bpf[b"ranges"].map_fd, TGID.size, RANGES_BYTES, self._load_own("ranges_written"))
 
 
 def _place(number: int) -> int:

@@ -80,11 +80,13 @@ MAPPING = {
     "twice": {"pool": memfd({"A": 12, "B": 17, "C": 22})},
     "protected": {"pool": Answer({"A": 29, "B": 14})},
     "read_only_view": {"pool": memfd({"A": 14, "B": 10})},
+    "read_only_first": {"pool": memfd({"A": 23, "B": 7})},
     "jit": {"pool": Answer({"main": 2, "A": 16, "B": 19})},
     "private_view": {"pool": memfd({"main": 11, "A": 10, "B": 3, "C": 6})},
     "many_regions": {f"pool-{i}": Answer({"B" if i % 2 else "A": i + 1}) for i in range(45)},
     "ranges_64": {"pool": memfd({"A": 192})},
     "ranges_80": {"pool": memfd({"A": 240})},
+    "views_256": {"pool": memfd({f"worker-{number}": 256 for number in range(40)})},
 }
 
 KINDS = {
@@ -93,13 +95,20 @@ KINDS = {
     "memfd": {"pool": memfd({"A": 13, "B": 6})},
     "sysv": {"pool": Answer({"A": 13, "B": 6}, kind="sysv")},
     "sysv_detached": {"pool": Answer({"A": 17, "B": 3}, kind="sysv")},
+    "sysv_read_only": {"pool": Answer({"A": 23, "B": 7}, kind="sysv")},
     "posix": {"pool": Answer({"A": 13, "B": 6}, kind="posix")},
     "posix_named": {"pool": Answer({"A": 13, "B": 6}, kind="posix")},
     "twins": {"pool": memfd({"A": 13, "B": 6}), "twin": Answer({"A": 5, "B": 3}, kind="sysv")},
 }
 
 BLIND = {
-    "fallocated": {"pool": memfd({"A": 23, "B": 8}, {"B": 8})},
+    "fallocated": {"pool": memfd({"A": 23, "B": 8})},
+    "reserved": {"pool": Answer({"main": 83, "A": 7}, kind="posix")},
+    "reserved_around": {"pool": memfd({"main": 8, "A": 143, "B": 2}, {"main": 5, "A": 143, "B": 2})},
+    "reserved_large": {"pool": memfd({"A": 3001, "B": 7})},
+    # some kernels have the page that finds no room there for a moment
+    "reserved_in_vain": {"pool": Answer({"main": 5, "B": 9}, {"B": 9}, freed=None, kind="other")},
+    "remade": {"pool": memfd({"A": 11, "main": 11, "B": 4}, freed={"A": 20})},
     "written": {"pool": memfd({"A": 19, "B": 2}, {"B": 2})},
     "written_first": {"pool": memfd({"main": 13, "A": 28}, {"A": 28})},
     "populated": {"pool": Answer({"A": 17, "B": 4}, {"B": 4})},
@@ -134,7 +143,7 @@ LARGE = {
     "huge_punched": {
         "pool": Answer({"A": 924, "B": 40}, {"A": 2, "B": 40}, freed={"A": 100}, freed_by_faults=NOTHING, kind="memfd")
     },
-    "huge_fallocated": {"pool": Answer({"A": 1024, "B": 512}, {"B": 1}, kind="other")},
+    "huge_fallocated": {"pool": Answer({"A": 1024, "B": 512}, {"A": 530, "B": 1}, kind="other")},
     "collapsed": {"pool": memfd({"A": 37, "B": 475, "C": 11}, {"A": 37, "C": 11})},
     "khugepaged": {
         "pool": Answer(

@@ -452,6 +452,12 @@ class TestFull:
         assert pool(report, tmp_path) == ({"main": 3}, 700)
         assert_warned(report, "more processes than there is room for: the rest is unseen")
 
+    def test_alive(self, program: Path, tmp_path: Path) -> None:
+        """Nothing is lost: for whose ranges there is no room the kernel's own tree is asked."""
+        report = trace_command(program, "hundred", tmp_path / "notes", shmtrace=with_sizes(alive=1))
+        touched = {"main": 3, **{f"child-{number}": 7 for number in range(100)}}
+        assert pool(report, tmp_path) == (touched, 0)
+
     def test_usages(self, program: Path, tmp_path: Path) -> None:
         """Only faults are not counted; who touched stands in the ledger."""
         report = trace_command(program, "hundred", tmp_path / "notes", shmtrace=with_sizes(usages=1))

@@ -5,6 +5,8 @@
  */
 #include "workload.h"
 
+#include <errno.h>
+
 static void fallocated(void)
 {
 	int fd = make_memfd("pool", 53);
@@ -14,6 +16,79 @@ static void fallocated(void)
 			die("fallocate");
 	CHILD("B")
 		write_pages(pool, 17, 31);
+	note_file("pool", fd);
+}
+
+/* As PostgreSQL reserves a segment, before it maps it: all of it is main's. A makes 7 more behind it. */
+static void reserved(void)
+{
+	char name[32];
+	snprintf(name, sizeof(name), "/workload.%d", getpid());
+	int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+	if (fd < 0 || posix_fallocate(fd, 0, 83 * PAGE) || ftruncate(fd, 97 * PAGE))
+		die(name);
+	char *pool = map_file(fd, 0, 97, RW);
+	shm_unlink(name);
+	CHILD("A")
+		write_pages(pool, 61, 90);
+	note_file("pool", fd);
+}
+
+/* Main faults 5 pages in and writes 3, A reserves the 143 around them, beyond the end too, B faults on 21 and makes 2. */
+static void reserved_around(void)
+{
+	int fd = make_memfd("pool", 131);
+	char *pool = map_file(fd, 0, 131, RW);
+	write_pages(pool, 11, 16);
+	put_pages(fd, 70, 73);
+	CHILD("A")
+		if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 2 * PAGE + 1, 151 * PAGE - 2))
+			die("fallocate");
+	CHILD("B")
+		write_pages(pool, 0, 21);
+	note_file("pool", fd);
+}
+
+/* More than one program does; A's are 3001, B's 7. */
+static void reserved_large(void)
+{
+	int fd = make_memfd("pool", 3307);
+	char *pool = map_file(fd, 0, 3307, RW);
+	CHILD("A")
+		if (fallocate(fd, 0, 101 * PAGE, 3001 * PAGE))
+			die("fallocate");
+	CHILD("B")
+		write_pages(pool, 3095, 3109);
+	note_file("pool", fd);
+}
+
+/* A's reservation fails at the end of the room and leaves nothing; 5 of its pages are written, unseen. */
+static void reserved_in_vain(void)
+{
+	int fd = make_private_file("nr_blocks=41", 61);
+	if (fd < 0)
+		die("tmpfs");
+	char *pool = map_file(fd, 0, 61, RW);
+	CHILD("A")
+		if (!fallocate(fd, 0, 0, 59 * PAGE) || errno != ENOSPC)
+			die("fallocate with no room");
+	put_pages(fd, 50, 55);
+	CHILD("B")
+		write_pages(pool, 47, 61);
+	note_file("pool", fd);
+}
+
+/* Seen, given back, and reserved by main: 11 of the 20 are there again. */
+static void remade(void)
+{
+	int fd = make_memfd("pool", 53);
+	char *pool = map_file(fd, 0, 53, RW);
+	CHILD("A")
+		write_pages(pool, 0, 31);
+	if (madvise(pool + 5 * PAGE, 20 * PAGE, MADV_REMOVE) || fallocate(fd, 0, 10 * PAGE, 11 * PAGE))
+		die("remake");
+	CHILD("B")
+		write_pages(pool, 8, 23);
 	note_file("pool", fd);
 }
 
@@ -108,8 +183,9 @@ static void remade_unseen(void)
 	char *pool = map_file(fd, 0, 53, RW);
 	CHILD("A")
 		write_pages(pool, 0, 31);
-	if (madvise(pool + 5 * PAGE, 20 * PAGE, MADV_REMOVE) || fallocate(fd, 0, 10 * PAGE, 11 * PAGE))
-		die("remake");
+	if (madvise(pool + 5 * PAGE, 20 * PAGE, MADV_REMOVE))
+		die("MADV_REMOVE");
+	put_pages(fd, 10, 21);
 	CHILD("B")
 		write_pages(pool, 8, 23);
 	note_file("pool", fd);
@@ -117,6 +193,11 @@ static void remade_unseen(void)
 
 const struct workload blind[] = {
 	{"fallocated", fallocated},
+	{"reserved", reserved},
+	{"reserved_around", reserved_around},
+	{"reserved_large", reserved_large},
+	{"reserved_in_vain", reserved_in_vain},
+	{"remade", remade},
 	{"written", written},
 	{"written_first", written_first},
 	{"populated", populated},

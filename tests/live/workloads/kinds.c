@@ -75,6 +75,20 @@ static void sysv_detached(void)
 	shmctl(id, IPC_RMID, NULL);
 }
 
+/* A attaches it first, for reading: 23 holes. B makes 7 more. */
+static void sysv_read_only(void)
+{
+	int id = make_sysv();
+	CHILD("A")
+		read_pages(attach(id, SHM_RDONLY), 5, 28);
+	CHILD("B") {
+		char *pool = attach(id, 0);
+		write_pages(pool, 1, 31);
+		note_region("pool", pool);
+	}
+	shmctl(id, IPC_RMID, NULL);
+}
+
 static void posix(void)
 {
 	char name[32];
@@ -148,6 +162,7 @@ const struct workload kinds[] = {
 	{"memfd", memfd},
 	{"sysv", sysv},
 	{"sysv_detached", sysv_detached},
+	{"sysv_read_only", sysv_read_only},
 	{"posix", posix},
 	{"posix_named", posix_named},
 	{"hugetlb", hugetlb},

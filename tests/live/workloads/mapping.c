@@ -149,6 +149,20 @@ static void read_only_view(void)
 	note_file("pool", fd);
 }
 
+/* A maps it first, by a descriptor that is for reading: 23 holes. B makes 7 more. */
+static void read_only_first(void)
+{
+	int fd = make_memfd("pool", 53);
+	CHILD("A") {
+		char path[32];
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		read_pages(map_file(open(path, O_RDONLY), 0, 53, PROT_READ), 11, 34);
+	}
+	CHILD("B")
+		write_pages(map_file(fd, 0, 53, RW), 4, 29);
+	note_file("pool", fd);
+}
+
 /* As opcache with its JIT: one inode, data read-write and code read-execute, which each writer opens for a moment. */
 static void write_code(char *code, size_t first, size_t end)
 {
@@ -232,6 +246,26 @@ static void ranges_80(void)
 	touch_views(80);
 }
 
+/* As uWSGI: 40 processes with 256 mappings each, the workers' pages next to each other's. */
+static void views_256(void)
+{
+	enum { VIEWS = 256, WORKERS = 40 };
+	int fd = make_memfd("pool", VIEWS * WORKERS);
+	for (size_t worker = 0; worker < WORKERS; worker++) {
+		char name[16];
+		snprintf(name, sizeof(name), "worker-%zu", worker);
+		START(name) {
+			char *place = reserve(VIEWS * (WORKERS + 1));
+			for (size_t i = 0; i < VIEWS; i++)
+				put_view(place + i * (WORKERS + 1) * PAGE, fd, i * WORKERS, WORKERS);
+			for (size_t i = 0; i < VIEWS; i++)
+				write_pages(place + i * (WORKERS + 1) * PAGE, worker, worker + 1);
+		}
+	}
+	join_all();
+	note_file("pool", fd);
+}
+
 /* 5000 regions, of 1 to 3 pages, each gone before the next. The one at the end is as exact as ever. */
 static void churned(void)
 {
@@ -254,11 +288,13 @@ const struct workload mapping[] = {
 	{"twice", twice},
 	{"protected", protected},
 	{"read_only_view", read_only_view},
+	{"read_only_first", read_only_first},
 	{"jit", jit},
 	{"private_view", private_view},
 	{"many_regions", many_regions},
 	{"ranges_64", ranges_64},
 	{"ranges_80", ranges_80},
+	{"views_256", views_256},
 	{"churned", churned},
 	{},
 };

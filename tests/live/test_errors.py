@@ -20,6 +20,7 @@ from tests.live.reports import (
     assert_balanced,
     find_region,
     pages_by_part,
+    part_of,
     patched,
     read_report,
     trace,
@@ -478,8 +479,8 @@ class TestLate:
         assert (unseen, report["lost"]["events"]) == (0, 0)
         notes = Notes.read(tmp_path / "notes")
         touchers = find_region(report, notes.regions["pool"].id)["touchers"]
-        processes = {toucher["process"]["tgid"]: toucher["process"] for toucher in touchers}
-        main = processes.pop(notes.parts["main"])
+        processes = {part_of(toucher["process"], notes.parts): toucher["process"] for toucher in touchers}
+        main = processes.pop("main")
         assert {(process["parent"], process["comm"]) for process in processes.values()} == {
             (main["tgid"], main["comm"])
         }

@@ -481,9 +481,7 @@ class TestLate:
         touchers = find_region(report, notes.regions["pool"].id)["touchers"]
         processes = {part_of(toucher["process"], notes.parts): toucher["process"] for toucher in touchers}
         main = processes.pop("main")
-        assert {(process["parent"], process["comm"]) for process in processes.values()} == {
-            (main["tgid"], main["comm"])
-        }
+        assert all((each["parent"], each["comm"]) == (main["tgid"], part) for part, each in processes.items())
         assert all(main["exited"] >= each["exited"] > each["started"] > main["started"] for each in processes.values())
 
     def test_regions(self, program: Path, tmp_path: Path) -> None:

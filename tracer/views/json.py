@@ -42,8 +42,8 @@ def render(account: Account) -> Iterator[str]:
         if isinstance(value, dict):
             items = ",".join([f'{inner}"{name}": {text(item, inner)}' for name, item in value.items()])
             return f"{{{items}{margin}}}"
-        if isinstance(value, list) and value:
-            return "[" + ",".join([inner + text(item, inner) for item in value]) + margin + "]"
+        if isinstance(value, list):
+            return "[" + ",".join([inner + text(item, inner) for item in value]) + margin + "]" if value else "[]"
         return json.dumps(value)
 
     def pieces(value: Any, margin: str) -> Iterator[str]:

@@ -177,22 +177,22 @@ def read(
     baseline: PageSet,
     present: PageSet | None,
     owner_of: OwnerOf,
-    swapped_pages: int = 0,
+    left_pages: int = 0,
     punches: Punches = NO_PUNCHES,
 ) -> Entries:
     """What the ledger says of one region.
 
     blocks: by block number. baseline: the pages that were there when the capture of this region began. present: those
-    there now; None for a region that is gone, whose blocks then carry it themselves (Block.torn). swapped_pages: how
-    many pages of a region that is gone were swapped out at its end, and so torn down unseen: any that has an owner may
-    be one. punches: a word older than its page's is of one that is there no more.
+    there now; None for a region that is gone, whose blocks then carry it themselves (Block.torn). left_pages: how many
+    pages of a region that is gone were not seen torn down, swapped ones above all: any that has an owner may be one.
+    punches: a word older than its page's is of one that is there no more.
     """
     touched: list[Extent] = []
     not_before: list[Pages] = []  # of the baseline: freed since, and perhaps made again
     freed: list[Extent] = []  # of which only how many counts, not where
     there = present
     if there is None:
-        there = ALL_PAGES if swapped_pages else _torn(blocks)
+        there = ALL_PAGES if left_pages else _torn(blocks)
     for start, words in _joined(blocks):
         end = start + len(words)
         older = array("Q")

@@ -342,3 +342,29 @@ def test_a_late_end_has_the_last_account_all_the_same(tier: str, teardown_s: flo
     report = read_report(output)
     assert pages(report, "allocated") == 1512
     assert pages(report, "touched") == 1512 - min(pages(report, "unseen"), skipped(report, tier))
+
+
+def test_the_last_account_of_a_region_that_is_still_torn_down(tier: str) -> None:
+    """As where that takes longer than the trace waits for it: of a region of many GiB it does."""
+    program = (
+        IMPORTS
+        + """
+region = mmap.mmap(-1, 100_003 * 4096)
+print("ready", flush=True)
+sys.stdin.readline()
+for page in range(100_003):
+    region[page * 4096] = 1
+"""
+    )
+    *python, statements = shmtrace(tier)
+    impatient = "from tracer import closing; closing.Closing.is_over = lambda *_: True\n" + statements
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        with trace("-p", process.pid, shmtrace=[*python, impatient]) as tracing:
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            report = tracing.finish()
+    assert pages(report, "allocated") == 100_003
+    assert pages(report, "touched") == 100_003 - min(pages(report, "unseen"), skipped(report, tier))

@@ -78,6 +78,10 @@ class Waiting:
         self._process.stdin.flush()
         return self.wait_for("ended")
 
+    def end(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+
     def wait_for(self, name: str) -> dict[str, float]:
         end_s = time.monotonic() + PATIENCE_SECONDS
         while name not in (found := values(self._result)):

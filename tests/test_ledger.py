@@ -347,6 +347,19 @@ def test_the_time_tells_whose_pid_it_was() -> None:
     assert entries.extents == [Extent(7, 8, (A, 0), 99, 99), Extent(8, 10, (A, 1), 100, 5000)]
 
 
+def test_more_blocks_than_are_joined() -> None:
+    """Neighbours all of them: one process has the middle, and far between there is a page of another."""
+    edge = ledger.JOINED_BLOCKS * BLOCK_PAGES
+    words = {page: word(7, 100 + page % 13) for page in range(edge - 301, edge + 205)}
+    words |= {page: word(9, 11) for page in range(3, edge - 400, 1013)}
+    blocks = ledger_of(words)
+    blocks |= {number: ledger.NO_BLOCK for number in range(2 * ledger.JOINED_BLOCKS + 7) if number not in blocks}
+    entries = ledger.read(blocks, PageSet([(edge - 2, edge + 2)]), ledger.ALL_PAGES, by_tgid)
+    alone = [Extent(page, page + 1, 9, 11, 11) for page in range(3, edge - 400, 1013)]
+    assert entries == Entries([*alone, Extent(edge - 301, edge + 205, 7, 100, 112)], len(words), 0, {})
+    assert ledger.owned(blocks).extents == [*((page, page + 1) for page, *_ in alone), (edge - 301, edge + 205)]
+
+
 def test_every_page_is_counted_once(chance: random.Random) -> None:
     """Against the same rules, page by page."""
     baseline, present = random_pages(chance), random_pages(chance)

@@ -78,14 +78,16 @@ class Closing:
         """Close a region that is no more by the kernel side's last account of it, and clear the kernel's maps of it."""
         gone_ns, swapped_pages = time.time_ns(), last.swapped_pages if last else 0
         region.allocated_bytes = swapped_pages * PAGE_BYTES  # where no teardown was seen, there was nothing in memory
+        left_pages = swapped_pages
         if last and last.gone_us:
             region.allocated_bytes, gone_ns = last.pages * PAGE_BYTES, self._clock.wall_of_us(last.gone_us)
+            left_pages = max(last.pages - last.torn_pages, 0)  # swapped, or not torn down yet: that takes its time
         if last:
             region.vss_bytes = max(region.vss_bytes, last.size_bytes)
             region.peak_bytes = max(region.peak_bytes, last.peak_pages * PAGE_BYTES)
         blocks = self._probes.blocks(region.id)
-        entries = self.read(region, blocks, None, swapped_pages)
-        if swapped_pages and (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
+        entries = self.read(region, blocks, None, left_pages)
+        if left_pages and (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
             # some pages were given back while they were swapped out, and this tier does not see which
             entries = self.read(region, blocks, None, 0)
         self._write(region, entries, {}, procfs.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
@@ -125,10 +127,10 @@ class Closing:
         self._write_down()
 
     def read(
-        self, region: Region, blocks: dict[int, Block], present: PageSet | None, swapped_pages: int = 0
+        self, region: Region, blocks: dict[int, Block], present: PageSet | None, left_pages: int = 0
     ) -> ledger.Entries:
         """What the ledger says of a region, of all of its blocks."""
-        entries = ledger.read(blocks, region.baseline, present, self.owner, swapped_pages, region.punches)
+        entries = ledger.read(blocks, region.baseline, present, self.owner, left_pages, region.punches)
         kernel_side = self._probes.region(region.id) if region.kind == "hugetlb" else None
         if not kernel_side:
             return entries

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple
@@ -23,7 +24,8 @@ from tracer.targets import Targets
 from tracer.trace import Trace
 from tracer.views import text
 
-CATCH_UP_S = 1.0  # for the events of what has just happened to come in
+CATCH_UP_S = 2.0  # at most, until it is known whose all pages are
+STEP_S = 0.05
 
 
 class Row(NamedTuple):
@@ -86,7 +88,7 @@ def run(size_bytes: int) -> Generator[str, None, None]:
         for number, (title, lesson) in enumerate(_script(size_bytes), 1):
             if number > 1:
                 play.go_on()
-            stage = _look(play, mapping, watch.tell())
+            stage = _look(play, mapping, watch)
             yield "\n".join(["", f"{number}  {title}", render(stage, before_bytes), _wrap(lesson, indent="  ")])
         yield _wrap(moral(stage), indent="  ")
         yield _report(watch.account())
@@ -163,12 +165,16 @@ class Tracing:
         self._capture = capture
         self._trace = trace
 
-    def tell(self) -> Told:
-        self._trace.run(CATCH_UP_S)
-        region = next(iter(self._trace.regions.values()), None)
+    def tell(self, allocated_pages: int) -> Told:
+        end_s = time.monotonic() + CATCH_UP_S
+        touched: dict[int, int] = {}
+        region = None
+        while (not region or sum(touched.values()) < allocated_pages) and time.monotonic() < end_s:
+            self._trace.run(STEP_S)
+            region = next(iter(self._trace.regions.values()), None)
+            touched = self._trace.touched_pages(region) if region else {}
         if region is None:
             raise ShmtraceError("the trace does not see the experiment", "shmtrace doctor says why")
-        touched = self._trace.touched_pages(region)
         return Told(region.creator.tgid if region.creator else None, "traced", touched)
 
     def account(self) -> Account:
@@ -182,7 +188,7 @@ class Snapshots:
     def __init__(self, parent: int) -> None:
         self._parent = parent
 
-    def tell(self) -> Told:
+    def tell(self, _: int) -> Told:
         creator = self.account().regions[0].creator
         return Told(creator.process.tgid, creator.how, None) if creator else Told(None, "", None)
 
@@ -196,8 +202,12 @@ def _only(tgid: int) -> Targets:
     return Targets(frozenset([tgid]), ())
 
 
-def _look(play: Experiment, mapping: Mapping, told: Told) -> Stage:
+def _look(play: Experiment, mapping: Mapping, watch: Tracing | Snapshots) -> Stage:
     """What all of them say now."""
+    stat = procfs.region_stat(Proc().map_file(play.parent, mapping))
+    if stat is None:
+        raise ShmtraceError("the experiment's region is gone", "did something end its processes?")
+    told = watch.tell(stat.allocated_bytes // PAGE_BYTES)
     listed = tools.ps(list(play.processes.values()))
     rows = [
         Row(
@@ -211,9 +221,6 @@ def _look(play: Experiment, mapping: Mapping, told: Told) -> Stage:
         )
         for name, tgid in play.processes.items()
     ]
-    stat = procfs.region_stat(Proc().map_file(play.parent, mapping))
-    if stat is None:
-        raise ShmtraceError("the experiment's region is gone", "did something end its processes?")
     return Stage(rows, tools.free().shared_bytes, *stat)
 
 

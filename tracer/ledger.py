@@ -6,9 +6,12 @@ the capture began``; the small values below any owner's word are bpf/wire.h's WO
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 import re
+import sys
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,6 +24,9 @@ FIRST_OWNED = 1 << WHEN_BITS
 EXTENT_US = 1_000_000
 MAX_PAGES = 1 << 40
 PIECES = 8  # of words that are not all of one extent: few enough to find soon where they part
+JOINED_BLOCKS = 1024
+TGID_BYTES = (5, 6, 7) if sys.byteorder == "little" else (0, 1, 2)  # of a word; those below have no other bit of it set
+UPPER_HALF = sys.byteorder == "little"
 
 Owner = Any
 """Whatever the caller's resolver gives; here only compared."""
@@ -134,7 +140,9 @@ def runs(numbers: Iterable[int]) -> Iterator[Pages]:
 
 def owned(blocks: Mapping[int, Block]) -> PageSet:
     """The pages that have an owner's word."""
-    return PageSet(pages for start, words in _joined(blocks) for pages in _no_less(FIRST_OWNED, start, words))
+    return PageSet.of_any(
+        (start + first, start + end) for start, words in _joined(blocks) for first, end in _owned(words)
+    )
 
 
 class Punches:
@@ -169,25 +177,25 @@ def read(
     baseline: PageSet,
     present: PageSet | None,
     owner_of: OwnerOf,
-    swapped_pages: int = 0,
+    left_pages: int = 0,
     punches: Punches = NO_PUNCHES,
 ) -> Entries:
     """What the ledger says of one region.
 
     blocks: by block number. baseline: the pages that were there when the capture of this region began. present: those
-    there now; None for a region that is gone, whose blocks then carry it themselves (Block.torn). swapped_pages: how
-    many pages of a region that is gone were swapped out at its end, and so torn down unseen: any that has an owner may
-    be one. punches: a word older than its page's is of one that is there no more.
+    there now; None for a region that is gone, whose blocks then carry it themselves (Block.torn). left_pages: how many
+    pages of a region that is gone were not seen torn down, swapped ones above all: any that has an owner may be one.
+    punches: a word older than its page's is of one that is there no more.
     """
     touched: list[Extent] = []
     not_before: list[Pages] = []  # of the baseline: freed since, and perhaps made again
     freed: list[Extent] = []  # of which only how many counts, not where
     there = present
     if there is None:
-        there = ALL_PAGES if swapped_pages else _torn(blocks)
+        there = ALL_PAGES if left_pages else _torn(blocks)
     for start, words in _joined(blocks):
         end = start + len(words)
-        older: list[int] = []
+        older = array("Q")
         for punched_start, punched_end, when_us in punches.within(start, end):
             for at in range(punched_start - start, punched_end - start):
                 if words[at] >= FIRST_OWNED and words[at] & WHEN_MASK < when_us:
@@ -204,7 +212,7 @@ def read(
         freed_pages[extent.owner] = freed_pages.get(extent.owner, 0) + extent.end - extent.start
     before = baseline
     if baseline:
-        before = before.less(PageSet(not_before))
+        before = before.less(PageSet.of_any(not_before))
         before = before.less(PageSet(gone[:2] for extent in before.extents for gone in punches.within(*extent)))
         before = before & present if present is not None else before
     return Entries(
@@ -234,11 +242,14 @@ def of_huge_pages(entries: Entries, order: int, start_pages: int, allocated_page
     return Entries(touched + before, touched_pages, before_pages, entries.freed_pages)
 
 
-def _joined(blocks: Mapping[int, Block]) -> Iterator[tuple[int, list[int]]]:
-    """Of neighbouring blocks the first page, and all the words."""
+def _joined(blocks: Mapping[int, Block]) -> Iterator[tuple[int, array[int]]]:
+    """Of neighbouring blocks the first page, and all the words; not of too many at once."""
     for first, end in runs(blocks):
-        words = itertools.chain.from_iterable(blocks[number].words for number in range(first, end))
-        yield first * BLOCK_PAGES, list(words)
+        for start in range(first, end, JOINED_BLOCKS):
+            words = array("Q")
+            for number in range(start, min(start + JOINED_BLOCKS, end)):
+                words.extend(blocks[number].words)
+            yield start * BLOCK_PAGES, words
 
 
 def _no_less(least: int, start: int, words: Sequence[int]) -> Iterator[Pages]:
@@ -255,20 +266,34 @@ def _torn(blocks: Mapping[int, Block]) -> PageSet:
     )
 
 
-def _touch(extents: list[Extent], start: int, words: Sequence[int], owner_of: OwnerOf) -> None:
-    """Enter the pages from start on, in order, as page by page: each continues the last extent if it can. A loop over
-    a million words takes seconds, min() and max() of them do not, and most words are like their neighbours'."""
-    low, high = min(words), max(words)
-    tgid = low >> WHEN_BITS
-    if tgid != high >> WHEN_BITS:
-        for _, group in itertools.groupby(words, WHEN_BITS.__rrshift__):
-            run = list(group)
-            _touch(extents, start, run, owner_of)
-            start += len(run)
-    elif tgid and not _continue(extents, start, start + len(words), low, high, owner_of):
+def _owned(words: array[int]) -> Iterator[Pages]:
+    """Where they have owners, as [first, end). A loop over a million words takes seconds; their bytes, as numbers of a
+    million digits, do not."""
+    raw = words.tobytes()
+    any_of_tgid = functools.reduce(operator.or_, (int.from_bytes(raw[at::8], "little") for at in TGID_BYTES))
+    for found in re.finditer(b"[^\0]+", any_of_tgid.to_bytes(len(words), "little")):
+        yield found.span()
+
+
+def _touch(extents: list[Extent], start: int, words: array[int], owner_of: OwnerOf) -> None:
+    """Enter the pages from start on, in order, as page by page: each continues the last extent if it can."""
+    for first, end in _owned(words):
+        owned = words[first:end]
+        halves = array("I", owned.tobytes())[UPPER_HALF::2]  # of which one tgid has another each hour
+        alike = halves == halves[:1] * len(halves)
+        at = 0
+        for _, group in [(halves[0], halves)] if alike else itertools.groupby(halves):
+            after = at + len(list(group))
+            _touch_as_one(extents, start + first + at, owned[at:after], owner_of)
+            at = after
+
+
+def _touch_as_one(extents: list[Extent], start: int, words: array[int], owner_of: OwnerOf) -> None:
+    """Those of one tgid: most words are like their neighbours', and min() and max() tell soon."""
+    if not _continue(extents, start, start + len(words), min(words), max(words), owner_of):
         step = -(-len(words) // PIECES)
         for at in range(0, len(words), step):
-            _touch(extents, start + at, words[at : at + step], owner_of)
+            _touch_as_one(extents, start + at, words[at : at + step], owner_of)
 
 
 def _continue(extents: list[Extent], start: int, end: int, low: int, high: int, owner_of: OwnerOf) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import reading, requests, views
+from tests.bench import bounds, own, reading, requests, views
 from tests.bench.observers import NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, started, starters
 from tests.bench.rounds import ROUNDS, print_table, run_rounds
 
@@ -134,35 +134,19 @@ def bench_memory(storm: Storm, rounds: int) -> None:
     print_table("peak RSS", "MiB", measured, {"shmtrace snapshot": "40 MB"})
 
 
-REGIONS = (400, 1600, 6400)
-BURST = """
-import mmap, os, sys, time
-for process in range(4):
-    if os.fork() == 0:
-        for _ in range(process, int(sys.argv[1]), 4):
-            region = mmap.mmap(-1, 13 * 4096)
-            for page in range(13):
-                region[page * 4096] = 1
-            region.close()
-        os._exit(0)
-for _ in range(4):
-    os.wait()
-open(sys.argv[2], "w").write(str(time.monotonic()))
-"""
+def bench_cpu(storm: Storm, rounds: int) -> None:
+    """What shmtrace spends on a page itself."""
+    own.bench_cpu(storm.program.parent, rounds)
 
 
-def bench_regions(storm: Storm, rounds: int) -> None:
-    """How long after the last of many short regions the report is there: by region, which must not grow with them."""
+def bench_ledger(storm: Storm, _: int) -> None:
+    """Memory of a trace, by the size of a region and by what is touched of it."""
+    own.bench_ledger(storm.program.parent)
 
-    def ms_per_region(count: int) -> float:
-        burst = [sys.executable, "-c", BURST, str(count), str(storm.result)]
-        subprocess.run(
-            [*SHMTRACE, "--json", "--", *burst], cwd=ROOT, check=True, stdin=subprocess.DEVNULL, capture_output=True
-        )
-        return (time.monotonic() - float(storm.result.read_text())) * 1000 / count
 
-    variants = {f"{count} regions": partial(ms_per_region, count) for count in REGIONS}
-    print_table("from the last of them to the report", "ms a region", run_rounds(variants, min(rounds, 3)), {})
+def bench_bounds(storm: Storm, rounds: int) -> None:
+    """Much of everything."""
+    bounds.bench(storm.program.parent, rounds)
 
 
 def bench_views(storm: Storm, rounds: int) -> None:
@@ -226,7 +210,9 @@ BENCHES: dict[str, Callable[[Storm, int], None]] = {
     "bystander": bench_bystander,
     "attach": bench_attach,
     "memory": bench_memory,
-    "regions": bench_regions,
+    "cpu": bench_cpu,
+    "ledger": bench_ledger,
+    "bounds": bench_bounds,
     "reading": bench_reading,
     "views": bench_views,
     "label": bench_label,
@@ -241,6 +227,8 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=1024, help="how much memory is touched")
     parser.add_argument("--alone", action="store_true", help="shmtrace only, without the others")
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error("of fewer than two rounds there are no quartiles")
     if unknown := set(arguments.names) - set(BENCHES):
         parser.error(f"no benchmark is named {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
     print(f"Linux {os.uname().release}, {os.cpu_count()} CPUs, Python {sys.version.partition(' ')[0]}")

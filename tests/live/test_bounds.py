@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.live import many
 from tests.live.reports import ROOT, Report, read_report, trace, trace_command
 from tests.live.shmem import PAGE_BYTES
 from tests.live.tiers import shmtrace
 
 pytestmark = pytest.mark.bpf
+needs_cc = pytest.mark.needs("cc")
 
 IMPORTS = "import ctypes, mmap, os, sys, time\n"
 
@@ -159,6 +161,68 @@ os.wait(), os.wait()
     (region,) = (region for region in report["regions"] if region["vss_bytes"] == 2 * 1021 * PAGE_BYTES)
     touched = [toucher["touched_bytes"] // PAGE_BYTES for toucher in region["touchers"]]
     assert touched == [1021, 1021] or sum(touched) + skipped(report, tier) >= 2042
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return many.build(tmp_path_factory.mktemp("many"))
+
+
+@needs_cc
+@pytest.mark.parametrize(
+    ("what", "regions", "touchers", "touched"),
+    [
+        ("forks 701 0 0", 1, 701, 3 * 701),
+        ("forks 211 400 1", 1, 211, 3 * 211),  # most of them are there at once
+        ("mapped 67 11", 67, 67 * 11, 67 * 11),
+        ("burst 1009 0", 1009, 1009, 13 * 1009),
+        ("sparse 3 1009", 1, 1, 1009),
+    ],
+)
+def test_many(tier: str, crowd: Path, what: str, regions: int, touchers: int, touched: int) -> None:
+    report = many.run(crowd, what, shmtrace=shmtrace(tier)).report
+    missing = skipped(report, tier)
+    assert len(report["regions"]) == regions
+    assert pages(report, "allocated") == touched
+    assert pages(report, "touched") == touched - pages(report, "unseen")
+    assert pages(report, "unseen") <= missing
+    assert touchers - missing <= sum(len(region["touchers"]) for region in report["regions"]) <= touchers
+    assert not any(report["lost"][what] for what in ("events", "pages"))
+
+
+@needs_cc
+def test_a_page_every_few_microseconds(tier: str, crowd: Path) -> None:
+    """Faster than regions can be forgotten: what there was no room for is said, and of what is shown nothing is off."""
+    found = many.run(crowd, "churn 2", shmtrace=shmtrace(tier))
+    report, made = found.report, int(found.values["made"])
+    assert pages(report, "touched") == pages(report, "allocated") - min(pages(report, "unseen"), skipped(report, tier))
+    assert len(report["regions"]) == pages(report, "allocated") <= made
+    assert pages(report, "allocated") == made or any("regions" in warning for warning in report["warnings"])
+
+
+@needs_cc
+def test_what_happened_while_the_trace_was_stopped(tier: str, crowd: Path) -> None:
+    line = shmtrace(tier)
+    with (
+        many.waiting(crowd, "unheard 2100 17") as waiting,
+        trace("-p", waiting.tgid, "-d", 2, shmtrace=line) as tracing,
+    ):
+        tracing.process.send_signal(signal.SIGSTOP)
+        waiting.go()
+        tracing.process.send_signal(signal.SIGCONT)
+        report = tracing.finish()
+    assert pages(report, "touched") == 2100 - min(pages(report, "unseen"), skipped(report, tier))
+    assert len(report["regions"]) == pages(report, "allocated") == 2100
+
+
+@needs_cc
+def test_eight_writers_on_one_cpu(crowd: Path) -> None:
+    """In the tier that is chosen: each is preempted where it stands, and so is the program that it is in."""
+    report = many.run(crowd, "pinned 8 1021").report
+    (region,) = report["regions"]
+    touched = [toucher["touched_bytes"] // PAGE_BYTES for toucher in region["touchers"]]
+    assert touched == [1021] * 8
+    assert pages(report, "unseen") == 0
 
 
 # ---- read only ----
@@ -329,3 +393,29 @@ def test_a_late_end_has_the_last_account_all_the_same(tier: str, teardown_s: flo
     report = read_report(output)
     assert pages(report, "allocated") == 1512
     assert pages(report, "touched") == 1512 - min(pages(report, "unseen"), skipped(report, tier))
+
+
+def test_the_last_account_of_a_region_that_is_still_torn_down(tier: str) -> None:
+    """As where that takes longer than the trace waits for it: of a region of many GiB it does."""
+    program = (
+        IMPORTS
+        + """
+region = mmap.mmap(-1, 100_003 * 4096)
+print("ready", flush=True)
+sys.stdin.readline()
+for page in range(100_003):
+    region[page * 4096] = 1
+"""
+    )
+    *python, statements = shmtrace(tier)
+    impatient = "from tracer import closing; closing.Closing.is_over = lambda *_: True\n" + statements
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        with trace("-p", process.pid, shmtrace=[*python, impatient]) as tracing:
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            report = tracing.finish()
+    assert pages(report, "allocated") == 100_003
+    assert pages(report, "touched") == 100_003 - min(pages(report, "unseen"), skipped(report, tier))

@@ -5,14 +5,25 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from json.encoder import encode_basestring_ascii
+from types import GeneratorType
 from typing import Any
 
 from tracer.account import Account, Label, Process, Region, charged, dev_text
 from tracer.places import place
 
 SCHEMA = "shmtrace/1"
+
+
+# what most of it is made of; for these json.dumps() is slow, as it makes an encoder each time
+PLAIN: dict[type, Callable[[Any], str]] = {
+    str: encode_basestring_ascii,
+    int: int.__repr__,
+    bool: {True: "true", False: "false"}.__getitem__,
+    type(None): lambda _: "null",
+}
 
 
 def render(account: Account) -> Iterator[str]:
@@ -23,27 +34,33 @@ def render(account: Account) -> Iterator[str]:
         return text(_process(process), margin)
 
     def text(value: Any, margin: str) -> str:
+        if plain := PLAIN.get(type(value)):
+            return plain(value)
         inner = margin + " "
         if isinstance(value, Process):
             return process_text(value, margin)
         if isinstance(value, dict):
             items = ",".join([f'{inner}"{name}": {text(item, inner)}' for name, item in value.items()])
             return f"{{{items}{margin}}}"
-        if isinstance(value, list) and value:
-            return "[" + ",".join([inner + text(item, inner) for item in value]) + margin + "]"
+        if isinstance(value, list):
+            return "[" + ",".join([inner + text(item, inner) for item in value]) + margin + "]" if value else "[]"
         return json.dumps(value)
 
     def pieces(value: Any, margin: str) -> Iterator[str]:
-        """What is still to be made, an iterator, is a list."""
+        """What is still to be made, a generator, is a list."""
         inner = margin + " "
-        if isinstance(value, dict) and any(isinstance(item, Iterator) for item in value.values()):
+        if isinstance(value, dict) and any(isinstance(item, GeneratorType) for item in value.values()):
             before = "{"
             for name, item in value.items():
-                yield f'{before}{inner}"{name}": '
-                yield from pieces(item, inner)
-                before = ","
-            yield margin + "}"
-        elif isinstance(value, Iterator):
+                before += f'{inner}"{name}": '
+                if isinstance(item, GeneratorType):
+                    yield before
+                    yield from pieces(item, inner)
+                    before = ","
+                else:
+                    before += text(item, inner) + ","
+            yield before.removesuffix(",") + margin + "}"
+        elif isinstance(value, GeneratorType):
             before = "["
             for item in value:
                 yield before + inner

@@ -57,6 +57,7 @@ class Closing:
     def several(self) -> Iterator[None]:
         """Accounts are closed in here: what is read or written once for all of them is done so."""
         self._behalf_of = self._probes.behalves()
+        self._probes.hear()
         self._finder.segments.cache_clear()
         try:
             yield
@@ -85,7 +86,7 @@ class Closing:
         if last:
             region.vss_bytes = max(region.vss_bytes, last.size_bytes)
             region.peak_bytes = max(region.peak_bytes, last.peak_pages * PAGE_BYTES)
-        blocks = self._probes.blocks(region.id)
+        blocks = self._probes.heard_blocks(region.id)  # none has come to it since
         entries = self.read(region, blocks, None, left_pages)
         if left_pages and (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
             # some pages were given back while they were swapped out, and this tier does not see which

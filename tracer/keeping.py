@@ -23,6 +23,7 @@ from tracer.regions import Region
 
 AT_ONCE_S = 0.002
 PATIENCE_S = 0.1
+RARELY = 20  # times as long as it takes to read what all processes did to all regions, before it is read again
 
 Changed = dict[int, dict[int, Block]]
 """Blocks of the ledger, by region and number."""
@@ -39,6 +40,7 @@ class Keeping:
         self._clock = clock
         self.usages: dict[tuple[int, int, int], Usage] = {}
         """as they were last written, by (region, tgid, start_time_ns)"""
+        self._usages_at_s = 0.0
 
     def collect(self, regions: Collection[int]) -> tuple[Changed, dict[int, KernelRegion | None]]:
         """What has changed in the ledger, and then what the regions have; None: it is there no more."""
@@ -116,7 +118,10 @@ class Keeping:
             region.written = sizes
 
     def write_usages(self, regions: Mapping[int, Region]) -> None:
-        """How often each process faulted on each region, and what it gave back of it."""
+        """How often each process faulted on each region, and what it gave back of it; of very many, now and then."""
+        began_s = time.monotonic()
+        if began_s < self._usages_at_s:
+            return
         rows = []
         before, self.usages = self.usages, {}
         for key, usage in self._probes.read_usages().items():
@@ -129,6 +134,8 @@ class Keeping:
                 counted = usage.faults if self._probes.ranges is not None else None
                 rows.append((regions[number].row, process.row, counted, usage.freed_pages))
         self._capture.insert_all("usage", "region, process, faults, freed_pages", rows)
+        ended_s = time.monotonic()
+        self._usages_at_s = ended_s + RARELY * (ended_s - began_s)
 
 
 def _blocks_of(extent: Pages) -> range:

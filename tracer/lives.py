@@ -127,6 +127,8 @@ class Lives:
     def during(self, tgid: int, first_us: int, last_us: int) -> Process | None:
         """Whose this PID was all that time; None: it was not one's."""
         process = self.at(tgid, first_us)
+        if len(self._of[tgid][0]) == 1:
+            return process
         return process if process is self.at(tgid, last_us) else None
 
     def _stranger(self, tgid: int) -> Process:

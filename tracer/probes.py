@@ -265,8 +265,8 @@ class Probes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for link in self._links:
-            os.close(link)
+        with ThreadPoolExecutor(len(self._links) or 1) as pool:  # each waits until no CPU is at its program any more
+            list(pool.map(os.close, self._links))
         for mapped in self._mapped:
             mapped.close()
         self._bpf.cleanup()
@@ -578,6 +578,10 @@ class Probes:
     def blocks(self, region: int) -> dict[int, Block]:
         """The ledger of one region, by part."""
         self.hear()
+        return self.heard_blocks(region)
+
+    def heard_blocks(self, region: int) -> dict[int, Block]:
+        """The same, as far as it had been heard of already."""
         return self._read(self._known.get(region, {}))
 
     def _read(self, places: dict[int, int]) -> dict[int, Block]:

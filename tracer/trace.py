@@ -48,6 +48,7 @@ BURY_S = 0.2  # at once: whoever buries keeps up with nothing
 IDLE = 4  # times as long as a sample takes before the next: whoever samples keeps up with nothing
 TEARDOWN_S = 1.0  # a teardown that was not seen to end by then has ended unseen
 POLL_S = 0.2
+GATHER_S = 0.02
 PATIENCE_S = 1.0  # of who has told it to stop, for the accounts to be closed; the report comes after
 SILENCE_S = 2.0  # of a closing that takes longer, before it says so
 HEARD_AT_ONCE = 1024  # events: who waits for them has other things to look at
@@ -117,6 +118,7 @@ class Trace:
         self._by_key: dict[RegionKey, Region] = {}
         self._dying: dict[int, Region] = {}
         self._heard: deque[Event] = deque()  # and not looked at yet
+        self._heard_at_s = 0.0
         self._unmet: dict[int, list[events.Touch | events.Punch]] = {}  # of regions that were not heard of yet
         self._to_look: dict[Process, list[Region]] = {}  # at whom, and for which regions that it may map
         self._to_locate: set[int] = set()  # ids of those regions
@@ -206,7 +208,8 @@ class Trace:
         return [tgid for tgid in found if tgid not in self._excluded]
 
     def _room(self, processes: dict[int, ProcessStat]) -> Sizes:
-        """Room for what the targets map now and some more, never above what memory and swap can hold."""
+        """Room for what the targets map now and some more: unless it was said how much, not above what memory and swap
+        can hold."""
         tree = self._tree(processes)
         seen: dict[tuple[int, int, str], int] = {}
         for tgid in tree:
@@ -216,7 +219,9 @@ class Trace:
                     stat = procfs.region_stat(self._proc.map_file(tgid, mapping))
                     seen[identity] = stat.vss_bytes if stat else 0
         memory = self._proc.memory()
-        size_bytes = min(sum(seen.values()) + self._room_bytes, memory.total_bytes + memory.swap_bytes)
+        size_bytes = sum(seen.values()) + self._room_bytes
+        if self._room_bytes == ROOM_BYTES:
+            size_bytes = min(size_bytes, memory.total_bytes + memory.swap_bytes)
         scale = max(self._room_bytes / ROOM_BYTES, 1) * min(memory.total_bytes / ROOM_BYTES, 1)
         return Sizes(
             # a block for each small region, too, unless it was said how much room there is to be
@@ -341,8 +346,12 @@ class Trace:
             self._sample_at_s = max(now + self._interval_s, self._rested_at_s)
 
     def _hear(self, timeout_s: float) -> None:
-        """Some of what has happened."""
+        """Some of what has happened: at once, unless more was heard of just now; then together with what follows."""
+        if not self._heard:
+            time.sleep(min(max(self._heard_at_s + GATHER_S - time.monotonic(), 0), timeout_s))
         self._heard += self._probes.poll(0 if self._heard else timeout_s)
+        if self._heard:
+            self._heard_at_s = time.monotonic()
         self._apply_some()
 
     def _hear_all(self) -> None:

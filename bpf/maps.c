@@ -166,6 +166,7 @@ static inline bool claim(u64 what, u32 *number)
  * all of them that come meanwhile.
  */
 #define FILLED_AT_ONCE 1024
+#define EMPTIED_AT_ONCE 10 /* a program takes 12 arguments (MAX_BPF_FUNC_ARGS) */
 
 static inline void give_back(u32 kind, u32 number)
 {
@@ -192,11 +193,8 @@ int fill(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* (kind, number), which has been read, and which nobody is at any more. */
-int empty(struct bpf_raw_tracepoint_args *ctx)
+static inline void empty_one(u32 kind, u32 number)
 {
-	u32 kind = ctx->args[0];
-	u32 number = ctx->args[1];
 	u32 place = number & ((1 << SLOT_BITS) - 1);
 	struct block *block = kind == FREE_BLOCK ? ledger.lookup(&number) : NULL;
 	struct process *process = kind == FREE_PROCESS ? processes.lookup(&number) : NULL;
@@ -219,5 +217,16 @@ int empty(struct bpf_raw_tracepoint_args *ctx)
 		__builtin_memset(usage, 0, sizeof(*usage));
 	}
 	give_back(kind, number);
+}
+
+/* (kind, up to EMPTIED_AT_ONCE numbers, 0), which have been read, and which nobody is at any more. */
+int empty(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 numbers[EMPTIED_AT_ONCE];
+	__builtin_memcpy(numbers, &ctx->args[1], sizeof(numbers));
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < EMPTIED_AT_ONCE; i++)
+		if (numbers[i])
+			empty_one(ctx->args[0], numbers[i]);
 	return 0;
 }

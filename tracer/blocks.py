@@ -48,6 +48,10 @@ class Places:
     def __getitem__(self, place: int) -> bytes:
         return self._map[place * self._size_bytes : (place + 1) * self._size_bytes]
 
+    def who(self, place: int) -> int:
+        """Who has this place."""
+        return self._who[place]
+
     def taken(self) -> list[int]:
         """The places that somebody has."""
         return list(compress(range(len(self._who)), self._who))

@@ -57,7 +57,7 @@ STUBS = SOURCES / "stubs"
 EVENT_PAGES = 256  # a power of two; 1 MiB, some 20,000 punches
 LABEL_PAGES = 1024  # 4 MiB, some 9,000 labels
 BATCH = 4096
-FILLED_AT_ONCE = 1024  # bpf/maps.c
+FILLED_AT_ONCE, EMPTIED_AT_ONCE = 1024, 10  # bpf/maps.c
 GRACE_S = 0.05  # after which no program is still at what it could find before
 CALL_THEMSELVES = "sys_enter_fallocate", "sys_exit_fallocate"  # by their places in again of bpf/fallocate.c
 STACKS = "STACKS"  # the flag that has pages counted by user stack
@@ -400,8 +400,11 @@ class Probes:
 
     def region(self, number: int) -> KernelRegion | None:
         """By its id; None: it has been forgotten."""
-        found = KernelRegion.unpack(self._regions[_place(number)])
-        return found if found.id == number and number not in self._leaving else None
+        return KernelRegion.unpack(self._regions[_place(number)]) if self.has(number) else None
+
+    def has(self, number: int) -> bool:
+        """Whether the kernel side has this region, and it has not been forgotten."""
+        return self._regions.who(_place(number)) == number and number not in self._leaving
 
     def read_regions(self) -> dict[int, KernelRegion]:
         """All of them, by their id."""
@@ -414,7 +417,7 @@ class Probes:
 
     def forget(self, number: int) -> None:
         """What the kernel side has of a region is for another: in a moment, for a program may be at it."""
-        if not self.region(number):
+        if not self.has(number):
             return
         bpf.run(self._forget, number)
         self._leaving.add(number)
@@ -425,17 +428,19 @@ class Probes:
         now = time.monotonic()
         if self._forgotten and self._forgotten[0][0] < now - GRACE_S:
             self.hear()
+        empty: dict[int, list[int]] = {}
         while self._forgotten and self._forgotten[0][0] < now - GRACE_S:
             _, kind, number = self._forgotten.popleft()
-            bpf.run(self._empty, kind, number)
-            if kind != FREE_REGION:
-                continue
-            self._leaving.discard(number)
-            self._told.pop(number, None)
-            for block in self._known.pop(number, {}).values():
-                bpf.run(self._empty, FREE_BLOCK, block)
-            for usage in self._usages_of.pop(number, {}).values():
-                bpf.run(self._empty, FREE_USAGE, usage)
+            empty.setdefault(kind, []).append(number)
+            if kind == FREE_REGION:
+                self._leaving.discard(number)
+                self._told.pop(number, None)
+                empty.setdefault(FREE_BLOCK, []).extend(self._known.pop(number, {}).values())
+                empty.setdefault(FREE_USAGE, []).extend(self._usages_of.pop(number, {}).values())
+        for kind, numbers in empty.items():
+            for first in range(0, len(numbers), EMPTIED_AT_ONCE):
+                some = numbers[first : first + EMPTIED_AT_ONCE]
+                bpf.run(self._empty, kind, *some, *[0] * (EMPTIED_AT_ONCE - len(some)))
 
     def read_usages(self) -> dict[tuple[int, int, int], Usage]:
         """What processes did to regions, by (region, tgid, start_time_ns)."""

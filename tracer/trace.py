@@ -436,7 +436,7 @@ class Trace:
         elif isinstance(event, events.Gone):
             self._gone(event)
         elif event.id not in self.regions:
-            if self._probes.region(event.id):
+            if self._probes.has(event.id):
                 self._unmet.setdefault(event.id, []).append(event)
         elif isinstance(event, events.Touch):
             self._touched(event)
@@ -543,7 +543,7 @@ class Trace:
     def _met(self, event: events.Region) -> None:
         """A region that the kernel side met first: made, or mapped by the tree for the first time."""
         is_after_the_end = self._ends_at_ns is not None and event.head.time_ns > self._ends_at_ns
-        if event.id in self.regions or is_after_the_end or not self._probes.region(event.id):
+        if event.id in self.regions or is_after_the_end or not self._probes.has(event.id):
             return
         process = self.lives.find(event.head.tgid, event.head.start_time_ns)
         if not process:  # it was watched, and is none of ours

@@ -165,7 +165,7 @@ static inline bool claim(u64 what, u32 *number)
  * to do that, or to look something up, the kernel skips kprobes on that CPU (bpf_prog_active), and if it is preempted there
  * all of them that come meanwhile.
  */
-#define FILLED_AT_ONCE 1024
+#define FILLED_AT_ONCE 128
 #define EMPTIED_AT_ONCE 10 /* a program takes 12 arguments (MAX_BPF_FUNC_ARGS) */
 
 static inline void give_back(u32 kind, u32 number)

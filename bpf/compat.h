@@ -167,10 +167,8 @@ static inline bool page_exists(u64 mapping, u64 index)
 
 /* ---- What leaves the page cache: a folio, a page before v5.16 ---- */
 
-static inline u32 folio_order(u64 folio)
+static inline u32 order_of_large(u64 folio)
 {
-	if (!(RD(u64, folio, 0) & (1ULL << BIT_PG_HEAD)))
-		return 0;
 #if defined(HAVE_FOLIO_ORDER)
 	return RD(u8, folio, OFF_FOLIO_ORDER);
 #elif defined(HAVE_FOLIO_FLAGS_1) /* had other uses while there was the one above */
@@ -180,6 +178,18 @@ static inline u32 folio_order(u64 folio)
 	return RD(u8, folio, SIZE_PAGE + OFF_PAGE_COMPOUND_ORDER); /* in the first tail page */
 #endif
 }
+
+static inline u32 folio_order(u64 folio)
+{
+	return RD(u64, folio, 0) & (1ULL << BIT_PG_HEAD) ? order_of_large(folio) : 0;
+}
+
+/* The same of an argument: where the verifier knows what it points to, its flags are read without a helper. */
+#ifdef BY_FENTRY
+#define ARG_ORDER(ctx, number) (*(u64 *)ARG(ctx, number) & (1ULL << BIT_PG_HEAD) ? order_of_large(ARG(ctx, number)) : 0)
+#else
+#define ARG_ORDER(ctx, number) folio_order(ARG(ctx, number))
+#endif
 
 /* A hugetlb page's index, by its own size. */
 static inline u64 hugetlb_index(u64 index, u32 order)

@@ -119,10 +119,7 @@ static inline u64 is_zero(u64 value)
 	return ~(value | -value) >> 63;
 }
 
-/*
- * Set a bit for each page of a block that does not exist. A bit goes to the map's memory at once, which the verifier does
- * not follow: a value that it knows makes every path through the loop another one to it.
- */
+/* Set a bit for each page of a block that does not exist, in a map's memory: there the verifier does not follow which. */
 static inline void mark_holes(u64 mapping, u64 first, u64 *holes)
 {
 	u64 entry = xa_descend(mapping, first);

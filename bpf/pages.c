@@ -186,8 +186,11 @@ static inline void write_large(struct last *last, struct region *region, u64 ind
 			continue;
 		}
 		mark_holes(region->mapping, first - first % BLOCK_PAGES, &last->holes);
-		for (u32 slot = 0; slot < BLOCK_PAGES; slot++)
-			if (pages & last->holes & 1ULL << slot)
+		pages &= last->holes;
+		/* clang, left to itself, has it fall through to its own head, which v5.10 takes for an endless loop */
+#pragma clang loop unroll(disable)
+		for (u32 slot = 0; slot < BLOCK_PAGES; slot++, pages >>= 1)
+			if (pages & 1)
 				block->words[slot] = word;
 		has_changed(block->number);
 	}

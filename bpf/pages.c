@@ -41,22 +41,22 @@ BPF_F_TABLE("array", u32, u64, nr_behalves, 1, BPF_F_MMAPABLE); /* pages: whethe
  * A page may be made in an address space that is not the acting thread's (process_vm_writev, ptrace, /proc/PID/mem,
  * userfaultfd, khugepaged), or by a kernel thread that has borrowed one (io_uring before v5.12, vhost).
  */
-static inline void on_behalf(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
+static inline void note_owner(u64 mm, u32 *tgid, u64 *start_time_ns)
 {
-	u64 task = bpf_get_current_task();
-	u64 own_mm = RD(u64, task, OFF_TASK_MM);
+	u64 owner = mm ? RD(u64, mm, OFF_MM_OWNER) : 0;
+	*tgid = owner ? RD(u32, owner, OFF_TASK_TGID) : 0;
+	*start_time_ns = owner ? RD(u64, RD(u64, owner, OFF_TASK_GROUP_LEADER), OFF_TASK_START_BOOTTIME) : 0;
+}
+
+static inline void count_behalf(u32 region, u32 tgid, u32 for_tgid, u64 for_start_time_ns, u32 nr_pages)
+{
 	struct process *process = process_of(tgid);
 	u64 none = 0;
-	if (!for_mm || for_mm == own_mm)
-		for_mm = RD(u32, task, OFF_TASK_FLAGS) & PF_KTHREAD ? own_mm : 0;
-	if (!for_mm || !process)
+	if (!process || !for_tgid || for_tgid == tgid)
 		return;
-	struct behalf_key key = {.region = region, .tgid = tgid, .start_time_ns = process->start_time_ns};
-	u64 owner = RD(u64, for_mm, OFF_MM_OWNER);
-	key.for_tgid = owner ? RD(u32, owner, OFF_TASK_TGID) : 0;
-	if (!key.for_tgid || key.for_tgid == tgid)
-		return;
-	key.for_start_time_ns = RD(u64, RD(u64, owner, OFF_TASK_GROUP_LEADER), OFF_TASK_START_BOOTTIME);
+	struct behalf_key key = {.region = region, .tgid = tgid, .for_tgid = for_tgid};
+	key.start_time_ns = process->start_time_ns;
+	key.for_start_time_ns = for_start_time_ns;
 	u64 *pages = behalves.lookup_or_try_init(&key, &none);
 	u32 zero = 0;
 	u64 *all = nr_behalves.lookup(&zero);
@@ -67,7 +67,21 @@ static inline void on_behalf(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
 		lose(LOST_USAGE);
 	}
 }
+
+static inline void on_behalf(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
+{
+	u64 task = bpf_get_current_task();
+	u64 own_mm = RD(u64, task, OFF_TASK_MM);
+	u32 for_tgid = 0;
+	u64 for_start_time_ns = 0;
+	if (!for_mm || for_mm == own_mm)
+		for_mm = RD(u32, task, OFF_TASK_FLAGS) & PF_KTHREAD ? own_mm : 0;
+	note_owner(for_mm, &for_tgid, &for_start_time_ns);
+	count_behalf(region, tgid, for_tgid, for_start_time_ns, nr_pages);
+}
 #else
+#define note_owner(mm, tgid, start_time_ns)
+#define count_behalf(region, tgid, for_tgid, for_start_time_ns, nr_pages)
 #define on_behalf(region, tgid, for_mm, nr_pages)
 #endif
 
@@ -280,11 +294,13 @@ int hugetlb_adding(ENTRY *ctx)
 struct collapse {
 	u64 mapping;
 	u64 start;
-	u64 mm;
+	u64 for_start_time_ns;	     /* of whose memory it is: who may have gone by the end */
 	u64 holes[MAX_FOLIO_BLOCKS]; /* bit per page: it does not exist before */
 	u64 still;		     /* nor after, of the block in hand */
+	u32 for_tgid;
 	u32 filled;
 	u32 region;
+	u32 reserved;
 };
 BPF_TABLE("hash", u64, struct collapse, collapses, 256); /* by pid_tgid */
 BPF_TABLE("array", u32, struct collapse, no_collapse, 1);
@@ -306,7 +322,7 @@ int collapsing(ENTRY *ctx)
 		return 0;
 	collapse->mapping = mapping;
 	collapse->start = start;
-	collapse->mm = ARG(ctx, ARG_COLLAPSING_MM);
+	note_owner(ARG(ctx, ARG_COLLAPSING_MM), &collapse->for_tgid, &collapse->for_start_time_ns);
 	collapse->region = id;
 	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++)
 		mark_holes(mapping, start + i * BLOCK_PAGES, &collapse->holes[i]);
@@ -345,8 +361,11 @@ int collapsed(RETURN *ctx)
 		}
 		has_changed(block->number);
 	}
-	if (collapse->filled)
-		count(ctx, last, collapse->region, word, collapse->mm, collapse->filled);
+	if (collapse->filled) {
+		u32 tgid = word >> WHEN_BITS;
+		count_behalf(region->id, tgid, collapse->for_tgid, collapse->for_start_time_ns, collapse->filled);
+		count_stack(AT_COLLAPSE, ctx, region->id, tgid, collapse->filled);
+	}
 	collapses.delete(&thread);
 	return 0;
 }

@@ -153,6 +153,23 @@ int task_newtask(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/*
+ * What a process executes may be over before user space has read of it, and the name it had then be the one that is looked
+ * for: of several the first is kept.
+ */
+static inline void keep_name(struct process *process)
+{
+	u32 what = FIRST_PROCESS + process->number;
+	u64 *is_unread = changes.lookup(&what);
+	if (!is_unread || !*is_unread) {
+		process->earlier_ns = 0;
+	} else if (process->executed_ns && !process->earlier_ns) {
+		process->earlier_ns = process->executed_ns;
+		__builtin_memcpy(process->earlier_comm, process->comm, COMM_BYTES);
+		__builtin_memcpy(process->earlier_title, process->title, EARLIER_BYTES);
+	}
+}
+
 /* sched:sched_process_exec(task, old_pid, bprm): the old memory is gone, and with it every range */
 int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -165,6 +182,7 @@ int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 #endif
 	if (!process || process->kind == STRANGER)
 		return 0;
+	keep_name(process);
 	process->lender = 0;
 	process->executed_ns = bpf_ktime_get_ns();
 	bpf_get_current_comm(process->comm, COMM_BYTES);

@@ -10,6 +10,7 @@
 
 #define COMM_BYTES 16
 #define TITLE_BYTES 256
+#define EARLIER_BYTES 64
 #define NAME_BYTES 64
 #define MAX_RANGES 64 /* of one address space, that are found at once */
 #define BLOCK_PAGES 64
@@ -103,7 +104,8 @@ struct process {
 	__u64 began_ns;		    /* when it was entered; 0: user space did that */
 	__u64 executed_ns;	    /* its last exec; 0: none was seen */
 	__u64 ended_ns;		    /* 0: it lives */
-	__u32 number;		    /* its own; 0: the place is free */
+	__u64 earlier_ns; /* an exec before the last that user space had not read of by then; 0: there is none */
+	__u32 number;	  /* its own; 0: the place is free */
 	__u32 tgid;
 	__u32 parent_tgid; /* or, where that one's beginning was not seen, its next of kin */
 	__u32 kind;	   /* process_kind */
@@ -111,6 +113,8 @@ struct process {
 	__u32 title_bytes; /* of the whole command line at its last exec, or at its end; 0: not read */
 	char comm[COMM_BYTES];
 	char title[TITLE_BYTES]; /* its arguments, NUL after each, cut */
+	char earlier_comm[COMM_BYTES];
+	char earlier_title[EARLIER_BYTES];
 };
 
 /* Who was the first to ask for a SysV segment. */

@@ -32,6 +32,7 @@ def process(**more: Any) -> KernelProcess:
         "began_ns": 7_000_000_001,
         "executed_ns": 0,
         "ended_ns": 0,
+        "earlier_ns": 0,
         "number": 3,
         "tgid": 812,
         "parent_tgid": PARENT[0],
@@ -40,6 +41,8 @@ def process(**more: Any) -> KernelProcess:
         "title_bytes": 0,
         "comm": b"php-fpm8.2",
         "title": b"",
+        "earlier_comm": b"",
+        "earlier_title": b"",
     }
     return KernelProcess(**{**values, **more})
 
@@ -61,6 +64,19 @@ def test_who_executed_meanwhile_was_born_first() -> None:
     child = process(executed_ns=7_000_000_005, comm=b"ls", title_bytes=15, title=b"/bin/ls\0-l\0/x\0\0of before")
     found = News().begun([child])
     assert found == [FORK._replace(comm="ls"), Exec(head(7_000_000_005), "ls", "/bin/ls", "/bin/ls -l /x", 3)]
+
+
+def test_what_it_was_in_between() -> None:
+    """A shell of the name that is looked for, which had executed another program before anybody looked."""
+    told = News()
+    told.begun([process()])
+    shell = {"earlier_ns": 7_000_000_003, "earlier_comm": b"php-fpm", "earlier_title": b"/sbin/php-fpm\0-c\0"}
+    child = process(executed_ns=7_000_000_005, comm=b"ls", title_bytes=3, title=b"ls\0", **shell)
+    first, last = told.begun([child])
+    assert first == Exec(head(7_000_000_003), "php-fpm", "/sbin/php-fpm", "/sbin/php-fpm -c", 3)
+    assert last == Exec(head(7_000_000_005), "ls", "ls", "ls", 3)
+    assert told.begun([child]) == []
+    assert len(told.begun([child._replace(executed_ns=7_000_000_009)])) == 1
 
 
 def test_all_in_the_order_of_time() -> None:

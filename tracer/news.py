@@ -21,6 +21,8 @@ class KernelProcess(NamedTuple):
     """0: user space has entered it"""
     executed_ns: int
     ended_ns: int
+    earlier_ns: int
+    """an exec before the last that had not been read of by then; 0: there is none"""
     number: int
     tgid: int
     parent_tgid: int
@@ -31,6 +33,8 @@ class KernelProcess(NamedTuple):
     """of the whole command line, of which title has the beginning; 0: it was not read"""
     comm: bytes
     title: bytes
+    earlier_comm: bytes
+    earlier_title: bytes
 
     @classmethod
     def unpack(cls, raw: bytes) -> KernelProcess:
@@ -146,6 +150,9 @@ class News:
                 watched = process.kind == wire.WATCHED
                 head = process.head(process.began_ns)
                 found.append(Fork(head, *parent, text(process.comm), process.number, watched))
+            if process.earlier_ns > (known.executed_ns if known else 0):
+                title = titles(process.earlier_title, wire.EARLIER_BYTES)
+                found.append(Exec(process.head(process.earlier_ns), text(process.earlier_comm), *title, process.number))
             if process.executed_ns:
                 head = process.head(process.executed_ns)
                 found.append(Exec(head, text(process.comm), *process.titles(), process.number))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-COMM_BYTES, TITLE_BYTES, NAME_BYTES = 16, 256, 64
+COMM_BYTES, TITLE_BYTES, EARLIER_BYTES, NAME_BYTES = 16, 256, 64, 64
 MAX_RANGES = 64
 BLOCK_PAGES = 64
 SLOT_BITS = 16
@@ -31,8 +31,8 @@ RANGE = struct.Struct("=QQII")
 RANGES_HEAD = struct.Struct("=II")
 RANGES_BYTES = RANGES_HEAD.size + MAX_RANGES * RANGE.size
 OF_TREE, WATCHED, STRANGER = range(3)
-PROCESS = struct.Struct(f"=QQQQQIIIIII{COMM_BYTES}s{TITLE_BYTES}s")
-PROCESS_NUMBER_BYTES, PROCESS_KIND_BYTES = struct.calcsize("=5Q"), struct.calcsize("=5QIII")  # where they are
+PROCESS = struct.Struct(f"=QQQQQQIIIIII{COMM_BYTES}s{TITLE_BYTES}s{COMM_BYTES}s{EARLIER_BYTES}s")
+PROCESS_NUMBER_BYTES, PROCESS_KIND_BYTES = struct.calcsize("=6Q"), struct.calcsize("=6QIII")  # where they are
 ASKER = struct.Struct("=QQ")  # of a SysV segment: start time, tgid
 USAGE_KEY = struct.Struct("=IIQ")
 USAGE = struct.Struct("=QQIIQ")  # faults, freed pages, key

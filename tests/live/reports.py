@@ -56,7 +56,7 @@ def assert_touched(
 ) -> int:
     """Each part has touched what it must have, in pages. Returns how many are missing of that.
 
-    Only by fentry any may be: what the kernel skipped is unseen, to the page, and owned up to.
+    By kprobe none may be; else what the kernel skipped is unseen, to the page, and owned up to.
     """
     touched = pages_by_part(region, parts, "touched_bytes")
     missing = {part: expected.get(part, 0) - touched.get(part, 0) for part in {*expected, *touched}}
@@ -70,8 +70,8 @@ def assert_touched(
 
 
 def skipped_at_most(report: Report, tier: str) -> int:
-    """How many pages the kernel may have kept from the programs of a tier: by fentry as many as it owns up to."""
-    return int(report["lost"]["probes"]) if tier == "fentry" else 0
+    """How many pages the kernel may have kept from a tier's programs, but for kprobes: as many as it owns up to."""
+    return int(report["lost"]["probes"]) if tier in ("fentry", "faults") else 0
 
 
 def assert_balanced(report: Report) -> None:

@@ -186,9 +186,9 @@ static inline u32 folio_order(u64 folio)
 
 /* The same of an argument: where the verifier knows what it points to, its flags are read without a helper. */
 #ifdef BY_FENTRY
-#define ARG_ORDER(ctx, number) (*(u64 *)ARG(ctx, number) & (1ULL << BIT_PG_HEAD) ? order_of_large(ARG(ctx, number)) : 0)
+#define ORDER_OF(ctx, number) (*(u64 *)ARG(ctx, number) & (1ULL << BIT_PG_HEAD) ? order_of_large(ARG(ctx, number)) : 0)
 #else
-#define ARG_ORDER(ctx, number) folio_order(ARG(ctx, number))
+#define ORDER_OF(ctx, number) folio_order(ARG(ctx, number))
 #endif
 
 /* A hugetlb page's index, by its own size. */

@@ -224,7 +224,7 @@ int adding(ENTRY *ctx)
 	if (!region || region->gone_us) /* or another inode is in its place already */
 		return 0;
 	u64 index = ARG(ctx, ARG_ADDING_INDEX);
-	u32 order = index & 1 ? 0 : ARG_ORDER(ctx, ARG_ADDING_FOLIO) & 31; /* a large one begins at its size */
+	u32 order = index & 1 ? 0 : ORDER_OF(ctx, ARG_ADDING_FOLIO) & 31; /* a large one begins at its size */
 	struct block *block = NULL;
 	struct last *last = last_here();
 	u32 zero = 0;

@@ -37,10 +37,7 @@ static inline struct last *last_here(void)
 BPF_TABLE("hash", struct behalf_key, u64, behalves, NR_USAGES);
 BPF_F_TABLE("array", u32, u64, nr_behalves, 1, BPF_F_MMAPABLE); /* pages: whether to look there is seen by this */
 
-/*
- * A page may be made in an address space that is not the acting thread's (process_vm_writev, ptrace, /proc/PID/mem,
- * userfaultfd, khugepaged), or by a kernel thread that has borrowed one (io_uring before v5.12, vhost).
- */
+/* Whose an address space is. */
 static inline void note_owner(u64 mm, u32 *tgid, u64 *start_time_ns)
 {
 	u64 owner = mm ? RD(u64, mm, OFF_MM_OWNER) : 0;
@@ -68,6 +65,10 @@ static inline void count_behalf(u32 region, u32 tgid, u32 for_tgid, u64 for_star
 	}
 }
 
+/*
+ * A page may be made in an address space that is not the acting thread's (process_vm_writev, ptrace, /proc/PID/mem,
+ * userfaultfd, khugepaged), or by a kernel thread that has borrowed one (io_uring before v5.12, vhost).
+ */
 static inline void on_behalf(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
 {
 	u64 task = bpf_get_current_task();

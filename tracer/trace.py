@@ -759,8 +759,9 @@ class Trace:
             self._closing.unread((region, last.get(number)) for number, region in self.regions.items())
         if self._stacks:
             self._stacks.write(patience_s=math.inf)
+        losses = self._probes.losses()
         for what, query in MOST_OF.items():
-            if self._probes.losses()[what]:
+            if losses[what]:
                 for number, comm in self._capture.rows(f"{query} GROUP BY comm ORDER BY 1 DESC LIMIT 1"):
                     self._warn(f"there was no room for more {what}: {number} are of {comm}")
         self._shmem_bytes = self._proc.memory().shmem_bytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -11,10 +10,9 @@ from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from typing import Any, NamedTuple
 
-from tests.bench.observers import ROOT, SHMTRACE
 from tests.bench.rounds import run_rounds
 from tests.live import many
-from tests.live.reports import Report
+from tests.live.reports import Report, trace
 from tests.live.shmem import PAGE_BYTES
 
 COUNTS = (400, 1600, 6400, 12000)
@@ -101,18 +99,17 @@ def bench_growth(program: Path, rounds: int) -> None:
 
 def bench_unheard(program: Path) -> None:
     """The trace is stopped while more happens than there are events for, and let go on after its end has come."""
-    with many.waiting(program, f"unheard {UNHEARD_REGIONS} {IDLE}") as process:
-        line = [*SHMTRACE, "--json", "-p", str(process.tgid), "-d", "2"]
-        with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as trace:
-            assert trace.stderr
-            assert b"tracing" in trace.stderr.readline()
-            began_s = time.monotonic()
-            trace.send_signal(SIGSTOP)
-            process.go()
-            time.sleep(max(began_s + 2 - time.monotonic(), 0))
-            began_s = time.monotonic()
-            trace.send_signal(SIGCONT)
-            found = many.read(trace)
+    with (
+        many.waiting(program, f"unheard {UNHEARD_REGIONS} {IDLE}") as process,
+        trace("-p", process.tgid, "-d", 2) as tracing,
+    ):
+        began_s = time.monotonic()
+        tracing.process.send_signal(SIGSTOP)
+        process.go()
+        time.sleep(max(began_s + 2 - time.monotonic(), 0))
+        began_s = time.monotonic()
+        tracing.process.send_signal(SIGCONT)
+        found = many.read(tracing.process)
     found = found._replace(after_s=found.after_s - began_s)
     report = found.report
     case = Case(f"{UNHEARD_REGIONS} regions while stopped, {IDLE} idle", "", UNHEARD_REGIONS, 5.0)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import re
 import signal
 import statistics
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.bench.observers import ROOT, SHMTRACE
 from tests.bench.rounds import run_rounds
 from tests.live import many
-from tests.live.reports import Report
+from tests.live.reports import Report, trace
 from tests.live.shmem import PAGE_BYTES
 
 MIB = 1 << 20
@@ -33,18 +29,6 @@ class Traced(NamedTuple):
     """of the processes, while they touched"""
 
 
-@contextmanager
-def tracing(tgid: int) -> Iterator[subprocess.Popen[bytes]]:
-    line = [*SHMTRACE, "--json", "-p", str(tgid)]
-    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            assert process.stderr
-            assert b"tracing" in process.stderr.readline()
-            yield process
-        finally:
-            process.kill()
-
-
 def owned_pages(report: Report) -> int:
     touchers = (toucher for region in report["regions"] for toucher in region["touchers"])
     return sum(toucher["touched_bytes"] for toucher in touchers) // PAGE_BYTES
@@ -53,12 +37,12 @@ def owned_pages(report: Report) -> int:
 def traced(program: Path, pages: int, turn: int) -> Traced:
     with (
         many.waiting(program, f"touch {pages} {PROCESSES} {turn} {FOR_S}") as touching,
-        tracing(touching.tgid) as trace,
+        trace("-p", touching.tgid) as tracing,
     ):
-        began_s = many.cpu_seconds(trace.pid)
+        began_s = many.cpu_seconds(tracing.process.pid)
         found = touching.go()
         touching.end()  # and the trace with it: one that is told to stop has no time for all of it on a busy host
-        report = many.read(trace)
+        report = many.read(tracing.process)
     assert owned_pages(report.report) == pages
     return Traced(report.cpu_s - began_s, found["cpu"])
 
@@ -103,13 +87,14 @@ def bench_ledger(directory: Path) -> None:
     program = many.build(directory)
     print(f"\n{'memory of a trace, MiB':<34}{'BPF maps before':>18}{'after':>10}{'RssAnon before':>18}{'after':>10}")
     for gib, pages in SPARSE:
-        with many.waiting(program, f"sparse {gib} {pages}") as process, tracing(process.tgid) as trace:
-            before = map_bytes(trace.pid), anonymous_bytes(trace.pid)
+        with many.waiting(program, f"sparse {gib} {pages}") as process, trace("-p", process.tgid) as tracing:
+            tgid = tracing.process.pid
+            before = map_bytes(tgid), anonymous_bytes(tgid)
             process.go()
             time.sleep(SAMPLED_S)
-            after = map_bytes(trace.pid), anonymous_bytes(trace.pid)
-            trace.send_signal(signal.SIGINT)
-            report = many.read(trace).report
+            after = map_bytes(tgid), anonymous_bytes(tgid)
+            tracing.process.send_signal(signal.SIGINT)
+            report = many.read(tracing.process).report
         assert owned_pages(report) + report["lost"]["pages"] == pages
         lost = f"  {report['lost']['pages']} pages had no room" if report["lost"]["pages"] else ""
         figures = [before[0], after[0], before[1], after[1]]

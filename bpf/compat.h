@@ -68,9 +68,24 @@ struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
  */
 #define MAPLE_LEAF_64 1
 #define MAPLE_ARANGE_64 3
-#define MAPLE_RANGE_PIVOTS 15
-#define MAPLE_ARANGE_PIVOTS 9
+#define MAPLE_PIVOTS                                                                                                   \
+	15 /* an inner node has 9, and after them slots, which are the kernel's addresses: above all others */
 #define MAPLE_DEPTH 8
+
+/* How many pivots there are below an address: without a branch, for the verifier follows each way by itself. */
+static inline u64 pivots_below(u64 pivots, u64 address)
+{
+	u64 pivot[MAPLE_PIVOTS] = {};
+	u64 is_below = 1;
+	u64 count = 0;
+	bpf_probe_read_kernel(pivot, sizeof(pivot), (void *)pivots);
+	for (u32 i = 0; i < MAPLE_PIVOTS; i++) {
+		u64 last = pivot[i] - 1; /* none is above all */
+		is_below &= ((last - (address - 1)) & ~last) >> 63;
+		count += is_below;
+	}
+	return count;
+}
 
 static inline u64 vma_at(u64 mm, u64 address)
 {
@@ -80,17 +95,10 @@ static inline u64 vma_at(u64 mm, u64 address)
 		u32 type = (entry >> 3) & 15;
 		if (!node)
 			return 0;
-		u64 pivot = node + (type == MAPLE_ARANGE_64 ? OFF_MAPLE_ARANGE_PIVOT : OFF_MAPLE_RANGE_PIVOT);
-		u64 slot = node + (type == MAPLE_ARANGE_64 ? OFF_MAPLE_ARANGE_SLOT : OFF_MAPLE_RANGE_SLOT);
-		u32 pivots = type == MAPLE_ARANGE_64 ? MAPLE_ARANGE_PIVOTS : MAPLE_RANGE_PIVOTS;
-#pragma clang loop unroll(disable)
-		for (u32 i = 0; i < MAPLE_RANGE_PIVOTS; i++) {
-			u64 last = RD(u64, pivot, i * 8);
-			if (i >= pivots || !last || last >= address)
-				break;
-			slot += 8;
-		}
-		entry = RD(u64, slot, 0);
+		bool inner = type == MAPLE_ARANGE_64;
+		u64 slots = node + (inner ? OFF_MAPLE_ARANGE_SLOT : OFF_MAPLE_RANGE_SLOT);
+		u64 pivots = node + (inner ? OFF_MAPLE_ARANGE_PIVOT : OFF_MAPLE_RANGE_PIVOT);
+		entry = RD(u64, slots, pivots_below(pivots, address) * 8);
 		if (type <= MAPLE_LEAF_64)
 			break;
 	}

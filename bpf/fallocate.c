@@ -2,13 +2,19 @@
 /*
  * The faults tier: the pages that fallocate(2) makes in a tmpfs, without a fault.
  *
- * When it begins it is noted which pages of its interval are not there; those of them that are there when it has done its
- * work are its own. What other threads may have made meanwhile by a fault has a word that is younger than the beginning.
+ * When it begins it is noted which pages of its interval are not there; once it has done its work they are, and are its
+ * own. What other threads may have made meanwhile by a fault has a word that is younger than the beginning.
  */
 
 #define FALLOC_FL_KEEP_SIZE 1
 /* That the verifier follows. For more, a program calls itself, as often as the kernel lets it: 32 times (64 MiB), or 33. */
 #define BLOCKS_AT_ONCE 8
+
+struct enter { /* of syscalls:sys_enter_*: /sys/kernel/tracing/events/syscalls/sys_enter_fallocate/format */
+	u64 common;
+	u64 number;
+	u64 args[6];
+};
 
 struct allocation {
 	u64 mapping;
@@ -28,6 +34,7 @@ BPF_TABLE("hash", u64, struct allocation, allocations, 1024); /* by pid_tgid */
 BPF_TABLE("array", u32, u64, holes, NR_BLOCKS); /* by number of the block, bit per page: not there when one began */
 BPF_PROG_ARRAY(again, 2);			/* the two programs, in their order */
 
+/* Which pages of the block are asked for. */
 static inline void look_at(struct allocation *asked, u64 first)
 {
 	asked->asked_for = ~0ULL;
@@ -35,12 +42,11 @@ static inline void look_at(struct allocation *asked, u64 first)
 		asked->asked_for <<= asked->first - first;
 	if (asked->end < first + BLOCK_PAGES)
 		asked->asked_for &= (1ULL << (asked->end - first)) - 1;
-	mark_holes(asked->mapping, first, &asked->absent);
 }
 
-static inline void take_made(struct allocation *asked, struct block *block, u64 noted)
+/* The call has made them all, else it fails; they are another's if a fault was faster. */
+static inline void take_made(struct allocation *asked, struct block *block, u64 made)
 {
-	u64 made = noted & asked->asked_for & ~asked->absent;
 #pragma clang loop unroll(disable)
 	for (u32 slot = 0; slot < BLOCK_PAGES; slot++, made >>= 1) {
 		/* nobody's is older, too */
@@ -50,7 +56,7 @@ static inline void take_made(struct allocation *asked, struct block *block, u64 
 		block->words[slot] = asked->word;
 		asked->nr_made++;
 	}
-	has_changed(block->number);
+	has_changed(block);
 }
 
 /* The next blocks, before the call or after it. Whether there are more. */
@@ -72,7 +78,9 @@ static inline bool walk(struct allocation *asked, bool after)
 		}
 		look_at(asked, first);
 		if (after)
-			take_made(asked, block, *noted);
+			take_made(asked, block, *noted & asked->asked_for);
+		else
+			mark_holes(asked->mapping, first, &asked->absent);
 		*noted = (*noted & ~asked->asked_for) | (asked->absent & asked->asked_for);
 	}
 	return asked->at < asked->end;

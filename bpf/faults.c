@@ -2,68 +2,80 @@
 /*
  * The faults tier: who first touched each page, by tracepoints alone.
  *
- * A page fault says an address and a process. The ranges a process has of regions turn the address into (region, page
- * index); the region's own XArray says whether that page is there already. Where it is not, this fault is what makes it.
+ * A page fault says an address and a process. What the process maps there, by the kernel's own tree, turns the address into
+ * (region, page index); the region's own XArray says whether that page is there already. Where it is not, this fault is what
+ * makes it.
  */
+
+/* An address space's mapping: [start, end), start being page first_index of the region. */
+struct mapping {
+	u64 start;
+	u64 end;
+	u64 first_index;
+};
 
 /* What was last found on a CPU, so that it is not looked up for each fault. */
 struct last {
-	u64 nr_changes; /* of ranges, by then: the next one ends it */
-	u32 nobody;	/* a process that has no ranges */
-	u32 tgid;	/* one that has this */
-	struct range range;
-	u32 usage; /* of the process and the region: its number */
-	u32 reserved;
-	struct last_block block; /* with it, a cache line */
+	u64 nr_lives; /* by then, of the trace's state: the next one ends it */
+	u64 nr_mappings;
+	u32 nobody; /* a process that is not of the tree */
+	u32 tgid;   /* one that is, and maps these: */
+	struct mapping shared;
+	struct mapping other; /* of no region */
+	u32 region;	      /* that is mapped shared */
+	u32 usage;	      /* of the process and the region: its number */
+	struct last_block block;
+	u64 padding[2]; /* two cache lines */
 };
 BPF_TABLE("array", u32, struct last, lasts, NR_CPUS);
 
-/* The range that has an address. The verifier must forget which slot it was, hence the copy. */
-static inline bool find_range(struct ranges *all, u64 address, struct range *found)
+static inline bool is_in(struct mapping *mapping, u64 address)
 {
-	for (u32 i = 0; i < MAX_RANGES; i++) {
-		struct range *range = &all->slot[i];
-		if (i >= all->count)
-			return false;
-		if (address >= range->start && address < range->end) {
-			*found = *range;
-			return true;
-		}
-	}
-	return false;
+	return address >= mapping->start && address < mapping->end;
 }
 
-/* The same by the kernel's own tree, of a process that maps more than there are slots for. */
-static inline bool find_range_by_vma(u64 address, struct range *found)
+static inline void recall(struct last *last, struct state *state)
 {
-	u64 vma = vma_at(RD(u64, bpf_get_current_task(), OFF_TASK_MM), address);
-	u64 file = vma ? RD(u64, vma, OFF_VMA_FILE) : 0;
-	if (!file)
-		return false;
-	struct region *region = region_at(RD(u64, RD(u64, file, OFF_FILE_INODE), OFF_INODE_MAPPING), &found->region);
-	if (!region || region->huge)
-		return false;
-	found->first_index = RD(u64, vma, OFF_VMA_PGOFF);
-	found->start = RD(u64, vma, OFF_VMA_START);
-	found->end = RD(u64, vma, OFF_VMA_END);
-	return true;
+	u64 nr_lives = *(volatile u64 *)&state->nr_lives; /* before what they are changes of is looked at */
+	u64 nr_mappings = *(volatile u64 *)&state->nr_mappings;
+	if (last->nr_lives != nr_lives)
+		last->nobody = 0;
+	if (last->nr_lives != nr_lives || last->nr_mappings != nr_mappings)
+		last->tgid = 0;
+	last->nr_lives = nr_lives;
+	last->nr_mappings = nr_mappings;
 }
 
-/* Whether an address is of a region that the process maps: it is in the range that was last found, then. */
-static inline bool in_range(struct last *last, u32 tgid, u64 address)
+/* Whether a region is mapped at an address: it is the one that was last found, then. */
+static inline bool maps_region(struct last *last, u32 tgid, u64 address)
 {
-	if (last->tgid == tgid && address >= last->range.start && address < last->range.end)
+	if (last->tgid == tgid && is_in(&last->shared, address))
 		return true;
-	struct process *process = tracked(tgid);
-	struct ranges *all = process ? ranges_of(tgid, process) : NULL;
-	if (!all) {
+	if (last->tgid == tgid && is_in(&last->other, address))
+		return false;
+	struct process *process = current_process(OF_TREE);
+	if (!process || process->kind == STRANGER) {
 		last->nobody = tgid;
 		return false;
 	}
-	last->tgid = last->usage = 0;
-	if (!find_range(all, address, &last->range) && !(all->more && find_range_by_vma(address, &last->range)))
+	if (last->tgid != tgid) {
+		last->shared.end = last->other.end = 0;
+		last->tgid = tgid;
+	}
+	u64 vma = vma_at(RD(u64, bpf_get_current_task(), OFF_TASK_MM), address);
+	if (!vma) /* it will grow a stack, or fail */
 		return false;
-	last->tgid = tgid;
+	struct mapping mapping = {.start = RD(u64, vma, OFF_VMA_START), .end = RD(u64, vma, OFF_VMA_END)};
+	u32 id = 0;
+	struct region *region = mapped_region(vma, process, false, &id);
+	if (!region || region->huge) { /* huge pages are listed, not paged */
+		last->other = mapping;
+		return false;
+	}
+	mapping.first_index = RD(u64, vma, OFF_VMA_PGOFF);
+	last->shared = mapping;
+	last->region = id;
+	last->usage = 0;
 	return true;
 }
 
@@ -71,9 +83,9 @@ static inline void count_fault(struct last *last, u32 tgid)
 {
 	struct process *process = last->usage ? NULL : tracked(tgid);
 	if (process)
-		last->usage = usage_of(last->range.region, tgid, process->start_time_ns);
+		last->usage = usage_of(last->region, tgid, process->start_time_ns);
 	struct usage *usage = usages.lookup(&last->usage);
-	if (usage && usage->key.region == last->range.region) /* user space may have taken it */
+	if (usage && usage->key.region == last->region) /* user space may have taken it */
 		__sync_fetch_and_add(&usage->faults, 1);
 }
 
@@ -92,24 +104,19 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	u64 address = ctx->args[0];
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	u32 cpu = bpf_get_smp_processor_id();
-	u32 zero = 0;
 	struct last *last = lasts.lookup(&cpu);
-	u64 *changes = nr_range_changes.lookup(&zero);
-	if (!last || !changes)
+	struct state *state = state_now();
+	if (!last || !state)
 		return 0;
-	u64 nr_changes = *(volatile u64 *)changes;		    /* before what they are changes of is looked at */
-	if (last->nr_changes == nr_changes && last->nobody == tgid) /* most of the host's faults end here */
-		return 0;
+	if (last->nr_lives == *(volatile u64 *)&state->nr_lives && last->nobody == tgid)
+		return 0; /* most of the host's faults end here */
 	if (!may_fault(ctx->args[2]))
 		return 0;
-	if (last->nr_changes != nr_changes) {
-		last->nobody = last->tgid = 0;
-		last->nr_changes = nr_changes;
-	}
-	if (!in_range(last, tgid, address))
+	recall(last, state);
+	if (!maps_region(last, tgid, address))
 		return 0;
-	u32 id = last->range.region;
-	u64 index = last->range.first_index + ((address - last->range.start) >> PAGE_SHIFT);
+	u32 id = last->region;
+	u64 index = last->shared.first_index + ((address - last->shared.start) >> PAGE_SHIFT);
 	struct region *region = region_by_id(id);
 	if (!region)
 		return 0;
@@ -139,6 +146,6 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	} else {
 		return 0;
 	}
-	has_changed(block->number);
+	has_changed(block);
 	return 0;
 }

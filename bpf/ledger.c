@@ -76,7 +76,7 @@ static inline u32 usage_of(u32 region, u32 tgid, u64 start_time_ns)
 	struct usage *usage = usages.lookup(&number);
 	if (usage)
 		usage->key = key;
-	tell(FIRST_USAGE + number);
+	tell(usage_changes.lookup(&number));
 	return number;
 }
 
@@ -90,7 +90,8 @@ static inline void freed(u32 region, u64 word, s64 nr_pages)
 		return;
 	/* The word knows the tgid and when. If that tgid lives and is older than the word, it is the one. */
 	struct process *process = process_of(tgid);
-	u64 when_ns = T0_BOOT_NS + (word & ((1ULL << WHEN_BITS) - 1)) * 1000;
+	struct state *state = state_now();
+	u64 when_ns = (state ? state->began_boot_ns : 0) + (word & ((1ULL << WHEN_BITS) - 1)) * 1000;
 	bool same = process && process->start_time_ns <= when_ns + 1000;
 	u32 number = usage_of(region, tgid, same ? process->start_time_ns : 0);
 	struct usage *usage = number ? usages.lookup(&number) : NULL;
@@ -98,25 +99,44 @@ static inline void freed(u32 region, u64 word, s64 nr_pages)
 		__sync_fetch_and_add(&usage->freed_pages, nr_pages);
 }
 
+/* 1 if it is 0, and 0 if not: without a branch, for the verifier follows each way by itself. */
+static inline u64 is_zero(u64 value)
+{
+	return ~(value | -value) >> 63;
+}
+
+/* One page goes, of nr_pages small ones. */
 static inline void free_page(struct block *block, u32 region, u64 index, u32 nr_pages)
 {
 	u64 *word = &block->words[index % BLOCK_PAGES];
 	u64 was = *word;
 	*word = WORD_FREED;
-	has_changed(block->number);
+	has_changed(block);
 	freed(region, was, nr_pages);
+}
+
+/* A folio goes, bit per page. Whoever made it has made all of its pages at once. */
+static inline void free_folio(struct block *block, u32 region, u64 pages)
+{
+	u64 was = 0;
+	u64 nr_owned = 0;
+#pragma clang loop unroll(disable)
+	for (u32 slot = 0; slot < BLOCK_PAGES; slot++, pages >>= 1) {
+		u64 *word = &block->words[slot];
+		u64 is_owned = (pages & 1) & ~is_zero(*word >> WHEN_BITS);
+		was |= *word & -(is_owned & is_zero(nr_owned));
+		nr_owned += is_owned;
+		if (pages & 1)
+			*word = WORD_FREED;
+	}
+	has_changed(block);
+	freed(region, was, nr_owned);
 }
 
 /* Whose pages of a block a folio covers, a bit each. */
 static inline u64 pages_in_block(u64 index, u32 nr_pages)
 {
 	return nr_pages >= BLOCK_PAGES ? ~0ULL : ((1ULL << nr_pages) - 1) << (index % BLOCK_PAGES);
-}
-
-/* 1 if it is 0, and 0 if not: without a branch, for the verifier follows each way by itself. */
-static inline u64 is_zero(u64 value)
-{
-	return ~(value | -value) >> 63;
 }
 
 /* Set a bit for each page of a block that does not exist, in a map's memory: there the verifier does not follow which. */
@@ -202,27 +222,22 @@ int mm_filemap_delete_from_page_cache(struct bpf_raw_tracepoint_args *ctx)
 		punch(region, id, index, index + nr_pages);
 		return 0;
 	}
-	if (region->huge && !teardown) {
+	if (!teardown) {
 		struct block *block = block_of(id, index, true);
-		if (block)
+		if (block && (region->huge || nr_pages == 1))
 			free_page(block, id, index, nr_pages);
+		else if (block)
+			free_folio(block, id, pages_in_block(index, nr_pages));
 		return 0;
 	}
 	if (region->huge)
 		nr_pages = 1;
 	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
-		if (!teardown || i * BLOCK_PAGES >= nr_pages)
+		if (i * BLOCK_PAGES >= nr_pages)
 			break;
 		struct block *block = block_of(id, index + i * BLOCK_PAGES, false);
 		if (block)
 			block->torn |= pages_in_block(index, nr_pages);
 	}
-	if (teardown)
-		return 0;
-	struct block *block = block_of(id, index, true);
-	u64 pages = pages_in_block(index, nr_pages);
-	for (u32 slot = 0; slot < BLOCK_PAGES && block; slot++)
-		if (pages >> slot & 1)
-			free_page(block, id, slot, 1);
 	return 0;
 }

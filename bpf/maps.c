@@ -3,19 +3,17 @@
  * The maps, and what all programs use.
  *
  * bcc compiles one text: this file, then those that the tier names (tracer/kernel.py). Both tiers: processes.c, regions.c,
- * ledger.c, labels.c, stacks.c. Then the exact tier: inodes.c, pages.c; the faults tier: ranges.c, faults.c,
+ * ledger.c, labels.c, stacks.c. Then the exact tier: inodes.c, pages.c; the faults tier: mappings.c, faults.c,
  * fallocate.c. All are attached by tracer/probes.py, never by bcc's magic prefixes.
  *
- * Knobs (-D): T0_NS, T0_BOOT_NS, NR_BLOCKS, NR_PROCESSES, NR_REGIONS, NR_USAGES, NR_ALIVE, EVENT_PAGES; TRACE_ALL: every
- * process is tracked; WATCH_EXEC: tell of every exec on the host, and track it until user space says no; STACKS: count pages
- * by user stack.
+ * Knobs (-D): the NR_… of rooms, whose sizes user space gives when it makes the maps; EVENT_PAGES, LABEL_PAGES; STACKS:
+ * count pages by user stack. What is another with each trace is in the map of its state.
  */
 #define PAGE_SIZE 4096
 #define PAGE_SHIFT 12
 #include "wire.h"
 #include "compat.h"
 
-#define CLONE_VM 0x00000100
 #define CLONE_THREAD 0x00010000
 #define VM_MAYSHARE 0x00000080 /* MAP_SHARED, read-only mappings too: those have no VM_SHARED */
 #define TMPFS_MAGIC 0x01021994
@@ -34,11 +32,11 @@ BPF_F_TABLE("array", u32, struct block, ledger, NR_BLOCKS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct process, processes, NR_PROCESSES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct region, regions, NR_REGIONS, BPF_F_MMAPABLE); /* by the place in its id */
 BPF_F_TABLE("array", u32, struct usage, usages, NR_USAGES, BPF_F_MMAPABLE);
-/* Which of these have changed since user space last looked, one after the other; whether it has been told so. */
-#define FIRST_PROCESS NR_BLOCKS
-#define FIRST_REGION (FIRST_PROCESS + NR_PROCESSES)
-#define FIRST_USAGE (FIRST_REGION + NR_REGIONS)
-BPF_F_TABLE("array", u32, u64, changes, FIRST_USAGE + NR_USAGES, BPF_F_MMAPABLE);
+/* Which of these have changed since user space last looked, and whether it has been told so. */
+BPF_F_TABLE("array", u32, u64, block_changes, NR_BLOCKS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, u64, process_changes, NR_PROCESSES, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, u64, region_changes, NR_REGIONS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, u64, usage_changes, NR_USAGES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, u64, told, 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, u64, losses, NR_LOSSES, BPF_F_MMAPABLE);
 /* Where in the arrays what is, and which places are free. Number 0 is none. */
@@ -58,11 +56,7 @@ struct filter {
 BPF_TABLE("array", u32, struct filter, filters, 1 << FILTER_BITS);
 BPF_TABLE("hash", u64, u32, ids, NR_REGIONS); /* by the address of its struct address_space */
 BPF_TABLE("hash", u64, u32, claims, 1024);    /* what is being written, for one CPU at a time: see claim() */
-struct tally {
-	u64 nr_ended;  /* processes, so far */
-	s64 nr_abroad; /* threads now at work in another's address space */
-};
-BPF_TABLE("array", u32, struct tally, tallies, 1);
+BPF_TABLE("array", u32, struct state, states, 1);
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
 
 /* ---- What all use ---- */
@@ -81,20 +75,28 @@ static inline void head(struct event *event, u32 type)
 	event->type = type;
 }
 
-/* After it has; user space clears this before it reads. */
-static inline void has_changed(u32 what)
+static inline struct state *state_now(void)
 {
-	u64 *change = changes.lookup(&what);
+	u32 zero = 0;
+	return states.lookup(&zero);
+}
+
+/* After a word of it has been written; user space clears this before it reads. */
+static inline void has_changed(struct block *block)
+{
+	u32 number = block->number;
+	u64 *change = block_changes.lookup(&number);
 	if (change)
 		*change = 1;
 }
 
 /* Something that user space does not wait for has changed: it is to look. */
-static inline void tell(u32 what)
+static inline void tell(u64 *change)
 {
 	u32 zero = 0;
 	u64 *is_told = told.lookup(&zero);
-	has_changed(what);
+	if (change)
+		*change = 1;
 	if (!is_told || *is_told)
 		return;
 	*is_told = 1;
@@ -103,6 +105,12 @@ static inline void tell(u32 what)
 		return;
 	head(event, EVENT_NEWS);
 	events.ringbuf_submit(event, 0);
+}
+
+static inline void tell_process(struct process *process)
+{
+	u32 number = process->number;
+	tell(process_changes.lookup(&number));
 }
 
 /* The process that has this PID, if it is known. */
@@ -119,9 +127,15 @@ static inline struct process *tracked(u32 tgid)
 	return process && process->kind != STRANGER ? process : NULL;
 }
 
+static inline u64 since_us(struct state *state)
+{
+	return (bpf_ktime_get_ns() - state->began_ns) / 1000;
+}
+
 static inline u64 now_us(void)
 {
-	return (bpf_ktime_get_ns() - T0_NS) / 1000;
+	struct state *state = state_now();
+	return state ? since_us(state) : 0;
 }
 
 #ifdef BY_FENTRY
@@ -180,16 +194,24 @@ static inline void give_back(u32 kind, u32 number)
 		free_usages.push(&number, 0);
 }
 
-/* To begin with, (kind, first, end). */
+/* To begin with: (kind, first, end). A loop for each: with the choice in one, the verifier took five times as long. */
 int fill(struct bpf_raw_tracepoint_args *ctx)
 {
+	u32 kind = ctx->args[0];
 	u32 number = ctx->args[1];
+	u32 end = ctx->args[2];
 #pragma clang loop unroll(disable)
-	for (u32 i = 0; i < FILLED_AT_ONCE; i++, number++) {
-		if (number >= (u32)ctx->args[2])
-			break;
-		give_back(ctx->args[0], number);
-	}
+	for (u32 i = 0; i < FILLED_AT_ONCE && kind == FREE_BLOCK && number < end; i++, number++)
+		free_blocks.push(&number, 0);
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < FILLED_AT_ONCE && kind == FREE_PROCESS && number < end; i++, number++)
+		free_processes.push(&number, 0);
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < FILLED_AT_ONCE && kind == FREE_REGION && number < end; i++, number++)
+		free_regions.push(&number, 0);
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < FILLED_AT_ONCE && kind == FREE_USAGE && number < end; i++, number++)
+		free_usages.push(&number, 0);
 	return 0;
 }
 

@@ -18,7 +18,7 @@
 /* What was last found on a CPU, so that it is not looked up for each page. */
 struct last {
 	u64 thread;   /* pid_tgid: it is known as one that touches the region */
-	u64 nr_ended; /* of processes, by then: another may have the PID since */
+	u64 nr_lives; /* of the trace's state, by then: another may have the PID since */
 	u32 region;
 	u32 borrows; /* the thread is the kernel's, in another's address space */
 	struct last_block block;
@@ -90,9 +90,9 @@ static inline void on_behalf(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
 
 BPF_TABLE("hash", u64, u64, abroad, 4096); /* by pid_tgid: the other's mm */
 
-static inline u64 mm_abroad(struct tally *tally)
+static inline u64 mm_abroad(struct state *state)
 {
-	if (!tally->nr_abroad)
+	if (!state->nr_abroad)
 		return 0;
 	u64 thread = bpf_get_current_pid_tgid();
 	u64 *mm = abroad.lookup(&thread);
@@ -102,20 +102,18 @@ static inline u64 mm_abroad(struct tally *tally)
 static inline int go_abroad(u64 mm)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	u32 zero = 0;
-	struct tally *tally = tallies.lookup(&zero);
-	if (tally && !abroad.insert(&thread, &mm))
-		__sync_fetch_and_add(&tally->nr_abroad, 1);
+	struct state *state = state_now();
+	if (state && !abroad.insert(&thread, &mm))
+		__sync_fetch_and_add(&state->nr_abroad, 1);
 	return 0;
 }
 
 static inline int come_back(void)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	u32 zero = 0;
-	struct tally *tally = tallies.lookup(&zero);
-	if (tally && !abroad.delete(&thread))
-		__sync_fetch_and_add(&tally->nr_abroad, -1);
+	struct state *state = state_now();
+	if (state && !abroad.delete(&thread))
+		__sync_fetch_and_add(&state->nr_abroad, -1);
 	return 0;
 }
 
@@ -162,29 +160,29 @@ int filled(RETURN *ctx)
 /* ---- The page ---- */
 
 /* This thread makes pages of a region: the word of them. */
-static inline u64 new_word(u32 reader, struct last *last, struct tally *tally, u32 id)
+static inline u64 new_word(u32 reader, struct last *last, struct state *state, u32 id)
 {
 	u64 thread = bpf_get_current_pid_tgid();
 	u32 tgid = thread >> 32;
-	u64 us = now_us();
+	u64 us = since_us(state);
 	label_touch(reader, tgid, us);
-	if (last->thread == thread && last->region == id && last->nr_ended == tally->nr_ended)
+	if (last->thread == thread && last->region == id && last->nr_lives == state->nr_lives)
 		return (u64)tgid << WHEN_BITS | us;
 	struct process *process = current_process(STRANGER);
 	if (process && usage_of(id, tgid, process->start_time_ns)) {
 		last->thread = thread;
 		last->region = id;
-		last->nr_ended = tally->nr_ended;
+		last->nr_lives = state->nr_lives;
 		last->borrows = !!(RD(u32, bpf_get_current_task(), OFF_TASK_FLAGS) & PF_KTHREAD);
 	}
 	return (u64)tgid << WHEN_BITS | us;
 }
 
-static inline void count(void *ctx, struct last *last, u32 id, u64 word, u64 for_mm, u32 nr_pages)
+static inline void count(u32 reader, void *ctx, struct last *last, u32 id, u64 word, u64 for_mm, u32 nr_pages)
 {
 	if (for_mm || last->borrows)
 		on_behalf(id, word >> WHEN_BITS, for_mm, nr_pages);
-	count_stack(AT_ENTRY, ctx, id, word >> WHEN_BITS, nr_pages);
+	count_stack(reader, ctx, id, word >> WHEN_BITS, nr_pages);
 }
 
 /* The pages of a large folio, as far as they are not there: if one is, this addition will fail. */
@@ -207,14 +205,14 @@ static inline void write_large(struct last *last, struct region *region, u64 ind
 		for (u32 slot = 0; slot < BLOCK_PAGES; slot++, pages >>= 1)
 			if (pages & 1)
 				block->words[slot] = word;
-		has_changed(block->number);
+		has_changed(block);
 	}
 }
 
 #ifdef ARG_ADDING_CHARGE_MM
-#define FOR_MM(ctx, tally) ARG(ctx, ARG_ADDING_CHARGE_MM)
+#define FOR_MM(ctx, state) ARG(ctx, ARG_ADDING_CHARGE_MM)
 #else
-#define FOR_MM(ctx, tally) mm_abroad(tally)
+#define FOR_MM(ctx, state) mm_abroad(state)
 #endif
 
 int adding(ENTRY *ctx)
@@ -228,10 +226,9 @@ int adding(ENTRY *ctx)
 	u32 order = index & 1 ? 0 : ORDER_OF(ctx, ARG_ADDING_FOLIO) & 31; /* a large one begins at its size */
 	struct block *block = NULL;
 	struct last *last = last_here();
-	u32 zero = 0;
-	struct tally *tally = tallies.lookup(&zero);
+	struct state *state = state_now();
 	u32 id = region->id;
-	if (!last || !tally)
+	if (!last || !state)
 		return 0;
 	if (!order) {
 		block = same_block(&last->block, id, index);
@@ -247,14 +244,14 @@ int adding(ENTRY *ctx)
 				freed(id, was, 1);
 		}
 	}
-	u64 word = new_word(AT_ENTRY, last, tally, id);
+	u64 word = new_word(AT_ENTRY, last, state, id);
 	if (block) {
 		block->words[index % BLOCK_PAGES] = word;
-		has_changed(block->number);
+		has_changed(block);
 	} else {
 		write_large(last, region, index, 1U << order, word);
 	}
-	count(ctx, last, id, word, FOR_MM(ctx, tally), 1U << order);
+	count(AT_ENTRY, ctx, last, id, word, FOR_MM(ctx, state), 1U << order);
 	return 0;
 }
 
@@ -275,16 +272,15 @@ int hugetlb_adding(ENTRY *ctx)
 	region->order = folio_order(ARG(ctx, ARG_HUGETLB_ADDING_FOLIO)) & 31;
 	struct block *block = block_of(region->id, index, true);
 	struct last *last = last_here();
-	u32 zero = 0;
-	struct tally *tally = tallies.lookup(&zero);
+	struct state *state = state_now();
 	if (!block)
 		lose(LOST_PAGES);
-	if (!block || !last || !tally)
+	if (!block || !last || !state)
 		return 0;
-	u64 word = new_word(AT_HUGETLB, last, tally, region->id);
+	u64 word = new_word(AT_HUGETLB, last, state, region->id);
 	block->words[index % BLOCK_PAGES] = word;
-	has_changed(block->number);
-	count(ctx, last, region->id, word, 0, 1U << region->order);
+	has_changed(block);
+	count(AT_HUGETLB, ctx, last, region->id, word, 0, 1U << region->order);
 	return 0;
 }
 #endif
@@ -338,11 +334,10 @@ int collapsed(RETURN *ctx)
 		return 0;
 	struct region *region = region_by_id(collapse->region);
 	struct last *last = last_here();
-	u32 zero = 0;
-	struct tally *tally = tallies.lookup(&zero);
-	if (!region || !last || !tally)
+	struct state *state = state_now();
+	if (!region || !last || !state)
 		return 0;
-	u64 word = new_word(AT_COLLAPSE, last, tally, region->id);
+	u64 word = new_word(AT_COLLAPSE, last, state, region->id);
 	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
 		u64 first = collapse->start + i * BLOCK_PAGES;
 		struct block *block = collapse->holes[i] ? block_of(region->id, first, true) : NULL;
@@ -360,7 +355,7 @@ int collapsed(RETURN *ctx)
 			*at = word;
 			collapse->filled++;
 		}
-		has_changed(block->number);
+		has_changed(block);
 	}
 	if (collapse->filled) {
 		u32 tgid = word >> WHEN_BITS;

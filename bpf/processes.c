@@ -28,18 +28,23 @@ static inline bool began_at(struct process *process, u64 start_time_ns)
 	return start_time_ns - process->start_time_ns < TICK_NS;
 }
 
+/* Who has a PID, or whether that one is tracked: what is remembered of it holds until then. */
+static inline void lives_changed(void)
+{
+	struct state *state = state_now();
+	if (state)
+		__sync_fetch_and_add(&state->nr_lives, 1);
+}
+
 /* It has ended: nothing finds it any more, but user space. */
 static inline void end(struct process *process, u32 tgid)
 {
 	u32 *number = process_numbers.lookup(&tgid);
-	u32 zero = 0;
-	struct tally *tally = tallies.lookup(&zero);
 	if (number && *number == process->number)
 		process_numbers.delete(&tgid);
-	if (tally)
-		__sync_fetch_and_add(&tally->nr_ended, 1);
+	lives_changed();
 	process->ended_ns = bpf_ktime_get_ns();
-	tell(FIRST_PROCESS + process->number);
+	tell_process(process);
 }
 
 /* An empty place. */
@@ -73,6 +78,7 @@ static inline struct process *enter_process(struct process *process)
 		free_processes.push(&number, 0);
 		return process_of(tgid);
 	}
+	lives_changed();
 	return process;
 }
 
@@ -122,7 +128,7 @@ static inline struct process *current_process(u32 kind)
 	process->parent_start_time_ns = kin ? kin->start_time_ns : 0;
 	process = enter_process(process);
 	if (process)
-		tell(FIRST_PROCESS + process->number);
+		tell_process(process);
 	return process;
 }
 
@@ -135,10 +141,9 @@ int task_newtask(struct bpf_raw_tracepoint_args *ctx)
 	if (flags & CLONE_THREAD)
 		return 0;
 	struct process *parent = tracked(parent_tgid);
-#ifndef TRACE_ALL
-	if (!parent)
+	struct state *state = state_now();
+	if (!parent && !(state && state->everything))
 		return 0;
-#endif
 	struct process *child = new_process(RD(u32, task, OFF_TASK_TGID), RD(u64, task, OFF_TASK_START_BOOTTIME),
 					    parent ? parent->kind : OF_TREE);
 	if (!child)
@@ -146,10 +151,8 @@ int task_newtask(struct bpf_raw_tracepoint_args *ctx)
 	describe(child, task);
 	child->parent_tgid = parent_tgid;
 	child->parent_start_time_ns = parent ? parent->start_time_ns : 0;
-	if (flags & CLONE_VM)
-		child->lender = parent && parent->lender ? parent->lender : parent_tgid;
 	if (enter_process(child))
-		tell(FIRST_PROCESS + child->number);
+		tell_process(child);
 	return 0;
 }
 
@@ -159,8 +162,8 @@ int task_newtask(struct bpf_raw_tracepoint_args *ctx)
  */
 static inline void keep_name(struct process *process)
 {
-	u32 what = FIRST_PROCESS + process->number;
-	u64 *is_unread = changes.lookup(&what);
+	u32 number = process->number;
+	u64 *is_unread = process_changes.lookup(&number);
 	if (!is_unread || !*is_unread) {
 		process->earlier_ns = 0;
 	} else if (process->executed_ns && !process->earlier_ns) {
@@ -170,25 +173,23 @@ static inline void keep_name(struct process *process)
 	}
 }
 
-/* sched:sched_process_exec(task, old_pid, bprm): the old memory is gone, and with it every range */
+/* sched:sched_process_exec(task, old_pid, bprm): the old memory is gone, and all that was mapped */
 int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 {
-#ifdef WATCH_EXEC
-	struct process *process = current_process(WATCHED);
-	if (process && process->kind == STRANGER)
+	struct state *state = state_now();
+	bool watches = state && state->watches_execs;
+	struct process *process = current_process(watches ? WATCHED : OF_TREE);
+	if (process && process->kind == STRANGER && watches)
 		process->kind = WATCHED;
-#else
-	struct process *process = current_process(OF_TREE);
-#endif
 	if (!process || process->kind == STRANGER)
 		return 0;
+	lives_changed();
 	keep_name(process);
-	process->lender = 0;
 	process->executed_ns = bpf_ktime_get_ns();
 	bpf_get_current_comm(process->comm, COMM_BYTES);
 	process->title_bytes = 0;
 	read_title(ctx->args[0], process);
-	tell(FIRST_PROCESS + process->number);
+	tell_process(process);
 	return 0;
 }
 
@@ -220,6 +221,7 @@ int enter(struct bpf_raw_tracepoint_args *ctx)
 	if (!process)
 		return 0;
 	process->kind = OF_TREE;
+	lives_changed();
 	return process->number;
 }
 

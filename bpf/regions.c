@@ -172,6 +172,12 @@ static inline struct region *enter_made(u64 file, struct process *process, u32 *
 	return region;
 }
 
+static inline void tell_of(struct region *region)
+{
+	u32 place = place_of(region->id);
+	tell(region_changes.lookup(&place));
+}
+
 /* The process, of the tree, is the first to have this region: user space is to know of it. */
 static inline void tell_region(struct region *region, u64 file, struct process *process)
 {
@@ -183,7 +189,7 @@ static inline void tell_region(struct region *region, u64 file, struct process *
 	u64 dentry = RD(u64, file, OFF_FILE_DENTRY);
 	long bytes = bpf_probe_read_kernel_str(region->name, NAME_BYTES, (void *)RD(u64, dentry, OFF_DENTRY_NAME));
 	region->name_bytes = bytes > 0 ? bytes - 1 : 0;
-	tell(FIRST_REGION + place_of(region->id));
+	tell_of(region);
 }
 
 /* What it has now is its last account; the pages go next, one by one. */
@@ -196,7 +202,7 @@ static inline void begin_teardown(struct region *region, u64 inode)
 	if (!region->size_bytes) /* shmem_evict_inode() has taken it away */
 		region->size_bytes = size_bytes;
 	region->gone_us = now_us();
-	tell(FIRST_REGION + place_of(region->id));
+	tell_of(region);
 }
 
 /* ---- What user space runs itself (BPF_PROG_TEST_RUN): it knows descriptors and numbers, not addresses ---- */

@@ -12,7 +12,6 @@
 #define TITLE_BYTES 256
 #define EARLIER_BYTES 64
 #define NAME_BYTES 64
-#define MAX_RANGES 64 /* of one address space, that are found at once */
 #define BLOCK_PAGES 64
 #define SLOT_BITS 16 /* of a region's id: its place among the regions; above, how many were there before it */
 #define MAX_TEXTS 4
@@ -76,19 +75,15 @@ struct block { /* number 0 is none */
 	struct part part;
 };
 
-/* Part of a region in an address space: [start, end), start being page first_index of the region. */
-struct range {
-	__u64 start;
-	__u64 end;
-	__u32 region;
-	__u32 first_index;
-};
-
-/* The faults tier: what of the regions one address space maps. */
-struct ranges {
-	__u32 count; /* slots of slot[] to look at */
-	__u32 more;  /* there are, or were, more than have a slot: the kernel's own tree knows them */
-	struct range slot[MAX_RANGES];
+/* The trace itself. User space writes what comes first, before anything is attached. */
+struct state {
+	__u64 began_ns;	     /* of the capture: CLOCK_MONOTONIC */
+	__u64 began_boot_ns; /* CLOCK_BOOTTIME */
+	__u32 everything;    /* every process is tracked */
+	__u32 watches_execs; /* tell of every exec on the host, and track it until user space says no */
+	__u64 nr_lives;	     /* beginnings and ends of processes, so far */
+	__u64 nr_mappings;   /* changes of what any maps (the faults tier) */
+	__s64 nr_abroad;     /* threads now at work in another's address space */
 };
 
 enum process_kind {
@@ -109,8 +104,8 @@ struct process {
 	__u32 tgid;
 	__u32 parent_tgid; /* or, where that one's beginning was not seen, its next of kin */
 	__u32 kind;	   /* process_kind */
-	__u32 lender;	   /* vfork: the process whose address space this one runs in, else 0 */
 	__u32 title_bytes; /* of the whole command line at its last exec, or at its end; 0: not read */
+	__u32 reserved;
 	char comm[COMM_BYTES];
 	char title[TITLE_BYTES]; /* its arguments, NUL after each, cut */
 	char earlier_comm[COMM_BYTES];

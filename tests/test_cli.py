@@ -15,11 +15,10 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from tracer import __version__, cli, kernel, probes
+from tracer import __version__, cli, kernel
 from tracer.cli import wanted
 from tracer.command import Started
 from tracer.errors import ShmtraceError
-from tracer.probes import Probes, Sizes
 from tracer.procfs import Proc
 from tracer.signals import STOP_SIGNALS, Signals
 
@@ -296,47 +295,12 @@ def test_who_lacks_capabilities_is_told_what_to_do(uid: int, remedy: str, monkey
 # ---- bcc ----
 
 
-def test_without_bcc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bcc", None)
-    with pytest.raises(ShmtraceError) as raised:
-        Probes(kernel.FAULTS, Sizes(1, 1, 1, 1, 1), 0, 0)
-    assert str(raised.value) == (
-        f"bcc cannot be imported by {sys.executable} (import of bcc halted; None in sys.modules): "
-        "apt install python3-bpfcc, and a virtualenv needs --system-site-packages; `shmtrace snapshot` works without"
-    )
-
-
-@pytest.mark.parametrize("module", ["snapshot", "account", "doctor", "demo", "views.text", "views.json", "views.live"])
-def test_nothing_but_a_trace_imports_bcc(module: str) -> None:
+@pytest.mark.parametrize(
+    "module", ["trace", "probes", "snapshot", "account", "doctor", "demo", "views.text", "views.json", "views.live"]
+)
+def test_nothing_but_the_compiler_imports_bcc(module: str) -> None:
     code = f"import sys; sys.modules['bcc'] = None; import tracer.{module}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT)
-
-
-BPF_ERRORS = "In file included from maps.c\nregions.c:3:1: error: no member named 'x'\n1 error generated.\n"
-
-
-@pytest.mark.parametrize(
-    ("output", "mode", "said"),
-    [
-        (BPF_ERRORS, "none", "BPF refused: regions.c:3:1: error: no member named 'x': `shmtrace doctor` says more"),
-        (
-            "bpf: Failed to load program: Out of memory\n",
-            None,
-            "BPF refused: bpf: Failed to load program: Out of memory",
-        ),
-        ("", None, "BPF refused: why: `shmtrace doctor` says more"),
-        (
-            BPF_ERRORS,
-            "confidentiality",
-            "the kernel is locked down (confidentiality) and refuses BPF: boot with lockdown",
-        ),
-    ],
-)
-def test_bpf_is_refused(output: str, mode: str | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "lockdown", lambda: mode)
-    line = str(probes._refusal(Exception("why"), output))
-    assert line.startswith(said)
-    assert line.endswith("`shmtrace snapshot` works without")
 
 
 # ---- a command of its own ----

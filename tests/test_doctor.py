@@ -80,16 +80,6 @@ def test_bcc_of_pypi_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "command"), [("dnf", "dnf install python3-bcc"), (None, "apt-get install python3-bpfcc")]
-)
-def test_a_package_is_named_as_the_distribution_names_it(
-    program: str | None, command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: name if name == program else None)
-    assert doctor._install(1) == command
-
-
-@pytest.mark.parametrize(
     ("mode", "ok"), [(None, True), ("none", True), ("integrity", True), ("confidentiality", False)]
 )
 def test_lockdown(mode: str | None, ok: bool) -> None:

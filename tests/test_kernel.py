@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from tracer import bpf, kernel, sources, wire
-from tracer.btf import Btf
 from tracer.errors import ShmtraceError
-from tracer.kernel import Kind, Point, Probe, Tier
+from tracer.kernel import Kind, Probe, Tier
+from tracer.layout import Function, Layout
 
 CAPABILITIES = {
     "CAP_SYS_PTRACE": kernel.CAP_SYS_PTRACE,
@@ -24,31 +23,6 @@ CAPABILITIES = {
     "CAP_BPF": kernel.CAP_BPF,
     "CAP_CHECKPOINT_RESTORE": kernel.CAP_CHECKPOINT_RESTORE,
 }
-
-
-class FakeBtf(Btf):
-    """Every field at an offset of its own, but those that are missing; of functions, these by their parameters."""
-
-    def __init__(self, *missing: str, **functions: list[str]) -> None:
-        self.missing = missing
-        self.asked: list[str] = []
-        self.functions = list(functions.items())
-
-    def function(self, name: str) -> int | None:
-        return next((number for number, (known, _) in enumerate(self.functions, 1) if known == name), None)
-
-    def parameters(self, function: int) -> list[str]:
-        return self.functions[function - 1][1]
-
-    def offset(self, path: str) -> int | None:
-        self.asked.append(path)
-        return None if path in self.missing else 8 * len(self.asked)
-
-    def size(self, struct: str) -> int | None:
-        return None if struct in self.missing else 64
-
-    def enum_value(self, enum: str, name: str) -> int | None:
-        return None if name in self.missing else len(name)
 
 
 # ---- lockdown ----
@@ -136,47 +110,6 @@ def test_losses() -> None:
     ]
 
 
-# ---- fields ----
-
-
-def test_a_kernel_that_has_it_all() -> None:
-    btf = FakeBtf()
-    defines = kernel.defines(btf)
-    grouped = {f"OFF_{name}" for members in kernel.GROUPS.values() for name in members}
-    assert defines.keys() == {
-        *(f"OFF_{name}" for name in kernel.FIELDS),
-        *grouped,
-        *(f"HAVE_{group}" for group in kernel.GROUPS),
-        *(f"BIT_{bit.upper()}" for bit in kernel.BITS),
-        "SIZE_PAGE",
-    }
-    assert defines["OFF_TASK_TGID"] == 8 * (btf.asked.index("task_struct.tgid") + 1)
-
-
-def test_an_older_name_of_a_field() -> None:
-    older = FakeBtf("folio.mapping", "folio.index")
-    defines = kernel.defines(older)
-    assert defines["OFF_FOLIO_INDEX"] == 8 * (older.asked.index("page.index") + 1)
-
-
-@pytest.mark.parametrize("missing", [["task_struct.tgid"], ["folio.mapping", "page.mapping"], ["PG_head"]])
-def test_a_field_that_no_name_leads_to(missing: list[str]) -> None:
-    with pytest.raises(ShmtraceError, match=rf"^this kernel's BTF has no {missing[0]}: .*snapshot works"):
-        kernel.defines(FakeBtf(*missing))
-
-
-def test_a_group_comes_whole_or_not_at_all() -> None:
-    defines = kernel.defines(FakeBtf("maple_arange_64.slot", "page.compound_order"))
-    absent = {"HAVE_MM_MT", "HAVE_PAGE_ORDER", *(f"OFF_{name}" for name in kernel.GROUPS["MM_MT"])}
-    assert not absent & defines.keys()
-    assert {"HAVE_MM_RB", "OFF_MM_RB", "OFF_VMA_RB", "OFF_RB_LEFT", "OFF_RB_RIGHT"} <= defines.keys()
-
-
-def test_a_presence_that_a_function_tells() -> None:
-    assert "HAVE_HUGETLB_BASEPAGE_INDEX" not in kernel.defines(FakeBtf())
-    assert kernel.defines(FakeBtf(hugetlb_basepage_index=["page"]))["HAVE_HUGETLB_BASEPAGE_INDEX"] == 1
-
-
 # ---- tiers ----
 
 ADDING = Probe("adding", Kind.ENTRY, ("add_page",))
@@ -202,19 +135,20 @@ FUNCTIONS = {
 }
 
 
-def there(tier: Tier = TIER, **functions: list[str] | None) -> dict[str, Point]:
+def there(tier: Tier = TIER, **functions: list[str] | None) -> dict[str, Function]:
     """The points of a kernel that has FUNCTIONS, but for these."""
     changed = {name: parameters for name, parameters in {**FUNCTIONS, **functions}.items() if parameters is not None}
-    return kernel.points(tier, FakeBtf(**changed))
+    found = {name: Function(name, number, changed[name]) for number, name in enumerate(changed, 1)}
+    return kernel.points(tier, Layout({}, found))
 
 
 def test_points() -> None:
     """Of functions alone, each by the name that it has here; with or without parameters."""
     assert there() == {
-        "made": Point("make_older", 1, ["sb", "mode"]),
-        "huge": Point("make_huge", 2, []),
-        "allocating": Point("allocate", 3, ["inode", "fault_mm"]),
-        "adding": Point("add_page", 4, ["folio", "mapping", "index"]),
+        "made": Function("make_older", 1, ["sb", "mode"]),
+        "huge": Function("make_huge", 2, []),
+        "allocating": Function("allocate", 3, ["inode", "fault_mm"]),
+        "adding": Function("add_page", 4, ["folio", "mapping", "index"]),
     }
     assert kernel.absent(TIER, there()) == []
 
@@ -243,7 +177,7 @@ def test_what_is_absent() -> None:
 @pytest.fixture
 def x86(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine that has kprobes."""
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
     monkeypatch.setattr(kernel, "KPROBE_PMU", tmp_path)
 
 
@@ -270,7 +204,7 @@ def test_no_kprobes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("x86")
 def test_kprobes_are_read_by_x86s_registers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
     assert kernel.why_not(TIER, there()) == "kprobes are read by x86's registers, and this is aarch64"
 
 
@@ -303,7 +237,7 @@ def test_a_tier_without_kernel_functions_is_tried_by_attaching_it() -> None:
 FENTRY = TIER._replace(by="fentry")
 
 
-@pytest.mark.parametrize("refused", [None, "load_tracing", "attach"])
+@pytest.mark.parametrize("refused", [None, "load", "attach"])
 def test_fentry_is_tried(refused: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """On whatever machine, by a program that does nothing; nothing of it is left."""
     opened: list[int] = []
@@ -317,12 +251,12 @@ def test_fentry_is_tried(refused: str | None, monkeypatch: pytest.MonkeyPatch) -
 
         return open_one
 
-    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    monkeypatch.setattr(bpf, "load_tracing", call("load_tracing"))
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
+    monkeypatch.setattr(bpf, "load", call("load"))
     monkeypatch.setattr(bpf, "attach", call("attach"))
     reason = kernel.why_not(FENTRY, there(FENTRY))
     assert reason == ("fentry is refused (Operation not supported)" if refused else None)
-    assert len(opened) == {None: 2, "load_tracing": 0, "attach": 1}[refused]
+    assert len(opened) == {None: 2, "load": 0, "attach": 1}[refused]
     for fd in opened:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
@@ -349,7 +283,7 @@ def test_arguments_have_their_place_by_name() -> None:
 
 BPF = Path(__file__).parent.parent / "bpf"
 TIERS = pytest.mark.parametrize("tier", kernel.TIERS, ids=[tier.by for tier in kernel.TIERS])
-OWN = {"adopt", "anchor", "empty", "enter", "fill", "forget", "leave", "measure", "ranges_written"}
+OWN = {"adopt", "anchor", "empty", "enter", "fill", "forget", "leave", "measure"}
 """which user space runs itself"""
 UPROBES = {program for source in sources.READY.values() for program in source.functions}
 
@@ -381,7 +315,7 @@ def test_every_program_of_a_tier_is_written(tier: Tier) -> None:
     programs = set(re.findall(r"^int (\w+)\(", written(tier), re.MULTILINE))
     hung = {probe.program for probe in kernel.labelled(tier).probes}
     assert hung <= programs
-    assert programs == {*hung, *UPROBES, *OWN} - ({"ranges_written"} if tier.functions else set())
+    assert programs == {*hung, *UPROBES, *OWN}
 
 
 @TIERS

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tracer import bytecode
+
 CHECKOUT = Path(__file__).parent.parent
 # A copy is built, for setuptools leaves build/ and *.egg-info behind, and believes those it finds.
 NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
@@ -66,6 +68,7 @@ def test_bcc_is_no_requirement(wheel: Path) -> None:
 def test_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
     shutil.unpack_archive(wheel, tmp_path / "site", format="zip")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    ask = "from tracer import cli, probes; print(probes.SOURCES)"
-    answer = subprocess.check_output([sys.executable, "-c", ask], cwd=tmp_path, env=environment, text=True)
-    assert Path(answer.strip()) == tmp_path / "site/tracer/bpf"
+    ask = "from tracer import cache, cli, bytecode; print(cache.shipped('bpf'), *sorted(bytecode.sources()))"
+    answer = subprocess.check_output([sys.executable, "-c", ask], cwd=tmp_path, env=environment, text=True).split()
+    assert Path(answer[0]) == tmp_path / "site/tracer/bpf"
+    assert answer[1:] == sorted(bytecode.sources())

@@ -767,7 +767,7 @@ def test_the_live_line_stays_on_its_line(name: str, columns: int, monkeypatch: p
     """A character in the last column makes some terminals scroll."""
     monkeypatch.setenv("COLUMNS", str(columns))
     terminal = Terminal()
-    live.Line(terminal).show(SUMMARY._replace(grower=f"812 {name}"))
+    live.Line(terminal).show(live.render(SUMMARY._replace(grower=f"812 {name}")))
     start, line = terminal.getvalue().split("\r")
     assert start == ""
     assert text.width(line) == max(columns - live.SPARE_COLUMNS, 0)
@@ -778,8 +778,8 @@ def test_a_shorter_live_line_leaves_nothing_of_a_longer(monkeypatch: pytest.Monk
     monkeypatch.setenv("COLUMNS", "200")
     terminal = Terminal()
     line = live.Line(terminal)
-    line.show(SUMMARY)
-    line.show(SUMMARY._replace(grower=None))
+    line.show(live.render(SUMMARY))
+    line.show(live.render(SUMMARY._replace(grower=None)))
     assert terminal.screen().rstrip() == live.render(SUMMARY._replace(grower=None))
     line.say("done")
     assert terminal.screen().rstrip() == "shmtrace: done"
@@ -788,7 +788,7 @@ def test_a_shorter_live_line_leaves_nothing_of_a_longer(monkeypatch: pytest.Monk
 def test_no_live_line_without_a_terminal() -> None:
     stream = io.StringIO()
     line = live.Line(stream)
-    line.show(SUMMARY)
+    line.show(live.ATTACHING)
     line.clear()
     assert stream.getvalue() == ""
     line.say("done")

@@ -32,8 +32,7 @@ LAYOUTS = {
     "region": [wire.REGION],
     "part": [wire.PART],
     "block": [wire.BLOCK],
-    "range": [wire.RANGE],
-    "ranges": [wire.RANGES_HEAD, *[wire.RANGE] * wire.MAX_RANGES],
+    "state": [wire.STATE],
     "process": [wire.PROCESS],
     "asker": [wire.ASKER],
     "usage_key": [wire.USAGE_KEY],
@@ -77,8 +76,8 @@ REGION = r"""
 PROCESS = r"""
     struct process process = {
         .start_time_ns = 11, .parent_start_time_ns = 12, .began_ns = 13, .executed_ns = 14, .ended_ns = 15,
-        .earlier_ns = 20, .number = 16, .tgid = 17, .parent_tgid = 18, .kind = STRANGER, .lender = 19, .title_bytes = 7,
-        .comm = "ls", .title = "ls\0-l /\0beyond",
+        .earlier_ns = 20, .number = 16, .tgid = 17, .parent_tgid = 18, .kind = STRANGER, .title_bytes = 7,
+        .reserved = 19, .comm = "ls", .title = "ls\0-l /\0beyond",
         .earlier_comm = "sh", .earlier_title = "/bin/sh"};
     fwrite(&process, sizeof process, 1, stdout);
 """
@@ -155,7 +154,6 @@ def test_layouts(name: str, header: dict[str, int]) -> None:
 
 
 def test_sizes_of_maps(header: dict[str, int]) -> None:
-    assert header["sizeof(struct ranges)"] == wire.RANGES_BYTES
     assert wire.TGID.size == wire.REGION_ID.size == 4
 
 
@@ -208,7 +206,7 @@ def test_a_region_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
 
 def test_a_process_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
     process = KernelProcess.unpack(run_c(tmp_path, PROCESS))
-    assert process[:-4] == (11, 12, 13, 14, 15, 20, 16, 17, 18, wire.STRANGER, 19, 7)
+    assert process[:-4] == (11, 12, 13, 14, 15, 20, 16, 17, 18, wire.STRANGER, 7, 19)
     assert [raw.rstrip(b"\0") for raw in process[-2:]] == [b"sh", b"/bin/sh"]
     assert (process.comm.rstrip(b"\0"), process.titles()) == (b"ls", ("ls", "ls -l /"))
 

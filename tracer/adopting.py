@@ -1,14 +1,13 @@
-"""What exists when it is taken into a trace: a process, the ranges it maps, the regions behind them."""
+"""What exists when it is taken into a trace: a process, and the regions it maps."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Mapping
 from typing import Callable, Optional
 
-from tracer import bounded, kernel, procfs, wire
+from tracer import bounded, kernel, procfs
 from tracer.lives import Lives, Process
 from tracer.probes import Probes
 from tracer.procfs import Proc, ProcessStat, RegionKey
@@ -16,6 +15,10 @@ from tracer.regions import Finder, Region
 
 Enter = Callable[[int, RegionKey, str, str, Optional[int]], Region]
 """Of a region that is new: its number, its key, kind and name, and when it was created (ns since 1970)."""
+
+
+MOST_LOOKS = 5
+"""at what a process maps, until two in a row are alike: what it maps from now on the kernel side sees"""
 
 
 class Adopting:
@@ -28,17 +31,15 @@ class Adopting:
         finder: Finder,
         processes: Lives,
         regions: Mapping[int, Region],
-        by_key: Mapping[RegionKey, Region],
         enter: Enter,
         warn: Callable[[str], None],
     ) -> None:
-        """regions: by their number there, and by_key. warn: told what could not be taken in."""
+        """regions: by their number there. warn: told what could not be taken in."""
         self._probes = probes
         self._proc = proc
         self._finder = finder
         self._lives = processes
         self._regions = regions
-        self._by_key = by_key
         self._enter = enter
         self._warn = warn
         self._unheard: set[Process] = set()
@@ -66,17 +67,17 @@ class Adopting:
         )
 
     def seed(self, process: Process) -> None:
-        """Tell the kernel what a process maps."""
+        """Tell the kernel of the regions that a process maps."""
         mappings: list[procfs.Mapping] | None = None
-        while mappings != (now := self._finder.mappings(process.tgid)):  # until what was written is what is there
-            mappings = now
-            self._seed_ranges(process, mappings)
+        for _ in range(MOST_LOOKS):
+            known, mappings = mappings, self._finder.mappings(process.tgid)
+            if mappings == known:
+                break
+            self._seed_regions(process, mappings)
         if not self._proc.answers(process.tgid):
             self._unheard.add(process)
         if not self._proc.process(process.tgid):  # it has exited, perhaps before the kernel side knew of it
             self._probes.leave(*process.key)
-            if self._probes.ranges is not None:
-                del self._probes.ranges[wire.TGID.pack(process.tgid)]
             self._lives.end(process, time.time_ns())
 
     def ask_again(self) -> None:
@@ -86,35 +87,22 @@ class Adopting:
             if not process.exited:
                 self.seed(process)
 
-    def _seed_ranges(self, process: Process, mappings: list[procfs.Mapping]) -> None:
-        ranges = []
-        # a private mapping makes pages of a region too, where it reads a hole; it makes no region
-        mappings = sorted(mappings, key=lambda mapping: not mapping.shared)
-        regions: dict[RegionKey, Region | None] = {}
+    def _seed_regions(self, process: Process, mappings: list[procfs.Mapping]) -> None:
+        mappings = [mapping for mapping in mappings if mapping.shared]  # a private one makes no region
+        seeded: set[RegionKey] = set()
         for mapping, key in zip(mappings, self._proc.identify(process.tgid, mappings)):
-            if key and key not in regions:
-                regions[key] = self._region_at(process.tgid, mapping, key)
-            region = regions[key] if key else None
-            if region and region.kind != "hugetlb":
-                ranges.append(wire.RANGE.pack(mapping.start, mapping.end, region.id, mapping.first_index))
-        if self._probes.ranges is None:
-            return
-        head = wire.RANGES_HEAD.pack(min(len(ranges), wire.MAX_RANGES), len(ranges) > wire.MAX_RANGES)
-        packed = (head + b"".join(ranges[: wire.MAX_RANGES])).ljust(wire.RANGES_BYTES, b"\0")
-        with contextlib.suppress(OSError):  # no room: then the kernel's own tree is asked
-            self._probes.ranges[wire.TGID.pack(process.tgid)] = packed
+            if key and key not in seeded:
+                seeded.add(key)
+                self._seed_region(process.tgid, mapping)
 
-    def _region_at(self, tgid: int, mapping: procfs.Mapping, key: RegionKey) -> Region | None:
-        """The region behind a mapping of a process that exists, entered if it is new and shared."""
+    def _seed_region(self, tgid: int, mapping: procfs.Mapping) -> None:
         path = self._proc.map_file(tgid, mapping)
-        if not mapping.shared:
-            return self._by_key.get(key)
         try:
             fd = procfs.open_place(path)
         except OSError as error:  # unmapped meanwhile
             if not bounded.unreadable(error):
                 raise
-            return None
+            return
         try:
             number = self._probes.adopt(fd)
         finally:
@@ -122,9 +110,8 @@ class Adopting:
         found = self._probes.region(number) if number else None
         if not found:
             self._warn(kernel.LOSSES["regions"])
-            return None
+            return
         region = self._regions.get(number) or self._enter(
             number, found.key, *self._finder.describe(tgid, mapping), procfs.birth_time_ns(path)
         )
         region.path, region.address = path, mapping.start
-        return region

@@ -6,13 +6,14 @@ They are for the kernel side alone to write, but for what tells what has changed
 from __future__ import annotations
 
 import mmap
+import struct
 from array import array
-from itertools import compress
 
 from tracer.ledger import Block
 from tracer.wire import (
     BLOCK,
     BLOCK_PAGES,
+    PART,
     PROCESS,
     PROCESS_KIND_BYTES,
     PROCESS_NUMBER_BYTES,
@@ -22,8 +23,10 @@ from tracer.wire import (
     USAGE_REGION_BYTES,
 )
 
-_BLOCK_WORDS = BLOCK.size // 8
-_TORN, _, _PART = range(BLOCK_PAGES, _BLOCK_WORDS)
+WINDOW_BYTES = 256 << 10
+MOST_WINDOWS = 16
+_WORD = struct.Struct("=I")
+_TORN_BYTES, _PART_BYTES = BLOCK_PAGES * 8, (BLOCK_PAGES + 2) * 8
 
 
 def _mapped(map_fd: int, size_bytes: int) -> mmap.mmap:
@@ -31,30 +34,54 @@ def _mapped(map_fd: int, size_bytes: int) -> mmap.mmap:
 
 
 class Places:
-    """Structures of one kind, by their place; each says who has it, in a word of 4 bytes that is 0 where it is free."""
+    """Structures of one kind, by their place; each says who has it, in a word of 4 bytes that is 0 where it is free.
+
+    What is mapped counts as this process's memory, all of it at once: so it is some windows of a large array.
+    """
 
     def __init__(self, map_fd: int, nr_places: int, size_bytes: int, who_bytes: int) -> None:
         """who_bytes: where in a structure that word is."""
-        self._map = _mapped(map_fd, nr_places * size_bytes)
-        self._size_bytes = size_bytes
-        self._raw = memoryview(self._map)[: nr_places * size_bytes]
-        self._who = self._raw.cast("I")[who_bytes // 4 :: size_bytes // 4]
+        self._fd = map_fd
+        self._nr_places, self._size_bytes, self._who_bytes = nr_places, size_bytes, who_bytes
+        self._in_window = WINDOW_BYTES // size_bytes
+        self._windows: dict[int, tuple[mmap.mmap, int]] = {}
 
     def close(self) -> None:
-        self._who.release()
-        self._raw.release()
-        self._map.close()
+        for window, _ in self._windows.values():
+            window.close()
+        self._windows.clear()
 
     def __getitem__(self, place: int) -> bytes:
-        return self._map[place * self._size_bytes : (place + 1) * self._size_bytes]
+        window, at = self._at(place)
+        return window[at : at + self._size_bytes]
 
     def who(self, place: int) -> int:
         """Who has this place."""
-        return self._who[place]
+        return self._word(place, self._who_bytes)
 
     def taken(self) -> list[int]:
         """The places that somebody has."""
-        return list(compress(range(len(self._who)), self._who))
+        return [place for place in range(self._nr_places) if self.who(place)]
+
+    def _word(self, place: int, offset: int) -> int:
+        window, at = self._at(place)
+        return int(_WORD.unpack_from(window, at + offset)[0])
+
+    def _at(self, place: int) -> tuple[mmap.mmap, int]:
+        """Where it is: a window, and the offset in it."""
+        number, inner = divmod(place, self._in_window)
+        window, first = self._windows.get(number) or self._open(number)
+        return window, first + inner * self._size_bytes
+
+    def _open(self, number: int) -> tuple[mmap.mmap, int]:
+        if len(self._windows) >= MOST_WINDOWS:
+            self._windows.pop(next(iter(self._windows)))[0].close()
+        start = number * self._in_window * self._size_bytes
+        end = min(start + self._in_window * self._size_bytes, self._nr_places * self._size_bytes)
+        first = start % mmap.PAGESIZE
+        window = mmap.mmap(self._fd, -(-end // mmap.PAGESIZE) * mmap.PAGESIZE - (start - first), offset=start - first)
+        self._windows[number] = window, first
+        return window, first
 
 
 def regions(map_fd: int, nr_regions: int) -> Places:
@@ -72,20 +99,37 @@ class Processes(Places):
 
     def __init__(self, map_fd: int, nr_processes: int) -> None:
         super().__init__(map_fd, nr_processes, PROCESS.size, PROCESS_NUMBER_BYTES)
-        self._kinds = self._raw.cast("I")[PROCESS_KIND_BYTES // 4 :: PROCESS.size // 4]
-
-    def close(self) -> None:
-        self._kinds.release()
-        super().close()
 
     def put(self, number: int, kind: int) -> int:
         """What it is from now on, of wire.OF_TREE and so on. What it was."""
-        was, self._kinds[number] = self._kinds[number], kind
+        was = self._word(number, PROCESS_KIND_BYTES)
+        window, at = self._at(number)
+        _WORD.pack_into(window, at + PROCESS_KIND_BYTES, kind)
         return was
 
 
+class Blocks(Places):
+    """struct block of bpf/wire.h, by its number."""
+
+    def __init__(self, map_fd: int, nr_blocks: int) -> None:
+        super().__init__(map_fd, nr_blocks, BLOCK.size, _PART_BYTES)
+
+    def part(self, number: int) -> tuple[int, int]:
+        """Which region's it is, and which part of it."""
+        window, at = self._at(number)
+        region, part = PART.unpack_from(window, at + _PART_BYTES)
+        return region, part
+
+    def block(self, number: int) -> Block:
+        """As it is now, its words copied."""
+        window, at = self._at(number)
+        words = array("Q", window[at : at + _TORN_BYTES + 8])
+        torn = words.pop()
+        return Block(words, torn)
+
+
 class Changes:
-    """What has changed, of several arrays one after the other."""
+    """What of an array has changed."""
 
     def __init__(self, map_fd: int, nr_places: int) -> None:
         self._map = _mapped(map_fd, nr_places * 8)
@@ -95,41 +139,17 @@ class Changes:
         self._changes.release()
         self._map.close()
 
-    def take(self, first: int, end: int) -> list[int]:
-        """What has changed of [first, end) since this was last asked, counted from first."""
-        found = []
-        at = first * 8 - 1
-        while (at := self._map.find(b"\1", at + 1, end * 8)) >= 0:
+    def take(self) -> list[int]:
+        """The places that have changed since this was last asked."""
+        found, at = [], -1
+        while (at := self._map.find(b"\1", at + 1)) >= 0:
             self._changes[at // 8] = 0  # before it is read
-            found.append(at // 8 - first)
+            found.append(at // 8)
         return found
 
     def add(self, place: int) -> None:
         """It has, for whoever asks next."""
         self._changes[place] = 1
-
-
-class Blocks:
-    """struct block of bpf/wire.h, by its number."""
-
-    def __init__(self, map_fd: int, nr_blocks: int) -> None:
-        self._map = _mapped(map_fd, nr_blocks * BLOCK.size)
-        self._words = memoryview(self._map).cast("Q")
-
-    def close(self) -> None:
-        self._words.release()
-        self._map.close()
-
-    def part(self, number: int) -> tuple[int, int]:
-        """Which region's it is, and which part of it."""
-        part, region = divmod(self._words[number * _BLOCK_WORDS + _PART], 1 << 32)
-        return region, part
-
-    def block(self, number: int) -> Block:
-        """As it is now, its words copied."""
-        first = number * BLOCK.size
-        words = array("Q", self._map[first : first + 8 * BLOCK_PAGES])  # a view would be read number by number
-        return Block(words, self._words[number * _BLOCK_WORDS + _TORN])
 
 
 class Counts:

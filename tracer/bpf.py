@@ -1,16 +1,22 @@
-"""The commands of bpf(2) that bcc has no call for, and those that it has another call for in every release."""
+"""bpf(2): maps, programs, and what they hang on. Everything that is made goes with its last descriptor."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
-import platform
+import resource
 import struct
+from collections.abc import Iterator, Sequence
 
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # of the system call
+MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_LOOKUP_BATCH = 0, 1, 2, 3, 24
 PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN = 5, 10, 15, 17
-MAP_LOOKUP_BATCH = 24
-PROG_TYPE_TRACING = 26
+KPROBE, TRACEPOINT, RAW_TRACEPOINT, TRACING = 2, 5, 17, 26  # types of programs; an uprobe's is that of a kprobe
+UPDATE_ANY, UPDATE_NEW = 0, 1
+BATCH = 4096
+LOG_BYTES = 1 << 20
+LOAD_MAP = 0x18, 1  # of an instruction of 16 bytes: its operation, and that the number it loads is of a map
 TRACE_FENTRY, TRACE_FEXIT = 24, 25
 ATTRIBUTE_BYTES = 128
 INSTRUCTION_BYTES = 8
@@ -21,30 +27,125 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _call(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
-    result: int = _libc.syscall(_NUMBER[platform.machine()], command, attributes, len(attributes))
+    result: int = _libc.syscall(_NUMBER[os.uname().machine], command, attributes, len(attributes))
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return result
 
 
-def _attributes(layout: str, *values: int) -> ctypes.Array[ctypes.c_char]:
+def _attributes(layout: str, *values: int | bytes) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(struct.pack(layout, *values), ATTRIBUTE_BYTES)
 
 
-def load_tracing(code: bytes, function: int, at_exit: bool) -> int:
-    """A program to be attached to the entry or the exit of a kernel function, by the function's BTF id: its descriptor.
+class Map:
+    """A BPF map by its descriptor: bytes in, bytes out."""
 
-    Raises OSError.
+    def __init__(self, fd: int, key_bytes: int, value_bytes: int) -> None:
+        self.fd = fd
+        self._key_bytes, self._value_bytes = key_bytes, value_bytes
+        self._value = ctypes.create_string_buffer(value_bytes)
+
+    def _element(self, command: int, key: bytes, value: ctypes.Array[ctypes.c_char] | None, flags: int = 0) -> None:
+        of_key = ctypes.create_string_buffer(key, self._key_bytes)
+        places = ctypes.addressof(of_key), ctypes.addressof(value) if value else 0
+        _call(command, _attributes("=I4xQQQ", self.fd, *places, flags))
+
+    def __getitem__(self, key: bytes) -> bytes | None:
+        try:
+            self._element(MAP_LOOKUP, key, self._value)
+        except OSError:
+            return None
+        return self._value.raw
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        """Raises OSError: it is full."""
+        self._element(MAP_UPDATE, key, ctypes.create_string_buffer(value, self._value_bytes), UPDATE_ANY)
+
+    def insert(self, key: bytes, value: bytes) -> bool:
+        """Whether it was not there, and there was room."""
+        try:
+            self._element(MAP_UPDATE, key, ctypes.create_string_buffer(value, self._value_bytes), UPDATE_NEW)
+        except OSError:
+            return False
+        return True
+
+    def __delitem__(self, key: bytes) -> None:
+        """Whether it is there or not."""
+        with contextlib.suppress(OSError):
+            self._element(MAP_DELETE, key, None)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All entries."""
+        for keys, values in self.batches():
+            for i in range(len(keys) // self._key_bytes):
+                key = keys[i * self._key_bytes : (i + 1) * self._key_bytes]
+                yield key, values[i * self._value_bytes : (i + 1) * self._value_bytes]
+
+    def batches(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and all values, as many at once as the kernel gives (v5.6)."""
+        token = (ctypes.c_uint32 * max(self._key_bytes // 4, 2))()
+        keys = ctypes.create_string_buffer(self._key_bytes * BATCH)
+        values = ctypes.create_string_buffer(self._value_bytes * BATCH)
+        after, more = None, True
+        while more:
+            count, more = lookup_batch(self.fd, after, token, keys, values, BATCH)
+            after = token
+            yield keys.raw[: count * self._key_bytes], values.raw[: count * self._value_bytes]
+
+
+def make_map(name: str, kind: int, key_bytes: int, value_bytes: int, entries: int, flags: int) -> int:
+    """Its descriptor. kind: enum bpf_map_type. Raises OSError."""
+    _lift_limit()
+    attributes = _attributes("=7I16s", kind, key_bytes, value_bytes, entries, flags, 0, 0, name.encode()[:15])
+    return _call(MAP_CREATE, attributes)
+
+
+def _lift_limit() -> None:
+    """On memory that is locked: before v5.11 maps count as that."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def place_maps(code: bytes, descriptors: Sequence[int]) -> bytes:
+    """Instructions, each of which loads a map by its place among these."""
+    placed = bytearray(code)
+    for at in range(0, len(code), INSTRUCTION_BYTES):
+        operation, registers, place = struct.unpack_from("=BB2xI", code, at)
+        if (operation, registers >> 4) == LOAD_MAP:
+            struct.pack_into("=I", placed, at + 4, descriptors[place])
+    return bytes(placed)
+
+
+def load(code: bytes, kind: int, function: int = 0, at_exit: bool = False) -> int:
+    """A program: its descriptor. function: of TRACING, the BTF id of the kernel function it is to hang on.
+
+    Raises OSError; strerror is the verifier's last word, where it has one.
     """
+    try:
+        return _load(code, kind, function, at_exit, None)
+    except OSError as error:
+        log = ctypes.create_string_buffer(LOG_BYTES)
+        with contextlib.suppress(OSError):
+            os.close(_load(code, kind, function, at_exit, log))
+        lines = log.value.decode(errors="replace").split("\n")
+        told = [line for line in lines if line and not line.startswith(("processed ", "verification time"))]
+        raise OSError(error.errno, f"{error.strerror}: {told[-1].strip()}" if told else error.strerror) from None
+
+
+def _load(code: bytes, kind: int, function: int, at_exit: bool, log: ctypes.Array[ctypes.c_char] | None) -> int:
     instructions, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"GPL")
+    attach_type = (TRACE_FEXIT if at_exit else TRACE_FENTRY) if kind == TRACING else 0
     attributes = _attributes(
-        "=IIQQ44xI36xI",
-        PROG_TYPE_TRACING,
+        "=IIQQIIQ28xI36xI",
+        kind,
         len(code) // INSTRUCTION_BYTES,
         ctypes.addressof(instructions),
         ctypes.addressof(licence),
-        TRACE_FEXIT if at_exit else TRACE_FENTRY,
+        1 if log else 0,
+        len(log) if log else 0,
+        ctypes.addressof(log) if log else 0,
+        attach_type,
         function,
     )
     return _call(PROG_LOAD, attributes)

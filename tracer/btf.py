@@ -1,118 +1,88 @@
-"""Field offsets of the running kernel, from its own BTF, read by libbpf (which bcc brings).
+"""Types of the running kernel, from its own BTF: field offsets, parameters of functions, values of enums.
 
 bcc compiles C and relocates nothing, so what a probe reads from a kernel structure is found here, at start, and
-handed to the compiler as a number. No header of any kernel is involved.
+handed to the compiler as a number. No header of any kernel is involved, and no library: a host that has none of them
+is traced, too. The format: Documentation/bpf/btf.rst of the kernel.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
+import struct
+import sys
+from array import array
 from collections.abc import Iterator
-from types import TracebackType
+from pathlib import Path
 
-KIND_STRUCT, KIND_UNION, KIND_ENUM, KIND_FUNC, KIND_ENUM64 = 4, 5, 6, 12, 19
-# libbpf.so.1 since libbpf 1.0 (2022); Debian 11 has the older.
-SONAMES = ("libbpf.so.1", "libbpf.so.0")
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
+MAX_BYTES = 64 << 20
+MAGIC = 0xEB9F
+HEADER = struct.Struct("=HBBIIIII")  # magic, version, flags, its own length, then offset and length: types, strings
+INT, _, ARRAY, STRUCT, UNION, ENUM, _, TYPEDEF, VOLATILE, CONST, RESTRICT = range(1, 12)
+FUNC, FUNC_PROTO, VAR, DATASEC, _, DECL_TAG, TYPE_TAG, ENUM64 = range(12, 20)
+ALIASES = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
+# Words of 4 bytes after the three that each type begins with: always, and for each of its members.
+FIXED = {INT: 1, ARRAY: 3, VAR: 1, DECL_TAG: 1}
+PER_MEMBER = {STRUCT: 3, UNION: 3, ENUM: 2, FUNC_PROTO: 2, DATASEC: 3, ENUM64: 3}
+NAME, INFO, SIZE_OR_TYPE, MEMBERS = range(4)  # of the words of a type
 
 
 class BtfError(Exception):
     """The kernel's BTF cannot be read; the text says why."""
 
 
-class _Type(ctypes.Structure):
-    """``struct btf_type`` of the kernel's uapi/linux/btf.h."""
-
-    _fields_ = [("name_off", ctypes.c_uint32), ("info", ctypes.c_uint32), ("size_or_type", ctypes.c_uint32)]
-
-    @property
-    def kind(self) -> int:
-        return int(self.info >> 24) & 0x1F
-
-
-class _Member(ctypes.Structure):
-    """``struct btf_member``; the offset is in bits, its top byte a bit field's size where the type says so."""
-
-    _fields_ = [("name_off", ctypes.c_uint32), ("type", ctypes.c_uint32), ("offset", ctypes.c_uint32)]
-
-
-class _Param(ctypes.Structure):
-    """``struct btf_param``."""
-
-    _fields_ = [("name_off", ctypes.c_uint32), ("type", ctypes.c_uint32)]
-
-
-class _Enum(ctypes.Structure):
-    """``struct btf_enum``."""
-
-    _fields_ = [("name_off", ctypes.c_uint32), ("value", ctypes.c_int32)]
-
-
-def _libbpf() -> ctypes.CDLL:
-    for soname in SONAMES:
-        try:
-            lib = ctypes.CDLL(soname)
-            break
-        except OSError:
-            continue
-    else:
-        raise BtfError(f"no {SONAMES[0]} (Debian: apt install libbpf1)")
-    lib.btf__find_by_name_kind.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32]
-    lib.btf__type_by_id.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
-    lib.btf__type_by_id.restype = ctypes.c_void_p
-    lib.btf__name_by_offset.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
-    lib.btf__name_by_offset.restype = ctypes.c_char_p
-    lib.btf__free.argtypes = [ctypes.c_void_p]
-    lib.libbpf_set_print(None)  # it would say on stderr what comes back as an error, too
-    return lib
-
-
 class Btf:
-    """The types of the running kernel (``/sys/kernel/btf/vmlinux``); a context manager, for it holds about 10 MB.
+    """Raises BtfError where there is none, or none that this can read."""
 
-    Raises BtfError where libbpf or the kernel's BTF is missing.
-    """
+    def __init__(self, path: Path = VMLINUX) -> None:
+        try:
+            with path.open("rb") as file:
+                raw = file.read(MAX_BYTES)
+        except OSError as error:
+            raise BtfError(f"the kernel offers no usable BTF ({errno.errorcode.get(error.errno or 0)})") from None
+        try:
+            magic, _, _, header_bytes, types_at, types_bytes, strings_at, strings_bytes = HEADER.unpack_from(raw)
+            types = raw[header_bytes + types_at :][:types_bytes]
+            self._words = array("I", types)
+            self._strings = raw[header_bytes + strings_at :][:strings_bytes]
+            self._starts = self._walk()
+            self._names = array("I", map(self._words.__getitem__, self._starts)).tobytes()
+        except (struct.error, ValueError, IndexError, KeyError):
+            magic = 0
+        if magic != MAGIC:
+            raise BtfError(f"{path} is no BTF that can be read")
 
-    def __init__(self) -> None:
-        self._lib = _libbpf()
-        # libbpf_find_kernel_btf until 0.7 renamed it; one loads the running kernel's BTF like the other.
-        load = getattr(self._lib, "btf__load_vmlinux_btf", None) or self._lib.libbpf_find_kernel_btf
-        load.restype = ctypes.c_void_p
-        self._btf: int | None = load()
-        # before libbpf 1.0 an error came as a pointer in the last page
-        if not self._btf or self._btf >= 2**64 - 4095:
-            number = (2**64 - self._btf) if self._btf else errno.ENOENT
-            raise BtfError(f"the kernel offers no usable BTF ({errno.errorcode.get(number, number)})")
-
-    def __enter__(self) -> Btf:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lib.btf__free(self._btf)
-        self._btf = None
+    def _walk(self) -> array[int]:
+        """Where in the words each type begins, by its id."""
+        words, fixed, per_member = self._words, [0] * 32, [0] * 32
+        for kind, count in FIXED.items():
+            fixed[kind] = count
+        for kind, count in PER_MEMBER.items():
+            per_member[kind] = count
+        starts = array("I", [0])  # void has no type of its own
+        at, end = 0, len(words)
+        while at < end:
+            starts.append(at)
+            info = words[at + INFO]
+            kind = info >> 24 & 31
+            at += MEMBERS + fixed[kind] + per_member[kind] * (info & 0xFFFF)
+        if at != end:
+            raise ValueError
+        return starts
 
     def function(self, name: str) -> int | None:
         """The BTF id of a kernel function; None if there is none of this name."""
-        return self._find(name, KIND_FUNC)
+        return self._find(name, FUNC)
 
     def parameters(self, function: int) -> list[str]:
         """The names of a function's parameters, in order."""
-        prototype = _Type.from_address(self._type(function)[0]).size_or_type
-        base, info = self._type(prototype)
-        params = (
-            _Param.from_address(base + ctypes.sizeof(_Type) + i * ctypes.sizeof(_Param)) for i in range(info & 0xFFFF)
-        )
-        return [self._name(param.name_off) for param in params]
+        prototype = self._words[self._starts[function] + SIZE_OR_TYPE]
+        return [self._name(name) for name, _ in self._members(prototype, 2)]
 
     def offset(self, path: str) -> int | None:
-        """Byte offset of ``struct.member[.member…]``, anonymous members looked through; None if there is none.
-
-        Source: the running kernel's BTF.
-        """
+        """Byte offset of ``struct.member[.member…]``, anonymous members looked through; None if there is none."""
         name, *members = path.split(".")
-        type_id = self._find(name, KIND_STRUCT)
+        type_id = self._find(name, STRUCT)
         total = 0
         for member in members:
             found = self._member(type_id, member) if type_id else None
@@ -124,59 +94,58 @@ class Btf:
 
     def size(self, struct: str) -> int | None:
         """Bytes of a struct; None if there is none of this name."""
-        type_id = self._find(struct, KIND_STRUCT)
-        return _Type.from_address(self._type(type_id)[0]).size_or_type if type_id else None
+        type_id = self._find(struct, STRUCT)
+        return self._words[self._starts[type_id] + SIZE_OR_TYPE] if type_id else None
 
     def enum_value(self, enum: str, name: str) -> int | None:
         """Value of one name of an enum; None if the enum or the name is not there."""
-        type_id = self._find(enum, KIND_ENUM)
-        if type_id is None:
-            return None
-        base, info = self._type(type_id)
-        for i in range(info & 0xFFFF):
-            value = _Enum.from_address(base + ctypes.sizeof(_Type) + i * ctypes.sizeof(_Enum))
-            if self._name(value.name_off) == name:
-                return int(value.value)
-        return None
+        type_id = self._find(enum, ENUM)
+        members = self._members(type_id, 2) if type_id else ()
+        return next((value for member, value in members if self._name(member) == name), None)
 
     def _find(self, name: str, kind: int) -> int | None:
-        found = self._lib.btf__find_by_name_kind(self._btf, name.encode(), kind)
-        return found if found > 0 else None
+        at = self._strings.find(b"\0" + name.encode() + b"\0") + 1  # a string is there once
+        found = (type_id for type_id in self._named(at) if self._kind(type_id) == kind) if at else ()
+        return next(iter(found), None)
+
+    def _named(self, name: int) -> Iterator[int]:
+        """Types of this name, which is an offset among the strings."""
+        wanted, at = name.to_bytes(4, sys.byteorder), -1
+        while (at := self._names.find(wanted, at + 1)) >= 0:
+            if at % 4 == 0:
+                yield at // 4
 
     def _name(self, offset: int) -> str:
-        name: bytes = self._lib.btf__name_by_offset(self._btf, offset) or b""
-        return name.decode()
+        return self._strings[offset : self._strings.index(b"\0", offset)].decode()
 
-    def _type(self, type_id: int) -> tuple[int, int]:
-        """(address, info) of a type."""
-        address: int = self._lib.btf__type_by_id(self._btf, type_id)
-        return address, _Type.from_address(address).info
+    def _kind(self, type_id: int) -> int:
+        return self._words[self._starts[type_id] + INFO] >> 24 & 31
 
-    def _members(self, type_id: int) -> Iterator[tuple[str, int, int]]:
-        base, info = self._type(type_id)
-        bit_fields = info >> 31
-        for i in range(info & 0xFFFF):
-            member = _Member.from_address(base + ctypes.sizeof(_Type) + i * ctypes.sizeof(_Member))
-            bits = member.offset & 0xFFFFFF if bit_fields else member.offset
-            yield self._name(member.name_off), bits, self._resolve(member.type)
+    def _members(self, type_id: int, nr_words: int) -> Iterator[tuple[int, ...]]:
+        """The words of each."""
+        start = self._starts[type_id]
+        at = start + MEMBERS
+        for _ in range(self._words[start + INFO] & 0xFFFF):
+            yield tuple(self._words[at : at + nr_words])
+            at += nr_words
 
     def _resolve(self, type_id: int) -> int:
-        """The type behind typedefs (8), const (10), volatile (9) and the like, so that a member can be looked into."""
-        while True:
-            kind = _Type.from_address(self._type(type_id)[0])
-            if kind.kind not in (8, 9, 10, 11, 18):
-                return type_id
-            type_id = kind.size_or_type
+        """The type behind typedefs, const and the like, so that a member can be looked into."""
+        while self._kind(type_id) in ALIASES:
+            type_id = self._words[self._starts[type_id] + SIZE_OR_TYPE]
+        return type_id
 
     def _member(self, type_id: int, name: str) -> tuple[int, int] | None:
         """(offset in bits, type) of a member of a struct or union, searched through anonymous members."""
-        if _Type.from_address(self._type(type_id)[0]).kind not in (KIND_STRUCT, KIND_UNION):
+        if self._kind(type_id) not in (STRUCT, UNION):
             return None
-        for member, bits, member_type in self._members(type_id):
-            if member == name:
-                return bits, member_type
-            if not member:
-                inner = self._member(member_type, name)
-                if inner:
-                    return bits + inner[0], inner[1]
+        has_bit_fields = self._words[self._starts[type_id] + INFO] >> 31
+        for member, member_type, offset in self._members(type_id, 3):
+            bits = offset & 0xFFFFFF if has_bit_fields else offset
+            found = self._name(member)
+            if found == name:
+                return bits, self._resolve(member_type)
+            inner = self._member(self._resolve(member_type), name) if not found else None
+            if inner:
+                return bits + inner[0], inner[1]
         return None

@@ -18,10 +18,10 @@ from typing import Any, Optional
 
 from tracer import journal, verify
 from tracer.errors import ShmtraceError
+from tracer.shipped import shipped
 
 APPLICATION_ID = 0x73686D74  # "shmt"
 SCHEMA_VERSION = 3
-SCHEMA = Path(__file__).with_name("schema.sql")
 REMEDY = "`shmtrace record` makes one"
 PAGE_BYTES = 4096  # of a capture, whatever the page of the host that reads it
 MIN_SAMPLES = 1000  # no fewer are left for the sake of a file's size
@@ -76,7 +76,8 @@ class Capture:
         # the journal stays where it is, and empty between two commits: nobody can put another in its place
         self._db.execute("PRAGMA journal_mode = TRUNCATE")
         says = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-        self._db.executescript(f"BEGIN; {SCHEMA.read_text()} {says} COMMIT; BEGIN")  # all of it or nothing
+        schema = shipped("schema.sql").read_text()
+        self._db.executescript(f"BEGIN; {schema} {says} COMMIT; BEGIN")  # all of it or nothing
 
     @classmethod
     def open(cls, path: Path) -> Capture:
@@ -103,7 +104,7 @@ class Capture:
             capture._guard(path.stat().st_size)
             if not capture.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
                 raise _empty(path)
-            damage = verify.damage(db, SCHEMA.read_text())
+            damage = verify.damage(db, shipped("schema.sql").read_text())
         except BaseException as error:
             capture.__exit__(type(error), error)
             raise

@@ -208,7 +208,7 @@ class Closing:
         for (tgid, start_time_ns), usage in usages.items():
             process = self._lives.find(tgid, start_time_ns)
             if process and start_time_ns:
-                found[process.row] = usage.faults if self._probes.ranges is not None else None, usage.freed_pages
+                found[process.row] = usage.faults if self._probes.counts_faults else None, usage.freed_pages
         for (tgid, start_time_ns), usage in usages.items():
             if not start_time_ns:
                 # freed after their toucher had died and its PID had another: the kernel side could tell no more

@@ -12,14 +12,16 @@ import sys
 import textwrap
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from importlib import resources
 from types import TracebackType
 from typing import NamedTuple
 
-from tracer import account, experiment, kernel, procfs, snapshot, tools
+from tracer import account, kernel, procfs, snapshot, tools
 from tracer.account import Account
 from tracer.capture import Capture
 from tracer.errors import ShmtraceError
 from tracer.procfs import PAGE_BYTES, Mapping, Proc
+from tracer.shipped import shipped
 from tracer.targets import Targets
 from tracer.trace import Trace
 from tracer.views import text
@@ -102,6 +104,7 @@ class Experiment:
 
     def __init__(self, size_bytes: int) -> None:
         self._size_bytes = size_bytes
+        self._kept = contextlib.ExitStack()
         self.processes: dict[str, int] = {}
         """tgid by name, in the order of birth, the dead ones too"""
 
@@ -109,8 +112,9 @@ class Experiment:
         self._socket, theirs = socket.socketpair()
         with theirs:
             # A fresh interpreter, so that the parent's RSS is its own; in a session of its own: Ctrl-C is for us alone.
+            program = self._kept.enter_context(resources.as_file(shipped("experiment.py")))
             self._process = subprocess.Popen(
-                [sys.executable, "-IS", experiment.__file__, str(self._size_bytes >> 20)],
+                [sys.executable, "-IS", str(program), str(self._size_bytes >> 20)],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 start_new_session=True,
@@ -126,6 +130,7 @@ class Experiment:
         self._socket.close()
         self._process.kill()  # its children end with it
         self._process.wait()
+        self._kept.close()
 
     @property
     def parent(self) -> int:

@@ -12,7 +12,6 @@ import functools
 import importlib
 import mmap
 import os
-import shutil
 import sys
 import textwrap
 import time
@@ -20,11 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer import btf, kernel, procfs
-from tracer.btf import Btf, BtfError
+from tracer import kernel, prepare, procfs
+from tracer.cache import Cache
 from tracer.errors import ShmtraceError
 from tracer.kernel import Tier
-from tracer.probes import Probes, Sizes
+from tracer.packages import install_bcc
+from tracer.probes import Beginning, Probes, Sizes
 from tracer.procfs import PAGE_BYTES, Proc
 from tracer.views.text import COLUMNS, format_bytes, printable
 
@@ -39,15 +39,8 @@ TOLD_BY = {
 READING = "map_files"  # the one check that a snapshot stands on
 THP = Path("/sys/kernel/mm/transparent_hugepage")
 HUGETLB = Path("/sys/kernel/mm/hugepages")
+PREPARE = "shmtrace prepare"
 MOUNTS = Path("/proc/self/mounts")
-# By the program that installs packages: the command, and what it calls Debian's python3-bpfcc and libbpf1.
-PACKAGES = {
-    "apt-get": ("apt-get install", "python3-bpfcc", "libbpf1"),
-    "dnf": ("dnf install", "python3-bcc", "libbpf"),
-    "zypper": ("zypper install", "python3-bcc", "libbpf1"),
-    "pacman": ("pacman -S", "python-bcc", "libbpf"),
-    "apk": ("apk add", "py3-bcc", "libbpf"),
-}
 
 
 class Check(NamedTuple):
@@ -68,14 +61,15 @@ def examine() -> list[Check]:
     """
     kernel.need_proc()
     swap_bytes = Proc().memory().swap_bytes
+    compiler = bcc()
     needed = [
         privileges(kernel.missing_capabilities(bpf=True), os.geteuid() == 0),
         tell("user namespace", False, lambda: user_namespace(kernel.sees_host_users())),
         tell("PID namespace", False, lambda: pid_namespace(kernel.sees_host_pids())),
-        bcc(),
-        libbpf(),
+        compiler,
         Check("kernel headers", True, "not needed"),
         kernel_types(),
+        compiled(Cache(), can_compile=compiler.ok is True),
         lockdown(kernel.lockdown()),
         tell("tracefs", None, tracefs),
     ]
@@ -128,39 +122,41 @@ def pid_namespace(host: bool) -> Check:
 
 def bcc() -> Check:
     try:
-        module = importlib.import_module("bcc")  # tracer/probes.py uses it; here it is only looked at
+        module = importlib.import_module("bcc")  # tracer/compiler.py uses it; here it is only looked at
     except (ImportError, OSError) as error:
-        found = f"cannot be imported by {sys.executable} ({error})"
+        found = f"cannot be imported by {sys.executable} ({error}): nothing can be compiled here"
         if any(Path("/usr/lib").glob("python3*/*-packages/bcc")):
             venv = sys.prefix if sys.prefix != sys.base_prefix else ".venv"
-            return Check("bcc", False, found, f"/usr/bin/python3 -m venv --system-site-packages {venv}")
-        return Check("bcc", False, found, _install(1))
+            return Check("bcc", None, found, f"/usr/bin/python3 -m venv --system-site-packages {venv}")
+        return Check("bcc", None, found, install_bcc())
     place = Path(module.__file__ or "?").parent
     if not hasattr(module, "BPF"):
-        return Check("bcc", False, f"{place} is PyPI's, another project", f"{sys.executable} -m pip uninstall bcc")
+        return Check("bcc", None, f"{place} is PyPI's, another project", f"{sys.executable} -m pip uninstall bcc")
     return Check("bcc", True, f"{getattr(module, '__version__', 'without a version')}, {place}")
-
-
-def libbpf() -> Check:
-    for name in btf.SONAMES:
-        with contextlib.suppress(OSError):
-            ctypes.CDLL(name)
-            return Check("libbpf", True, name)
-    return Check("libbpf", False, f"no {' or '.join(btf.SONAMES)}", _install(2))
-
-
-def _install(which: int) -> str:
-    program = next(filter(shutil.which, PACKAGES), "apt-get")
-    return f"{PACKAGES[program][0]} {PACKAGES[program][which]}"
 
 
 def kernel_types() -> Check:
     try:
-        with Btf() as types:
-            count = len(kernel.defines(types))
-    except (BtfError, ShmtraceError) as error:
+        count = len(kernel.layout(Cache()).defines)
+    except ShmtraceError as error:
         return Check("BTF", False, str(error), "boot a kernel that has CONFIG_DEBUG_INFO_BTF=y, as distributions' have")
     return Check("BTF", True, f"has all that is asked of it ({count} facts)")
+
+
+def compiled(cache: Cache, can_compile: bool) -> Check:
+    """What of all that may be asked for here needs no compiler."""
+    try:
+        wanted = prepare.of_kernel(cache)
+    except ShmtraceError as error:
+        return Check("compiled", None, f"cannot be told ({error.message})")
+    nr_kept = sum(cache.read(variant.wanted.key()) is not None for variant in wanted)
+    found = f"{nr_kept} of {len(wanted)} variants for this kernel, in {cache.directory} or with shmtrace"
+    doubts = "; ".join(["", *cache.warnings])
+    if nr_kept == len(wanted):
+        return Check("compiled", True, found + doubts)
+    if not can_compile:
+        return Check("compiled", None, f"{found}; the others need bcc{doubts}")
+    return Check("compiled", None, f"{found}; the others take seconds when they are asked for{doubts}", PREPARE)
 
 
 def lockdown(mode: str | None) -> Check:
@@ -190,11 +186,11 @@ def tried(tiers: Sequence[Tier], needed: Sequence[Check]) -> list[Check]:
 
 
 def try_tier(tier: Tier) -> Check:
-    began_ns = time.monotonic_ns()
+    beginning = Beginning(time.monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
     try:
-        with Probes(tier, SMALL, began_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME)) as probes:
+        with Probes(tier, SMALL, beginning) as probes:
             probes.attach()
-            taken_s = (time.monotonic_ns() - began_ns) / 1e9
+            taken_s = (time.monotonic_ns() - beginning.monotonic_ns) / 1e9
     except ShmtraceError as error:
         return Check(tier.title, None, error.message)
     blind = f"; blind to: {', '.join(dict.fromkeys(probes.missing))}" if probes.missing else ""

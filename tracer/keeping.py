@@ -131,7 +131,7 @@ class Keeping:
                 continue
             self.usages[key] = usage
             if before.get(key) != usage:
-                counted = usage.faults if self._probes.ranges is not None else None
+                counted = usage.faults if self._probes.counts_faults else None
                 rows.append((regions[number].row, process.row, counted, usage.freed_pages))
         self._capture.insert_all("usage", "region, process, faults, freed_pages", rows)
         ended_s = time.monotonic()

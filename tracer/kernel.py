@@ -1,4 +1,4 @@
-"""What the running kernel offers, by presence: the fields, the flags and the probes of each tier.
+"""What the running kernel offers, by presence: the probes of each tier, and what stands in their way.
 
 Never a version number. What differs between kernels from the C side is in bpf/compat.h, under the same names.
 """
@@ -9,14 +9,14 @@ import contextlib
 import ctypes
 import enum
 import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from tracer import bpf, perf
-from tracer.btf import Btf
+from tracer.cache import Cache
 from tracer.errors import ShmtraceError
+from tracer.layout import Function, Layout
 
 TRACEFS = Path("/sys/kernel/tracing")
 KPROBE_PMU = perf.PMUS / "kprobe"
@@ -27,82 +27,6 @@ MOUNT_ATTR_RDONLY = 1
 HOST_PID_NAMESPACE, HOST_USER_NAMESPACE = 0xEFFFFFFC, 0xEFFFFFFD  # PROC_…_INIT_INO of include/linux/proc_ns.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-# OFF_name: the alternatives, newest kernel first.
-FIELDS = {
-    "TASK_TGID": ["task_struct.tgid"],
-    "TASK_GROUP_LEADER": ["task_struct.group_leader"],
-    "TASK_START_BOOTTIME": ["task_struct.start_boottime"],
-    "TASK_COMM": ["task_struct.comm"],
-    "TASK_MM": ["task_struct.mm"],
-    "TASK_FLAGS": ["task_struct.flags"],
-    "TASK_FILES": ["task_struct.files"],
-    "TASK_PAGEFAULT_DISABLED": ["task_struct.pagefault_disabled"],
-    "TASK_SIGNAL": ["task_struct.signal"],
-    "TASK_REAL_PARENT": ["task_struct.real_parent"],
-    "SIGNAL_LIVE": ["signal_struct.live"],
-    "MM_ARG_START": ["mm_struct.arg_start"],
-    "MM_ARG_END": ["mm_struct.arg_end"],
-    "VMA_START": ["vm_area_struct.vm_start"],
-    "VMA_END": ["vm_area_struct.vm_end"],
-    "VMA_FLAGS": ["vm_area_struct.vm_flags"],
-    "VMA_PGOFF": ["vm_area_struct.vm_pgoff"],
-    "VMA_FILE": ["vm_area_struct.vm_file"],
-    "VMA_MM": ["vm_area_struct.vm_mm"],
-    "FILES_FDT": ["files_struct.fdt"],
-    "FDT_FD": ["fdtable.fd"],
-    "FDT_MAX_FDS": ["fdtable.max_fds"],
-    "FILE_INODE": ["file.f_inode"],
-    "FILE_DENTRY": ["file.f_path.dentry"],
-    "DENTRY_NAME": ["dentry.d_name.name"],
-    "INODE_INO": ["inode.i_ino"],
-    "INODE_SB": ["inode.i_sb"],
-    "INODE_SIZE": ["inode.i_size"],
-    "INODE_BLOCKS": ["inode.i_blocks"],
-    "INODE_COUNT": ["inode.i_count"],
-    "INODE_GENERATION": ["inode.i_generation"],
-    "INODE_MAPPING": ["inode.i_mapping"],
-    "INODE_DATA": ["inode.i_data"],
-    "INODE_MODE": ["inode.i_mode"],
-    "SB_DEV": ["super_block.s_dev"],
-    "SB_MAGIC": ["super_block.s_magic"],
-    "SHMEM_VFS_INODE": ["shmem_inode_info.vfs_inode"],
-    "SHMEM_SWAPPED": ["shmem_inode_info.swapped"],
-    "MAPPING_HOST": ["address_space.host"],
-    "MAPPING_NRPAGES": ["address_space.nrpages"],
-    "MAPPING_XA_HEAD": ["address_space.i_pages.xa_head"],
-    "XA_NODE_SHIFT": ["xa_node.shift"],
-    "XA_NODE_SLOTS": ["xa_node.slots"],
-    # Linux kernel commit 7b230db3b8d3 ("mm: Introduce struct folio") (in v5.16)
-    "FOLIO_MAPPING": ["folio.mapping", "page.mapping"],
-    "FOLIO_INDEX": ["folio.index", "page.index"],
-}
-# A group comes whole or not at all, and says so by HAVE_group.
-GROUPS = {
-    # Linux kernel commit 524e00b36e8c ("mm: remove rb tree.") (in v6.1)
-    "MM_MT": {
-        "MM_MT_ROOT": "mm_struct.mm_mt.ma_root",
-        "MAPLE_RANGE_PIVOT": "maple_range_64.pivot",
-        "MAPLE_RANGE_SLOT": "maple_range_64.slot",
-        "MAPLE_ARANGE_PIVOT": "maple_arange_64.pivot",
-        "MAPLE_ARANGE_SLOT": "maple_arange_64.slot",
-    },
-    "MM_RB": {
-        "MM_RB": "mm_struct.mm_rb.rb_node",
-        "VMA_RB": "vm_area_struct.vm_rb",
-        "RB_LEFT": "rb_node.rb_left",
-        "RB_RIGHT": "rb_node.rb_right",
-    },
-    # the order of a large folio: Linux kernel commit ebc1baf5c9b4 ("mm: free up a word in the first tail page") (v6.6)
-    "FOLIO_FLAGS_1": {"FOLIO_FLAGS_1": "folio._flags_1"},
-    "FOLIO_ORDER": {"FOLIO_ORDER": "folio._folio_order"},
-    "PAGE_ORDER": {"PAGE_COMPOUND_ORDER": "page.compound_order"},
-    # CONFIG_MEMCG
-    "MM_OWNER": {"MM_OWNER": "mm_struct.owner"},
-    # Linux kernel commit c84bf6dd2b83 ("mm: introduce new .mmap_prepare() file callback") (in v6.16)
-    "DESC": {"DESC_FILE": "vm_area_desc.file", "DESC_FLAGS": "vm_area_desc.vma_flags"},
-}
-BITS = ["PG_swapbacked", "PG_head"]
 
 
 class Kind(enum.Enum):
@@ -159,17 +83,11 @@ FREED = _raw("mm_filemap_delete_from_page_cache", "filemap:mm_filemap_delete_fro
 FALLOCATE = "pages made by fallocate"
 FAULTS_PROBES = [
     *PROCESSES,
-    _raw("fork_ranges", "task:task_newtask"),
-    _raw("exec_ranges", "sched:sched_process_exec"),
-    _raw("exit_ranges", "sched:sched_process_exit"),
     _call("sys_exit_mmap", "exit_mmap"),
-    _call("sys_enter_munmap", "enter_munmap"),
-    _call("sys_exit_mmap", "exit_munmap"),
-    _call("sys_enter_munmap", "enter_mremap"),
+    _call("sys_exit_munmap", "exit_munmap"),
     _call("sys_exit_mmap", "exit_mremap"),
     _call("sys_exit_mmap", "exit_shmat", costs="SysV segments attached during the trace"),
-    _call("sys_enter_shmdt", "enter_shmdt", costs="SysV segments detached during the trace"),
-    _call("sys_exit_mmap", "exit_shmdt", costs="SysV segments detached during the trace"),
+    _call("sys_exit_munmap", "exit_shmdt", costs="SysV segments detached during the trace"),
     _call("sys_exit_memfd_create", "exit_memfd_create", costs="who made a memfd"),
     _call("sys_exit_shmget", "exit_shmget", costs="who made a SysV segment"),
     _call("sys_exit_fallocate", "exit_fallocate", costs=FALLOCATE),
@@ -237,7 +155,7 @@ FENTRY = Tier("exact", "fentry", _EXACT, EXACT_PROBES, [])
 FAULTS = Tier(
     "faults",
     "tracepoint",
-    ("processes.c", "regions.c", "ledger.c", "labels.c", "stacks.c", "ranges.c", "faults.c", "fallocate.c"),
+    ("processes.c", "regions.c", "ledger.c", "labels.c", "stacks.c", "mappings.c", "faults.c", "fallocate.c"),
     FAULTS_PROBES,
     [
         "pages made without a page fault: write(2), O_DIRECT, MADV_POPULATE, mlock, process_vm_writev",
@@ -259,34 +177,27 @@ TIERS = [KPROBE, FENTRY, FAULTS]
 """Which of them a host has is found by presence and by trial, never by a version."""
 
 
-class Point(NamedTuple):
-    """A kernel function that a program hangs on, of those that this kernel has."""
-
-    name: str
-    id: int
-    """in BTF"""
-    parameters: list[str]
-    """their names"""
+def layout(cache: Cache) -> Layout:
+    """Of the running kernel. Raises ShmtraceError."""
+    return Layout.of_kernel({name for probe in KPROBE.functions for name in probe.points}, cache)
 
 
-def points(tier: Tier, btf: Btf) -> dict[str, Point]:
-    """By program. A probe that is not needed here is left out, as one is that hangs on a function that is not there."""
+def points(tier: Tier, layout: Layout) -> dict[str, Function]:
+    """By program. A probe that is not needed here is left out, as one that hangs on a function that is not there."""
     found = {}
     for probe in tier.functions:
-        for name in probe.points:
-            number = btf.function(name)
-            if number:
-                found[probe.program] = Point(name, number, btf.parameters(number))
-                break
+        name = next((name for name in probe.points if name in layout.functions), None)
+        if name:
+            found[probe.program] = layout.functions[name]
     needless = [probe for probe in tier.functions if _parameters(found, probe.unless[0]).count(probe.unless[1])]
     return {program: point for program, point in found.items() if program not in [each.program for each in needless]}
 
 
-def _parameters(there: dict[str, Point], program: str) -> list[str]:
+def _parameters(there: dict[str, Function], program: str) -> list[str]:
     return there[program].parameters if program in there else []
 
 
-def absent(tier: Tier, there: dict[str, Point]) -> list[Probe]:
+def absent(tier: Tier, there: dict[str, Function]) -> list[Probe]:
     """The probes of the tier on kernel functions that are needed and have none to hang on."""
     return [
         probe
@@ -295,7 +206,7 @@ def absent(tier: Tier, there: dict[str, Point]) -> list[Probe]:
     ]
 
 
-def why_not(tier: Tier, there: dict[str, Point]) -> str | None:
+def why_not(tier: Tier, there: dict[str, Function]) -> str | None:
     """Why this kernel cannot have the tier, as far as a cheap trial tells; None if it seems it can."""
     if not tier.functions:
         return None
@@ -304,8 +215,8 @@ def why_not(tier: Tier, there: dict[str, Point]) -> str | None:
         return f"the kernel has no {missing.points[0]}"
     if tier.by == "fentry":
         return try_fentry(there["adding"])
-    if platform.machine() != "x86_64":
-        return f"kprobes are read by x86's registers, and this is {platform.machine()}"
+    if os.uname().machine != "x86_64":
+        return f"kprobes are read by x86's registers, and this is {os.uname().machine}"
     return None if KPROBE_PMU.exists() else "the kernel has no kprobes"
 
 
@@ -345,11 +256,11 @@ def _model(text: str) -> str:
     return text.partition("(")[2].partition(")")[0]
 
 
-def try_fentry(point: Point) -> str | None:
+def try_fentry(point: Function) -> str | None:
     """Load and attach a program that does nothing; None if that works."""
     opened: list[int] = []
     try:
-        opened.append(bpf.load_tracing(bpf.NOTHING, point.id, at_exit=False))
+        opened.append(bpf.load(bpf.NOTHING, bpf.TRACING, point.id))
         opened.append(bpf.attach(opened[0]))
     except OSError as error:
         return f"fentry is refused ({error.strerror})"
@@ -359,7 +270,12 @@ def try_fentry(point: Point) -> str | None:
     return None
 
 
-def arguments(there: dict[str, Point]) -> dict[str, int]:
+def has_fexit(tier: Tier, there: dict[str, Function]) -> bool:
+    """Whether programs hang on returns by fexit, for a kretprobe is not told the arguments. The kernel has the tier."""
+    return tier.by == "fentry" or (tier.by == "kprobe" and not try_fentry(there["adding"]))
+
+
+def arguments(there: dict[str, Function]) -> dict[str, int]:
     """What the exact tier asks for: ARG_program_parameter, the place of each by its name in BTF, and NARGS_program."""
     found = {}
     for program, point in there.items():
@@ -420,35 +336,6 @@ def tracepoint_id(directory: int, point: str) -> int:
 
 def release() -> str:
     return os.uname().release
-
-
-def defines(btf: Btf) -> dict[str, int]:
-    """What bpf/compat.h asks for, from BTF: OFF_… and SIZE_… in bytes, BIT_… page flags, HAVE_… presences.
-
-    Raises ShmtraceError naming the first field that no alternative provides.
-    """
-    found = {}
-    for name, paths in FIELDS.items():
-        offsets = [offset for offset in map(btf.offset, paths) if offset is not None]
-        if not offsets:
-            raise ShmtraceError(f"this kernel's BTF has no {paths[0]}", "shmtrace needs porting to it; snapshot works")
-        found[f"OFF_{name}"] = offsets[0]
-    for group, members in GROUPS.items():
-        fields = {f"OFF_{name}": offset for name, path in members.items() if (offset := btf.offset(path)) is not None}
-        if len(fields) == len(members):
-            found |= fields
-            found[f"HAVE_{group}"] = 1
-    if btf.function("hugetlb_basepage_index"):
-        # Linux kernel commit a08c7193e4f1 ("mm/filemap: remove hugetlb special casing in filemap.c") (in v6.7) had the
-        # page cache number huge pages as it does all others
-        found["HAVE_HUGETLB_BASEPAGE_INDEX"] = 1
-    found["SIZE_PAGE"] = btf.size("page") or 64
-    for bit in BITS:
-        value = btf.enum_value("pageflags", bit)
-        if value is None:
-            raise ShmtraceError(f"this kernel's BTF has no {bit}", "shmtrace needs porting to it; snapshot works")
-        found[f"BIT_{bit.upper()}"] = value
-    return found
 
 
 def lockdown(path: Path = Path("/sys/kernel/security/lockdown")) -> str | None:

@@ -28,9 +28,9 @@ class KernelProcess(NamedTuple):
     parent_tgid: int
     kind: int
     """wire.OF_TREE, WATCHED, STRANGER"""
-    lender: int
     title_bytes: int
     """of the whole command line, of which title has the beginning; 0: it was not read"""
+    reserved: int
     comm: bytes
     title: bytes
     earlier_comm: bytes

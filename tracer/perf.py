@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import platform
 import struct
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def _hang(program: int, kind: int, config: int, where: bytes = b"", offset: int 
     )
     # The program runs on all CPUs: the event has to be on one, and this process's own are online.
     cpu = min(os.sched_getaffinity(0))
-    event: int = _libc.syscall(_NUMBER[platform.machine()], attributes, -1, cpu, -1, FLAG_FD_CLOEXEC)
+    event: int = _libc.syscall(_NUMBER[os.uname().machine], attributes, -1, cpu, -1, FLAG_FD_CLOEXEC)
     if event < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -1,18 +1,13 @@
-"""The kernel side: compiles, loads and attaches the programs in bpf/, reads their maps and events.
-
-The one module that imports bcc. bcc is the distribution's (python3-bpfcc); PyPI's ``bcc`` is another project.
-"""
+"""The kernel side: loads and attaches the programs in bpf/, reads their maps and events."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
-import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +15,14 @@ from typing import NamedTuple
 
 from tracer import blocks, bpf, events, kernel, perf
 from tracer.blocks import Blocks, Changes, Counts, Places, Processes
-from tracer.btf import Btf, BtfError
+from tracer.bytecode import Wanted, compiled
+from tracer.cache import Cache
 from tracer.errors import ShmtraceError
 from tracer.events import Event, Exec, Fork, Touch
 from tracer.kernel import Kind
+from tracer.layout import Layout
 from tracer.ledger import Block
+from tracer.loader import Loaded
 from tracer.news import KernelProcess, KernelRegion, News, met, text
 from tracer.ring import Ring
 from tracer.wire import (
@@ -35,28 +33,20 @@ from tracer.wire import (
     FREE_PROCESS,
     FREE_REGION,
     FREE_USAGE,
-    LABEL,
     LOSSES,
-    MAX_RANGES,
     OF_TREE,
-    RANGE,
-    RANGES_BYTES,
-    RANGES_HEAD,
     REGION_ID,
     SLOT_BITS,
     STACK,
     STACKED_KEY,
+    STATE,
     STRANGER,
     TGID,
     USAGE,
 )
 
-_package = Path(__file__).parent / "bpf"  # in a wheel; in a checkout bpf/ is beside the package
-SOURCES = _package if _package.is_dir() else Path(__file__).parent.parent / "bpf"
-STUBS = SOURCES / "stubs"
 EVENT_PAGES = 256  # a power of two; 1 MiB, some 20,000 punches
 LABEL_PAGES = 1024  # 4 MiB, some 9,000 labels
-BATCH = 4096
 FILLED_AT_ONCE, EMPTIED_AT_ONCE = 128, 10  # bpf/maps.c
 GRACE_S = 0.05  # after which no program is still at what it could find before
 CALL_THEMSELVES = "sys_enter_fallocate", "sys_exit_fallocate"  # by their places in again of bpf/fallocate.c
@@ -71,7 +61,18 @@ class Sizes(NamedTuple):
     regions: int
     usages: int
     alive: int
-    """processes of which more is known while they live: what they map, and what they say they do"""
+    """processes that are known to say what they do"""
+
+
+class Beginning(NamedTuple):
+    """Of a trace: the same moment by two clocks, and what it is to see."""
+
+    monotonic_ns: int
+    boot_ns: int
+    everything: bool = False
+    """all processes are tracked"""
+    watches_execs: bool = False
+    """so is each that executes something, until drop()"""
 
 
 class Usage(NamedTuple):
@@ -99,150 +100,37 @@ class Stacked(NamedTuple):
     """its number, or wire.NO_STACK"""
 
 
-class Map:
-    """A BPF map by its descriptor: bytes in, bytes out."""
-
-    def __init__(self, lib: ctypes.CDLL, fd: int, key_bytes: int, value_bytes: int) -> None:
-        self._lib, self._fd = lib, fd
-        self._key_bytes, self._value_bytes = key_bytes, value_bytes
-        self._value = ctypes.create_string_buffer(value_bytes)
-
-    def __getitem__(self, key: bytes) -> bytes | None:
-        return None if self._lib.bpf_lookup_elem(self._fd, key, self._value) else self._value.raw
-
-    def __setitem__(self, key: bytes, value: bytes) -> None:
-        if self._lib.bpf_update_elem(self._fd, key, value, 0):
-            raise OSError(ctypes.get_errno(), "BPF map is full")
-
-    def insert(self, key: bytes, value: bytes) -> bool:
-        """Whether it was not there, and there was room."""
-        return not self._lib.bpf_update_elem(self._fd, key, value, 1)
-
-    def __delitem__(self, key: bytes) -> None:
-        self._lib.bpf_delete_elem(self._fd, key)
-
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All entries."""
-        for keys, values in self.batches():
-            for i in range(len(keys) // self._key_bytes):
-                key = keys[i * self._key_bytes : (i + 1) * self._key_bytes]
-                yield key, values[i * self._value_bytes : (i + 1) * self._value_bytes]
-
-    def batches(self) -> Iterator[tuple[bytes, bytes]]:
-        """All keys and all values, as many at once as the kernel gives (v5.6)."""
-        token = (ctypes.c_uint32 * max(self._key_bytes // 4, 2))()
-        keys = ctypes.create_string_buffer(self._key_bytes * BATCH)
-        values = ctypes.create_string_buffer(self._value_bytes * BATCH)
-        after, more = None, True
-        while more:
-            count, more = bpf.lookup_batch(self._fd, after, token, keys, values, BATCH)
-            after = token
-            yield keys.raw[: count * self._key_bytes], values.raw[: count * self._value_bytes]
-
-
-class Ranges(Map):
-    """A map of which the kernel side remembers what it has found, until this program says that it has changed."""
-
-    def __init__(self, lib: ctypes.CDLL, fd: int, key_bytes: int, value_bytes: int, written: int) -> None:
-        super().__init__(lib, fd, key_bytes, value_bytes)
-        self._written = written
-
-    def __setitem__(self, key: bytes, value: bytes) -> None:
-        super().__setitem__(key, value)
-        bpf.run(self._written, 0)
-
-    def __delitem__(self, key: bytes) -> None:
-        super().__delitem__(key)
-        bpf.run(self._written, 0)
-
-
 class Probes:
     """The programs of one tier, loaded; a context manager that leaves nothing behind in the kernel.
 
     Raises ShmtraceError: bcc or BTF missing, BPF refused, something absent that the tier needs.
     """
 
-    def __init__(self, tier: kernel.Tier, sizes: Sizes, began_ns: int, began_boot_ns: int, *flags: str) -> None:
+    def __init__(self, tier: kernel.Tier, sizes: Sizes, beginning: Beginning, *flags: str) -> None:
         self.tier = tier
         self.missing: list[str] = []
         self._sizes = sizes = Sizes(*(count + 1 for count in sizes))  # number 0 is none
-        try:
-            import bcc
-            from bcc.libbcc import lib
-        except (ImportError, OSError) as error:  # OSError: libbcc itself
-            raise ShmtraceError(
-                f"bcc cannot be imported by {sys.executable} ({error})",
-                "apt install python3-bpfcc, and a virtualenv needs --system-site-packages; "
-                "`shmtrace snapshot` works without",
-            ) from None
-        try:
-            with Btf() as btf:
-                self._points = kernel.points(tier, btf)
-                refusal = kernel.why_not(tier, self._points)
-                if refusal:
-                    raise ShmtraceError(refusal, "`shmtrace doctor` says more")
-                defines = kernel.defines(btf)
-        except BtfError as error:
-            raise ShmtraceError(str(error), "`shmtrace snapshot` works without") from None
-        # a kretprobe is not told the arguments; the fentry tier has been tried just now
-        self._fexit = tier.by == "fentry" or (tier.by == "kprobe" and not kernel.try_fentry(self._points["adding"]))
-        if self._fexit:
-            defines["BY_FEXIT"] = 1
-        defines |= kernel.arguments(self._points)
-        defines |= {f"NR_{name.upper()}": value for name, value in sizes._asdict().items()}
-        defines |= {"NR_CPUS": kernel.possible_cpus(), "EVENT_PAGES": EVENT_PAGES, "LABEL_PAGES": LABEL_PAGES}
-        defines |= {"T0_NS": began_ns, "T0_BOOT_NS": began_boot_ns, f"BY_{tier.by.upper()}": 1}
-        cflags = [f"-D{name}={value}" for name, value in defines.items()] + [f"-D{flag}" for flag in flags]
-        cflags += [f"-I{SOURCES}", "-Wno-unused-function"]
-        os.environ["BCC_KERNEL_SOURCE"] = str(STUBS)
-        self._lib, self._types = lib, bcc.BPF
+        cache = Cache()
+        layout = kernel.layout(cache)
+        self._points = kernel.points(tier, layout)
+        refusal = kernel.why_not(tier, self._points)
+        if refusal:
+            raise ShmtraceError(refusal, "`shmtrace doctor` says more")
+        self._fexit = kernel.has_fexit(tier, self._points)
+        rooms = {**sizes._asdict(), "cpus": kernel.possible_cpus()}
         self._links: list[int] = []
-        with _quiet():
-            sources = ("maps.c", *tier.sources)
-            text = "\n".join(f'#line 1 "{name}"\n{(SOURCES / name).read_text()}' for name in sources)
-            self._bpf = bcc.BPF(text=text.encode(), cflags=cflags)
-            probes = {probe.program: probe for probe in tier.probes if self._is_there(probe)}
-            with ThreadPoolExecutor() as pool:  # the verifier takes most of the time to attach, a CPU each
-                self._programs = dict(zip(probes, pool.map(self._load, probes.values())))
-        own = ("adopt", "measure", "forget", "enter", "leave", "empty", "fill")
-        self._adopt, self._measure, self._forget, self._enter, self._leave, self._empty, fill = map(self._load_own, own)
-        if tier.by == "fentry":
-            bpf.run(self._load_own("anchor"), 0)
-        for kind, count in zip((FREE_BLOCK, FREE_PROCESS, FREE_REGION, FREE_USAGE), sizes):
-            for first in range(1, count, FILLED_AT_ONCE):
-                bpf.run(fill, kind, first, count)
-        self.ranges = self._ranges(lib) if not tier.functions else None
-        self._askers = self._map(lib, "askers", REGION_ID.size, ASKER.size) if not tier.functions else None
-        if not tier.functions:
-            never = RANGE.pack(2**64 - 1, 2**64 - 1, 0, 0)
-            full = RANGES_HEAD.pack(MAX_RANGES, True) + never * MAX_RANGES
-            self._map(lib, "full_ranges", TGID.size, RANGES_BYTES)[TGID.pack(0)] = full
-            again = self._map(lib, "again")
-            for place, name in enumerate(CALL_THEMSELVES):
-                again[TGID.pack(place)] = TGID.pack(self._programs[name])
-        self._behalves = self._map(lib, "behalves") if tier.functions and "HAVE_MM_OWNER" in defines else None
-        labelled = kernel.LABELS[0] in tier.probes
-        if labelled:
-            self.labels = self._map(lib, "labels", TGID.size, LABEL.size)
-        self._blocks = Blocks(self._bpf[b"ledger"].map_fd, sizes.blocks)
-        self._processes = Processes(self._bpf[b"processes"].map_fd, sizes.processes)
-        self._regions = blocks.regions(self._bpf[b"regions"].map_fd, sizes.regions)
-        self._usages = blocks.usages(self._bpf[b"usages"].map_fd, sizes.usages)
-        self._changes = Changes(self._bpf[b"changes"].map_fd, sum(sizes[:-1]))
-        self._mapped: list[Blocks | Changes | Counts | Places] = [
-            self._blocks,
-            self._processes,
-            self._regions,
-            self._usages,
-            self._changes,
-        ]
-        self._is_told = self._counts("told", 1)
+        self.warnings = cache.warnings
+        """what of the cache was not used, and why"""
+        self._loaded = Loaded(compiled(wanted(tier, layout, self._fexit, flags), cache), rooms)
+        try:
+            self._load_all(beginning)
+            self._open_maps("HAVE_MM_OWNER" in layout.defines, STACKS in flags)
+        except BaseException:
+            self._loaded.close()
+            raise
+        self.counts_faults = not tier.functions
         self._news = News()
         self._heard_late = False
-        self._stacked = self._map(lib, "stacked", STACKED_KEY.size, COUNT.size) if STACKS in flags else None
-        self._stacks = self._map(lib, "stacks", COUNT.size, STACK.size) if STACKS in flags else None
-        self._losses = self._counts("losses", len(LOSSES))
-        self._nr_behalves = self._counts("nr_behalves", 1) if self._behalves else None
         self._known_behalves: dict[int, list[Behalf]] = {}
         self._behalves_known = [0]
         self._usages_of: dict[int, dict[tuple[int, int], int]] = {}  # by region and process: the number
@@ -252,9 +140,52 @@ class Probes:
         self._known: dict[int, dict[int, int]] = {}
         self._forgotten: deque[tuple[float, int, int]] = deque()
         """(when, kind, number) of what is to be given back"""
-        self._rings = [Ring(self._bpf[b"events"].map_fd, EVENT_PAGES)]
-        if labelled:
-            self._rings.append(Ring(self._bpf[b"label_events"].map_fd, LABEL_PAGES))
+
+    def _load_all(self, beginning: Beginning) -> None:
+        """All programs, and what they find in the maps."""
+        self._loaded.map("states")[TGID.pack(0)] = STATE.pack(*beginning, 0, 0, 0)
+        probes = {probe.program: probe for probe in self.tier.probes if self._is_there(probe)}
+        own = ("adopt", "measure", "forget", "enter", "leave", "empty")
+        with ThreadPoolExecutor() as pool:  # the verifier takes most of the time to attach, a CPU each
+            filling = pool.submit(self._fill)
+            self._programs = dict(zip(probes, pool.map(self._load, probes.values())))
+            self._adopt, self._measure, self._forget, self._enter, self._leave, self._empty = pool.map(
+                self._load_own, own
+            )
+            filling.result()
+        if self.tier.by == "fentry":
+            bpf.run(self._load_own("anchor"), 0)
+        if not self.tier.functions:
+            again = self._loaded.map("again")
+            for place, name in enumerate(CALL_THEMSELVES):
+                again[TGID.pack(place)] = TGID.pack(self._programs[name])
+
+    def _open_maps(self, knows_owners: bool, counts_stacks: bool) -> None:
+        """What this side reads of them."""
+        loaded, sizes = self._loaded, self._sizes
+        self._askers = None if self.tier.functions else loaded.map("askers")
+        self._behalves = loaded.map("behalves") if self.tier.functions and knows_owners else None
+        self._stacked = loaded.map("stacked") if counts_stacks else None
+        self._stacks = loaded.map("stacks") if counts_stacks else None
+        self._blocks = Blocks(loaded.fd("ledger"), sizes.blocks)
+        self._processes = Processes(loaded.fd("processes"), sizes.processes)
+        self._regions = blocks.regions(loaded.fd("regions"), sizes.regions)
+        self._usages = blocks.usages(loaded.fd("usages"), sizes.usages)
+        self._block_changes = Changes(loaded.fd("block_changes"), sizes.blocks)
+        self._process_changes = Changes(loaded.fd("process_changes"), sizes.processes)
+        self._region_changes = Changes(loaded.fd("region_changes"), sizes.regions)
+        self._usage_changes = Changes(loaded.fd("usage_changes"), sizes.usages)
+        self._mapped: list[Blocks | Changes | Counts | Places] = [
+            *(self._blocks, self._processes, self._regions, self._usages),
+            *(self._block_changes, self._process_changes, self._region_changes, self._usage_changes),
+        ]
+        self._is_told = self._counts("told", 1)
+        self._losses = self._counts("losses", len(LOSSES))
+        self._nr_behalves = self._counts("nr_behalves", 1) if self._behalves else None
+        self._rings = [Ring(loaded.fd("events"), EVENT_PAGES)]
+        if kernel.LABELS[0] in self.tier.probes:
+            self.labels = loaded.map("labels")
+            self._rings.append(Ring(loaded.fd("label_events"), LABEL_PAGES))
         self._readable = select.poll()
         for ring in self._rings:
             self._readable.register(ring.fd, select.POLLIN)
@@ -269,7 +200,7 @@ class Probes:
             list(pool.map(os.close, self._links))
         for mapped in self._mapped:
             mapped.close()
-        self._bpf.cleanup()
+        self._loaded.close()
 
     # ---- load and attach ----
 
@@ -289,20 +220,22 @@ class Probes:
 
     def _load(self, probe: kernel.Probe) -> int:
         """Its descriptor."""
-        name = probe.program.encode()
         if self._is_tracing(probe):
-            # bcc finds the function by the program's name, and how that must be spelt changed between its releases
-            start = self._lib.bpf_function_start(self._bpf.module, name)
-            code = ctypes.string_at(start, self._lib.bpf_function_size(self._bpf.module, name))
-            program = bpf.load_tracing(code, self._points[probe.program].id, probe.kind == Kind.RETURN)
-            self._links.append(program)
-            return program
-        kinds = {Kind.RAW: self._types.RAW_TRACEPOINT, Kind.TRACEPOINT: self._types.TRACEPOINT}
-        return int(self._bpf.load_func(name, kinds.get(probe.kind, self._types.KPROBE)).fd)
+            function = self._points[probe.program].id
+            return self._loaded.load(probe.program, bpf.TRACING, function, probe.kind == Kind.RETURN)
+        kinds = {Kind.RAW: bpf.RAW_TRACEPOINT, Kind.TRACEPOINT: bpf.TRACEPOINT}
+        return self._loaded.load(probe.program, kinds.get(probe.kind, bpf.KPROBE))
 
     def _load_own(self, name: str) -> int:
         """Of a program that user space runs."""
-        return int(self._bpf.load_func(name.encode(), self._types.RAW_TRACEPOINT).fd)
+        return self._loaded.load(name, bpf.RAW_TRACEPOINT)
+
+    def _fill(self) -> None:
+        """Give the kernel side all that is free."""
+        fill = self._load_own("fill")
+        for kind, count in zip((FREE_BLOCK, FREE_PROCESS, FREE_REGION, FREE_USAGE), self._sizes):
+            for first in range(1, count, FILLED_AT_ONCE):
+                bpf.run(fill, kind, first, count)
 
     def attach(self) -> None:
         """All probes of the tier, in its order. From here on the kernel writes."""
@@ -342,8 +275,7 @@ class Probes:
 
         Raises ShmtraceError.
         """
-        with _quiet():
-            function = self._bpf.load_func(program.encode(), self._types.KPROBE).fd
+        function = self._loaded.load(program, bpf.KPROBE)
         try:
             uprobe = perf.uprobe(function, path, offset)
         except OSError as error:
@@ -514,12 +446,9 @@ class Probes:
 
     def _read_news(self) -> list[Event]:
         """What has changed in the maps, in an order in which whoever is spoken of is known."""
-        sizes = self._sizes
-        regions_at = sizes.blocks + sizes.processes
-        usages_at = regions_at + sizes.regions
         first = self._changed_processes()
-        touched = self._changes.take(usages_at, usages_at + sizes.usages)
-        changed = self._changes.take(regions_at, usages_at)
+        touched = self._usage_changes.take()
+        changed = self._region_changes.take()
         processes = first | self._changed_processes()
         while self._news.lacks_a_parent(processes.values()) and (more := self._changed_processes()):
             processes |= more
@@ -539,15 +468,13 @@ class Probes:
                 news.append(self._news.ended(process))
                 self._forgotten.append((time.monotonic(), FREE_PROCESS, number))
             elif process.ended_ns:
-                self._changes.add(sizes.blocks + number)
+                self._process_changes.add(number)
                 self._heard_late = True
         return news
 
     def _changed_processes(self) -> dict[int, KernelProcess]:
         """By number."""
-        first = self._sizes.blocks
-        changed = self._changes.take(first, first + self._sizes.processes)
-        found = (KernelProcess.unpack(self._processes[number]) for number in changed)
+        found = (KernelProcess.unpack(self._processes[number]) for number in self._process_changes.take())
         return {process.number: process for process in found if process.number}
 
     def _touch(self, region: int, tgid: int, start_time_ns: int) -> Touch:
@@ -566,8 +493,7 @@ class Probes:
     def _skipped(self) -> int:
         """How often the kernel skipped a program: its own counters."""
         misses = {name: bpf.recursion_misses(program) for name, program in self._programs.items()}
-        if self.ranges is None:  # a toucher's parents say whose it is
-            misses.pop("task_newtask")
+        misses.pop("task_newtask")  # a toucher's parents say whose it is
         misses.pop("sched_process_exit")  # /proc says who has ended
         # a fault within the program of a fault is of what it reads there, a stack or a label, and makes no page
         if self._stacked or kernel.LABELS[0] in self.tier.probes:
@@ -594,25 +520,15 @@ class Probes:
 
     def hear(self) -> None:
         """Which blocks have changed, so far."""
-        for number in self._changes.take(0, self._sizes.blocks):
+        for number in self._block_changes.take():
             region, part = self._blocks.part(number)
             self._told.setdefault(region, {})[part] = number
             self._known.setdefault(region, {})[part] = number
 
     def _counts(self, name: str, nr_counts: int) -> Counts:
-        counts = Counts(self._bpf[name.encode()].map_fd, nr_counts)
+        counts = Counts(self._loaded.fd(name), nr_counts)
         self._mapped.append(counts)
         return counts
-
-    def _map(self, lib: ctypes.CDLL, name: str, *sizes: int) -> Map:
-        table = self._bpf[name.encode()]
-        key_bytes, value_bytes = ctypes.sizeof(table.Key), ctypes.sizeof(table.Leaf)
-        if sizes and sizes != (key_bytes, value_bytes):
-            raise AssertionError(f"{name} is {key_bytes} to {value_bytes} bytes, not {sizes}")
-        return Map(lib, table.map_fd, key_bytes, value_bytes)
-
-    def _ranges(self, lib: ctypes.CDLL) -> Ranges:
-        return Ranges(lib, self._bpf[b"ranges"].map_fd, TGID.size, RANGES_BYTES, self._load_own("ranges_written"))
 
 
 def _place(number: int) -> int:
@@ -620,7 +536,16 @@ def _place(number: int) -> int:
     return number & ((1 << SLOT_BITS) - 1)
 
 
-def attached(tiers: Sequence[kernel.Tier], sizes: Sizes, began_ns: int, began_boot_ns: int, *flags: str) -> Probes:
+def wanted(tier: kernel.Tier, layout: Layout, fexit: bool, flags: Sequence[str]) -> Wanted:
+    """The bytecode of a tier on a kernel. fexit: that one lets programs hang on returns so."""
+    defines = {**layout.defines, **kernel.arguments(kernel.points(tier, layout))}
+    defines |= {"EVENT_PAGES": EVENT_PAGES, "LABEL_PAGES": LABEL_PAGES, f"BY_{tier.by.upper()}": 1}
+    if fexit:
+        defines["BY_FEXIT"] = 1
+    return Wanted(("maps.c", *tier.sources), defines, flags)
+
+
+def attached(tiers: Sequence[kernel.Tier], sizes: Sizes, beginning: Beginning, *flags: str) -> Probes:
     """The probes of the first of these tiers that the kernel lets us have, attached.
 
     Raises ShmtraceError: why it was not the last one either.
@@ -628,46 +553,15 @@ def attached(tiers: Sequence[kernel.Tier], sizes: Sizes, began_ns: int, began_bo
     *better, last = tiers
     for tier in better:
         with contextlib.suppress(ShmtraceError):
-            return _attached(tier, sizes, began_ns, began_boot_ns, *flags)
-    return _attached(last, sizes, began_ns, began_boot_ns, *flags)
+            return _attached(tier, sizes, beginning, *flags)
+    return _attached(last, sizes, beginning, *flags)
 
 
-def _attached(tier: kernel.Tier, sizes: Sizes, began_ns: int, began_boot_ns: int, *flags: str) -> Probes:
-    probes = Probes(tier, sizes, began_ns, began_boot_ns, *flags)
+def _attached(tier: kernel.Tier, sizes: Sizes, beginning: Beginning, *flags: str) -> Probes:
+    probes = Probes(tier, sizes, beginning, *flags)
     try:
         probes.attach()
     except BaseException:
         probes.__exit__(None, None, None)
         raise
     return probes
-
-
-def _refusal(error: Exception, output: str) -> ShmtraceError:
-    """bcc says on stderr, in many lines, why it failed; the first that matters, and what to do."""
-    lines = [line for line in output.splitlines() if line.strip()]
-    told = (line for line in lines if "error:" in line or "bpf:" in line)
-    reason = next(told, lines[0] if lines else str(error)).strip()
-    mode = kernel.lockdown()
-    if mode == "confidentiality":
-        return ShmtraceError(
-            "the kernel is locked down (confidentiality) and refuses BPF",
-            "boot with lockdown=integrity; `shmtrace snapshot` works without",
-        )
-    return ShmtraceError(f"BPF refused: {reason}", "`shmtrace doctor` says more, `shmtrace snapshot` works without")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """bcc and LLVM write to descriptor 2: kept back, and made one line of if it comes to an error."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with open(os.memfd_create("shmtrace"), "w+b") as kept:  # the disk may be full
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - bcc raises nothing finer
-            kept.seek(0)
-            raise _refusal(error, kept.read().decode(errors="replace")) from None
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)

@@ -65,6 +65,11 @@ class Source(NamedTuple):
         """Of the capture's table label: its most telling text."""
         return self.texts[-1 if self.functions else 0].column
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Of the programs that read it."""
+        return f"NR_TEXTS={len(self.texts)}", *["LABEL_FILES"] * bool(self.functions)
+
     def label(self, found: Sequence[str | None]) -> dict[str, str | None]:
         """By column."""
         label: dict[str, str | None] = {}

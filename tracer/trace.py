@@ -25,7 +25,7 @@ from tracer.labelling import Labelling
 from tracer.ledger import ALL_PAGES, PageSet
 from tracer.lives import Lives, Process
 from tracer.private import Private
-from tracer.probes import Sizes
+from tracer.probes import Beginning, Sizes
 from tracer.procfs import Proc, ProcessStat, RegionKey
 from tracer.promptly import each
 from tracer.regions import Finder, Region, on_lease
@@ -115,7 +115,6 @@ class Trace:
         self._stacks: Stacks | None = None
         self._proc = Proc()
         self._finder = Finder(self._proc)
-        self._by_key: dict[RegionKey, Region] = {}
         self._dying: dict[int, Region] = {}
         self._heard: deque[Event] = deque()  # and not looked at yet
         self._heard_at_s = 0.0
@@ -143,16 +142,27 @@ class Trace:
             )
         processes = self._proc.processes()
         self._sizes = self._room(processes)
-        flags = ["WATCH_EXEC"] if self._wanted.everything or self._wanted.patterns else []
-        flags += ["TRACE_ALL"] if self._wanted.everything else []
+        flags: list[str] = []
         tiers = kernel.tiers()
         if self._source:
             tiers = [kernel.labelled(tier) for tier in tiers]
-            flags += [f"NR_TEXTS={len(self._source.texts)}"] + ["LABEL_FILES"] * bool(self._source.functions)
+            flags += self._source.flags
         flags += [probes.STACKS] if self._wants_stacks else []
         clock = self._clock
-        self._probes = probes.attached(tiers, self._sizes, clock.monotonic_ns, clock.boot_ns, *flags)
+        self._probes = probes.attached(
+            tiers,
+            self._sizes,
+            Beginning(
+                clock.monotonic_ns,
+                clock.boot_ns,
+                self._wanted.everything,
+                watches_execs=self._wanted.everything or bool(self._wanted.patterns),
+            ),
+            *flags,
+        )
         self._probes.__enter__()
+        for text in self._probes.warnings:
+            self._warn(text)
         try:
             self._attached_ns = time.monotonic_ns()
             self._session = self._capture.insert(
@@ -176,7 +186,6 @@ class Trace:
                 self._finder,
                 self.lives,
                 self.regions,
-                self._by_key,
                 self._enter,
                 self._warn,
             )
@@ -274,8 +283,6 @@ class Trace:
             if not stat or abs(stat.start_time_ns - process.start_time_ns) > procfs.TICK_NS:
                 self._probes.leave(*process.key)
                 self.lives.end(process, None)
-        if self._probes.ranges is not None:  # elsewhere the kernel side looks for a toucher's parents itself
-            self._adopt_tree(processes)
 
     def _enter(
         self,
@@ -298,7 +305,7 @@ class Trace:
             creator=creator.row if creator else None,
             creator_how="traced" if creator else None,
         )
-        region = self.regions[number] = self._by_key[key] = Region(row, number, key, kind, path=None)
+        region = self.regions[number] = Region(row, number, key, kind, path=None)
         region.creator = creator
         if self._stacks:
             self._stacks.enter(region)
@@ -308,8 +315,6 @@ class Trace:
         """It is closed."""
         del self.regions[region.id]
         self._dying.pop(region.id, None)
-        if self._by_key.get(region.key) is region:
-            del self._by_key[region.key]
 
     def _warn(self, text: str) -> None:
         if text not in self._warnings:

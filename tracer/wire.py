@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 
 COMM_BYTES, TITLE_BYTES, EARLIER_BYTES, NAME_BYTES = 16, 256, 64, 64
-MAX_RANGES = 64
 BLOCK_PAGES = 64
 SLOT_BITS = 16
 MAX_TEXTS, TEXT_BYTES, SHOWN_BYTES = 4, 136, 128
@@ -27,9 +26,7 @@ REGION = struct.Struct(f"=QIIQQQQQQQQQQQQQIIIIII{NAME_BYTES}s")
 REGION_ID_BYTES = struct.calcsize("=QII13QII")  # where its id is
 PART = struct.Struct("=II")
 BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQII")  # words, torn, number, part
-RANGE = struct.Struct("=QQII")
-RANGES_HEAD = struct.Struct("=II")
-RANGES_BYTES = RANGES_HEAD.size + MAX_RANGES * RANGE.size
+STATE = struct.Struct("=QQIIQQq")  # began, by the boot's clock too; everything, watches execs; the kernel's own
 OF_TREE, WATCHED, STRANGER = range(3)
 PROCESS = struct.Struct(f"=QQQQQQIIIIII{COMM_BYTES}s{TITLE_BYTES}s{COMM_BYTES}s{EARLIER_BYTES}s")
 PROCESS_NUMBER_BYTES, PROCESS_KIND_BYTES = struct.calcsize("=6Q"), struct.calcsize("=6QIII")  # where they are

@@ -5,30 +5,25 @@ python -m tests.bench.empty kprobe|fentry [COMMAND...]     while the command run
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 
 from tracer import bpf, kernel, perf
 from tracer.btf import Btf
-from tracer.probes import STUBS
 
 FUNCTION = "shmem_add_to_page_cache"
 
 
-def attach(by: str) -> object:
+def attach(by: str) -> tuple[int, int]:
     """What keeps it there."""
     if by == "fentry":
-        with Btf() as btf:
-            number = btf.function(FUNCTION)
+        number = Btf().function(FUNCTION)
         assert number
-        return bpf.attach(bpf.load_tracing(bpf.NOTHING, number, at_exit=False))
-    os.environ["BCC_KERNEL_SOURCE"] = str(STUBS)
-    from bcc import BPF
-
-    program = BPF(text=b"int nothing(void *ctx) { return 0; }")
-    return program, perf.kprobe(program.load_func(b"nothing", BPF.KPROBE).fd, FUNCTION, False)
+        program = bpf.load(bpf.NOTHING, bpf.TRACING, number)
+        return program, bpf.attach(program)
+    program = bpf.load(bpf.NOTHING, bpf.KPROBE)
+    return program, perf.kprobe(program, FUNCTION, False)
 
 
 def main(by: str, *command: str) -> int:

@@ -13,11 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.live.reports import patched
 from tests.live.tiers import TIERS, shmtrace, why_not
 
 ROOT = Path(__file__).parents[2]
 SHMTRACE = [sys.executable, "-m", "tracer"]
 PATIENCE_SECONDS = 600.0  # in an emulated guest
+COLD = patched(
+    "import pathlib, tempfile",
+    "from tracer.cache import Cache",
+    "scratch = tempfile.TemporaryDirectory()",
+    "Cache.__init__.__defaults__ = (pathlib.Path(scratch.name, 'cache'),)",
+)
+"""shmtrace where nothing has been compiled before."""
 TIERS_HERE = [name for name, tier in TIERS.items() if not why_not(tier)]
 EMPTY = {
     f"an empty hook, by {name}": [sys.executable, "-m", "tests.bench.empty", name]
@@ -116,6 +124,7 @@ def starters(tgid: int) -> list[Starter]:
             Starter(f"shmtrace -p PID, {TIERS[name].title}", sys.executable, [*shmtrace(name), *target], b"tracing", {})
             for name in TIERS_HERE
         ),
+        Starter("shmtrace -p PID, nothing compiled yet", sys.executable, [*COLD, *target], b"tracing", {}),
         Starter("bpftrace, faults by process", "bpftrace", count, b"up\n", {}),
         Starter(
             "bcc's funccount" + (", with our stub headers" if stubs else ""),

@@ -113,7 +113,11 @@ inputs = st.fixed_dictionaries(
     {
         "capture": captures.names,
         "arguments": st.one_of(
-            *(_command(name, command) for name, command in cli.main.commands.items() if name not in ("demo", "doctor")),
+            *(
+                _command(name, command)
+                for name, command in cli.main.commands.items()
+                if name not in ("demo", "doctor", "prepare")
+            ),
             st.lists(
                 st.one_of(short_texts, st.sampled_from([*cli.main.commands, "--help", "--version", "--"])), max_size=3
             ),

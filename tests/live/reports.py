@@ -17,8 +17,9 @@ from typing import Any
 from tests.live.shmem import PAGE_BYTES, RegionId
 
 ROOT = Path(__file__).parents[2]
-SHMTRACE = [sys.executable, "-m", "tracer"]
-"""The command line of this checkout, run from ROOT."""
+PYTHON = os.environ.get("SHMTRACE_PYTHON", "").split() or [sys.executable]
+SHMTRACE = [*PYTHON, "-m", "tracer"]
+"""The command line of this checkout, run from ROOT; or of another that PYTHON finds."""
 PATIENCE_SECONDS = 600.0  # in an emulated guest, on CPUs that have other work
 ATTACH_SECONDS = 300.0  # in an emulated guest, on CPUs that have other work
 
@@ -27,7 +28,18 @@ Report = dict[str, Any]
 
 def patched(*statements: str) -> list[str]:
     """A shmtrace that runs these statements first."""
-    return [sys.executable, "-c", "\n".join([*statements, "from tracer.__main__ import main", "main()"])]
+    return [*PYTHON, "-c", "\n".join([*statements, "from tracer.__main__ import main", "main()"])]
+
+
+def without_bcc(directory: Path) -> list[str]:
+    """One that can compile nothing, and has nothing that was compiled before; it says that "there is none"."""
+    (directory / "bcc.py").write_text("raise ImportError('there is none')\n")
+    return patched(
+        "import pathlib, sys",
+        f"sys.path.insert(0, {str(directory)!r})",
+        "from tracer.cache import Cache",
+        f"Cache.__init__.__defaults__ = (pathlib.Path({str(directory)!r}, 'cache'),)",
+    )
 
 
 def find_region(report: Report, region: RegionId) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from tests.live.reports import (
     read_report,
     trace,
     trace_command,
+    without_bcc,
 )
 from tests.live.shmem import PAGE_BYTES
 from tests.live.workload import Notes, stepped
@@ -299,12 +300,11 @@ def test_no_trace_ends_for_want_of_a_place_to_say_so(program: Path, tmp_path: Pa
 
 
 def test_bcc_cannot_be_imported(tmp_path: Path) -> None:
-    (tmp_path / "bcc.py").write_text("raise ImportError('there is none')\n")
-    without_bcc = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    failed = Failed([*SHMTRACE, "-a"], without_bcc)
-    for part in (sys.executable, "there is none", "python3-bpfcc", SNAPSHOT_WORKS):
+    shmtrace = without_bcc(tmp_path)
+    failed = Failed([*shmtrace, "-a"])
+    for part in (sys.executable, "there is none", "python3-bpfcc", "`shmtrace prepare`", SNAPSHOT_WORKS):
         assert part in failed.line
-    done = subprocess.run([*SHMTRACE, "snapshot", "--json"], cwd=ROOT, env=without_bcc, check=True, capture_output=True)
+    done = subprocess.run([*shmtrace, "snapshot", "--json"], cwd=ROOT, check=True, capture_output=True)
     assert_balanced(read_report(done.stdout))
 
 
@@ -451,12 +451,6 @@ class TestFull:
         report = trace_command(program, "hundred", tmp_path / "notes", shmtrace=with_sizes(processes=1))
         assert pool(report, tmp_path) == ({"main": 3}, 700)
         assert_warned(report, "more processes than there is room for: the rest is unseen")
-
-    def test_alive(self, program: Path, tmp_path: Path) -> None:
-        """Nothing is lost: for whose ranges there is no room the kernel's own tree is asked."""
-        report = trace_command(program, "hundred", tmp_path / "notes", shmtrace=with_sizes(alive=1))
-        touched = {"main": 3, **{f"child-{number}": 7 for number in range(100)}}
-        assert pool(report, tmp_path) == (touched, 0)
 
     def test_usages(self, program: Path, tmp_path: Path) -> None:
         """Only faults are not counted; who touched stands in the ledger."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.remains import nothing_remains
-from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE
+from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE, patched
 from tests.live.terminal import Terminal, on_terminal
 from tests.live.workload import Stepped, stepped
 
@@ -52,6 +52,18 @@ def watched(workload: Stepped) -> Iterator[Terminal]:
     with on_terminal([*SHMTRACE, "top", "-i", "0.3", "-p", str(workload.tgid)]) as terminal:
         terminal.wait_for(BEFORE)
         yield terminal
+
+
+def test_without_textual_there_are_lines(workload: Stepped) -> None:
+    command = patched("import sys; sys.modules['textual'] = None")
+    with on_terminal([*command, "top", "-i", "0.3", "-p", str(workload.tgid)]) as terminal:
+        terminal.wait_for("`pip install textual` gives the screen")
+        workload.go()
+        workload.wait_for("grown")
+        terminal.wait_for("grower +68.0K")
+        terminal.type("\x03")
+        assert terminal.finish() == 0
+    assert LEAVING not in terminal.seen
 
 
 def test_on_a_terminal(workload: Stepped) -> None:

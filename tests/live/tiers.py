@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from tests.live.reports import patched
 from tracer import kernel
-from tracer.btf import Btf, BtfError
+from tracer.cache import Cache
+from tracer.errors import ShmtraceError
 from tracer.kernel import Tier
 
 TIERS = {"kprobe": kernel.KPROBE, "fentry": kernel.FENTRY, "faults": kernel.FAULTS}
 _NAMES = {"kprobe": "KPROBE", "fentry": "FENTRY", "faults": "FAULTS"}
 
 
-def shmtrace(tier: str) -> list[str]:
-    """One that has no other tier to choose."""
-    return patched(
-        "from tracer import kernel", f"kernel.tiers = lambda: [kernel.{_NAMES[tier]}]; kernel.preempts = lambda: False"
-    )
+def shmtrace(tier: str, *statements: str) -> list[str]:
+    """One that has no other tier to choose, and runs these statements first."""
+    only = f"kernel.tiers = lambda: [kernel.{_NAMES[tier]}]; kernel.preempts = lambda: False"
+    return patched("from tracer import kernel", only, *statements)
 
 
 def why_not(tier: Tier) -> str | None:
     """Why this kernel cannot have it."""
     try:
-        with Btf() as btf:
-            return kernel.why_not(tier, kernel.points(tier, btf))
-    except BtfError as error:
+        return kernel.why_not(tier, kernel.points(tier, kernel.layout(Cache())))
+    except ShmtraceError as error:
         return str(error)

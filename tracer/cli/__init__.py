@@ -60,6 +60,7 @@ def main() -> None:
     shmtrace snapshot -p php-fpm         what there is now, from /proc alone
     shmtrace demo                        see ps, pmap and free get it wrong
     shmtrace doctor                      what this host allows, and what mends the rest
+    shmtrace prepare                     compile beforehand, to attach at once
 
     `shmtrace -p X` is short for `shmtrace trace -p X`; `shmtrace trace --help` has its options.
     """
@@ -68,6 +69,6 @@ def main() -> None:
 for command in (
     *(tracing.trace, tracing.top, tracing.record),
     *(looking.report, looking.diff, looking.html, looking.export),
-    *(host.snapshot, host.read, host.demo, host.doctor, host.completion),
+    *(host.snapshot, host.read, host.demo, host.doctor, host.prepare, host.completion),
 ):
     main.add_command(command)

@@ -174,6 +174,28 @@ def doctor() -> None:
     sys.exit(0 if doctors.traces(checks) else 1)
 
 
+@click.command(short_help="Compile beforehand what a trace takes.")
+def prepare() -> None:
+    """Compile beforehand all that a trace on this kernel may take, so that it attaches at once and needs no compiler.
+
+    \b
+    shmtrace prepare        after a new kernel has been booted
+
+    A host of the same kernel that has no bcc can use what is in /var/cache/shmtrace, copied there as root.
+    """
+    from tracer.cache import Cache
+    from tracer.prepare import compile_all, of_kernel
+
+    need_root(bpf=True)
+    cache = Cache()
+    variants = of_kernel(cache)
+    for number, variant in enumerate(compile_all(variants, cache), 1):
+        output.say(f"{number}/{len(variants)} {variant.title}")
+    for text in cache.warnings:
+        output.tell(text)
+    output.say(f"kept in {cache.directory}")
+
+
 @click.command(short_help="Completion for bash, zsh and fish.")
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 def completion(shell: str) -> None:

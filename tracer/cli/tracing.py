@@ -165,13 +165,13 @@ def _trace(
             targets = wanted(names, everything, wait)
         stack.enter_context(output.writing_capture(output_path))
         capture = stack.enter_context(Capture(output_path, max_bytes))
-        running = signals.trace = stack.enter_context(
-            Trace(capture, targets, ourselves(), interval_s, room_bytes, source, stacks)
-        )
+        line = live.Line(sys.stderr, alone=not started)
+        trace = Trace(capture, targets, ourselves(), interval_s, room_bytes, source, stacks)
+        with line.showing(live.ATTACHING):
+            running = signals.trace = stack.enter_context(trace)
         stack.callback(signals.ignore)
         if started:
             started.go()
-        line = live.Line(sys.stderr, alone=not started)
         if not started:
             line.say(f"tracing {running.size()}; Ctrl-C {'ends' if output_path else 'reports'}")
         doubt = running.doubt()
@@ -181,7 +181,7 @@ def _trace(
         while not running.stopping and (left := end - time.monotonic()) > 0:
             running.run(min(left, interval_s, 0.05 if started else FOREVER_S))
             if line.shown:
-                line.show(running.summary())
+                line.show(live.render(running.summary()))
             if started and started.ended():
                 break
             if not (started or targets.patterns or everything or wait) and running.over():
@@ -227,9 +227,11 @@ def _stop(signals: Signals) -> None:
 
 def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], None], by: str) -> Account | None:
     """Show the accounts as they come, on a terminal or in plain lines; the complete one, that comes last."""
+    from tracer.views import live
     from tracer.views import top as views
 
-    now = following().result()
+    with live.Line(sys.stderr).showing(live.ATTACHING):
+        now = following().result()
     streams = (sys.stdin, sys.stdout, sys.stderr)
     if (
         now
@@ -237,11 +239,14 @@ def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], N
         and all(stream.isatty() for stream in streams)
         and os.environ.get("TERM") != "dumb"
     ):
-        import asyncio
+        try:
+            from tracer.views import screen
+        except ImportError:
+            output.tell("textual is not here: a line for whatever changes; `pip install textual` gives the screen")
+        else:
+            import asyncio
 
-        from tracer.views import screen
-
-        return screen.show(now, lambda: asyncio.wrap_future(following()), stop, by)
+            return screen.show(now, lambda: asyncio.wrap_future(following()), stop, by)
     view = None
     while now:
         view = views.compare(now, view)

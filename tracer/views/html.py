@@ -9,18 +9,17 @@ import sqlite3
 import string
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from tracer import groups, labels, sources
 from tracer.account import NAMELESS, Account, Parent, Process, Region
 from tracer.capture import PAGE_BYTES, Capture
+from tracer.shipped import shipped
 from tracer.tables import Column, Table, told
 from tracer.views import pictures
 from tracer.views.text import fit, printable
 
-PAGE = Path(__file__).with_name("page")
-VENDOR = Path(__file__).with_name("vendor")
+PAGE, VENDOR = shipped("views/page"), shipped("views/vendor")
 STYLES = [VENDOR / "uPlot.min.css", PAGE / "page.css"]
 SCRIPTS = [VENDOR / "uPlot.iife.min.js", *(PAGE / f"{name}.js" for name in ("data", "growth", "map", "tree", "table"))]
 MAX_NAME = 300  # characters: a command line may have megabytes

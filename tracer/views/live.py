@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from typing import TextIO
 
 from tracer.trace import Summary
@@ -10,6 +12,7 @@ from tracer.views.text import fit, format_bytes, printable, width
 
 # The terminal shows ^C for a Ctrl-C, and a character in the last column makes some scroll.
 SPARE_COLUMNS = 3
+ATTACHING = "attaching"
 
 
 class Line:
@@ -20,11 +23,20 @@ class Line:
         self._stream = stream
         self.shown = alone and stream.isatty()
 
-    def show(self, summary: Summary) -> None:
+    def show(self, text: str) -> None:
         if self.shown:
-            line = fit(render(summary), self._columns())
+            line = fit(text, self._columns())
             self._stream.write("\r" + line + " " * (self._columns() - width(line)))
             self._stream.flush()
+
+    @contextlib.contextmanager
+    def showing(self, text: str) -> Iterator[None]:
+        """As long as something lasts."""
+        self.show(text)
+        try:
+            yield
+        finally:
+            self.clear()
 
     def clear(self) -> None:
         if self.shown:

@@ -1,0 +1,62 @@
+"""What a trace may want compiled, compiled before it does: for this kernel, and for others whose layout is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import NamedTuple
+
+from tracer import kernel, sources
+from tracer.bytecode import Wanted, compiled
+from tracer.cache import Cache
+from tracer.kernel import Tier
+from tracer.layout import Layout
+from tracer.probes import STACKS, wanted
+
+ANY_LABEL = sources.parse("BINARY:SYMBOL")
+
+
+class Variant(NamedTuple):
+    """One of the things to compile."""
+
+    title: str
+    wanted: Wanted
+
+
+def variants(layout: Layout, tier: Tier, fexit: bool) -> list[Variant]:
+    """Of a tier on a kernel: with labels of each kind and without, with stacks and without."""
+    labels: dict[tuple[str, ...], list[str]] = {(): []}
+    for source in (*sources.READY.values(), ANY_LABEL):
+        labels.setdefault(source.flags, []).append(source.name)
+    return [
+        Variant(
+            ", ".join([tier.title, *([f"--label {' or '.join(names)}"] if names else []), *stacks]),
+            wanted(tier, layout, fexit, [*flags, *stacks]),
+        )
+        for flags, names in labels.items()
+        for stacks in ([], [STACKS])
+    ]
+
+
+def of_kernel(cache: Cache) -> list[Variant]:
+    """All that the running kernel can have. Raises ShmtraceError."""
+    layout = kernel.layout(cache)
+    found: list[Variant] = []
+    for tier in kernel.TIERS:
+        there = kernel.points(tier, layout)
+        if not kernel.why_not(tier, there):
+            found += variants(layout, tier, kernel.has_fexit(tier, there))
+    return found
+
+
+def compile_all(wanted: list[Variant], cache: Cache) -> Iterator[Variant]:
+    """Those that are not kept yet, as they are done. Raises ShmtraceError."""
+    with ThreadPoolExecutor() as pool:
+        jobs = {pool.submit(compiled, variant.wanted, cache): variant for variant in wanted}
+        try:
+            for job in as_completed(jobs):
+                job.result()
+                yield jobs[job]
+        finally:
+            for job in jobs:
+                job.cancel()

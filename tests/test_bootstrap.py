@@ -40,7 +40,8 @@ class Bootstrap:
         text = (CHECKOUT / "bootstrap").read_text()
         for name in table.findall(text):
             (self.packages / name).touch()
-        self.script(self.checkout / "bootstrap", table.sub(rf"\1 {self.packages}/\1", text))
+        text = table.sub(rf"\1 {self.packages}/\1", text.replace("/etc/os-release", f"{base}/os-release"))
+        self.script(self.checkout / "bootstrap", text)
         self.programs = base / "programs"
         for name in ("cat", "chmod", "find", "ln", "mktemp", "readlink", "rm", "sh", "tee", "tr"):
             self.stand_in(name, f'exec {shutil.which(name)} "$@"')
@@ -136,12 +137,23 @@ def test_installs_the_packages_that_are_missing(bootstrap: Bootstrap) -> None:
     assert install.endswith(" install python3-bpfcc")
 
 
-def test_names_the_packages_where_there_is_no_apt_get(bootstrap: Bootstrap) -> None:
+@pytest.mark.parametrize(
+    ("release", "package"),
+    [
+        ("ID=devuan\nID_LIKE=debian", "python3-bpfcc"),
+        ('ID="rocky"\nID_LIKE="rhel centos fedora"', "python3-bcc"),
+        ("ID=alpine", "py3-bcc"),
+        ("ID=manjaro\nID_LIKE=arch", "python-bcc"),
+    ],
+)
+def test_names_the_packages_where_there_is_no_apt_get(bootstrap: Bootstrap, release: str, package: str) -> None:
+    (bootstrap.base / "os-release").write_text(release)
     (bootstrap.packages / "python3-bpfcc").unlink()
     (bootstrap.programs / "apt-get").unlink()
     done = bootstrap.run("0")
     assert done.returncode == 1
-    assert done.stderr == "bootstrap: no apt-get here; install what Debian calls python3-bpfcc and run it again\n"
+    said = f"install python3-bpfcc, as Debian calls it (bcc is {package} here), and run it again"
+    assert done.stderr == f"bootstrap: no apt-get here; {said}\n"
 
 
 def test_says_so_where_it_is_not_root_and_there_is_no_sudo(bootstrap: Bootstrap) -> None:

@@ -5,6 +5,8 @@
     python -m tests.kernels --pressure [KERNEL...]  only a million additions under memory pressure: minutes each
     python -m tests.kernels --servers [KERNEL...]   only php-fpm, PostgreSQL, labels and stacks: half an hour each
     python -m tests.kernels --bench [KERNEL...]     only what tracing costs there, tests/bench: ten minutes each
+    python -m tests.kernels --pyz [KERNEL...]       only the workloads, by the shmtrace.pyz that `./bootstrap pyz` has
+                                                    made, where there is Python and nothing else: minutes each
     python -m tests.kernels --distros [RELEASE...]  with those of the Debian release the kernel belongs to; with
                                                     --pressure and --servers, too
 
@@ -19,7 +21,17 @@ import signal
 import sys
 from collections.abc import Awaitable
 
-from tests.kernels.matrix import DISTROS, KERNELS, PRESSURE, SERVERS, TESTS, examine_all, measure_all
+from tests.kernels.matrix import (
+    ARCHIVE,
+    DISTROS,
+    IN_ARCHIVE,
+    KERNELS,
+    PRESSURE,
+    SERVERS,
+    TESTS,
+    examine_all,
+    measure_all,
+)
 
 
 async def until_terminated(work: Awaitable[bool]) -> bool:
@@ -36,17 +48,21 @@ def main() -> None:
     what.add_argument("--pressure", action="store_true", help="only the test under memory pressure")
     what.add_argument("--bench", action="store_true", help="only what tracing costs, no test")
     what.add_argument("--servers", action="store_true", help="only php-fpm, PostgreSQL, labels and stacks")
+    what.add_argument("--pyz", action="store_true", help="only the workloads, by shmtrace.pyz, without bcc")
     parser.add_argument("--distros", action="store_true", help=f"names are of {', '.join(DISTROS)}")
     arguments = parser.parse_args()
     there_are = DISTROS if arguments.distros else KERNELS
     oldest, *_, newest = there_are.values()
     named = {**there_are, "oldest": oldest, "newest": newest}
-    if arguments.bench and arguments.distros:
-        parser.error("--bench is of kernels")
+    if (arguments.bench or arguments.pyz) and arguments.distros:
+        parser.error("--bench and --pyz are of kernels")
+    if arguments.pyz and not ARCHIVE.exists():
+        parser.error(f"there is no {ARCHIVE}: make it with `./bootstrap pyz`")
     if unknown := set(arguments.names) - set(named):
         parser.error(f"nothing is named {', '.join(sorted(unknown))}; there are {', '.join(named)}")
     subjects = list(dict.fromkeys(named[name] for name in arguments.names or there_are))
-    tests = PRESSURE if arguments.pressure else SERVERS if arguments.servers else TESTS
+    ones = {"pressure": PRESSURE, "servers": SERVERS, "pyz": IN_ARCHIVE}
+    tests = next((tests for name, tests in ones.items() if getattr(arguments, name)), TESTS)
     try:
         work = measure_all(subjects) if arguments.bench else examine_all(subjects, tests)
         well = asyncio.run(until_terminated(work))

@@ -17,15 +17,18 @@ from tests.kernels.fetch import SUITES, fetch
 from tests.kernels.guest import Logs, Share, complaints, run_in_guest
 from tests.kernels.initramfs import Kernel
 from tests.kernels.results import Case, Result, describe, failed, found, read_cases, table
-from tests.kernels.userlands import CHECKOUT, HOST, RELEASES, Userland, prepare
+from tests.kernels.userlands import CHECKOUT, HOST, RELEASES, Userland, bare, prepare
 
 # What is tried in every tier: to start shmtrace takes a guest ten seconds and more, and the host tries the rest.
 TIERS = ["-k", "kprobe or fentry or faults"]
 SAYING = "tests/live/test_labels.py::test_what_a_program_says"
-TESTS = [*(f"tests/live/test_{name}.py" for name in ("answers", "attach")), SAYING, *TIERS]
+STARTING = "tests/live/test_start.py::test_a_second_start_needs_no_compiler"
+TESTS = [*(f"tests/live/test_{name}.py" for name in ("answers", "attach")), SAYING, STARTING, *TIERS]
 SERVERS = [*(f"tests/live/test_{name}.py" for name in ("php_fpm", "postgres", "labels", "stacks")), *TIERS]
 PRESSURE = ["tests/live/test_pressure.py"]  # minutes each
+IN_ARCHIVE = ["tests/live/test_answers.py", "-k", "test_known_answer and (kprobe or fentry)"]
 BENCH = ["-m", "tests.bench", "--rounds", "3", "--mib", "64", "--alone", "touch", "bystander"]  # hardly varies
+BARE, ARCHIVE = Path(__file__).with_name("bare.sh"), CHECKOUT / "shmtrace.pyz"
 FOUND = Path(__file__).with_name("found.json")
 """What all kernels came to when they were last run together to write it; the README's table is made of it."""
 TIMEOUT_SECONDS = 2400.0  # with other work on the CPUs
@@ -66,11 +69,11 @@ def end_of(path: Path, nr_lines: int) -> str:
 
 
 async def run_tests(
-    kernel: Kernel, userland: Userland, tests: Sequence[str], logs: Logs, record: Path
+    kernel: Kernel, userland: Userland, tests: Sequence[str], logs: Logs, record: Path, environment: Sequence[str]
 ) -> tuple[int, list[Case]]:
     """pytest's exit status and record. Raises NoResultError."""
     pytest = [userland.python, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={record}"]
-    command = ["env", "SHMTRACE_REQUIRE_BPF=1", *pytest, *tests]
+    command = ["env", "SHMTRACE_REQUIRE_BPF=1", *environment, *pytest, *tests]
     shares = [Share(record.parent, writable=True)]
     if userland is not HOST:
         shares.append(Share(CHECKOUT, writable=False))
@@ -81,7 +84,7 @@ async def run_tests(
         raise NoResultError(f"pytest ended with {status}, and left no record: {error}") from None
 
 
-async def examine(subject: Subject, tests: Sequence[str], directory: Path) -> Result:
+async def examine(subject: Subject, tests: Sequence[str], environment: Sequence[str], directory: Path) -> Result:
     """Says when it begins and how it ends. Whatever is wrong is in the result."""
     began = time.monotonic()
     logs = Logs(directory / "output", directory / "console")
@@ -92,7 +95,7 @@ async def examine(subject: Subject, tests: Sequence[str], directory: Path) -> Re
         userland = await prepare(subject.debian) if subject.debian else HOST
         subject = stand_in(subject, kernel)
         say(subject, f"boots Linux {kernel.release}; the tests' output is {logs.output}")
-        status, cases = await run_tests(kernel, userland, tests, logs, directory / "record.xml")
+        status, cases = await run_tests(kernel, userland, tests, logs, directory / "record.xml", environment)
         outcomes = {case.outcome for case in cases}
         if not outcomes - {"skipped"}:
             wrong.append(f"of {len(cases)} tests none was run")
@@ -119,9 +122,10 @@ async def examine_all(subjects: Sequence[Subject], tests: Sequence[str]) -> bool
         async with turns:
             own = directory / "-".join(subject.names)
             own.mkdir()
-            return await examine(subject, tests, own)
+            return await examine(subject, tests, environment, own)
 
     try:
+        environment = [f"SHMTRACE_PYTHON={BARE} {await bare()} {ARCHIVE}"] if tests is IN_ARCHIVE else []
         results = await asyncio.gather(*map(examine_in_turn, subjects))
     finally:
         if not any(result.failed for result in results):

@@ -84,10 +84,10 @@ async def set_up(root: Path) -> None:
     await run(*ALONE, "sh", "-ec", SET_UP, "sh", str(root), str(CHECKOUT), env=environment)
 
 
-async def debootstrap(suite: str, mirror: str, scratch: Path) -> Path:
+async def debootstrap(suite: str, mirror: str, scratch: Path, *packages: str) -> Path:
     """The directory it has made below scratch. Raises NoResultError."""
     tree = Path(tempfile.mkdtemp(dir=scratch), "tree")
-    options = ["--variant=minbase", f"--keyring={KEYRING}"]
+    options = ["--variant=minbase", f"--keyring={KEYRING}", *[f"--include={','.join(packages)}"] * bool(packages)]
     await run(*ALONE, "debootstrap", *options, suite, str(tree), mirror)
     return tree
 
@@ -105,3 +105,18 @@ async def prepare(name: str) -> Userland:
             await set_up(tree)
             tree.rename(root)  # at once: whatever is there is complete
     return Userland(root, f"{VENV}/bin/python")
+
+
+async def bare() -> Path:
+    """A root that has Python, and nothing that shmtrace could use besides, made if it is not there.
+
+    Raises NoResultError.
+    """
+    root = CACHE / "bare"
+    if not root.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE, prefix=".debootstrap-") as scratch:
+            suite = RELEASES["12"].suite  # as the host: what the tests compile runs in it
+            tree = await from_mirror(suite, lambda mirror: debootstrap(suite, mirror, Path(scratch), "python3"))
+            tree.rename(root)
+    return root

@@ -1,0 +1,105 @@
+"""Makes shmtrace.pyz: all of shmtrace in one file, with the probes compiled for kernels that are known beforehand.
+
+python3 -m pyz.build [KERNEL...]     for the running kernel, and for these of tests/kernels; all of them by default
+
+A host of such a kernel needs Python 3.9 and nothing else. A kernel that is not running is booted, to ask its layout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipapp
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.kernels.commands import NoResultError
+from tests.kernels.fetch import SUITES, fetch
+from tests.kernels.guest import Logs, run_in_guest
+from tests.kernels.initramfs import Kernel
+from tracer import kernel
+from tracer.cache import COMPILED, Cache
+from tracer.errors import ShmtraceError
+from tracer.layout import Layout
+from tracer.prepare import Variant, compile_all, of_kernel, variants
+
+CHECKOUT = Path(__file__).parents[1]
+ARCHIVE = CHECKOUT / "shmtrace.pyz"
+CLICK = "click~=8.1.0"  # the last for Python 3.9
+MAIN = "from tracer.__main__ import main\n\nmain()\n"
+PYTHON = "/usr/bin/env python3"
+SAY_LAYOUT = """
+from pathlib import Path
+from tracer import kernel
+from tracer.cache import Cache
+print(kernel.layout(Cache(Path("/nowhere"))).dump().decode())
+"""
+BOOT_SECONDS = 600.0
+
+
+async def layout_of(series: str) -> Layout:
+    """Of one of Debian's kernels, which is asked itself. Raises NoResultError."""
+    with tempfile.TemporaryDirectory(prefix="shmtrace-pyz-") as scratch:
+        logs = Logs(Path(scratch, "output"), Path(scratch, "console"))
+        booted = Kernel.find(await fetch(series))
+        status = await run_in_guest(booted, [sys.executable, "-c", SAY_LAYOUT], CHECKOUT, [], logs, BOOT_SECONDS)
+        said = logs.output.read_text()
+        if status:
+            raise NoResultError(f"{series} does not say its layout: {said.strip()}")
+        return Layout.load(said.strip().splitlines()[-1].encode())
+
+
+def variants_of(layout: Layout) -> list[Variant]:
+    """All that a kernel may be asked for; one of a distribution has fexit."""
+    return [
+        variant
+        for tier in kernel.TIERS
+        if not kernel.absent(tier, kernel.points(tier, layout)) or not tier.functions
+        for variant in variants(layout, tier, fexit=bool(tier.functions))
+    ]
+
+
+def assemble(wanted: Sequence[Variant], cache: Cache, directory: Path) -> None:
+    """What the archive is made of."""
+    ignored = shutil.ignore_patterns("__pycache__", ".*")
+    shutil.copytree(CHECKOUT / "tracer", directory / "tracer", ignore=ignored)
+    shutil.copytree(CHECKOUT / "bpf", directory / "tracer" / "bpf", ignore=ignored)
+    (directory / "tracer" / COMPILED).mkdir()
+    for key in {variant.wanted.key() for variant in wanted}:
+        shutil.copy(cache.directory / key, directory / "tracer" / COMPILED / key)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--no-deps", "--no-compile", "--target", str(directory), CLICK], check=True)
+    for left in directory.glob("*.dist-info"):
+        shutil.rmtree(left)
+    (directory / "__main__.py").write_text(MAIN)
+
+
+def main(series: Sequence[str]) -> None:
+    """Raises NoResultError, ShmtraceError."""
+    cache = Cache()
+    wanted = of_kernel(cache)
+    for name in series:
+        wanted += variants_of(asyncio.run(layout_of(name)))
+        print(f"booted {name}", flush=True)
+    for number, variant in enumerate(compile_all(wanted, cache), 1):
+        print(f"\r{number}/{len(wanted)} {variant.title:<60}", end="", flush=True)
+    with tempfile.TemporaryDirectory(prefix="shmtrace-pyz-") as scratch:
+        assemble(wanted, cache, Path(scratch, "pyz"))
+        zipapp.create_archive(Path(scratch, "pyz"), ARCHIVE, interpreter=PYTHON, compressed=True)
+    print(f"\n{ARCHIVE}: {ARCHIVE.stat().st_size >> 10} KiB, for {', '.join([kernel.release(), *series])}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="./bootstrap pyz", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("series", nargs="*", metavar="KERNEL", default=list(SUITES), help=f"of {', '.join(SUITES)}")
+    asked = parser.parse_args().series
+    if unknown := set(asked) - set(SUITES):
+        parser.error(f"nothing is named {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
+    try:
+        main(asked)
+    except (NoResultError, ShmtraceError) as error:
+        sys.exit(f"pyz: {error}")

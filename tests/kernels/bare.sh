@@ -1,0 +1,19 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
+#
+#     bare.sh ROOT PYZ [ARG...]
+#
+# Runs Python in a root that has nothing but that, with PYZ for all that it imports. What is mounted for it is mounted
+# for it alone.
+
+set -eu
+root=$1 pyz=$2
+shift 2
+exec unshare --mount sh -euc '
+	root=$1 pyz=$2
+	shift 2
+	for place in proc sys dev tmp; do mount --rbind "/$place" "$root/$place"; done
+	touch "$root/mnt/shmtrace.pyz"
+	mount --bind "$pyz" "$root/mnt/shmtrace.pyz"
+	exec chroot "$root" env -i PATH=/usr/bin:/bin HOME=/root PYTHONPATH=/mnt/shmtrace.pyz /usr/bin/python3 "$@"
+' sh "$root" "$pyz" "$@"

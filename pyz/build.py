@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipapp
 from collections.abc import Sequence
 from pathlib import Path
+
+import click
 
 from tests.kernels.commands import NoResultError
 from tests.kernels.fetch import SUITES, fetch
@@ -29,7 +30,6 @@ from tracer.prepare import Variant, compile_all, of_kernel, variants
 
 CHECKOUT = Path(__file__).parents[1]
 ARCHIVE = CHECKOUT / "shmtrace.pyz"
-CLICK = "click~=8.1.0"  # the last for Python 3.9
 MAIN = "from tracer.__main__ import main\n\nmain()\n"
 PYTHON = "/usr/bin/env python3"
 SAY_LAYOUT = """
@@ -64,18 +64,22 @@ def variants_of(layout: Layout) -> list[Variant]:
 
 
 def assemble(wanted: Sequence[Variant], cache: Cache, directory: Path) -> None:
-    """What the archive is made of."""
+    """What the archive is made of; click is that of the tests, which is held to the last for Python 3.9."""
     ignored = shutil.ignore_patterns("__pycache__", ".*")
     shutil.copytree(CHECKOUT / "tracer", directory / "tracer", ignore=ignored)
     shutil.copytree(CHECKOUT / "bpf", directory / "tracer" / "bpf", ignore=ignored)
     (directory / "tracer" / COMPILED).mkdir()
     for key in {variant.wanted.key() for variant in wanted}:
         shutil.copy(cache.directory / key, directory / "tracer" / COMPILED / key)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--no-deps", "--no-compile", "--target", str(directory), CLICK], check=True)
-    for left in directory.glob("*.dist-info"):
-        shutil.rmtree(left)
+    shutil.copytree(Path(click.__file__).parent, directory / "click", ignore=ignored)
     (directory / "__main__.py").write_text(MAIN)
+
+
+def write(wanted: Sequence[Variant], cache: Cache, archive: Path) -> None:
+    """The archive, of what has been compiled."""
+    with tempfile.TemporaryDirectory(prefix="shmtrace-pyz-") as scratch:
+        assemble(wanted, cache, Path(scratch, "pyz"))
+        zipapp.create_archive(Path(scratch, "pyz"), archive, interpreter=PYTHON, compressed=True)
 
 
 def main(series: Sequence[str]) -> None:
@@ -87,9 +91,7 @@ def main(series: Sequence[str]) -> None:
         print(f"booted {name}", flush=True)
     for number, variant in enumerate(compile_all(wanted, cache), 1):
         print(f"\r{number}/{len(wanted)} {variant.title:<60}", end="", flush=True)
-    with tempfile.TemporaryDirectory(prefix="shmtrace-pyz-") as scratch:
-        assemble(wanted, cache, Path(scratch, "pyz"))
-        zipapp.create_archive(Path(scratch, "pyz"), ARCHIVE, interpreter=PYTHON, compressed=True)
+    write(wanted, cache, ARCHIVE)
     print(f"\n{ARCHIVE}: {ARCHIVE.stat().st_size >> 10} KiB, for {', '.join([kernel.release(), *series])}")
 
 

@@ -216,14 +216,14 @@ def test_a_child_is_of_the_tree_whether_its_fork_was_seen_or_not(tier: str, trac
     assert region["unseen_bytes"] == missing * PAGE_BYTES
 
 
-def test_five_thousand_regions_come_and_go(tier: str, traced: Tracer) -> None:
+def test_many_regions_come_and_go(tier: str, traced: Tracer) -> None:
     result = traced("churned")
     held = result.notes.regions["pool"]
     region = find_region(result.report, held.id)
     assert_touched(result.report, region, result.notes.parts, {"A": 23}, tier)
     others = [row for row in result.report["regions"] if row is not region]
-    assert len(others) == 5000
-    assert sum(row["allocated_bytes"] for row in others) == sum(i % 3 + 1 for i in range(5000)) * PAGE_BYTES
+    assert len(others) == 1499
+    assert sum(row["allocated_bytes"] for row in others) == sum(i % 3 + 1 for i in range(1499)) * PAGE_BYTES
     lost = dict(result.report["lost"])
     skipped = lost.pop("probes")
     assert sum(row["unseen_bytes"] for row in others) <= (skipped * PAGE_BYTES if tier == "fentry" else 0)

@@ -24,8 +24,8 @@ from tracer.trace import Trace
 from tracer.views import json as document
 from tracer.views.text import width
 
-ROUNDS = 3
-REGIONS = 5000
+ROUNDS = 9
+REGIONS = 1499
 MAX_GROWTH_BYTES = 16 << 20
 PATIENCE_S = 60.0
 

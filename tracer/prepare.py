@@ -30,11 +30,11 @@ def variants(layout: Layout, tier: Tier, fexit: bool) -> list[Variant]:
         labels.setdefault(source.flags, []).append(source.name)
     return [
         Variant(
-            ", ".join([tier.title, *([f"--label {' or '.join(names)}"] if names else []), *stacks]),
-            wanted(tier, layout, fexit, [*flags, *stacks]),
+            " ".join([tier.title, *([f"--label {' or '.join(names)}"] if names else []), *stacks]),
+            wanted(tier, layout, fexit, [*flags, *stacks.values()]),
         )
         for flags, names in labels.items()
-        for stacks in ([], [STACKS])
+        for stacks in ({}, {"--stacks": STACKS})
     ]
 
 

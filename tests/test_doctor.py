@@ -11,10 +11,12 @@ from typing import ClassVar
 
 import pytest
 
-from tracer import doctor, kernel
+from tracer import doctor, kernel, prepare
+from tracer.cache import Cache
 from tracer.doctor import Check
 from tracer.errors import ShmtraceError
 from tracer.kernel import Tier
+from tracer.layout import Layout
 from tracer.views.text import width
 
 ALL_WELL = [
@@ -77,6 +79,26 @@ def test_bcc_of_pypi_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not check.ok
     assert check.found == "/venv/bcc is PyPI's, another project"
     assert check.remedy == f"{sys.executable} -m pip uninstall bcc"
+
+
+def test_what_is_compiled_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can compile the rest is told how, whoever cannot is told so; and that something was not believed."""
+    variants = prepare.variants(Layout({}, {}), kernel.FAULTS, fexit=False)
+    monkeypatch.setattr(prepare, "of_kernel", lambda _: variants)
+    cache = Cache(tmp_path / "cache")
+    for variant in variants[:7]:
+        cache.write(variant.wanted.key(), b"bytes")
+    check = doctor.compiled(cache, can_compile=True)
+    assert (check.ok, check.remedy) == (None, "shmtrace prepare")
+    assert check.found.startswith(f"7 of 10 variants for this kernel, in {tmp_path}/cache")
+    assert "need bcc" in doctor.compiled(cache, can_compile=False).found
+    for variant in variants[7:]:
+        cache.write(variant.wanted.key(), b"bytes")
+    assert doctor.compiled(cache, can_compile=False).ok
+    (cache.directory / variants[3].wanted.key()).chmod(0o666)
+    check = doctor.compiled(cache, can_compile=True)
+    assert not check.ok
+    assert "others could have written it" in check.found
 
 
 @pytest.mark.parametrize(

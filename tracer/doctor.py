@@ -151,7 +151,7 @@ def compiled(cache: Cache, can_compile: bool) -> Check:
         return Check("compiled", None, f"cannot be told ({error.message})")
     nr_kept = sum(cache.read(variant.wanted.key()) is not None for variant in wanted)
     found = f"{nr_kept} of {len(wanted)} variants for this kernel, in {cache.directory} or with shmtrace"
-    doubts = "; ".join(["", *cache.warnings])
+    doubts = f"; {cache.warnings[0]}" if cache.warnings else ""
     if nr_kept == len(wanted):
         return Check("compiled", True, found + doubts)
     if not can_compile:

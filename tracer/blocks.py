@@ -24,7 +24,7 @@ from tracer.wire import (
 )
 
 WINDOW_BYTES = 256 << 10
-MOST_WINDOWS = 16
+MOST_WINDOWS = 4
 _WORD = struct.Struct("=I")
 _TORN_BYTES, _PART_BYTES = BLOCK_PAGES * 8, (BLOCK_PAGES + 2) * 8
 

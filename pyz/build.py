@@ -23,7 +23,8 @@ from tests.kernels.fetch import SUITES, fetch
 from tests.kernels.guest import Logs, run_in_guest
 from tests.kernels.initramfs import Kernel
 from tracer import kernel
-from tracer.cache import COMPILED, Cache
+from tracer.bytecode import compiled
+from tracer.cache import COMPILED, Cache, pack
 from tracer.errors import ShmtraceError
 from tracer.layout import Layout
 from tracer.prepare import Variant, compile_all, of_kernel, variants
@@ -69,8 +70,9 @@ def assemble(wanted: Sequence[Variant], cache: Cache, directory: Path) -> None:
     shutil.copytree(CHECKOUT / "tracer", directory / "tracer", ignore=ignored)
     shutil.copytree(CHECKOUT / "bpf", directory / "tracer" / "bpf", ignore=ignored)
     (directory / "tracer" / COMPILED).mkdir()
-    for key in {variant.wanted.key() for variant in wanted}:
-        shutil.copy(cache.directory / key, directory / "tracer" / COMPILED / key)
+    for key, variant in {variant.wanted.key(): variant for variant in wanted}.items():
+        content = pack(key, compiled(variant.wanted, cache).dump())
+        (directory / "tracer" / COMPILED / key).write_bytes(content)
     shutil.copytree(Path(click.__file__).parent, directory / "click", ignore=ignored)
     (directory / "__main__.py").write_text(MAIN)
 

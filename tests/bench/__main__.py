@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench import bounds, own, reading, requests, views
-from tests.bench.observers import COLD, NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, started, starters
+from tests.bench.observers import COLD, NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, cold, started, starters
 from tests.bench.rounds import ROUNDS, print_table, run_rounds
 
 MIB = 1 << 20
@@ -115,7 +115,7 @@ def bench_attach(storm: Storm, rounds: int) -> None:
                 with started(starter) as took:
                     return took
 
-            watching = list(filter(storm.asks_for, starters(target.pid)))
+            watching = list(filter(storm.asks_for, [*starters(target.pid), cold(target.pid)]))
             variants = {starter.name: partial(seconds, starter) for starter in watching if runs(starter)}
             measured = run_rounds(variants, rounds)
         finally:

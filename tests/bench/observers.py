@@ -124,7 +124,6 @@ def starters(tgid: int) -> list[Starter]:
             Starter(f"shmtrace -p PID, {TIERS[name].title}", sys.executable, [*shmtrace(name), *target], b"tracing", {})
             for name in TIERS_HERE
         ),
-        Starter("shmtrace -p PID, nothing compiled yet", sys.executable, [*COLD, *target], b"tracing", {}),
         Starter("bpftrace, faults by process", "bpftrace", count, b"up\n", {}),
         Starter(
             "bcc's funccount" + (", with our stub headers" if stubs else ""),
@@ -134,6 +133,12 @@ def starters(tgid: int) -> list[Starter]:
             {**unbuffered, **stubs},
         ),
     ]
+
+
+def cold(tgid: int) -> Starter:
+    """shmtrace where nothing has been compiled."""
+    command = [*COLD, "--json", "-p", str(tgid)]
+    return Starter("shmtrace -p PID, nothing compiled yet", sys.executable, command, b"tracing", {})
 
 
 @contextmanager

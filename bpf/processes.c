@@ -162,15 +162,11 @@ int task_newtask(struct bpf_raw_tracepoint_args *ctx)
  */
 static inline void keep_name(struct process *process)
 {
-	u32 number = process->number;
-	u64 *is_unread = process_changes.lookup(&number);
-	if (!is_unread || !*is_unread) {
-		process->earlier_ns = 0;
-	} else if (process->executed_ns && !process->earlier_ns) {
-		process->earlier_ns = process->executed_ns;
-		__builtin_memcpy(process->earlier_comm, process->comm, COMM_BYTES);
-		__builtin_memcpy(process->earlier_title, process->title, EARLIER_BYTES);
-	}
+	if (!process->executed_ns || process->earlier_ns > process->read_ns)
+		return;
+	process->earlier_ns = process->executed_ns;
+	__builtin_memcpy(process->earlier_comm, process->comm, COMM_BYTES);
+	__builtin_memcpy(process->earlier_title, process->title, EARLIER_BYTES);
 }
 
 /* sched:sched_process_exec(task, old_pid, bprm): the old memory is gone, and all that was mapped */

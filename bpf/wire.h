@@ -99,7 +99,8 @@ struct process {
 	__u64 began_ns;		    /* when it was entered; 0: user space did that */
 	__u64 executed_ns;	    /* its last exec; 0: none was seen */
 	__u64 ended_ns;		    /* 0: it lives */
-	__u64 earlier_ns; /* an exec before the last that user space had not read of by then; 0: there is none */
+	__u64 earlier_ns; /* an exec before the last, the first that user space may not have read of; 0: none */
+	__u64 read_ns;	  /* user space writes this: of all that was executed by then it has read */
 	__u32 number;	  /* its own; 0: the place is free */
 	__u32 tgid;
 	__u32 parent_tgid; /* or, where that one's beginning was not seen, its next of kin */

@@ -33,6 +33,7 @@ def process(**more: Any) -> KernelProcess:
         "executed_ns": 0,
         "ended_ns": 0,
         "earlier_ns": 0,
+        "read_ns": 0,
         "number": 3,
         "tgid": 812,
         "parent_tgid": PARENT[0],

@@ -76,8 +76,8 @@ REGION = r"""
 PROCESS = r"""
     struct process process = {
         .start_time_ns = 11, .parent_start_time_ns = 12, .began_ns = 13, .executed_ns = 14, .ended_ns = 15,
-        .earlier_ns = 20, .number = 16, .tgid = 17, .parent_tgid = 18, .kind = STRANGER, .title_bytes = 7,
-        .reserved = 19, .comm = "ls", .title = "ls\0-l /\0beyond",
+        .earlier_ns = 20, .read_ns = 21, .number = 16, .tgid = 17, .parent_tgid = 18, .kind = STRANGER,
+        .title_bytes = 7, .reserved = 19, .comm = "ls", .title = "ls\0-l /\0beyond",
         .earlier_comm = "sh", .earlier_title = "/bin/sh"};
     fwrite(&process, sizeof process, 1, stdout);
 """
@@ -206,7 +206,7 @@ def test_a_region_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
 
 def test_a_process_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
     process = KernelProcess.unpack(run_c(tmp_path, PROCESS))
-    assert process[:-4] == (11, 12, 13, 14, 15, 20, 16, 17, 18, wire.STRANGER, 7, 19)
+    assert process[:-4] == (11, 12, 13, 14, 15, 20, 21, 16, 17, 18, wire.STRANGER, 7, 19)
     assert [raw.rstrip(b"\0") for raw in process[-2:]] == [b"sh", b"/bin/sh"]
     assert (process.comm.rstrip(b"\0"), process.titles()) == (b"ls", ("ls", "ls -l /"))
 

@@ -13,10 +13,12 @@ from tracer.ledger import Block
 from tracer.wire import (
     BLOCK,
     BLOCK_PAGES,
+    COUNT,
     PART,
     PROCESS,
     PROCESS_KIND_BYTES,
     PROCESS_NUMBER_BYTES,
+    PROCESS_READ_BYTES,
     REGION,
     REGION_ID_BYTES,
     USAGE,
@@ -106,6 +108,11 @@ class Processes(Places):
         window, at = self._at(number)
         _WORD.pack_into(window, at + PROCESS_KIND_BYTES, kind)
         return was
+
+    def has_read(self, number: int, executed_ns: int) -> None:
+        """Of all that it had executed by then."""
+        window, at = self._at(number)
+        COUNT.pack_into(window, at + PROCESS_READ_BYTES, executed_ns)
 
 
 class Blocks(Places):

@@ -22,7 +22,8 @@ class KernelProcess(NamedTuple):
     executed_ns: int
     ended_ns: int
     earlier_ns: int
-    """an exec before the last that had not been read of by then; 0: there is none"""
+    """an exec before the last, the first that may not have been read of; 0: there is none"""
+    read_ns: int
     number: int
     tgid: int
     parent_tgid: int

@@ -453,6 +453,8 @@ class Probes:
         while self._news.lacks_a_parent(processes.values()) and (more := self._changed_processes()):
             processes |= more
         news: list[Event] = [*self._news.begun(processes.values())]
+        for number, process in processes.items():
+            self._processes.has_read(number, process.executed_ns)
         for place in touched:
             *_, number, tgid, start_time_ns = USAGE.unpack(self._usages[place])
             self._usages_of.setdefault(number, {})[tgid, start_time_ns] = place

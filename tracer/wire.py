@@ -28,8 +28,9 @@ PART = struct.Struct("=II")
 BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQII")  # words, torn, number, part
 STATE = struct.Struct("=QQIIQQq")  # began, by the boot's clock too; everything, watches execs; the kernel's own
 OF_TREE, WATCHED, STRANGER = range(3)
-PROCESS = struct.Struct(f"=QQQQQQIIIIII{COMM_BYTES}s{TITLE_BYTES}s{COMM_BYTES}s{EARLIER_BYTES}s")
-PROCESS_NUMBER_BYTES, PROCESS_KIND_BYTES = struct.calcsize("=6Q"), struct.calcsize("=6QIII")  # where they are
+PROCESS = struct.Struct(f"=QQQQQQQIIIIII{COMM_BYTES}s{TITLE_BYTES}s{COMM_BYTES}s{EARLIER_BYTES}s")
+PROCESS_READ_BYTES = struct.calcsize("=6Q")  # where this, and these, are
+PROCESS_NUMBER_BYTES, PROCESS_KIND_BYTES = struct.calcsize("=7Q"), struct.calcsize("=7QIII")
 ASKER = struct.Struct("=QQ")  # of a SysV segment: start time, tgid
 USAGE_KEY = struct.Struct("=IIQ")
 USAGE = struct.Struct("=QQIIQ")  # faults, freed pages, key

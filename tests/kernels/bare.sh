@@ -12,6 +12,7 @@ shift 2
 exec unshare --mount sh -euc '
 	root=$1 pyz=$2
 	shift 2
+	mount --bind "$root" "$root" # a root that mount(2) takes for one
 	for place in proc sys dev tmp; do mount --rbind "/$place" "$root/$place"; done
 	touch "$root/mnt/shmtrace.pyz"
 	mount --bind "$pyz" "$root/mnt/shmtrace.pyz"

@@ -68,8 +68,8 @@ struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
  */
 #define MAPLE_LEAF_64 1
 #define MAPLE_ARANGE_64 3
-#define MAPLE_PIVOTS                                                                                                   \
-	15 /* an inner node has 9, and after them slots, which are the kernel's addresses: above all others */
+/* An inner node has 9, and after them slots, which are the kernel's addresses: above all others. */
+#define MAPLE_PIVOTS 15
 #define MAPLE_DEPTH 8
 
 /* How many pivots there are below an address: without a branch, for the verifier follows each way by itself. */

@@ -12,7 +12,6 @@ from tests.conftest import why_no_bpf
 from tracer import bpf, bytecode, kernel, loader
 from tracer.bytecode import FIRST_ROOM, ROOMS, Bytecode, MapLayout, Wanted, compiled
 from tracer.cache import Cache
-from tracer.compiler import by_place
 from tracer.errors import ShmtraceError
 
 COMPILER = "libbcc.so.0.26.0"
@@ -128,9 +127,9 @@ CODE = b"".join(
 
 
 def test_a_map_is_told_by_its_place() -> None:
-    placed = by_place(CODE, {5: 0, 11: 1})
+    placed = bpf.renumber_maps(CODE, {5: 0, 11: 1})
     assert [struct.unpack_from("=4xi", placed, at)[0] for at in range(0, len(placed), 8)] == [11, 1, 0, 11, 7, 0, 0]
-    assert bpf.place_maps(placed, [5, 11]) == CODE
+    assert bpf.renumber_maps(placed, [5, 11]) == CODE
 
 
 # ---- what bcc says ----

@@ -7,7 +7,7 @@ import ctypes
 import os
 import resource
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # of the system call
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_LOOKUP_BATCH = 0, 1, 2, 3, 24
@@ -107,14 +107,14 @@ def _lift_limit() -> None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-def place_maps(code: bytes, descriptors: Sequence[int]) -> bytes:
-    """Instructions, each of which loads a map by its place among these."""
-    placed = bytearray(code)
+def renumber_maps(code: bytes, numbers: Sequence[int] | Mapping[int, int]) -> bytes:
+    """Instructions, of which those that load a map have another number for it, by the one that they have."""
+    renumbered = bytearray(code)
     for at in range(0, len(code), INSTRUCTION_BYTES):
-        operation, registers, place = struct.unpack_from("=BB2xI", code, at)
+        operation, registers, number = struct.unpack_from("=BB2xI", code, at)
         if (operation, registers >> 4) == LOAD_MAP:
-            struct.pack_into("=I", placed, at + 4, descriptors[place])
-    return bytes(placed)
+            struct.pack_into("=I", renumbered, at + 4, numbers[number])
+    return bytes(renumbered)
 
 
 def load(code: bytes, kind: int, function: int = 0, at_exit: bool = False) -> int:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import struct
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from tracer.bpf import INSTRUCTION_BYTES, LOAD_MAP
+from tracer.bpf import renumber_maps
 from tracer.bytecode import FIRST_ROOM, NO_BCC, ROOMS, Bytecode, MapLayout
 
 
@@ -54,19 +53,9 @@ def compile_all(files: dict[str, str], sources: list[str], defines: dict[str, in
     programs = {}
     for number in range(lib.bpf_num_functions(ctypes.c_void_p(module))):
         name = ask("bpf_function_name", number, ctypes.c_char_p)
-        start = lib.bpf_function_start(module, name)
-        programs[name.decode()] = by_place(ctypes.string_at(start, lib.bpf_function_size(module, name)), places)
+        code = ctypes.string_at(lib.bpf_function_start(module, name), lib.bpf_function_size(module, name))
+        programs[name.decode()] = renumber_maps(code, places)
     return Bytecode(compiler(), maps, programs)
-
-
-def by_place(code: bytes, places: dict[int, int]) -> bytes:
-    """Instructions that load a map by its place among all, not by the descriptor that it has in this process."""
-    placed = bytearray(code)
-    for at in range(0, len(code), INSTRUCTION_BYTES):
-        operation, registers, descriptor = struct.unpack_from("=BB2xI", code, at)
-        if (operation, registers >> 4) == LOAD_MAP:
-            struct.pack_into("=I", placed, at + 4, places[descriptor])
-    return bytes(placed)
 
 
 def compiler() -> str:

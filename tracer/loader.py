@@ -41,7 +41,7 @@ class Loaded:
 
     def load(self, name: str, kind: int, function: int = 0, at_exit: bool = False) -> int:
         """The descriptor of a program. kind: as bpf.load, function and at_exit too. Raises ShmtraceError."""
-        code = bpf.place_maps(self._bytecode.programs[name], list(self._maps.values()))
+        code = bpf.renumber_maps(self._bytecode.programs[name], list(self._maps.values()))
         try:
             program = bpf.load(code, kind, function, at_exit)
         except OSError as error:

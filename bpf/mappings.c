@@ -41,14 +41,6 @@ struct leave { /* of syscalls:sys_exit_*: /sys/kernel/tracing/events/syscalls/sy
 	long result;
 };
 
-/* What is remembered of anybody's mappings holds until then. */
-static inline void mappings_changed(void)
-{
-	struct state *state = state_now();
-	if (state)
-		__sync_fetch_and_add(&state->nr_mappings, 1);
-}
-
 /* mmap, mremap and shmat return an address */
 int sys_exit_mmap(struct leave *ctx)
 {

@@ -116,6 +116,14 @@ static inline void measure_inode(struct region *region, u64 inode)
 	region->pages = RD(u64, region->mapping, OFF_MAPPING_NRPAGES) + region->swapped;
 }
 
+/* What a process maps, or what that is of: what is remembered of any mapping holds until then. */
+static inline void mappings_changed(void)
+{
+	struct state *state = state_now();
+	if (state)
+		__sync_fetch_and_add(&state->nr_mappings, 1);
+}
+
 /* The region of an inode, entered if it is new. */
 static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 {
@@ -151,6 +159,7 @@ static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 		return region_by_id(*id);
 	}
 	let_through(mapping, *id);
+	mappings_changed(); /* a private mapping of it was of no region until now */
 	return region;
 }
 

@@ -105,6 +105,7 @@ BLIND = {
     "fallocated": {"pool": memfd({"A": 23, "B": 8})},
     "reserved": {"pool": Answer({"main": 83, "A": 7}, kind="posix")},
     "reserved_around": {"pool": memfd({"main": 8, "A": 143, "B": 2}, {"main": 5, "A": 143, "B": 2})},
+    "reserved_between": {"pool": Answer({"main": 15, "B": 4}, {"main": 10, "B": 4}, kind="posix")},
     "reserved_large": {"pool": memfd({"A": 3001, "B": 7})},
     # some kernels have the page that finds no room there for a moment
     "reserved_in_vain": {"pool": Answer({"main": 5, "B": 9}, {"B": 9}, freed=None, kind="other")},

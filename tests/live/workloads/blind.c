@@ -49,6 +49,29 @@ static void reserved_around(void)
 	note_file("pool", fd);
 }
 
+/*
+ * A private mapping of what nobody maps shared: the 5 pages read before it is a region are unseen, the 3 reserved and
+ * the 7 read after them are main's.
+ */
+static void reserved_between(void)
+{
+	char name[32];
+	snprintf(name, sizeof(name), "/workload.%d", getpid());
+	int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+	if (fd < 0 || ftruncate(fd, 53 * PAGE))
+		die(name);
+	char *copy = mmap(NULL, 53 * PAGE, PROT_READ, MAP_PRIVATE, fd, 0);
+	shm_unlink(name);
+	read_pages(copy, 0, 5);
+	if (fallocate(fd, 0, 10 * PAGE, 3 * PAGE))
+		die("fallocate");
+	read_pages(copy, 20, 27);
+	char *pool = map_file(fd, 0, 53, RW);
+	CHILD("B")
+		write_pages(pool, 25, 31);
+	note_file("pool", fd);
+}
+
 /* More than one program does; A's are 3001, B's 7. */
 static void reserved_large(void)
 {
@@ -195,6 +218,7 @@ const struct workload blind[] = {
 	{"fallocated", fallocated},
 	{"reserved", reserved},
 	{"reserved_around", reserved_around},
+	{"reserved_between", reserved_between},
 	{"reserved_large", reserved_large},
 	{"reserved_in_vain", reserved_in_vain},
 	{"remade", remade},

@@ -22,11 +22,11 @@ from tests.kernels.commands import NoResultError
 from tests.kernels.fetch import SUITES, fetch
 from tests.kernels.guest import Logs, run_in_guest
 from tests.kernels.initramfs import Kernel
-from tracer import kernel
-from tracer.bytecode import compiled
-from tracer.cache import COMPILED, Cache, pack
 from tracer.errors import ShmtraceError
-from tracer.layout import Layout
+from tracer.kernel import host, tiers
+from tracer.kernel.bytecode import compiled
+from tracer.kernel.cache import COMPILED, Cache, pack
+from tracer.kernel.fields import KernelLayout
 from tracer.prepare import Variant, compile_all, of_kernel, variants
 
 CHECKOUT = Path(__file__).parents[1]
@@ -35,14 +35,14 @@ MAIN = "from tracer.__main__ import main\n\nmain()\n"
 PYTHON = "/usr/bin/env python3"
 SAY_LAYOUT = """
 from pathlib import Path
-from tracer import kernel
-from tracer.cache import Cache
-print(kernel.layout(Cache(Path("/nowhere"))).dump().decode())
+from tracer.kernel import tiers
+from tracer.kernel.cache import Cache
+print(tiers.layout(Cache(Path("/nowhere"))).dump().decode())
 """
 BOOT_SECONDS = 600.0
 
 
-async def layout_of(series: str) -> Layout:
+async def layout_of(series: str) -> KernelLayout:
     """Of one of Debian's kernels, which is asked itself. Raises NoResultError."""
     with tempfile.TemporaryDirectory(prefix="shmtrace-pyz-") as scratch:
         logs = Logs(Path(scratch, "output"), Path(scratch, "console"))
@@ -51,15 +51,15 @@ async def layout_of(series: str) -> Layout:
         said = logs.output.read_text()
         if status:
             raise NoResultError(f"{series} does not say its layout: {said.strip()}")
-        return Layout.load(said.strip().splitlines()[-1].encode())
+        return KernelLayout.load(said.strip().splitlines()[-1].encode())
 
 
-def variants_of(layout: Layout) -> list[Variant]:
+def variants_of(layout: KernelLayout) -> list[Variant]:
     """All that a kernel may be asked for; one of a distribution has fexit."""
     return [
         variant
-        for tier in kernel.TIERS
-        if not kernel.absent(tier, kernel.points(tier, layout)) or not tier.functions
+        for tier in tiers.TIERS
+        if not tiers.absent(tier, tiers.points(tier, layout)) or not tier.functions
         for variant in variants(layout, tier, fexit=bool(tier.functions))
     ]
 
@@ -94,7 +94,7 @@ def main(series: Sequence[str]) -> None:
     for number, variant in enumerate(compile_all(wanted, cache), 1):
         print(f"\r{number}/{len(wanted)} {variant.title:<60}", end="", flush=True)
     write(wanted, cache, ARCHIVE)
-    print(f"\n{ARCHIVE}: {ARCHIVE.stat().st_size >> 10} KiB, for {', '.join([kernel.release(), *series])}")
+    print(f"\n{ARCHIVE}: {ARCHIVE.stat().st_size >> 10} KiB, for {', '.join([host.release(), *series])}")
 
 
 if __name__ == "__main__":

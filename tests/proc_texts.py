@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracer.procfs import Proc
+from tracer.proc.procfs import Proc
 
 MAPS = """\
 55d0c0000000-55d0c0010000 r-xp 00002000 fd:01 1234                       /usr/sbin/php-fpm8.2

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from tracer.capture import Capture
+from tracer.capture.capture import Capture
 from tracer.cli import main
-from tracer.procfs import PAGE_BYTES
+from tracer.proc.shmem import PAGE_BYTES
 
 BEGAN_NS = 1_700_000_000_000_000_000  # 22:13:20 UTC, 14 November 2023
 END_S = 41

@@ -12,8 +12,8 @@ import pytest
 from tests import recorded
 from tracer import account
 from tracer.account import Account, Creator, Process, Toucher, Window
-from tracer.capture import Capture
-from tracer.procfs import PAGE_BYTES
+from tracer.capture.capture import Capture
+from tracer.proc.shmem import PAGE_BYTES
 
 SESSION = {
     "version": "0.1.0",

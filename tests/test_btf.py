@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tracer import btf
-from tracer.btf import Btf, BtfError
+from tracer.kernel import btf
+from tracer.kernel.btf import Btf, BtfError
 
 
 class Types:

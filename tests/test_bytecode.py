@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import why_no_bpf
-from tracer import bpf, bytecode, kernel, loader
-from tracer.bytecode import FIRST_ROOM, ROOMS, Bytecode, MapLayout, Wanted, compiled
-from tracer.cache import Cache
 from tracer.errors import ShmtraceError
+from tracer.kernel import bpf_syscall, bytecode, host, loader
+from tracer.kernel.bytecode import FIRST_ROOM, ROOMS, Bytecode, MapLayout, Wanted, compiled
+from tracer.kernel.cache import Cache
 
 COMPILER = "libbcc.so.0.26.0"
 LAYOUTS = [MapLayout("ledger", 2, 4, 544, FIRST_ROOM, 1024), MapLayout("lasts", 2, 4, 64, FIRST_ROOM + 5, 0)]
@@ -127,9 +127,9 @@ CODE = b"".join(
 
 
 def test_a_map_is_told_by_its_place() -> None:
-    placed = bpf.renumber_maps(CODE, {5: 0, 11: 1})
+    placed = bpf_syscall.renumber_maps(CODE, {5: 0, 11: 1})
     assert [struct.unpack_from("=4xi", placed, at)[0] for at in range(0, len(placed), 8)] == [11, 1, 0, 11, 7, 0, 0]
-    assert bpf.renumber_maps(placed, [5, 11]) == CODE
+    assert bpf_syscall.renumber_maps(placed, [5, 11]) == CODE
 
 
 # ---- what bcc says ----
@@ -164,7 +164,7 @@ def test_without_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_bpf_is_refused(mode: str | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "lockdown", lambda: mode)
+    monkeypatch.setattr(host, "lockdown", lambda: mode)
     line = str(loader.refusal(OSError(13, "R1 invalid mem access")))
     assert line.startswith(said)
     assert line.endswith("`shmtrace snapshot` works without")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tracer import cache as caches
-from tracer.cache import Cache
+from tracer.kernel import cache as caches
+from tracer.kernel.cache import Cache
 
 KEY = "4f" * 32
 CONTENT = bytes(range(240))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.capture import SCHEMA_VERSION, Capture
+from tracer.capture.capture import SCHEMA_VERSION, Capture
 from tracer.errors import ShmtraceError
 
 TABLES = """

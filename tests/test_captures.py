@@ -21,10 +21,10 @@ from tests.captures import NAMES, load
 from tests.captures.__main__ import HOSTILE
 from tests.recorded import shmtrace
 from tracer import account
-from tracer.capture import Capture
+from tracer.capture.capture import Capture
 from tracer.cli import main
-from tracer.procfs import PAGE_BYTES
-from tracer.views.text import COLUMNS, width
+from tracer.formatting import COLUMNS, width
+from tracer.proc.shmem import PAGE_BYTES
 
 pytestmark = pytest.mark.usefixtures("in_utc")
 

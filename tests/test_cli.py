@@ -15,21 +15,22 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from tracer import __version__, cli, kernel
-from tracer.cli import wanted
-from tracer.command import Started
+from tracer import __version__, cli
+from tracer.cli import preflight
 from tracer.errors import ShmtraceError
-from tracer.procfs import Proc
-from tracer.signals import STOP_SIGNALS, Signals
+from tracer.kernel import host
+from tracer.proc.procfs import Proc
+from tracer.record.child import Started
+from tracer.record.signals import STOP_SIGNALS, Signals
 
 CHECKOUT = Path(__file__).parent.parent
 PR_CAPBSET_DROP = 24
 CAPABILITIES = [
-    kernel.CAP_SYS_PTRACE,
-    kernel.CAP_SYS_ADMIN,
-    kernel.CAP_PERFMON,
-    kernel.CAP_BPF,
-    kernel.CAP_CHECKPOINT_RESTORE,
+    host.CAP_SYS_PTRACE,
+    host.CAP_SYS_ADMIN,
+    host.CAP_PERFMON,
+    host.CAP_BPF,
+    host.CAP_CHECKPOINT_RESTORE,
 ]
 
 
@@ -60,8 +61,8 @@ def drop_capabilities() -> None:
 @pytest.fixture
 def _may_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if this were root on a host."""
-    monkeypatch.setattr(kernel, "missing_capabilities", lambda bpf: [])
-    monkeypatch.setattr(kernel, "need_host_pids", lambda: None)
+    monkeypatch.setattr("tracer.kernel.host.missing_capabilities", lambda bpf: [])
+    monkeypatch.setattr("tracer.kernel.host.need_host_pids", lambda: None)
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str]
         (tmp_path / "proc" / str(tgid) / "cmdline").write_text(f"/usr/sbin/{comm}\0")
 
     (tmp_path / "proc").mkdir()
-    monkeypatch.setattr(wanted, "Proc", lambda: Proc(str(tmp_path / "proc")))
+    monkeypatch.setattr(preflight, "Proc", lambda: Proc(str(tmp_path / "proc")))
     return put
 
 
@@ -254,7 +255,7 @@ def test_waiting_for_a_pidfile(
         pidfile.write_text("811\n")
 
     monkeypatch.setattr(time, "sleep", start)
-    assert wanted.wanted([str(pidfile)], everything=False, wait=True).tgids == {811}
+    assert preflight.wanted([str(pidfile)], everything=False, wait=True).tgids == {811}
 
 
 # ---- rights ----
@@ -287,7 +288,9 @@ def test_capabilities_that_are_missing_are_named(
     ],
 )
 def test_who_lacks_capabilities_is_told_what_to_do(uid: int, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "missing_capabilities", lambda bpf: ["CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE"])
+    monkeypatch.setattr(
+        "tracer.kernel.host.missing_capabilities", lambda bpf: ["CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE"]
+    )
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     assert fail("-a") == (1, f"lacks CAP_SYS_PTRACE, CAP_CHECKPOINT_RESTORE: {remedy}")
 
@@ -296,7 +299,7 @@ def test_who_lacks_capabilities_is_told_what_to_do(uid: int, remedy: str, monkey
 
 
 @pytest.mark.parametrize(
-    "module", ["trace", "probes", "snapshot", "account", "doctor", "demo", "views.text", "views.json", "views.live"]
+    "module", ["record.trace", "kernel.probes", "record.snapshot", "account", "doctor", "demo.demo", "views.json"]
 )
 def test_nothing_but_the_compiler_imports_bcc(module: str) -> None:
     code = f"import sys; sys.modules['bcc'] = None; import tracer.{module}"
@@ -401,8 +404,8 @@ def report(text: str) -> list[str]:
     code = f"""
 from tracer.cli import output, streams
 from tracer.errors import ShmtraceError
-from tracer.views import text
-text.render = str
+from tracer.views import report
+report.render = str
 streams.open_all()
 try:
     output.report({text}, as_json=False)

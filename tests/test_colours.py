@@ -11,7 +11,8 @@ import pytest
 
 from tests.live.terminal import on_terminal
 from tests.test_views import HOSTILE
-from tracer.views import text
+from tracer import formatting
+from tracer.views import report as reports
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.txt"))
 REPORTS = [path for path in GOLDEN if re.search("^balance ", path.read_text(), re.MULTILINE)]
@@ -29,13 +30,13 @@ def bare(painted: str) -> str:
 
 
 def painted_lines(report: str, colour: str) -> list[str]:
-    return [bare(line) for line in text.paint(report).split("\n") if line.startswith(colour)]
+    return [bare(line) for line in reports.paint(report).split("\n") if line.startswith(colour)]
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=[path.stem for path in GOLDEN])
 def test_a_report_is_the_same_without(path: Path) -> None:
     report = path.read_text()
-    assert bare(text.paint(report)) == report
+    assert bare(reports.paint(report)) == report
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=[path.stem for path in REPORTS])
@@ -45,7 +46,7 @@ def test_processes_with_regions_are_bold(path: Path) -> None:
     headings = [
         block.split("\n")[0] for block in report.split("\n\n") if block.startswith(block.lstrip()) and "\n  " in block
     ]
-    assert painted_lines(report, text.BOLD) == [line for line in headings if not line.startswith("ps would")]
+    assert painted_lines(report, reports.BOLD) == [line for line in headings if not line.startswith("ps would")]
 
 
 def test_what_is_to_be_seen_is_yellow() -> None:
@@ -57,14 +58,14 @@ def test_what_is_to_be_seen_is_yellow() -> None:
         "unseen may be write(2);",
         "  or huge pages",
     ]
-    assert painted_lines("\n".join(lines), text.YELLOW) == [lines[0], lines[3]]
-    assert painted_lines("\n".join(lines), text.BOLD) == []
+    assert painted_lines("\n".join(lines), reports.YELLOW) == [lines[0], lines[3]]
+    assert painted_lines("\n".join(lines), reports.BOLD) == []
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_of_strangers(name: str) -> None:
-    report = f"{text.printable(name)} 811\n  {text.printable(name)}  anon"
-    assert bare(text.paint(report)) == report
+    report = f"{formatting.printable(name)} 811\n  {formatting.printable(name)}  anon"
+    assert bare(reports.paint(report)) == report
 
 
 def seen(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment: str) -> str:
@@ -79,11 +80,11 @@ def seen(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment: str) -
 
 
 def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert text.BOLD in seen(monkeypatch)
+    assert reports.BOLD in seen(monkeypatch)
     assert "\x1b" not in seen(monkeypatch, NO_COLOR="1")
     assert "\x1b" not in seen(monkeypatch, TERM="dumb")
     assert "\x1b" not in seen(monkeypatch, "--json")
-    assert text.BOLD in seen(monkeypatch, NO_COLOR="")
+    assert reports.BOLD in seen(monkeypatch, NO_COLOR="")
 
 
 def test_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:

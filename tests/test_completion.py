@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from tracer import cli
 from tracer.cli import options
-from tracer.procfs import Proc
+from tracer.proc.procfs import Proc
 
 CHECKOUT = Path(__file__).parent.parent
 SHELLS = ["bash", "zsh", "fish"]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tracer import contents, procfs
-from tracer.contents import DATA, HOLE, SWAPPED, Contents, GoneError
-from tracer.procfs import PAGE_BYTES, Proc
+from tracer.proc import contents, shmem
+from tracer.proc.contents import DATA, HOLE, SWAPPED, Contents, GoneError
+from tracer.proc.procfs import Proc
+from tracer.proc.shmem import PAGE_BYTES
 
 TGID, OTHER = 4021, 4077
 START = 0x7F1000000000
@@ -56,16 +57,16 @@ class Region:
             path.unlink()
 
     def contents(self, kind: str = "posix") -> Contents:
-        key = procfs.identify(self.path)
+        key = shmem.identify(self.path)
         assert key
         return Contents(Proc(str(self.root)), key, kind, [TGID])
 
-    def state(self) -> tuple[int, list[procfs.Pages], procfs.Residency, int]:
+    def state(self) -> tuple[int, list[shmem.Pages], shmem.Residency, int]:
         """What must not change: blocks, pages with data, residency, the time of last access."""
-        survey = procfs.survey(self.path)
+        survey = shmem.survey(self.path)
         assert survey
         stat = self.path.stat()
-        return stat.st_blocks, survey.pages, procfs.residency(self.path), stat.st_atime_ns
+        return stat.st_blocks, survey.pages, shmem.residency(self.path), stat.st_atime_ns
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def region(tmp_path: Path) -> Iterator[Region]:
 def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """As before v6.5 too."""
     if request.param == "smaps":
-        monkeypatch.setattr(procfs, "cachestat", lambda *_: None)
+        monkeypatch.setattr(shmem, "cachestat", lambda *_: None)
 
 
 def read(region: Contents, start: int, end: int, **options: bool) -> list[tuple[int, int, str, bytes]]:
@@ -199,11 +200,11 @@ def test_what_fallocate_reserved_is_a_hole(region: Region) -> None:
 def test_what_is_swapped_out_is_left_out(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = {3, 4, 5, 17, 41, 47}
 
-    def cachestat(_fd: int, offset: int, size_bytes: int) -> procfs._Cachestat:
+    def cachestat(_fd: int, offset: int, size_bytes: int) -> shmem._Cachestat:
         asked = range(offset // PAGE_BYTES, (offset + size_bytes) // PAGE_BYTES)
-        return procfs._Cachestat(cache=len(set(asked) - gone), evicted=len(gone.intersection(asked)))
+        return shmem._Cachestat(cache=len(set(asked) - gone), evicted=len(gone.intersection(asked)))
 
-    monkeypatch.setattr(procfs, "cachestat", cachestat)
+    monkeypatch.setattr(shmem, "cachestat", cachestat)
     monkeypatch.setattr(os, "preadv", lambda fd, views, at, read=os.preadv: unswapped(read(fd, views, at), at))
 
     def unswapped(done: int, at: int) -> int:
@@ -255,7 +256,7 @@ def test_what_smaps_says_is_swapped_out(region: Region, gone: set[int], monkeypa
         texts.append(re.sub(head, swap, Path("/proc/self/smaps").read_bytes(), flags=re.MULTILINE))
         return texts[-1]
 
-    monkeypatch.setattr(procfs, "cachestat", lambda *_: None)
+    monkeypatch.setattr(shmem, "cachestat", lambda *_: None)
     monkeypatch.setattr(contents, "_own_smaps", own_smaps)
     before = region.state()
     with region.path.open("rb") as file:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tracer import demo
-from tracer.demo import Experiment, Row, Stage
+from tracer.demo import demo
+from tracer.demo.demo import Experiment, Row, Stage
+from tracer.demo.ps_pmap_free import Ps
 from tracer.errors import ShmtraceError
-from tracer.procfs import PAGE_BYTES, Mapping, Proc
-from tracer.tools import Ps
-from tracer.views.text import width
+from tracer.formatting import width
+from tracer.proc.procfs import Mapping, Proc
+from tracer.proc.shmem import PAGE_BYTES
 
 MB = 1 << 20
 SIZE_MB = 11

@@ -11,17 +11,18 @@ from typing import ClassVar
 
 import pytest
 
-from tracer import doctor, kernel, prepare
-from tracer.cache import Cache
+from tracer import doctor, prepare
 from tracer.doctor import Check
 from tracer.errors import ShmtraceError
-from tracer.kernel import Tier
-from tracer.layout import Layout
-from tracer.views.text import width
+from tracer.formatting import width
+from tracer.kernel import host, tiers
+from tracer.kernel.cache import Cache
+from tracer.kernel.fields import KernelLayout
+from tracer.kernel.tiers import Tier
 
 ALL_WELL = [
     Check("privileges", True, "all"),
-    Check(kernel.FAULTS.title, True, "works"),
+    Check(tiers.FAULTS.title, True, "works"),
     Check("map_files", True, "read"),
 ]
 
@@ -51,7 +52,7 @@ def test_the_root_of_a_container_with_users_of_its_own_sees_nothing(tmp_path: Pa
     check = doctor.user_namespace(host=False)
     assert check.ok is False
     assert not doctor.reads([*ALL_WELL, check])
-    assert not kernel.sees_host_users(tmp_path)
+    assert not host.sees_host_users(tmp_path)
 
 
 def test_what_a_check_reads_may_be_absent(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_what_a_check_reads_may_be_absent(tmp_path: Path) -> None:
 
 
 def test_the_hosts_pid_namespace_is_known_by_its_number(tmp_path: Path) -> None:
-    assert not kernel.sees_host_pids(tmp_path)
+    assert not host.sees_host_pids(tmp_path)
 
 
 def test_bcc_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +84,7 @@ def test_bcc_of_pypi_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_compiled_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever can compile the rest is told how, whoever cannot is told so; and that something was not believed."""
-    variants = prepare.variants(Layout({}, {}), kernel.FAULTS, fexit=False)
+    variants = prepare.variants(KernelLayout({}, {}), tiers.FAULTS, fexit=False)
     monkeypatch.setattr(prepare, "of_kernel", lambda _: variants)
     cache = Cache(tmp_path / "cache")
     for variant in variants[:7]:
@@ -114,8 +115,8 @@ def test_without_tracefs_its_command_is_given(monkeypatch: pytest.MonkeyPatch) -
     def refuse(_filesystem: str) -> int:
         raise PermissionError(errno.EPERM, "not permitted")
 
-    monkeypatch.setattr(kernel, "mounted_tracefs", lambda: None)
-    monkeypatch.setattr(kernel, "_detached", refuse)
+    monkeypatch.setattr(host, "mounted_tracefs", lambda: None)
+    monkeypatch.setattr(host, "_detached", refuse)
     check = doctor.tracefs()
     assert check.ok is None
     assert "(not permitted)" in check.found
@@ -151,21 +152,21 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 def test_each_tier_is_tried(refusing: set[str]) -> None:
     """One that works is enough; where none does, all are missing."""
     refusing.add("kprobe")
-    kprobe, fentry, faults = doctor.tried(kernel.TIERS, ALL_WELL)
-    assert kprobe == Check(kernel.KPROBE.title, None, "BPF refused: bpf: Failed to load")
+    kprobe, fentry, faults = doctor.tried(tiers.TIERS, ALL_WELL)
+    assert kprobe == Check(tiers.KPROBE.title, None, "BPF refused: bpf: Failed to load")
     assert fentry.ok
     assert "blind to: who made a memfd; " in fentry.found
     assert "this, that" in fentry.found
     assert faults.ok
-    assert doctor.best([kprobe, fentry, faults]) is kernel.FENTRY
+    assert doctor.best([kprobe, fentry, faults]) is tiers.FENTRY
     refusing |= {"fentry", "tracepoint"}
-    checks = doctor.tried(kernel.TIERS, ALL_WELL)
+    checks = doctor.tried(tiers.TIERS, ALL_WELL)
     assert [check.ok for check in checks] == [False, False, False]
-    assert doctor.best(checks) is kernel.PROC
+    assert doctor.best(checks) is tiers.PROC
 
 
 def test_tiers_are_not_tried_for_nothing() -> None:
-    checks = doctor.tried(kernel.TIERS, [Check("bcc", False, "not there"), Check("lockdown", True, "none")])
+    checks = doctor.tried(tiers.TIERS, [Check("bcc", False, "not there"), Check("lockdown", True, "none")])
     assert {check[1:3] for check in checks} == {(None, "not tried, for want of the above (bcc)")}
 
 

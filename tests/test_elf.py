@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tracer import elf
-from tracer.elf import MAX_SYMBOLS, Elf, Symbol, Table
+from tracer.record import elf
+from tracer.record.elf import MAX_SYMBOLS, Elf, Symbol, SymbolTable
 
 pytestmark = pytest.mark.needs("cc", "nm", "readelf", "strip")
 
@@ -128,7 +128,7 @@ def test_one_of_this_machine(library: Path) -> None:
 def test_a_global_symbol_comes_before_a_local_one() -> None:
     rows = [(1, 0x01, 0x1000), (1, 0x11, 0x2000), (1, 0x11, 0x3000), (5, 0x01, 0x4000)]
     symbols = b"".join(struct.pack("=IBBHQQ", name, info, 0, 1, value, 8) for name, info, value in rows)
-    table = Table(elf._LAYOUTS[2], symbols, b"\0one\0two\0")
+    table = SymbolTable(elf._LAYOUTS[2], symbols, b"\0one\0two\0")
     assert table.find(["one", "two"]) == {"one": Symbol(0x2000, False), "two": Symbol(0x4000, False)}
 
 

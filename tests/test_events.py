@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from tracer import events
-from tracer.events import Absent, Event
+from tracer.kernel import events
+from tracer.kernel.events import Absent, Event
 
 
 def event(kind: int, layout: str, *values: int | bytes) -> bytes:
@@ -19,11 +19,11 @@ EVENTS = [
     (event(2, "QQII", 7, 1 << 40, 9, 0), events.Punch(7_000_000_001, id=9, first=7, end=1 << 40)),
     (
         event(3, "QQqqqq136s136s136s136s", 11, 0, 3, -1, -2, 1, b"/a\0 left", b"left", b"", b""),
-        events.Label(812, 11, 0, ("/a", Absent.NONE, Absent.UNREADABLE, "")),
+        events.LabelRead(812, 11, 0, ("/a", Absent.NONE, Absent.UNREADABLE, "")),
     ),
     (  # of a longer one there is room for a little more than is shown, which tells
         event(3, "QQqqqq136s136s136s136s", 11, 7, 136, 129, 130, 1, b"x" * 136, b"y" * 128, b"z" * 129, b"\0"),
-        events.Label(812, 11, 7, ("x" * 128 + "…", "y" * 128, "z" * 128 + "…", "")),
+        events.LabelRead(812, 11, 7, ("x" * 128 + "…", "y" * 128, "z" * 128 + "…", "")),
     ),
 ]
 

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 
 from tests.recorded import shmtrace, with_stacks
 from tracer import account
-from tracer.capture import Capture
+from tracer.capture.capture import Capture
 from tracer.cli import main
-from tracer.procfs import PAGE_BYTES
+from tracer.proc.shmem import PAGE_BYTES
 from tracer.views import perfetto
 from tracer.views.json import rfc3339
 

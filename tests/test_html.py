@@ -19,11 +19,12 @@ import pytest
 
 from tests import recorded
 from tests.test_account import put_mapping, put_process, put_region
-from tracer import account, groups
+from tracer import account, formatting
 from tracer.account import Account
-from tracer.capture import Capture
-from tracer.procfs import PAGE_BYTES
-from tracer.views import html, pictures, text
+from tracer.capture.capture import Capture
+from tracer.proc.shmem import PAGE_BYTES
+from tracer.tables import groups
+from tracer.views import html, pictures
 from tracer.views import json as document
 from tracer.views import table as tables
 
@@ -282,7 +283,7 @@ def test_hostile_labels_and_frames_stay_data(tmp_path: Path, name: str) -> None:
         assert page.count("<script") == 2
         assert not set(page) & set("\x1b\u2028\u2029\u202e\u2066")
     labelled, stacked = page_of(tmp_path / "x")[1], page_of(tmp_path / "y")[1]
-    assert labelled["doing"]["texts"][0] == text.printable(name)
+    assert labelled["doing"]["texts"][0] == formatting.printable(name)
     assert columns_of(labelled["tables"][0])["file"][0] == html._name(name)
     assert columns_of(stacked["tables"][-1])["stack"][0] == html._name(f"{function} < main")
 
@@ -661,7 +662,7 @@ class TestPage:
 
         show_file(recorded.with_labels(tmp_path / "labels", name))
         press(browser, "#maps canvas", *"+" * 12, *[Keys.ARROW_RIGHT] * 11)
-        assert text_of(browser, "#maps .readout").endswith(f"; file {text.printable(name)}")
+        assert text_of(browser, "#maps .readout").endswith(f"; file {formatting.printable(name)}")
         assert rows_of(browser, "table-by-file")[0][-1] == html._name(name)
         function = name.replace("\n", "")
         show_file(recorded.with_stacks(tmp_path / "stacks", function))

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.recorded import pool, shmtrace
-from tracer import account, journal
-from tracer.capture import Capture
+from tracer import account
+from tracer.capture import journal
+from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
 
 COMMITTED = 23 + 7 + 5
@@ -244,7 +245,7 @@ def test_a_reader_sees_one_moment(tmp_path: Path) -> None:
 
 def test_a_reader_holds_up_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has been stopped, say: what is committed waits for it, and is all there once it has ended."""
-    monkeypatch.setattr("tracer.capture.COMMIT_SECONDS", 0.01)
+    monkeypatch.setattr("tracer.capture.capture.COMMIT_SECONDS", 0.01)
     path = tmp_path / "x.capture"
     with Capture(path) as capture:
         region = capture.insert("region", dev=1, ino=7, kind="anon", name="/dev/zero")
@@ -278,7 +279,7 @@ def test_the_end_waits_for_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_end_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what is missing."""
-    monkeypatch.setattr("tracer.capture.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("tracer.capture.capture.BUSY_SECONDS", 0.1)
     path = tmp_path / "x.capture"
     capture = Capture(path)
     capture.insert("region", dev=1, ino=7, kind="anon", name="/dev/zero")

@@ -11,17 +11,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from tracer import bpf, kernel, sources, wire
+from tracer import labels, wire
 from tracer.errors import ShmtraceError
-from tracer.kernel import Kind, Probe, Tier
-from tracer.layout import Function, Layout
+from tracer.kernel import bpf_syscall, host, tiers
+from tracer.kernel.fields import Function, KernelLayout
+from tracer.kernel.tiers import Kind, Probe, Tier
 
 CAPABILITIES = {
-    "CAP_SYS_PTRACE": kernel.CAP_SYS_PTRACE,
-    "CAP_SYS_ADMIN": kernel.CAP_SYS_ADMIN,
-    "CAP_PERFMON": kernel.CAP_PERFMON,
-    "CAP_BPF": kernel.CAP_BPF,
-    "CAP_CHECKPOINT_RESTORE": kernel.CAP_CHECKPOINT_RESTORE,
+    "CAP_SYS_PTRACE": host.CAP_SYS_PTRACE,
+    "CAP_SYS_ADMIN": host.CAP_SYS_ADMIN,
+    "CAP_PERFMON": host.CAP_PERFMON,
+    "CAP_BPF": host.CAP_BPF,
+    "CAP_CHECKPOINT_RESTORE": host.CAP_CHECKPOINT_RESTORE,
 }
 
 
@@ -40,11 +41,11 @@ CAPABILITIES = {
 )
 def test_lockdown(text: str, mode: str | None, tmp_path: Path) -> None:
     (tmp_path / "lockdown").write_text(text)
-    assert kernel.lockdown(tmp_path / "lockdown") == mode
+    assert host.lockdown(tmp_path / "lockdown") == mode
 
 
 def test_no_lockdown(tmp_path: Path) -> None:
-    assert kernel.lockdown(tmp_path / "lockdown") is None
+    assert host.lockdown(tmp_path / "lockdown") is None
 
 
 # ---- capabilities ----
@@ -69,8 +70,8 @@ def test_missing_capabilities(held: str, for_proc: str, for_bpf: str, tmp_path: 
     mask = sum(1 << CAPABILITIES[name] for name in held.split())
     status = tmp_path / "status"
     status.write_text(f"Name:\tshmtrace\nCapInh:\t{2**41 - 1:016x}\nCapPrm:\t{2**41 - 1:016x}\nCapEff:\t{mask:016x}\n")
-    assert kernel.missing_capabilities(bpf=False, status=status) == for_proc.split()
-    assert kernel.missing_capabilities(bpf=True, status=status) == for_bpf.split()
+    assert host.missing_capabilities(bpf=False, status=status) == for_proc.split()
+    assert host.missing_capabilities(bpf=True, status=status) == for_bpf.split()
 
 
 def test_numbers_of_capabilities() -> None:
@@ -84,27 +85,27 @@ def test_numbers_of_capabilities() -> None:
 def test_the_hosts_pids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     namespace = tmp_path / "pid"
     namespace.write_text("")
-    assert not kernel.sees_host_pids(namespace)
-    monkeypatch.setattr(kernel, "HOST_PID_NAMESPACE", namespace.stat().st_ino)
-    assert kernel.sees_host_pids(namespace)
+    assert not host.sees_host_pids(namespace)
+    monkeypatch.setattr(host, "HOST_PID_NAMESPACE", namespace.stat().st_ino)
+    assert host.sees_host_pids(namespace)
 
 
 def test_a_container_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "HOST_PID_NAMESPACE", 1)
+    monkeypatch.setattr(host, "HOST_PID_NAMESPACE", 1)
     with pytest.raises(ShmtraceError, match=r"not the host's.*--pid=host"):
-        kernel.need_host_pids()
+        host.need_host_pids()
 
 
 # ---- losses ----
 
 
 def test_every_loss_has_a_sentence() -> None:
-    assert kernel.LOSSES.keys() == {*wire.LOSSES, "probes"}  # these the kernel counts itself
+    assert tiers.LOSSES.keys() == {*wire.LOSSES, "probes"}  # these the kernel counts itself
 
 
 def test_losses() -> None:
-    assert kernel.explain(dict.fromkeys(wire.LOSSES, 0)) == []
-    assert kernel.explain({"events": 0, "processes": 3, "pages": 4711}) == [
+    assert tiers.explain(dict.fromkeys(wire.LOSSES, 0)) == []
+    assert tiers.explain({"events": 0, "processes": 3, "pages": 4711}) == [
         "more processes than there is room for: the rest is unseen; give more with --room (3)",
         "the ledger is full: the rest is unseen; give more with --room (4711)",
     ]
@@ -139,7 +140,7 @@ def there(tier: Tier = TIER, **functions: list[str] | None) -> dict[str, Functio
     """The points of a kernel that has FUNCTIONS, but for these."""
     changed = {name: parameters for name, parameters in {**FUNCTIONS, **functions}.items() if parameters is not None}
     found = {name: Function(name, number, changed[name]) for number, name in enumerate(changed, 1)}
-    return kernel.points(tier, Layout({}, found))
+    return tiers.points(tier, KernelLayout({}, found))
 
 
 def test_points() -> None:
@@ -150,7 +151,7 @@ def test_points() -> None:
         "allocating": Function("allocate", 3, ["inode", "fault_mm"]),
         "adding": Function("add_page", 4, ["folio", "mapping", "index"]),
     }
-    assert kernel.absent(TIER, there()) == []
+    assert tiers.absent(TIER, there()) == []
 
 
 def test_the_newest_name_is_taken() -> None:
@@ -162,29 +163,29 @@ def test_the_newest_name_is_taken() -> None:
 def test_a_probe_that_another_makes_needless() -> None:
     told = there(add_page=["page", "charge_mm"])
     assert told.keys() == {"made", "huge", "adding"}
-    assert kernel.absent(TIER, told) == []
-    assert kernel.absent(TIER, there(add_page=["page", "charge_mm"], allocate=None)) == []
+    assert tiers.absent(TIER, told) == []
+    assert tiers.absent(TIER, there(add_page=["page", "charge_mm"], allocate=None)) == []
 
 
 def test_what_is_absent() -> None:
-    assert kernel.absent(TIER, there(make_huge=None)) == [HUGE]
-    assert kernel.absent(TIER, there(make_huge=None, allocate=None)) == [HUGE, ALLOCATING]
-    assert kernel.absent(TIER, there(add_page=None, allocate=None)) == [ALLOCATING, ADDING]
-    assert kernel.absent(TIER, {}) == TIER.functions
-    assert [probe.costs for probe in kernel.absent(TIER, there(make_huge=None))] == ["hugetlbfs"]
+    assert tiers.absent(TIER, there(make_huge=None)) == [HUGE]
+    assert tiers.absent(TIER, there(make_huge=None, allocate=None)) == [HUGE, ALLOCATING]
+    assert tiers.absent(TIER, there(add_page=None, allocate=None)) == [ALLOCATING, ADDING]
+    assert tiers.absent(TIER, {}) == TIER.functions
+    assert [probe.costs for probe in tiers.absent(TIER, there(make_huge=None))] == ["hugetlbfs"]
 
 
 @pytest.fixture
 def x86(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine that has kprobes."""
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
-    monkeypatch.setattr(kernel, "KPROBE_PMU", tmp_path)
+    monkeypatch.setattr(tiers, "KPROBE_PMU", tmp_path)
 
 
 @pytest.mark.usefixtures("x86")
 def test_a_tier_that_the_kernel_can_have() -> None:
-    assert kernel.why_not(TIER, there()) is None
-    assert kernel.why_not(TIER, there(make_huge=None, allocate=None)) is None  # it loses something by that
+    assert tiers.why_not(TIER, there()) is None
+    assert tiers.why_not(TIER, there(make_huge=None, allocate=None)) is None  # it loses something by that
 
 
 @pytest.mark.usefixtures("x86")
@@ -192,20 +193,20 @@ def test_a_tier_that_the_kernel_can_have() -> None:
 def test_a_tier_that_lacks_what_it_cannot_do_without(by: str) -> None:
     """The name that the newest kernels have is told."""
     tier = TIER._replace(by=by)
-    assert kernel.why_not(tier, there(tier, make_older=None)) == "the kernel has no make_newest"
-    assert kernel.why_not(tier, there(tier, add_page=None)) == "the kernel has no add_page"
+    assert tiers.why_not(tier, there(tier, make_older=None)) == "the kernel has no make_newest"
+    assert tiers.why_not(tier, there(tier, add_page=None)) == "the kernel has no add_page"
 
 
 @pytest.mark.usefixtures("x86")
 def test_no_kprobes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(kernel, "KPROBE_PMU", tmp_path / "absent")
-    assert kernel.why_not(TIER, there()) == "the kernel has no kprobes"
+    monkeypatch.setattr(tiers, "KPROBE_PMU", tmp_path / "absent")
+    assert tiers.why_not(TIER, there()) == "the kernel has no kprobes"
 
 
 @pytest.mark.usefixtures("x86")
 def test_kprobes_are_read_by_x86s_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
-    assert kernel.why_not(TIER, there()) == "kprobes are read by x86's registers, and this is aarch64"
+    assert tiers.why_not(TIER, there()) == "kprobes are read by x86's registers, and this is aarch64"
 
 
 @pytest.mark.parametrize("absent", ["self/status", "meminfo"])
@@ -214,10 +215,10 @@ def test_a_proc_that_is_not_whole(tmp_path: Path, absent: str) -> None:
     (tmp_path / "self").symlink_to(str(os.getpid()))
     for name in ("self/status", "meminfo"):
         (tmp_path / name).touch()
-    kernel.need_proc(tmp_path)
+    host.need_proc(tmp_path)
     (tmp_path / absent).unlink()
     with pytest.raises(ShmtraceError, match=rf"/{absent} cannot be read \(No such file or directory\): mount -t proc "):
-        kernel.need_proc(tmp_path)
+        host.need_proc(tmp_path)
 
 
 def test_a_proc_that_is_somebody_elses(tmp_path: Path) -> None:
@@ -226,12 +227,12 @@ def test_a_proc_that_is_somebody_elses(tmp_path: Path) -> None:
     for name in ("self/status", "meminfo"):
         (tmp_path / name).touch()
     with pytest.raises(ShmtraceError, match="of another PID namespace"):
-        kernel.need_proc(tmp_path)
+        host.need_proc(tmp_path)
 
 
 def test_a_tier_without_kernel_functions_is_tried_by_attaching_it() -> None:
-    assert kernel.why_not(kernel.FAULTS, {}) is None
-    assert kernel.why_not(kernel.PROC, {}) is None
+    assert tiers.why_not(tiers.FAULTS, {}) is None
+    assert tiers.why_not(tiers.PROC, {}) is None
 
 
 FENTRY = TIER._replace(by="fentry")
@@ -252,9 +253,9 @@ def test_fentry_is_tried(refused: str | None, monkeypatch: pytest.MonkeyPatch) -
         return open_one
 
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
-    monkeypatch.setattr(bpf, "load", call("load"))
-    monkeypatch.setattr(bpf, "attach", call("attach"))
-    reason = kernel.why_not(FENTRY, there(FENTRY))
+    monkeypatch.setattr(bpf_syscall, "load", call("load"))
+    monkeypatch.setattr(bpf_syscall, "attach", call("attach"))
+    reason = tiers.why_not(FENTRY, there(FENTRY))
     assert reason == ("fentry is refused (Operation not supported)" if refused else None)
     assert len(opened) == {None: 2, "load": 0, "attach": 1}[refused]
     for fd in opened:
@@ -263,7 +264,7 @@ def test_fentry_is_tried(refused: str | None, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_arguments_have_their_place_by_name() -> None:
-    assert kernel.arguments(there()) == {
+    assert tiers.arguments(there()) == {
         "NARGS_MADE": 2,
         "ARG_MADE_SB": 0,
         "ARG_MADE_MODE": 1,
@@ -276,16 +277,16 @@ def test_arguments_have_their_place_by_name() -> None:
         "ARG_ADDING_MAPPING": 1,
         "ARG_ADDING_INDEX": 2,
     }
-    assert kernel.arguments({}) == {}
+    assert tiers.arguments({}) == {}
 
 
 # ---- the tiers there are ----
 
 BPF = Path(__file__).parent.parent / "bpf"
-TIERS = pytest.mark.parametrize("tier", kernel.TIERS, ids=[tier.by for tier in kernel.TIERS])
+TIERS = pytest.mark.parametrize("tier", tiers.TIERS, ids=[tier.by for tier in tiers.TIERS])
 OWN = {"adopt", "anchor", "empty", "enter", "fill", "forget", "leave", "measure"}
 """which user space runs itself"""
-UPROBES = {program for source in sources.READY.values() for program in source.functions}
+UPROBES = {program for source in labels.READY.values() for program in source.functions}
 
 
 def written(tier: Tier) -> str:
@@ -294,7 +295,7 @@ def written(tier: Tier) -> str:
 
 
 def test_there_are_these_tiers() -> None:
-    assert [(tier.name, tier.by) for tier in kernel.TIERS] == [
+    assert [(tier.name, tier.by) for tier in tiers.TIERS] == [
         ("exact", "kprobe"),
         ("exact", "fentry"),
         ("faults", "tracepoint"),
@@ -304,7 +305,7 @@ def test_there_are_these_tiers() -> None:
 @TIERS
 def test_processes_come_first_and_pages_last(tier: Tier) -> None:
     """No page may be written down before the processes and their regions are followed."""
-    assert tier.probes[: len(kernel.PROCESSES)] == kernel.PROCESSES
+    assert tier.probes[: len(tiers.PROCESSES)] == tiers.PROCESSES
     page = {"exact": "adding", "faults": "page_fault"}[tier.name]
     programs = [probe.program for probe in tier.probes]
     assert set(programs[programs.index(page) :]) == {page}
@@ -313,17 +314,15 @@ def test_processes_come_first_and_pages_last(tier: Tier) -> None:
 @TIERS
 def test_every_program_of_a_tier_is_written(tier: Tier) -> None:
     programs = set(re.findall(r"^int (\w+)\(", written(tier), re.MULTILINE))
-    hung = {probe.program for probe in kernel.labelled(tier).probes}
+    hung = {probe.program for probe in tiers.labelled(tier).probes}
     assert hung <= programs
     assert programs == {*hung, *UPROBES, *OWN}
 
 
 @TIERS
 def test_labels_come_after_the_processes_that_they_are_of(tier: Tier) -> None:
-    assert (
-        kernel.labelled(tier).probes[: len(kernel.PROCESSES) + len(kernel.LABELS)] == kernel.PROCESSES + kernel.LABELS
-    )
-    assert [probe for probe in kernel.labelled(tier).probes if probe not in kernel.LABELS] == tier.probes
+    assert tiers.labelled(tier).probes[: len(tiers.PROCESSES) + len(tiers.LABELS)] == tiers.PROCESSES + tiers.LABELS
+    assert [probe for probe in tiers.labelled(tier).probes if probe not in tiers.LABELS] == tier.probes
 
 
 @TIERS
@@ -394,14 +393,14 @@ def test_who_can_be_preempted_takes_kprobes(
     if model:
         (tmp_path / "sched").mkdir()
         (tmp_path / "sched" / "preempt").write_text(f"{model}\n")
-    monkeypatch.setattr(kernel, "_detached", lambda _: os.open(tmp_path, os.O_PATH | os.O_DIRECTORY))
-    assert kernel.preempts(version) == preempts
+    monkeypatch.setattr(host, "_detached", lambda _: os.open(tmp_path, os.O_PATH | os.O_DIRECTORY))
+    assert host.preempts(version) == preempts
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(version=version))
-    best, *_, last = kernel.tiers()
-    assert (best, last) == (kernel.KPROBE if preempts else kernel.FENTRY, kernel.FAULTS)
+    best, *_, last = tiers.tiers()
+    assert (best, last) == (tiers.KPROBE if preempts else tiers.FENTRY, tiers.FAULTS)
 
 
 def test_one_source_makes_both_exact_tiers() -> None:
-    assert kernel.KPROBE.sources == kernel.FENTRY.sources
-    assert kernel.KPROBE.probes == kernel.FENTRY.probes
-    assert kernel.KPROBE.blind_to == kernel.FENTRY.blind_to == []
+    assert tiers.KPROBE.sources == tiers.FENTRY.sources
+    assert tiers.KPROBE.probes == tiers.FENTRY.probes
+    assert tiers.KPROBE.blind_to == tiers.FENTRY.blind_to == []

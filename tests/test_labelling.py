@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
-from tracer import procfs, sources, wire
-from tracer.capture import Capture
+from tracer import labels, wire
+from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
-from tracer.events import Absent, Label
-from tracer.labelling import Labelling
-from tracer.procfs import FileKey, Proc
-from tracer.sources import Site, Source
+from tracer.kernel.events import Absent, LabelRead
+from tracer.labels import Source
+from tracer.proc import procfs
+from tracer.proc.procfs import Proc
+from tracer.proc.shmem import FileKey
+from tracer.record.label_history import LabelHistory
+from tracer.record.label_sites import Site
 
 NONE, UNREADABLE = Absent.NONE, Absent.UNREADABLE
 
@@ -75,8 +78,8 @@ class _Map(dict):  # type: ignore[type-arg]
         self.pop(key, None)
 
 
-def told(tgid: int, since_us: int, *texts: str | Absent, lost_us: int = 0) -> Label:
-    return Label(tgid, since_us, lost_us, (*texts, *[""] * (wire.MAX_TEXTS - len(texts))))
+def told(tgid: int, since_us: int, *texts: str | Absent, lost_us: int = 0) -> LabelRead:
+    return LabelRead(tgid, since_us, lost_us, (*texts, *[""] * (wire.MAX_TEXTS - len(texts))))
 
 
 @pytest.fixture
@@ -84,19 +87,19 @@ def capture() -> Capture:
     return Capture()
 
 
-def made(capture: Capture, name: str) -> Labelling:
+def made(capture: Capture, name: str) -> LabelHistory:
     probes: Any = KernelSide()
-    found = Labelling(capture, probes, Proc(), sources.parse(name))
-    found._sources = Programs(sources.parse(name))  # type: ignore[assignment]
+    found = LabelHistory(capture, probes, Proc(), labels.parse(name))
+    found._sources = Programs(labels.parse(name))  # type: ignore[assignment]
     return found
 
 
 @pytest.fixture
-def labelling(capture: Capture) -> Labelling:
+def labelling(capture: Capture) -> LabelHistory:
     return made(capture, "app:doing")
 
 
-def runs(labelling: Labelling, *tgids: int, program: str = "/bin/app") -> None:
+def runs(labelling: LabelHistory, *tgids: int, program: str = "/bin/app") -> None:
     """Or what is wrong with the program."""
     programs: Any = labelling._sources
     for tgid in tgids:
@@ -104,13 +107,13 @@ def runs(labelling: Labelling, *tgids: int, program: str = "/bin/app") -> None:
         labelling.adopt(tgid)
 
 
-def labelled(labelling: Labelling) -> list[int]:
+def labelled(labelling: LabelHistory) -> list[int]:
     """The tgids that the kernel side knows of."""
     return sorted(wire.TGID.unpack(key)[0] for key in labelling._probes.labels)  # type: ignore[attr-defined]
 
 
 @pytest.fixture
-def text_at(capture: Capture, labelling: Labelling) -> Callable[[int, int], str | None]:
+def text_at(capture: Capture, labelling: LabelHistory) -> Callable[[int, int], str | None]:
     def text(tgid: int, when_us: int) -> str | None:
         row = labelling.at(tgid, when_us)
         if row is None:
@@ -123,7 +126,7 @@ def text_at(capture: Capture, labelling: Labelling) -> Callable[[int, int], str 
 TextAt = Callable[[int, int], str]
 
 
-def test_it_lasts_until_the_next(labelling: Labelling, text_at: TextAt) -> None:
+def test_it_lasts_until_the_next(labelling: LabelHistory, text_at: TextAt) -> None:
     labelling.heard(told(812, 100, "a"))
     labelling.heard(told(812, 200, "b"))
     labelling.heard(told(813, 150, "c"))
@@ -133,7 +136,7 @@ def test_it_lasts_until_the_next(labelling: Labelling, text_at: TextAt) -> None:
     assert [text_at(813, when) for when in times] == ["?", "?", "c", "c", "c", "c", "c"]
 
 
-def test_whether_it_was_one_all_the_time(labelling: Labelling) -> None:
+def test_whether_it_was_one_all_the_time(labelling: LabelHistory) -> None:
     labelling.heard(told(812, 100, "a"))
     labelling.heard(told(812, 200, "b"))
     labelling.heard(told(812, 300, "a"))
@@ -142,13 +145,13 @@ def test_whether_it_was_one_all_the_time(labelling: Labelling) -> None:
     assert labelling.is_one(813, 0, 10**9)
 
 
-def test_threads_may_tell_out_of_order(labelling: Labelling, text_at: TextAt) -> None:
+def test_threads_may_tell_out_of_order(labelling: LabelHistory, text_at: TextAt) -> None:
     labelling.heard(told(812, 200, "b"))
     labelling.heard(told(812, 100, "a"))
     assert [text_at(812, when) for when in (99, 100, 199, 200)] == ["?", "a", "a", "b"]
 
 
-def test_what_could_not_be_told_is_unknown(labelling: Labelling, text_at: TextAt) -> None:
+def test_what_could_not_be_told_is_unknown(labelling: LabelHistory, text_at: TextAt) -> None:
     labelling.heard(told(812, 100, "a"))
     labelling.heard(told(812, 300, "b", lost_us=200))
     labelling.heard(told(812, 400, UNREADABLE))
@@ -156,9 +159,9 @@ def test_what_could_not_be_told_is_unknown(labelling: Labelling, text_at: TextAt
     assert [text_at(812, when) for when in (199, 200, 299, 300, 400, 500)] == ["a", "?", "?", "b", "?", "b"]
 
 
-@pytest.mark.parametrize("end", [Labelling.ended, lambda labelling, _: labelling.finish()])
+@pytest.mark.parametrize("end", [LabelHistory.ended, lambda labelling, _: labelling.finish()])
 def test_a_loss_that_lasts_to_the_end(
-    end: Callable[[Labelling, int], None], labelling: Labelling, text_at: TextAt
+    end: Callable[[LabelHistory, int], None], labelling: LabelHistory, text_at: TextAt
 ) -> None:
     runs(labelling, 812)
     labelling.heard(told(812, 100, "a"))
@@ -169,23 +172,23 @@ def test_a_loss_that_lasts_to_the_end(
     assert [text_at(812, when) for when in (149, 150, 10**9)] == ["a", "?", "?"]
 
 
-def test_another_life_of_a_pid(labelling: Labelling, text_at: TextAt) -> None:
+def test_another_life_of_a_pid(labelling: LabelHistory, text_at: TextAt) -> None:
     labelling.heard(told(812, 100, "a"))
     labelling.begin(812, 500)
     assert [text_at(812, when) for when in (499, 500)] == ["a", "?"]
 
 
-def test_the_same_words_are_one_row(capture: Capture, labelling: Labelling) -> None:
+def test_the_same_words_are_one_row(capture: Capture, labelling: LabelHistory) -> None:
     for tgid, text in ((812, "a"), (813, "b"), (814, "a"), (812, "b")):
         labelling.heard(told(tgid, 100 + tgid, text))
     assert [tuple(row) for row in capture.rows("SELECT text FROM label")] == [("a",), ("b",)]
 
 
 def test_there_is_an_end_to_what_is_kept(
-    capture: Capture, labelling: Labelling, text_at: TextAt, monkeypatch: pytest.MonkeyPatch
+    capture: Capture, labelling: LabelHistory, text_at: TextAt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracer.labelling.MAX_LABELS", 3)
-    monkeypatch.setattr("tracer.labelling.MAX_MOMENTS", 6)
+    monkeypatch.setattr("tracer.record.label_history.MAX_LABELS", 3)
+    monkeypatch.setattr("tracer.record.label_history.MAX_MOMENTS", 6)
     for number, text in enumerate("abcdabc"):
         labelling.heard(told(812, 100 * number, text))
     assert [text_at(812, 100 * number) for number in range(7)] == ["?", "?", "?", "?", "a", "b", "c"]
@@ -196,12 +199,12 @@ def test_there_is_an_end_to_what_is_kept(
     ]
 
 
-def test_no_program_had_it(labelling: Labelling) -> None:
+def test_no_program_had_it(labelling: LabelHistory) -> None:
     labelling.finish()
     assert labelling.warnings == ["no process had what --label app:doing reads: all labels are ?"]
 
 
-def test_why_a_program_has_none(labelling: Labelling) -> None:
+def test_why_a_program_has_none(labelling: LabelHistory) -> None:
     """Once for each, and not for all that anybody may have; at the start only if there is nothing else."""
     assert labelling.doubt is None
     for number in (1, 1, 2, 3):
@@ -221,7 +224,7 @@ def test_why_a_program_has_none(labelling: Labelling) -> None:
     assert len(labelling.warnings) == 11
 
 
-def test_one_that_has_nothing_to_be_read(labelling: Labelling, text_at: TextAt) -> None:
+def test_one_that_has_nothing_to_be_read(labelling: LabelHistory, text_at: TextAt) -> None:
     """As long as there is nothing: a page of it may just have been elsewhere."""
     warning = "/bin/app has nothing that can be read where doing should have it: its labels are ?"
     runs(labelling, 812, 813)
@@ -263,7 +266,7 @@ def test_uprobes_last_as_long_as_somebody_runs_the_program(capture: Capture) -> 
     runs(labelling, 812, 813, program="/bin/php")
     runs(labelling, 814, program="/opt/php")
     hooks = {(program, path) for program, path, _ in probes.uprobes.values()}
-    assert hooks == {(hook, path) for hook in sources.READY["php:file"].functions for path in ("/bin/php", "/opt/php")}
+    assert hooks == {(hook, path) for hook in labels.READY["php:file"].functions for path in ("/bin/php", "/opt/php")}
     assert len(probes.uprobes) == 4
     labelling.begin(815, 100, parent_tgid=812)
     labelling.ended(812)
@@ -292,8 +295,8 @@ def test_a_uprobe_that_is_refused(capture: Capture) -> None:
     assert labelled(labelling) == [814]
 
 
-def test_more_programs_than_one_can_mind(labelling: Labelling, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracer.labelling.MAX_BINARIES", 3)
+def test_more_programs_than_one_can_mind(labelling: LabelHistory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracer.record.label_history.MAX_BINARIES", 3)
     for number in range(5):
         runs(labelling, 812 + number, program=f"/bin/app{number}")
     assert labelled(labelling) == [812, 813, 814]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tracer import layout
-from tracer.btf import Btf
-from tracer.cache import Cache
 from tracer.errors import ShmtraceError
-from tracer.layout import Function, Layout
+from tracer.kernel import fields
+from tracer.kernel.btf import Btf
+from tracer.kernel.cache import Cache
+from tracer.kernel.fields import Function, KernelLayout
 
 
 class FakeBtf(Btf):
@@ -40,18 +40,18 @@ class FakeBtf(Btf):
 
 
 def defines_of(btf: Btf) -> dict[str, int]:
-    return Layout.of(btf, ()).defines
+    return KernelLayout.of(btf, ()).defines
 
 
 def test_a_kernel_that_has_it_all() -> None:
     btf = FakeBtf()
     found = defines_of(btf)
-    grouped = {f"OFF_{name}" for members in layout.GROUPS.values() for name in members}
+    grouped = {f"OFF_{name}" for members in fields.GROUPS.values() for name in members}
     assert found.keys() == {
-        *(f"OFF_{name}" for name in layout.FIELDS),
+        *(f"OFF_{name}" for name in fields.FIELDS),
         *grouped,
-        *(f"HAVE_{group}" for group in layout.GROUPS),
-        *(f"BIT_{bit.upper()}" for bit in layout.BITS),
+        *(f"HAVE_{group}" for group in fields.GROUPS),
+        *(f"BIT_{bit.upper()}" for bit in fields.BITS),
         "SIZE_PAGE",
     }
     assert found["OFF_TASK_TGID"] == 8 * (btf.asked.index("task_struct.tgid") + 1)
@@ -71,7 +71,7 @@ def test_a_field_that_no_name_leads_to(missing: list[str]) -> None:
 
 def test_a_group_comes_whole_or_not_at_all() -> None:
     found = defines_of(FakeBtf("maple_arange_64.slot", "page.compound_order"))
-    absent = {"HAVE_MM_MT", "HAVE_PAGE_ORDER", *(f"OFF_{name}" for name in layout.GROUPS["MM_MT"])}
+    absent = {"HAVE_MM_MT", "HAVE_PAGE_ORDER", *(f"OFF_{name}" for name in fields.GROUPS["MM_MT"])}
     assert not absent & found.keys()
     assert {"HAVE_MM_RB", "OFF_MM_RB", "OFF_VMA_RB", "OFF_RB_LEFT", "OFF_RB_RIGHT"} <= found.keys()
 
@@ -87,7 +87,7 @@ def test_a_presence_that_a_function_tells() -> None:
 def test_functions() -> None:
     """Those that are asked for, and are there."""
     btf = FakeBtf(make_file=["name", "size"], add_page=[], another=["x"])
-    assert Layout.of(btf, ["add_page", "make_file", "absent"]).functions == {
+    assert KernelLayout.of(btf, ["add_page", "make_file", "absent"]).functions == {
         "make_file": Function("make_file", 1, ["name", "size"]),
         "add_page": Function("add_page", 2, []),
     }
@@ -99,51 +99,51 @@ def test_functions() -> None:
 @pytest.fixture
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of the running kernel."""
-    monkeypatch.setattr(layout, "NOTES", tmp_path / "notes")
+    monkeypatch.setattr(fields, "NOTES", tmp_path / "notes")
     (tmp_path / "notes").write_bytes(b"\x04\0\0\0GNU\0 one")
     return tmp_path / "notes"
 
 
 def test_it_is_read_as_it_was_written() -> None:
-    found = Layout.of(FakeBtf(add_page=["folio", "index"]), ["add_page"])
-    assert Layout.load(found.dump()) == found
+    found = KernelLayout.of(FakeBtf(add_page=["folio", "index"]), ["add_page"])
+    assert KernelLayout.load(found.dump()) == found
 
 
 @pytest.fixture
-def first(notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cache, Layout]:
+def first(notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cache, KernelLayout]:
     """Found in the BTF, of which there is none after that."""
-    monkeypatch.setattr(layout, "Btf", lambda: FakeBtf(add_page=["folio"]))
+    monkeypatch.setattr(fields, "Btf", lambda: FakeBtf(add_page=["folio"]))
     cache = Cache(tmp_path / "cache")
-    found = Layout.of_kernel(["add_page"], cache)
-    monkeypatch.delattr(layout, "Btf")
+    found = KernelLayout.of_kernel(["add_page"], cache)
+    monkeypatch.delattr(fields, "Btf")
     return cache, found
 
 
-def test_the_same_kernel_has_the_same(first: tuple[Cache, Layout]) -> None:
+def test_the_same_kernel_has_the_same(first: tuple[Cache, KernelLayout]) -> None:
     cache, found = first
-    assert Layout.of_kernel(["add_page"], cache) == found
+    assert KernelLayout.of_kernel(["add_page"], cache) == found
     assert len(list(cache.directory.iterdir())) == 1
 
 
-def test_another_kernel_is_asked_anew(first: tuple[Cache, Layout], notes: Path) -> None:
+def test_another_kernel_is_asked_anew(first: tuple[Cache, KernelLayout], notes: Path) -> None:
     notes.write_bytes(b"\x04\0\0\0GNU\0 two")
     with pytest.raises(NameError):
-        Layout.of_kernel(["add_page"], first[0])
+        KernelLayout.of_kernel(["add_page"], first[0])
 
 
-def test_another_question_is_asked_anew(first: tuple[Cache, Layout]) -> None:
+def test_another_question_is_asked_anew(first: tuple[Cache, KernelLayout]) -> None:
     with pytest.raises(NameError):
-        Layout.of_kernel(["make_file"], first[0])
+        KernelLayout.of_kernel(["make_file"], first[0])
 
 
 def test_a_kernel_that_does_not_say_which_it_is(notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is kept of it."""
     notes.unlink()
-    monkeypatch.setattr(layout, "Btf", lambda: FakeBtf(add_page=["folio"]))
+    monkeypatch.setattr(fields, "Btf", lambda: FakeBtf(add_page=["folio"]))
     cache = Cache(tmp_path / "cache")
-    assert Layout.of_kernel(["add_page"], cache).functions["add_page"].parameters == ["folio"]
+    assert KernelLayout.of_kernel(["add_page"], cache).functions["add_page"].parameters == ["folio"]
     assert not cache.directory.exists()
 
 
-def test_it_is_all_text(first: tuple[Cache, Layout]) -> None:
+def test_it_is_all_text(first: tuple[Cache, KernelLayout]) -> None:
     assert json.loads(first[1].dump())[0]["OFF_TASK_TGID"] == first[1].defines["OFF_TASK_TGID"]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tracer import leases, procfs
-from tracer.leases import find, leased
-from tracer.procfs import PAGE_BYTES, Residency
+from tracer.proc import leases, shmem
+from tracer.proc.leases import find, leased
+from tracer.proc.shmem import PAGE_BYTES, Residency
 
 LOCKS = """\
 1: POSIX  ADVISORY  WRITE 811 00:17:5 0 EOF
@@ -72,16 +72,16 @@ def test_what_can_be_seen_of_a_leased_region(lease: int) -> None:
     """How large it is and which one, and not what it has where; and nobody is told to give the lease back."""
     path, stat = Path(f"/proc/self/fd/{lease}"), os.fstat(lease)
     assert leased(stat.st_dev, stat.st_ino)
-    assert procfs.region_stat(path) == procfs.RegionStat(9 * PAGE_BYTES, 4 * PAGE_BYTES)
-    key = procfs.identify(path)
+    assert shmem.region_stat(path) == shmem.RegionStat(9 * PAGE_BYTES, 4 * PAGE_BYTES)
+    key = shmem.identify(path)
     assert key
     assert key[:2] == (stat.st_dev, stat.st_ino)
-    place = procfs.open_place(path)
+    place = shmem.open_place(path)
     assert os.path.samestat(os.fstat(place), stat)
     os.close(place)
-    assert procfs.survey(path, key) is None
-    assert procfs.residency(path, key) == Residency(None, None)
-    for look in (procfs.open_promptly, lambda path: procfs.open_region(path, key)):
+    assert shmem.survey(path, key) is None
+    assert shmem.residency(path, key) == Residency(None, None)
+    for look in (shmem.open_promptly, lambda path: shmem.open_region(path, key)):
         with pytest.raises(BlockingIOError, match="somebody has a lease on it"):
             look(path)
 
@@ -89,5 +89,5 @@ def test_what_can_be_seen_of_a_leased_region(lease: int) -> None:
 def test_once_it_is_given_back(lease: int) -> None:
     path = Path(f"/proc/self/fd/{lease}")
     fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    assert procfs.survey(path) == procfs.Survey([(2, 6)], 4 * PAGE_BYTES, 9 * PAGE_BYTES)
+    assert shmem.survey(path) == shmem.Survey([(2, 6)], 4 * PAGE_BYTES, 9 * PAGE_BYTES)
     fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)

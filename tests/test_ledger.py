@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracer import ledger
-from tracer.ledger import Block, Entries, Extent, PageSet, Punches
-from tracer.procfs import Pages
+from tracer.kernel.maps import Block
+from tracer.proc.shmem import Pages
+from tracer.record import ledger
+from tracer.record.ledger import Entries, Extent, PageSet, Punches
 from tracer.wire import BLOCK_PAGES, WHEN_BITS, WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED
 
 ROOM = 3 * BLOCK_PAGES + 5

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tracer.capture import Capture
+from tracer.capture.capture import Capture
 from tracer.clock import Clock
-from tracer.lives import Lives, Process, infer_creator, stands_for, top
-from tracer.procfs import TICK_NS
+from tracer.proc.procfs import TICK_NS
+from tracer.record.processes import Processes, TracedProcess, infer_creator, stands_for, top
 
 CLOCK = Clock(monotonic_ns=500, boot_ns=1_000_000_000_000, wall_ns=1_700_000_000_000_000_000)
 BOOTED_NS = CLOCK.wall_ns - CLOCK.boot_ns
@@ -22,18 +22,20 @@ def capture() -> Iterator[Capture]:
 
 
 @pytest.fixture
-def lives(capture: Capture) -> Lives:
-    return Lives(capture, CLOCK)
+def lives(capture: Capture) -> Processes:
+    return Processes(capture, CLOCK)
 
 
-def process(tgid: int, parent: Process | None = None, exited: bool = False, start_time_ns: int = 0) -> Process:
-    return Process(tgid, tgid, start_time_ns, parent, "x", "x", -1, exited)
+def process(
+    tgid: int, parent: TracedProcess | None = None, exited: bool = False, start_time_ns: int = 0
+) -> TracedProcess:
+    return TracedProcess(tgid, tgid, start_time_ns, parent, "x", "x", -1, exited)
 
 
 # ---- a PID in time ----
 
 
-def test_the_time_tells_whose_it_was(lives: Lives) -> None:
+def test_the_time_tells_whose_it_was(lives: Processes) -> None:
     first = lives.begin(812, 10, None, "first", "", began_us=-1)
     second = lives.begin(812, 20, None, "second", "", began_us=1000)
     third = lives.begin(812, 30, None, "third", "", began_us=2000)
@@ -41,7 +43,7 @@ def test_the_time_tells_whose_it_was(lives: Lives) -> None:
     assert found == {-1: first, 0: first, 999: first, 1000: second, 1999: second, 2000: third, 10**9: third}
 
 
-def test_whose_it_was_all_the_time(lives: Lives) -> None:
+def test_whose_it_was_all_the_time(lives: Processes) -> None:
     first = lives.begin(812, 10, None, "first", "", began_us=-1)
     second = lives.begin(812, 20, None, "second", "", began_us=1000)
     lives.begin(812, 30, None, "third", "", began_us=2000)
@@ -49,13 +51,13 @@ def test_whose_it_was_all_the_time(lives: Lives) -> None:
     assert [lives.during(812, *span) for span in spans] == [first, None, second, None]
 
 
-def test_what_was_before_it_was_heard_of_is_its_own(lives: Lives) -> None:
+def test_what_was_before_it_was_heard_of_is_its_own(lives: Processes) -> None:
     """A word may be older than the event of the fork."""
     only = lives.begin(812, 10, None, "only", "", began_us=1000)
     assert lives.at(812, 3) is only
 
 
-def test_somebody_unknown(lives: Lives, capture: Capture) -> None:
+def test_somebody_unknown(lives: Processes, capture: Capture) -> None:
     """A word is all there is of it."""
     stranger = lives.at(4711, 5)
     assert lives.at(4711, 10**9) is stranger
@@ -65,7 +67,7 @@ def test_somebody_unknown(lives: Lives, capture: Capture) -> None:
     assert [tuple(row) for row in capture.rows("SELECT tgid, start_time_ns, comm FROM process")] == [(4711, 0, None)]
 
 
-def test_a_stranger_is_not_of_the_tree(lives: Lives, capture: Capture) -> None:
+def test_a_stranger_is_not_of_the_tree(lives: Processes, capture: Capture) -> None:
     """It is known for the time it lives, as its parent is, and takes no part in who made what."""
     master = lives.begin(811, 10, 1, "php-fpm8.2", "php-fpm8.2 -F", began_us=-1)
     stranger = lives.begin(4711, 20, 811, "cat", "cat /dev/zero", began_us=-1, stranger=True)
@@ -82,7 +84,7 @@ def test_a_stranger_is_not_of_the_tree(lives: Lives, capture: Capture) -> None:
     assert [tuple(row) for row in found] == [(811, None, 1, 0), (4711, None, 811, 1), (812, 1, 811, 0)]
 
 
-def test_a_stranger_is_nobodys_parent(lives: Lives) -> None:
+def test_a_stranger_is_nobodys_parent(lives: Processes) -> None:
     """The tree goes no further up than what is traced."""
     lives.begin(4711, 20, 1, "bash", "bash", began_us=-1, stranger=True)
     child = lives.begin(4712, 30, 4711, "php", "php", began_us=7)
@@ -90,7 +92,7 @@ def test_a_stranger_is_nobodys_parent(lives: Lives) -> None:
     assert stands_for(process(4713, child, exited=True), []) is child
 
 
-def test_a_pid_may_be_a_strangers_next(lives: Lives) -> None:
+def test_a_pid_may_be_a_strangers_next(lives: Processes) -> None:
     first = lives.begin(812, 10, None, "first", "", began_us=-1)
     stranger = lives.begin(812, 20, None, "cat", "cat", began_us=1000, stranger=True)
     assert first.exited
@@ -98,7 +100,7 @@ def test_a_pid_may_be_a_strangers_next(lives: Lives) -> None:
     assert [lives.at(812, when_us) for when_us in (999, 1000)] == [first, stranger]
 
 
-def test_a_pid_that_begins_again_had_ended(lives: Lives) -> None:
+def test_a_pid_that_begins_again_had_ended(lives: Processes) -> None:
     first = lives.begin(812, 10, None, "first", "", began_us=-1)
     assert lives.alive(812) is first
     second = lives.begin(812, 20, None, "second", "", began_us=1000)
@@ -116,7 +118,7 @@ def test_a_pid_that_begins_again_had_ended(lives: Lives) -> None:
     assert lives.all_alive() == []
 
 
-def test_the_last_that_is_dead(lives: Lives) -> None:
+def test_the_last_that_is_dead(lives: Processes) -> None:
     first = lives.begin(812, 10, None, "first", "", began_us=-1)
     assert lives.last_dead(812) is first  # there is no other
     second = lives.begin(812, 20, None, "second", "", began_us=1000)
@@ -127,7 +129,7 @@ def test_the_last_that_is_dead(lives: Lives) -> None:
     assert lives.last_dead(4711).comm is None
 
 
-def test_they_are_entered_as_they_come(lives: Lives, capture: Capture) -> None:
+def test_they_are_entered_as_they_come(lives: Processes, capture: Capture) -> None:
     master = lives.begin(811, 10, 1, "php-fpm8.2", "php-fpm8.2 -F", began_us=-1, cgroup="/system.slice")
     worker = lives.begin(812, 20, 811, "php-fpm8.2", "php-fpm8.2 -F", began_us=7)
     assert worker.cgroup == "/system.slice"
@@ -161,21 +163,21 @@ def test_they_are_entered_as_they_come(lives: Lives, capture: Capture) -> None:
     ]
 
 
-def test_what_it_executes(lives: Lives, capture: Capture) -> None:
+def test_what_it_executes(lives: Processes, capture: Capture) -> None:
     master = lives.begin(811, 10, 1, "php-fpm8.2", "php-fpm8.2 -F", began_us=-1)
     lives.executed(master, "php-fpm8.2", "php-fpm8.2 -F -D", 42)
     assert [tuple(row) for row in capture.rows("SELECT * FROM exec")] == [(42, 1, "php-fpm8.2", "php-fpm8.2 -F -D")]
     assert capture.rows("SELECT command FROM process")[0]["command"] == "php-fpm8.2 -F -D"
 
 
-def test_one_that_began_before_another_was_heard_of(lives: Lives) -> None:
+def test_one_that_began_before_another_was_heard_of(lives: Processes) -> None:
     """A stranger is known by its first touch only, and began before."""
     later = lives.begin(812, 30, None, "later", "", began_us=2000)
     earlier = lives.begin(812, 20, None, "earlier", "", began_us=1000)
     assert [lives.at(812, when_us) for when_us in (1000, 1999, 2000)] == [earlier, earlier, later]
 
 
-def test_a_command_line_that_was_cut_adds_nothing_to_the_whole(lives: Lives) -> None:
+def test_a_command_line_that_was_cut_adds_nothing_to_the_whole(lives: Processes) -> None:
     """The kernel side tells its beginning, and /proc more of it."""
     master = lives.begin(811, 10, 1, "java", "java -cp a:b:c Main", began_us=-1)
     lives.rename(master, "renamed", "java -cp a…")

@@ -106,7 +106,7 @@ def test_the_traceback_for_whoever_asks_for_it() -> None:
 
 
 def test_while_options_are_parsed() -> None:
-    faulty = "from tracer import sources; sources.parse = lambda _: 1 / 0"
+    faulty = "from tracer import labels; labels.parse = lambda _: 1 / 0"
     assert line(faulty, "-a", "--label", "php").startswith(
         "shmtrace: `shmtrace -a --label php` ended unexpectedly: Zero"
     )

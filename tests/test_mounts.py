@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tracer import mounts as module
-from tracer.mounts import Mount, Mounts, mounts
-from tracer.procfs import Proc
+from tracer.proc import mounts as module
+from tracer.proc.mounts import Mount, Mounts, mounts
+from tracer.proc.procfs import Proc
 
 MOUNTINFO = """\
 27 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
@@ -112,7 +112,7 @@ def test_what_is_mounted_meanwhile(tmp_path: Path) -> None:
     script = (
         "import os, subprocess, sys\n"
         "from pathlib import Path\n"
-        "from tracer.mounts import Mounts\n"
+        "from tracer.proc.mounts import Mounts\n"
         "found = Mounts(Path('/proc'))\n"
         "assert found.why_not(None, None)\n"
         "subprocess.run(['mount', '-t', 'tmpfs', 'none', sys.argv[1]], check=True)\n"

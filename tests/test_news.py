@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tracer import news, wire
-from tracer.events import Exec, Exit, Fork, Gone, Head, Region
-from tracer.news import KernelProcess, KernelRegion, News
-from tracer.procfs import RegionKey
+from tracer import wire
+from tracer.kernel import updates
+from tracer.kernel.events import Exec, Exit, Fork, Head, RegionGone, RegionMet
+from tracer.kernel.updates import KernelProcess, KernelRegion, News
+from tracer.proc.shmem import RegionKey
 
 HOSTILE = [
     pytest.param(b"\xff\xfe\x80" + b"\xc3" * 13, id="no UTF-8"),
@@ -168,11 +169,11 @@ def region(*, mapped: tuple[int, int, int] = (0, 0, 0), made: tuple[int, int, in
 
 
 def met(raw: bytes) -> list[Any]:
-    return news.met(KernelRegion.unpack(raw))
+    return updates.met(KernelRegion.unpack(raw))
 
 
 MAPPED = (7_000_000_001, 5_230_000_000, 812)
-MET = Region(Head(*MAPPED), RegionKey(1, 1047, 0x3A9C21F0), 9, 256 << 20, False, "dev/zero", made=None)
+MET = RegionMet(Head(*MAPPED), RegionKey(1, 1047, 0x3A9C21F0), 9, 256 << 20, False, "dev/zero", made=None)
 
 
 def test_a_region_that_was_mapped() -> None:
@@ -185,11 +186,11 @@ def test_a_region_that_was_made() -> None:
 
 
 def test_a_region_that_came_and_went() -> None:
-    assert met(region(mapped=MAPPED, gone_us=23)) == [MET, Gone(9)]
+    assert met(region(mapped=MAPPED, gone_us=23)) == [MET, RegionGone(9)]
 
 
 def test_a_file_that_nobody_mapped() -> None:
-    assert met(region(gone_us=23)) == [Gone(9)]
+    assert met(region(gone_us=23)) == [RegionGone(9)]
     assert met(region()) == []
 
 
@@ -201,7 +202,7 @@ def test_a_name_that_has_all_the_room() -> None:
 @pytest.mark.parametrize("raw", HOSTILE)
 def test_hostile_text_becomes_text(raw: bytes) -> None:
     found = [
-        news.text(raw),
+        updates.text(raw),
         *process(title_bytes=256, title=raw * 16).titles(),
         KernelRegion.unpack(region(name=raw * 4, name_bytes=2**32 - 1)).name,
     ]
@@ -211,7 +212,7 @@ def test_hostile_text_becomes_text(raw: bytes) -> None:
 
 
 def test_bytes_that_are_no_text_can_be_told() -> None:
-    assert news.text(b"a\xff\0b") == "a\\xff"
+    assert updates.text(b"a\xff\0b") == "a\\xff"
 
 
 @pytest.mark.parametrize(
@@ -219,9 +220,9 @@ def test_bytes_that_are_no_text_can_be_told() -> None:
     [(1, 0, 1), (8 << 20 | 1, 8, 1), (259 << 20 | 0xFFFFF, 259, 0xFFFFF), (0xFFF << 20 | 256, 0xFFF, 256)],
 )
 def test_device_numbers(kernel: int, major: int, minor: int) -> None:
-    assert news.user_dev(kernel) == os.makedev(major, minor)
+    assert updates.user_dev(kernel) == os.makedev(major, minor)
 
 
 def test_a_key_as_the_kernel_side_has_it() -> None:
-    assert news.region_key(1047, 0x3A9C21F0, 8 << 20 | 300) == RegionKey(os.makedev(8, 300), 1047, 0x3A9C21F0)
-    assert news.region_key(1047, 0, 1) == RegionKey(os.makedev(0, 1), 1047, None)
+    assert updates.region_key(1047, 0x3A9C21F0, 8 << 20 | 300) == RegionKey(os.makedev(8, 300), 1047, 0x3A9C21F0)
+    assert updates.region_key(1047, 0, 1) == RegionKey(os.makedev(0, 1), 1047, None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.packages import BCC, install_bcc
+from tracer.kernel.packages import BCC, install_bcc
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer import bytecode
+from tracer.kernel import bytecode
 
 CHECKOUT = Path(__file__).parent.parent
 # A copy is built, for setuptools leaves build/ and *.egg-info behind, and believes those it finds.
@@ -68,7 +68,10 @@ def test_bcc_is_no_requirement(wheel: Path) -> None:
 def test_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
     shutil.unpack_archive(wheel, tmp_path / "site", format="zip")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    ask = "from tracer import cache, cli, bytecode; print(cache.shipped('bpf'), *sorted(bytecode.sources()))"
+    ask = (
+        "from tracer import cli, shipped; from tracer.kernel import bytecode; "
+        "print(shipped.shipped('bpf'), *sorted(bytecode.sources()))"
+    )
     answer = subprocess.check_output([sys.executable, "-c", ask], cwd=tmp_path, env=environment, text=True).split()
     assert Path(answer[0]) == tmp_path / "site/tracer/bpf"
     assert answer[1:] == sorted(bytecode.sources())

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tracer import kernel, perf
+from tracer.kernel import host, perf
 
 NO_PROGRAM = -1
 
 
 def some_tracepoint(program: int) -> int:
-    with kernel.tracefs() as directory:
-        return perf.tracepoint(program, kernel.tracepoint_id(directory, "syscalls:sys_exit_mmap"))
+    with host.tracefs() as directory:
+        return perf.tracepoint(program, host.tracepoint_id(directory, "syscalls:sys_exit_mmap"))
 
 
 def opened() -> set[str]:
@@ -40,5 +40,5 @@ def test_what_fails_leaves_nothing_open(hang: Callable[[int], int], reason: str)
 
 @pytest.mark.bpf
 def test_there_is_no_such_tracepoint() -> None:
-    with kernel.tracefs() as directory, pytest.raises(FileNotFoundError):
-        kernel.tracepoint_id(directory, "syscalls:sys_exit_frob")
+    with host.tracefs() as directory, pytest.raises(FileNotFoundError):
+        host.tracepoint_id(directory, "syscalls:sys_exit_frob")

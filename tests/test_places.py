@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.places import Place, place
+from tracer.cgroup import Place, place
 
 ID = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d"
 INNER = "4f797c539e6c745de61a93ca3ff892358ecbcaccd8414d5db545c38428142970"

@@ -6,20 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from tracer import bytecode, kernel, prepare, sources
-from tracer.bytecode import Bytecode, Wanted
-from tracer.cache import Cache
+from tracer import labels, prepare
 from tracer.errors import ShmtraceError
-from tracer.layout import Layout
-from tracer.probes import STACKS
+from tracer.kernel import bytecode, tiers
+from tracer.kernel.bytecode import Bytecode, Wanted
+from tracer.kernel.cache import Cache
+from tracer.kernel.fields import KernelLayout
+from tracer.kernel.probes import STACKS
 
-LAYOUT = Layout({"OFF_TASK_MM": 1184}, {})
-VARIANTS = prepare.variants(LAYOUT, kernel.FAULTS, fexit=False)
+LAYOUT = KernelLayout({"OFF_TASK_MM": 1184}, {})
+VARIANTS = prepare.variants(LAYOUT, tiers.FAULTS, fexit=False)
 
 
 def test_whatever_is_asked_for_is_there() -> None:
     prepared = {tuple(variant.wanted.flags) for variant in VARIANTS}
-    for source in (*sources.READY.values(), sources.parse("app:some_text+8")):
+    for source in (*labels.READY.values(), labels.parse("app:some_text+8")):
         assert {(), (STACKS,), source.flags, (*source.flags, STACKS)} <= prepared
 
 

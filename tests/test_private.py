@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tracer import private
-from tracer.private import AT_MOST, EXACT, Private
-from tracer.procfs import Proc
+from tracer.proc import private_memory
+from tracer.proc.private_memory import AT_MOST, EXACT, Private
+from tracer.proc.procfs import Proc
 
 STATUS = "Name:\tRssAnon:\nVmRSS:\t   99 kB\nRssAnon:\t  {} kB\nRssShmem:\t  88 kB\nVmSwap:\t  {} kB\n"
 V1 = "rss 4096\nshmem 8192\ntotal_rss {}\ntotal_shmem 4096\ntotal_swap {}\n"
@@ -43,7 +43,7 @@ class Host:
             (folder / "memory.swap.current").write_text(f"{swap_bytes}\n")
 
     def measure(self, tgids: list[int], *cgroups: str | None) -> Private:
-        return private.measure(self.proc, tgids, cgroups)
+        return private_memory.measure(self.proc, tgids, cgroups)
 
 
 @pytest.fixture(params=[1, 2])
@@ -108,7 +108,7 @@ def test_the_dead_have_none(host: Host) -> None:
 
 
 def test_both_ends_are_told_in_the_same_way() -> None:
-    assert private.change(Private(50, 5), Private(70, 7)) == (5, 7, EXACT)
-    assert private.change(Private(50, 5), Private(70, None)) == (50, 70, AT_MOST)
-    assert private.change(Private(50, None), Private(70, 7)) == (50, 70, AT_MOST)
-    assert private.change(Private(50, 5), Private(0, 0)) == (5, 0, EXACT)
+    assert private_memory.change(Private(50, 5), Private(70, 7)) == (5, 7, EXACT)
+    assert private_memory.change(Private(50, 5), Private(70, None)) == (50, 70, AT_MOST)
+    assert private_memory.change(Private(50, None), Private(70, 7)) == (50, 70, AT_MOST)
+    assert private_memory.change(Private(50, 5), Private(0, 0)) == (5, 0, EXACT)

@@ -17,20 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.proc_texts import MAPS, MEMINFO, SYSVIPC, put, stat_of
-from tracer import bounded, procfs, promptly
-from tracer.procfs import (
-    COMMAND_BYTES,
-    PAGE_BYTES,
-    TICK_NS,
-    Executable,
-    Mapping,
-    Memory,
-    Proc,
-    ProcessStat,
-    RegionKey,
-    RegionStat,
-    SysvSegment,
-)
+from tracer.proc import blocking, bounded, procfs, shmem
+from tracer.proc.procfs import COMMAND_BYTES, TICK_NS, Executable, Mapping, Memory, Proc, ProcessStat, SysvSegment
+from tracer.proc.shmem import PAGE_BYTES, RegionKey, RegionStat
 from tracer.wire import TITLE_BYTES
 
 MAPPED = [
@@ -138,7 +127,7 @@ def test_the_pid_that_it_has_itself(line: str, ns_tgid: int | None, proc: Proc) 
     assert proc.mappings(812) == []
     assert proc.open_files(812) == []
     mapping = Mapping(0x1000, 0x2000, True, 0, 1, 1, "")
-    assert procfs.identify(proc.map_file(812, mapping)) is None
+    assert shmem.identify(proc.map_file(812, mapping)) is None
 
 
 GONE = [
@@ -380,7 +369,7 @@ def test_no_line_of_maps(line: str, proc: Proc) -> None:
 
 def test_a_long_path_is_cut(proc: Proc) -> None:
     put(proc, 812, maps=f"7f4000000000-7f4000001000 rw-s 00000000 00:13 99 /{'x' * 5000}\n")
-    assert [mapping.path for mapping in proc.mappings(812)] == ["/" + "x" * (procfs.PATH_BYTES - 1) + "…"]
+    assert [mapping.path for mapping in proc.mappings(812)] == ["/" + "x" * (shmem.PATH_BYTES - 1) + "…"]
 
 
 def test_more_mappings_than_are_read(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,7 +414,7 @@ def test_no_lines_of_status(status: str, ns_tgid: int | None, private_bytes: int
         (":\n::\n", ""),
         ("1:cpu:/a\n0::/b:c\n", "/b:c"),
         ("0::/b\n2:cpu,memory:/a\n", "/a"),
-        ("0::/" + "x" * 2000 + "\n", "/" + "x" * (procfs.PATH_BYTES - 1) + "…"),
+        ("0::/" + "x" * 2000 + "\n", "/" + "x" * (shmem.PATH_BYTES - 1) + "…"),
         ("0::/b\n2:memory:/" + "x" * (10 << 20) + "\n", "/b"),
     ],
 )
@@ -469,19 +458,19 @@ def test_a_process_that_does_not_answer(proc: Proc, monkeypatch: pytest.MonkeyPa
         return read(path, size_bytes)
 
     monkeypatch.setattr(bounded, "read", held)
-    monkeypatch.setattr(promptly, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(blocking, "PATIENCE_S", 0.2)
     found = proc.processes()
     assert {tgid: (stat.comm, stat.title) for tgid, stat in found.items()} == {811: ("one", "one"), 812: ("other", "")}
     assert (proc.answers(811), proc.answers(812)) == (True, False)
     assert (len(proc.mappings(811)), proc.mappings(812)) == (len(MAPPED), [])
-    assert procfs.identify(proc.map_file(812, MAPPED[1])) is None
+    assert shmem.identify(proc.map_file(812, MAPPED[1])) is None
     assert proc.warnings() == ["what process 812 is called and maps is not known: it did not answer"]
     answer.set()
     end = time.monotonic() + 30
     while not proc.answers(812) and time.monotonic() < end:
         time.sleep(0.01)
     assert proc.mappings(812) == MAPPED
-    promptly.unanswered.clear()
+    blocking.unanswered.clear()
 
 
 # ---- files that strangers chose ----
@@ -492,7 +481,7 @@ def test_a_fifo_and_a_device_are_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in tmp_path / "fifo", tmp_path, Path("/dev/zero"):
         with pytest.raises(OSError, match="not a regular file"):
-            procfs.open_promptly(path)
+            shmem.open_promptly(path)
 
 
 @pytest.fixture
@@ -512,7 +501,7 @@ def test_a_leased_file_is_not_waited_for(leased: Path) -> None:
     """An open that waits would, for /proc/sys/fs/lease-break-time: 45 s."""
     began_s = time.monotonic()
     with pytest.raises(BlockingIOError):
-        procfs.open_promptly(leased)
+        shmem.open_promptly(leased)
     assert time.monotonic() - began_s < 20
 
 
@@ -520,7 +509,7 @@ def test_a_file_is_opened_unnoticed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"text")
     os.utime(path, (1000, 2000))
-    fd = procfs.open_promptly(path)
+    fd = shmem.open_promptly(path)
     assert os.read(fd, 9) == b"text"
     os.close(fd)
     assert path.stat().st_atime == 1000
@@ -556,30 +545,30 @@ def write(fd: int, *pages: int) -> None:
 def test_survey_sees_holes(memfd: Callable[..., int]) -> None:
     fd = memfd(1000)
     write(fd, 0, 7, 8, 9, 511, 512, 999)
-    survey = procfs.survey(path_of(fd))
-    assert survey == procfs.Survey([(0, 1), (7, 10), (511, 513), (999, 1000)], 7 * PAGE_BYTES, 1000 * PAGE_BYTES)
-    assert procfs.region_stat(path_of(fd)) == RegionStat(1000 * PAGE_BYTES, 7 * PAGE_BYTES)
+    survey = shmem.survey(path_of(fd))
+    assert survey == shmem.Survey([(0, 1), (7, 10), (511, 513), (999, 1000)], 7 * PAGE_BYTES, 1000 * PAGE_BYTES)
+    assert shmem.region_stat(path_of(fd)) == RegionStat(1000 * PAGE_BYTES, 7 * PAGE_BYTES)
 
 
 def test_survey_of_an_odd_size(memfd: Callable[..., int]) -> None:
     fd = memfd()
     os.write(fd, b"x" * (2 * PAGE_BYTES + 1))
-    assert procfs.survey(path_of(fd)) == procfs.Survey([(0, 3)], 3 * PAGE_BYTES, 2 * PAGE_BYTES + 1)
+    assert shmem.survey(path_of(fd)) == shmem.Survey([(0, 3)], 3 * PAGE_BYTES, 2 * PAGE_BYTES + 1)
 
 
 @pytest.mark.parametrize("pages", [0, 1000])
 def test_survey_of_nothing(pages: int, memfd: Callable[..., int]) -> None:
-    assert procfs.survey(path_of(memfd(pages))) == procfs.Survey([], 0, pages * PAGE_BYTES)
+    assert shmem.survey(path_of(memfd(pages))) == shmem.Survey([], 0, pages * PAGE_BYTES)
 
 
 def test_survey_finds_what_fallocate_made(memfd: Callable[..., int]) -> None:
     """Nobody touched them, and SEEK_DATA does not show them; they are allocated all the same."""
     fd = memfd(1000)
-    if procfs.residency(path_of(fd)).resident_bytes is None:
+    if shmem.residency(path_of(fd)).resident_bytes is None:
         pytest.skip("cachestat(2) is since v6.5")
     os.posix_fallocate(fd, 100 * PAGE_BYTES, 57 * PAGE_BYTES)
     write(fd, 3, 120)
-    survey = procfs.survey(path_of(fd))
+    survey = shmem.survey(path_of(fd))
     assert survey
     found = {page for start, end in survey.pages for page in range(start, end)}
     assert found == {3, *range(100, 157)}
@@ -591,23 +580,23 @@ def test_survey_of_what_was_given_back(memfd: Callable[..., int]) -> None:
     write(fd, *range(100))
     with mmap.mmap(fd, 100 * PAGE_BYTES) as memory:
         memory.madvise(mmap.MADV_REMOVE, 10 * PAGE_BYTES, 80 * PAGE_BYTES)
-        assert procfs.survey(path_of(fd)) == procfs.Survey([(0, 10), (90, 100)], 20 * PAGE_BYTES, 100 * PAGE_BYTES)
+        assert shmem.survey(path_of(fd)) == shmem.Survey([(0, 10), (90, 100)], 20 * PAGE_BYTES, 100 * PAGE_BYTES)
         memory.madvise(mmap.MADV_REMOVE)
-    assert procfs.survey(path_of(fd)) == procfs.Survey([], 0, 100 * PAGE_BYTES)
+    assert shmem.survey(path_of(fd)) == shmem.Survey([], 0, 100 * PAGE_BYTES)
 
 
 def test_looking_allocates_nothing(memfd: Callable[..., int]) -> None:
     fd = memfd(1000)
     write(fd, 500)
-    for look in procfs.survey, procfs.residency, procfs.identify, procfs.region_stat, procfs.birth_time_ns:
+    for look in shmem.survey, shmem.residency, shmem.identify, shmem.region_stat, shmem.birth_time_ns:
         look(path_of(fd))
-        assert os.fstat(fd).st_blocks * procfs.BLOCK_BYTES == PAGE_BYTES, look.__name__
+        assert os.fstat(fd).st_blocks * shmem.BLOCK_BYTES == PAGE_BYTES, look.__name__
 
 
 def test_residency(memfd: Callable[..., int]) -> None:
     fd = memfd(1000)
     write(fd, 1, 2, 999)
-    found = procfs.residency(path_of(fd))
+    found = shmem.residency(path_of(fd))
     if found.resident_bytes is None or found.swapped_bytes is None:
         pytest.skip("cachestat(2) is since v6.5")
     assert found.resident_bytes + found.swapped_bytes == 3 * PAGE_BYTES
@@ -615,14 +604,14 @@ def test_residency(memfd: Callable[..., int]) -> None:
 
 def test_what_is_gone_is_unknown(memfd: Callable[..., int]) -> None:
     gone = path_of(memfd()).with_name("99999")
-    assert procfs.survey(gone) is None
-    assert procfs.region_stat(gone) is None
-    assert procfs.residency(gone) == procfs.Residency(None, None)
-    assert procfs.identify(gone) is None
-    assert procfs.magic(gone) is None
-    assert procfs.generation(gone) is None
-    assert procfs.birth_time_ns(gone) is None
-    assert procfs.link_name(gone) == ""
+    assert shmem.survey(gone) is None
+    assert shmem.region_stat(gone) is None
+    assert shmem.residency(gone) == shmem.Residency(None, None)
+    assert shmem.identify(gone) is None
+    assert shmem.magic(gone) is None
+    assert shmem.generation(gone) is None
+    assert shmem.birth_time_ns(gone) is None
+    assert shmem.link_name(gone) == ""
 
 
 def test_birth(memfd: Callable[..., int]) -> None:
@@ -631,7 +620,7 @@ def test_birth(memfd: Callable[..., int]) -> None:
     ended_ns = time.time_ns()
     time.sleep(2 * TICK_NS / 1e9)
     os.utime(fd, (0, 0))  # its other times are others now
-    born_ns = procfs.birth_time_ns(path_of(fd))
+    born_ns = shmem.birth_time_ns(path_of(fd))
     if born_ns is None:
         pytest.skip("tmpfs keeps its files' birth since v6.1")
     # the kernel stamps inodes with the time of the last tick
@@ -640,41 +629,41 @@ def test_birth(memfd: Callable[..., int]) -> None:
 
 def test_identity(memfd: Callable[..., int]) -> None:
     one, other = memfd(), memfd()
-    key = procfs.identify(path_of(one))
+    key = shmem.identify(path_of(one))
     assert key
     assert (key.dev, key.ino) == (os.fstat(one).st_dev, os.fstat(one).st_ino)
-    assert key.generation == procfs.generation(path_of(one))
+    assert key.generation == shmem.generation(path_of(one))
     again = os.dup(one)
-    assert procfs.identify(path_of(again)) == key
+    assert shmem.identify(path_of(again)) == key
     os.close(again)
-    assert procfs.identify(path_of(other)) != key
+    assert shmem.identify(path_of(other)) != key
     # a random number of 32 bits, beside the inode's number in the handle
-    assert procfs.generation(path_of(other)) != key.generation != key.ino & 0xFFFFFFFF
+    assert shmem.generation(path_of(other)) != key.generation != key.ino & 0xFFFFFFFF
 
 
 def test_a_file_that_is_no_region() -> None:
     """It has a device and a number, and no generation as those of a tmpfs have it."""
     stat = Path("/proc/self/stat").stat()
-    assert procfs.identify(Path("/proc/self/stat")) == RegionKey(stat.st_dev, stat.st_ino, None)
-    assert procfs.generation(Path("/proc/self/stat")) is None
-    assert not procfs.is_tmpfs(Path("/proc/self/stat"))
+    assert shmem.identify(Path("/proc/self/stat")) == RegionKey(stat.st_dev, stat.st_ino, None)
+    assert shmem.generation(Path("/proc/self/stat")) is None
+    assert not shmem.is_tmpfs(Path("/proc/self/stat"))
 
 
 def test_file_systems(memfd: Callable[..., int]) -> None:
-    assert procfs.magic(path_of(memfd())) == procfs.TMPFS_MAGIC
-    assert procfs.is_tmpfs(path_of(memfd()))
-    assert procfs.magic(Path("/proc/self/stat")) == 0x9FA0
+    assert shmem.magic(path_of(memfd())) == shmem.TMPFS_MAGIC
+    assert shmem.is_tmpfs(path_of(memfd()))
+    assert shmem.magic(Path("/proc/self/stat")) == 0x9FA0
     try:
         huge = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_HUGETLB)
     except OSError as error:
         pytest.skip(f"no huge pages here ({error.strerror})")
-    assert procfs.magic(path_of(huge)) == procfs.HUGETLBFS_MAGIC
-    assert procfs.internal_file_systems()[os.fstat(huge).st_dev] == procfs.HUGETLBFS_MAGIC
+    assert shmem.magic(path_of(huge)) == shmem.HUGETLBFS_MAGIC
+    assert shmem.internal_file_systems()[os.fstat(huge).st_dev] == shmem.HUGETLBFS_MAGIC
     os.close(huge)
 
 
 def test_kinds(memfd: Callable[..., int]) -> None:
-    internal = procfs.internal_dev()
+    internal = shmem.internal_dev()
     assert internal == os.fstat(memfd()).st_dev
     posix = Path("/dev/shm").stat().st_dev
     kinds = {
@@ -690,8 +679,8 @@ def test_kinds(memfd: Callable[..., int]) -> None:
         (os.makedev(0, 99999), "/run/lock/x"): "other",
         (os.makedev(0, 99999), "/dev/zero"): "other",
     }
-    assert {place: procfs.kind_of(place[0], procfs.TMPFS_MAGIC, place[1]) for place in kinds} == kinds
-    assert procfs.kind_of(internal, procfs.HUGETLBFS_MAGIC, "/anon_hugepage") == "hugetlb"
+    assert {place: shmem.kind_of(place[0], shmem.TMPFS_MAGIC, place[1]) for place in kinds} == kinds
+    assert shmem.kind_of(internal, shmem.HUGETLBFS_MAGIC, "/anon_hugepage") == "hugetlb"
 
 
 @pytest.mark.parametrize(
@@ -705,7 +694,7 @@ def test_kinds(memfd: Callable[..., int]) -> None:
     ],
 )
 def test_names_of_files(name: bytes, shown: str, memfd: Callable[..., int]) -> None:
-    assert procfs.link_name(path_of(memfd(name=name))) == f"/memfd:{shown}"
+    assert shmem.link_name(path_of(memfd(name=name))) == f"/memfd:{shown}"
 
 
 @pytest.mark.parametrize("name", [b"plain", b"a\rb\x0cc\x1c\x85", "a\u2028b".encode(), b"\xff\xfe"])

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tracer import promptly as module
-from tracer.promptly import NoAnswerError, each, promptly, stream, stuck
+from tracer.proc import blocking as module
+from tracer.proc.blocking import NoAnswerError, each, promptly, stream, stuck
 
 PATIENCE_S = 0.2
 ENOUGH_S = 30.0  # for what takes a moment, on a machine that is busy

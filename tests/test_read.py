@@ -11,8 +11,9 @@ import click
 import pytest
 
 from tests.test_cli import fail
-from tracer import cli, kernel
+from tracer import cli
 from tracer.cli import options, output
+from tracer.kernel import host
 
 PARAMETER = cli.main.commands["read"].params[0]
 CONTEXT = click.Context(cli.main.commands["read"])
@@ -69,7 +70,7 @@ def test_ranges_that_are_none(text: str) -> None:
 
 
 def test_arguments_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "missing_capabilities", lambda bpf: [])
+    monkeypatch.setattr(host, "missing_capabilities", lambda bpf: [])
     more = ": `shmtrace read --help` says more"
     assert fail("read") == (2, f"Missing argument 'REGION'{more}")
     assert fail("read", "x", "--hex", "--strings") == (2, f"--hex or --strings, not both{more}")
@@ -79,7 +80,7 @@ def test_arguments_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_the_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(kernel, "missing_capabilities", lambda bpf: ["CAP_SYS_ADMIN"])
+    monkeypatch.setattr(host, "missing_capabilities", lambda bpf: ["CAP_SYS_ADMIN"])
     status, line = fail("read", "x", "-o", str(tmp_path / "dump"))
     assert status == 1
     assert line.startswith("lacks CAP_SYS_ADMIN: ")

@@ -8,9 +8,9 @@ import pytest
 
 from tests.test_account import SESSION, put_process, put_region
 from tests.test_views import HOSTILE
-from tracer import references
-from tracer.capture import Capture
-from tracer.views.text import printable
+from tracer import find_region
+from tracer.capture.capture import Capture
+from tracer.formatting import printable
 
 ADDRESS = 0x7F1000000000
 
@@ -38,7 +38,7 @@ def capture() -> Iterator[Capture]:
 
 
 def found(capture: Capture, word: str) -> list[tuple[int, int | None]]:
-    return [(each.region.ino, each.region.generation) for each in references.find(capture, word)]
+    return [(each.region.ino, each.region.generation) for each in find_region.find(capture, word)]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_words(capture: Capture, word: str, regions: list[tuple[int, int | None]
     ],
 )
 def test_what_is_a_process_and_an_address(word: str, tgid: int | None) -> None:
-    assert references.tgid_of(word) == tgid
+    assert find_region.tgid_of(word) == tgid
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_what_is_a_process_and_an_address(word: str, tgid: int | None) -> None:
     ],
 )
 def test_what_was_meant(capture: Capture, word: str, close: list[str]) -> None:
-    assert references.close_to(capture, word)[: len(close) or None] == close
+    assert find_region.close_to(capture, word)[: len(close) or None] == close
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -112,4 +112,4 @@ def test_a_name_is_known_as_it_is_and_as_it_is_printed(capture: Capture, name: s
     name = "/memfd:" + name.encode(errors="backslashreplace").decode()
     put_region(capture, 3, ino=99, name=name)
     assert found(capture, name) == found(capture, printable(name)) == [(99, 5)]
-    assert all(close.isprintable() for close in references.close_to(capture, name))
+    assert all(close.isprintable() for close in find_region.close_to(capture, name))

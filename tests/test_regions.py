@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tracer import procfs
-from tracer.capture import Capture
+from tracer.capture.capture import Capture
 from tracer.clock import Clock
-from tracer.lives import Lives, Process
-from tracer.procfs import PAGE_BYTES, Proc
-from tracer.regions import Finder, Mapped, Region
+from tracer.proc import shmem
+from tracer.proc.procfs import Proc
+from tracer.proc.shmem import PAGE_BYTES
+from tracer.record.processes import Processes, TracedProcess
+from tracer.record.regions import Finder, Mapped, TracedRegion
 
 START = 0x7F0000000000
 ELSEWHERE = os.makedev(0xFD, 1)
@@ -35,7 +36,7 @@ class Host:
         with open(self.root / str(tgid) / "maps", "a") as maps:
             maps.write(f"{start:x}-{end:x} rw-s 00000000 {os.major(dev):02x}:{os.minor(dev):02x} {ino} {path}\n")
 
-    def map_region(self, tgid: int, region: Region, target: Path, start: int = START) -> None:
+    def map_region(self, tgid: int, region: TracedRegion, target: Path, start: int = START) -> None:
         """By the numbers of the region; the target says whether it is the one."""
         self.map(tgid, target, region.key.dev, start, ino=region.key.ino)
 
@@ -73,14 +74,14 @@ def memfd() -> Iterator[Callable[..., Path]]:
         os.close(fd)
 
 
-def region_of(path: Path, kind: str = "memfd", number: int = 7) -> Region:
-    key = procfs.identify(path)
+def region_of(path: Path, kind: str = "memfd", number: int = 7) -> TracedRegion:
+    key = shmem.identify(path)
     assert key
-    return Region(row=1, id=number, key=key, kind=kind, path=path)
+    return TracedRegion(row=1, id=number, key=key, kind=kind, path=path)
 
 
-def process(tgid: int, parent: Process | None = None, start_time_ns: int = 0) -> Process:
-    return Process(tgid, tgid, start_time_ns, parent, "x", "x", -1)
+def process(tgid: int, parent: TracedProcess | None = None, start_time_ns: int = 0) -> TracedProcess:
+    return TracedProcess(tgid, tgid, start_time_ns, parent, "x", "x", -1)
 
 
 # ---- mappings ----
@@ -88,7 +89,7 @@ def process(tgid: int, parent: Process | None = None, start_time_ns: int = 0) ->
 
 def test_only_mappings_of_regions(host: Host, memfd: Callable[..., Path]) -> None:
     host.map(812, Path("/proc/self/stat"), ELSEWHERE, path="/usr/lib/libc.so.6")
-    host.map(812, memfd(), procfs.internal_dev(), START + 0x10000)
+    host.map(812, memfd(), shmem.internal_dev(), START + 0x10000)
     assert [mapping.start for mapping in host.finder.mappings(812)] == [START + 0x10000]
     assert host.finder.mappings(99999) == []
 
@@ -106,9 +107,9 @@ def test_a_mapping_that_vanishes_says_nothing_of_its_device(host: Host, memfd: C
     [("/memfd:test (deleted)", "/memfd:test"), ("[anon_shmem:a pool]", "[anon_shmem:a pool]"), ("", "/memfd:test")],
 )
 def test_descriptions(path: str, name: str, host: Host, memfd: Callable[..., Path]) -> None:
-    host.map(811, memfd(), procfs.internal_dev())
+    host.map(811, memfd(), shmem.internal_dev())
     assert host.finder.mappings(811)  # knows the device from now on
-    host.map(812, memfd().readlink(), procfs.internal_dev(), path=path)
+    host.map(812, memfd().readlink(), shmem.internal_dev(), path=path)
     (mapping,) = host.finder.mappings(812)
     assert host.finder.describe(812, mapping) == ("memfd", name)
 
@@ -154,7 +155,7 @@ def test_a_second_life_of_a_number(host: Host, memfd: Callable[..., Path]) -> No
     """Two regions of one number are told apart by their generation."""
     path = memfd()
     alive = region_of(path)
-    gone = Region(
+    gone = TracedRegion(
         row=2, id=8, key=alive.key._replace(generation=(alive.key.generation or 0) ^ 1), kind="sysv", path=None
     )
     host.map_region(811, alive, path)
@@ -230,7 +231,7 @@ def test_sysv_knows_who_made_it(host: Host, memfd: Callable[..., Path]) -> None:
     (host.root / "sysvipc").mkdir()
     (host.root / "sysvipc" / "shm").write_text(f"shmid cpid rss swap\n5 9 0 0\n{region.key.ino} 811 4096 0\n")
     with Capture() as capture:
-        lives = Lives(capture, Clock.start())
+        lives = Processes(capture, Clock.start())
         master = lives.begin(811, 10, None, "x", "x", began_us=-1)
         worker = lives.begin(812, 20, 811, "x", "x", began_us=-1)
         assert host.finder.creator(region, [worker], lives, Clock.start()) == (master, "shmget")
@@ -242,7 +243,7 @@ def test_else_it_is_inferred(host: Host, memfd: Callable[..., Path]) -> None:
     worker = process(812, master, start_time_ns=2)
     with Capture() as capture:
         clock = Clock.start()
-        lives = Lives(capture, clock)
+        lives = Processes(capture, clock)
         assert host.finder.creator(region, [worker, master], lives, clock) == (master, "inferred")
         region.first_mapper = worker
         assert host.finder.creator(region, [worker, master], lives, clock) == (worker, "inferred")
@@ -250,8 +251,11 @@ def test_else_it_is_inferred(host: Host, memfd: Callable[..., Path]) -> None:
 
 def test_who_came_later_is_not_suspected(host: Host, memfd: Callable[..., Path]) -> None:
     region = region_of(memfd())
-    if region.path is None or procfs.birth_time_ns(region.path) is None:
+    if region.path is None or shmem.birth_time_ns(region.path) is None:
         pytest.skip("tmpfs keeps its files' birth since v6.1")
     late = process(812, start_time_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**9)
     with Capture() as capture:
-        assert host.finder.creator(region, [late], Lives(capture, Clock.start()), Clock.start()) == (None, "inferred")
+        assert host.finder.creator(region, [late], Processes(capture, Clock.start()), Clock.start()) == (
+            None,
+            "inferred",
+        )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tracer.ring import BUSY, DISCARDED, Ring
+from tracer.kernel.ring import BUSY, DISCARDED, Ring
 
 PAGES = 2
 BYTES = PAGES * mmap.PAGESIZE

@@ -11,12 +11,13 @@ import pytest
 
 from tests.bench.captures import make
 from tests.recorded import BEGAN_NS, END_S, at, pool
-from tracer import account, diff, moments, rollup, timeline
+from tracer import account, window
 from tracer.account import ALL_TIME, Account, Window
-from tracer.capture import Capture
+from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
-from tracer.procfs import PAGE_BYTES
-from tracer.tables import Table
+from tracer.proc.shmem import PAGE_BYTES
+from tracer.tables import by_time, diff, rollup
+from tracer.tables.table import Table
 
 pytestmark = pytest.mark.usefixtures("in_utc")
 
@@ -99,7 +100,7 @@ def test_windows_add_up(large: Path) -> None:
     ],
 )
 def test_times(text: str, seconds: float) -> None:
-    assert moments.parse(text, BEGAN_NS, at(END_S)) == at(seconds)
+    assert window.parse(text, BEGAN_NS, at(END_S)) == at(seconds)
 
 
 @pytest.mark.parametrize(
@@ -126,18 +127,18 @@ def test_times(text: str, seconds: float) -> None:
 )
 def test_times_that_are_none(text: str) -> None:
     with pytest.raises(ShmtraceError, match="is no time: write 14:00") as raised:
-        moments.parse(text, BEGAN_NS, at(END_S))
+        window.parse(text, BEGAN_NS, at(END_S))
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 200
 
 
 def test_the_time_of_a_day_over_midnight() -> None:
     started_ns, ended_ns = at(6000), at(6000 + 3600)  # 23:53:20 to 00:53:20
-    assert moments.parse("00:10", started_ns, ended_ns) == at(6000 + 1000)
-    assert moments.parse("23:55", started_ns, ended_ns) == at(6000 + 100)
-    assert moments.parse("01:00", started_ns, ended_ns) == at(6000 + 4000)
+    assert window.parse("00:10", started_ns, ended_ns) == at(6000 + 1000)
+    assert window.parse("23:55", started_ns, ended_ns) == at(6000 + 100)
+    assert window.parse("01:00", started_ns, ended_ns) == at(6000 + 4000)
     with pytest.raises(ShmtraceError, match="was on 2 days of the capture: say which: '2023-11-14 23:55'"):
-        moments.parse("23:55", started_ns, ended_ns + 86400 * 10**9)
+        window.parse("23:55", started_ns, ended_ns + 86400 * 10**9)
 
 
 def test_an_hour_that_is_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,18 +146,18 @@ def test_an_hour_that_is_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     time.tzset()
     for text in ("2026-10-25 02:30", "2026-03-29 02:30"):
         with pytest.raises(ShmtraceError, match="is twice or never"):
-            moments.parse(text, BEGAN_NS, at(END_S))
-    assert moments.parse("2026-10-25 02:30+02:00", BEGAN_NS, at(END_S)) == 1_792_888_200 * 10**9
+            window.parse(text, BEGAN_NS, at(END_S))
+    assert window.parse("2026-10-25 02:30+02:00", BEGAN_NS, at(END_S)) == 1_792_888_200 * 10**9
 
 
 def test_windows_that_are_none(tmp_path: Path) -> None:
     session = read(pool(tmp_path / "x")).session
     for since, until in (("22:15", None), (None, "22:13:20"), ("+1h", "+2h"), ("22:00", "22:01")):
         with pytest.raises(ShmtraceError, match="the capture is from 2023-11-14 22:13:20 to 2023-11-14 22:14:01"):
-            moments.window(since, until, session)
+            window.window(since, until, session)
     with pytest.raises(ShmtraceError, match="turn them round"):
-        moments.window("+5s", "+5s", session)
-    assert moments.window("+5s", None, session) == Window(at(5), None)
+        window.window("+5s", "+5s", session)
+    assert window.window("+5s", None, session) == Window(at(5), None)
 
 
 # ---- by region ----
@@ -211,7 +212,7 @@ def sql(path: Path, query: str) -> list[Any]:
 
 def test_by_time(tmp_path: Path) -> None:
     with Capture.open(pool(tmp_path / "x")) as capture:
-        table = timeline.by_time(account.read(capture), capture)
+        table = by_time.by_time(account.read(capture), capture)
     assert values(table, "time_ns") == [at(seconds) for seconds in range(0, END_S, 2)]
     assert values(table, "until_ns") == [*(at(seconds) for seconds in range(2, END_S, 2)), at(END_S)]
     # the second region is 5 pages from 8 s to 13 s
@@ -226,7 +227,7 @@ def test_by_time(tmp_path: Path) -> None:
 
 def test_by_time_in_a_window(tmp_path: Path) -> None:
     with Capture.open(pool(tmp_path / "x")) as capture:
-        table = timeline.by_time(account.read(capture, Window(at(20.6), at(22))), capture)
+        table = by_time.by_time(account.read(capture, Window(at(20.6), at(22))), capture)
     assert values(table, "time_ns") == [at(20.6), at(21)]
     assert pages(table, "touched_bytes") == [7, 0]
     assert pages(table, "grown_bytes") == [16, 0]  # seen at 21 s, by the sample taken then
@@ -236,8 +237,8 @@ def test_by_time_in_a_window(tmp_path: Path) -> None:
 def test_by_time_adds_up(window: Window, large: Path) -> None:
     with Capture.open(large) as capture:
         found = account.read(capture, window)
-        table = timeline.by_time(found, capture)
-    assert 10 <= len(table.rows) <= timeline.MAX_BUCKETS + 1
+        table = by_time.by_time(found, capture)
+    assert 10 <= len(table.rows) <= by_time.MAX_BUCKETS + 1
     assert sum(pages(table, "touched_bytes")) * PAGE_BYTES == sum(region.touched_bytes for region in found.regions) > 0
     held = [row.allocated_bytes for row in table.rows]
     grown = [row.grown_bytes for row in table.rows]
@@ -250,7 +251,7 @@ def test_by_time_adds_up(window: Window, large: Path) -> None:
     ("seconds", "size_s"), [(0, 1), (20, 1), (41, 2), (300, 30), (3600, 300), (86400, 3600), (7 * 86400, 12 * 3600)]
 )
 def test_buckets(seconds: int, size_s: int) -> None:
-    origin_ns, size_ns = timeline._buckets(BEGAN_NS, BEGAN_NS + seconds * 10**9)
+    origin_ns, size_ns = by_time._buckets(BEGAN_NS, BEGAN_NS + seconds * 10**9)
     assert size_ns == size_s * 10**9
     assert origin_ns % size_ns == 0
     assert 0 <= BEGAN_NS - origin_ns < size_ns

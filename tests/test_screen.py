@@ -15,10 +15,10 @@ from textual.widgets import OptionList, Static
 from tests.test_top import BEFORE, FIRST, IS, NOW, SECOND, WAS, doing, labelled, opcache, pool
 from tests.test_views import HOSTILE, account, make_region, process, toucher
 from tracer.account import Account, Creator, Parent
-from tracer.procfs import PAGE_BYTES
-from tracer.views import screen, top
-from tracer.views.screen import Help, Table, Top
-from tracer.views.text import format_bytes, printable
+from tracer.formatting import format_bytes, printable
+from tracer.proc.shmem import PAGE_BYTES
+from tracer.views import top, top_screen
+from tracer.views.top_screen import Help, TableWidget, Top
 
 Driven = Pilot[Account]
 
@@ -316,16 +316,16 @@ def test_hostile_labels(name: str) -> None:
 
 
 def test_of_many_growers_the_first_are_shown() -> None:
-    many = pool(opcache(*((process(1000 + number), 1 + number) for number in range(screen.MAX_ROWS + 23))))
+    many = pool(opcache(*((process(1000 + number), 1 + number) for number in range(top_screen.MAX_ROWS + 23))))
 
     async def script(app: Fed, pilot: Driven) -> None:
         *shown, last = app.lines("growers")
-        assert len(shown) == screen.MAX_ROWS
-        assert shown[0].split()[1] == format_bytes((screen.MAX_ROWS + 23) * PAGE_BYTES)
+        assert len(shown) == top_screen.MAX_ROWS
+        assert shown[0].split()[1] == format_bytes((top_screen.MAX_ROWS + 23) * PAGE_BYTES)
         assert last.startswith("…23 more")
         await pilot.press("tab", "end", "enter")
         assert not app.inside
-        assert app.query_one("#growers", Table).chosen is not None
+        assert app.query_one("#growers", TableWidget).chosen is not None
 
     driven(script, many)
 
@@ -341,6 +341,6 @@ def test_what_goes_wrong_in_drawing_is_raised(
     monkeypatch.setattr(Top, "run", functools.partialmethod(App.run, headless=True))
     monkeypatch.setattr(top, "status", lambda _: {}["gone"])
     with pytest.raises(KeyError, match="gone"):
-        screen.show(BEFORE, never, lambda: None, "process")
+        top_screen.show(BEFORE, never, lambda: None, "process")
     shown = capsys.readouterr()
     assert "Traceback" not in shown.out + shown.err

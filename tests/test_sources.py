@@ -15,11 +15,15 @@ from pathlib import Path
 import pytest
 
 from tests.test_elf import mutants
-from tracer import procfs, sources, wire
-from tracer.elf import read as elf_read
+from tracer import labels, wire
 from tracer.errors import ShmtraceError
-from tracer.procfs import FileKey, Proc
-from tracer.sources import Source, Sources, Text
+from tracer.labels import Source, Text
+from tracer.proc import procfs
+from tracer.proc.procfs import Proc
+from tracer.proc.shmem import FileKey
+from tracer.record import label_sites
+from tracer.record.elf import read as elf_read
+from tracer.record.label_sites import Sources
 
 POINTED_TO = wire.TEXT_POINTED_TO
 
@@ -36,7 +40,7 @@ POINTED_TO = wire.TEXT_POINTED_TO
     ],
 )
 def test_spelling(name: str, binary: str, symbol: str, text: Text) -> None:
-    assert sources.parse(name) == Source(name, binary, symbol, (text,))
+    assert labels.parse(name) == Source(name, binary, symbol, (text,))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,7 @@ def test_spelling(name: str, binary: str, symbol: str, text: Text) -> None:
 )
 def test_what_is_no_label(name: str) -> None:
     with pytest.raises(ValueError, match="is no label: write php, php:file, postgres or BINARY:SYMBOL"):
-        sources.parse(name)
+        labels.parse(name)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +65,8 @@ def test_what_is_no_label(name: str) -> None:
     ],
 )
 def test_the_most_telling_text_comes_first(name: str, columns: list[str]) -> None:
-    assert sources.columns(name) == columns
-    assert sources.kinds(name) == ([column for column in columns if column not in ("title", "text")] or ["label"])
+    assert labels.columns(name) == columns
+    assert labels.kinds(name) == ([column for column in columns if column not in ("title", "text")] or ["label"])
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_the_most_telling_text_comes_first(name: str, columns: list[str]) -> Non
     ],
 )
 def test_a_request_is_its_name_and_its_query(found: list[str | None], whole: str | None) -> None:
-    assert sources.READY["php"].label(found) == {"script": found[0], "request": whole}
+    assert labels.READY["php"].label(found) == {"script": found[0], "request": whole}
 
 
 PROGRAM = r"""
@@ -129,7 +133,7 @@ def running(*command: Path) -> Iterator[tuple[int, list[int]]]:
 def test_where_a_program_has_it(flags: list[str], tmp_path: Path) -> None:
     program = built(tmp_path, "php-fpm9", *flags)
     with running(program) as (tgid, (globals_at, _)):
-        found = Sources(Proc(), sources.READY["php:file"])
+        found = Sources(Proc(), labels.READY["php:file"])
         site = found.find(tgid)
         assert site
         assert site.addresses == (globals_at + 40, globals_at + 48, globals_at + 16, 0)
@@ -147,15 +151,15 @@ def test_where_a_program_has_it(flags: list[str], tmp_path: Path) -> None:
 @pytest.mark.needs("cc")
 def test_another_program_has_none(tmp_path: Path) -> None:
     with running(built(tmp_path, "httpd")) as (tgid, _):
-        assert Sources(Proc(), sources.READY["php"]).find(tgid) is None
-    assert Sources(Proc(), sources.READY["php"]).find(tgid) is None
+        assert Sources(Proc(), labels.READY["php"]).find(tgid) is None
+    assert Sources(Proc(), labels.READY["php"]).find(tgid) is None
 
 
 @pytest.mark.needs("cc")
 def test_a_program_by_its_path(tmp_path: Path) -> None:
     with running(built(tmp_path, "app")) as (tgid, (_, query_at)):
         for binary, there in ((f"{tmp_path}/app", True), ("app", True), (f"{tmp_path}/ap", False), ("ap.", False)):
-            site = Sources(Proc(), sources.parse(f"{binary}:debug_query_string+3")).find(tgid)
+            site = Sources(Proc(), labels.parse(f"{binary}:debug_query_string+3")).find(tgid)
             assert (site.addresses == (query_at + 3,) if site else False) == there
 
 
@@ -176,7 +180,7 @@ PROBLEMS: dict[str, tuple[Callable[[str], str], str]] = {
 def test_programs_that_have_it_not(change: Callable[[str], str], message: str, tmp_path: Path) -> None:
     """It is told why, as often as one is asked about."""
     with running(built(tmp_path, "php-fpm9", source=change(PROGRAM))) as (tgid, _):
-        found = Sources(Proc(), sources.READY["php:file"])
+        found = Sources(Proc(), labels.READY["php:file"])
         for _ in range(2):
             with pytest.raises(ShmtraceError, match=f"^{tmp_path}/php-fpm9 {message}"):
                 found.find(tgid)
@@ -184,7 +188,7 @@ def test_programs_that_have_it_not(change: Callable[[str], str], message: str, t
 
 @pytest.mark.needs("cc")
 def test_more_than_memory_is_large(tmp_path: Path) -> None:
-    found = Sources(Proc(), sources.parse("app:debug_query_string+0x7fffffffffffffff"))
+    found = Sources(Proc(), labels.parse("app:debug_query_string+0x7fffffffffffffff"))
     with running(built(tmp_path, "app")) as (tgid, _), pytest.raises(ShmtraceError, match="where no memory can be"):
         found.find(tgid)
 
@@ -221,7 +225,7 @@ def test_files_that_are_merely_called_so(tmp_path: Path) -> None:
     notes.write_bytes(b"my notes\n" * 500)
     empty.write_bytes(b"\x7fELF" + os.urandom(5000))
     shutil.copy("/bin/sleep", other)
-    found = Sources(Proc(), sources.READY["php"])
+    found = Sources(Proc(), labels.READY["php"])
     with mapping(notes, other, empty, fits) as tgid:
         site = found.find(tgid)
         assert site
@@ -244,7 +248,7 @@ def test_a_file_that_its_owner_keeps_to_himself(tmp_path: Path) -> None:
         mapping(program, leased=True) as tgid,
         pytest.raises(ShmtraceError, match=r"cannot be opened \(somebody has a lease on it"),
     ):
-        Sources(Proc(), sources.READY["php"]).find(tgid)
+        Sources(Proc(), labels.READY["php"]).find(tgid)
     assert time.monotonic() - began_s < 20
 
 
@@ -253,7 +257,7 @@ def test_a_file_that_comes_to_the_place_of_another(tmp_path: Path) -> None:
     """Its uprobes would hang anywhere in it, and in whatever else runs it."""
     first, second = built(tmp_path, "php"), tmp_path / "php2"
     shutil.copy(first, second)
-    found = Sources(Proc(), sources.READY["php:file"])
+    found = Sources(Proc(), labels.READY["php:file"])
     with mapping(first) as one, mapping(second) as other:
         site, another = found.find(one), found.find(other)
         assert site
@@ -267,10 +271,10 @@ def test_a_file_that_comes_to_the_place_of_another(tmp_path: Path) -> None:
 def test_there_is_an_end_to_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has been read once is not read again; and when they have had their time, others are not read."""
     program = built(tmp_path, "php")
-    monkeypatch.setattr("tracer.sources.MAX_KNOWN", 3)
-    found = Sources(Proc(), sources.READY["php"])
+    monkeypatch.setattr("tracer.record.label_sites.MAX_KNOWN", 3)
+    found = Sources(Proc(), labels.READY["php"])
     reads = []
-    monkeypatch.setattr("tracer.elf.read", lambda fd: reads.append(fd) or elf_read(fd))
+    monkeypatch.setattr("tracer.record.elf.read", lambda fd: reads.append(fd) or elf_read(fd))
     for number in range(10):
         copy = tmp_path / f"php{number}"
         shutil.copy(program, copy)
@@ -294,12 +298,12 @@ def test_there_is_an_end_to_what_is_tried(tmp_path: Path, monkeypatch: pytest.Mo
     notes = [tmp_path / f"php-{letter}" for letter in "abcdefg"]
     for path in notes:
         path.write_text("notes")
-    found = Sources(Proc(), sources.READY["php"])
+    found = Sources(Proc(), labels.READY["php"])
     with mapping(*notes, program) as tgid:
         tried = [each.path for each in Proc().mappings(tgid) if "/php-" in each.path]
-        monkeypatch.setattr("tracer.sources.MAX_TRIED", tried.index(str(program)) + 1)
+        monkeypatch.setattr("tracer.record.label_sites.MAX_TRIED", tried.index(str(program)) + 1)
         assert found.find(tgid)
-        monkeypatch.setattr("tracer.sources.MAX_TRIED", tried.index(str(program)))
+        monkeypatch.setattr("tracer.record.label_sites.MAX_TRIED", tried.index(str(program)))
         assert found.find(tgid) is None
 
 
@@ -308,13 +312,13 @@ def test_programs_made_up_to_do_harm(tmp_path: Path) -> None:
     """What is believed is a place in memory, and functions that are in code of the file."""
     program, path = built(tmp_path, "php"), tmp_path / "mutant"
     mapped, fits = procfs.Mapping(0x5555_0000_0000, 0x5555_0001_0000, False, 0, 1, 2, "/x/php"), 0
-    found = Sources(Proc(), sources.READY["php:file"])
+    found = Sources(Proc(), labels.READY["php:file"])
     for mutant in mutants(program.read_bytes(), random.Random(5), 400):
         path.write_bytes(mutant)
         with path.open("rb") as file:
-            binary = sources._read(file.fileno(), found._source)
-        site = found._site(mapped, FileKey(1, 2, 3, 4), binary) if isinstance(binary, sources._Binary) else binary
-        if isinstance(site, sources.Site):
+            binary = label_sites._read(file.fileno(), found._source)
+        site = found._site(mapped, FileKey(1, 2, 3, 4), binary) if isinstance(binary, label_sites._Binary) else binary
+        if isinstance(site, label_sites.Site):
             fits += 1
             assert len(site.pack()) == wire.LABEL.size
             assert all(0 < address < 2**63 for address in site.addresses[:3])
@@ -326,7 +330,9 @@ def test_programs_made_up_to_do_harm(tmp_path: Path) -> None:
 
 def test_what_the_kernel_side_is_told() -> None:
     mapped = procfs.Mapping(0x1000, 0x2000, False, 0, 1, 2, "/x")
-    site = sources.Site(sources.READY["php:file"], (8, 16, 24, 0), mapped, FileKey(1, 2, 3, 4), {}, file_is_string=True)
+    site = label_sites.Site(
+        labels.READY["php:file"], (8, 16, 24, 0), mapped, FileKey(1, 2, 3, 4), {}, file_is_string=True
+    )
     *places, lost_us, _, _, _, _, texts, noted, noted_bytes, file_is_string, told, _ = wire.LABEL.unpack(site.pack())
     assert places == [8, 16, 24, 0, POINTED_TO, POINTED_TO, POINTED_TO, wire.TEXT_NOTED]
     assert (lost_us, noted_bytes, file_is_string, told) == (0, wire.TEXT_NONE, 1, 0)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tracer.cli.sparse_file import ZEROS, Sink
 from tracer.errors import ShmtraceError
-from tracer.sparse import ZEROS, Sink
 
 PAGE = b"page".ljust(4096, b".")
 HOLE_BYTES = 2 * len(ZEROS) + 4096 * 7

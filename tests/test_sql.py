@@ -22,7 +22,7 @@ import pytest
 from tests.captures import load
 from tracer import account
 from tracer.account import Account, Window
-from tracer.capture import Capture
+from tracer.capture.capture import Capture
 
 README = Path(__file__).parents[1] / "README.md"
 SECTION = re.compile(r"<!-- sql -->\n(.*)\n<!-- /sql -->", re.DOTALL)

@@ -13,16 +13,19 @@ import pytest
 from tests.proc_texts import put, stat_of
 from tests.test_elf import with_functions
 from tests.test_lives import CLOCK
-from tracer import elf, events, wire
-from tracer.budget import Budget
-from tracer.capture import Capture
-from tracer.elf import read as elf_read
-from tracer.events import Head
-from tracer.lives import Lives, Process
-from tracer.probes import Stacked
-from tracer.procfs import Executable, Proc, RegionKey, open_promptly
-from tracer.regions import Region
-from tracer.stacks import Module, Program, Stacks, frames_text
+from tracer import wire
+from tracer.capture.capture import Capture
+from tracer.kernel import events
+from tracer.kernel.events import Head
+from tracer.kernel.maps import Stacked
+from tracer.proc.procfs import Executable, Proc
+from tracer.proc.shmem import RegionKey, open_promptly
+from tracer.record import elf
+from tracer.record.budget import Budget
+from tracer.record.elf import read as elf_read
+from tracer.record.processes import Processes, TracedProcess
+from tracer.record.regions import TracedRegion
+from tracer.record.stacks import Module, Program, Stacks, frames_text
 
 CODE = 0x10000
 STACKS = {1: (CODE + 0x10, CODE + 0x21), 2: (CODE + 0x30,), 4: (7, 9)}
@@ -59,14 +62,14 @@ class World:
     def __init__(self, capture: Capture, root: Path) -> None:
         self.capture = capture
         self.kernel: Any = Kernel()
-        self.lives = Lives(capture, CLOCK)
-        self.regions = {3: Region(31, 3, RegionKey(1, 7, 9), "anon", path=None)}
+        self.lives = Processes(capture, CLOCK)
+        self.regions = {3: TracedRegion(31, 3, RegionKey(1, 7, 9), "anon", path=None)}
         self.warnings: list[str] = []
         self.stacks = Stacks(capture, self.kernel, self.lives, self.regions, self.warnings.append)
         self.stacks._proc = self.proc = Proc(str(root))
         self.stacks.enter(self.regions[3])
 
-    def begin(self, tgid: int, program: str, parent: int | None = None) -> Process:
+    def begin(self, tgid: int, program: str, parent: int | None = None) -> TracedProcess:
         process = self.lives.begin(tgid, tgid * 10**7, parent, "x", "x", began_us=-1)
         self.put(tgid, program)
         return process
@@ -82,10 +85,10 @@ class World:
         if file:
             link.symlink_to(file)
 
-    def event(self, kind: type[Any], process: Process, *fields: Any) -> None:
+    def event(self, kind: type[Any], process: TracedProcess, *fields: Any) -> None:
         self.stacks.apply(kind(Head(0, process.start_time_ns, process.tgid), *fields))
 
-    def touch(self, process: Process, stack: int, pages: int, told: bool = True) -> None:
+    def touch(self, process: TracedProcess, stack: int, pages: int, told: bool = True) -> None:
         if stack in STACKS:
             self.kernel.addresses.setdefault(stack, STACKS[stack])
         key = Stacked(3, process.tgid, process.start_time_ns, stack)
@@ -152,7 +155,7 @@ def test_a_file_is_read_when_somebody_touches(
 ) -> None:
     """Once, and not before; then it is open no more, and may go."""
     opened = []
-    monkeypatch.setattr("tracer.procfs.open_promptly", lambda path: opened.append(path) or open_promptly(path))
+    monkeypatch.setattr("tracer.proc.procfs.open_promptly", lambda path: opened.append(path) or open_promptly(path))
     first = world.begin(811, "one")
     world.put(811, "one", library)
     world.event(events.Exec, first, "one", "one", "one", 9)
@@ -186,7 +189,7 @@ def test_the_file_of_a_child_that_was_too_short(world: World, library: Path) -> 
 
 def test_two_that_run_the_same_file_read_it_once(world: World, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
-    monkeypatch.setattr("tracer.elf.read", lambda fd: reads.append(fd) or elf_read(fd))
+    monkeypatch.setattr("tracer.record.elf.read", lambda fd: reads.append(fd) or elf_read(fd))
     for tgid in (811, 812):
         process = world.begin(tgid, "one")
         world.put(tgid, "one", library)
@@ -235,7 +238,7 @@ def test_there_is_an_end_to_what_is_read(world: World, library: Path) -> None:
 
 def test_there_is_an_end_to_what_is_kept(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody has mapped any more makes room for others."""
-    monkeypatch.setattr("tracer.stacks.MAX_KEPT_BYTES", 3000)
+    monkeypatch.setattr("tracer.record.stacks.MAX_KEPT_BYTES", 3000)
     processes = []
     for tgid in range(811, 815):
         path = tmp_path / f"library{tgid}"

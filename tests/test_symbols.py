@@ -12,8 +12,8 @@ import pytest
 
 from tests.test_elf import made_up, mutants
 from tests.test_elf import read as read_elf
-from tracer.elf import MAX_SYMBOLS
-from tracer.symbols import MAX_NAME_BYTES, Symbols
+from tracer.record.elf import MAX_SYMBOLS
+from tracer.record.symbols import MAX_NAME_BYTES, Symbols
 
 pytestmark = pytest.mark.needs("cc", "nm", "strip", "objcopy")
 

@@ -15,12 +15,12 @@ import pytest
 from tests.recorded import pool, with_stacks
 from tests.test_cli import fail, run
 from tests.test_views import HOSTILE, compare_with_golden
-from tracer import account
-from tracer.capture import Capture
-from tracer.procfs import PAGE_BYTES
-from tracer.tables import Column, Table
+from tracer import account, formatting
+from tracer.capture.capture import Capture
+from tracer.proc.shmem import PAGE_BYTES
+from tracer.tables.table import Column, Table
 from tracer.views import json as document
-from tracer.views import table, text
+from tracer.views import report, table
 
 pytestmark = pytest.mark.usefixtures("in_utc")
 
@@ -47,7 +47,7 @@ NAMED = [Column("name", "name", lambda row: row[0], "<"), Column("size_bytes", "
 def test_a_stranger_cannot_write_on_the_terminal(name: str) -> None:
     lines = table.text(Table("x", NAMED, [(name, 7), ("plain", None)]))
     assert len(lines) == 3
-    assert max(map(text.width, lines)) <= 80
+    assert max(map(formatting.width, lines)) <= 80
     assert {unicodedata.category(character)[0] for line in lines for character in line}.isdisjoint("C")
     "\n".join(lines).encode()
 
@@ -62,7 +62,7 @@ def test_a_stranger_cannot_calculate(name: str) -> None:
     assert size == "7"
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
     defused = name.startswith(("=", "+", "-", "@", "'", "\t", "\r"))
-    assert cell == "'" * defused + text.printable(name)
+    assert cell == "'" * defused + formatting.printable(name)
     output.encode()
 
 
@@ -114,7 +114,7 @@ def test_sorting_puts_the_most_first_and_the_unknown_last() -> None:
 def test_reports(by: str, window: tuple[str, ...], tmp_path: Path) -> None:
     output = say("report", pool(tmp_path / "x"), "--by", by, *window)
     compare_with_golden(f"by_{by}{'_window' if window else ''}.txt", output.removesuffix("\n"))
-    assert max(map(text.width, output.split("\n"))) <= 80
+    assert max(map(formatting.width, output.split("\n"))) <= 80
 
 
 def test_the_report_of_a_window(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_report_is_the_live_one(tmp_path: Path) -> None:
     path = pool(tmp_path / "x")
     with Capture.open(path) as capture:
         found = account.read(capture)
-    assert say("report", path) == text.render(found) + "\n"
+    assert say("report", path) == report.render(found) + "\n"
     assert say("report", path, "--json") == "".join(document.render(found)) + "\n"
 
 
@@ -196,7 +196,7 @@ def test_a_function_may_be_called_anything(name: str, tmp_path: Path) -> None:
     path = with_stacks(tmp_path / "x", name)
     output = say("report", path, "--by", "stack")
     assert {unicodedata.category(character)[0] for character in output.replace("\n", "")}.isdisjoint("C")
-    assert max(map(text.width, output.split("\n"))) <= 80
+    assert max(map(formatting.width, output.split("\n"))) <= 80
     stack = rows(say("report", path, "--by", "stack", "--csv"))[0]["stack"]
     assert stack.count(";") == 1
     assert "\x1b" not in stack
@@ -225,7 +225,7 @@ def test_hostile_names_in_every_report(tmp_path: Path) -> None:
         outputs = [say("report", path, "--by", by) for by in ["parent", *BY]] + [say("diff", path, path)]
         for output in outputs:
             assert {unicodedata.category(character)[0] for character in output.replace("\n", "")}.isdisjoint("C")
-            assert max(map(text.width, output.split("\n"))) <= 80
+            assert max(map(formatting.width, output.split("\n"))) <= 80
         for by in ["parent", *BY]:
             for row in csv.reader(io.StringIO(say("report", path, "--by", by, "--csv"), newline="")):
                 assert not [cell for cell in row if cell.startswith(("=", "@", "\t", "\r"))]
@@ -287,7 +287,7 @@ def test_a_report_changes_nothing(tmp_path: Path) -> None:
 def test_diffs(moved: bool, tmp_path: Path) -> None:
     output = say("diff", pool(tmp_path / "a"), pool(tmp_path / "b", more_pages=17, moved=moved))
     compare_with_golden(f"diff{'_of_boots' if moved else ''}.txt", output.removesuffix("\n"))
-    assert max(map(text.width, output.split("\n"))) <= 80
+    assert max(map(formatting.width, output.split("\n"))) <= 80
 
 
 def test_a_diff_for_a_program(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tracer import targets
 from tracer.errors import ShmtraceError
-from tracer.procfs import ProcessStat
-from tracer.targets import NoPidfileError, Targets
+from tracer.proc.procfs import ProcessStat
+from tracer.record import targets
+from tracer.record.targets import NoPidfileError, Targets
 
 
 def process(tgid: int, parent: int, comm: str, title: str = "") -> ProcessStat:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tracer import tools
-from tracer.procfs import PAGE_BYTES, Mapping, Proc
+from tracer.demo import ps_pmap_free
+from tracer.proc.procfs import Mapping, Proc
+from tracer.proc.shmem import PAGE_BYTES
 
 PS = """\
   12433   5004  3992
@@ -65,26 +66,26 @@ def mapping() -> Iterator[Mapping]:
 
 
 def test_ps() -> None:
-    assert tools.parse_ps(PS) == {12433: (5004 << 10, 3992 << 10), 27: (2062336 << 10, 9420 << 10)}
+    assert ps_pmap_free.parse_ps(PS) == {12433: (5004 << 10, 3992 << 10), 27: (2062336 << 10, 9420 << 10)}
 
 
 def test_pmap() -> None:
-    assert tools.parse_pmap(PMAP)[0x7F43B8EFE000] == 51200 << 10
-    assert len(tools.parse_pmap(PMAP)) == 3
+    assert ps_pmap_free.parse_pmap(PMAP)[0x7F43B8EFE000] == 51200 << 10
+    assert len(ps_pmap_free.parse_pmap(PMAP)) == 3
 
 
 def test_a_pmap_without_rss_says_nothing() -> None:
-    assert tools.parse_pmap(BUSYBOX_PMAP) == {}
+    assert ps_pmap_free.parse_pmap(BUSYBOX_PMAP) == {}
 
 
 def test_smaps() -> None:
-    found = tools.parse_smaps(SMAPS, "7f43b8efe000-7f43c56fe000")
+    found = ps_pmap_free.parse_smaps(SMAPS, "7f43b8efe000-7f43c56fe000")
     assert (found["Rss"], found["Pss"]) == (51200 << 10, 25600 << 10)
-    assert tools.parse_smaps(SMAPS, "7f43b8efe000-7f43c56ff000") == {}
+    assert ps_pmap_free.parse_smaps(SMAPS, "7f43b8efe000-7f43c56ff000") == {}
 
 
 def test_free() -> None:
-    assert tools.parse_free(FREE) == (1442 << 20, 23338 << 20)
+    assert ps_pmap_free.parse_free(FREE) == (1442 << 20, 23338 << 20)
 
 
 def test_what_stands_in_says_the_same(mapping: Mapping, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -92,27 +93,30 @@ def test_what_stands_in_says_the_same(mapping: Mapping, monkeypatch: pytest.Monk
     with subprocess.Popen(["sh", "-c", "echo; read line"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sleeper:
         assert sleeper.stdout
         sleeper.stdout.readline()  # it has all it will have
-        shared_bytes = tools.free().shared_bytes
-        installed = tools.pmap_rss_bytes(os.getpid(), mapping), tools.ps([sleeper.pid])[sleeper.pid].vsz_bytes
+        shared_bytes = ps_pmap_free.free().shared_bytes
+        installed = (
+            ps_pmap_free.pmap_rss_bytes(os.getpid(), mapping),
+            ps_pmap_free.ps([sleeper.pid])[sleeper.pid].vsz_bytes,
+        )
         monkeypatch.setenv("PATH", str(tmp_path))
-        assert tools.absent() == ["ps", "pmap", "free", "stat"]
-        assert tools.pmap_rss_bytes(os.getpid(), mapping) == installed[0] == PAGES * PAGE_BYTES
-        assert tools.ps([sleeper.pid])[sleeper.pid].vsz_bytes == installed[1]
+        assert ps_pmap_free.absent() == ["ps", "pmap", "free", "stat"]
+        assert ps_pmap_free.pmap_rss_bytes(os.getpid(), mapping) == installed[0] == PAGES * PAGE_BYTES
+        assert ps_pmap_free.ps([sleeper.pid])[sleeper.pid].vsz_bytes == installed[1]
         sleeper.kill()
-    assert abs(tools.free().shared_bytes - shared_bytes) < 1 << 30  # others' memory comes and goes
-    assert tools.file_system(Path("/dev/shm")) == "tmpfs"
+    assert abs(ps_pmap_free.free().shared_bytes - shared_bytes) < 1 << 30  # others' memory comes and goes
+    assert ps_pmap_free.file_system(Path("/dev/shm")) == "tmpfs"
 
 
 def test_a_process_that_is_gone_says_nothing(mapping: Mapping) -> None:
     tgid = os.posix_spawn("/bin/true", ["true"], {})
     os.waitpid(tgid, 0)
-    assert tools.ps([tgid, os.getpid()]).keys() == {os.getpid()}
-    assert tools.pmap_rss_bytes(tgid, mapping) is None
-    assert tools.smaps(tgid, mapping) == {}
-    assert tools.maps_line(tgid, mapping) == ""
+    assert ps_pmap_free.ps([tgid, os.getpid()]).keys() == {os.getpid()}
+    assert ps_pmap_free.pmap_rss_bytes(tgid, mapping) is None
+    assert ps_pmap_free.smaps(tgid, mapping) == {}
+    assert ps_pmap_free.maps_line(tgid, mapping) == ""
 
 
 def test_the_line_of_maps(mapping: Mapping) -> None:
-    line = tools.maps_line(os.getpid(), mapping)
+    line = ps_pmap_free.maps_line(os.getpid(), mapping)
     assert line.startswith(f"{mapping.start:x}-{mapping.end:x} rw-s 00000000 ")
     assert line.endswith(" /dev/zero (deleted)")

@@ -8,13 +8,14 @@ import unicodedata
 import pytest
 
 from tests.test_views import HOSTILE, MASTER, account, at, make_region, process, toucher
+from tracer import formatting
 from tracer.account import Account, Creator, Label, Labelled, Parent, Process, Region
-from tracer.procfs import PAGE_BYTES
-from tracer.views import text, top
-from tracer.views.top import GROWER_COLUMNS, REGION_COLUMNS, Column, View
+from tracer.proc.shmem import PAGE_BYTES
+from tracer.views import report, top
+from tracer.views.top import GROWER_COLUMNS, REGION_COLUMNS, LineColumn, View
 
 LOW = 0x10000000
-CLOCK, EARLIER = text.clock(at(41.2)), text.clock(at(40))
+CLOCK, EARLIER = formatting.clock(at(41.2)), formatting.clock(at(40))
 MASTER_PROCESS = process(811, MASTER, parent=1)
 ID = {1047: "0:1/1047/3a9c21f0 anon 256.0M,", 1049: "0:1/1049/3a9c21f0 memfd 256.0M,"}
 
@@ -36,7 +37,7 @@ def pages(view: View) -> tuple[dict[int, int], dict[int, int]]:
     )
 
 
-def column(columns: list[Column[top.Row]], title: str) -> Column[top.Row]:
+def column(columns: list[LineColumn[top.Row]], title: str) -> LineColumn[top.Row]:
     return next(column for column in columns if column.title == title)
 
 
@@ -125,7 +126,7 @@ def test_balance() -> None:
 
 
 def test_balance_is_the_report_s() -> None:
-    assert top.balance(NOW.regions) in text.render(NOW)
+    assert top.balance(NOW.regions) in report.render(NOW)
 
 
 def test_a_region_described() -> None:
@@ -169,13 +170,13 @@ def labelled(*regions: Region) -> Account:
     return made._replace(session=made.session._replace(label="app:doing"))
 
 
-def rows_by(view: View, by: str, of: top.RegionRow | None = None) -> list[tuple[str, int, int, int, int]]:
+def rows_by(view: View, by: str, of: top.RegionLine | None = None) -> list[tuple[str, int, int, int, int]]:
     """Name, pages touched and more than before, regions, processes: most first."""
     rows = top.sort(top.growers(view, by, of), column(top.grower_columns(by), "touched"))
     return [
         (row.name, row.touched_bytes // PAGE_BYTES, row.delta_bytes // PAGE_BYTES, row.nr_regions, row.nr_processes)
         for row in rows
-        if isinstance(row, top.GroupRow)
+        if isinstance(row, top.GroupLine)
     ]
 
 
@@ -238,8 +239,8 @@ def test_hostile_labels(name: str, room: int) -> None:
     [row] = top.growers(view, "label")
     columns = top.grower_columns("label")
     lines = [top.heading(columns, columns[0], room), *top.lines([row], columns, room), *top.changes(view, "label")]
-    assert all(text.width(line) <= room for line in lines[:2])
-    assert lines[-1].endswith(f"  {text.printable(name) or '(none)'}")
+    assert all(formatting.width(line) <= room for line in lines[:2])
+    assert lines[-1].endswith(f"  {formatting.printable(name) or '(none)'}")
     for line in lines:
         assert not {unicodedata.category(character) for character in line} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -267,14 +268,14 @@ def test_exits_and_ends_are_told() -> None:
     gone = pool(opcache((process(812, exited=40), 23), gone_ns=at(41)))
     region, grower = top.changes(top.compare(gone, before))
     assert "+0  opcache?" in region
-    assert f"gone {text.clock(at(41))}" in region
+    assert f"gone {formatting.clock(at(41))}" in region
     assert f"812 exited {EARLIER}" in grower
 
 
 def test_of_many_the_rest_is_added_up() -> None:
     many = pool(opcache(*((process(1000 + number), 1 + number) for number in range(30))))
     *_, last = top.changes(top.compare(many, None))
-    assert last == f"{CLOCK} grower +{text.format_bytes(55 * PAGE_BYTES)}  of 10 more"
+    assert last == f"{CLOCK} grower +{formatting.format_bytes(55 * PAGE_BYTES)}  of 10 more"
 
 
 # ---- room ----
@@ -292,8 +293,8 @@ def told(view: View, room: int) -> list[str]:
 @pytest.mark.parametrize("room", [1, 5, 12, 24, 40, 79, 80, 200])
 def test_lines_are_as_wide_as_there_is_room(room: int) -> None:
     for line in told(top.compare(NOW, None), room):
-        assert text.width(line) <= room
-        assert room < 24 or text.width(line) >= 12
+        assert formatting.width(line) <= room
+        assert room < 24 or formatting.width(line) >= 12
 
 
 def test_at_80_columns_all_is_there() -> None:
@@ -311,6 +312,6 @@ def test_hostile_names(name: str, room: int) -> None:
     view = top.compare(account(Parent(evil, [region]), complete=False), None)
     [row] = view.regions
     lines = told(view, room)
-    assert all(text.width(line) <= room for line in lines)
+    assert all(formatting.width(line) <= room for line in lines)
     for line in [*lines, *top.describe(row, complete=False), *top.changes(view), *top.status(view)]:
         assert not {unicodedata.category(character) for character in line} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}

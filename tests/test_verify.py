@@ -11,8 +11,8 @@ import pytest
 
 from tests.captures import NAMES, load
 from tests.recorded import pool, shmtrace, with_labels, with_stacks
-from tracer import capture as captures
-from tracer.capture import Capture
+from tracer.capture import capture as captures
+from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from tracer import labels
+from tracer import formatting, guess, status
 from tracer.account import Account, Creator, Parent, Process, Region, Session, Toucher, charged
-from tracer.procfs import PAGE_BYTES
-from tracer.trace import Summary
+from tracer.proc.shmem import PAGE_BYTES
+from tracer.status import Status
 from tracer.views import json as document
-from tracer.views import live, text
+from tracer.views import report, status_line
 
 pytestmark = pytest.mark.usefixtures("in_utc")
 
@@ -308,13 +308,13 @@ def compare_with_golden(name: str, rendered: str) -> None:
 
 @pytest.mark.parametrize("make", ACCOUNTS)
 def test_reports(make: Callable[[], Account]) -> None:
-    compare_with_golden(f"{make.__name__}.txt", text.render(make()))
+    compare_with_golden(f"{make.__name__}.txt", report.render(make()))
 
 
 @pytest.mark.parametrize("make", ACCOUNTS)
 def test_reports_have_80_columns(make: Callable[[], Account]) -> None:
-    lines = [line for line in text.render(make()).split("\n") if not line.startswith("warning: ")]
-    assert max(map(text.width, lines)) <= 80
+    lines = [line for line in report.render(make()).split("\n") if not line.startswith("warning: ")]
+    assert max(map(formatting.width, lines)) <= 80
     assert not [line for line in lines if line != line.rstrip()]
 
 
@@ -324,7 +324,7 @@ def test_a_stranger_cannot_write_on_the_terminal(name: str, place: str) -> None:
     plain = {"comm": "x", "command": "x", "region": "x"}
     rendered, expected = (render_named(**names) for names in ({**plain, place: name}, plain))
     assert {unicodedata.category(character)[0] for character in rendered.replace("\n", "")}.isdisjoint("C")
-    assert max(map(text.width, rendered.split("\n"))) <= 80
+    assert max(map(formatting.width, rendered.split("\n"))) <= 80
     assert rendered.count("\n") == expected.count("\n")
     rendered.encode()
 
@@ -333,52 +333,52 @@ def render_named(comm: str, command: str, region: str) -> str:
     who, maker = process(812, command, exited=1, comm=comm), process(813, command, exited=2, comm=comm, stranger=True)
     touchers = toucher(who, 7, made_for={maker: 1 << 30}), toucher(maker, 6, made_for={who: 1})
     found = make_region(1, *touchers, creator=Creator(maker, "inferred"), kind="posix", name=region)
-    return text.render(account(Parent(who, [found])))
+    return report.render(account(Parent(who, [found])))
 
 
 @pytest.mark.parametrize("make", [make for make in ACCOUNTS if make is not snapshot])
 def test_the_balance_is_the_sum_of_all(make: Callable[[], Account]) -> None:
-    allocated, touched, before, unseen = map(int, BALANCE.findall(text.render(make()))[0])
+    allocated, touched, before, unseen = map(int, BALANCE.findall(report.render(make()))[0])
     assert allocated == touched + before + unseen
     assert allocated == sum(region.allocated_bytes for region in make().regions) // PAGE_BYTES
 
 
 @pytest.mark.parametrize("make", [exact, hostile_exact])
 def test_what_is_not_counted_is_not_shown(make: Callable[[], Account]) -> None:
-    assert "faults" not in text.render(make())
+    assert "faults" not in report.render(make())
 
 
 def test_what_is_not_counted_is_not_shown_of_the_rest() -> None:
     touchers = [toucher(process(2000 + i), 100 - i) for i in range(15)]
-    report = text.render(exactly(Parent(process(811), [make_region(1, *touchers)])))
-    (rest,) = re.findall(r"^ +…5 more .*", report, re.MULTILINE)
+    shown = report.render(exactly(Parent(process(811), [make_region(1, *touchers)])))
+    (rest,) = re.findall(r"^ +…5 more .*", shown, re.MULTILINE)
     assert rest.split() == ["…5", "more", "1.7M", "32%"]
 
 
 def test_a_stranger_that_has_exited() -> None:
     """Both are said, and neither is cut."""
     stranger = process(4711, "cp x /dev/shm", exited=20, stranger=True)
-    report = text.render(exactly(Parent(process(811), [make_region(1, toucher(stranger, 7))])))
-    (row,) = re.findall(r"^ +4711 .*", report, re.MULTILINE)
+    shown = report.render(exactly(Parent(process(811), [make_region(1, toucher(stranger, 7))])))
+    (row,) = re.findall(r"^ +4711 .*", shown, re.MULTILINE)
     assert "exited 22:13:40" in row
     assert "…" not in row
 
 
 def test_a_count_that_is_not_known_leaves_its_column() -> None:
     touchers = [toucher(process(812, exited=20), 8, 9), toucher(process(813, exited=20), 7, None)]
-    report = text.render(account(Parent(process(811), [make_region(1, *touchers)])))
-    assert len({line.index("exited 22") for line in report.split("\n") if "exited 22" in line}) == 1
+    shown = report.render(account(Parent(process(811), [make_region(1, *touchers)])))
+    assert len({line.index("exited 22") for line in shown.split("\n") if "exited 22" in line}) == 1
 
 
 def test_unseen_by_a_tier_that_is_blind_to_nothing() -> None:
     """By a loss, which the warnings tell."""
-    report = text.render(exactly(Parent(process(811), [make_region(1, toucher(process(812), 7), unseen=2)])))
-    assert " + 2 unseen" in report
-    assert "unseen may be" not in report
+    shown = report.render(exactly(Parent(process(811), [make_region(1, toucher(process(812), 7), unseen=2)])))
+    assert " + 2 unseen" in shown
+    assert "unseen may be" not in shown
 
 
 def test_a_snapshot_has_no_balance() -> None:
-    assert "balance" not in text.render(snapshot())
+    assert "balance" not in report.render(snapshot())
 
 
 # ---- values to text ----
@@ -403,12 +403,12 @@ def test_a_snapshot_has_no_balance() -> None:
     ],
 )
 def test_format_bytes(size_bytes: int, formatted: str) -> None:
-    assert text.format_bytes(size_bytes) == formatted
-    assert text.format_change(size_bytes) == f"+{formatted}"
+    assert formatting.format_bytes(size_bytes) == formatted
+    assert formatting.format_change(size_bytes) == f"+{formatted}"
 
 
 def test_format_a_loss() -> None:
-    assert text.format_change(-4096) == "-4.0K"
+    assert formatting.format_change(-4096) == "-4.0K"
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_format_a_loss() -> None:
     ],
 )
 def test_printable(raw: str, shown: str) -> None:
-    assert text.printable(raw) == shown
+    assert formatting.printable(raw) == shown
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_printable(raw: str, shown: str) -> None:
     ],
 )
 def test_width(shown: str, columns: int) -> None:
-    assert text.width(shown) == columns
+    assert formatting.width(shown) == columns
 
 
 @pytest.mark.parametrize(
@@ -468,15 +468,15 @@ def test_width(shown: str, columns: int) -> None:
     ],
 )
 def test_fit(raw: str, columns: int, fitted: str) -> None:
-    assert text.fit(raw, columns) == fitted
+    assert formatting.fit(raw, columns) == fitted
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_fits_fits(name: str) -> None:
-    shown = text.printable(name)
+    shown = formatting.printable(name)
     for columns in range(100):
-        fitted = text.fit(shown, columns)
-        assert text.width(fitted) <= columns
+        fitted = formatting.fit(shown, columns)
+        assert formatting.width(fitted) <= columns
         assert fitted == shown or shown.startswith(fitted[:-1])
 
 
@@ -484,7 +484,7 @@ def test_what_fits_fits(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("comm", "fields", "guess"),
+    ("comm", "fields", "expected"),
     [
         ("php-fpm8.2", {"address": 0x10000000}, "opcache?"),
         ("php-fpm8.4", {"address": 0x559240000000}, "opcache?"),
@@ -503,13 +503,13 @@ def test_what_fits_fits(name: str) -> None:
         (None, {}, None),
     ],
 )
-def test_guesses_end_in_a_question_mark(comm: str | None, fields: dict[str, Any], guess: str | None) -> None:
-    assert labels.guess(make_region(1, **fields), process(811, comm=comm)) == guess
-    assert guess is None or guess.endswith("?")
+def test_guesses_end_in_a_question_mark(comm: str | None, fields: dict[str, Any], expected: str | None) -> None:
+    assert guess.guess(make_region(1, **fields), process(811, comm=comm)) == expected
+    assert expected is None or expected.endswith("?")
 
 
 def test_nothing_is_guessed_for_nobody() -> None:
-    assert labels.guess(make_region(1), None) is None
+    assert guess.guess(make_region(1), None) is None
 
 
 # ---- the document ----
@@ -611,8 +611,8 @@ def test_a_page_is_charged_to_its_first_touchers_cgroup(
 def charges(creator: str | None, *cgroups: str | None) -> list[str]:
     rows = [toucher(process(10 + number, cgroup=cgroup), 23 - number) for number, cgroup in enumerate(cgroups)]
     made = Creator(process(9, cgroup=creator), "inferred")
-    report = text.render(account(Parent(made.process, [make_region(1, *rows, before=9, creator=made)])))
-    return [line for line in report.split("\n") if "made in" in line or "charged" in line]
+    shown = report.render(account(Parent(made.process, [make_region(1, *rows, before=9, creator=made)])))
+    return [line for line in shown.split("\n") if "made in" in line or "charged" in line]
 
 
 def test_who_is_charged_is_told_where_it_is_another() -> None:
@@ -628,7 +628,7 @@ def test_who_is_charged_is_told_where_it_is_another() -> None:
         "    made in web.service",
         "    charged 92.0K to cron.service, 88.0K to 0123456789ab, 164.0K to …2 more",
     ]
-    assert max(map(text.width, charges("/" + "字" * 99, *[f"/{number}{'字' * 99}" for number in range(9)]))) <= 80
+    assert max(map(formatting.width, charges("/" + "字" * 99, *[f"/{number}{'字' * 99}" for number in range(9)]))) <= 80
 
 
 def test_a_process_of_another_pid_namespace_is_named_by_both_numbers() -> None:
@@ -636,13 +636,13 @@ def test_a_process_of_another_pid_namespace_is_named_by_both_numbers() -> None:
     worker = process(4_194_303, exited=20, ns_tgid=4_194_302)
     made = Creator(master, "inferred")
     rows = [toucher(worker, 23, 4, freed=1, made_for={master: 7}), toucher(process(812), 7, 3)]
-    report = text.render(account(Parent(master, [make_region(1, *rows, creator=made)])))
-    assert report.startswith("php-fpm8.2 4312 (1)  php-fpm: master")
-    assert "    made by 4312 (1) (inferred)" in report
-    assert "    4194303 (4194302) php-fpm: poo…    92.0K   77%       4  exited 22:13:40" in report
-    assert "28.0K for 4312 (1) php-fpm: master" in report
-    assert "given back: 4.0K of 4194303 (4194302) php-fpm" in report
-    assert max(map(text.width, report.split("\n"))) <= 80
+    shown = report.render(account(Parent(master, [make_region(1, *rows, creator=made)])))
+    assert shown.startswith("php-fpm8.2 4312 (1)  php-fpm: master")
+    assert "    made by 4312 (1) (inferred)" in shown
+    assert "    4194303 (4194302) php-fpm: poo…    92.0K   77%       4  exited 22:13:40" in shown
+    assert "28.0K for 4312 (1) php-fpm: master" in shown
+    assert "given back: 4.0K of 4194303 (4194302) php-fpm" in shown
+    assert max(map(formatting.width, shown.split("\n"))) <= 80
 
 
 @pytest.mark.parametrize(
@@ -670,10 +670,10 @@ def test_what_grew(grown: int, private: int | None, how: str | None, verdict: st
         private_end_bytes=None if private is None else (10_007 + private) * PAGE_BYTES,
         private_how=how,
     )
-    report = text.render(found)
-    assert [line for line in report.split("\n") if "grew" in line] == ([verdict] if verdict else [])
-    assert max(map(text.width, report.split("\n"))) <= 80
-    told = re.findall(r"^private memory .*", report, re.MULTILINE)
+    shown = report.render(found)
+    assert [line for line in shown.split("\n") if "grew" in line] == ([verdict] if verdict else [])
+    assert max(map(formatting.width, shown.split("\n"))) <= 80
+    told = re.findall(r"^private memory .*", shown, re.MULTILINE)
     if private == 7001:
         exact = "private memory 66.4M, +27.3M"
         assert told == [
@@ -749,14 +749,14 @@ class Terminal(io.StringIO):
         return shown
 
 
-SUMMARY = Summary(41.2, 9, 3, 234_881_024, 230_162_432, "812 php-fpm: pool www", 81 << 20)
+STATUS = Status(41.2, 9, 3, 234_881_024, 230_162_432, "812 php-fpm: pool www", 81 << 20)
 
 
 def test_the_live_line() -> None:
-    assert live.render(SUMMARY) == (
+    assert status.render(STATUS) == (
         "41 s · processes 9 · regions 3 · 224.0M allocated, +219.5M · most by 812 php-fpm: pool www 81.0M"
     )
-    assert live.render(SUMMARY._replace(grown_bytes=-4096, grower=None)) == (
+    assert status.render(STATUS._replace(grown_bytes=-4096, grower=None)) == (
         "41 s · processes 9 · regions 3 · 224.0M allocated, -4.0K"
     )
 
@@ -767,28 +767,28 @@ def test_the_live_line_stays_on_its_line(name: str, columns: int, monkeypatch: p
     """A character in the last column makes some terminals scroll."""
     monkeypatch.setenv("COLUMNS", str(columns))
     terminal = Terminal()
-    live.Line(terminal).show(live.render(SUMMARY._replace(grower=f"812 {name}")))
+    status_line.Line(terminal).show(status.render(STATUS._replace(grower=f"812 {name}")))
     start, line = terminal.getvalue().split("\r")
     assert start == ""
-    assert text.width(line) == max(columns - live.SPARE_COLUMNS, 0)
+    assert formatting.width(line) == max(columns - status_line.SPARE_COLUMNS, 0)
     assert {unicodedata.category(character)[0] for character in line}.isdisjoint("C")
 
 
 def test_a_shorter_live_line_leaves_nothing_of_a_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     terminal = Terminal()
-    line = live.Line(terminal)
-    line.show(live.render(SUMMARY))
-    line.show(live.render(SUMMARY._replace(grower=None)))
-    assert terminal.screen().rstrip() == live.render(SUMMARY._replace(grower=None))
+    line = status_line.Line(terminal)
+    line.show(status.render(STATUS))
+    line.show(status.render(STATUS._replace(grower=None)))
+    assert terminal.screen().rstrip() == status.render(STATUS._replace(grower=None))
     line.say("done")
     assert terminal.screen().rstrip() == "shmtrace: done"
 
 
 def test_no_live_line_without_a_terminal() -> None:
     stream = io.StringIO()
-    line = live.Line(stream)
-    line.show(live.ATTACHING)
+    line = status_line.Line(stream)
+    line.show(status_line.ATTACHING)
     line.clear()
     assert stream.getvalue() == ""
     line.say("done")

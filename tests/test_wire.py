@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tracer import events, wire
-from tracer.events import Absent
-from tracer.news import KernelProcess, KernelRegion
-from tracer.procfs import RegionKey
+from tracer import wire
+from tracer.kernel import events
+from tracer.kernel.events import Absent
+from tracer.kernel.updates import KernelProcess, KernelRegion
+from tracer.proc.shmem import RegionKey
 
 pytestmark = pytest.mark.needs("cc")
 
@@ -60,7 +61,7 @@ EVENTS = r"""
         .first = 84, .end = 85, .id = 86};
 """
 DECODED = {
-    "label": events.Label(93, 94, 95, ("/a\\xff.php", Absent.NONE, Absent.UNREADABLE, "x" * 127 + "…")),
+    "label": events.LabelRead(93, 94, 95, ("/a\\xff.php", Absent.NONE, Absent.UNREADABLE, "x" * 127 + "…")),
     "punch": events.Punch(81, id=86, first=84, end=85),
 }
 

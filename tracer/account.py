@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tracer import sources
-from tracer.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.errors import ShmtraceError
+from tracer.labels import parse as parse_label
+from tracer.proc.private_memory import EXACT
 
 
 class Process(NamedTuple):
@@ -259,6 +260,10 @@ class Session(NamedTuple):
     label: str | None = None
     """what --label asked for"""
 
+    @property
+    def private_is_exact(self) -> bool:
+        return self.private_how == EXACT
+
 
 class Window(NamedTuple):
     """A part of the capture's time, [since_ns, until_ns) of CLOCK_REALTIME; None: open on that side."""
@@ -339,7 +344,7 @@ def read_session(capture: Capture) -> Session:
         raise ShmtraceError("the capture is empty", "it was cut off before anything was recorded; record another")
     session = sessions[0]
     try:
-        sources.parse(session["label"] or "php")
+        parse_label(session["label"] or "php")
     except ValueError as error:
         raise capture.damaged(f"session.label: {error}") from None
     known = {
@@ -351,7 +356,7 @@ def read_session(capture: Capture) -> Session:
     return Session(**{**dict(session), **known})
 
 
-class Processes(dict[int, Process]):
+class ProcessesByRow(dict[int, Process]):
     """Of a capture, by row. Raises ShmtraceError for one that is not there."""
 
     def __init__(self, capture: Capture, found: Iterable[Process]) -> None:
@@ -362,9 +367,9 @@ class Processes(dict[int, Process]):
         raise self._capture.damaged(f"it refers to process {row}, which is not there")
 
 
-def read_processes(capture: Capture) -> Processes:
+def read_processes(capture: Capture) -> ProcessesByRow:
     """By row."""
-    return Processes(
+    return ProcessesByRow(
         capture,
         (
             Process(

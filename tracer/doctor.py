@@ -19,14 +19,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer import kernel, prepare, procfs
-from tracer.cache import Cache
+from tracer import prepare
 from tracer.errors import ShmtraceError
-from tracer.kernel import Tier
-from tracer.packages import install_bcc
-from tracer.probes import Beginning, Probes, Sizes
-from tracer.procfs import PAGE_BYTES, Proc
-from tracer.views.text import COLUMNS, format_bytes, printable
+from tracer.formatting import COLUMNS, format_bytes, printable
+from tracer.kernel import host, tiers
+from tracer.kernel.cache import Cache
+from tracer.kernel.packages import install_bcc
+from tracer.kernel.probes import Beginning, Probes, Sizes
+from tracer.kernel.tiers import Tier
+from tracer.proc import shmem
+from tracer.proc.procfs import Proc
+from tracer.proc.shmem import PAGE_BYTES
 
 SMALL = Sizes(blocks=64, processes=64, regions=64, usages=64, alive=64)
 NAME_COLUMNS = 26  # of the state and the name, before what was found
@@ -59,26 +62,26 @@ def examine() -> list[Check]:
 
     Raises ShmtraceError where /proc is not what it should be.
     """
-    kernel.need_proc()
+    host.need_proc()
     swap_bytes = Proc().memory().swap_bytes
     compiler = bcc()
     needed = [
-        privileges(kernel.missing_capabilities(bpf=True), os.geteuid() == 0),
-        tell("user namespace", False, lambda: user_namespace(kernel.sees_host_users())),
-        tell("PID namespace", False, lambda: pid_namespace(kernel.sees_host_pids())),
+        privileges(host.missing_capabilities(bpf=True), os.geteuid() == 0),
+        tell("user namespace", False, lambda: user_namespace(host.sees_host_users())),
+        tell("PID namespace", False, lambda: pid_namespace(host.sees_host_pids())),
         compiler,
         Check("kernel headers", True, "not needed"),
         kernel_types(),
         compiled(Cache(), can_compile=compiler.ok is True),
-        lockdown(kernel.lockdown()),
+        lockdown(host.lockdown()),
         tell("tracefs", None, tracefs),
     ]
-    best_first = kernel.tiers()
-    tiers = tried(best_first, needed)
-    exact = any(check.ok for tier, check in zip(best_first, tiers) if tier.name == kernel.KPROBE.name)
+    best_first = tiers.tiers()
+    trials = tried(best_first, needed)
+    exact = any(check.ok for tier, check in zip(best_first, trials) if tier.name == tiers.KPROBE.name)
     return [
         *needed,
-        *tiers,
+        *trials,
         *region_calls(),
         tell("huge pages", None, lambda: huge_pages(THP, MOUNTS.read_text(errors="backslashreplace"), exact)),
         tell("hugetlb", None, lambda: hugetlb(HUGETLB, exact)),
@@ -137,7 +140,7 @@ def bcc() -> Check:
 
 def kernel_types() -> Check:
     try:
-        count = len(kernel.layout(Cache()).defines)
+        count = len(tiers.layout(Cache()).defines)
     except ShmtraceError as error:
         return Check("BTF", False, str(error), "boot a kernel that has CONFIG_DEBUG_INFO_BTF=y, as distributions' have")
     return Check("BTF", True, f"has all that is asked of it ({count} facts)")
@@ -167,19 +170,21 @@ def lockdown(mode: str | None) -> Check:
 
 def tracefs() -> Check:
     try:
-        with kernel.tracefs():
-            place = kernel.mounted_tracefs()
+        with host.tracefs():
+            place = host.mounted_tracefs()
     except ShmtraceError as error:
         return Check("tracefs", None, f"{error.message}: page faults are not told without it", error.remedy)
     return Check("tracefs", True, str(place) if place else "not mounted, and need not be")
 
 
-def tried(tiers: Sequence[Tier], needed: Sequence[Check]) -> list[Check]:
+def tried(best_first: Sequence[Tier], needed: Sequence[Check]) -> list[Check]:
     """Compile, load and attach each for real, if nothing that all need is missing. One that works is enough."""
     missing = [check.name for check in needed if check.ok is False]
     if missing:
-        return [Check(tier.title, None, f"not tried, for want of the above ({', '.join(missing)})") for tier in tiers]
-    checks = [tell(tier.title, None, functools.partial(try_tier, tier)) for tier in tiers]
+        return [
+            Check(tier.title, None, f"not tried, for want of the above ({', '.join(missing)})") for tier in best_first
+        ]
+    checks = [tell(tier.title, None, functools.partial(try_tier, tier)) for tier in best_first]
     if any(check.ok for check in checks):
         return checks
     return [check._replace(ok=False) for check in checks]
@@ -202,11 +207,11 @@ def region_calls() -> list[Check]:
     try:
         with _own_region() as path:
             path.stat()
-            resident_bytes, _ = procfs.residency(path)
-            generation, born_ns = procfs.generation(path), procfs.birth_time_ns(path)
+            resident_bytes, _ = shmem.residency(path)
+            generation, born_ns = shmem.generation(path), shmem.birth_time_ns(path)
     except OSError as error:
         return [Check(READING, False, f"cannot be read ({error.strerror})", AS_ROOT)]
-    lacking = kernel.missing_capabilities(bpf=False)
+    lacking = host.missing_capabilities(bpf=False)
     return [
         Check(READING, False, f"only our own, without {', '.join(lacking)}", AS_ROOT)
         if lacking
@@ -282,13 +287,13 @@ def hugetlb(pools: Path, exact: bool) -> Check:
 
 
 def traces(checks: Sequence[Check]) -> bool:
-    return best(checks) is not kernel.PROC and all(check.ok is not False for check in checks)
+    return best(checks) is not tiers.PROC and all(check.ok is not False for check in checks)
 
 
 def best(checks: Sequence[Check]) -> Tier:
     """The tier that a trace would have."""
     works = {check.name for check in checks if check.ok}
-    return next((tier for tier in kernel.tiers() if tier.title in works), kernel.PROC)
+    return next((tier for tier in tiers.tiers() if tier.title in works), tiers.PROC)
 
 
 def reads(checks: Sequence[Check]) -> bool:
@@ -313,7 +318,7 @@ def _verdict(checks: Sequence[Check]) -> list[str]:
         tier = best(checks)
         text = f"first touches, {TOLD_BY[tier.by]}; it works here"
     elif reads(checks):
-        tier, text = kernel.PROC, f"only `shmtrace snapshot` works here; to trace lacks: {missing}"
+        tier, text = tiers.PROC, f"only `shmtrace snapshot` works here; to trace lacks: {missing}"
     else:
         return _fold("no tier: ", f"not even `shmtrace snapshot` works here; missing: {missing}", 9)
     blind = [line for blind in tier.blind_to for line in _fold("", f"- {blind}", 2)]

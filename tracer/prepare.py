@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
-from tracer import kernel, sources
-from tracer.bytecode import Wanted, compiled
-from tracer.cache import Cache
-from tracer.kernel import Tier
-from tracer.layout import Layout
-from tracer.probes import STACKS, wanted
+from tracer.kernel import tiers
+from tracer.kernel.bytecode import Wanted, compiled
+from tracer.kernel.cache import Cache
+from tracer.kernel.fields import KernelLayout
+from tracer.kernel.probes import STACKS, wanted
+from tracer.kernel.tiers import Tier
+from tracer.labels import READY, parse
 
-ANY_LABEL = sources.parse("BINARY:SYMBOL")
+ANY_LABEL = parse("BINARY:SYMBOL")
 
 
 class Variant(NamedTuple):
@@ -23,10 +24,10 @@ class Variant(NamedTuple):
     wanted: Wanted
 
 
-def variants(layout: Layout, tier: Tier, fexit: bool) -> list[Variant]:
+def variants(layout: KernelLayout, tier: Tier, fexit: bool) -> list[Variant]:
     """Of a tier on a kernel: with labels of each kind and without, with stacks and without."""
     labels: dict[tuple[str, ...], list[str]] = {(): []}
-    for source in (*sources.READY.values(), ANY_LABEL):
+    for source in (*READY.values(), ANY_LABEL):
         labels.setdefault(source.flags, []).append(source.name)
     return [
         Variant(
@@ -40,12 +41,12 @@ def variants(layout: Layout, tier: Tier, fexit: bool) -> list[Variant]:
 
 def of_kernel(cache: Cache) -> list[Variant]:
     """All that the running kernel can have. Raises ShmtraceError."""
-    layout = kernel.layout(cache)
+    layout = tiers.layout(cache)
     found: list[Variant] = []
-    for tier in kernel.TIERS:
-        there = kernel.points(tier, layout)
-        if not kernel.why_not(tier, there):
-            found += variants(layout, tier, kernel.has_fexit(tier, there))
+    for tier in tiers.TIERS:
+        there = tiers.points(tier, layout)
+        if not tiers.why_not(tier, there):
+            found += variants(layout, tier, tiers.has_fexit(tier, there))
     return found
 
 

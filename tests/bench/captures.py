@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer.capture import Capture
-from tracer.procfs import PAGE_BYTES
+from tracer.capture.capture import Capture
+from tracer.proc.shmem import PAGE_BYTES
 
 SEED = 811
 BEGAN_NS = 1_764_054_000_000_000_000  # 2025-11-25 07:00:00 UTC

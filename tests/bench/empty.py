@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 
-from tracer import bpf, kernel, perf
-from tracer.btf import Btf
+from tracer.kernel import bpf_syscall, perf, tiers
+from tracer.kernel.btf import Btf
 
 FUNCTION = "shmem_add_to_page_cache"
 
@@ -20,9 +20,9 @@ def attach(by: str) -> tuple[int, int]:
     if by == "fentry":
         number = Btf().function(FUNCTION)
         assert number
-        program = bpf.load(bpf.NOTHING, bpf.TRACING, number)
-        return program, bpf.attach(program)
-    program = bpf.load(bpf.NOTHING, bpf.KPROBE)
+        program = bpf_syscall.load(bpf_syscall.NOTHING, bpf_syscall.TRACING, number)
+        return program, bpf_syscall.attach(program)
+    program = bpf_syscall.load(bpf_syscall.NOTHING, bpf_syscall.KPROBE)
     return program, perf.kprobe(program, FUNCTION, False)
 
 
@@ -37,5 +37,5 @@ def main(by: str, *command: str) -> int:
 
 
 if __name__ == "__main__":
-    assert sys.argv[1] in (kernel.KPROBE.by, kernel.FENTRY.by)
+    assert sys.argv[1] in (tiers.KPROBE.by, tiers.FENTRY.by)
     sys.exit(main(*sys.argv[1:]))

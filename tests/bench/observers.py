@@ -21,7 +21,7 @@ SHMTRACE = [sys.executable, "-m", "tracer"]
 PATIENCE_SECONDS = 600.0  # in an emulated guest
 COLD = patched(
     "import pathlib, tempfile",
-    "from tracer.cache import Cache",
+    "from tracer.kernel.cache import Cache",
     "scratch = tempfile.TemporaryDirectory()",
     "Cache.__init__.__defaults__ = (pathlib.Path(scratch.name, 'cache'),)",
 )

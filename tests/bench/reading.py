@@ -7,11 +7,12 @@ from array import array
 from functools import partial
 
 from tests.bench.rounds import print_table, run_rounds
-from tracer import ledger
-from tracer.capture import Capture
+from tracer.capture.capture import Capture
 from tracer.clock import Clock
-from tracer.ledger import ALL_PAGES, Block, PageSet
-from tracer.lives import Lives
+from tracer.kernel.maps import Block
+from tracer.record import ledger
+from tracer.record.ledger import ALL_PAGES, PageSet
+from tracer.record.processes import Processes
 from tracer.wire import BLOCK_PAGES, WHEN_BITS, WORD_ABSENT
 
 PAGES = 1 << 20
@@ -39,7 +40,7 @@ def blocks_of(nr_tgids: int, turn_pages: int) -> dict[int, Block]:
 
 def bench(rounds: int) -> None:
     with Capture() as capture:
-        lives = Lives(capture, Clock.start())
+        lives = Processes(capture, Clock.start())
         for tgid in TGIDS:
             lives.begin(tgid, tgid, None, "storm", "storm", began_us=-1)
 

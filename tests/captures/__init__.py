@@ -6,7 +6,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from tracer.capture import Capture
+from tracer.capture.capture import Capture
 
 DIRECTORY = Path(__file__).parent
 NAMES = sorted(path.stem for path in DIRECTORY.glob("*.sql"))

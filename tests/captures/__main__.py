@@ -20,9 +20,9 @@ from tests.live.fpm import Fpm, running_fpm, script_names
 from tests.live.postgres import running_postgres
 from tests.live.reports import ROOT, SHMTRACE
 from tests.live.workload import build
-from tracer import snapshot
-from tracer.capture import Capture
-from tracer.targets import Targets
+from tracer.capture.capture import Capture
+from tracer.record import snapshot
+from tracer.record.targets import Targets
 
 HOST = "web1"
 CGROUP = "/system.slice/pool.service"

@@ -23,9 +23,10 @@ from tests.fuzz.harness import Fuzzer, Given
 from tests.fuzz.procs import MOUNTS
 from tests.fuzz.values import texts
 from tests.proc_texts import MAPS, MEMINFO, SYSVIPC, stat_of
-from tracer import cli, kernel
+from tracer import cli
 from tracer.errors import ShmtraceError
-from tracer.procfs import Proc
+from tracer.kernel import host
+from tracer.proc.procfs import Proc
 
 TITLES = {1: b"/sbin/init\0", 811: b"php-fpm: master\0", 812: b"a" * 4000 + b"!", 813: b"\xff\x1b[2J\0-x\0", 814: b""}
 MADE = ["fifo", "directory", "socket", "nowhere", "loop", "empty", "large", "\udcff", "a b\n;c", "text", captures.FILE]
@@ -161,13 +162,13 @@ class _NoTrace:
 
 
 def give(given: Given) -> None:
-    trace = ModuleType("tracer.trace")  # which would want bcc
+    trace = ModuleType("tracer.record.trace")  # which would want bcc
     trace.__getattr__ = lambda _: _NoTrace  # type: ignore[method-assign]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.dict(sys.modules, {"tracer.trace": trace}))
+        stack.enter_context(mock.patch.dict(sys.modules, {"tracer.record.trace": trace}))
         stack.enter_context(mock.patch.object(Proc.__init__, "__defaults__", (str(Path("../proc").resolve()),)))
-        stack.enter_context(mock.patch.object(kernel, "missing_capabilities", return_value=[]))
-        stack.enter_context(mock.patch.object(kernel, "need_host_pids", return_value=None))
+        stack.enter_context(mock.patch.object(host, "missing_capabilities", return_value=[]))
+        stack.enter_context(mock.patch.object(host, "need_host_pids", return_value=None))
         harness.command(*given["arguments"])
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests import captures, recorded
 from tests.fuzz import harness, outputs
 from tests.fuzz.harness import Given
-from tracer.cli import looking
+from tracer.cli import reporting
 
 FILE, OTHER = "x.capture", "good.capture"
 MADE = {"pool": recorded.pool, "stacks": recorded.with_stacks, "labels of a pool": recorded.with_labels}
@@ -33,13 +33,13 @@ COMMANDS = [
     ["report", FILE, "--json"],
     ["report", FILE, "--json", "--since", "+1s", "--until", "-1s"],
     ["report", FILE, "--csv"],
-    *(["report", FILE, "--by", by, *form] for by in _choices(looking.report, "by") for form in ([], ["--json"])),
+    *(["report", FILE, "--by", by, *form] for by in _choices(reporting.report, "by") for form in ([], ["--json"])),
     *(["report", FILE, "--by", by, "--csv"] for by in ("process", "stack", "label")),
     *(["report", FILE, "--by", by, "--csv", "--sort", "allocated"] for by in ("region", "unit", "script")),
     ["report", FILE, "--by", "time", "--since", "+1s"],
     *(["diff", *files, *form] for files in ([OTHER, FILE], [FILE, OTHER]) for form in ([], ["--json"], ["--csv"])),
     ["html", FILE, "-o", "-"],
-    *(["export", FILE, "--format", form] for form in _choices(looking.export, "form")),
+    *(["export", FILE, "--format", form] for form in _choices(reporting.export, "form")),
 ]
 commands = st.sampled_from([*[COMMANDS[0]] * 4, *COMMANDS])
 names = st.sampled_from(NAMES)

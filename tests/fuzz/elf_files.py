@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tests.fuzz.captures import INTEGERS
 from tests.fuzz.harness import Fuzzer, Given
-from tracer import elf, sources, symbols
+from tracer import labels
 from tracer.errors import ShmtraceError
+from tracer.record import elf, label_sites, symbols
 
 FILE = "program"
 PROGRAMS = [Path(shutil.which(name) or name).resolve() for name in ("sleep", "true", "bash")]
@@ -86,12 +87,12 @@ def write(given: Given, directory: Path) -> None:
 
 
 def give(given: Given) -> None:
-    source = sources.parse("php:file" if given["symbol"] == "main" else f"{FILE}:{given['symbol']}")
+    source = labels.parse("php:file" if given["symbol"] == "main" else f"{FILE}:{given['symbol']}")
     fd = os.open(FILE, os.O_RDONLY)
     try:
         if given["reader"] == "label":
-            found = sources._read(fd, source)
-            assert isinstance(found, (str, sources._Binary))
+            found = label_sites._read(fd, source)
+            assert isinstance(found, (str, label_sites._Binary))
             return
         program = elf.read(fd)
     except OSError as error:

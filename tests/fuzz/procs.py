@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tests.fuzz.harness import Fuzzer, Given
 from tests.fuzz.values import texts
 from tests.proc_texts import MAPS, MEMINFO, SYSVIPC
-from tracer import leases, mounts, private, procfs, targets
-from tracer.places import place
-from tracer.procfs import Proc
+from tracer.cgroup import place
+from tracer.proc import leases, mounts, private_memory, shmem
+from tracer.proc.procfs import Proc
+from tracer.record import targets
 
 NUMBERS = ["0", "1", "812", "-1", "4294967296", "18446744073709551615", "9" * 40, "", "x", "٣", "0x10", "1.5"]
 MOUNTS = "proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n"
@@ -135,14 +136,14 @@ def give(given: Given) -> None:
         mappings = proc.mappings(tgid)
         proc.identify(tgid, mappings)
         for path in {proc.map_file(tgid, mapping) for mapping in mappings} | set(proc.open_files(tgid)):
-            for look in (procfs.identify, procfs.survey, procfs.residency, procfs.region_stat, procfs.link_name):
+            for look in (shmem.identify, shmem.survey, shmem.residency, shmem.region_stat, shmem.link_name):
                 look(path)
         proc.executables(tgid)
         for mapping in mappings[:1]:
             mounted.kind(tgid, mapping.dev)
             mounted.why_not(proc.folder(tgid), mapping.ino)
     leases.find(proc.root / "locks")
-    private.measure(proc, processes, cgroups)
+    private_memory.measure(proc, processes, cgroups)
     proc.sysv_segments()
     proc.memory()
     proc.warnings()

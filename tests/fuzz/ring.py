@@ -7,8 +7,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from tests.fuzz.harness import Fuzzer, Given
-from tracer import events, wire
-from tracer.news import KernelProcess, KernelRegion, text
+from tracer import wire
+from tracer.kernel import events
+from tracer.kernel.updates import KernelProcess, KernelRegion, text
 
 EVENTS = {"news": wire.EVENT_NEWS, "punch": wire.EVENT_PUNCH, "label": wire.EVENT_LABEL}
 KINDS = {

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from tests.fuzz.harness import Fuzzer, Given
 from tests.fuzz.values import texts
-from tracer import moments, references, sources, wire
+from tracer import find_region, labels, window, wire
 from tracer.account import Session
+from tracer.cgroup import place, short
 from tracer.cli import options
 from tracer.errors import ShmtraceError
-from tracer.places import place, short
 
 DAY_S = 86400
 SESSION = Session("h", "6", "0", "proc", "", [], 0, 0, True, *[None] * 5, 0, 0, 0, [], None, None, None)  # type: ignore[arg-type]
@@ -36,8 +36,8 @@ _digits = (
     | st.sampled_from(["9" * 20, "٣", "00", "1e3", "-1", ""])
 )
 _times = st.one_of(
-    st.from_regex(moments.RELATIVE, fullmatch=True),
-    st.from_regex(moments.CLOCK, fullmatch=True),
+    st.from_regex(window.RELATIVE, fullmatch=True),
+    st.from_regex(window.CLOCK, fullmatch=True),
     st.datetimes().map(str),
     st.datetimes(timezones=st.timezones()).map(lambda when: when.isoformat()),
     st.lists(st.one_of(_digits, st.sampled_from("+-:.TZzshmd WQ24")), max_size=8).map("".join),
@@ -87,12 +87,12 @@ def give(given: Given) -> None:
     time.tzset()
     word, bounds = given["word"], (given["started_ns"], given["started_ns"] + given["seconds"] * 10**9)
     parse = {
-        "time": lambda: moments.parse(word, *bounds),
-        "window": lambda: moments.window(None, word, SESSION._replace(started_ns=bounds[0], ended_ns=bounds[1])),
+        "time": lambda: window.parse(word, *bounds),
+        "window": lambda: window.window(None, word, SESSION._replace(started_ns=bounds[0], ended_ns=bounds[1])),
         "size": lambda: options.size(None, None, word),  # type: ignore[arg-type]
         "range": lambda: options.byte_range(None, None, word),  # type: ignore[arg-type]
         "label": lambda: options.label(None, None, word),  # type: ignore[arg-type]
-        "region": lambda: references.tgid_of(word),
+        "region": lambda: find_region.tgid_of(word),
         "cgroup": lambda: place(word),
     }
     try:
@@ -105,7 +105,7 @@ def give(given: Given) -> None:
         assert 0 <= found[0] < found[1] < 2**63
     elif given["kind"] == "label":
         assert all(0 <= text.offset < 2**64 for text in found.texts)
-        assert sources.parse(word) == found
+        assert labels.parse(word) == found
         assert len(found.texts) <= wire.MAX_TEXTS
     elif given["kind"] == "cgroup":
         assert found.container is None or short(found.container)

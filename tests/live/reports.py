@@ -37,7 +37,7 @@ def without_bcc(directory: Path) -> list[str]:
     return patched(
         "import pathlib, sys",
         f"sys.path.insert(0, {str(directory)!r})",
-        "from tracer.cache import Cache",
+        "from tracer.kernel.cache import Cache",
         f"Cache.__init__.__defaults__ = (pathlib.Path({str(directory)!r}, 'cache'),)",
     )
 

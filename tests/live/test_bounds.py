@@ -408,7 +408,9 @@ for page in range(100_003):
 """
     )
     *python, statements = shmtrace(tier)
-    impatient = "from tracer import closing; closing.Closing.is_over = lambda *_: True\n" + statements
+    impatient = (
+        "from tracer.record import region_writer; region_writer.RegionWriter.is_over = lambda *_: True\n" + statements
+    )
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout

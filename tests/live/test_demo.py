@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.reports import ROOT, SHMTRACE, without_bcc
-from tracer.views.text import width
+from tracer.formatting import width
 
 pytestmark = pytest.mark.bpf
 

@@ -346,28 +346,28 @@ def test_perf_events_are_refused() -> None:
 
 
 def test_locked_down() -> None:
-    locked = patched("from tracer import kernel", "kernel.lockdown = lambda: 'confidentiality'")
+    locked = patched("from tracer.kernel import host", "host.lockdown = lambda: 'confidentiality'")
     failed = Failed([*locked, "-a"], before=forbid(BPF))
     assert "locked down (confidentiality) and refuses BPF: boot with lockdown=integrity" in failed.line
     assert SNAPSHOT_WORKS in failed.line
 
 
 def test_not_the_hosts_pids() -> None:
-    contained = patched("from tracer import kernel", "kernel.sees_host_pids = lambda: False")
+    contained = patched("from tracer.kernel import host", "host.sees_host_pids = lambda: False")
     failed = Failed([*contained, "-a"])
     assert "--pid=host" in failed.line
     assert "`shmtrace snapshot` works here" in failed.line
 
 
 def with_probe(probe: str) -> list[str]:
-    return patched("from tracer import kernel", f"kernel.FAULTS.probes.insert(5, kernel.Probe({probe}))")
+    return patched("from tracer.kernel import tiers", f"tiers.FAULTS.probes.insert(5, tiers.Probe({probe}))")
 
 
 @pytest.mark.parametrize(
     "probe",
     [
-        "'sys_exit_mmap', kernel.Kind.TRACEPOINT, ('syscalls:sys_exit_frob',)",
-        "'page_fault', kernel.Kind.RAW, ('exceptions:page_frob',)",
+        "'sys_exit_mmap', tiers.Kind.TRACEPOINT, ('syscalls:sys_exit_frob',)",
+        "'page_fault', tiers.Kind.RAW, ('exceptions:page_frob',)",
     ],
 )
 class TestTracepointAbsent:
@@ -401,8 +401,8 @@ def with_sizes(**sizes: int) -> list[str]:
     everything = {"blocks": 4096, "processes": 2048, "regions": 1024, "usages": 4096, "alive": 1024, **sizes}
     values = ", ".join(f"{name}={size}" for name, size in everything.items())
     return patched(
-        "from tracer.probes import Sizes",
-        "from tracer.trace import Trace",
+        "from tracer.kernel.probes import Sizes",
+        "from tracer.record.trace import Trace",
         f"Trace._room = lambda self, processes: Sizes({values})",
     )
 
@@ -413,7 +413,7 @@ def assert_warned(report: Report, *parts: str) -> None:
 
 SLOW = patched(
     "import time",
-    "from tracer import probes",
+    "from tracer.kernel import probes",
     "probes.EVENT_PAGES = 1",  # of events
     "poll = probes.Probes.poll",
     "probes.Probes.poll = lambda self, timeout_s: (time.sleep(0.3), poll(self, timeout_s))[1]",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.live.reports import ROOT, SHMTRACE
-from tracer.procfs import PAGE_BYTES
+from tracer.proc.shmem import PAGE_BYTES
 
 COMM = b"\x1b[31m=1+1\n<b>\xff"
 ARGUMENT = b"<script>alert(1)</script>\x1b]0;x\x07 \xe2\x80\xaegpj\xff\n@SUM(1)" + b"x" * 4096

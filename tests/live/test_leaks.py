@@ -17,12 +17,13 @@ from tests.live.reports import SHMTRACE, assert_balanced, find_region, pages_by_
 from tests.live.terminal import COLUMNS, on_terminal
 from tests.live.workload import Notes, stepped
 from tracer import account
-from tracer.capture import Capture
-from tracer.procfs import PAGE_BYTES, Proc
-from tracer.targets import Targets
-from tracer.trace import Trace
+from tracer.capture.capture import Capture
+from tracer.formatting import width
+from tracer.proc.procfs import Proc
+from tracer.proc.shmem import PAGE_BYTES
+from tracer.record.targets import Targets
+from tracer.record.trace import Trace
 from tracer.views import json as document
-from tracer.views.text import width
 
 ROUNDS = 9
 REGIONS = 1499
@@ -99,7 +100,9 @@ def test_the_maps_hold_nothing_of_what_is_gone(program: Path, tmp_path: Path, sh
 
 
 def test_regions_that_come_and_go_cost_no_memory(program: Path, tmp_path: Path, shell: Shell) -> None:
-    patient = patched("from tracer import trace", "trace.PATIENCE_S = 60")  # on a busy host there is much left to close
+    patient = patched(
+        "from tracer.record import trace", "trace.PATIENCE_S = 60"
+    )  # on a busy host there is much left to close
     with trace("-p", shell.tgid, shmtrace=patient) as running:
         rss_bytes = []
         for number in range(ROUNDS):

@@ -20,7 +20,7 @@ import pytest
 from tests.live.reports import ROOT, SHMTRACE, find_region, trace
 from tests.live.shmem import PAGE_BYTES
 from tests.live.workload import PATIENCE_SECONDS, Stepped
-from tracer.procfs import Proc
+from tracer.proc.procfs import Proc
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc", "unshare")]
 

@@ -12,7 +12,7 @@ from pyz.build import write
 from tests.live.reports import read_report
 from tests.live.shmem import PAGE_BYTES
 from tracer import prepare
-from tracer.cache import Cache
+from tracer.kernel.cache import Cache
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc")]
 

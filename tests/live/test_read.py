@@ -36,7 +36,7 @@ KINDS = ["anon", "memfd", "sysv", "posix"]
 LEFT_OUT = 3
 
 # As before v6.5.
-BY_SMAPS = patched("import tracer.procfs", "tracer.procfs.cachestat = lambda *_: None")
+BY_SMAPS = patched("import tracer.proc.shmem", "tracer.proc.shmem.cachestat = lambda *_: None")
 WAYS = {"cachestat": SHMTRACE, "smaps": BY_SMAPS}
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="map_files needs root")
@@ -381,20 +381,20 @@ def open_inodes(tgid: int) -> list[int]:
 def test_what_was_read_of_one_that_died_is_kept(tmp_path: Path) -> None:
     """A worker lives on for the first chunk alone."""
     slow = patched(
-        "import os, time, tracer.contents",
-        "tracer.contents.CHUNK_BYTES = 5 * 4096",
-        "look = tracer.contents.Contents._look",
+        "import os, time, tracer.proc.contents",
+        "tracer.proc.contents.CHUNK_BYTES = 5 * 4096",
+        "look = tracer.proc.contents.Contents._look",
         "def slowly(self, *rest):",
         f"    while os.path.exists({str(tmp_path / 'wait')!r}) and self.read_bytes:",
         "        time.sleep(0.01)",
         "    return look(self, *rest)",
-        "tracer.contents.Contents._look = slowly",
-        "find = tracer.contents.Contents._open",
+        "tracer.proc.contents.Contents._look = slowly",
+        "find = tracer.proc.contents.Contents._open",
         "def again(self):",
         f"    while os.path.exists({str(tmp_path / 'wait')!r}) and self.read_bytes:",
         "        time.sleep(0.01)",
         "    return find(self)",
-        "tracer.contents.Contents._open = again",
+        "tracer.proc.contents.Contents._open = again",
     )
     (tmp_path / "wait").touch()
     dump = tmp_path / "dump"
@@ -416,9 +416,9 @@ def test_what_was_read_of_one_that_died_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_half_is_removed_when_it_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
     slow = patched(
-        "import time, tracer.sparse",
-        "write = tracer.sparse.Sink.write",
-        "tracer.sparse.Sink.write = lambda *rest: (write(*rest), time.sleep(30))",
+        "import time, tracer.cli.sparse_file",
+        "write = tracer.cli.sparse_file.Sink.write",
+        "tracer.cli.sparse_file.Sink.write = lambda *rest: (write(*rest), time.sleep(30))",
     )
     dump = tmp_path / "dump"
     with held() as region:
@@ -508,10 +508,10 @@ def test_bytes_are_not_sent_to_a_terminal() -> None:
 
 def test_a_bar_once_it_takes_a_second(tmp_path: Path) -> None:
     slow = patched(
-        "import time, tracer.contents, tracer.sparse",
-        "tracer.contents.CHUNK_BYTES = 5 * 4096",
-        "write = tracer.sparse.Sink.write",
-        "tracer.sparse.Sink.write = lambda *rest: (time.sleep(0.4), write(*rest))",
+        "import time, tracer.proc.contents, tracer.cli.sparse_file",
+        "tracer.proc.contents.CHUNK_BYTES = 5 * 4096",
+        "write = tracer.cli.sparse_file.Sink.write",
+        "tracer.cli.sparse_file.Sink.write = lambda *rest: (time.sleep(0.4), write(*rest))",
     )
     with held() as region:
         with on_terminal([*slow, "read", region.place, "-o", str(tmp_path / "slow")]) as terminal:

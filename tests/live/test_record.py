@@ -20,8 +20,9 @@ import pytest
 from tests.live.fpm import running_fpm, script_names
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE
 from tests.live.shmem import PAGE_BYTES
-from tracer import account, timeline
-from tracer.capture import Capture
+from tracer import account
+from tracer.capture.capture import Capture
+from tracer.tables import by_time
 
 pytestmark = pytest.mark.bpf
 
@@ -166,7 +167,7 @@ def test_it_is_read_while_it_is_written(forker: int, tmp_path: Path) -> None:
         for _ in range(READS):
             with Capture.open(path) as capture:
                 found = account.read(capture)
-                table = timeline.by_time(found, capture)
+                table = by_time.by_time(found, capture)
                 touched = sum(row.touched_bytes for row in table.rows)
             assert capture.remarks == []
             assert touched == sum(region.touched_bytes for region in found.regions)

@@ -122,7 +122,7 @@ def test_during_the_report(target: str, number: signal.Signals) -> None:
 def test_during_the_start_with_probes_attached(target: str, number: signal.Signals) -> None:
     slow = patched(
         "import sys, time",
-        "from tracer.probes import Probes",
+        "from tracer.kernel.probes import Probes",
         "attach = Probes.attach",
         "Probes.attach = lambda self: (attach(self), print('attached', file=sys.stderr, flush=True), time.sleep(60))",
     )
@@ -201,9 +201,9 @@ def test_nohup(target: str) -> None:
 
 SLOW = (  # a minute and more in all
     "import time",
-    "from tracer import closing, trace",
-    "alive = closing.Closing.alive",
-    "closing.Closing.alive = lambda *arguments: (time.sleep(0.2), alive(*arguments))",
+    "from tracer.record import region_writer, trace",
+    "alive = region_writer.RegionWriter.close_alive",
+    "region_writer.RegionWriter.close_alive = lambda *arguments: (time.sleep(0.2), alive(*arguments))",
 )
 MANY = 307
 HOLD_MANY = f"""
@@ -349,7 +349,7 @@ def test_a_command_that_was_not_let_go_never_runs(tmp_path: Path, number: signal
     """It is held until the probes are attached."""
     slow = patched(
         "import sys, time",
-        "from tracer.probes import Probes",
+        "from tracer.kernel.probes import Probes",
         "Probes.attach = lambda self: (print('attaching', file=sys.stderr, flush=True), time.sleep(60))",
     )
     with running("--", "touch", str(tmp_path / "touched"), shmtrace=slow, until=b"attaching") as process:

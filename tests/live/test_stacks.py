@@ -17,7 +17,7 @@ from tests.live.shmem import PAGE_BYTES
 from tests.live.tiers import shmtrace
 from tracer import account
 from tracer.account import Account
-from tracer.capture import Capture
+from tracer.capture.capture import Capture
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc", "nm", "strip")]
 

@@ -25,7 +25,7 @@ MOST_KB = 64 << 10
 def keeping(tier: str, directory: Path, *statements: str) -> list[str]:
     """A shmtrace that keeps there what it has compiled."""
     where = f"Cache.__init__.__defaults__ = (pathlib.Path({str(directory)!r}),)"
-    return shmtrace(tier, "import pathlib", "from tracer.cache import Cache", where, *statements)
+    return shmtrace(tier, "import pathlib", "from tracer.kernel.cache import Cache", where, *statements)
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ import pytest
 
 from tests.live.reports import PATIENCE_SECONDS, ROOT, SHMTRACE, Report, read_report, trace
 from tracer import account
-from tracer.capture import Capture
-from tracer.procfs import PAGE_BYTES
+from tracer.capture.capture import Capture
+from tracer.proc.shmem import PAGE_BYTES
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc")]
 

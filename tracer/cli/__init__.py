@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from tracer import __version__
-from tracer.cli import host, looking, output, tracing
+from tracer.cli import host, output, reporting, tracing
 from tracer.errors import ShmtraceError
 
 
@@ -68,7 +68,7 @@ def main() -> None:
 
 for command in (
     *(tracing.trace, tracing.top, tracing.record),
-    *(looking.report, looking.diff, looking.html, looking.export),
+    *(reporting.report, reporting.diff, reporting.html, reporting.export),
     *(host.snapshot, host.read, host.demo, host.doctor, host.prepare, host.completion),
 ):
     main.add_command(command)

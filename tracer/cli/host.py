@@ -13,9 +13,9 @@ import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
 from tracer.cli import options, output, streams
-from tracer.cli.wanted import need_root, ourselves, wanted
+from tracer.cli.preflight import need_root, ourselves, wanted
 from tracer.errors import ShmtraceError
-from tracer.procfs import Proc
+from tracer.proc.procfs import Proc
 
 if TYPE_CHECKING:
     from tracer.account import Region
@@ -38,8 +38,8 @@ def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     Who made a region is inferred, and labelled so; who touched it cannot be known. Without -p: the whole host.
     """
     from tracer import account
-    from tracer import snapshot as snapshots
-    from tracer.capture import Capture
+    from tracer.capture.capture import Capture
+    from tracer.record import snapshot as snapshots
 
     need_root(bpf=False)
     targets = wanted(names, everything or not names, wait=False)
@@ -82,10 +82,10 @@ def read(
     Pages that are swapped out are left out, as holes, and it then ends with 3. While it reads, the region goes on
     changing, and may go away: what was read by then stays in the FILE of -o. After any other error the FILE is removed.
     """
-    from tracer.contents import DATA, Contents, GoneError
-    from tracer.procfs import RegionKey
-    from tracer.sparse import Sink
-    from tracer.views import dump
+    from tracer.cli.sparse_file import Sink
+    from tracer.proc.contents import DATA, Contents, GoneError
+    from tracer.proc.shmem import RegionKey
+    from tracer.views import hexdump
 
     if as_hex and as_strings:
         raise click.UsageError("--hex or --strings, not both")
@@ -108,7 +108,7 @@ def read(
         pieces = stack.enter_context(contextlib.closing(watched))
         try:
             if as_hex or as_strings:
-                for text in dump.hexdump(pieces) if as_hex else dump.strings(pieces):
+                for text in hexdump.hexdump(pieces) if as_hex else hexdump.strings(pieces):
                     sink.write(text.encode())
             else:
                 for piece in pieces:
@@ -147,7 +147,7 @@ def demo(size_mb: int) -> None:
 
     A parent maps shared memory, two children fill some of it and exit. All processes are the demo's own.
     """
-    from tracer import demo as demos
+    from tracer.demo import demo as demos
 
     need_root(bpf=False)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -183,7 +183,7 @@ def prepare() -> None:
 
     A host of the same kernel that has no bcc can use what is in /var/cache/shmtrace, copied there as root.
     """
-    from tracer.cache import Cache
+    from tracer.kernel.cache import Cache
     from tracer.prepare import compile_all, of_kernel
 
     need_root(bpf=True)
@@ -214,26 +214,26 @@ def completion(shell: str) -> None:
 
 def _meant(word: str, names: Sequence[str]) -> Region:
     """The one region that a word means, of what -p names or else of the whole host. Raises ShmtraceError."""
-    from tracer import references
-    from tracer import snapshot as snapshots
-    from tracer.capture import Capture
-    from tracer.views import dump
+    from tracer import find_region
+    from tracer.capture.capture import Capture
+    from tracer.record import snapshot as snapshots
+    from tracer.views import hexdump
 
-    tgid = references.tgid_of(word)
+    tgid = find_region.tgid_of(word)
     if tgid is not None and not Proc().process(tgid):
         raise ShmtraceError(f"there is no process {tgid}", "`shmtrace snapshot` shows who has regions")
     names = names or ([str(tgid)] if tgid is not None else [])
     with Capture() as capture:
         snapshots.take(capture, wanted(names, not names, wait=False), ourselves())
-        found = references.find(capture, word)
+        found = find_region.find(capture, word)
         if len(found) == 1:
             return found[0].region
         if found:
-            print(dump.choices(found), file=sys.stderr)
+            print(hexdump.choices(found), file=sys.stderr)
             raise ShmtraceError(f"{len(found)} regions are {word}", "name one by its id, or narrow them with -p")
         if tgid is not None:
-            print(dump.choices(references.known(capture)), file=sys.stderr)
+            print(hexdump.choices(find_region.known(capture)), file=sys.stderr)
             raise ShmtraceError(f"{word} is in none of its regions", "name one of these by its id")
-        close = references.close_to(capture, word)
+        close = find_region.close_to(capture, word)
         hint = f"did you mean {' or '.join(close)}?" if close else "`shmtrace snapshot` shows which there are"
         raise ShmtraceError(f"no region is {word}", hint)

@@ -12,8 +12,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from tracer import sources
-from tracer.procfs import PAGE_BYTES, Proc
+from tracer import labels
+from tracer.proc.procfs import Proc
+from tracer.proc.shmem import PAGE_BYTES
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -65,17 +66,17 @@ def _offset(text: str, bare: bool) -> int:
     return int(hexadecimal, 16) if hexadecimal else int(number) * UNITS[unit.upper()]
 
 
-def label(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> sources.Source | None:
+def label(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> labels.Source | None:
     if value is None:
         return None
     try:
-        return sources.parse(value)
+        return labels.parse(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
 
 def label_names(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in sources.READY if name.startswith(begun)]
+    return [CompletionItem(name) for name in labels.READY if name.startswith(begun)]
 
 
 def process_names(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:

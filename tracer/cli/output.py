@@ -33,14 +33,15 @@ def say(text: str) -> None:
 
 def tell(text: str) -> None:
     """A line to whoever watches."""
-    from tracer.views.text import printable
+    from tracer.formatting import printable
 
     print(f"shmtrace: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def report(account: Account, as_json: bool) -> None:
     """What every trace ends with."""
-    from tracer.views import json, text
+    from tracer.views import json
+    from tracer.views import report as text
 
     if as_json:
         save(None, itertools.chain(json.render(account), "\n"))
@@ -50,7 +51,7 @@ def report(account: Account, as_json: bool) -> None:
 
 def warn(*accounts: Account) -> None:
     """Beside what has no place for warnings, what a report would say of these."""
-    from tracer.views.text import warnings
+    from tracer.views.report import warnings
 
     for account in accounts:
         for line in warnings(account):
@@ -59,7 +60,7 @@ def warn(*accounts: Account) -> None:
 
 def coloured(text: str) -> str:
     """A report as the terminal wants it, where it can and nobody asks for none: https://no-color.org."""
-    from tracer.views.text import paint
+    from tracer.views.report import paint
 
     wanted = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
     return paint(text) if wanted else text

@@ -31,7 +31,7 @@ class Output(io.FileIO):
         return written
 
 
-class Told(io.FileIO):
+class Stderr(io.FileIO):
     """Standard error, without a buffer. What is told to whoever watches may get lost, and nothing else may by that."""
 
     def write(self, data: Any) -> int:
@@ -70,7 +70,7 @@ def open_all() -> None:
         setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for good
     buffer = io.BufferedWriter(Output(sys.stdout.fileno(), "w", closefd=False), BUFFER_BYTES)
     sys.stdout = _text(buffer, sys.stdout)
-    sys.stderr = _text(Told(sys.stderr.fileno(), "w", closefd=False), sys.stderr, write_through=True)
+    sys.stderr = _text(Stderr(sys.stderr.fileno(), "w", closefd=False), sys.stderr, write_through=True)
     if "stdout" in closed:
         raise ShmtraceError("standard output is closed", "the report needs a place to go, if only /dev/null")
 

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracer import kernel, sources
+from tracer import labels, status
 from tracer.cli import options, output
-from tracer.cli.wanted import need_root, ourselves, wanted
-from tracer.targets import Targets
+from tracer.cli.preflight import need_root, ourselves, wanted
+from tracer.kernel import host
+from tracer.record.targets import Targets
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from tracer.account import Account
-    from tracer.capture import Capture
-    from tracer.signals import Signals
+    from tracer.capture.capture import Capture
+    from tracer.record.signals import Signals
 
 FOREVER_S = 10**9
 BETWEEN_READINGS = 4  # times as long as one takes, for a region of a million fragments must not hold up its trace
@@ -82,13 +83,13 @@ def record(output_path: Path, **how: Any) -> None:
 @options.a_label
 @click.option(
     "--by",
-    type=click.Choice(["process", *sources.KINDS, "unit", "container"]),
+    type=click.Choice(["process", *labels.KINDS, "unit", "container"]),
     default="process",
     show_default=True,
     help="What to tell growers apart by.",
 )
 def top(
-    names: tuple[str, ...], everything: bool, interval_s: float, wait: bool, source: sources.Source | None, by: str
+    names: tuple[str, ...], everything: bool, interval_s: float, wait: bool, source: labels.Source | None, by: str
 ) -> None:
     """Watch regions and who grows them, live; q, Ctrl-C or SIGTERM ends, and prints the report.
 
@@ -102,16 +103,16 @@ def top(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from tracer.signals import Signals
+    from tracer.record.signals import Signals
 
     if bool(names) + everything != 1:
         raise click.UsageError("name one of: -p NAME, -a (all)")
-    if by in sources.KINDS and not (source and by in ["label", *sources.kinds(source.name)]):
-        telling = [name for name in sources.READY if by in ["label", *sources.kinds(name)]]
+    if by in labels.KINDS and not (source and by in ["label", *labels.kinds(source.name)]):
+        telling = [name for name in labels.READY if by in ["label", *labels.kinds(name)]]
         telling += ["BINARY:SYMBOL"] if by == "label" else []
         raise click.UsageError(f"--by {by} needs --label {' or '.join(telling)}")
     need_root(bpf=True)
-    kernel.need_host_pids()
+    host.need_host_pids()
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         targets = wanted(names, everything, wait)
@@ -136,25 +137,25 @@ def _trace(
     interval_s: float,
     wait: bool,
     room_bytes: int,
-    source: sources.Source | None,
+    source: labels.Source | None,
     stacks: bool,
     command: tuple[str, ...],
     output_path: Path | None,
     max_bytes: int | None = None,
 ) -> None:
     """Trace into a capture, then do that with it; ends with the command's status, if one was run."""
-    from tracer.capture import Capture
-    from tracer.command import Started
-    from tracer.signals import Signals
-    from tracer.trace import Trace
-    from tracer.views import live
+    from tracer.capture.capture import Capture
+    from tracer.record.child import Started
+    from tracer.record.signals import Signals
+    from tracer.record.trace import Trace
+    from tracer.views import status_line
 
     if bool(names) + everything + bool(command) != 1:
         raise click.UsageError("name one of: -p NAME, -a (all), -- COMMAND")
     if stacks and not output_path:
         raise click.UsageError("--stacks needs -o FILE: `shmtrace report FILE --by stack` shows them")
     need_root(bpf=True)
-    kernel.need_host_pids()
+    host.need_host_pids()
     started = Started(command) if command else None
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
@@ -165,9 +166,9 @@ def _trace(
             targets = wanted(names, everything, wait)
         stack.enter_context(output.writing_capture(output_path))
         capture = stack.enter_context(Capture(output_path, max_bytes))
-        line = live.Line(sys.stderr, alone=not started)
+        line = status_line.Line(sys.stderr, alone=not started)
         trace = Trace(capture, targets, ourselves(), interval_s, room_bytes, source, stacks)
-        with line.showing(live.ATTACHING):
+        with line.showing(status_line.ATTACHING):
             running = signals.trace = stack.enter_context(trace)
         stack.callback(signals.ignore)
         if started:
@@ -181,7 +182,7 @@ def _trace(
         while not running.stopping and (left := end - time.monotonic()) > 0:
             running.run(min(left, interval_s, 0.05 if started else FOREVER_S))
             if line.shown:
-                line.show(live.render(running.summary()))
+                line.show(status.render(running.status()))
             if started and started.ended():
                 break
             if not (started or targets.patterns or everything or wait) and running.over():
@@ -197,15 +198,15 @@ def _trace(
 
 
 def _accounts(
-    signals: Signals, targets: Targets, interval_s: float, source: sources.Source | None, lasting: bool
+    signals: Signals, targets: Targets, interval_s: float, source: labels.Source | None, lasting: bool
 ) -> Generator[Account, None, None]:
     """Of a trace: as it begins, at every interval, and, complete, at its end.
 
     lasting: others may come when all that is traced has ended.
     """
     from tracer import account
-    from tracer.capture import Capture
-    from tracer.trace import Trace
+    from tracer.capture.capture import Capture
+    from tracer.record.trace import Trace
 
     with Capture() as capture, Trace(capture, targets, ourselves(), min(interval_s, 0.5), source=source) as running:
         signals.trace = running
@@ -227,10 +228,10 @@ def _stop(signals: Signals) -> None:
 
 def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], None], by: str) -> Account | None:
     """Show the accounts as they come, on a terminal or in plain lines; the complete one, that comes last."""
-    from tracer.views import live
+    from tracer.views import status_line
     from tracer.views import top as views
 
-    with live.Line(sys.stderr).showing(live.ATTACHING):
+    with status_line.Line(sys.stderr).showing(status_line.ATTACHING):
         now = following().result()
     streams = (sys.stdin, sys.stdout, sys.stderr)
     if (
@@ -240,13 +241,13 @@ def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], N
         and os.environ.get("TERM") != "dumb"
     ):
         try:
-            from tracer.views import screen
+            from tracer.views import top_screen
         except ImportError:
             output.tell("textual is not here: a line for whatever changes; `pip install textual` gives the screen")
         else:
             import asyncio
 
-            return screen.show(now, lambda: asyncio.wrap_future(following()), stop, by)
+            return top_screen.show(now, lambda: asyncio.wrap_future(following()), stop, by)
     view = None
     while now:
         view = views.compare(now, view)

@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tracer import groups, labels, sources
+from tracer import guess, labels
 from tracer.account import NAMELESS, Account, Parent, Process, Region
-from tracer.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.formatting import fit, printable
 from tracer.shipped import shipped
-from tracer.tables import Column, Table, told
+from tracer.tables import groups
+from tracer.tables.table import Column, Table, told
 from tracer.views import pictures
-from tracer.views.text import fit, printable
 
 PAGE, VENDOR = shipped("views/page"), shipped("views/vendor")
 STYLES = [VENDOR / "uPlot.min.css", PAGE / "page.css"]
@@ -99,7 +100,7 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
     lists = Lists(capture, session.started_ns)
     regions = {region.row: region for region in account.regions}
     shown = sorted(regions, key=lambda row: (-regions[row].peak_bytes, row))[:MAX_REGIONS]
-    kind = sources.columns(session.label)[0] if session.label else None
+    kind = labels.columns(session.label)[0] if session.label else None
     texts, numbers = _texts(capture, kind) if kind else ([], {})
     maps = pictures.maps(capture, set(shown), numbers)
     lists.choose_texts(span for _, spans in maps.values() for span in spans)
@@ -171,7 +172,7 @@ def _region(region: Region, parent: Parent, lists: Lists) -> dict[str, Any]:
         "id": region.id,
         "kind": region.kind,
         "name": _name(region.name),
-        "label": labels.guess(region, parent.process),
+        "label": guess.guess(region, parent.process),
         "creator": lists.who(region.creator.process) if region.creator else None,
         "how": region.creator.how if region.creator else None,
         "created": lists.when(region.created_ns),

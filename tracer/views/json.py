@@ -12,7 +12,7 @@ from types import GeneratorType
 from typing import Any
 
 from tracer.account import Account, Label, Process, Region, charged, dev_text
-from tracer.places import place
+from tracer.cgroup import place
 
 SCHEMA = "shmtrace/1"
 

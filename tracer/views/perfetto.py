@@ -11,11 +11,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tracer import labels
+from tracer import guess
 from tracer.account import Account, Process, read_processes
-from tracer.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.formatting import printable
 from tracer.views.json import rfc3339
-from tracer.views.text import printable
 
 HOST = 1 << 22  # above every PID (PID_MAX_LIMIT): the host, and then a region each
 LATER = 1 << 30  # and above these: the later lives of a PID
@@ -61,7 +61,7 @@ def _regions(account: Account, capture: Capture) -> Iterator[Event]:
     for parent in account.parents:
         for region in parent.regions:
             number = HOST + region.row
-            name = f"{labels.guess(region, parent.process) or region.name} {region.id}"
+            name = f"{guess.guess(region, parent.process) or region.name} {region.id}"
             yield _name(number, f"region {printable(name)}")
             if region.created_ns and region.created_ns >= began_ns:
                 yield _instant(number, "created", region.created_ns - began_ns)

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple, Optional
 
 from tracer.account import Account, Process, Region
-from tracer.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import PAGE_BYTES, Capture
 
 BINS = 240  # of time
 SECOND_NS = 1_000_000_000

@@ -9,20 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable
 
 from tracer.account import Account
-from tracer.tables import Column, Table, Value, told
+from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, moment, printable, width
+from tracer.tables.table import Column, Table, Value, told
 from tracer.views.json import SCHEMA, rfc3339
-from tracer.views.text import (
-    COLUMNS,
-    clock,
-    fit,
-    footer,
-    format_bytes,
-    format_change,
-    moment,
-    printable,
-    warnings,
-    width,
-)
+from tracer.views.report import footer, warnings
 
 DAY_NS = 86400 * 10**9
 FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")

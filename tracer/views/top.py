@@ -9,16 +9,17 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, NamedTuple, TypeVar, Union
 
-from tracer import groups, labels
+from tracer import guess
 from tracer.account import Account, Parent, Process, Region
-from tracer.capture import PAGE_BYTES
-from tracer.views.text import clock, fit, format_bytes, format_change, printable, width
+from tracer.capture.capture import PAGE_BYTES
+from tracer.formatting import clock, fit, format_bytes, format_change, printable, width
+from tracer.tables import groups
 
 MAX_CHANGES = 20  # of regions, and of growers, in one interval of plain lines
 MAX_MAPPERS = 100
 
 
-class RegionRow(NamedTuple):
+class RegionLine(NamedTuple):
     key: int
     """the region's row in the capture"""
     region: Region
@@ -39,7 +40,7 @@ class RegionRow(NamedTuple):
         return self.region.gone_ns is not None
 
 
-class GrowerRow(NamedTuple):
+class GrowerLine(NamedTuple):
     """A process that touched pages first: of all regions, or of one."""
 
     key: int
@@ -60,7 +61,7 @@ class GrowerRow(NamedTuple):
         return self.process.exited_ns is not None
 
 
-class GroupRow(NamedTuple):
+class GroupLine(NamedTuple):
     """What processes were doing when they touched pages first, or where they belong: of all regions, or of one."""
 
     key: Hashable
@@ -81,7 +82,7 @@ class GroupRow(NamedTuple):
         return False
 
 
-Grower = Union[GrowerRow, GroupRow]
+Grower = Union[GrowerLine, GroupLine]
 
 
 Touched = dict[int, tuple[Process, int, int]]
@@ -92,8 +93,8 @@ class View(NamedTuple):
     """An account, and what has changed since another."""
 
     account: Account
-    regions: list[RegionRow]
-    growers: list[GrowerRow]
+    regions: list[RegionLine]
+    growers: list[GrowerLine]
     touched: Touched
     by_key: dict[int, Region]
     previous: Account | None
@@ -105,7 +106,7 @@ def compare(now: Account, before: View | None) -> View:
     by_key = {region.row: region for region in now.regions}
     labelled = {region.row: _label(region, parent.process) for parent in now.parents for region in parent.regions}
     rows = [
-        RegionRow(key, region, labelled[key], before.by_key.get(key) if before else None)
+        RegionLine(key, region, labelled[key], before.by_key.get(key) if before else None)
         for key, region in by_key.items()
         if region.peak_bytes or region.gone_ns is None  # else it came and went without a page
     ]
@@ -119,7 +120,7 @@ def kinds(view: View) -> list[str]:
     return ["process", *groups.telling(view.account)]
 
 
-def growers(view: View, by: str, of: RegionRow | None = None) -> Sequence[Grower]:
+def growers(view: View, by: str, of: RegionLine | None = None) -> Sequence[Grower]:
     """Who, or what, touched pages: of all regions, or of one."""
     if by == "process":
         return touchers(of) if of else view.growers
@@ -138,27 +139,27 @@ def growers(view: View, by: str, of: RegionRow | None = None) -> Sequence[Grower
     return rows
 
 
-def _grouped(account: Account, regions: list[Region], by: str) -> dict[Hashable, GroupRow]:
+def _grouped(account: Account, regions: list[Region], by: str) -> dict[Hashable, GroupLine]:
     """What touched pages of these regions, as reports have it."""
     table = groups.table(account._replace(parents=[Parent(None, regions)]), by)
     return {
-        row.key: GroupRow(row.key, printable(table.name(row)), row.size_bytes, row.nr_regions, row.nr_processes)
+        row.key: GroupLine(row.key, printable(table.name(row)), row.size_bytes, row.nr_regions, row.nr_processes)
         for row in table.rows
         if row.part == "touched"
     }
 
 
-def touchers(row: RegionRow) -> list[GrowerRow]:
+def touchers(row: RegionLine) -> list[GrowerLine]:
     """Which processes touched pages of one region."""
     return _growers(_touched([row.region]), _touched([row.before] if row.before else []))
 
 
-def _growers(now: Touched, before: Touched) -> list[GrowerRow]:
+def _growers(now: Touched, before: Touched) -> list[GrowerLine]:
     rows = []
     for key, (process, touched_bytes, nr_regions) in now.items():
         was, was_bytes, _ = before.get(key, (None, 0, 0))
         if touched_bytes or was_bytes:
-            rows.append(GrowerRow(key, process, touched_bytes, touched_bytes - was_bytes, nr_regions, was))
+            rows.append(GrowerLine(key, process, touched_bytes, touched_bytes - was_bytes, nr_regions, was))
     return rows
 
 
@@ -173,7 +174,7 @@ def _touched(regions: Iterable[Region]) -> Touched:
 
 
 def _label(region: Region, parent: Process | None) -> str:
-    return labels.guess(region, parent) or printable(region.name)
+    return guess.guess(region, parent) or printable(region.name)
 
 
 # ---- columns ----
@@ -182,7 +183,7 @@ Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
-class Column(Generic[Row]):
+class LineColumn(Generic[Row]):
     title: str
     columns: int
     """of the terminal, at the least"""
@@ -195,7 +196,7 @@ class Column(Generic[Row]):
     """takes what room is left, and is of text, to the left"""
 
 
-def _made_by(row: RegionRow) -> str:
+def _made_by(row: RegionLine) -> str:
     creator = row.region.creator
     if not creator:
         return "?"
@@ -220,31 +221,33 @@ def _delta(delta_bytes: int) -> str:
     return format_change(delta_bytes) if delta_bytes else "."
 
 
-REGION_COLUMNS: list[Column[RegionRow]] = [
-    Column("region", 12, lambda row: row.label, lambda row: row.label, 0, stretches=True),
-    Column("kind", 7, lambda row: row.region.kind, lambda row: row.region.kind, 6),
-    Column("size", 7, lambda row: _size(row.region.vss_bytes), lambda row: -(row.region.vss_bytes or 0), 4),
-    Column(
+REGION_COLUMNS: list[LineColumn[RegionLine]] = [
+    LineColumn("region", 12, lambda row: row.label, lambda row: row.label, 0, stretches=True),
+    LineColumn("kind", 7, lambda row: row.region.kind, lambda row: row.region.kind, 6),
+    LineColumn("size", 7, lambda row: _size(row.region.vss_bytes), lambda row: -(row.region.vss_bytes or 0), 4),
+    LineColumn(
         "allocated", 9, lambda row: format_bytes(row.region.allocated_bytes), lambda row: -row.region.allocated_bytes, 2
     ),
-    Column(
+    LineColumn(
         "delta",
         8,
         lambda row: "gone" if row.region.gone_ns else _delta(row.delta_bytes),
         lambda row: -row.delta_bytes,
         1,
     ),
-    Column("grown", 8, lambda row: format_change(row.region.grown_bytes), lambda row: -row.region.grown_bytes, 3),
-    Column("made by", 14, _made_by, lambda row: row.region.creator.process.tgid if row.region.creator else 0, 5, True),
+    LineColumn("grown", 8, lambda row: format_change(row.region.grown_bytes), lambda row: -row.region.grown_bytes, 3),
+    LineColumn(
+        "made by", 14, _made_by, lambda row: row.region.creator.process.tgid if row.region.creator else 0, 5, True
+    ),
 ]
 
-GROWER_COLUMNS: list[Column[GrowerRow]] = [
-    Column("PID", 7, lambda row: str(row.process.tgid), lambda row: row.process.tgid, 0),
-    Column("touched", 8, lambda row: format_bytes(row.touched_bytes), lambda row: -row.touched_bytes, 1),
-    Column("delta", 8, lambda row: _delta(row.delta_bytes), lambda row: -row.delta_bytes, 2),
-    Column("regions", 7, lambda row: str(row.nr_regions), lambda row: -row.nr_regions, 5),
-    Column("state", 15, lambda row: _state(row.process), lambda row: row.process.exited_ns or 0, 4),
-    Column(
+GROWER_COLUMNS: list[LineColumn[GrowerLine]] = [
+    LineColumn("PID", 7, lambda row: str(row.process.tgid), lambda row: row.process.tgid, 0),
+    LineColumn("touched", 8, lambda row: format_bytes(row.touched_bytes), lambda row: -row.touched_bytes, 1),
+    LineColumn("delta", 8, lambda row: _delta(row.delta_bytes), lambda row: -row.delta_bytes, 2),
+    LineColumn("regions", 7, lambda row: str(row.nr_regions), lambda row: -row.nr_regions, 5),
+    LineColumn("state", 15, lambda row: _state(row.process), lambda row: row.process.exited_ns or 0, 4),
+    LineColumn(
         "command",
         12,
         lambda row: _name(row.process.command or row.process.comm),
@@ -254,35 +257,35 @@ GROWER_COLUMNS: list[Column[GrowerRow]] = [
     ),
 ]
 
-GROUP_COLUMNS: list[Column[Any]] = [
-    Column("touched", 8, lambda row: format_bytes(row.touched_bytes), lambda row: -row.touched_bytes, 1),
-    Column("delta", 8, lambda row: _delta(row.delta_bytes), lambda row: -row.delta_bytes, 2),
-    Column("regions", 7, lambda row: str(row.nr_regions), lambda row: -row.nr_regions, 4),
-    Column("processes", 9, lambda row: str(row.nr_processes), lambda row: -row.nr_processes, 3),
+GROUP_COLUMNS: list[LineColumn[Any]] = [
+    LineColumn("touched", 8, lambda row: format_bytes(row.touched_bytes), lambda row: -row.touched_bytes, 1),
+    LineColumn("delta", 8, lambda row: _delta(row.delta_bytes), lambda row: -row.delta_bytes, 2),
+    LineColumn("regions", 7, lambda row: str(row.nr_regions), lambda row: -row.nr_regions, 4),
+    LineColumn("processes", 9, lambda row: str(row.nr_processes), lambda row: -row.nr_processes, 3),
 ]
 
 
-def grower_columns(by: str, of_one: bool = False) -> list[Column[Any]]:
+def grower_columns(by: str, of_one: bool = False) -> list[LineColumn[Any]]:
     """of_one: region."""
-    name: Column[GroupRow] = Column(by, 12, lambda row: row.name, lambda row: row.name, 0, stretches=True)
+    name: LineColumn[GroupLine] = LineColumn(by, 12, lambda row: row.name, lambda row: row.name, 0, stretches=True)
     columns = [*GROUP_COLUMNS, name] if by != "process" else GROWER_COLUMNS
     return [column for column in columns if not (of_one and column.title == "regions")]
 
 
-def sort(rows: Sequence[Row], column: Column[Row]) -> list[Row]:
+def sort(rows: Sequence[Row], column: LineColumn[Row]) -> list[Row]:
     """By that column. Of regions, the living come before the gone; ties go to the largest."""
 
     def order(row: Any) -> Any:
-        if isinstance(row, RegionRow):
+        if isinstance(row, RegionLine):
             return row.ended, column.order(row), -row.region.allocated_bytes, row.key  # type: ignore[arg-type]
-        return column.order(row), -row.touched_bytes, row.name if isinstance(row, GroupRow) else row.key
+        return column.order(row), -row.touched_bytes, row.name if isinstance(row, GroupLine) else row.key
 
     return sorted(rows, key=order)
 
 
-def layout(columns: Sequence[Column[Row]], room: int) -> list[tuple[Column[Row], int]]:
+def layout(columns: Sequence[LineColumn[Row]], room: int) -> list[tuple[LineColumn[Row], int]]:
     """The columns that fit into so much room, with how wide each is."""
-    chosen: list[Column[Row]] = []
+    chosen: list[LineColumn[Row]] = []
     left = room + 1
     for column in sorted(columns, key=lambda column: column.rank):
         if left >= column.columns + 1 or not chosen:
@@ -299,7 +302,7 @@ def layout(columns: Sequence[Column[Row]], room: int) -> list[tuple[Column[Row],
     return [(column, widths[column.title]) for column in columns if column in chosen]
 
 
-def heading(columns: Sequence[Column[Row]], sorted_by: Column[Row], room: int) -> str:
+def heading(columns: Sequence[LineColumn[Row]], sorted_by: LineColumn[Row], room: int) -> str:
     """The titles; an arrow tells which column they are sorted by."""
     titles = [
         _cell(("▼" if column is sorted_by else "") + column.title, column, columns)
@@ -308,14 +311,14 @@ def heading(columns: Sequence[Column[Row]], sorted_by: Column[Row], room: int) -
     return fit(" ".join(titles), room)
 
 
-def lines(rows: Iterable[Row], columns: Sequence[Column[Row]], room: int) -> Iterator[str]:
+def lines(rows: Iterable[Row], columns: Sequence[LineColumn[Row]], room: int) -> Iterator[str]:
     """A line for each, never wider than the room."""
     chosen = layout(columns, room)
     for row in rows:
         yield fit(" ".join(_cell(column.text(row), column, width) for column, width in chosen), room)
 
 
-def _cell(text: str, column: Column[Any], columns: int) -> str:
+def _cell(text: str, column: LineColumn[Any], columns: int) -> str:
     text = fit(text, columns)
     space = " " * (columns - width(text))
     return text + space if column.stretches or column.title in ("kind", "state") else space + text
@@ -351,7 +354,7 @@ def balance(regions: Sequence[Region]) -> str:
     return f"balance {allocated} pages = {touched} touched + {before} before + {unseen} unseen"
 
 
-def describe(row: RegionRow, complete: bool) -> list[str]:
+def describe(row: RegionLine, complete: bool) -> list[str]:
     """A region in some lines. complete: the trace has ended, and who maps it is known."""
     region = row.region
     sizes = [
@@ -392,7 +395,7 @@ def changes(view: View, by: str = "process") -> Iterator[str]:
         yield f"{time} region {format_change(rest_bytes)}  in {len(regions) - MAX_CHANGES} more"
     changed = sorted((row for row in growers(view, by) if row.changed), key=lambda row: -abs(row.delta_bytes))
     for grower in changed[:MAX_CHANGES]:
-        if isinstance(grower, GroupRow):
+        if isinstance(grower, GroupLine):
             who, name = f"{grower.nr_processes} process(es)", grower.name
         else:
             who = f"{grower.process.tgid} {_state(grower.process)}"
@@ -406,7 +409,7 @@ def changes(view: View, by: str = "process") -> Iterator[str]:
         yield f"{time} grower {format_change(rest_bytes)}  of {len(changed) - MAX_CHANGES} more"
 
 
-def _tell(row: RegionRow) -> str:
+def _tell(row: RegionLine) -> str:
     region = row.region
     gone = f", gone {clock(region.gone_ns)}" if region.gone_ns else ""
     return (

@@ -1,0 +1,314 @@
+"""A capture: everything a report needs, in one SQLite file that sqlite3 opens too; schema.sql says what is in it.
+
+Every trace writes one (a temporary file where nobody asked to keep it), and every account is read from one, so what is
+seen live and what is looked at a week later go the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+import struct
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from tracer.capture import journal, verify
+from tracer.errors import ShmtraceError
+from tracer.shipped import shipped
+
+APPLICATION_ID = 0x73686D74  # "shmt"
+SCHEMA_VERSION = 3
+REMEDY = "`shmtrace record` makes one"
+PAGE_BYTES = 4096  # of a capture, whatever the page of the host that reads it
+MIN_SAMPLES = 1000  # no fewer are left for the sake of a file's size
+BUSY_SECONDS = 10.0  # a reader waits so long for the trace that writes it; so does the trace at its end
+COMMIT_SECONDS = 0.1  # a trace that goes on waits so long for a reader, and then puts off what it commits
+# https://sqlite.org/fileformat.html#the_database_header: its magic, versions to write and to read, user_version and
+# application_id
+HEADER = struct.Struct(">16s2xBB40xI4xI28x")
+MAGIC = b"SQLite format 3\0"
+WAL = 2
+LIMIT_LENGTH = 0  # SQLITE_LIMIT_LENGTH of sqlite3.h
+# What a reader may take. The largest views of a capture of a million extents take a tenth of these steps.
+MAX_ROW_BYTES = 1 << 20  # a stack of 127 frames takes a tenth
+STEPS, STEPS_A_BYTE = 50_000_000, 40
+HEAP_BYTES, HEAP_A_BYTE = 128 << 20, 4
+STEPS_AT_ONCE = 1_000_000
+MAX_REASON = 200  # characters
+DAMAGE = (sqlite3.Error, UnicodeDecodeError, MemoryError)  # what reading a damaged file ends in
+
+# SQLite sorts for GROUP BY: of extents, which come by page and not by who touched them, that takes twice the time.
+ADD_UP = """
+INSERT INTO temp.sums SELECT {key}, "end" - start, {times} FROM extent WHERE {where}
+ON CONFLICT (key) DO UPDATE SET pages = pages + excluded.pages"""
+SPAN = """,
+  first_ns = min(ifnull(first_ns, excluded.first_ns), ifnull(excluded.first_ns, first_ns)),
+  last_ns = max(ifnull(last_ns, excluded.last_ns), ifnull(excluded.last_ns, last_ns))
+"""
+
+ExtentRow = tuple[int, int, int, Optional[int], Optional[int], Optional[int], Optional[int]]
+"""Region, start and end page, process, first_ns, last_ns, label: as in the table."""
+
+
+class Capture:
+    """An open capture. Rows go in as keyword arguments named as the columns are. A context manager."""
+
+    def __init__(self, path: Path | None = None, max_bytes: int | None = None) -> None:
+        """A new one, at a path where nothing is yet; None: a temporary one. Raises ShmtraceError.
+
+        max_bytes: how large keep_small() lets it become, if that can be had by thinning samples.
+        """
+        if path:
+            _create(path)
+            _create(journal.path_of(path))  # or somebody else might
+        self._path, self._is_read = path, False
+        self.remarks: list[str] = []
+        """what is to be said of how it could be read"""
+        self._max_bytes = max_bytes
+        # "": temporary, and unlinked from the first
+        self._begin(sqlite3.connect(path or "", timeout=COMMIT_SECONDS, isolation_level=None))
+        # the trace never waits for the disk: what was committed outlives its end, however it ends, but not the host's
+        self._db.execute("PRAGMA synchronous = OFF")
+        # the journal stays where it is, and empty between two commits: nobody can put another in its place
+        self._db.execute("PRAGMA journal_mode = TRUNCATE")
+        says = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+        schema = shipped("capture/schema.sql").read_text()
+        self._db.executescript(f"BEGIN; {schema} {says} COMMIT; BEGIN")  # all of it or nothing
+
+    @classmethod
+    def open(cls, path: Path) -> Capture:
+        """One that is there, to read as it is at this moment. Nothing is written, there or elsewhere; what is in it may
+        be anybody's, and is looked at first. Raises ShmtraceError.
+        """
+        capture = cls.__new__(cls)
+        capture._path, capture._is_read, capture._max_bytes = path, True, None
+        try:
+            _check_header(path)
+            db, remark = journal.connect(path, BUSY_SECONDS)
+        except FileNotFoundError:
+            raise ShmtraceError(f"{path} is not there", REMEDY) from None
+        except PermissionError:
+            owner = "a capture is for its owner's eyes: read it as that user"
+            raise ShmtraceError(f"{path} may not be read", owner) from None
+        except OSError as error:
+            raise ShmtraceError(f"{path} cannot be read ({error.strerror})", REMEDY) from None
+        except DAMAGE as error:  # which shows as its journal is played back
+            raise capture._damaged_by(error) from None
+        capture.remarks = [remark] if remark else []
+        capture._begin(db)
+        try:
+            capture._guard(path.stat().st_size)
+            if not capture.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
+                raise _empty(path)
+            damage = verify.damage(db, shipped("capture/schema.sql").read_text())
+        except BaseException as error:
+            capture.__exit__(type(error), error)
+            raise
+        if damage:
+            db.close()
+            raise capture.damaged(damage)
+        return capture
+
+    def _guard(self, size_bytes: int) -> None:
+        """Bound what reading takes, and begin the one transaction that all of it is of."""
+        db = self._db
+        db.text_factory = lambda raw: raw.decode(errors="backslashreplace")
+        for setting in ("temp_store = MEMORY", "trusted_schema = OFF", "cell_size_check = ON", "query_only = ON"):
+            db.execute(f"PRAGMA {setting}")
+        db.execute(f"PRAGMA hard_heap_limit = {HEAP_BYTES + HEAP_A_BYTE * size_bytes}")
+        if hasattr(db, "setlimit"):  # since Python 3.11
+            db.setlimit(LIMIT_LENGTH, MAX_ROW_BYTES)
+        left = iter(range((STEPS + STEPS_A_BYTE * size_bytes) // STEPS_AT_ONCE))
+        db.set_progress_handler(lambda: next(left, None) is None, STEPS_AT_ONCE)
+        db.execute("BEGIN")
+
+    def _begin(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        db.row_factory = sqlite3.Row
+
+    def __enter__(self) -> Capture:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None = None, *_: object) -> None:
+        try:
+            if not self._is_read:
+                self._end(whole=kind is None)
+            elif isinstance(error, DAMAGE):
+                raise self._damaged_by(error) from None
+        finally:
+            self._db.close()
+
+    def _end(self, whole: bool) -> None:
+        """Raises ShmtraceError, sqlite3.Error where what is left cannot be written."""
+        if not whole:
+            with contextlib.suppress(sqlite3.Error):  # why it has not come to its end says more
+                self._db.execute("ROLLBACK")
+            return
+        self._db.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+        if not self.commit():
+            raise ShmtraceError(
+                f"{self._path} lacks the end of the trace, for another program reads it, and did not end in time",
+                "what was committed before is in it",
+            )
+        self._db.execute("PRAGMA journal_mode = DELETE")
+
+    def _damaged_by(self, error: BaseException) -> ShmtraceError:
+        if isinstance(error, UnicodeDecodeError):  # of an error of SQLite's, which has the file's own words in it
+            return self.damaged("what SQLite says of it is no UTF-8")
+        return self.damaged(str(error) or "it takes more memory than others of its size")
+
+    def damaged(self, reason: str) -> ShmtraceError:
+        """What a reader ends with. The reason may have words of the file in it."""
+        said = textwrap.shorten(reason, MAX_REASON, placeholder="…")
+        return ShmtraceError(f"{self._path} is damaged: {said}", "`sqlite3 FILE .recover` shows what is left of it")
+
+    def commit(self) -> bool:
+        """Whether it was done: where a reader is in the way, what there is so far goes with the next one."""
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):  # SQLITE_BUSY, which Python tells by its code since 3.11
+                raise
+            return False
+        self._db.execute("BEGIN")
+        return True
+
+    def keep_small(self) -> bool:
+        """Thin samples out, where it has grown too large: every other one goes, never the newest, so that those of long
+        ago come to lie further apart. Whether it is small enough, or will be."""
+        if self._max_bytes is None:
+            return True
+        pages, unused, page_bytes = (
+            self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        if (pages - unused) * page_bytes < self._max_bytes:
+            return True
+        if self._db.execute("SELECT count(*) FROM sample").fetchone()[0] < MIN_SAMPLES:
+            return False
+        for table, of in (("sample", "PARTITION BY region"), ("host_sample", "")):
+            rank = f"row_number() OVER ({of} ORDER BY time_ns DESC)"
+            key = "(region, time_ns)" if of else "time_ns"
+            columns = key.strip("()")
+            self._db.execute(
+                f"DELETE FROM {table} WHERE {key} IN "  # noqa: S608
+                f"(SELECT {columns} FROM (SELECT {columns}, {rank} AS rank FROM {table}) WHERE rank % 2 = 0)"
+            )
+        return True
+
+    def insert(self, table: str, **row: Any) -> int:
+        """One row; its id."""
+        names = ", ".join(f'"{name}"' for name in row)
+        marks = ", ".join("?" for _ in row)
+        cursor = self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
+        return cursor.lastrowid or 0
+
+    def insert_all(self, table: str, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Many rows of the same columns; one with the primary key of another takes its place."""
+        marks = ", ".join("?" for _ in columns.split(", "))
+        self._db.executemany(f"REPLACE INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608
+
+    def update(self, table: str, row_id: int, **row: Any) -> None:
+        names = ", ".join(f"{name} = ?" for name in row)
+        self._db.execute(f"UPDATE {table} SET {names} WHERE rowid = ?", (*row.values(), row_id))  # noqa: S608
+
+    def update_all(self, table: str, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Many rows: the values of these columns, and then the id."""
+        names = ", ".join(f"{name} = ?" for name in columns.split(", "))
+        self._db.executemany(f"UPDATE {table} SET {names} WHERE rowid = ?", rows)  # noqa: S608
+
+    def replace_extents(self, region: int, start: int, end: int, rows: Iterable[ExtentRow]) -> None:
+        """What pages [start, end) of a region are now; of an extent that reaches beyond them, the rest stays."""
+        first = self._db.execute(
+            "SELECT coalesce(max(start), ?2) FROM extent WHERE region = ?1 AND start <= ?2", (region, start)
+        ).fetchone()[0]
+        rest = []
+        for row in self._db.execute(
+            'SELECT * FROM extent WHERE region = ? AND start >= ? AND start < ? AND "end" > ?',
+            (region, first, end, start),
+        ):
+            _, row_start, row_end, *whose = row
+            rest += [(region, row_start, start, *whose)] if row_start < start else []
+            rest += [(region, end, row_end, *whose)] if row_end > end else []
+        self._db.execute(
+            'DELETE FROM extent WHERE region = ? AND start >= ? AND start < ? AND "end" > ?',
+            (region, first, end, start),
+        )
+        self.insert_all("extent", 'region, start, "end", process, first_ns, last_ns, label', [*rest, *rows])
+
+    def pages(self, region: int) -> int:
+        """That a region has extents of."""
+        found = self._db.execute('SELECT sum("end" - start) FROM extent WHERE region = ?', (region,)).fetchone()
+        return int(found[0] or 0)
+
+    def add_stacked(self, rows: Iterable[tuple[int, int, int, int]]) -> None:
+        """Region, process, stack, and how many pages more than it has, or fewer."""
+        self._db.executemany(
+            "INSERT INTO stacked (region, process, stack, pages) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (region, process, stack) DO UPDATE SET pages = pages + excluded.pages",
+            rows,
+        )
+
+    def rows(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        return self._db.execute(query, values).fetchall()
+
+    def each(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        """The same where there are very many, one after the other."""
+        cursor = self._db.cursor()
+        cursor.row_factory = None
+        return cursor.execute(query, values)
+
+    def sums(self, key: str, where: str, values: Mapping[str, Any], times: bool = False) -> list[tuple[Any, ...]]:
+        """(key, pages, first_ns, last_ns) of extents, by a key that is an integer, in order; the times if wanted."""
+        add_up = ADD_UP.format(key=key, where=where, times="first_ns, last_ns" if times else "NULL, NULL")
+        self._db.execute("PRAGMA query_only = OFF")  # which has temporary tables in it too
+        self._db.execute("PRAGMA temp.cache_size = -65536")  # KiB; by label and process, a fourth less of time
+        try:
+            self._db.execute("CREATE TEMP TABLE IF NOT EXISTS sums (key INTEGER PRIMARY KEY, pages, first_ns, last_ns)")
+            self._db.execute("DELETE FROM temp.sums")
+            self._db.execute(add_up + SPAN if times else add_up, values)
+        finally:
+            self._db.execute(f"PRAGMA query_only = {self._is_read:d}")
+        return list(self.each("SELECT * FROM temp.sums ORDER BY key"))
+
+
+def _check_header(path: Path) -> None:
+    """Before SQLite opens a file, which may make others. Raises OSError, ShmtraceError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ShmtraceError(f"{path} is no file", REMEDY)
+        header = os.read(fd, HEADER.size)
+    finally:
+        os.close(fd)
+    if not header:
+        raise _empty(path)
+    if len(header) < HEADER.size or not header.startswith(MAGIC):
+        raise ShmtraceError(f"{path} cannot be read as a capture (it is no SQLite file)", REMEDY)
+    _, writing, reading, version, application = HEADER.unpack(header)
+    if application != APPLICATION_ID:
+        raise ShmtraceError(f"{path} is an SQLite file, but no capture", REMEDY)
+    if version != SCHEMA_VERSION:
+        raise ShmtraceError(
+            f"{path} has schema {version}, and this shmtrace reads {SCHEMA_VERSION}",
+            "use the shmtrace that made it, or a newer one",
+        )
+    if WAL in (writing, reading):
+        raise ShmtraceError(f"{path} has been put into WAL mode", "`PRAGMA journal_mode = DELETE` in sqlite3 ends that")
+
+
+def _empty(path: Path) -> ShmtraceError:
+    return ShmtraceError(f"{path} is empty", "it was cut off before anything was recorded; record another")
+
+
+def _create(path: Path) -> None:
+    """An empty file of the owner's alone, where none is. Raises ShmtraceError."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        raise ShmtraceError(f"{path} is there already", "name another, or remove it") from None
+    except OSError as error:
+        raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "name another place") from None

@@ -1,0 +1,146 @@
+"""Whether a file is what a trace writes: a capture may be damaged, or made by somebody to do harm.
+
+What is wrong is told in a few words, for an error. Every value that a view reads has been looked at before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+MAX_ROW = (1 << 31) - 1  # of the rows of a table
+MAX_PAGES = 1 << 51  # of 4096 bytes, what a file may have
+MAX_INTEGER = (1 << 63) - 1
+MAX_SECONDS = 1e10
+AT_ONCE = 7  # columns whose eighths add up without an overflow
+
+
+class SchemaColumn(NamedTuple):
+    name: str
+    kind: str
+    """INTEGER, TEXT or REAL"""
+    required: bool
+    least: int
+    most: float
+
+    def allows(self, value: object) -> bool:
+        if value is None:
+            return not self.required
+        if self.kind == "TEXT" or not isinstance(value, (int, float)):
+            return self.kind == "TEXT" and isinstance(value, str)
+        return self.least <= value <= self.most and (self.kind == "REAL" or isinstance(value, int))
+
+
+Tables = Mapping[str, tuple[str, Sequence[SchemaColumn]]]
+"""By name: the statement that makes it, and its columns."""
+
+
+def damage(db: sqlite3.Connection, schema: str) -> str | None:
+    """What a capture is damaged by, the first that is found; None: nothing is.
+
+    schema: the statements that make an empty one. Raises sqlite3.Error for what SQLite cannot read at all.
+    """
+    tables = _tables(schema)
+    wrong = _other_shape(db, tables) or _broken_file(db)
+    for name, (_, columns) in tables.items():
+        wrong = wrong or _wrong_value(db, name, columns) or _wrong_reference(db, name)
+    return wrong or _sessions(db)
+
+
+@functools.lru_cache(maxsize=1)
+def _tables(schema: str) -> Tables:
+    with contextlib.closing(sqlite3.connect(":memory:")) as empty:
+        empty.executescript(schema)
+        made = empty.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
+        return {name: (_plain(sql), _columns(empty, name)) for name, sql in made}
+
+
+def _columns(db: sqlite3.Connection, table: str) -> list[SchemaColumn]:
+    references = {column for _, _, _, column, *_ in db.execute(f"PRAGMA foreign_key_list({table})")}
+    columns = []
+    for _, name, kind, required, _, key in db.execute(f"PRAGMA table_info({table})"):
+        least, most = 0, MAX_INTEGER if kind == "INTEGER" else MAX_SECONDS
+        if name == "id" or name in references:
+            least, most = 1, MAX_ROW
+        elif name in ("start", "end", "first_page") or name.endswith("pages"):
+            most = MAX_PAGES
+        columns.append(SchemaColumn(name, kind, bool(required or key), least, most))
+    return columns
+
+
+# ---- the file ----
+
+
+def _other_shape(db: sqlite3.Connection, tables: Tables) -> str | None:
+    """A view in a table's place may never end, and an index may say other than its table does."""
+    found = {}
+    for kind, name, table, sql in db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
+        if name in tables:
+            found[name] = _plain(sql or "")
+        elif table in tables and kind in ("index", "trigger"):
+            return f"table {table} has the {kind} {name!r}, as no capture has"
+    wrong = next((name for name, (sql, _) in tables.items() if found.get(name) != sql), None)
+    return wrong and f"table {wrong} is {'another than a capture has' if wrong in found else 'missing'}"
+
+
+def _plain(sql: str) -> str:
+    """But for blanks and comments."""
+    return " ".join(re.sub(r"--[^\n]*", "", sql).split())
+
+
+def _broken_file(db: sqlite3.Connection) -> str | None:
+    text = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    return None if text == "ok" else " ".join(text.replace("*** in database main ***", "").split())
+
+
+# ---- its rows ----
+
+
+def _wrong_value(db: sqlite3.Connection, table: str, columns: Sequence[SchemaColumn]) -> str | None:
+    names = ", ".join(f'"{column.name}"' for column in columns)
+    row = db.execute(f"SELECT {names} FROM {table} WHERE {' OR '.join(_wrong(columns))} LIMIT 1").fetchone()  # noqa: S608
+    if row is None:
+        return None
+    strange = [f"{table}.{column.name}" for column, value in zip(columns, row) if not column.allows(value)]
+    return f"no trace writes such a {' or '.join(strange) or f'row of {table}'}"
+
+
+def _wrong(columns: Sequence[SchemaColumn]) -> Iterator[str]:
+    """Conditions that no row meets. A million rows are asked for them, so they are those that take SQLite least: texts
+    and blobs are greater than every number, and a sum is no integer where one of its terms is none."""
+    for column in columns:
+        if column.required:
+            yield f'"{column.name}" IS NULL'
+        if column.kind == "TEXT":
+            yield f"""typeof("{column.name}") NOT IN ('text', 'null')"""
+        else:
+            yield f'"{column.name}" NOT BETWEEN {column.least} AND {column.most:.0f}'
+    integers = [column.name for column in columns if column.kind == "INTEGER"]
+    for first in range(0, len(integers), AT_ONCE):
+        eighths = " + ".join(f'ifnull("{name}", 0) / 8' for name in integers[first : first + AT_ONCE])
+        yield f"typeof({eighths}) <> 'integer'"
+    if "end" in integers:
+        yield 'start >= "end" OR first_ns > last_ns'
+        yield "(process IS NULL) <> (first_ns IS NULL) OR (process IS NULL) <> (last_ns IS NULL)"
+    if "parent" in integers:
+        yield "parent >= id"  # a process is born after its parent: so none descends from itself
+
+
+def _wrong_reference(db: sqlite3.Connection, table: str) -> str | None:
+    if table == "extent":  # of a million, by region alone: who sums them up by process or label asks for each
+        regions = "SELECT region FROM extent GROUP BY region"
+        query = f"SELECT 0, 0, 'region' FROM ({regions}) WHERE region NOT IN (SELECT id FROM region)"  # noqa: S608
+    else:
+        query = f"PRAGMA foreign_key_check({table})"
+    for _, _, missing, *_ in db.execute(query):
+        return f"table {table} refers to a {missing} that is not there"
+    return None
+
+
+def _sessions(db: sqlite3.Connection) -> str | None:
+    (count,) = db.execute("SELECT count(*) FROM session").fetchone()
+    return f"it has {count} sessions" if count > 1 else None

@@ -1,0 +1,183 @@
+"""What the programs ask of the running kernel's types: where fields are, what is present, which functions there are.
+
+By presence, never by a version. It is found in the kernel's BTF, and kept: the same kernel has the same again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from tracer.errors import ShmtraceError
+from tracer.kernel.btf import VMLINUX, Btf, BtfError
+from tracer.kernel.cache import Cache
+
+NOTES = Path("/sys/kernel/notes")  # of the kernel: its build id is one
+MAX_NOTES_BYTES = 1 << 16
+
+# OFF_name: the alternatives, newest kernel first.
+FIELDS = {
+    "TASK_TGID": ["task_struct.tgid"],
+    "TASK_GROUP_LEADER": ["task_struct.group_leader"],
+    "TASK_START_BOOTTIME": ["task_struct.start_boottime"],
+    "TASK_COMM": ["task_struct.comm"],
+    "TASK_MM": ["task_struct.mm"],
+    "TASK_FLAGS": ["task_struct.flags"],
+    "TASK_FILES": ["task_struct.files"],
+    "TASK_PAGEFAULT_DISABLED": ["task_struct.pagefault_disabled"],
+    "TASK_SIGNAL": ["task_struct.signal"],
+    "TASK_REAL_PARENT": ["task_struct.real_parent"],
+    "SIGNAL_LIVE": ["signal_struct.live"],
+    "MM_ARG_START": ["mm_struct.arg_start"],
+    "MM_ARG_END": ["mm_struct.arg_end"],
+    "VMA_START": ["vm_area_struct.vm_start"],
+    "VMA_END": ["vm_area_struct.vm_end"],
+    "VMA_FLAGS": ["vm_area_struct.vm_flags"],
+    "VMA_PGOFF": ["vm_area_struct.vm_pgoff"],
+    "VMA_FILE": ["vm_area_struct.vm_file"],
+    "VMA_MM": ["vm_area_struct.vm_mm"],
+    "FILES_FDT": ["files_struct.fdt"],
+    "FDT_FD": ["fdtable.fd"],
+    "FDT_MAX_FDS": ["fdtable.max_fds"],
+    "FILE_INODE": ["file.f_inode"],
+    "FILE_DENTRY": ["file.f_path.dentry"],
+    "DENTRY_NAME": ["dentry.d_name.name"],
+    "INODE_INO": ["inode.i_ino"],
+    "INODE_SB": ["inode.i_sb"],
+    "INODE_SIZE": ["inode.i_size"],
+    "INODE_BLOCKS": ["inode.i_blocks"],
+    "INODE_COUNT": ["inode.i_count"],
+    "INODE_GENERATION": ["inode.i_generation"],
+    "INODE_MAPPING": ["inode.i_mapping"],
+    "INODE_DATA": ["inode.i_data"],
+    "INODE_MODE": ["inode.i_mode"],
+    "SB_DEV": ["super_block.s_dev"],
+    "SB_MAGIC": ["super_block.s_magic"],
+    "SHMEM_VFS_INODE": ["shmem_inode_info.vfs_inode"],
+    "SHMEM_SWAPPED": ["shmem_inode_info.swapped"],
+    "MAPPING_HOST": ["address_space.host"],
+    "MAPPING_NRPAGES": ["address_space.nrpages"],
+    "MAPPING_XA_HEAD": ["address_space.i_pages.xa_head"],
+    "XA_NODE_SHIFT": ["xa_node.shift"],
+    "XA_NODE_SLOTS": ["xa_node.slots"],
+    # Linux kernel commit 7b230db3b8d3 ("mm: Introduce struct folio") (in v5.16)
+    "FOLIO_MAPPING": ["folio.mapping", "page.mapping"],
+    "FOLIO_INDEX": ["folio.index", "page.index"],
+}
+# A group comes whole or not at all, and says so by HAVE_group.
+GROUPS = {
+    # Linux kernel commit 524e00b36e8c ("mm: remove rb tree.") (in v6.1)
+    "MM_MT": {
+        "MM_MT_ROOT": "mm_struct.mm_mt.ma_root",
+        "MAPLE_RANGE_PIVOT": "maple_range_64.pivot",
+        "MAPLE_RANGE_SLOT": "maple_range_64.slot",
+        "MAPLE_ARANGE_PIVOT": "maple_arange_64.pivot",
+        "MAPLE_ARANGE_SLOT": "maple_arange_64.slot",
+    },
+    "MM_RB": {
+        "MM_RB": "mm_struct.mm_rb.rb_node",
+        "VMA_RB": "vm_area_struct.vm_rb",
+        "RB_LEFT": "rb_node.rb_left",
+        "RB_RIGHT": "rb_node.rb_right",
+    },
+    # the order of a large folio: Linux kernel commit ebc1baf5c9b4 ("mm: free up a word in the first tail page") (v6.6)
+    "FOLIO_FLAGS_1": {"FOLIO_FLAGS_1": "folio._flags_1"},
+    "FOLIO_ORDER": {"FOLIO_ORDER": "folio._folio_order"},
+    "PAGE_ORDER": {"PAGE_COMPOUND_ORDER": "page.compound_order"},
+    # CONFIG_MEMCG
+    "MM_OWNER": {"MM_OWNER": "mm_struct.owner"},
+    # Linux kernel commit c84bf6dd2b83 ("mm: introduce new .mmap_prepare() file callback") (in v6.16)
+    "DESC": {"DESC_FILE": "vm_area_desc.file", "DESC_FLAGS": "vm_area_desc.vma_flags"},
+}
+BITS = ["PG_swapbacked", "PG_head"]
+HUGE_INDEX = "hugetlb_basepage_index"
+
+
+class Function(NamedTuple):
+    """Of the kernel."""
+
+    name: str
+    id: int
+    """in BTF"""
+    parameters: list[str]
+    """their names"""
+
+
+class KernelLayout(NamedTuple):
+    """Of one kernel."""
+
+    defines: dict[str, int]
+    """what bpf/compat.h asks for: OFF_… and SIZE_… in bytes, BIT_… page flags, HAVE_… presences"""
+    functions: dict[str, Function]
+    """by name, of those that were asked for"""
+
+    @classmethod
+    def of_kernel(cls, functions: Collection[str], cache: Cache) -> KernelLayout:
+        """Of the running one. Raises ShmtraceError, naming the first field that no alternative provides."""
+        key = _key(functions)
+        kept = cache.read(key) if key else None
+        if kept:
+            return cls.load(kept)
+        try:
+            found = cls.of(Btf(), functions)
+        except BtfError as error:
+            raise ShmtraceError(str(error), "`shmtrace snapshot` works without") from None
+        if key:
+            cache.write(key, found.dump())
+        return found
+
+    @classmethod
+    def of(cls, btf: Btf, functions: Collection[str]) -> KernelLayout:
+        """Raises ShmtraceError."""
+        ids = {name: number for name in functions if (number := btf.function(name))}
+        return cls(
+            _defines(btf), {name: Function(name, number, btf.parameters(number)) for name, number in ids.items()}
+        )
+
+    def dump(self) -> bytes:
+        return json.dumps([self.defines, list(self.functions.values())]).encode()
+
+    @classmethod
+    def load(cls, raw: bytes) -> KernelLayout:
+        defines, functions = json.loads(raw)
+        return cls(defines, {name: Function(name, *rest) for name, *rest in functions})
+
+
+def _key(functions: Collection[str]) -> str | None:
+    """Of the running kernel, and of what is asked of it; None: it does not say which it is."""
+    try:
+        with NOTES.open("rb") as file:
+            notes = file.read(MAX_NOTES_BYTES)
+        size_bytes = VMLINUX.stat().st_size
+    except OSError:
+        return None
+    asked = [FIELDS, GROUPS, BITS, HUGE_INDEX, sorted(functions), size_bytes]
+    return hashlib.sha256(json.dumps(asked).encode() + notes).hexdigest() if notes else None
+
+
+def _defines(btf: Btf) -> dict[str, int]:
+    found = {}
+    for name, paths in FIELDS.items():
+        offsets = [offset for offset in map(btf.offset, paths) if offset is not None]
+        if not offsets:
+            raise ShmtraceError(f"this kernel's BTF has no {paths[0]}", "shmtrace needs porting to it; snapshot works")
+        found[f"OFF_{name}"] = offsets[0]
+    for group, members in GROUPS.items():
+        fields = {f"OFF_{name}": offset for name, path in members.items() if (offset := btf.offset(path)) is not None}
+        if len(fields) == len(members):
+            found |= fields
+            found[f"HAVE_{group}"] = 1
+    if btf.function(HUGE_INDEX):
+        # Linux kernel commit a08c7193e4f1 ("mm/filemap: remove hugetlb special casing in filemap.c") (in v6.7) had the
+        # page cache number huge pages as it does all others
+        found["HAVE_HUGETLB_BASEPAGE_INDEX"] = 1
+    found["SIZE_PAGE"] = btf.size("page") or 64
+    for bit in BITS:
+        value = btf.enum_value("pageflags", bit)
+        if value is None:
+            raise ShmtraceError(f"this kernel's BTF has no {bit}", "shmtrace needs porting to it; snapshot works")
+        found[f"BIT_{bit.upper()}"] = value
+    return found

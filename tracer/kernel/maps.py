@@ -1,0 +1,210 @@
+"""What the kernel side has written: its arrays, mapped and read in place.
+
+They are for the kernel side alone to write, but for what tells what has changed, and whose a process is.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tracer.wire import (
+    BLOCK,
+    BLOCK_PAGES,
+    COUNT,
+    PART,
+    PROCESS,
+    PROCESS_KIND_BYTES,
+    PROCESS_NUMBER_BYTES,
+    PROCESS_READ_BYTES,
+    REGION,
+    REGION_ID_BYTES,
+    USAGE,
+    USAGE_REGION_BYTES,
+)
+
+WINDOW_BYTES = 256 << 10
+MOST_WINDOWS = 4
+_WORD = struct.Struct("=I")
+_TORN_BYTES, _PART_BYTES = BLOCK_PAGES * 8, (BLOCK_PAGES + 2) * 8
+
+
+def _mapped(map_fd: int, size_bytes: int) -> mmap.mmap:
+    return mmap.mmap(map_fd, -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
+
+
+class Slots:
+    """Structures of one kind, by their place; each says who has it, in a word of 4 bytes that is 0 where it is free.
+
+    What is mapped counts as this process's memory, all of it at once: so it is some windows of a large array.
+    """
+
+    def __init__(self, map_fd: int, nr_places: int, size_bytes: int, who_bytes: int) -> None:
+        """who_bytes: where in a structure that word is."""
+        self._fd = map_fd
+        self._nr_places, self._size_bytes, self._who_bytes = nr_places, size_bytes, who_bytes
+        self._in_window = WINDOW_BYTES // size_bytes
+        self._windows: dict[int, tuple[mmap.mmap, int]] = {}
+
+    def close(self) -> None:
+        for window, _ in self._windows.values():
+            window.close()
+        self._windows.clear()
+
+    def __getitem__(self, place: int) -> bytes:
+        window, at = self._at(place)
+        return window[at : at + self._size_bytes]
+
+    def who(self, place: int) -> int:
+        """Who has this place."""
+        return self._word(place, self._who_bytes)
+
+    def taken(self) -> list[int]:
+        """The places that somebody has."""
+        return [place for place in range(self._nr_places) if self.who(place)]
+
+    def _word(self, place: int, offset: int) -> int:
+        window, at = self._at(place)
+        return int(_WORD.unpack_from(window, at + offset)[0])
+
+    def _at(self, place: int) -> tuple[mmap.mmap, int]:
+        """Where it is: a window, and the offset in it."""
+        number, inner = divmod(place, self._in_window)
+        window, first = self._windows.get(number) or self._open(number)
+        return window, first + inner * self._size_bytes
+
+    def _open(self, number: int) -> tuple[mmap.mmap, int]:
+        if len(self._windows) >= MOST_WINDOWS:
+            self._windows.pop(next(iter(self._windows)))[0].close()
+        start = number * self._in_window * self._size_bytes
+        end = min(start + self._in_window * self._size_bytes, self._nr_places * self._size_bytes)
+        first = start % mmap.PAGESIZE
+        window = mmap.mmap(self._fd, -(-end // mmap.PAGESIZE) * mmap.PAGESIZE - (start - first), offset=start - first)
+        self._windows[number] = window, first
+        return window, first
+
+
+def regions(map_fd: int, nr_regions: int) -> Slots:
+    """struct region of bpf/wire.h, by the place in its id."""
+    return Slots(map_fd, nr_regions, REGION.size, REGION_ID_BYTES)
+
+
+def usages(map_fd: int, nr_usages: int) -> Slots:
+    """struct usage of bpf/wire.h, by its number; the region has it."""
+    return Slots(map_fd, nr_usages, USAGE.size, USAGE_REGION_BYTES)
+
+
+class ProcessSlots(Slots):
+    """struct process of bpf/wire.h, by its number."""
+
+    def __init__(self, map_fd: int, nr_processes: int) -> None:
+        super().__init__(map_fd, nr_processes, PROCESS.size, PROCESS_NUMBER_BYTES)
+
+    def put(self, number: int, kind: int) -> int:
+        """What it is from now on, of wire.OF_TREE and so on. What it was."""
+        was = self._word(number, PROCESS_KIND_BYTES)
+        window, at = self._at(number)
+        _WORD.pack_into(window, at + PROCESS_KIND_BYTES, kind)
+        return was
+
+    def has_read(self, number: int, executed_ns: int) -> None:
+        """Of all that it had executed by then."""
+        window, at = self._at(number)
+        COUNT.pack_into(window, at + PROCESS_READ_BYTES, executed_ns)
+
+
+class Blocks(Slots):
+    """struct block of bpf/wire.h, by its number."""
+
+    def __init__(self, map_fd: int, nr_blocks: int) -> None:
+        super().__init__(map_fd, nr_blocks, BLOCK.size, _PART_BYTES)
+
+    def part(self, number: int) -> tuple[int, int]:
+        """Which region's it is, and which part of it."""
+        window, at = self._at(number)
+        region, part = PART.unpack_from(window, at + _PART_BYTES)
+        return region, part
+
+    def block(self, number: int) -> Block:
+        """As it is now, its words copied."""
+        window, at = self._at(number)
+        words = array("Q", window[at : at + _TORN_BYTES + 8])
+        torn = words.pop()
+        return Block(words, torn)
+
+
+class Changes:
+    """What of an array has changed."""
+
+    def __init__(self, map_fd: int, nr_places: int) -> None:
+        self._map = _mapped(map_fd, nr_places * 8)
+        self._changes = memoryview(self._map).cast("Q")
+
+    def close(self) -> None:
+        self._changes.release()
+        self._map.close()
+
+    def take(self) -> list[int]:
+        """The places that have changed since this was last asked."""
+        found, at = [], -1
+        while (at := self._map.find(b"\1", at + 1)) >= 0:
+            self._changes[at // 8] = 0  # before it is read
+            found.append(at // 8)
+        return found
+
+    def add(self, place: int) -> None:
+        """It has, for whoever asks next."""
+        self._changes[place] = 1
+
+
+class Counts:
+    """Numbers of 64 bits."""
+
+    def __init__(self, map_fd: int, nr_counts: int) -> None:
+        self._map = _mapped(map_fd, nr_counts * 8)
+        self._nr_counts = nr_counts
+
+    def close(self) -> None:
+        self._map.close()
+
+    def read(self) -> list[int]:
+        return array("Q", self._map[: self._nr_counts * 8]).tolist()
+
+    def clear(self) -> None:
+        self._map[: self._nr_counts * 8] = bytes(self._nr_counts * 8)
+
+
+class Block(NamedTuple):
+    """The words of BLOCK_PAGES neighbouring pages."""
+
+    words: Sequence[int]
+    torn: int
+    """bit per page: it was there when the region was torn down"""
+
+
+class Usage(NamedTuple):
+    """struct usage of bpf/wire.h."""
+
+    faults: int
+    freed_pages: int
+
+
+class Behalf(NamedTuple):
+    """Pages that one process, as (tgid, start_time_ns), made in the address space of another."""
+
+    acting: tuple[int, int]
+    whose: tuple[int, int]
+    pages: int
+
+
+class Stacked(NamedTuple):
+    """struct stacked_key of bpf/wire.h: what pages are counted by."""
+
+    region: int
+    tgid: int
+    start_time_ns: int
+    stack: int
+    """its number, or wire.NO_STACK"""

@@ -1,0 +1,264 @@
+"""What the running kernel offers, by presence: the probes of each tier, and what stands in their way.
+
+Never a version number. What differs between kernels from the C side is in bpf/compat.h, under the same names.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from typing import NamedTuple
+
+from tracer.kernel import bpf_syscall, host, perf
+from tracer.kernel.cache import Cache
+from tracer.kernel.fields import Function, KernelLayout
+
+KPROBE_PMU = perf.PMUS / "kprobe"
+
+
+class Kind(enum.Enum):
+    """What a program hangs on."""
+
+    RAW = "raw tracepoint"  # cheaper than the next, and needs no tracefs
+    TRACEPOINT = "tracepoint"
+    ENTRY = "entry of a kernel function"
+    RETURN = "return of a kernel function"
+
+
+class Probe(NamedTuple):
+    """A BPF program and what it hangs on."""
+
+    program: str
+    kind: Kind
+    points: tuple[str, ...]
+    """category:event, or the names that a kernel function has had, newest first: the first that is there"""
+    costs: str = ""
+    """what the account loses where none of them is there; empty: the tier cannot do without"""
+    unless: tuple[str, str] = ("", "")
+    """a program, and a parameter of what it hangs on: where that is there, this one is not needed"""
+
+
+def _raw(program: str, point: str) -> Probe:
+    return Probe(program, Kind.RAW, (point,))
+
+
+def _call(program: str, *names: str, costs: str = "") -> Probe:
+    return Probe(program, Kind.TRACEPOINT, tuple(f"syscalls:sys_{name}" for name in names), costs)
+
+
+def _entry(program: str, *functions: str, costs: str = "", unless: tuple[str, str] = ("", "")) -> Probe:
+    return Probe(program, Kind.ENTRY, functions, costs, unless)
+
+
+def _return(program: str, *functions: str, costs: str = "", unless: tuple[str, str] = ("", "")) -> Probe:
+    return Probe(program, Kind.RETURN, functions, costs, unless)
+
+
+# In the order to attach: the processes first, so that none is missed while the rest comes up; the pages last.
+PROCESSES = [
+    _raw("task_newtask", "task:task_newtask"),
+    _raw("sched_process_exec", "sched:sched_process_exec"),
+    _raw("sched_process_exit", "sched:sched_process_exit"),
+]
+LABELS = [
+    _raw("fork_label", "task:task_newtask"),
+    _raw("exec_label", "sched:sched_process_exec"),
+    _raw("exit_label", "sched:sched_process_exit"),
+]
+"""For any tier, where labels are asked for."""
+FREED = _raw("mm_filemap_delete_from_page_cache", "filemap:mm_filemap_delete_from_page_cache")
+FALLOCATE = "pages made by fallocate"
+FAULTS_PROBES = [
+    *PROCESSES,
+    _call("sys_exit_mmap", "exit_mmap"),
+    _call("sys_exit_munmap", "exit_munmap"),
+    _call("sys_exit_mmap", "exit_mremap"),
+    _call("sys_exit_mmap", "exit_shmat", costs="SysV segments attached during the trace"),
+    _call("sys_exit_munmap", "exit_shmdt", costs="SysV segments detached during the trace"),
+    _call("sys_exit_memfd_create", "exit_memfd_create", costs="who made a memfd"),
+    _call("sys_exit_shmget", "exit_shmget", costs="who made a SysV segment"),
+    _call("sys_exit_fallocate", "exit_fallocate", costs=FALLOCATE),
+    _call("sys_enter_fallocate", "enter_fallocate", costs=FALLOCATE),
+    FREED,
+    _raw("page_fault", "exceptions:page_fault_kernel"),
+    _raw("page_fault", "exceptions:page_fault_user"),
+]
+HUGETLB = "who made and who touched regions of hugetlbfs"
+BEHALF = "on whose behalf a page was made that one process made for another"
+TOLD = ("adding", "charge_mm")
+FILLING = "shmem_mfill_filemap_add", "shmem_mfill_atomic_pte"
+EXACT_PROBES = [
+    *PROCESSES,
+    # Linux kernel commit e09764cff44b ("shmem: quota support") (in v6.6) made an inner function of it
+    _return("inode_made", "__shmem_get_inode", "shmem_get_inode", costs="who made a file of a tmpfs"),
+    _return("shmem_file_made", "__shmem_file_setup"),
+    _return("segment_made", "newseg", costs="SysV segments made during the trace"),
+    _return("hugetlb_file_made", "hugetlb_file_setup", costs=HUGETLB),
+    # asked before there is an area since v6.19; hugetlbfs not yet in v7.2
+    _entry("shmem_mapped", "shmem_mmap_prepare", "shmem_mmap"),
+    _entry("hugetlb_mapped", "hugetlbfs_file_mmap_prepare", "hugetlbfs_file_mmap", costs=HUGETLB),
+    _entry("shmem_inode_gone", "shmem_evict_inode"),
+    _entry("hugetlb_inode_gone", "hugetlbfs_evict_inode", costs=HUGETLB),
+    _entry("punching", "shmem_undo_range"),
+    FREED,
+    _return("collapsed", "collapse_file", costs="pages that khugepaged fills in"),
+    _entry("collapsing", "collapse_file", costs="pages that khugepaged fills in"),
+    # the first since v6.0
+    _entry("hugetlb_adding", "hugetlb_add_to_page_cache", "huge_add_to_page_cache", costs=HUGETLB),
+    # the funnel itself was told for whom, until its parameter charge_mm was dropped (present in v6.6, absent in v6.12)
+    _return("got", "get_user_pages_remote", costs=BEHALF, unless=TOLD),
+    _entry("getting", "get_user_pages_remote", costs=BEHALF, unless=TOLD),
+    _return("pinned", "pin_user_pages_remote", costs=BEHALF, unless=TOLD),
+    _entry("pinning", "pin_user_pages_remote", costs=BEHALF, unless=TOLD),
+    _return("filled", *FILLING, costs=BEHALF, unless=TOLD),
+    _entry("filling", *FILLING, costs=BEHALF, unless=TOLD),
+    _entry("adding", "shmem_add_to_page_cache"),
+]
+
+
+class Tier(NamedTuple):
+    """A set of probes, how they hang on kernel functions, and what they do not see."""
+
+    name: str
+    by: str
+    """kprobe, fentry, tracepoint; empty: no probes"""
+    sources: tuple[str, ...]
+    """of bpf/, after maps.c, one text in this order"""
+    probes: list[Probe]
+    blind_to: list[str]
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} by {self.by}" if self.functions else self.name
+
+    @property
+    def functions(self) -> list[Probe]:
+        return [probe for probe in self.probes if probe.kind in (Kind.ENTRY, Kind.RETURN)]
+
+
+_EXACT = ("processes.c", "regions.c", "ledger.c", "labels.c", "stacks.c", "inodes.c", "pages.c")
+KPROBE = Tier("exact", "kprobe", _EXACT, EXACT_PROBES, [])
+FENTRY = Tier("exact", "fentry", _EXACT, EXACT_PROBES, [])
+FAULTS = Tier(
+    "faults",
+    "tracepoint",
+    ("processes.c", "regions.c", "ledger.c", "labels.c", "stacks.c", "mappings.c", "faults.c", "fallocate.c"),
+    FAULTS_PROBES,
+    [
+        "pages made without a page fault: write(2), O_DIRECT, MADV_POPULATE, mlock, process_vm_writev",
+        "of one call of fallocate all but the first 64 MiB",
+        "processes outside the traced tree",
+        "huge pages: all but the one that was touched, or those that fallocate was asked for",
+        "who made the pages of a hugetlbfs",
+    ],
+)
+
+
+def labelled(tier: Tier) -> Tier:
+    """The tier with the probes that labels take besides."""
+    return tier._replace(probes=[*tier.probes[: len(PROCESSES)], *LABELS, *tier.probes[len(PROCESSES) :]])
+
+
+PROC = Tier("proc", "", (), [], ["who touched the pages"])
+TIERS = [KPROBE, FENTRY, FAULTS]
+"""Which of them a host has is found by presence and by trial, never by a version."""
+
+
+def layout(cache: Cache) -> KernelLayout:
+    """Of the running kernel. Raises ShmtraceError."""
+    return KernelLayout.of_kernel({name for probe in KPROBE.functions for name in probe.points}, cache)
+
+
+def points(tier: Tier, layout: KernelLayout) -> dict[str, Function]:
+    """By program. A probe that is not needed here is left out, as one that hangs on a function that is not there."""
+    found = {}
+    for probe in tier.functions:
+        name = next((name for name in probe.points if name in layout.functions), None)
+        if name:
+            found[probe.program] = layout.functions[name]
+    needless = [probe for probe in tier.functions if _parameters(found, probe.unless[0]).count(probe.unless[1])]
+    return {program: point for program, point in found.items() if program not in [each.program for each in needless]}
+
+
+def _parameters(there: dict[str, Function], program: str) -> list[str]:
+    return there[program].parameters if program in there else []
+
+
+def absent(tier: Tier, there: dict[str, Function]) -> list[Probe]:
+    """The probes of the tier on kernel functions that are needed and have none to hang on."""
+    return [
+        probe
+        for probe in tier.functions
+        if probe.program not in there and probe.unless[1] not in _parameters(there, probe.unless[0])
+    ]
+
+
+def why_not(tier: Tier, there: dict[str, Function]) -> str | None:
+    """Why this kernel cannot have the tier, as far as a cheap trial tells; None if it seems it can."""
+    if not tier.functions:
+        return None
+    missing = next((probe for probe in absent(tier, there) if not probe.costs), None)
+    if missing:
+        return f"the kernel has no {missing.points[0]}"
+    if tier.by == "fentry":
+        return try_fentry(there["adding"])
+    if os.uname().machine != "x86_64":
+        return f"kprobes are read by x86's registers, and this is {os.uname().machine}"
+    return None if KPROBE_PMU.exists() else "the kernel has no kprobes"
+
+
+def tiers() -> list[Tier]:
+    """The best of them here first.
+
+    fentry costs less than a kprobe. But the kernel skips its program where another task stands preempted within the
+    same one, which has cost 7% of the pages; a kprobe's runs with preemption off.
+    """
+    return [KPROBE, FENTRY, FAULTS] if host.preempts() else [FENTRY, KPROBE, FAULTS]
+
+
+def try_fentry(point: Function) -> str | None:
+    """Load and attach a program that does nothing; None if that works."""
+    opened: list[int] = []
+    try:
+        opened.append(bpf_syscall.load(bpf_syscall.NOTHING, bpf_syscall.TRACING, point.id))
+        opened.append(bpf_syscall.attach(opened[0]))
+    except OSError as error:
+        return f"fentry is refused ({error.strerror})"
+    finally:
+        for fd in reversed(opened):
+            os.close(fd)
+    return None
+
+
+def has_fexit(tier: Tier, there: dict[str, Function]) -> bool:
+    """Whether programs hang on returns by fexit, for a kretprobe is not told the arguments. The kernel has the tier."""
+    return tier.by == "fentry" or (tier.by == "kprobe" and not try_fentry(there["adding"]))
+
+
+def arguments(there: dict[str, Function]) -> dict[str, int]:
+    """What the exact tier asks for: ARG_program_parameter, the place of each by its name in BTF, and NARGS_program."""
+    found = {}
+    for program, point in there.items():
+        found[f"NARGS_{program.upper()}"] = len(point.parameters)
+        found |= {f"ARG_{program.upper()}_{name.upper()}": i for i, name in enumerate(point.parameters)}
+    return found
+
+
+# By wire.LOSSES: what it means for the account, and what mends it.
+LOSSES = {
+    "events": "not all that was given back could be told: such pages may count as touched still",
+    "processes": "more processes than there is room for: the rest is unseen; give more with --room",
+    "regions": "more regions than there is room for: the rest is unseen; give more with --room",
+    "usages": "more pairs of a process and a region than there is room for: some faults are not counted, and strangers "
+    "are nameless; give more with --room",
+    "pages": "the ledger is full: the rest is unseen; give more with --room",
+    "probes": "the kernel skipped probes: pages that only these would have shown are unseen",
+    "labels": "labels came faster than they could be told: their pages say ?",
+    "stacks": "stacks were lost, for want of room or with a probe that the kernel skipped: these pages are of ?",
+    "mappings": "mappings that the kernel's own tree did not show: their pages are unseen",
+}
+
+
+def explain(losses: dict[str, int]) -> list[str]:
+    """A sentence for each kind of loss that there was."""
+    return [f"{LOSSES[name]} ({count})" for name, count in losses.items() if count]

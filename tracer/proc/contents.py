@@ -1,0 +1,251 @@
+"""A region's content, read as the file it is: nothing comes into being by it, and what is swapped out stays out.
+
+Only what SEEK_DATA shows is read, by preadv(2) into memory of our own: a hole that is touched through a mapping, or
+sent with sendfile(2) before v6.1, gets a page. Which pages are swapped out is asked for first: to read one swaps it in.
+
+The region is opened anew for every few MiB, and closed before these are handed on: however slowly they are taken, it
+can die meanwhile, and is then said to be gone. So what is read is no picture of one moment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tracer.errors import ShmtraceError
+from tracer.proc import bounded, shmem
+from tracer.proc.procfs import Proc
+from tracer.proc.shmem import PAGE_BYTES, Pages, RegionKey
+
+CHUNK_BYTES = 8 << 20
+MAX_PIECES = 4096  # of one opening, some 40 ms
+OPEN_TRIES = 3
+HUGE_BYTES = 2 << 20
+
+DATA, HOLE, SWAPPED = "data", "hole", "swapped"
+
+MAP_SHARED, PROT_NONE, PROT_READ = 1, 0, 1
+MAP_FAILED = ctypes.c_void_p(-1).value
+SWAP_OF_MAPPING = re.compile(rb"^([0-9a-f]+)-[0-9a-f]+ .*\n(?:[A-Z].*\n)*?Swap: +(\d+) kB$", re.MULTILINE)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+class GoneError(ShmtraceError):
+    """Nobody maps the region any more, or it has shrunk."""
+
+
+class Piece(NamedTuple):
+    """Bytes [start, end) of a region, all of one state."""
+
+    start: int
+    end: int
+    state: str
+    """data, hole or swapped"""
+    data: memoryview
+    """valid until the next piece is asked for; empty but for data"""
+
+
+class Contents:
+    """What is in one region. Holds nothing of it open."""
+
+    def __init__(self, proc: Proc, key: RegionKey, kind: str, mappers: Iterable[int]) -> None:
+        """mappers: tgids of those that were seen to map it. Raises GoneError where nobody does now."""
+        self._proc = proc
+        self._key = key
+        self._kind = kind
+        self._mappers = tuple(mappers)
+        self._path: Path | None = None
+        self._data_end = 0
+        """of the data that is being read"""
+        self.read_bytes = 0
+        """so far, holes and what was left out included"""
+        self.left_out_pages = 0
+        """swapped out"""
+        fd = self._open()
+        self.size_bytes = os.fstat(fd).st_size
+        os.close(fd)
+
+    def read(self, start: int, end: int, swapped: bool = False) -> Iterator[Piece]:
+        """Bytes [start, end), without a gap; swapped: what is swapped out too, which swaps it in.
+
+        Of hugetlb the kernel does not tell what is a hole: a huge page of zeros is taken for one.
+        Raises GoneError, and ShmtraceError for what cannot be read.
+        """
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._data_end = 0
+        while start < end:
+            fd = self._open()
+            try:
+                pieces = list(self._look(fd, start, end, buffer, swapped))
+            except OSError as error:
+                wrong = f"the region cannot be read from byte 0x{start:x} on ({error.strerror})"
+                raise ShmtraceError(wrong, "--range reads other parts") from None
+            finally:
+                os.close(fd)
+            for piece in pieces:
+                yield piece
+                self.read_bytes += piece.end - piece.start
+            start = pieces[-1].end
+
+    def _open(self) -> int:
+        """By whoever maps it now. Raises GoneError."""
+        for _ in range(OPEN_TRIES):
+            if self._path is None:
+                self._path = self._find()
+                if self._path is None:
+                    break
+            try:
+                return shmem.open_region(self._path, self._key)
+            except BlockingIOError as error:
+                raise ShmtraceError(f"the region cannot be read now: {error.strerror}", "try again later") from None
+            except OSError as error:  # the process has gone, or has something else there
+                if not bounded.unreadable(error):
+                    raise
+                self._path = None
+        raise GoneError("the region is gone", "nobody maps it any more")
+
+    def _find(self) -> Path | None:
+        for tgid in dict.fromkeys((*self._mappers, *self._proc.tgids())):
+            for mapping in self._proc.mappings(tgid):
+                path = self._proc.map_file(tgid, mapping)
+                if (mapping.dev, mapping.ino) == self._key[:2] and shmem.identify(path) == self._key:
+                    return path
+        return None
+
+    def _look(self, fd: int, start: int, end: int, buffer: memoryview, swapped: bool) -> Iterator[Piece]:
+        """The pieces from start on, as many as the buffer has room for; at least one."""
+        used, pieces = 0, 0
+        while start < end and pieces < MAX_PIECES:
+            data, stop = self._next_data(fd, start, end)
+            if start < data:
+                yield Piece(start, data, HOLE, buffer[:0])
+                pieces += 1
+            if len(buffer) - used < stop - data:  # to a page's end, as every piece
+                stop = max(data, (data + len(buffer) - used) // PAGE_BYTES * PAGE_BYTES)
+            for first, last, absent in _split(fd, data, stop, swapped or self._kind == "hugetlb"):
+                if absent:
+                    yield Piece(first, last, SWAPPED, buffer[:0])
+                    self.left_out_pages += -(-last // PAGE_BYTES) - first // PAGE_BYTES
+                else:
+                    view = buffer[used : used + last - first]
+                    used += last - first
+                    self._fill(fd, first, view)
+                    yield from _huge_pages(first, view) if self._kind == "hugetlb" else [Piece(first, last, DATA, view)]
+                pieces += 1
+            if stop == data < end:
+                return
+            start = stop
+
+    def _next_data(self, fd: int, start: int, end: int) -> tuple[int, int]:
+        """Where data begins and ends, at or after start; (end, end) where there is none before end."""
+        if self._data_end <= start:  # else SEEK_HOLE would walk what is left of this data for each chunk of it
+            try:
+                start = os.lseek(fd, start, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return end, end  # only a hole is left
+            if start >= end:
+                return end, end
+            self._data_end = os.lseek(fd, start, os.SEEK_HOLE)
+        return start, min(end, self._data_end)
+
+    def _fill(self, fd: int, offset: int, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            got = os.preadv(fd, [view[done:]], offset + done)
+            if not got:
+                raise GoneError(f"the region has shrunk to {os.fstat(fd).st_size} bytes", "read it again")
+            done += got
+
+
+def _split(fd: int, start: int, end: int, whole: bool) -> Iterator[tuple[int, int, bool]]:
+    """(start, end, swapped out) of the parts of data; whole: it is not asked for."""
+    at = start
+    for first, last in [] if whole or start == end else swapped_pages(fd, start // PAGE_BYTES, -(-end // PAGE_BYTES)):
+        gap, stop = max(start, first * PAGE_BYTES), min(end, last * PAGE_BYTES)
+        if at < gap:
+            yield at, gap, False
+        yield gap, stop, True
+        at = stop
+    if at < end:
+        yield at, end, False
+
+
+def _huge_pages(start: int, view: memoryview) -> Iterator[Piece]:
+    at = 0
+    while at < len(view):
+        stop = min(len(view), at + HUGE_BYTES - (start + at) % HUGE_BYTES)
+        block = view[at:stop]
+        empty = block.tobytes() == bytes(len(block))
+        yield Piece(start + at, start + stop, HOLE if empty else DATA, view[:0] if empty else block)
+        at = stop
+
+
+def swapped_pages(fd: int, start: int, end: int) -> list[Pages]:
+    """Of pages that are all data, those that are swapped out, sorted; one that is on its way out, or back, and in
+    memory still, is. By cachestat(2), by halving; before v6.5 by smaps."""
+    found: list[Pages] = []
+    waiting = [(start, end)]
+    while waiting:
+        first, last = waiting.pop()
+        stat = shmem.cachestat(fd, first * PAGE_BYTES, (last - first) * PAGE_BYTES)
+        if stat is None:
+            return _swapped_by_smaps(fd, start, end)
+        if stat.evicted == last - first:
+            _add(found, first, last)
+        elif stat.evicted:
+            middle = (first + last) // 2
+            waiting += [(middle, last), (first, middle)]
+    return found
+
+
+def _add(found: list[Pages], first: int, last: int) -> None:
+    if found and found[-1][1] == first:
+        first = found.pop()[0]
+    found.append((first, last))
+
+
+def _swapped_by_smaps(fd: int, start: int, end: int) -> list[Pages]:
+    """By our own smaps, of a mapping that is never touched, so no page comes by it: of shared memory, Swap there counts
+    the region's own entries. mincore(2) would take a page for resident that is in the swap and still in memory, and to
+    read that one brings it back too."""
+    size_bytes = (end - start) * PAGE_BYTES
+    address = _libc.mmap(None, size_bytes, PROT_NONE, MAP_SHARED, fd, start * PAGE_BYTES)
+    if address == MAP_FAILED:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        swapped_bytes = sum(size for _, size in _swap_of_mappings(address, address + size_bytes))
+        if swapped_bytes in (0, size_bytes):
+            return [(start, end)] if swapped_bytes else []
+        for odd in range(address + PAGE_BYTES, address + size_bytes, 2 * PAGE_BYTES):
+            _libc.mprotect(odd, PAGE_BYTES, PROT_READ)  # each page becomes a mapping of its own, with a Swap of its own
+        found: list[Pages] = []
+        for place, size in _swap_of_mappings(address, address + size_bytes):
+            if size:
+                first = start + (place - address) // PAGE_BYTES
+                _add(found, first, first + size // PAGE_BYTES)
+        return found
+    finally:
+        _libc.munmap(address, size_bytes)
+
+
+def _swap_of_mappings(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """(address, bytes swapped) of our own mappings in [start, end)."""
+    for address, kilobytes in SWAP_OF_MAPPING.findall(_own_smaps()):
+        if start <= int(address, 16) < end:
+            yield int(address, 16), int(kilobytes) << 10
+
+
+def _own_smaps() -> bytes:
+    return Path("/proc/self/smaps").read_bytes()

@@ -1,0 +1,413 @@
+"""What /proc says of processes and of the host, as records: the only reader of /proc."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import socket
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from tracer.proc import bounded
+from tracer.proc.blocking import NoAnswerError, each, promptly, stuck, unanswered
+from tracer.proc.mounts import Mounts
+from tracer.proc.shmem import (
+    HUGETLBFS_MAGIC,
+    PAGE_BYTES,
+    PATH_BYTES,
+    TMPFS_MAGIC,
+    RegionKey,
+    _mounts,
+    identify,
+    internal_file_systems,
+    is_tmpfs,
+    open_promptly,
+)
+from tracer.wire import TITLE_BYTES
+
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+COMMAND_BYTES = 4096  # of a command line: a process can make its own as long as it likes
+NAME_BYTES = 256
+FIELDS_BYTES = 4096  # of stat and statm, which have fewer
+MAPS_BLOCKS = 64  # of 1 MiB, which take about a second: 65530 mappings, as many as there may be, are 7 of common paths
+MAX_OPEN_FILES = 1 << 16
+MAX_TGID = 1 << 22
+MAX_TICKS = 1 << 39  # since boot, some centuries
+MAX_NAMESPACES = 33  # of PIDs, one within another
+
+FILE_SYSTEMS = {"tmpfs": TMPFS_MAGIC, "devtmpfs": TMPFS_MAGIC, "hugetlbfs": HUGETLBFS_MAGIC}
+
+
+# 7f1000000000-7f1010000000 rw-s 00000000 00:01 1047                       /dev/zero (deleted)
+MAPS_LINE = re.compile(
+    rb"([0-9a-f]{1,16})-([0-9a-f]{1,16}) (\S{4}) ([0-9a-f]{1,16}) "
+    rb"([0-9a-f]{1,8}):([0-9a-f]{1,8}) (\d{1,20})(?: +(.*))?",
+    re.DOTALL,
+)
+
+NUMBER = re.compile(rb"\d{1,15}")
+SEGMENT = (b"shmid", b"cpid", b"rss", b"swap")  # columns of sysvipc/shm
+
+
+class ProcessStat(NamedTuple):
+    """One process, from /proc/PID/stat and cmdline."""
+
+    tgid: int
+    parent: int
+    """tgid of the parent"""
+    comm: str
+    start_time_ns: int
+    """since boot, to the clock tick (10 ms): field 22 of stat"""
+    title: str
+    """its first argument, or all of what setproctitle wrote"""
+    command: str
+    """the command line, cut at COMMAND_BYTES"""
+
+
+class Mapping(NamedTuple):
+    """One VMA, from /proc/PID/maps."""
+
+    start: int
+    end: int
+    shared: bool
+    first_index: int
+    """page of the file that start is"""
+    dev: int
+    """as os.makedev gives it"""
+    ino: int
+    path: str
+    """as printed, `` (deleted)`` included"""
+
+
+class Executable(NamedTuple):
+    """A VMA that code may run in, from /proc/PID/maps."""
+
+    start: int
+    end: int
+    shared: bool
+    offset_bytes: int
+    """in the file, of start"""
+    dev: int
+    ino: int
+    """0: there is no file"""
+    path: str
+
+
+class Memory(NamedTuple):
+    """Of the host, from /proc/meminfo, in bytes."""
+
+    total_bytes: int
+    swap_bytes: int
+    shmem_bytes: int
+
+
+class SysvSegment(NamedTuple):
+    """A line of /proc/sysvipc/shm."""
+
+    shmid: int
+    creator: int
+    """tgid of the process that called shmget"""
+    allocated_bytes: int
+    """resident and swapped"""
+
+
+class Proc:
+    """A /proc, or a recorded tree that looks like one.
+
+    Processes that vanish while they are read, that may not be read or do not answer, and lines that are not as the
+    kernel writes them, give None or nothing.
+    """
+
+    def __init__(self, root: str = "/proc") -> None:
+        self.root = Path(root)
+        self.mounts = _mounts if root == "/proc" else Mounts(self.root)
+        self.crowded: set[int] = set()
+        """tgids of processes whose maps is longer than MAPS_BLOCKS, of which the rest was not read"""
+
+    # ---- processes ----
+
+    def folder(self, tgid: int) -> Path:
+        """Of a process: whom to wait for."""
+        return self.root / str(tgid)
+
+    def tgids(self) -> list[int]:
+        with os.scandir(self.root) as entries:
+            return [int(entry.name) for entry in entries if entry.name.isascii() and entry.name.isdigit()]
+
+    def process(self, tgid: int) -> ProcessStat | None:
+        stat = self._stat(tgid)
+        if stat is None:
+            return None
+        try:
+            cmdline = promptly(self.folder(tgid), self._beginning_of_cmdline, tgid, COMMAND_BYTES)
+        except NoAnswerError:
+            cmdline = b""
+        return _named(stat, cmdline, COMMAND_BYTES)
+
+    def processes(self, known: dict[int, ProcessStat] | None = None) -> dict[int, ProcessStat]:
+        """All of them, by tgid; those that are known already are not read again. Of a command line that is longer than
+        TITLE_BYTES only these are read."""
+        found = {tgid: (known or {}).get(tgid) for tgid in self.tgids()}
+        fresh = {tgid: stat for tgid, known_stat in found.items() if not known_stat and (stat := self._stat(tgid))}
+        for tgid, cmdline in each(self.folder, lambda tgid: self._beginning_of_cmdline(tgid, TITLE_BYTES), list(fresh)):
+            found[tgid] = _named(fresh[tgid], cmdline or b"", TITLE_BYTES)
+        return {tgid: stat for tgid, stat in found.items() if stat}
+
+    def answers(self, tgid: int) -> bool:
+        """Whether what it maps and its command line can be read, for all that is known; else ask again later."""
+        return not stuck(self.folder(tgid))
+
+    def warnings(self) -> list[str]:
+        """What of all that was asked for is not known."""
+        silent = [folder.name for folder in unanswered if isinstance(folder, Path) and folder.parent == self.root]
+        return [
+            *([f"what {_some(silent)} is called and maps is not known: it did not answer"] if silent else []),
+            *([f"not all of what {_some(self.crowded)} maps is known: it is too much"] if self.crowded else []),
+        ]
+
+    def parent(self, tgid: int) -> int | None:
+        """Its parent's tgid; None when it is gone."""
+        stat = self._stat(tgid)
+        return stat.parent if stat else None
+
+    def _stat(self, tgid: int) -> ProcessStat | None:
+        """Without what only its own memory says: a title and a command line."""
+        stat = self._beginning(tgid, "stat")
+        # the name is between the first parenthesis and the last, and may hold anything but NUL
+        name, end = stat.find(b"("), stat.rfind(b")")
+        try:
+            fields = stat[end + 2 :].split()
+            parent, start_ticks = _number(fields[1]), _number(fields[19])
+        except (ValueError, IndexError):
+            return None
+        if not 0 <= name < end or parent > MAX_TGID or start_ticks > MAX_TICKS:
+            return None
+        return ProcessStat(tgid, parent, bounded.text(stat[name + 1 : end], NAME_BYTES), start_ticks * TICK_NS, "", "")
+
+    def _beginning_of_cmdline(self, tgid: int, size_bytes: int) -> bytes:
+        """And one byte more, where there is more."""
+        return self._beginning(tgid, "cmdline", size_bytes + 1)
+
+    def _beginning(self, tgid: int, name: str, size_bytes: int = FIELDS_BYTES) -> bytes:
+        """Of a file of a process; nothing of one that is gone."""
+        try:
+            return bounded.read(self.folder(tgid) / name, size_bytes)
+        except OSError as error:
+            if not bounded.unreadable(error):
+                raise
+            return b""
+
+    def _lines(self, *names: str) -> Iterator[bytes]:
+        """Of a file that is read without waiting for anybody; none if it is gone."""
+        try:
+            yield from bounded.lines(bounded.blocks(self.root.joinpath(*names)))
+        except OSError as error:
+            if not bounded.unreadable(error):
+                raise
+
+    def cgroup(self, tgid: int) -> str | None:
+        """Its path in the unified hierarchy, or where that is empty in the memory controller's."""
+        paths = {}
+        for line in self._lines(str(tgid), "cgroup"):
+            _, controllers, path = line.split(b":", 2) if line.count(b":") > 1 else (b"", b"none", b"")
+            for name in controllers.split(b","):
+                paths[name] = path
+        found = paths.get(b"memory", paths.get(b""))
+        return None if found is None else bounded.text(found, PATH_BYTES)
+
+    def ns_tgid(self, tgid: int) -> int | None:
+        """Its PID in its own PID namespace; None where that is the same, from NSpid of status."""
+        (innermost,) = self._status(tgid).get(b"NSpid", [tgid])[-1:] or [tgid]
+        return None if innermost == tgid or innermost > MAX_TGID else innermost
+
+    def private_bytes(self, tgid: int) -> int:
+        """Anonymous memory, in memory and swapped out: RssAnon and VmSwap of status. Of kernel threads none."""
+        kib = self._status(tgid)
+        return sum(sum(kib.get(name, ())) for name in (b"RssAnon", b"VmSwap")) * 1024
+
+    def _status(self, tgid: int) -> dict[bytes, list[int]]:
+        """The numbers of some lines of /proc/PID/status; nothing of a process that is gone."""
+        parts = (line.partition(b":") for line in self._lines(str(tgid), "status"))
+        return {
+            name: [int(word) for word in words.split()[:MAX_NAMESPACES] if NUMBER.fullmatch(word)]
+            for name, _, words in parts
+            if name in (b"NSpid", b"RssAnon", b"VmSwap")
+        }
+
+    def rss_bytes(self, tgid: int) -> int | None:
+        """What ps calls RSS, from statm."""
+        try:
+            return _number(self._beginning(tgid, "statm").split()[1]) * PAGE_BYTES
+        except (ValueError, IndexError):
+            return None
+
+    def mappings(self, tgid: int) -> list[Mapping]:
+        """The mappings that have a file behind them; none when the process is gone."""
+        found = []
+        for line in self._maps(tgid):
+            start, end, flags, offset, major, minor, ino, path = line.groups(b"")
+            dev = os.makedev(int(major, 16), int(minor, 16))
+            if dev:  # else the inode tells nothing: the host's first SysV segment has number 0
+                first_index = int(offset, 16) // PAGE_BYTES
+                span = int(start, 16), int(end, 16)
+                found.append(Mapping(*span, flags[3:] == b"s", first_index, dev, int(ino), _path(path)))
+        return found
+
+    def executables(self, tgid: int) -> list[Executable]:
+        """The mappings of a process that code may run in, by address; none when it is gone."""
+        found = []
+        for line in self._maps(tgid):
+            start, end, flags, offset, major, minor, ino, path = line.groups(b"")
+            if flags[2:3] == b"x":
+                span = int(start, 16), int(end, 16)
+                dev = os.makedev(int(major, 16), int(minor, 16))
+                found.append(Executable(*span, flags[3:] == b"s", int(offset, 16), dev, int(ino), _path(path)))
+        return found
+
+    def _maps(self, tgid: int) -> Iterator[re.Match[bytes]]:
+        """Its lines, as MAPS_LINE matches them."""
+        try:
+            yield from filter(None, map(MAPS_LINE.fullmatch, bounded.lines(self._maps_blocks(tgid))))
+        except OSError as error:
+            if not bounded.unreadable(error):
+                raise
+
+    def _maps_blocks(self, tgid: int) -> Iterator[bytes]:
+        blocks = bounded.blocks(self.folder(tgid) / "maps")
+        for _ in range(MAPS_BLOCKS):
+            block = promptly(self.folder(tgid), next, blocks, b"")
+            yield block
+            if len(block) < bounded.BLOCK_BYTES:  # it was the last
+                return
+        self.crowded.add(tgid)
+
+    # ---- regions ----
+
+    def map_file(self, tgid: int, mapping: Mapping | Executable) -> Path:
+        return self.folder(tgid) / "map_files" / f"{mapping.start:x}-{mapping.end:x}"
+
+    def identify(self, tgid: int, mappings: Sequence[Mapping]) -> list[RegionKey | None]:
+        """Which files they are of; None of what is gone, and of all where the process does not answer."""
+        try:
+            return promptly(self.folder(tgid), self._identify, tgid, mappings)
+        except NoAnswerError:
+            return [None] * len(mappings)
+
+    def _identify(self, tgid: int, mappings: Sequence[Mapping]) -> list[RegionKey | None]:
+        return [identify(self.map_file(tgid, mapping)) for mapping in mappings]
+
+    def open_mapped(self, tgid: int, mapping: Mapping | Executable) -> int:
+        """A descriptor to read a mapped file by: by way of the process, whatever its root is, and if it is deleted.
+
+        Raises OSError at once, as open_promptly does.
+        """
+        return open_promptly(self.map_file(tgid, mapping))
+
+    def open_files(self, tgid: int) -> list[Path]:
+        """/proc/PID/fd/N of a process's open files, pipes, sockets and the like left out; none when it is gone."""
+        try:
+            with os.scandir(self.folder(tgid) / "fd") as entries:
+                return sorted(
+                    Path(entry.path) for entry in islice(entries, MAX_OPEN_FILES) if _leads_to_a_file(entry.path)
+                )
+        except OSError as error:
+            if not bounded.unreadable(error):
+                raise
+            return []
+
+    def file_system(self, tgid: int, mapping: Mapping) -> int | None:
+        """Magic number of the file system that a mapping is of, where that may be a region's; None: it is no such.
+
+        By its device: no file system is asked that can keep us waiting.
+        """
+        known = internal_file_systems().get(mapping.dev)
+        if known:
+            return known
+        kind = self.mounts.kind(tgid, mapping.dev)
+        # one that is mounted nowhere, as /dev/shm after umount -l and a graphics driver's own; rootfs is tmpfs or ramfs
+        if not kind or kind == "rootfs":
+            return TMPFS_MAGIC if is_tmpfs(self.map_file(tgid, mapping)) else None
+        return FILE_SYSTEMS.get(kind)
+
+    def memory(self) -> Memory:
+        kib = {}
+        for line in self._lines("meminfo"):
+            name, _, value = line.partition(b":")
+            kib[name] = int(value.split()[0]) * 1024
+        return Memory(kib[b"MemTotal"], kib[b"SwapTotal"], kib[b"Shmem"])
+
+    def memory_cgroups(self) -> Path | None:
+        """Where the hierarchy of cgroup()'s paths is mounted; None where it is not."""
+        found = {}
+        for line in self._lines("self", "mounts"):
+            _, place, kind, options, *_ = [*line.split(b" "), b"", b"", b"", b""]
+            if kind == b"cgroup2" or (kind == b"cgroup" and b"memory" in options.split(b",")):
+                found[kind] = Path(os.fsdecode(place))
+        return found.get(b"cgroup", found.get(b"cgroup2"))
+
+    def sysv_segments(self) -> dict[int, SysvSegment]:
+        """By shmid, which is the inode's number too."""
+        lines = self._lines("sysvipc", "shm")
+        names = next(lines, b"").split()
+        found = {}
+        for line in lines:
+            field = dict(zip(names, line.split()))
+            try:
+                shmid, creator, resident, swapped = (_number(field[name]) for name in SEGMENT)
+                found[shmid] = SysvSegment(shmid, creator, resident + swapped)
+            except (KeyError, ValueError):
+                continue
+        return found
+
+
+def _leads_to_a_file(descriptor: str) -> bool:
+    """It has a name with a path, of whatever kind it is. To ask for that waits for nobody."""
+    try:
+        return os.readlink(descriptor).startswith("/")  # noqa: PTH115 - a Path of each takes as long as to look
+    except OSError as error:
+        if not bounded.unreadable(error):
+            raise
+        return False
+
+
+@functools.lru_cache(maxsize=1024)  # of 65530 mappings of one file each has its path
+def _path(raw: bytes) -> str:
+    return bounded.text(raw, PATH_BYTES)
+
+
+def _number(word: bytes) -> int:
+    """Raises ValueError where it is no count that a kernel could have."""
+    if not NUMBER.fullmatch(word):
+        raise ValueError(word)
+    return int(word)
+
+
+def _some(tgids: Collection[object]) -> str:
+    return f"process {next(iter(tgids))}{f' and {len(tgids) - 1} more' * (len(tgids) > 1)}"
+
+
+def _named(stat: ProcessStat, cmdline: bytes, size_bytes: int) -> ProcessStat:
+    title, command = titles(cmdline, size_bytes)
+    return stat._replace(title=title, command=command)
+
+
+def titles(cmdline: bytes, size_bytes: int) -> tuple[str, str]:
+    """(title, command) of a command line as the kernel keeps it: a NUL after each argument.
+
+    What setproctitle wrote has blanks between words, is one argument, and has NULs after it up to where the arguments
+    once ended. Of one that is longer than size_bytes the beginning, and an ellipsis.
+    """
+    shown = cmdline[:size_bytes]
+    if shown.endswith(b"\0\0"):
+        cmdline = shown.rstrip(b"\0")
+    arguments = [argument.strip() for argument in bounded.text(cmdline, size_bytes).split("\0")]
+    arguments = [argument for argument in arguments if argument]
+    return (arguments[0] if arguments else ""), " ".join(arguments)
+
+
+def host() -> str:
+    return socket.gethostname()

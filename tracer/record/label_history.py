@@ -1,0 +1,217 @@
+"""What each process was doing, from one moment to the next: told by the kernel side, asked for by process and time."""
+
+from __future__ import annotations
+
+import dataclasses
+from bisect import bisect_right
+
+from tracer import wire
+from tracer.capture.capture import Capture
+from tracer.errors import ShmtraceError
+from tracer.kernel import events, tiers
+from tracer.kernel.events import Absent
+from tracer.kernel.probes import Probes
+from tracer.labels import Source
+from tracer.proc.procfs import Proc
+from tracer.proc.shmem import FileKey
+from tracer.record.label_sites import Site, Sources
+
+# Of a program that says another thing for every page; a pool has as many labels as scripts.
+MAX_LABELS = 1 << 18
+MAX_MOMENTS = 1 << 18  # of one process
+MAX_BINARIES = 256  # that processes run at one time
+MAX_DOUBTS = 10  # anybody may have programs by such a name
+
+
+@dataclasses.dataclass
+class _HookedBinary:
+    """A file that has what is read, as long as processes run it."""
+
+    path: str
+    uprobes: list[int] = dataclasses.field(default_factory=list)
+    processes: int = 0
+    said: bool | None = None
+    """whether one of its labels could be read; None: there has been none"""
+
+
+class LabelHistory:
+    """Tells the kernel side where processes have their labels, and keeps what it tells of them.
+
+    Times are microseconds since the capture began.
+    """
+
+    def __init__(self, capture: Capture, probes: Probes, proc: Proc, source: Source) -> None:
+        self._capture = capture
+        self._probes = probes
+        self._sources = Sources(proc, source)
+        self._source = source
+        self._found = False
+        self._warnings: list[str] = []
+        self._doubts: list[str] = []  # why programs have no labels
+        self._sites: dict[int, Site] = {}  # by tgid
+        self._binaries: dict[FileKey, _HookedBinary] = {}
+        self._rows: dict[tuple[str | None, ...], int] = {}
+        self._moments: dict[int, tuple[list[int], list[int | None]]] = {}  # by tgid: from when, which label
+
+    @property
+    def warnings(self) -> list[str]:
+        mute = [_is_mute(binary, self._source) for binary in self._binaries.values() if binary.said is False]
+        return self._warnings + list(dict.fromkeys(self._doubts + mute[:MAX_DOUBTS]))
+
+    @property
+    def doubt(self) -> str | None:
+        """Why a program that was looked at has no labels, as long as none has any."""
+        return self._doubts[0] if self._doubts and not self._found else None
+
+    def adopt(self, tgid: int) -> None:
+        """A process that exists, or runs another program now."""
+        self._leave(tgid)
+        try:
+            site = self._sources.find(tgid)
+            if site:
+                self._meet(site, tgid)
+                self._found = True
+                self._enter(tgid, site)
+        except OSError:  # it is gone, or another program by now
+            pass
+        except ShmtraceError as error:
+            self._doubt(_unknown(error.message))
+        self._forget_idle()
+
+    def begin(self, tgid: int, since_us: int, parent_tgid: int | None = None) -> None:
+        """A PID has another life, or another program, of which nothing is known yet."""
+        if tgid in self._moments:
+            self._note(tgid, since_us, None)
+        self._leave(tgid)
+        site = self._sites.get(parent_tgid or 0)
+        if site:  # the kernel side knows, unless the parent's label came to be known after the fork
+            self._enter(tgid, site)
+
+    def heard(self, event: events.LabelRead) -> None:
+        tgid = event.tgid
+        if event.lost_us:
+            self._note(tgid, event.lost_us, None)
+        self._note(tgid, event.since_us, self._row(tgid, event.texts))
+
+    def ended(self, tgid: int) -> None:
+        """The kernel side keeps an entry beyond the end of its process only to tell of a loss."""
+        raw = self._probes.labels[wire.TGID.pack(tgid)]
+        self._settle(tgid, raw)
+        del self._probes.labels[wire.TGID.pack(tgid)]
+        self._leave(tgid)
+        self._forget_idle()
+
+    def finish(self) -> None:
+        """Of those that live, what could not be told is lost."""
+        for tgid in self._sites:
+            self._settle(tgid, self._probes.labels[wire.TGID.pack(tgid)])
+        if not self._found:
+            self._warn(f"no process had what --label {self._source.name} reads: all labels are ?")
+
+    def at(self, tgid: int, when_us: int) -> int | None:
+        """The row of the label it had then; None: unknown."""
+        since_us, rows = self._moments.get(tgid, ((), ()))
+        place = bisect_right(since_us, when_us)
+        return rows[place - 1] if place else None
+
+    def is_one(self, tgid: int, first_us: int, last_us: int) -> bool:
+        """Whether nothing was told of its label in between."""
+        since_us, _ = self._moments.get(tgid, ((), ()))
+        return bisect_right(since_us, first_us) == bisect_right(since_us, last_us)
+
+    def _meet(self, site: Site, tgid: int) -> None:
+        """Raises ShmtraceError: its program is to have no labels; OSError: its program is not to be had any more."""
+        if site.binary in self._binaries:
+            return
+        path = site.mapping.path
+        if len(self._binaries) == MAX_BINARIES:
+            raise ShmtraceError(f"{path} is one program more than {MAX_BINARIES}", "trace fewer of them")
+        binary = _HookedBinary(path)
+        if site.functions:
+            try:
+                with self._sources.opened(site, tgid) as file:  # and no other that has come to its place
+                    for program, offset in site.functions.items():
+                        binary.uprobes.append(self._probes.attach_uprobe(program, file, offset))
+            except BaseException:
+                self._detach(binary)
+                raise
+        self._binaries[site.binary] = binary
+
+    def _detach(self, binary: _HookedBinary) -> None:
+        for uprobe in binary.uprobes:
+            self._probes.detach_uprobe(uprobe)
+
+    def _leave(self, tgid: int) -> None:
+        site = self._sites.pop(tgid, None)
+        if site:
+            self._binaries[site.binary].processes -= 1
+
+    def _forget_idle(self) -> None:
+        """Programs that nobody runs: a uprobe would keep their file systems from being unmounted."""
+        for key, binary in [item for item in self._binaries.items() if not item[1].processes]:
+            self._detach(binary)
+            if binary.said is False:
+                self._doubt(_is_mute(binary, self._source))
+            del self._binaries[key]
+
+    def _enter(self, tgid: int, site: Site) -> None:
+        key = wire.TGID.pack(tgid)
+        if self._probes.labels.insert(key, site.pack()) or self._probes.labels[key]:
+            self._sites[tgid] = site
+            self._binaries[site.binary].processes += 1
+        else:
+            self._warn(tiers.LOSSES["processes"])
+
+    def _settle(self, tgid: int, raw: bytes | None) -> None:
+        lost_us = wire.LABEL.unpack(raw)[2 * wire.MAX_TEXTS] if raw else 0
+        if lost_us:
+            self._note(tgid, lost_us, None)
+
+    def _note(self, tgid: int, since_us: int, row: int | None) -> None:
+        times_us, rows = self._moments.setdefault(tgid, ([], []))
+        place = bisect_right(times_us, since_us)  # threads may tell out of order
+        times_us.insert(place, since_us)
+        rows.insert(place, row)
+        if len(rows) > MAX_MOMENTS:
+            del times_us[: MAX_MOMENTS // 2], rows[: MAX_MOMENTS // 2]
+            self._warn(f"{tgid} has said more than {MAX_MOMENTS} things: its labels of long ago are ?")
+
+    def _row(self, tgid: int, texts: tuple[str | Absent, ...]) -> int | None:
+        """Of a label in the capture, entered if it is new; None: its first text could not be read."""
+        first = texts[0]
+        site = self._sites.get(tgid)
+        if site:
+            binary = self._binaries[site.binary]
+            binary.said = binary.said or first is not Absent.UNREADABLE
+        if first is Absent.UNREADABLE:
+            return None
+        if self._source.texts[0].is_path and isinstance(first, str) and not first.startswith("/"):
+            if site:
+                self._doubt(_unknown(f"{binary.path} had {first[:40]!r} for a path in {self._source.symbol}"))
+                del self._probes.labels[wire.TGID.pack(tgid)]
+                self._leave(tgid)
+            return None
+        known = tuple(text if isinstance(text, str) else None for text in texts[: len(self._source.texts)])
+        if known not in self._rows and len(self._rows) == MAX_LABELS:
+            self._warn(f"more than {MAX_LABELS} different labels: the others are ?")
+            return None
+        if known not in self._rows:
+            self._rows[known] = self._capture.insert("label", **self._source.label(known))
+        return self._rows[known]
+
+    def _doubt(self, doubt: str) -> None:
+        if doubt not in self._doubts and len(self._doubts) <= MAX_DOUBTS:
+            more = f"others have not what --label {self._source.name} reads either: their labels are ?"
+            self._doubts.append(doubt if len(self._doubts) < MAX_DOUBTS else more)
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warnings:
+            self._warnings.append(text)
+
+
+def _unknown(problem: str) -> str:
+    return f"{problem}: its labels are ?"
+
+
+def _is_mute(binary: _HookedBinary, source: Source) -> str:
+    return _unknown(f"{binary.path} has nothing that can be read where {source.symbol} should have it")

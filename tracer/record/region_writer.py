@@ -1,0 +1,354 @@
+"""Writes the account of a region into the capture: as it stands, at every sample, and its last one.
+
+A checkpoint is what is left if the trace is cut off. For it, what the kernel side says has changed is read, and then
+what is allocated is measured: again and again, until there was so little to read that both are of nearly the same
+moment, as a virtual machine is moved while it runs. The last account is written when a region goes away, or when the
+trace ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Optional
+
+from tracer import wire
+from tracer.capture.capture import Capture, ExtentRow
+from tracer.clock import Clock
+from tracer.kernel.maps import Behalf, Block, Usage
+from tracer.kernel.probes import Probes
+from tracer.kernel.updates import KernelRegion
+from tracer.proc import procfs, shmem
+from tracer.proc.shmem import PAGE_BYTES, Pages
+from tracer.record import ledger
+from tracer.record.label_history import LabelHistory
+from tracer.record.ledger import ALL_PAGES, PageSet
+from tracer.record.processes import Processes, TracedProcess, stands_for
+from tracer.record.regions import Finder, TracedRegion, enter_mappings
+
+REGION_COLUMNS = (
+    "gone_ns, top, vss_bytes, allocated_bytes, peak_bytes, resident_bytes, swapped_bytes, start_bytes, address"
+)
+SAMPLE = "sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes"
+EXTENT = "extent", 'region, start, "end", process, first_ns, last_ns, label'
+USAGE = "usage", "region, process, faults, freed_pages"
+BEHALF = "behalf", "region, process, for_process, pages"
+
+AT_ONCE_S = 0.002
+PATIENCE_S = 0.1
+RARELY = 20  # times as long as it takes to read what all processes did to all regions, before it is read again
+
+Changed = dict[int, dict[int, Block]]
+"""Blocks of the ledger, by region and number."""
+Owner = tuple[int, Optional[int]]
+"""Rows of a process and of the label it had; None: that is unknown."""
+
+
+class RegionWriter:
+    """Writes accounts: checkpoints of regions that are there, and the last account of each."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        probes: Probes,
+        processes: Processes,
+        labelling: LabelHistory | None,
+        finder: Finder,
+        clock: Clock,
+    ) -> None:
+        self._capture = capture
+        self._labelling = labelling
+        self._probes = probes
+        self._lives = processes
+        self._finder = finder
+        self._clock = clock
+        self.usages: dict[tuple[int, int, int], Usage] = {}
+        """as they were last written, by (region, tgid, start_time_ns)"""
+        self._usages_at_s = 0.0
+        self._behalf_of: dict[int, list[Behalf]] = {}
+        self._changed: list[tuple[Any, ...]] = []  # REGION_COLUMNS, and the region's row
+        self._rows: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)  # by table and columns
+
+    # ---- checkpoints ----
+
+    def collect(self, regions: Collection[int]) -> tuple[Changed, dict[int, KernelRegion | None]]:
+        """What has changed in the ledger, and then what the regions have; None: it is there no more."""
+        end_s = time.monotonic() + PATIENCE_S
+        changed = self._probes.changed(regions)
+        measured = {number: self._probes.measure(number) for number in regions}
+        began_s = 0.0
+        while time.monotonic() - began_s > AT_ONCE_S and began_s < end_s:
+            began_s = time.monotonic()
+            more = self._probes.changed(regions)
+            for number, blocks in more.items():
+                changed.setdefault(number, {}).update(blocks)
+            measured |= {number: self._probes.measure(number) for number in more}
+        return changed, measured
+
+    def checkpoint(self, changed: Changed, regions: Mapping[int, TracedRegion]) -> None:
+        """Write how these regions stand, by what collect() gave and once all events up to then have been applied: who
+        touched is known by then."""
+        for number, region in regions.items():
+            if region.dying_since_s:  # what it had when it was last measured and who had touched that go together
+                continue
+            blocks = changed.get(number, {})
+            if not region.kept:
+                self._enter_baseline(region)
+                if region.kind in ("posix", "other"):  # pages may have been written to it before it was mapped
+                    blocks = self._probes.blocks(number)
+            if region.kind == "hugetlb" and blocks:
+                self._write_huge(region)
+            elif blocks or region.punched:
+                self._write_blocks(region, blocks)
+            columns = self._columns(
+                region, region.allocated_bytes, shmem.Residency(*region.sample[1:] if region.sample else (None, None))
+            )
+            if columns != region.written:
+                region.written = columns
+                self._changed.append((*columns, region.row))
+        self._write_down()
+
+    def _enter_baseline(self, region: TracedRegion) -> None:
+        rows = ((region.row, start, end) for start, end in region.baseline.extents)
+        self._capture.insert_all("extent", 'region, start, "end"', rows)
+        region.kept = True
+
+    def _write_blocks(self, region: TracedRegion, blocks: dict[int, Block]) -> None:
+        punched, region.punched = PageSet.of_any(region.punched), []
+        of_baseline = (
+            _blocks_of(extent) for first, end in punched.extents for extent in region.baseline.within(first, end)
+        )
+        if punched:
+            there = self._probes.blocks(region.id)
+            numbers = [number for number in there if punched.mask(number)]
+            for number in itertools.chain(numbers, *of_baseline):
+                blocks.setdefault(number, there.get(number, ledger.NO_BLOCK))
+        for first, end in ledger.runs(blocks):
+            start_page, end_page = first * wire.BLOCK_PAGES, end * wire.BLOCK_PAGES
+            entries = ledger.read(
+                {number: blocks[number] for number in range(first, end)},
+                PageSet(region.baseline.within(start_page, end_page)),
+                ALL_PAGES,
+                self.owner,
+                punches=region.punches,
+            )
+            self._capture.replace_extents(region.row, start_page, end_page, self.rows(region, entries))
+
+    def _write_huge(self, region: TracedRegion) -> None:
+        entries = self.read(region, self._probes.blocks(region.id), ALL_PAGES)
+        self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, self.rows(region, entries))
+
+    def checkpoint_usages(self, regions: Mapping[int, TracedRegion]) -> None:
+        """How often each process faulted on each region, and what it gave back of it; of very many, now and then."""
+        began_s = time.monotonic()
+        if began_s < self._usages_at_s:
+            return
+        rows = []
+        before, self.usages = self.usages, {}
+        for key, usage in self._probes.read_usages().items():
+            number, tgid, start_time_ns = key
+            process = self._lives.find(tgid, start_time_ns)
+            if not process or number not in regions:
+                continue
+            self.usages[key] = usage
+            if before.get(key) != usage:
+                counted = usage.faults if self._probes.counts_faults else None
+                rows.append((regions[number].row, process.row, counted, usage.freed_pages))
+        self._capture.insert_all(*USAGE, rows)
+        ended_s = time.monotonic()
+        self._usages_at_s = ended_s + RARELY * (ended_s - began_s)
+
+    # ---- the last account ----
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Accounts are closed in here: what is read or written once for all of them is done so."""
+        self._behalf_of = self._probes.behalves()
+        self._probes.hear()
+        self._finder.segments.cache_clear()
+        try:
+            yield
+        finally:
+            self._write_down()
+
+    def _write_down(self) -> None:
+        self._capture.update_all("region", REGION_COLUMNS, self._changed)
+        for columns, rows in self._rows.items():
+            self._capture.insert_all(*columns, rows)
+        self._changed.clear()
+        self._rows.clear()
+
+    def is_over(self, last: KernelRegion) -> bool:
+        """Whether the teardown of a region that goes is over; its pages go one by one."""
+        return last.torn_pages + last.swapped_pages >= last.pages
+
+    def close_gone(self, region: TracedRegion, last: KernelRegion | None) -> None:
+        """Close a region that is no more by the kernel side's last account of it, and clear the kernel's maps of it."""
+        gone_ns, swapped_pages = time.time_ns(), last.swapped_pages if last else 0
+        region.allocated_bytes = swapped_pages * PAGE_BYTES  # where no teardown was seen, there was nothing in memory
+        left_pages = swapped_pages
+        if last and last.gone_us:
+            region.allocated_bytes, gone_ns = last.pages * PAGE_BYTES, self._clock.wall_of_us(last.gone_us)
+            left_pages = max(last.pages - last.torn_pages, 0)  # swapped, or not torn down yet: that takes its time
+        if last:
+            region.vss_bytes = max(region.vss_bytes, last.size_bytes)
+            region.peak_bytes = max(region.peak_bytes, last.peak_pages * PAGE_BYTES)
+        blocks = self._probes.heard_blocks(region.id)  # none has come to it since
+        entries = self.read(region, blocks, None, left_pages)
+        if left_pages and (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
+            # some pages were given back while they were swapped out, and this tier does not see which
+            entries = self.read(region, blocks, None, 0)
+        self._write(region, entries, {}, shmem.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
+        self._probes.forget(region.id)
+
+    def close_alive(
+        self,
+        region: TracedRegion,
+        mappings: Mapping[TracedProcess, list[procfs.Mapping]],
+    ) -> None:
+        """Close a region at the end of the trace, by its path. mappings: of those who map it."""
+        # first which pages there are and then whose: a page that comes between the two is no page without an owner
+        found = shmem.survey(region.path, region.key) if region.path else None
+        blocks = self._probes.blocks(region.id)
+        present = ALL_PAGES  # alive, and out of reach: the ledger is taken at its word
+        if found:
+            region.vss_bytes, region.allocated_bytes = found.vss_bytes, found.allocated_bytes
+            present = PageSet(found.pages)
+        elif not self._probes.measure(region.id):
+            return self.close_gone(region, self._probes.region(region.id))
+        if region.kind == "hugetlb":  # whose SEEK_DATA shows all of the file
+            present = ALL_PAGES
+        residency = shmem.residency(region.path, region.key) if region.path else shmem.Residency(None, None)
+        return self._write(region, self.read(region, blocks, present), mappings, residency, None)
+
+    def close_unread(self, regions: Iterable[tuple[TracedRegion, KernelRegion | None]]) -> None:
+        """Close regions without another look at their pages: of one that is gone all are unseen, of others what was
+        last written stays."""
+        for region, last in regions:
+            allocated_bytes = last.pages * PAGE_BYTES if last else region.allocated_bytes
+            gone_ns = self._clock.wall_of_us(last.gone_us) if last and last.gone_us else None
+            if region.kept and gone_ns:
+                self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, ())
+            elif region.kept:
+                allocated_bytes = max(allocated_bytes, self._capture.pages(region.row) * PAGE_BYTES)
+            self._changed.append(
+                (*self._columns(region, allocated_bytes, shmem.Residency(None, None), gone_ns), region.row)
+            )
+        self._write_down()
+
+    def read(
+        self, region: TracedRegion, blocks: dict[int, Block], present: PageSet | None, left_pages: int = 0
+    ) -> ledger.Entries:
+        """What the ledger says of a region, of all of its blocks."""
+        entries = ledger.read(blocks, region.baseline, present, self.owner, left_pages, region.punches)
+        kernel_side = self._probes.region(region.id) if region.kind == "hugetlb" else None
+        if not kernel_side:
+            return entries
+        start_pages, allocated_pages = region.start_bytes // PAGE_BYTES, region.allocated_bytes // PAGE_BYTES
+        return ledger.of_huge_pages(entries, kernel_side.order, start_pages, allocated_pages)
+
+    def owner(self, tgid: int, first_us: int, last_us: int) -> Owner | None:
+        """Whose ledger words from one moment to another are: the row of the process, and of the label it had; None: not
+        all of one process with one label."""
+        process = self._lives.during(tgid, first_us, last_us)
+        if not process or (self._labelling and not self._labelling.is_one(tgid, first_us, last_us)):
+            return None
+        return process.row, self._labelling.at(tgid, first_us) if self._labelling else None
+
+    def _write(
+        self,
+        region: TracedRegion,
+        entries: ledger.Entries,
+        mappings: Mapping[TracedProcess, list[procfs.Mapping]],
+        residency: shmem.Residency,
+        gone_ns: int | None,
+    ) -> None:
+        of_tree = [process for process in mappings if not process.stranger]
+        self.infer_creator(region, of_tree)
+        # pages may have been given back, or torn down, between the look at how many there are and that at whose
+        known_bytes = (entries.touched_pages + entries.before_pages) * PAGE_BYTES
+        region.allocated_bytes = max(region.allocated_bytes, known_bytes)
+        columns = self._columns(region, region.allocated_bytes, residency, gone_ns, of_tree)
+        self._changed.append((*columns, region.row))
+        self._rows[SAMPLE].append((region.row, gone_ns or time.time_ns(), region.allocated_bytes, *residency))
+        if region.kept:
+            self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, ())
+        self._rows[EXTENT] += self.rows(region, entries)
+        usage = self._usage(region, entries.freed_pages)
+        self._rows[USAGE] += [(region.row, row, *values) for row, values in usage.items()]
+        self._rows[BEHALF] += [(region.row, *values) for values in self._behalves(region)]
+        enter_mappings(self._capture, region, mappings)
+
+    def _columns(
+        self,
+        region: TracedRegion,
+        allocated_bytes: int,
+        residency: shmem.Residency,
+        gone_ns: int | None = None,
+        mappers: Iterable[TracedProcess] = (),
+    ) -> tuple[Any, ...]:
+        """REGION_COLUMNS of the region as it stands."""
+        parent = stands_for(region.creator, mappers)
+        return (
+            gone_ns,
+            parent.row if parent else None,
+            region.vss_bytes,
+            allocated_bytes,
+            max(region.peak_bytes, allocated_bytes),
+            *residency,
+            region.start_bytes,
+            region.address,
+        )
+
+    def rows(self, region: TracedRegion, entries: ledger.Entries) -> list[ExtentRow]:
+        return [
+            (region.row, start, end, process, self._wall(first_us), self._wall(last_us), label)
+            for start, end, owner, first_us, last_us in entries.extents
+            for process, label in [owner or (None, None)]
+        ]
+
+    def _wall(self, since_us: int | None) -> int | None:
+        return None if since_us is None else self._clock.wall_of_us(since_us)
+
+    def _usage(self, region: TracedRegion, freed_unseen: Mapping[Owner, int]) -> dict[int, tuple[int | None, int]]:
+        """By process row: faults, freed pages."""
+        found: dict[int, tuple[int | None, int]] = {}
+        usages = self._probes.usages(region.id)
+        for (tgid, start_time_ns), usage in usages.items():
+            process = self._lives.find(tgid, start_time_ns)
+            if process and start_time_ns:
+                found[process.row] = usage.faults if self._probes.counts_faults else None, usage.freed_pages
+        for (tgid, start_time_ns), usage in usages.items():
+            if not start_time_ns:
+                # freed after their toucher had died and its PID had another: the kernel side could tell no more
+                row = self._lives.last_dead(tgid).row
+                faults_known, freed_pages = found.get(row, (None, 0))
+                found[row] = faults_known, freed_pages + usage.freed_pages
+        for (row, _), pages in freed_unseen.items():
+            faults_known, freed_pages = found.get(row, (None, 0))
+            found[row] = faults_known, freed_pages + pages
+        return found
+
+    def _behalves(self, region: TracedRegion) -> list[tuple[int, int, int]]:
+        """(process row, row of the process in whose memory it made pages, pages)."""
+        behalves = self._behalf_of.get(region.id, ())
+        found = [(self._process(*each.acting).row, self._process(*each.whose).row, each.pages) for each in behalves]
+        self._probes.forget_behalves(region.id)
+        return found
+
+    def _process(self, tgid: int, start_time_ns: int) -> TracedProcess:
+        return self._lives.find(tgid, start_time_ns) or self._lives.at(tgid, -1)
+
+    def infer_creator(self, region: TracedRegion, mappers: list[TracedProcess]) -> None:
+        """Where nobody was seen to make it."""
+        if not region.creator:
+            region.creator, how = self._finder.creator(region, mappers, self._lives, self._clock)
+            if region.creator:
+                self._capture.update("region", region.row, creator=region.creator.row, creator_how=how)
+
+
+def _blocks_of(extent: Pages) -> range:
+    return range(extent[0] // wire.BLOCK_PAGES, -(-extent[1] // wire.BLOCK_PAGES))

@@ -1,0 +1,129 @@
+"""A snapshot: what /proc alone can say, now. No BPF, no bcc: it answers anywhere, and never says who touched a page."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from tracer import __version__
+from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.clock import Clock
+from tracer.kernel import host, tiers
+from tracer.proc import private_memory, procfs, shmem
+from tracer.proc.blocking import each
+from tracer.proc.leases import leased
+from tracer.proc.procfs import Proc, ProcessStat
+from tracer.proc.shmem import RegionKey, RegionStat, Residency
+from tracer.record import targets
+from tracer.record.processes import Processes, TracedProcess, stands_for
+from tracer.record.regions import Finder, TracedRegion, enter_mappings, on_lease
+from tracer.record.targets import Targets
+
+UNKNOWN = RegionStat(0, 0), Residency(None, None), None
+
+
+def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> None:
+    """Write one into the capture: every region that the wanted processes map, its size, its mappers, its creator as
+    far as that can be inferred."""
+    clock = Clock.start()
+    proc = Proc()
+    finder = Finder(proc)
+    processes = proc.processes()
+    known = Processes(capture, clock)
+    rss_bytes = 0
+    regions: dict[RegionKey, TracedRegion] = {}
+    names: dict[RegionKey, str] = {}
+    mappers: dict[RegionKey, dict[TracedProcess, list[procfs.Mapping]]] = {}
+
+    def look(tgid: int) -> tuple[ProcessStat | None, list[procfs.Mapping], list[RegionKey | None]]:
+        mappings = [mapping for mapping in finder.mappings(tgid) if mapping.shared]
+        return proc.process(tgid), mappings, proc.identify(tgid, mappings)
+
+    for tgid, found in each(proc.folder, look, targets.tree(processes, wanted.roots(processes, excluded))):
+        stat, mappings, keys = found or (None, [], [])
+        stat = stat or processes[tgid]
+        if stat.start_time_ns != processes[tgid].start_time_ns:
+            continue  # its PID is another's by now
+        process = known.begin(
+            tgid,
+            stat.start_time_ns,
+            stat.parent,
+            stat.comm,
+            stat.command,
+            began_us=-1,
+            cgroup=proc.cgroup(tgid),
+            ns_tgid=proc.ns_tgid(tgid),
+        )
+        rss_bytes += proc.rss_bytes(tgid) or 0
+        for mapping, key in zip(mappings, keys):
+            if key is None:  # unmapped meanwhile
+                continue
+            if key not in regions:
+                kind, name = finder.describe(tgid, mapping)
+                row = capture.insert(
+                    "region", dev=key.dev, ino=key.ino, generation=key.generation, kind=kind, name=name
+                )
+                regions[key] = TracedRegion(row, row, key, kind, proc.map_file(tgid, mapping), mapping.start)
+                names[key] = name
+            mappers.setdefault(key, {}).setdefault(process, []).append(mapping)
+    for region, measured in each(_whom, _measure, list(regions.values())):
+        size, residency, region.created_ns = measured or UNKNOWN
+        creator, how = finder.creator(region, list(mappers[region.key]), known, clock)
+        parent = stands_for(creator, mappers[region.key])
+        capture.update(
+            "region",
+            region.row,
+            created_ns=region.created_ns,
+            creator=creator.row if creator else None,
+            creator_how=how if creator else None,
+            top=parent.row if parent else None,
+            vss_bytes=size.vss_bytes,
+            allocated_bytes=size.allocated_bytes,
+            peak_bytes=size.allocated_bytes,
+            start_bytes=size.allocated_bytes,
+            resident_bytes=residency.resident_bytes,
+            swapped_bytes=residency.swapped_bytes,
+            address=region.address,
+        )
+        # a snapshot has no beginning: all that is there is from before, wherever it is
+        capture.insert("extent", region=region.row, start=0, end=size.allocated_bytes // PAGE_BYTES)
+        enter_mappings(capture, region, mappers[region.key])
+    shut = [name for key, name in names.items() if leased(key.dev, key.ino)]
+    tree = known.tree()
+    now = private_memory.measure(proc, (process.tgid for process in tree), (process.cgroup for process in tree))
+    _, private_bytes, how = private_memory.change(now, now)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    capture.insert(
+        "session",
+        version=__version__,
+        complete=1,
+        host=procfs.host(),
+        kernel=host.release(),
+        tier=tiers.PROC.name,
+        mechanism=tiers.PROC.by,
+        blind_to="\n".join(tiers.PROC.blind_to),
+        warnings="\n".join(proc.warnings() + on_lease("how much of {} is in memory is not known", shut)),
+        started_ns=clock.wall_ns,
+        ended_ns=time.time_ns(),
+        sum_of_rss_bytes=rss_bytes,
+        private_end_bytes=private_bytes,
+        private_how=how,
+        shmem_total_bytes=proc.memory().shmem_bytes,
+        self_cpu_seconds=used.ru_utime + used.ru_stime,
+        self_rss_bytes=used.ru_maxrss * 1024,
+    )
+    capture.commit()
+
+
+def _whom(region: TracedRegion) -> Path | None:
+    return region.path and shmem.whom(region.path)
+
+
+def _measure(region: TracedRegion) -> tuple[RegionStat, Residency, int | None]:
+    """And when it was made."""
+    if not region.path:
+        return UNKNOWN
+    size = shmem.region_stat(region.path) or UNKNOWN[0]
+    return size, shmem.residency(region.path, region.key), shmem.birth_time_ns(region.path)

@@ -1,0 +1,315 @@
+"""Which code made the pages: the user stacks that the kernel side counts by, told by the names of their functions.
+
+What a stack's addresses mean is known only while its process lives, so what code a process has mapped is read when it
+first touches a region, symbols and all: a file that stayed open would keep its file system from being unmounted. The
+child of a fork that was too short for that has its parent's. Stacks without a name yet are unknown, and counted.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from tracer import wire
+from tracer.capture.capture import Capture
+from tracer.kernel import events
+from tracer.kernel.events import Event
+from tracer.kernel.maps import Stacked
+from tracer.kernel.probes import Probes
+from tracer.proc.procfs import TICK_NS, Executable, Proc
+from tracer.proc.shmem import FileKey
+from tracer.record import elf
+from tracer.record.budget import Budget
+from tracer.record.elf import Elf
+from tracer.record.processes import Processes, TracedProcess
+from tracer.record.regions import TracedRegion
+from tracer.record.symbols import Symbols
+
+PATIENCE_S = 0.05  # at once; what is left is for the next time
+MAX_KEPT_BYTES = 128 << 20  # of symbols
+
+
+class Module:
+    """A file that code is mapped from, as it was read; it is open no more."""
+
+    def __init__(self, program: Elf | None, budget: Budget) -> None:
+        """program: None where it is none."""
+        self._program = program
+        self._budget = budget
+        self._symbols: Symbols | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, nearly."""
+        of_tables, of_symbols = (part.size_bytes if part else 0 for part in (self._program, self._symbols))
+        return 1024 + of_tables + of_symbols
+
+    def function(self, address: int) -> str | None:
+        if self._program and not self._symbols and not self._budget.used_up:
+            with self._budget:
+                self._symbols = Symbols(self._program)
+            self._program = self._program.without_tables()
+        return self._symbols.name(address) if self._symbols else None
+
+    def address(self, offset_bytes: int) -> int:
+        return self._program.address(offset_bytes) if self._program else offset_bytes
+
+
+class Program:
+    """The code that a process has mapped, or several that are forks of one another."""
+
+    def __init__(self, executables: Sequence[Executable]) -> None:
+        self.executables = executables
+        self.modules: list[Module | None] = [None] * len(executables)
+        """None: it has not been read"""
+        self.is_read = False
+        self._frames: dict[int, str] = {}
+        self._starts = [executable.start for executable in executables]
+
+    def covers(self, address: int) -> bool:
+        return self._at(address) is not None
+
+    def frame(self, address: int) -> str | None:
+        """The function, or where none has a name the place in the file; None: no code is there."""
+        number = self._at(address)
+        if number is None:
+            return None
+        if address not in self._frames:
+            self._frames[address] = self._frame(address, self.executables[number], self.modules[number])
+        return self._frames[address]
+
+    def _frame(self, address: int, executable: Executable, module: Module | None) -> str:
+        if not executable.ino:
+            return executable.path or "[anon]"
+        place = address - executable.start + executable.offset_bytes
+        name = None
+        if module:
+            place = module.address(place)
+            name = module.function(place)
+        file_name = executable.path.removesuffix(" (deleted)").rpartition("/")[2]
+        return name.replace("\n", "\\x0a") if name else f"{file_name}+{place:#x}"
+
+    def _at(self, address: int) -> int | None:
+        number = bisect.bisect_right(self._starts, address) - 1
+        return number if number >= 0 and address < self.executables[number].end else None
+
+
+class Stacks:
+    """Keeps them in the capture."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        probes: Probes,
+        processes: Processes,
+        regions: Mapping[int, TracedRegion],
+        warn: Callable[[str], None],
+    ) -> None:
+        """regions: those that are there, as they come and go."""
+        self._capture = capture
+        self._probes = probes
+        self._lives = processes
+        self._alive = regions
+        self._proc = Proc()
+        self._regions: dict[int, int] = {}  # rows, by id
+        self._programs: dict[TracedProcess, list[Program]] = {}  # the newest first
+        self._touchers: set[TracedProcess] = set()
+        self._execs: Counter[TracedProcess] = Counter()
+        self._born_after: dict[TracedProcess, int] = {}  # so many execs of its parent
+        self._modules: dict[FileKey, Module] = {}
+        self._budget = Budget()
+        self._lacking = False
+        self._warn = warn
+        self._rows: dict[str | None, int] = {}  # by frames
+        self._told: dict[Stacked, tuple[int, int | None]] = {}  # pages, and whose row; None: of the unknown as yet
+
+    # ---- on the way ----
+
+    def enter(self, region: TracedRegion) -> None:
+        self._regions[region.id] = region.row
+
+    def apply(self, event: Event) -> None:
+        """After the trace has."""
+        if isinstance(event, events.Touch):
+            process = self._lives.find(*event.process)
+        elif isinstance(event, (events.Fork, events.Exec)):
+            process = self._lives.find(event.head.tgid, event.head.start_time_ns)
+        else:
+            return
+        if not process:
+            return
+        if isinstance(event, events.Touch):
+            self._touchers.add(process)
+            self._read(process)
+        elif isinstance(event, events.Exec):
+            if process in self._touchers:
+                self.write()  # what it has made is by the program that it was
+            self._look(process)  # it may be over before it is known to have touched anything
+            self._execs[process] += 1
+        elif process.parent:
+            if self._execs[process.parent]:
+                self._born_after[process] = self._execs[process.parent]
+            if process.parent in self._programs:
+                self._programs[process] = list(self._programs[process.parent])
+
+    def _look(self, process: TracedProcess) -> Program | None:
+        """What code it has mapped; None: it is gone."""
+        executables = self._proc.executables(process.tgid)
+        now = self._proc.process(process.tgid)
+        if not executables or not now or abs(now.start_time_ns - process.start_time_ns) > TICK_NS:
+            return None
+        known = self._programs.setdefault(process, [])
+        if not known or known[0].executables != executables:
+            known.insert(0, Program(executables))
+        return known[0]
+
+    def _read(self, process: TracedProcess) -> None:
+        """The names of the code that it has mapped, once: as long as it lives is when its files can be had."""
+        program = self._look(process)
+        if not program or program.is_read:
+            return
+        program.is_read = True
+        for number, executable in enumerate(program.executables):
+            if self._budget.used_up:
+                self._lack("others took too long to read")
+                break
+            if executable.ino and not executable.shared:  # which is a region's
+                with self._budget:
+                    program.modules[number] = self._module(process.tgid, executable)
+
+    def _module(self, tgid: int, executable: Executable) -> Module | None:
+        try:
+            fd = self._proc.open_mapped(tgid, executable)
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        except OSError as error:
+            self._lack(f"{executable.path} cannot be opened ({error.strerror})")
+            return None
+        try:
+            key = FileKey.of(fd)
+            if key not in self._modules:
+                if not self._has_room():
+                    self._lack(f"those of others take {MAX_KEPT_BYTES >> 20} MiB")
+                    return None
+                self._modules[key] = Module(elf.read(fd), self._budget)
+            return self._modules[key]
+        except OSError as error:
+            self._lack(f"{executable.path} cannot be read ({error.strerror})")
+            return None
+        finally:
+            os.close(fd)
+
+    def _has_room(self) -> bool:
+        """For the symbols of another file; if need be, those that no process has mapped are forgotten."""
+        if sum(module.size_bytes for module in self._modules.values()) < MAX_KEPT_BYTES:
+            return True
+        used = {module for programs in self._programs.values() for program in programs for module in program.modules}
+        self._modules = {key: module for key, module in self._modules.items() if module in used}
+        return sum(module.size_bytes for module in self._modules.values()) < MAX_KEPT_BYTES
+
+    def _lack(self, why: str) -> None:
+        """What is missing is said once, with what it was the first time."""
+        if not self._lacking:
+            self._lacking = True
+            self._warn(f"functions of some programs are told by their place in the file: {why}")
+
+    # ---- into the capture ----
+
+    def write(self, patience_s: float = PATIENCE_S) -> None:
+        """What has been made by which stack since it was last written.
+
+        What is made no more leaves its place in the kernel's maps to others: where frame pointers lead astray, nearly
+        every page has a stack of its own.
+        """
+        until_s = time.monotonic() + patience_s
+        pages: Counter[tuple[int, int, int]] = Counter()
+        looked: set[TracedProcess] = set()
+        waiting: set[TracedProcess] = set()
+        used: set[int] = {wire.NO_STACK}
+        unused: set[int] = set()
+        for stacked, made in self._probes.stacked().items():
+            region, process = self._regions.get(stacked.region), self._lives.find(stacked.tgid, stacked.start_time_ns)
+            if region is None or not process:
+                if not self._probes.region(stacked.region):  # it was of a process that was watched, and is none of ours
+                    self._probes.forget_stacked(stacked)
+                continue
+            told, row = self._told.get(stacked, (0, None))
+            if row is None and time.monotonic() < until_s:
+                row = self._find(process, stacked.stack, looked)
+                if told:
+                    pages[region, process.row, self._row(None)] -= told
+                told = 0
+            pages[region, process.row, self._row(None) if row is None else row] += made - told
+            self._told[stacked] = made, row
+            if row is None:
+                waiting.add(process)
+            if row is not None and (made == told or process.exited or stacked.region not in self._alive):
+                self._probes.forget_stacked(stacked)
+                del self._told[stacked]
+                unused.add(stacked.stack)
+            else:
+                used.add(stacked.stack)
+        for stack in unused - used:
+            self._probes.forget_stack(stack)
+        self._capture.add_stacked((*key, made) for key, made in pages.items() if made)
+        left = {stacked.region for stacked in self._told}
+        for number in self._regions.keys() - self._alive.keys() - left:
+            del self._regions[number]
+        known = {*self._programs, *self._born_after, *self._touchers}
+        for process in [process for process in known if process.exited and process not in waiting]:
+            self._programs.pop(process, None)
+            self._born_after.pop(process, None)
+            self._touchers.discard(process)
+
+    def _find(self, process: TracedProcess, stack: int, looked: set[TracedProcess]) -> int:
+        """The row of a stack. looked: processes that have been asked already what code they have by now."""
+        if stack == wire.NO_STACK:
+            return self._row(None)
+        innermost, *callers = self._probes.stack(stack) or (0,)
+        # where each of them was called from, and not where it will go on: that may be another function
+        addresses = [innermost, *(address - 1 for address in callers)]
+        program = self._program(process, innermost)
+        if not (program and program.is_read and all(map(program.covers, addresses))):
+            self._learn(process, looked)
+            program = self._program(process, innermost)
+        return self._row(frames_text([program.frame(address) for address in addresses]) if program else None)
+
+    def _learn(self, process: TracedProcess, looked: set[TracedProcess]) -> None:
+        """What code it has mapped by now; of one that is gone, what its parent has that it is a fork of."""
+        while process.exited and process.parent and self._is_as_its_parent(process, process.parent):
+            process = process.parent
+        if not process.exited and process not in looked:
+            looked.add(process)
+            self._read(process)
+
+    def _program(self, process: TracedProcess, innermost: int) -> Program | None:
+        """The newest that has code there: it may have become another program meanwhile."""
+        known = self._programs.get(process, [])
+        while not known and process.parent and self._is_as_its_parent(process, process.parent):
+            process = process.parent
+            known = self._programs.get(process, [])
+        return next((program for program in known if program.covers(innermost)), known[0] if known else None)
+
+    def _is_as_its_parent(self, process: TracedProcess, parent: TracedProcess) -> bool:
+        """Neither has become another program since."""
+        return not self._execs[process] and self._execs[parent] == self._born_after.get(process, 0)
+
+    def _row(self, frames: str | None) -> int:
+        if frames not in self._rows:
+            self._rows[frames] = self._capture.insert("stack", frames=frames)
+        return self._rows[frames]
+
+
+def frames_text(frames: Sequence[str | None]) -> str | None:
+    """As the capture has them, of the innermost first; None: nothing is known of any.
+
+    Frames that are not known are one together: from where a program without frame pointers leads astray, all are.
+    """
+    lines: list[str] = []
+    for frame in reversed(frames):
+        if frame or lines[-1:] != ["?"]:
+            lines.append(frame or "?")
+    return "\n".join(lines) if any(frames) else None

@@ -1,0 +1,87 @@
+"""The functions of a program, by where they are in memory: what its symbol tables say, with nothing guessed."""
+
+from __future__ import annotations
+
+import bisect
+import os
+from array import array
+from pathlib import Path
+
+from tracer.proc.shmem import open_promptly
+from tracer.record import elf
+from tracer.record.elf import ADDRESS_END, MAX_SYMBOLS, STB_GLOBAL, STT_FUNC, STT_GNU_IFUNC, Elf, SymbolTable
+
+DEBUG_FILES = Path("/usr/lib/debug/.build-id")
+MAX_NAME_BYTES = 1024  # of C++ names some have more, which tell no more
+
+
+class Symbols:
+    """Of one program."""
+
+    def __init__(self, program: Elf, debug_files: Path = DEBUG_FILES) -> None:
+        """debug_files: by build ID, the symbols that a distribution has stripped off its programs."""
+        self._tables = [_Functions(program.full)]
+        if not self._tables[0]:  # it is stripped: what was taken away, and what is left
+            self._tables = [_Functions(_debug_table(program, debug_files)), _Functions(program.exported)]
+
+    @property
+    def size_bytes(self) -> int:
+        """What they take in memory, nearly."""
+        return sum(table.size_bytes for table in self._tables)
+
+    def name(self, address: int) -> str | None:
+        """The function that an address is in, by the program's own addresses; None: in none that has a name."""
+        return next((name for name in (table.name(address) for table in self._tables) if name), None)
+
+
+class _Functions:
+    """Those of one symbol table, by where they begin."""
+
+    def __init__(self, table: SymbolTable | None) -> None:
+        self._starts, self._ends, self._names = array("Q"), array("Q"), array("I")
+        self._strings = table.strings if table else b""
+        if table:
+            names, infos, sections, starts, sizes_bytes = table.columns()
+            # numbers are sorted twice as fast as tuples; of several names for one place the last is taken, a global one
+            found = sorted(
+                (start << 1 | (info >> 4 == STB_GLOBAL)) * MAX_SYMBOLS + number
+                for number, (info, section, start, size_bytes) in enumerate(zip(infos, sections, starts, sizes_bytes))
+                if section
+                and size_bytes
+                and info & 15 in (STT_FUNC, STT_GNU_IFUNC)
+                and start + size_bytes < ADDRESS_END
+            )
+            numbers = [each % MAX_SYMBOLS for each in found]
+            self._starts.extend(starts[number] for number in numbers)
+            self._ends.extend(starts[number] + sizes_bytes[number] for number in numbers)
+            self._names.extend(names[number] for number in numbers)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._strings) + 20 * len(self)
+
+    def name(self, address: int) -> str | None:
+        number = bisect.bisect_right(self._starts, address) - 1
+        if number < 0 or address >= self._ends[number]:
+            return None
+        start = self._names[number]
+        raw = self._strings[start : start + MAX_NAME_BYTES]
+        return raw.split(b"\0", 1)[0].decode(errors="backslashreplace") or None
+
+
+def _debug_table(program: Elf, debug_files: Path) -> SymbolTable | None:
+    """None: there is no such file, or nothing to be read in it."""
+    try:
+        fd = open_promptly(debug_files / program.build_id[:2] / f"{program.build_id[2:]}.debug")
+    except OSError:
+        return None
+    try:
+        found = elf.read(fd)
+        return found.full if found else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)

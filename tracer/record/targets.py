@@ -1,0 +1,109 @@
+"""Which processes are meant: names, PIDs and pidfiles, and the trees below them. Pure, but for reading a pidfile."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tracer.errors import ShmtraceError
+from tracer.proc import shmem
+from tracer.proc.procfs import ProcessStat
+
+PIDFILE_BYTES = 4096  # what is read of one: a PID is on its first line
+MAX_DIGITS = 19  # of a PID, which is far more than any has
+
+
+class NoPidfileError(ShmtraceError):
+    """A pidfile is not there, or not yet."""
+
+
+class Targets(NamedTuple):
+    """What -p and -a asked for."""
+
+    tgids: frozenset[int]
+    patterns: tuple[re.Pattern[str], ...]
+    everything: bool = False
+
+    def match(self, comm: str, title: str) -> bool:
+        """Whether a process of this name is meant: as pgrep does, a part of either is enough."""
+        return self.everything or any(pattern.search(comm) or pattern.search(title) for pattern in self.patterns)
+
+    def roots(self, processes: Mapping[int, ProcessStat], excluded: Iterable[int] = ()) -> list[int]:
+        """The matching processes that no other matching one is an ancestor of, by tgid."""
+        shunned = set(excluded)
+        found = {
+            process.tgid
+            for process in processes.values()
+            if process.tgid not in shunned and (process.tgid in self.tgids or self.match(process.comm, process.title))
+        }
+        children = _children(processes)
+        return sorted(found.difference(tree(processes, [child for tgid in found for child in children.get(tgid, ())])))
+
+    def close_to(self, processes: Mapping[int, ProcessStat]) -> list[str]:
+        """Names of running processes that look like what was asked for and not found."""
+        import difflib  # takes as long to import as all the rest of this, for an error
+
+        names = sorted({process.comm for process in processes.values() if process.title})  # kernel threads have none
+        wanted = [pattern.pattern for pattern in self.patterns]
+        return [name for want in wanted for name in difflib.get_close_matches(want, names, n=3, cutoff=0.5)]
+
+
+def parse(words: Sequence[str]) -> Targets:
+    """Targets of -p's words: a number is a PID, a word with a slash a pidfile, all else a name (a regular expression).
+
+    Raises ShmtraceError.
+    """
+    tgids, patterns = set(), []
+    for word in words:
+        if not word:
+            raise ShmtraceError("-p '' would match every process", "name one, or take the whole host with -a")
+        if word.isdecimal():
+            tgids.add(int(word[:MAX_DIGITS]))
+        elif "/" in word:
+            tgids.add(_read_pidfile(Path(word)))
+        else:
+            try:
+                patterns.append(re.compile(word))
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ShmtraceError(
+                    f"-p {word[:40]!r} is no regular expression ({error})", "escape it with \\"
+                ) from None
+    return Targets(frozenset(tgids), tuple(patterns))
+
+
+def _read_pidfile(path: Path) -> int:
+    try:
+        with open(shmem.open_promptly(path), "rb", buffering=0) as file:
+            text = (file.read(PIDFILE_BYTES) or b"").decode(errors="replace").split("\n", 1)[0].strip()
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise ShmtraceError(f"pidfile {path} is {error.strerror}", "name the process or its PID") from None
+        raise NoPidfileError(f"pidfile {path}: {error.strerror}", "is the service running?") from None
+    if not text.isdecimal():
+        raise ShmtraceError(f"pidfile {path} holds no PID, but {text[:40]!r}", "name the process or its PID")
+    return int(text[:MAX_DIGITS])
+
+
+def _children(processes: Mapping[int, ProcessStat]) -> dict[int, list[int]]:
+    """By tgid."""
+    children: dict[int, list[int]] = {}
+    for process in processes.values():
+        children.setdefault(process.parent, []).append(process.tgid)
+    return children
+
+
+def tree(processes: Mapping[int, ProcessStat], roots: Iterable[int]) -> list[int]:
+    """The roots and all their descendants, parents first."""
+    children = _children(processes)
+    found: dict[int, None] = {}
+    waiting = deque(roots)
+    while waiting:
+        tgid = waiting.popleft()
+        if tgid in processes and tgid not in found:
+            found[tgid] = None
+            waiting += sorted(children.get(tgid, ()))
+    return list(found)

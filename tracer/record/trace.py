@@ -1,0 +1,776 @@
+"""A trace: the probes' events and the ledger, joined with /proc, written into a capture."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import resource
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
+
+from tracer import __version__, wire
+from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.clock import Clock
+from tracer.errors import ShmtraceError
+from tracer.kernel import events, host, probes, tiers
+from tracer.kernel.events import Event
+from tracer.kernel.probes import Beginning, Sizes
+from tracer.labels import Source
+from tracer.proc import private_memory, procfs, shmem
+from tracer.proc.blocking import each
+from tracer.proc.private_memory import Private
+from tracer.proc.procfs import Proc, ProcessStat
+from tracer.proc.shmem import RegionKey
+from tracer.record import ledger, targets
+from tracer.record.label_history import LabelHistory
+from tracer.record.ledger import ALL_PAGES, PageSet
+from tracer.record.processes import Processes, TracedProcess
+from tracer.record.region_writer import SAMPLE, RegionWriter
+from tracer.record.regions import Finder, TracedRegion, on_lease
+from tracer.record.seed import Seeder
+from tracer.record.targets import Targets
+from tracer.status import Status
+
+if TYPE_CHECKING:
+    from tracer.record.stacks import Stacks
+
+ROOM_BYTES = 4 << 30  # of regions that are made during the trace
+# A host with less memory than ROOM_BYTES has room for as much less of these, and --room gives more.
+ROOM_PROCESSES = 1 << 15  # that have ended, too, until they have been heard of
+ROOM_REGIONS = 1 << 15
+ROOM_USAGES = 1 << 16
+ROOM_ALIVE = 1 << 12
+MAX_REGIONS = (1 << wire.SLOT_BITS) - 1
+BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
+AT_ONCE = 512  # regions that are sampled together
+BURY_S = 0.2  # at once: whoever buries keeps up with nothing
+IDLE = 4  # times as long as a sample takes before the next: whoever samples keeps up with nothing
+TEARDOWN_S = 1.0  # a teardown that was not seen to end by then has ended unseen
+POLL_S = 0.2
+GATHER_S = 0.02
+PATIENCE_S = 1.0  # of who has told it to stop, for the accounts to be closed; the report comes after
+SILENCE_S = 2.0  # of a closing that takes longer, before it says so
+HEARD_AT_ONCE = 1024  # events: who waits for them has other things to look at
+MOST_TOUCHED = """
+    SELECT tgid || ' ' || command, pages FROM process JOIN (
+        SELECT process, sum("end" - start) AS pages FROM extent WHERE process IS NOT NULL
+        GROUP BY process ORDER BY pages DESC LIMIT 1
+    ) ON process.id = process
+"""
+MOST_OF = {  # by what there was no room for, as wire.LOSSES: how much there is of it, and whose
+    "processes": "SELECT count(*), comm FROM process",
+    "regions": "SELECT count(*), comm FROM region JOIN process ON process.id = creator",
+    "usages": "SELECT count(*), comm FROM usage JOIN process ON process.id = process",
+    "pages": 'SELECT sum("end" - start), comm FROM extent JOIN process ON process.id = process',
+}
+
+Thing = TypeVar("Thing")
+
+
+class Trace:
+    """A context manager: on entry the probes are attached and what exists is surveyed; on exit they are gone.
+
+    Raises ShmtraceError.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        wanted: Targets,
+        excluded: Iterable[int] = (),
+        interval_s: float = 0.5,
+        room_bytes: int = ROOM_BYTES,
+        source: Source | None = None,
+        stacks: bool = False,
+    ) -> None:
+        """stacks: pages are counted by user stack, too."""
+        self._stopping = False
+        self._ends_at_ns: int | None = None  # from then on nothing new is taken in
+        self._late_at_s = math.inf  # monotonic; from then on what is left is left out
+        self._say: Callable[[str], None] | None = None
+        self._say_at_s = math.inf
+        self.regions: dict[int, TracedRegion] = {}
+        self._capture = capture
+        self._wanted = wanted
+        self._excluded = {os.getpid(), *excluded}
+        self._interval_s = interval_s
+        self._room_bytes = room_bytes
+        self._source = source
+        self._labelling: LabelHistory | None = None
+        self._wants_stacks = stacks
+        self._stacks: Stacks | None = None
+        self._proc = Proc()
+        self._finder = Finder(self._proc)
+        self._dying: dict[int, TracedRegion] = {}
+        self._heard: deque[Event] = deque()  # and not looked at yet
+        self._heard_at_s = 0.0
+        self._unmet: dict[int, list[events.Touch | events.Punch]] = {}  # of regions that were not heard of yet
+        self._to_look: dict[TracedProcess, list[TracedRegion]] = {}  # at whom, and for which regions that it may map
+        self._to_locate: set[int] = set()  # ids of those regions
+        self._to_survey: set[int] = set()  # and of those that may have pages from before
+        self._segments: dict[int, int] = {}  # by shmid, of those that were there before: the tgid of who made it
+        self._warnings: list[str] = []
+        self._unread: dict[int, str] = {}  # names of regions by row, of which it is not known which pages they had
+        self._shmem_bytes: int | None = None
+        self._sample_at_s = self._rested_at_s = 0.0
+        self._skipped_lives = 0
+        self._clock = Clock.start()
+        self.lives = Processes(capture, self._clock)
+
+    # ---- start ----
+
+    def __enter__(self) -> Trace:
+        host.need_host_pids()
+        if shmem.PAGE_BYTES != PAGE_BYTES:
+            raise ShmtraceError(
+                f"this host's pages have {shmem.PAGE_BYTES} bytes, and a trace counts pages of {PAGE_BYTES}",
+                "`shmtrace snapshot` works here",
+            )
+        processes = self._proc.processes()
+        self._sizes = self._room(processes)
+        flags: list[str] = []
+        best_first = tiers.tiers()
+        if self._source:
+            best_first = [tiers.labelled(tier) for tier in best_first]
+            flags += self._source.flags
+        flags += [probes.STACKS] if self._wants_stacks else []
+        clock = self._clock
+        self._probes = probes.attached(
+            best_first,
+            self._sizes,
+            Beginning(
+                clock.monotonic_ns,
+                clock.boot_ns,
+                self._wanted.everything,
+                watches_execs=self._wanted.everything or bool(self._wanted.patterns),
+            ),
+            *flags,
+        )
+        self._probes.__enter__()
+        for text in self._probes.warnings:
+            self._warn(text)
+        try:
+            self._attached_ns = time.monotonic_ns()
+            self._session = self._capture.insert(
+                "session",
+                version=__version__,
+                host=procfs.host(),
+                kernel=host.release(),
+                tier=self._probes.tier.name,
+                mechanism=self._probes.tier.by,
+                label=self._source.name if self._source else None,
+                blind_to="\n".join(dict.fromkeys(self._probes.tier.blind_to + self._probes.missing)),
+                started_ns=clock.wall(self._attached_ns),
+                ended_ns=clock.wall(self._attached_ns),
+                attach_seconds=(self._attached_ns - clock.monotonic_ns) / 1e9,
+            )
+            if self._source:
+                self._labelling = LabelHistory(self._capture, self._probes, self._proc, self._source)
+            self._adopting = Seeder(
+                self._probes,
+                self._proc,
+                self._finder,
+                self.lives,
+                self.regions,
+                self._enter,
+                self._warn,
+            )
+            self._writer = RegionWriter(
+                self._capture, self._probes, self.lives, self._labelling, self._finder, self._clock
+            )
+            if self._wants_stacks:
+                from tracer.record.stacks import Stacks
+
+                self._stacks = Stacks(self._capture, self._probes, self.lives, self.regions, self._warn)
+            self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
+            self._adopt_tree(processes)
+            self._private = self._measure_private()
+        except BaseException:
+            self._probes.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._probes.__exit__(kind, error, trace)
+
+    def _measure_private(self) -> Private:
+        tree = self.lives.tree()
+        return private_memory.measure(
+            self._proc, (process.tgid for process in tree), (process.cgroup for process in tree)
+        )
+
+    def _tree(self, processes: dict[int, ProcessStat]) -> list[int]:
+        found = targets.tree(processes, self._wanted.roots(processes, self._excluded))
+        return [tgid for tgid in found if tgid not in self._excluded]
+
+    def _room(self, processes: dict[int, ProcessStat]) -> Sizes:
+        """Room for what the targets map now and some more: unless it was said how much, not above what memory and swap
+        can hold."""
+        tree = self._tree(processes)
+        seen: dict[tuple[int, int, str], int] = {}
+        for tgid in tree:
+            for mapping in self._finder.mappings(tgid):
+                identity = mapping.dev, mapping.ino, mapping.path
+                if identity not in seen:
+                    stat = shmem.region_stat(self._proc.map_file(tgid, mapping))
+                    seen[identity] = stat.vss_bytes if stat else 0
+        memory = self._proc.memory()
+        size_bytes = sum(seen.values()) + self._room_bytes
+        if self._room_bytes == ROOM_BYTES:
+            size_bytes = min(size_bytes, memory.total_bytes + memory.swap_bytes)
+        scale = max(self._room_bytes / ROOM_BYTES, 1) * min(memory.total_bytes / ROOM_BYTES, 1)
+        return Sizes(
+            # a block for each small region, too, unless it was said how much room there is to be
+            blocks=-(-size_bytes // BLOCK_BYTES) + (int(scale * ROOM_REGIONS) if self._room_bytes == ROOM_BYTES else 0),
+            processes=max(int(scale * ROOM_PROCESSES), 4 * len(processes)),
+            regions=min(int(scale * ROOM_REGIONS), MAX_REGIONS),
+            usages=int(scale * ROOM_USAGES),
+            alive=max(ROOM_ALIVE, 4 * len(tree)),
+        )
+
+    def _adopt_tree(self, processes: dict[int, ProcessStat]) -> None:
+        """All of the tree that exists and is not tracked yet, and the regions it has."""
+        known = set(self.regions)
+        # who is born meanwhile is tracked by the kernel from its fork, unless its parent was not yet
+        while tree := [tgid for tgid in self._tree(processes) if not self.lives.alive(tgid)]:
+            for tgid in tree:
+                if self._labelling:
+                    self._labelling.adopt(tgid)
+                self._adopting.adopt(processes[tgid])
+            processes = self._proc.processes(processes)
+        self._begin_accounts(known)
+
+    def _begin_accounts(self, known: set[int]) -> None:
+        """Of the regions that are not known: they were there before."""
+        fresh = [self.regions[number] for number in self.regions.keys() - known]
+        mapped = self._finder.mapped(self.lives.tree(), fresh) if fresh else {}
+        for region in fresh:
+            self._take_baseline(region)
+            self._writer.infer_creator(
+                region, [process for tgid in mapped.get(region.id, ()) if (process := self.lives.alive(tgid))]
+            )
+
+    def _ask_again(self) -> None:
+        """Whoever did not answer, and for what could not be read without waiting; who was born or has died unseen."""
+        skipped_lives = self._probes.skipped_lives()
+        if skipped_lives != self._skipped_lives:
+            self._skipped_lives = skipped_lives
+            self._look_for_lives()
+        known = set(self.regions)
+        self._adopting.ask_again()
+        self._begin_accounts(known)
+        for region in self.regions.values():
+            if region.unread:
+                self._take_baseline(region)
+
+    def _look_for_lives(self) -> None:
+        processes = self._proc.processes()
+        for process in self.lives.all_alive():
+            stat = processes.get(process.tgid)
+            if not stat or abs(stat.start_time_ns - process.start_time_ns) > procfs.TICK_NS:
+                self._probes.leave(*process.key)
+                self.lives.end(process, None)
+
+    def _enter(
+        self,
+        number: int,
+        key: RegionKey,
+        kind: str,
+        name: str,
+        created_ns: int | None = None,
+        creator: TracedProcess | None = None,
+    ) -> TracedRegion:
+        """creator: who was seen making it."""
+        row = self._capture.insert(
+            "region",
+            dev=key.dev,
+            ino=key.ino,
+            generation=key.generation,
+            kind=kind,
+            name=name,
+            created_ns=created_ns,
+            creator=creator.row if creator else None,
+            creator_how="traced" if creator else None,
+        )
+        region = self.regions[number] = TracedRegion(row, number, key, kind, path=None)
+        region.creator = creator
+        if self._stacks:
+            self._stacks.enter(region)
+        return region
+
+    def _leave(self, region: TracedRegion) -> None:
+        """It is closed."""
+        del self.regions[region.id]
+        self._dying.pop(region.id, None)
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warnings:
+            self._warnings.append(text)
+
+    # ---- on the way ----
+
+    @property
+    def stopping(self) -> bool:
+        """It has been told to stop."""
+        return self._stopping
+
+    @stopping.setter
+    def stopping(self, told: bool) -> None:
+        """From a signal's handler."""
+        self._stopping = told
+        if self._ends_at_ns:
+            self._late_at_s = time.monotonic() + PATIENCE_S
+
+    def run(self, seconds: float) -> None:
+        """Keep up with the kernel for so long, or until stopping."""
+        end = time.monotonic() + seconds
+        while not self.stopping and (left := end - time.monotonic()) > 0:
+            self._keep_up(min(left, POLL_S, max(self._sample_at_s - time.monotonic(), 0)))
+
+    def _keep_up(self, timeout_s: float) -> None:
+        self._hear(timeout_s)
+        self._bury()
+        now = time.monotonic()
+        # where regions that have no pages come and go, only this notices that they have gone
+        if now >= (self._rested_at_s if len(self.regions) > self._sizes.regions // 2 else self._sample_at_s):
+            self._sample()
+            self._rested_at_s = now + IDLE * (time.monotonic() - now)
+            self._sample_at_s = max(now + self._interval_s, self._rested_at_s)
+
+    def _hear(self, timeout_s: float) -> None:
+        """Some of what has happened: at once, unless more was heard of just now; then together with what follows."""
+        if not self._heard:
+            time.sleep(min(max(self._heard_at_s + GATHER_S - time.monotonic(), 0), timeout_s))
+        self._heard += self._probes.poll(0 if self._heard else timeout_s)
+        if self._heard:
+            self._heard_at_s = time.monotonic()
+        self._apply_some()
+
+    def _hear_all(self) -> None:
+        """All that has happened by now, as far as there is time for it."""
+        self._heard += self._probes.poll(0)
+        while self._heard and not self._is_urgent():
+            self._apply_some()
+
+    def _apply_some(self) -> None:
+        for _ in range(min(len(self._heard), HEARD_AT_ONCE)):
+            self._apply(self._heard.popleft())
+        self._look()
+
+    def _in_time(self, things: Iterable[Thing]) -> Iterator[Thing]:
+        """As many as there is time for once it has been told to stop."""
+        for thing in things:
+            if self._is_urgent():
+                return
+            if self._say and time.monotonic() > self._say_at_s:
+                self._say(f"closing {len(self.regions)} regions; Ctrl-C leaves out what is left")
+                self._say = None
+            yield thing
+
+    def _bury(self) -> None:
+        if not self._dying:
+            return
+        now = time.monotonic()
+        with self._writer.closing():
+            for region in self._in_time(list(self._dying.values())):
+                if not self._ends_at_ns and time.monotonic() > now + BURY_S:
+                    break
+                last = self._probes.region(region.id)
+                late = now - (region.dying_since_s or now) > TEARDOWN_S
+                if late or not last or self._writer.is_over(last):
+                    self._writer.close_gone(region, last)
+                    self._leave(region)
+
+    def _look(self) -> None:
+        """At the processes that events told of: once at each, however many events there were."""
+        looked, self._to_look = self._to_look, {}
+        for process, stat in self._read_again(looked):
+            self._refresh_title(process, stat)
+        regions = [region for theirs in looked.values() for region in theirs]
+        mapped = self._finder.mapped([process for process, theirs in looked.items() if theirs], regions)
+        for region in regions:
+            self._finder.locate(region, mapped)
+            if region.path and region.id in self._to_survey:
+                self._first_look(region, region.path)
+        self._to_locate.clear()
+        self._to_survey.clear()
+
+    def _first_look(self, region: TracedRegion, path: Path) -> None:
+        """It has a path of its own, or it is not known who made it and when."""
+        self._capture.update("region", region.row, name=shmem.link_name(path))
+        born_ns = shmem.birth_time_ns(path)
+        if not region.made and (born_ns is None or born_ns < self._clock.wall_ns):
+            self._take_baseline(region)
+
+    def _take_baseline(self, region: TracedRegion) -> None:
+        def owned() -> PageSet:
+            return ledger.owned(self._probes.blocks(region.id))
+
+        last = self._probes.region(region.id)
+        region.take_baseline(owned, last.start_pages if last else 0)
+        if region.unread:
+            self._unread[region.row] = shmem.link_name(region.path) if region.path else "?"
+        else:
+            self._unread.pop(region.row, None)
+
+    def _apply(self, event: Event) -> None:
+        if isinstance(event, events.Fork):
+            self._forked(event)
+        elif isinstance(event, events.Exec):
+            self._executed(event)
+        elif isinstance(event, events.Exit):
+            self._exited(event)
+        elif isinstance(event, events.LabelRead):
+            if self._labelling:
+                self._labelling.heard(event)
+        elif isinstance(event, events.RegionMet):
+            self._met(event)
+        elif isinstance(event, events.RegionGone):
+            self._gone(event)
+        elif event.id not in self.regions:
+            if self._probes.has(event.id):
+                self._unmet.setdefault(event.id, []).append(event)
+        elif isinstance(event, events.Touch):
+            self._touched(event)
+        elif event.first < event.end:
+            region = self.regions[event.id]
+            region.punches.add(event.first, event.end, self._clock.since_us(event.time_ns))
+            region.punched.append((event.first, event.end))
+        if self._stacks:
+            self._stacks.apply(event)
+
+    def _exited(self, event: events.Exit) -> None:
+        head = event.head
+        process = self.lives.find(head.tgid, head.start_time_ns)
+        if self._labelling and self.lives.alive(head.tgid) is process:
+            self._labelling.ended(head.tgid)
+        if process:
+            self.lives.rename(process, event.comm, event.command)
+            self.lives.end(process, self._clock.wall(head.time_ns))
+
+    def _touched(self, event: events.Touch) -> None:
+        process = self.lives.find(*event.process) or self._enter_stranger(event)
+        region = self.regions[event.id]
+        self._look_at(process, region if region.address is None else None)
+
+    def _look_at(self, process: TracedProcess, region: TracedRegion | None = None) -> None:
+        """Once all events have been told."""
+        regions = self._to_look.setdefault(process, [])
+        if region and region.id not in self._to_locate:
+            self._to_locate.add(region.id)
+            regions.append(region)
+
+    def _dies(self, region: TracedRegion) -> None:
+        region.dying_since_s = time.monotonic()
+        self._dying[region.id] = region
+
+    def _enter_stranger(self, touch: events.Touch) -> TracedProcess:
+        """A process that touched what is the tree's, and is not of it."""
+        tgid, start_time_ns = touch.process
+        stat = self._proc.process(tgid)
+        if stat and abs(stat.start_time_ns - start_time_ns) > procfs.TICK_NS:
+            stat = None  # another that has its PID now
+        # its PID may have been one of the tree's before
+        began_us = max((start_time_ns - self._clock.boot_ns) // 1000, -1)
+        return self.lives.begin(
+            tgid,
+            start_time_ns,
+            stat.parent if stat else None,
+            touch.comm,
+            stat.command if stat else "",
+            began_us,
+            cgroup=self._proc.cgroup(tgid) if stat else None,
+            stranger=True,
+            ns_tgid=self._proc.ns_tgid(tgid) if stat else None,
+        )
+
+    def _forked(self, event: events.Fork) -> None:
+        head = event.head
+        parent = self.lives.alive(event.parent_tgid)
+        if event.watched and (not parent or parent.stranger):
+            self._probes.drop(event)
+        elif not self.lives.find(head.tgid, head.start_time_ns):  # else /proc showed it first
+            if event.watched:
+                self._probes.keep(event)
+            command = parent.command if parent else ""
+            began_us = self._clock.since_us(head.time_ns)
+            child = self.lives.begin(head.tgid, head.start_time_ns, event.parent_tgid, event.comm, command, began_us)
+            if parent and parent.ns_tgid is not None:
+                self._look_at(child)  # its number in there is known to /proc alone, and only while it lives
+            if self._labelling:
+                self._labelling.begin(head.tgid, began_us, event.parent_tgid)
+
+    def _executed(self, event: events.Exec) -> None:
+        head = event.head
+        process = self.lives.find(head.tgid, head.start_time_ns)
+        if process and not process.stranger:
+            self.lives.executed(process, event.comm, event.command, self._clock.wall(head.time_ns))
+            self._label(head)
+        elif self._wanted.match(event.comm, event.title) and head.tgid not in self._excluded:
+            was_tracked = self._probes.keep(event)
+            stat = self._proc.process(head.tgid)
+            found = self.lives.begin(
+                head.tgid,
+                head.start_time_ns,
+                stat.parent if stat else None,
+                event.comm,
+                event.command,
+                self._clock.since_us(head.time_ns),
+                cgroup=self._proc.cgroup(head.tgid),
+                ns_tgid=self._proc.ns_tgid(head.tgid),
+            )
+            self._label(head)
+            if stat and not was_tracked:  # it was known as the child of one that is none of ours
+                self._adopting.seed(found)
+                self._adopt_tree(self._proc.processes())
+        else:
+            self._probes.drop(event)
+
+    def _label(self, head: events.Head) -> None:
+        """Another program has other labels, or none."""
+        if self._labelling:
+            self._labelling.begin(head.tgid, self._clock.since_us(head.time_ns))
+            self._labelling.adopt(head.tgid)
+
+    def _met(self, event: events.RegionMet) -> None:
+        """A region that the kernel side met first: made, or mapped by the tree for the first time."""
+        is_after_the_end = self._ends_at_ns is not None and event.head.time_ns > self._ends_at_ns
+        if event.id in self.regions or is_after_the_end or not self._probes.has(event.id):
+            return
+        process = self.lives.find(event.head.tgid, event.head.start_time_ns)
+        if not process:  # it was watched, and is none of ours
+            self._forget(event.id)
+            return
+        file_system = shmem.HUGETLBFS_MAGIC if event.huge else shmem.TMPFS_MAGIC
+        kind = shmem.kind_of(event.key.dev, file_system, event.name)
+        name = f"/dev/shm/{event.name}" if kind == "posix" else f"/{event.name}"
+        maker = event.made and self.lives.find(event.made.tgid, event.made.start_time_ns)
+        created_ns = self._clock.wall(event.made.time_ns) if event.made and maker else None
+        if not maker and kind == "sysv":
+            maker = self._asker(event)
+        region = self._enter(event.id, event.key, kind, name, created_ns, maker)
+        region.vss_bytes, region.made = event.vss_bytes, bool(event.made)
+        region.first_mapper = process
+        for earlier in self._unmet.pop(event.id, ()):
+            self._apply(earlier)
+        if event.made and kind not in ("posix", "other"):  # a new one without a path, and nothing in it is from before
+            return
+        self._to_survey.add(region.id)
+        self._look_at(process, region)
+
+    def _asker(self, event: events.RegionMet) -> TracedProcess | None:
+        """Who made a SysV segment, as far as shmget tells: its inode has its number."""
+        shmid = event.key.ino
+        if shmid in self._segments:
+            return self.lives.at(self._segments[shmid], self._clock.since_us(event.head.time_ns))
+        asker = self._probes.asker(shmid)
+        return self.lives.find(*asker) if asker else None
+
+    def _gone(self, event: events.RegionGone) -> None:
+        if event.id in self.regions:
+            self._dies(self.regions[event.id])
+        else:  # a file of a tmpfs that was never mapped, or that of a process that is none of ours
+            self._forget(event.id)
+
+    def _forget(self, number: int) -> None:
+        self._unmet.pop(number, None)
+        self._probes.forget(number)
+
+    def _read_again(self, processes: Iterable[TracedProcess]) -> Iterator[tuple[TracedProcess, ProcessStat | None]]:
+        return each(
+            lambda process: self._proc.folder(process.tgid),
+            lambda process: self._proc.process(process.tgid),
+            list(processes),
+        )
+
+    def _refresh_title(self, process: TracedProcess, stat: ProcessStat | None) -> None:
+        """Titles are written after the fork; one that comes later still is read at the exit, or at the end."""
+        if stat and abs(stat.start_time_ns - process.start_time_ns) <= procfs.TICK_NS:
+            self.lives.rename(process, stat.comm, stat.command)
+            self.lives.move(process, self._proc.cgroup(process.tgid))
+            if process.ns_tgid is None:
+                self.lives.number(process, self._proc.ns_tgid(process.tgid))
+
+    def _sample(self) -> None:
+        """How each region stands now, written down: how much it has by its inode's own count, and who touched it."""
+        if not self._is_urgent():
+            self._ask_again()
+        now_ns = time.time_ns()
+        known = [number for number, region in self.regions.items() if not region.dying_since_s]
+        for first in self._in_time(range(0, len(known), AT_ONCE)):
+            self._sample_some(known[first : first + AT_ONCE], now_ns)
+        self._writer.checkpoint_usages(self.regions)
+        if self._stacks:
+            self._stacks.write()
+        shmem_bytes = self._proc.memory().shmem_bytes
+        if shmem_bytes != self._shmem_bytes:
+            self._capture.insert_all("host_sample", "time_ns, shmem_bytes", [(now_ns, shmem_bytes)])
+            self._shmem_bytes = shmem_bytes
+        if not self._capture.keep_small():
+            self._warn("the capture is larger than --max-size: what it has of pages and processes takes as much")
+        self._keep_session(now_ns)
+        self._capture.commit()
+
+    def _sample_some(self, numbers: Sequence[int], now_ns: int) -> None:
+        changed, measured = self._writer.collect(numbers)
+        self._hear_all()
+        rows = []
+        for number, now in measured.items():
+            region = self.regions[number]
+            if now:
+                allocated_bytes, swapped_bytes = now.pages * PAGE_BYTES, now.swapped_pages * PAGE_BYTES
+                sample = allocated_bytes, allocated_bytes - swapped_bytes, swapped_bytes
+                if sample != region.sample:
+                    rows.append((region.row, now_ns, *sample))
+                region.vss_bytes, region.allocated_bytes, region.sample = now.size_bytes, allocated_bytes, sample
+                region.peak_bytes = max(region.peak_bytes, allocated_bytes, now.peak_pages * PAGE_BYTES)
+                region.samples_missed = 0
+                continue
+            if region.dying_since_s:
+                continue
+            last = self._probes.region(number)
+            region.samples_missed += 1
+            # the event of it is still to come, or was lost; or it had no page, so there was no teardown to see
+            if (last and last.gone_us) or region.samples_missed > 1:
+                self._dies(region)
+        self._writer.checkpoint(changed, {number: self.regions[number] for number in numbers})
+        self._capture.insert_all(*SAMPLE, rows)
+
+    def _is_urgent(self) -> bool:
+        """Whether what can wait must wait: it has been told to stop."""
+        return self._stopping if self._ends_at_ns is None else time.monotonic() > self._late_at_s
+
+    def _keep_session(self, now_ns: int, **more: Any) -> None:
+        losses = self._probes.losses()
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        self._capture.update(
+            "session",
+            self._session,
+            ended_ns=now_ns,
+            shmem_total_bytes=self._shmem_bytes,
+            lost_events=losses["events"],
+            lost_pages=losses["pages"],
+            lost_probes=losses["probes"],
+            warnings="\n".join(
+                self._warnings
+                + on_lease("what {} had before the trace is unseen", self._unread.values())
+                + self._proc.warnings()
+                + (self._labelling.warnings if self._labelling else [])
+                + tiers.explain(losses)
+            ),
+            self_cpu_seconds=used.ru_utime + used.ru_stime,
+            self_rss_bytes=used.ru_maxrss * 1024,
+            **more,
+        )
+
+    # ---- where it stands ----
+
+    def over(self) -> bool:
+        """Whether all of the tree has ended."""
+        if not self.lives.tree():
+            self._hear_all()  # of a child that the last of them left, too
+        return not self.lives.tree()
+
+    def size(self) -> str:
+        """What is traced, in a few words."""
+        alive = len(self.lives.tree())
+        return f"{alive} {'process' if alive == 1 else 'processes'}, {len(self.regions)} region(s)"
+
+    def doubt(self) -> str | None:
+        """Why what is traced has no labels, as it looks by now."""
+        return self._labelling.doubt if self._labelling else None
+
+    def status(self) -> Status:
+        most = self._capture.rows(MOST_TOUCHED)
+        grower, grower_pages = most[0] if most else (None, 0)
+        regions = self.regions.values()
+        return Status(
+            elapsed_s=(time.monotonic_ns() - self._attached_ns) / 1e9,
+            nr_processes=len(self.lives.tree()),
+            nr_regions=len(self.regions),
+            allocated_bytes=sum(region.allocated_bytes for region in regions),
+            grown_bytes=sum(region.allocated_bytes - region.start_bytes for region in regions),
+            grower=grower,
+            grower_bytes=grower_pages * PAGE_BYTES,
+        )
+
+    def touched_pages(self, region: TracedRegion) -> dict[int, int]:
+        """Who touched how many of a region's pages first, up to now: by tgid."""
+        touched: dict[int, int] = {}
+        entries = ledger.read(
+            self._probes.blocks(region.id), region.baseline, ALL_PAGES, lambda tgid, *_: tgid, punches=region.punches
+        )
+        for extent in entries.extents:
+            if extent.owner is not None:
+                touched[extent.owner] = touched.get(extent.owner, 0) + extent.end - extent.start
+        return touched
+
+    # ---- the end ----
+
+    def finish(self, say: Callable[[str], None] | None = None) -> None:
+        """Close the accounts of all that is still there. say: is told, once, if that takes long.
+
+        Whoever has told it to stop is not kept waiting: what there was no time for is left out, and a warning says so.
+        """
+        began_s = time.monotonic()
+        self._say, self._say_at_s = say, began_s + SILENCE_S
+        self._ends_at_ns = time.monotonic_ns()
+        if self._stopping:
+            self._late_at_s = began_s + PATIENCE_S
+        self._hear_all()
+        if self._heard:
+            self._warn("told to stop: not all that had happened was heard of")
+        self._sample()
+        while self._dying and time.monotonic() < min(began_s + TEARDOWN_S, self._late_at_s):
+            self._keep_up(0.01)
+        known = self.lives.all_alive()
+        alive: dict[int, TracedProcess] = {}
+        rss_bytes = 0
+        for process, stat in self._in_time(self._read_again(known)):
+            alive[process.tgid] = process
+            self._refresh_title(process, stat)
+            rss_bytes += 0 if process.stranger else self._proc.rss_bytes(process.tgid) or 0
+        if len(alive) < len(known):
+            self._warn(f"told to stop: {len(known) - len(alive)} processes were not looked at")
+        regions = [] if self._is_urgent() else list(self.regions.values())
+        mapped = self._finder.mapped(alive.values(), regions)
+        opened = self._finder.open_files(alive.values(), [region for region in regions if region.id not in mapped])
+        if self._labelling:
+            self._labelling.finish()
+        if self._probes.tier.by == tiers.FENTRY.by and host.preempts():
+            self._warn("the kernel's preemption model was changed during the trace: pages may be unseen")
+        with self._writer.closing() if regions else contextlib.nullcontext():
+            for region in self._in_time(regions):
+                self._finder.locate(region, mapped)
+                region.path = region.path or opened.get(region.id)
+                self._writer.close_alive(
+                    region, {alive[tgid]: found for tgid, found in mapped.get(region.id, {}).items()}
+                )
+                self._leave(region)
+        if self.regions:
+            self._warn(f"told to stop: {len(self.regions)} regions are as they last were, or all unseen")
+            last = self._probes.read_regions()
+            self._writer.close_unread((region, last.get(number)) for number, region in self.regions.items())
+        if self._stacks:
+            self._stacks.write(patience_s=math.inf)
+        losses = self._probes.losses()
+        for what, query in MOST_OF.items():
+            if losses[what]:
+                for number, comm in self._capture.rows(f"{query} GROUP BY comm ORDER BY 1 DESC LIMIT 1"):
+                    self._warn(f"there was no room for more {what}: {number} are of {comm}")
+        self._shmem_bytes = self._proc.memory().shmem_bytes
+        ended: dict[str, Any] = {}
+        if len(alive) == len(known):
+            start_bytes, end_bytes, how = private_memory.change(self._private, self._measure_private())
+            ended = {"private_start_bytes": start_bytes, "private_end_bytes": end_bytes, "private_how": how}
+            ended["sum_of_rss_bytes"] = rss_bytes
+        self._keep_session(time.time_ns(), complete=1, **ended)
+        self._capture.commit()
+        self._stopping = True  # whoever tells it once more does not want to wait for the report either

@@ -1,0 +1,108 @@
+"""Tables of an account by systemd unit and by container. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Callable, NamedTuple
+
+from tracer.account import ALL_TIME, Account, Toucher
+from tracer.cgroup import Place, place, short
+from tracer.tables.rollup import PARTS
+from tracer.tables.table import Column, Table
+
+
+class PlaceRow(NamedTuple):
+    part: str
+    """touched, or outside the window, before the capture, unseen: of nobody"""
+    place: Place
+    """by container without the unit"""
+    cgroups: Sequence[str]
+    """of all that is put together here"""
+    size_bytes: int
+    freed_bytes: int | None
+    nr_processes: int | None
+    nr_regions: int
+    key: Hashable = None
+    """what tells it from the others that are touched, whatever joins it"""
+
+
+def _unit(row: PlaceRow) -> str:
+    """One that is in none has its cgroup."""
+    return PARTS.get(row.part) or row.place.unit or ", ".join(row.cgroups) or "?"
+
+
+def _container(row: PlaceRow) -> str:
+    return PARTS.get(row.part) or (short(row.place.container) or "-" if row.cgroups else "?")
+
+
+SUMS = [
+    Column("cgroups", "", lambda row: ", ".join(row.cgroups), "<"),
+    Column("allocated_bytes", "allocated", lambda row: row.size_bytes),
+    Column("freed_bytes", "given back", lambda row: row.freed_bytes),
+    Column("processes", "processes", lambda row: row.nr_processes, shown=lambda row: str(row.nr_processes or "")),
+    Column("regions", "regions", lambda row: row.nr_regions),
+]
+POD = Column("pod", "pod", lambda row: row.place.pod, "<", shown=lambda row: row.place.pod or "")
+BY_UNIT = [
+    Column("part", "unit", lambda row: row.part, "<", shown=_unit),
+    Column("unit", "", lambda row: row.place.unit, "<"),
+    Column(
+        "container",
+        "container",
+        lambda row: row.place.container,
+        "<",
+        shown=lambda row: "" if row.part in PARTS else _container(row),
+    ),
+    POD._replace(title=""),
+    *SUMS,
+]
+BY_CONTAINER = [
+    Column("part", "container", lambda row: row.part, "<", shown=_container),
+    Column("container", "", lambda row: row.place.container, "<"),
+    POD,
+    *SUMS,
+]
+
+
+def by_unit(account: Account) -> Table:
+    """A row for who touched pages that are there still, or gave some back, by their systemd unit."""
+    return _by_place(account, "unit", BY_UNIT, lambda found, cgroup: (found, None if found.unit else cgroup))
+
+
+def by_container(account: Account) -> Table:
+    """By container and pod; all that are in none are in a row together."""
+    return _by_place(account, "container", BY_CONTAINER, lambda found, cgroup: (found._replace(unit=None), not cgroup))
+
+
+def _by_place(
+    account: Account, by: str, columns: Sequence[Column], key: Callable[[Place, str | None], tuple[Place, Hashable]]
+) -> Table:
+    found: dict[tuple[Place, Hashable], list[tuple[Toucher, int]]] = {}
+    for region in account.regions:
+        for toucher in region.touchers:
+            cgroup = toucher.process.cgroup
+            found.setdefault(key(place(cgroup), cgroup), []).append((toucher, region.row))
+    rows = [_place_row("touched", key[0], touched)._replace(key=key) for key, touched in found.items()]
+    rows.sort(key=lambda row: (-row.size_bytes, -(row.freed_bytes or 0), row.cgroups))
+    total = _place_row("sum", NOWHERE, [item for touched in found.values() for item in touched])
+    for part in ("outside", "before", "unseen"):
+        sizes = [getattr(region, f"{part}_bytes") for region in account.regions]
+        if part != "outside" or account.window != ALL_TIME:
+            rows.append(PlaceRow(part, NOWHERE, [], sum(sizes), None, None, sum(map(bool, sizes))))
+    size_bytes = sum(region.allocated_bytes for region in account.regions)
+    return Table(by, columns, rows, total._replace(size_bytes=size_bytes, nr_regions=len(account.regions)))
+
+
+NOWHERE = Place(None, None, None)
+
+
+def _place_row(part: str, where: Place, touched: Sequence[tuple[Toucher, int]]) -> PlaceRow:
+    return PlaceRow(
+        part,
+        where,
+        sorted({toucher.process.cgroup for toucher, _ in touched if toucher.process.cgroup}),
+        sum(toucher.touched_bytes for toucher, _ in touched),
+        sum(toucher.freed_bytes for toucher, _ in touched),
+        len({toucher.process for toucher, _ in touched}),
+        len({region for toucher, region in touched}),
+    )

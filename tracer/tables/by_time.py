@@ -1,0 +1,146 @@
+"""A table of an account by time, and what regions had when. Pure."""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from tracer.account import Account, Process, read_processes
+from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.tables.table import Column, Table
+
+MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
+BUCKETS_S = [
+    *(1, 2, 5, 10, 30),
+    *(MINUTE_S * number for number in (1, 2, 5, 10, 30)),
+    *(HOUR_S * number for number in (1, 2, 6, 12)),
+    *(DAY_S * number for number in (1, 7, 28)),
+]
+MAX_BUCKETS = 24
+
+
+class History(NamedTuple):
+    """What one region had allocated, by its samples."""
+
+    times_ns: Sequence[int]
+    sizes_bytes: Sequence[int]
+    start_bytes: int
+
+    def at(self, time_ns: int) -> int:
+        number = bisect.bisect_right(self.times_ns, time_ns)
+        return self.sizes_bytes[number - 1] if number else self.start_bytes
+
+
+class Bucket(NamedTuple):
+    """What happened in [time_ns, until_ns)."""
+
+    time_ns: int
+    until_ns: int
+    allocated_bytes: int
+    """at its end"""
+    grown_bytes: int
+    touched_bytes: int
+    grower: Process | None
+    grower_bytes: int
+    started: int
+    exited: int
+
+
+BY_TIME = [
+    Column("time_ns", "from", lambda row: row.time_ns),
+    Column("until_ns", "", lambda row: row.until_ns),
+    Column("allocated_bytes", "allocated", lambda row: row.allocated_bytes),
+    Column("grown_bytes", "grown", lambda row: row.grown_bytes, signed=True),
+    Column("touched_bytes", "touched", lambda row: row.touched_bytes),
+    Column("grower_bytes", "most", lambda row: row.grower_bytes),
+    Column("grower", "by", lambda row: row.grower.who if row.grower else "", "<"),
+    Column("started", "started", lambda row: row.started),
+    Column("exited", "exited", lambda row: row.exited),
+]
+BUCKET_AND_PROCESS = "max(0, min(:last, (first_ns - :origin) / :size)) << 32 | process"
+TOUCHED = """process IS NOT NULL AND first_ns IS NOT NULL
+  AND (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)"""
+
+
+def by_time(account: Account, capture: Capture) -> Table:
+    """About 20 equal parts of the window, that begin at round times."""
+    since_ns, until_ns = bounds(account)
+    origin_ns, size_ns = _buckets(since_ns, until_ns)
+    nr = max(1, -(-(until_ns - origin_ns) // size_ns))
+    touched = [0] * nr
+    growers: dict[int, tuple[int | None, int]] = {}
+    nobody = None, 0
+    processes = read_processes(capture)
+    window = {"since": account.window.since_ns, "until": account.window.until_ns}
+    place = {"origin": origin_ns, "size": size_ns, "last": nr - 1}
+    for key, pages, _, _ in capture.sums(BUCKET_AND_PROCESS, TOUCHED, {**window, **place}):
+        bucket, process = key >> 32, key & 0xFFFFFFFF
+        touched[bucket] += pages * PAGE_BYTES
+        if pages * PAGE_BYTES > growers.get(bucket, nobody)[1]:
+            growers[bucket] = process, pages * PAGE_BYTES
+    started, exited = (
+        Counter(
+            min(nr - 1, (time_ns - origin_ns) // size_ns)
+            for process in processes.values()
+            if not process.stranger
+            for time_ns in [getattr(process, name)]
+            if time_ns is not None and since_ns <= time_ns and time_ns < (account.window.until_ns or time_ns + 1)
+        )
+        for name in ("started_ns", "exited_ns")
+    )
+    held_by = histories(account, capture).values()
+    edges = [max(since_ns, origin_ns + number * size_ns) for number in range(nr)] + [until_ns]
+    held = [sum(history.at(edge) for history in held_by) for edge in edges]
+    rows = []
+    for number in range(nr):
+        process, grower_bytes = growers.get(number, nobody)
+        rows.append(
+            Bucket(
+                edges[number],
+                edges[number + 1],
+                held[number + 1],
+                held[number + 1] - held[number],
+                touched[number],
+                processes[process] if process else None,
+                grower_bytes,
+                started[number],
+                exited[number],
+            )
+        )
+    return Table("time", BY_TIME, rows)
+
+
+def bounds(account: Account) -> tuple[int, int]:
+    """Of the window, as far as it is in the capture."""
+    window, session = account.window, account.session
+    since_ns = session.started_ns if window.since_ns is None else window.since_ns
+    until_ns = session.ended_ns if window.until_ns is None else window.until_ns
+    return max(since_ns, session.started_ns), min(until_ns, session.ended_ns)
+
+
+def _buckets(since_ns: int, until_ns: int) -> tuple[int, int]:
+    """Where the first one begins, and how long each is; round by the viewer's clock."""
+    seconds = (until_ns - since_ns) / 1e9
+    size_ns = next((size for size in BUCKETS_S if seconds / size <= MAX_BUCKETS), BUCKETS_S[-1]) * 10**9
+    offset = datetime.fromtimestamp(since_ns / 1e9).astimezone().utcoffset()
+    offset_ns = int(offset.total_seconds()) * 10**9 if offset else 0
+    return since_ns - (since_ns + offset_ns) % size_ns, size_ns
+
+
+def histories(account: Account, capture: Capture) -> Mapping[int, History]:
+    """By region's row. At its end a region has what the account says, or nothing if it is gone."""
+    samples: dict[int, list[tuple[int, int]]] = {}
+    for row, time_ns, size_bytes in capture.rows("SELECT region, time_ns, allocated_bytes FROM sample ORDER BY 2"):
+        samples.setdefault(row, []).append((time_ns, size_bytes))
+    histories = {}
+    for region in account.regions:
+        known = samples.get(region.row, [])
+        end_ns = account.session.ended_ns if region.gone_ns is None else region.gone_ns
+        known = [sample for sample in known if sample[0] < end_ns]
+        known.append((end_ns, region.allocated_bytes if region.gone_ns is None else 0))
+        times_ns, sizes_bytes = zip(*known)
+        histories[region.row] = History(times_ns, sizes_bytes, region.start_bytes)
+    return histories

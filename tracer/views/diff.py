@@ -1,0 +1,40 @@
+"""The difference of two captures, for a person and for a program."""
+
+from __future__ import annotations
+
+from tracer.account import Account
+from tracer.formatting import COLUMNS, fit, moment, printable
+from tracer.tables.diff import Diff
+from tracer.views import table
+from tracer.views.json import SCHEMA, rfc3339
+
+MAX_ROWS = 20
+
+
+def text(found: Diff, a: Account, b: Account) -> str:
+    lines = []
+    for name, account in (("A", a), ("B", b)):
+        session = account.session
+        cut_off = "" if session.complete else ", cut off"
+        lines.append(
+            f"{name}  {printable(session.host)}  {moment(session.started_ns)} to {moment(session.ended_ns)}{cut_off}"
+        )
+    lines += [
+        "the same are known by inode and start time" if found.same_boot else "two boots, or hosts: matched by name"
+    ]
+    lines += ["", *table.text(found.regions, limit=MAX_ROWS), ""]
+    lines += table.text(found.processes, limit=MAX_ROWS)
+    return "\n".join(fit(line, COLUMNS) for line in lines)
+
+
+def json(found: Diff, a: Account, b: Account) -> str:
+    times = [
+        {"host": one.session.host, "started": rfc3339(one.session.started_ns), "ended": rfc3339(one.session.ended_ns)}
+        for one in (a, b)
+    ]
+    document = {"schema": SCHEMA, "by": "diff", "a": times[0], "b": times[1], "same_boot": found.same_boot}
+    sums = {}
+    for name, part in (("regions", found.regions), ("processes", found.processes)):
+        document[name] = table.records(part)
+        sums[name] = table.record(part.columns, part.total)
+    return table.dumps({**document, "sums": sums})

@@ -1,0 +1,335 @@
+"""The report for a person: 80 columns, most important first."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterable
+
+from tracer import guess, labels
+from tracer.account import ALL_TIME, NAMELESS, Account, Parent, Process, Region, Toucher, charged
+from tracer.capture.capture import PAGE_BYTES
+from tracer.cgroup import place, short
+from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, moment, printable, width
+
+PROCESS_COLUMNS = 23
+COMM_COLUMNS = 16  # the kernel keeps 15 bytes; more is only what a stranger's codes take
+MAX_PARENTS = 20
+MAX_REGIONS = 6  # shown in full; of the rest a line each, up to
+MAX_LINES = 20
+MAX_TOUCHERS = 10
+MAX_MADE_FOR = 3
+MADE_FOR_COLUMNS = 36
+MAX_CHARGED = 2
+BELONGS_COLUMNS = 19  # two of them, and how many more, to a line
+HEADER = f"    {'PID':>7} {'process':<{PROCESS_COLUMNS}} {'touched':>8} {'share':>5}"
+FAULTS = f" {'faults':>7}"
+MAX_DEEDS = 5
+DEEDS = "    {:>8} {:>5}  {}"
+
+
+def render(account: Account) -> str:
+    """The whole report; lines end where 80 columns do, except the warnings."""
+    lines: list[str] = []
+    for parent in account.parents[:MAX_PARENTS]:
+        lines += [*_parent(parent, account), ""]
+    rest = account.parents[MAX_PARENTS:]
+    if rest:
+        total = sum(parent.allocated_bytes for parent in rest)
+        lines += [f"…{len(rest)} more processes with regions, {format_bytes(total)} allocated", ""]
+    if not account.regions:
+        lines += ["No shared memory: none of these processes maps any, or did.", ""]
+    lines += footer(account)
+    return "\n".join([fit(line, COLUMNS) for line in lines] + warnings(account))
+
+
+def warnings(account: Account) -> list[str]:
+    """Whole, however long."""
+    return [f"warning: {printable(text)}" for text in account.session.warnings]
+
+
+def _parent(parent: Parent, account: Account) -> list[str]:
+    shown = [region for region in parent.regions if region.peak_bytes or region.gone_ns is None]
+    lines = [_heading(parent.process)]
+    for region in shown[:MAX_REGIONS]:
+        lines += _region(region, parent.process, account)
+    lines += [_summary(region, parent.process, account) for region in shown[MAX_REGIONS:][:MAX_LINES]]
+    rest = shown[MAX_REGIONS + MAX_LINES :]
+    if rest:
+        total = sum(region.allocated_bytes for region in rest)
+        lines.append(f"  …{len(rest)} more regions, {format_bytes(total)} allocated")
+    hidden = len(parent.regions) - len(shown)
+    if hidden:
+        lines.append(f"  …{hidden} more came and went without a page")
+    return lines
+
+
+def _heading(process: Process | None) -> str:
+    if process is None:
+        return "?  made by a process that had exited before, and mapped by none of these now"
+    name = f"{fit(printable(process.comm or '?'), COMM_COLUMNS)} {_numbers(process)}"
+    exited = f"  exited {clock(process.exited_ns)}" if process.exited_ns else ""
+    return f"{name}  {fit(printable(process.command or ''), COLUMNS - width(name) - 2 - len(exited))}{exited}"
+
+
+def _summary(region: Region, parent: Process | None, account: Account) -> str:
+    """One line: which region, how big, how much it grew, whether it is gone."""
+    name = guess.guess(region, parent) or fit(printable(region.name), 24)
+    size = "?" if region.vss_bytes is None else format_bytes(region.vss_bytes)
+    line = f"  {name}  {region.kind} {size}, allocated {format_bytes(region.allocated_bytes)}"
+    if region.gone_ns:
+        line += f" when it went, {clock(region.gone_ns)}"
+    elif account.session.tier != "proc":
+        line += f", {format_change(region.grown_bytes)} in {_seconds(account)}"
+    if region.swapped_bytes:
+        line += f", {format_bytes(region.swapped_bytes)} swapped"
+    if region.peak_bytes > region.allocated_bytes:
+        line += f", peak {format_bytes(region.peak_bytes)}"
+    return line
+
+
+def _region(region: Region, parent: Process | None, account: Account) -> list[str]:
+    lines = [_summary(region, parent, account)]
+    made_by = _made_by(region, parent)
+    if made_by:
+        lines.append(f"    {made_by}")
+    if account.session.tier == "proc":
+        return lines
+    touchers = [toucher for toucher in region.touchers if toucher.touched_bytes]
+    others = [toucher for toucher in region.touchers if not toucher.touched_bytes]
+    if touchers or region.outside_bytes or region.unseen_bytes:
+        counted = any(toucher.faults is not None for toucher in region.touchers)
+        lines.append(HEADER + FAULTS * counted)
+        for toucher in touchers[:MAX_TOUCHERS]:
+            lines += _toucher(toucher, region, counted)
+        rest = touchers[MAX_TOUCHERS:]
+        if rest:
+            touched_bytes = sum(toucher.touched_bytes for toucher in rest)
+            faults = _faults(rest) if counted else None
+            lines.append(_row("", f"…{len(rest)} more", touched_bytes, region, faults))
+        if region.outside_bytes:
+            lines.append(_row("", "at other times", region.outside_bytes, region))
+        if region.before_bytes:
+            lines.append(_row("", "before the trace", region.before_bytes, region))
+        lines.append(_row("", "unseen", region.unseen_bytes, region))
+        lines += _given_back(region)
+        lines += _deeds(region, account)
+    lines += _charged(region)
+    if any(toucher.faults for toucher in others):
+        who = f"{len(others)} {'more' if touchers else 'processes'}"
+        lines.append(f"    used, and not grown, by {who}: {_faults(others)} faults")
+    return lines
+
+
+def _deeds(region: Region, account: Account) -> list[str]:
+    """What it was touched for, in the application's own words."""
+    if not region.labelled or account.session.label is None:
+        return []
+    kind = labels.columns(account.session.label)[0]
+    touched: Counter[str | None] = Counter()
+    for labelled in region.labelled:
+        touched[labelled.text(kind)] += labelled.touched_bytes
+    if set(touched) == {""}:
+        return []
+    most = sorted(touched.items(), key=lambda item: (-item[1], item[0] is None, item[0]))
+    lines = [DEEDS.format("touched", "share", kind)]
+    for text, size_bytes in most[:MAX_DEEDS]:
+        words = "?" if text is None else " ".join(text.split()) or NAMELESS
+        lines.append(DEEDS.format(format_bytes(size_bytes), _share(size_bytes, region), printable(words)))
+    if most[MAX_DEEDS:]:
+        rest_bytes = sum(size_bytes for _, size_bytes in most[MAX_DEEDS:])
+        more = f"…{len(most) - MAX_DEEDS} more"
+        lines.append(DEEDS.format(format_bytes(rest_bytes), _share(rest_bytes, region), more))
+    return lines
+
+
+def _made_by(region: Region, parent: Process | None) -> str:
+    """Who made it, unless that goes without saying: the parent, and seen to."""
+    creator = region.creator
+    if creator is None:
+        return "made by a process that had exited before"
+    if creator.process == parent:
+        return "" if creator.how == "traced" else f"made by {_numbers(creator.process)} ({creator.how})"
+    exited = f", exited {clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
+    made_by, how = f"made by {_numbers(creator.process)} ", f" ({creator.how}{exited})"
+    command = printable(creator.process.command or creator.process.comm or "?")
+    return made_by + fit(command, COLUMNS - 4 - len(made_by) - len(how)) + how
+
+
+def _faults(touchers: Iterable[Toucher]) -> int:
+    return sum(toucher.faults or 0 for toucher in touchers)
+
+
+def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
+    process = toucher.process
+    notes = ["outside"] if process.stranger else []
+    notes += [f"exited {clock(process.exited_ns)}"] if process.exited_ns else []
+    faults = "" if counted else None  # a column of which this one has nothing
+    row = _row(
+        str(process.tgid),
+        f"{_inner(process)}{_name(process)}",
+        toucher.touched_bytes,
+        region,
+        faults if toucher.faults is None else toucher.faults,
+        ", ".join(notes),
+    )
+    made_for = [_made_for(*made) for made in toucher.made_for[:MAX_MADE_FOR]]
+    rest = toucher.made_for[MAX_MADE_FOR:]
+    if rest:
+        made_for.append(f"{format_bytes(sum(made for _, made in rest))} for {len(rest)} more")
+    if made_for and sum(made for _, made in toucher.made_for) > toucher.touched_bytes:
+        made_for[-1] += ", some gone since"
+    return [row, *(f"{'':12}{line}" for line in made_for)]
+
+
+def _made_for(process: Process, made_bytes: int) -> str:
+    """In whose memory: process_vm_writev, ptrace, userfaultfd, khugepaged."""
+    return f"{format_bytes(made_bytes)} for {_numbers(process)} {fit(_name(process), MADE_FOR_COLUMNS)}"
+
+
+def _given_back(region: Region) -> list[str]:
+    """Pages that are there no more, of who touched them first."""
+    gave = sorted((row for row in region.touchers if row.freed_bytes), key=lambda row: -row.freed_bytes)
+    if not gave:
+        return []
+    most, *rest = gave
+    line = f"    given back: {format_bytes(most.freed_bytes)} of {_numbers(most.process)} {_name(most.process)}"
+    more = f", {format_bytes(sum(row.freed_bytes for row in rest))} of {len(rest)} more" if rest else ""
+    return [fit(line, COLUMNS - width(more)) + more]
+
+
+def _charged(region: Region) -> list[str]:
+    """Where it was made and which cgroups are charged for it, where that is more than one, or another."""
+    sizes: Counter[str | None] = Counter()
+    for cgroup, size_bytes in charged(region):
+        sizes[cgroup and _belongs(cgroup)] += size_bytes
+    made = region.creator.process.cgroup if region.creator else None
+    known = sizes.keys() - {None}
+    if len(known) < 2 and (not made or known <= {_belongs(made)}):
+        return []
+    shares = [(where, size_bytes) for where, size_bytes in sizes.most_common() if where]
+    rest_bytes = sum(size_bytes for _, size_bytes in shares[MAX_CHARGED:])
+    shares = shares[:MAX_CHARGED] + ([(f"…{len(shares) - MAX_CHARGED} more", rest_bytes)] if rest_bytes else [])
+    told = ", ".join(f"{format_bytes(size_bytes)} to {where}" for where, size_bytes in shares)
+    begun, charge = f"    made in {_belongs(made)}", f"charged {told}"
+    joined = f"{begun}; {charge}"
+    return [joined] if width(joined) <= COLUMNS else [begun, f"    {charge}"]
+
+
+def _belongs(cgroup: str | None) -> str:
+    """The container, or else the unit, or else the cgroup."""
+    where = place(cgroup)
+    return fit(printable(short(where.container) or where.unit or cgroup or "?"), BELONGS_COLUMNS)
+
+
+def _numbers(process: Process) -> str:
+    """4312 (7): the host's, and its own where that is another."""
+    return f"{process.tgid} {_inner(process)}".rstrip()
+
+
+def _inner(process: Process) -> str:
+    return "" if process.ns_tgid is None else f"({process.ns_tgid}) "
+
+
+def _name(process: Process) -> str:
+    return printable(process.command or process.comm or "?")
+
+
+def _row(tgid: str, name: str, size_bytes: int, region: Region, faults: int | str | None = None, note: str = "") -> str:
+    name = fit(name, PROCESS_COLUMNS)
+    name += " " * (PROCESS_COLUMNS - width(name))
+    count = "" if faults is None else f" {faults:>7}"
+    return f"    {tgid:>7} {name} {format_bytes(size_bytes):>8} {_share(size_bytes, region):>5}{count}  {note}".rstrip()
+
+
+def _share(size_bytes: int, region: Region) -> str:
+    return f"{100 * size_bytes / region.allocated_bytes:.0f}%" if region.allocated_bytes else ""
+
+
+def footer(account: Account) -> list[str]:
+    """What is true of the whole: the balance, the tier, the window, what is not known."""
+    session, regions = account.session, account.regions
+    lines = _verdict(account) if account.window == ALL_TIME else []
+    held = sum(region.allocated_bytes for region in regions if region.gone_ns is None)
+    if session.sum_of_rss_bytes and held:
+        lines.append(
+            f"ps would add up to {format_bytes(session.sum_of_rss_bytes)} of RSS; "
+            f"the regions hold {format_bytes(held)}, counted once"
+        )
+    if session.private_end_bytes is not None:
+        grown_bytes = account.private_grown_bytes
+        grown = "" if grown_bytes is None else f", {format_change(grown_bytes)}"
+        exact = session.private_is_exact
+        private = f"private memory {'' if exact else 'at most '}{format_bytes(session.private_end_bytes)}{grown}"
+        lines.append(private if exact else f"{private}; pages that forks share count for each")
+    if session.tier != "proc":
+        touched = sum(region.touched_bytes for region in regions) // PAGE_BYTES
+        outside = sum(region.outside_bytes for region in regions) // PAGE_BYTES
+        before = sum(region.before_bytes for region in regions) // PAGE_BYTES
+        unseen = sum(region.unseen_bytes for region in regions) // PAGE_BYTES
+        allocated = sum(region.allocated_bytes for region in regions) // PAGE_BYTES
+        at_other_times = "" if account.window == ALL_TIME else f" + {outside} at other times"
+        balance = f"balance {allocated} pages = {touched} touched{at_other_times} + {before} before + {unseen} unseen"
+        lines += textwrap.wrap(balance, COLUMNS, subsequent_indent="  ")
+    if account.window != ALL_TIME:
+        since_ns, until_ns = account.window
+        since = "the start" if since_ns is None else moment(since_ns)
+        until = "the end" if until_ns is None else moment(until_ns)
+        lines.append(f"touched from {since} to {until}; allocated is of the end")
+    lost = "" if session.tier == "proc" else f", lost {session.lost_events} events and {session.lost_pages} pages"
+    by = f" by {session.mechanism}" if session.tier == "exact" else ""
+    lines.append(f"tier {session.tier}{by}{lost}")
+    if session.shmem_total_bytes is not None and account.shmem_unexplained_bytes is not None:
+        shmem, elsewhere = map(format_bytes, (session.shmem_total_bytes, account.shmem_unexplained_bytes))
+        lines.append(f"host shmem {shmem}, {elsewhere} not of these")
+    if not session.complete:
+        lines.append(f"cut off: this is how it stood at {clock(session.ended_ns)}, when it was last written")
+    if session.blind_to and any(region.unseen_bytes for region in regions):
+        reasons = f"unseen may be {'; or '.join(session.blind_to)}"
+        lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")
+    return lines
+
+
+def _verdict(account: Account) -> list[str]:
+    """What grew most: a region, or the private memory of the same processes."""
+    private_bytes = account.private_grown_bytes
+    if private_bytes is None or not account.regions:
+        return []
+    grown = [(region.remaining_grown_bytes, region, parent) for parent in account.parents for region in parent.regions]
+    most_bytes, region, parent = max(
+        grown, key=lambda item: (item[0], item[1].gone_ns is None, item[1].allocated_bytes)
+    )
+    name = guess.guess(region, parent.process) or fit(printable(region.name), 24)
+    at_most = "" if account.session.private_is_exact else "at most "
+    if most_bytes > 0 and most_bytes >= private_bytes:
+        all_bytes = sum(size_bytes for size_bytes, _, _ in grown if size_bytes > 0) + max(private_bytes, 0)
+        whole = f"{at_most if private_bytes > 0 else ''}{format_bytes(all_bytes)}"
+        return [f"{name} took {format_bytes(most_bytes)} of the {whole} that these processes grew"]
+    if private_bytes <= 0:
+        return []
+    if at_most and most_bytes > 0:  # which may still be more than the private memory really was
+        return [
+            f"{name} took {format_bytes(most_bytes)}, and private memory grew at most {format_bytes(private_bytes)}"
+        ]
+    return [f"not {name}: private memory grew {at_most}{format_bytes(private_bytes)}"]
+
+
+# ---- colour ----
+
+BOLD, YELLOW, PLAIN = "\x1b[1m", "\x1b[33m", "\x1b[0m"
+# A process with its regions indented below it; the one other line that goes on so says why pages are unseen.
+HEADING = re.compile(r"^(?!unseen may be )\S.*(?=\n  )", re.MULTILINE)
+WARNING = re.compile(r"^(?:warning: |cut off: | +unseen +[1-9-]).*", re.MULTILINE)
+
+
+def paint(report: str) -> str:
+    """For a terminal: the processes that regions belong to are bold, warnings and pages that were not seen yellow."""
+    return WARNING.sub(rf"{YELLOW}\g<0>{PLAIN}", HEADING.sub(rf"{BOLD}\g<0>{PLAIN}", report))
+
+
+# ---- values to text ----
+
+
+def _seconds(account: Account) -> str:
+    return f"{(account.session.ended_ns - account.session.started_ns) / 1e9:.0f} s"

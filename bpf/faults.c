@@ -54,7 +54,7 @@ static inline bool maps_region(struct last *last, u32 tgid, u64 address)
 	if (last->tgid == tgid && is_in(&last->other, address))
 		return false;
 	struct process *process = current_process(OF_TREE);
-	if (!process || process->kind == STRANGER) {
+	if (!process || process->kind == OUTSIDE_TREE) {
 		last->nobody = tgid;
 		return false;
 	}

@@ -28,7 +28,7 @@ int inode_made(RETURN *ctx)
 		return 0;
 	struct region *region = enter_region(inode, TMPFS_MAGIC, &id);
 	if (region)
-		made_by(region, process);
+		created_by(region, process);
 	return 0;
 }
 #endif

@@ -26,7 +26,7 @@ static inline struct region *mapped_region(u64 vma, struct process *process, boo
 		region = enter_region(inode, magic, id);
 		/* an anonymous region has no name to be opened by: who maps an unknown one has just made it */
 		if (region && maps && is_nameless(file))
-			made_by(region, process);
+			created_by(region, process);
 	}
 	if (region)
 		tell_region(region, file, process);

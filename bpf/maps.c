@@ -124,7 +124,7 @@ static inline struct process *process_of(u32 tgid)
 static inline struct process *tracked(u32 tgid)
 {
 	struct process *process = process_of(tgid);
-	return process && process->kind != STRANGER ? process : NULL;
+	return process && process->kind != OUTSIDE_TREE ? process : NULL;
 }
 
 static inline u64 since_us(struct state *state)

@@ -34,8 +34,8 @@ static inline struct last *last_here(void)
 }
 
 #ifdef HAVE_MM_OWNER
-BPF_TABLE("hash", struct behalf_key, u64, behalves, NR_USAGES);
-BPF_F_TABLE("array", u32, u64, nr_behalves, 1, BPF_F_MMAPABLE); /* pages: whether to look there is seen by this */
+BPF_TABLE("hash", struct made_for_key, u64, made_for, NR_USAGES);
+BPF_F_TABLE("array", u32, u64, nr_made_for, 1, BPF_F_MMAPABLE); /* pages: whether to look there is seen by this */
 
 /* Whose an address space is. */
 static inline void note_owner(u64 mm, u32 *tgid, u64 *start_time_ns)
@@ -45,18 +45,18 @@ static inline void note_owner(u64 mm, u32 *tgid, u64 *start_time_ns)
 	*start_time_ns = owner ? RD(u64, RD(u64, owner, OFF_TASK_GROUP_LEADER), OFF_TASK_START_BOOTTIME) : 0;
 }
 
-static inline void count_behalf(u32 region, u32 tgid, u32 for_tgid, u64 for_start_time_ns, u32 nr_pages)
+static inline void count_made_for(u32 region, u32 tgid, u32 for_tgid, u64 for_start_time_ns, u32 nr_pages)
 {
 	struct process *process = process_of(tgid);
 	u64 none = 0;
 	if (!process || !for_tgid || for_tgid == tgid)
 		return;
-	struct behalf_key key = {.region = region, .tgid = tgid, .for_tgid = for_tgid};
+	struct made_for_key key = {.region = region, .tgid = tgid, .for_tgid = for_tgid};
 	key.start_time_ns = process->start_time_ns;
 	key.for_start_time_ns = for_start_time_ns;
-	u64 *pages = behalves.lookup_or_try_init(&key, &none);
+	u64 *pages = made_for.lookup_or_try_init(&key, &none);
 	u32 zero = 0;
-	u64 *all = nr_behalves.lookup(&zero);
+	u64 *all = nr_made_for.lookup(&zero);
 	if (pages && all) {
 		__sync_fetch_and_add(pages, nr_pages);
 		__sync_fetch_and_add(all, nr_pages);
@@ -78,11 +78,11 @@ static inline void on_behalf(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
 	if (!for_mm || for_mm == own_mm)
 		for_mm = RD(u32, task, OFF_TASK_FLAGS) & PF_KTHREAD ? own_mm : 0;
 	note_owner(for_mm, &for_tgid, &for_start_time_ns);
-	count_behalf(region, tgid, for_tgid, for_start_time_ns, nr_pages);
+	count_made_for(region, tgid, for_tgid, for_start_time_ns, nr_pages);
 }
 #else
 #define note_owner(mm, tgid, start_time_ns)
-#define count_behalf(region, tgid, for_tgid, for_start_time_ns, nr_pages)
+#define count_made_for(region, tgid, for_tgid, for_start_time_ns, nr_pages)
 #define on_behalf(region, tgid, for_mm, nr_pages)
 #endif
 
@@ -168,7 +168,7 @@ static inline u64 new_word(u32 reader, struct last *last, struct state *state, u
 	label_touch(reader, tgid, us);
 	if (last->thread == thread && last->region == id && last->nr_lives == state->nr_lives)
 		return (u64)tgid << WHEN_BITS | us;
-	struct process *process = current_process(STRANGER);
+	struct process *process = current_process(OUTSIDE_TREE);
 	if (process && usage_of(id, tgid, process->start_time_ns)) {
 		last->thread = thread;
 		last->region = id;
@@ -359,7 +359,7 @@ int collapsed(RETURN *ctx)
 	}
 	if (collapse->filled) {
 		u32 tgid = word >> WHEN_BITS;
-		count_behalf(region->id, tgid, collapse->for_tgid, collapse->for_start_time_ns, collapse->filled);
+		count_made_for(region->id, tgid, collapse->for_tgid, collapse->for_start_time_ns, collapse->filled);
 		count_stack(AT_COLLAPSE, ctx, region->id, tgid, collapse->filled);
 	}
 	collapses.delete(&thread);

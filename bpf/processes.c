@@ -92,17 +92,18 @@ static inline void describe(struct process *process, u64 task)
 /* The nearest ancestor of a process that is known, if it is of the tree. */
 static inline struct process *kin_of_tree(u64 leader)
 {
+	/* one way out: of several, LLVM 21 makes a register that is read before it is written, and the verifier refuses that */
+	struct process *process = NULL;
+	u32 tgid = 0;
 #pragma clang loop unroll(disable)
-	for (u32 i = 0; i < NR_ANCESTORS; i++) {
+	for (u32 i = 0; i < NR_ANCESTORS && !process; i++) {
 		leader = RD(u64, leader, OFF_TASK_REAL_PARENT);
-		u32 tgid = RD(u32, leader, OFF_TASK_TGID);
-		struct process *process = process_of(tgid);
-		if (process)
-			return process->kind == STRANGER ? NULL : process;
+		tgid = RD(u32, leader, OFF_TASK_TGID);
+		process = process_of(tgid);
 		if (tgid < 2)
 			break;
 	}
-	return NULL;
+	return process && process->kind != OUTSIDE_TREE ? process : NULL;
 }
 
 /*
@@ -175,9 +176,9 @@ int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 	struct state *state = state_now();
 	bool watches = state && state->watches_execs;
 	struct process *process = current_process(watches ? WATCHED : OF_TREE);
-	if (process && process->kind == STRANGER && watches)
+	if (process && process->kind == OUTSIDE_TREE && watches)
 		process->kind = WATCHED;
-	if (!process || process->kind == STRANGER)
+	if (!process || process->kind == OUTSIDE_TREE)
 		return 0;
 	lives_changed();
 	keep_name(process);

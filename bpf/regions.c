@@ -163,11 +163,11 @@ static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 	return region;
 }
 
-static inline void made_by(struct region *region, struct process *process)
+static inline void created_by(struct region *region, struct process *process)
 {
-	region->made_ns = bpf_ktime_get_ns();
-	region->maker_tgid = process->tgid;
-	region->maker_start_time_ns = process->start_time_ns;
+	region->created_ns = bpf_ktime_get_ns();
+	region->creator_tgid = process->tgid;
+	region->creator_start_time_ns = process->start_time_ns;
 }
 
 /* The region of a file that the process has just made. */
@@ -177,7 +177,7 @@ static inline struct region *enter_made(u64 file, struct process *process, u32 *
 	u32 magic = magic_of(inode);
 	struct region *region = magic ? enter_region(inode, magic, id) : NULL;
 	if (region)
-		made_by(region, process);
+		created_by(region, process);
 	return region;
 }
 

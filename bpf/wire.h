@@ -49,11 +49,11 @@ struct region {
 	__u64 gone_us;	   /* when its last user let go of it, 0 while it lives */
 	__u64 torn_pages;  /* of pages, seen torn down since; all but the swapped ones once it is over */
 	__u64 punched_us;  /* when swapped pages of it were last given back */
-	__u64 made_ns;	   /* CLOCK_MONOTONIC, 0 where nobody saw it made */
-	__u64 maker_start_time_ns;
+	__u64 created_ns;	   /* CLOCK_MONOTONIC, 0 where nobody saw it made */
+	__u64 creator_start_time_ns;
 	__u64 mapped_ns; /* CLOCK_MONOTONIC: made, or first mapped, by the tree; 0: not yet */
 	__u64 mapper_start_time_ns;
-	__u32 maker_tgid;
+	__u32 creator_tgid;
 	__u32 mapper_tgid;
 	__u32 id;    /* 0: the place is free */
 	__u32 huge;  /* on hugetlbfs */
@@ -89,7 +89,7 @@ struct state {
 enum process_kind {
 	OF_TREE,
 	WATCHED,  /* tracked since an exec, or as the child of one that is: until user space has said what it is */
-	STRANGER, /* not tracked: it touched a region of the tree's, or user space has said no */
+	OUTSIDE_TREE, /* not tracked: it touched a region of the tree's, or user space has said no */
 };
 
 /* A process that is known, and until user space has taken it one that was. Times are CLOCK_MONOTONIC. */
@@ -132,7 +132,7 @@ struct usage {
 };
 
 /* Pages that one process made in, or for, another's address space. */
-struct behalf_key {
+struct made_for_key {
 	__u64 start_time_ns;
 	__u64 for_start_time_ns;
 	__u32 tgid;

@@ -81,7 +81,7 @@ def pool(
                 generation=7,
                 kind="anon",
                 name=place,
-                vss_bytes=256 << 20,
+                size_bytes=256 << 20,
                 allocated_bytes=pages * PAGE_BYTES,
                 peak_bytes=pages * PAGE_BYTES,
                 start_bytes=11 * PAGE_BYTES if row == 1 else 0,
@@ -89,7 +89,7 @@ def pool(
                 gone_ns=None if gone_s is None else at(gone_s),
                 creator=1,
                 creator_how="traced",
-                top=1,
+                parent=1,
             )
         for region, start, end, process, seconds in [
             (1, 0, 11, None, None),

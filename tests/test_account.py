@@ -44,7 +44,7 @@ REGION = {
     "generation": 5,
     "kind": "anon",
     "name": "/dev/zero",
-    "vss_bytes": 1000 * PAGE_BYTES,
+    "size_bytes": 1000 * PAGE_BYTES,
     "start_bytes": 0,
 }
 
@@ -108,7 +108,7 @@ def test_an_account(capture: Capture, read: Callable[..., Account]) -> None:
         created_ns=42,
         creator=master,
         creator_how="traced",
-        top=master,
+        parent=master,
         start_bytes=20 * PAGE_BYTES,
         peak_bytes=150 * PAGE_BYTES,
         resident_bytes=90 * PAGE_BYTES,
@@ -138,7 +138,7 @@ def test_an_account(capture: Capture, read: Callable[..., Account]) -> None:
                         name="/dev/zero",
                         created_ns=42,
                         gone_ns=None,
-                        vss_bytes=1000 * PAGE_BYTES,
+                        size_bytes=1000 * PAGE_BYTES,
                         allocated_bytes=100 * PAGE_BYTES,
                         start_bytes=20 * PAGE_BYTES,
                         peak_bytes=150 * PAGE_BYTES,
@@ -218,7 +218,7 @@ def test_ids_of_regions(capture: Capture, read: Callable[..., Account]) -> None:
 def test_a_region_of_which_nothing_is_known(capture: Capture, read: Callable[..., Account]) -> None:
     capture.insert("region", dev=1, ino=2, kind="anon", name="")
     ((found,),) = (parent.regions for parent in read().parents)
-    assert (found.allocated_bytes, found.unseen_bytes, found.peak_bytes, found.vss_bytes) == (0, 0, 0, None)
+    assert (found.allocated_bytes, found.unseen_bytes, found.peak_bytes, found.size_bytes) == (0, 0, 0, None)
     assert (found.generation, found.creator, found.touchers, found.mappers) == (None, None, [], [])
 
 
@@ -272,7 +272,7 @@ def test_what_was_freed_is_told(capture: Capture, read: Callable[..., Account]) 
 def test_an_exact_account(capture: Capture, read: Callable[..., Account]) -> None:
     """Nobody counts the faults, and whoever made a page is there, of the tree or not."""
     worker = put_process(capture, 812, command="pool www", parent_tgid=811)
-    stranger = put_process(capture, 4711, command="cat", parent_tgid=1, stranger=1)
+    stranger = put_process(capture, 4711, command="cat", parent_tgid=1, outside_tree=1)
     region = put_region(capture, 50)
     put_extents(capture, region, (0, 10, worker), (10, 50, stranger))
     for process, freed_pages in (worker, 0), (stranger, 3):
@@ -281,7 +281,12 @@ def test_an_exact_account(capture: Capture, read: Callable[..., Account]) -> Non
     assert (found.session.tier, found.session.mechanism, found.session.blind_to) == ("exact", "fentry", [])
     assert found.regions[0].touchers == [
         Toucher(
-            known(2, 4711, command="cat", parent=1, stranger=True), 40 * PAGE_BYTES, 3 * PAGE_BYTES, None, 1010, 1050
+            known(2, 4711, command="cat", parent=1, outside_tree=True),
+            40 * PAGE_BYTES,
+            3 * PAGE_BYTES,
+            None,
+            1010,
+            1050,
         ),
         Toucher(known(1, 812, command="pool www", parent=811), 10 * PAGE_BYTES, 0, None, 1000, 1010),
     ]
@@ -302,7 +307,7 @@ def test_for_whom_pages_were_made(capture: Capture, read: Callable[..., Account]
     put_extents(capture, region, (0, 20, debugger), (20, 60, first))
     put_extents(capture, other, (0, 7, debugger))
     capture.insert_all(
-        "behalf",
+        "made_for",
         "region, process, for_process, pages",
         [
             (region, debugger, first, 5),
@@ -327,12 +332,12 @@ def test_for_whom_pages_were_made(capture: Capture, read: Callable[..., Account]
 def test_parents_and_their_regions_are_in_order(capture: Capture, read: Callable[..., Account]) -> None:
     """Most allocated first, the living before the gone; a parent counts what is there."""
     small, big = put_process(capture, 700), put_process(capture, 811)
-    put_region(capture, 7, ino=1, top=small)
-    put_region(capture, 500, ino=2, top=small, gone_ns=99)
-    put_region(capture, 10, ino=3, top=big, start_bytes=4 * PAGE_BYTES)
-    put_region(capture, 30, ino=4, top=big, start_bytes=40 * PAGE_BYTES)
+    put_region(capture, 7, ino=1, parent=small)
+    put_region(capture, 500, ino=2, parent=small, gone_ns=99)
+    put_region(capture, 10, ino=3, parent=big, start_bytes=4 * PAGE_BYTES)
+    put_region(capture, 30, ino=4, parent=big, start_bytes=40 * PAGE_BYTES)
     put_region(capture, 8, ino=5)
-    put_region(capture, 30, ino=6, top=big)
+    put_region(capture, 30, ino=6, parent=big)
     parents = read().parents
     assert [
         (
@@ -348,8 +353,8 @@ def test_parents_and_their_regions_are_in_order(capture: Capture, read: Callable
 def test_a_parent_whose_regions_are_all_gone(capture: Capture, read: Callable[..., Account]) -> None:
     """What they had last is what there is to tell: the command has ended."""
     top = put_process(capture, 811, exited_ns=100)
-    put_region(capture, 5, ino=1, top=top, gone_ns=99)
-    put_region(capture, 7, ino=2, top=top, gone_ns=98)
+    put_region(capture, 5, ino=1, parent=top, gone_ns=99)
+    put_region(capture, 7, ino=2, parent=top, gone_ns=98)
     (parent,) = read().parents
     assert parent.allocated_bytes == parent.grown_bytes == 12 * PAGE_BYTES
     assert parent.current == parent.regions

@@ -16,7 +16,7 @@ from tracer.capture.capture import SCHEMA_VERSION, Capture
 from tracer.errors import ShmtraceError
 
 TABLES = """
-    behalf exec extent host_sample label mapping process region sample session stack stacked usage
+    exec extent host_sample label made_for mapping process region sample session stack stacked usage
 """.split()  # noqa: SIM905, a list takes as many lines
 
 
@@ -49,7 +49,7 @@ def test_what_goes_in_comes_out() -> None:
                 "cgroup": None,
                 "started_ns": None,
                 "exited_ns": 2**62,
-                "stranger": 0,
+                "outside_tree": 0,
             }
         ]
         extents = capture.rows('SELECT start, "end", process FROM extent WHERE region = :region', {"region": 1})
@@ -223,7 +223,7 @@ def test_pages_are_not_thinned(tmp_path: Path) -> None:
             lambda path: alter(path, "PRAGMA application_id = 7"),
             "is an SQLite file, but no capture",
         ),
-        (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 3: use the shmt"),
+        (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 3 to 4: use the"),
     ],
 )
 def test_what_is_no_capture(make: Callable[[Path], object], reason: str, tmp_path: Path) -> None:

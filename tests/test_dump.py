@@ -161,13 +161,13 @@ def test_choices() -> None:
     known = [
         Known(make_region(1047, before=23, mappers=[811, 812, 813, 814]), "opcache?"),
         Known(
-            make_region(9, id="0:1/9/0000000a", before=7, name="/memfd:\x1b[2Jx", kind="memfd", vss_bytes=None), None
+            make_region(9, id="0:1/9/0000000a", before=7, name="/memfd:\x1b[2Jx", kind="memfd", size_bytes=None), None
         ),
     ]
     assert hexdump.choices(known).splitlines() == [
-        "id                 kind   size    allocated  name                 mapped by",
-        "0:1/1047/3a9c21f0  anon   256.0M  92.0K      /dev/zero  opcache?  811 812 813 …",
-        "0:1/9/0000000a     memfd  ?       28.0K      /memfd:\\x1b[2Jx",
+        "id                 kind   size     allocated  name                 mapped by",
+        "0:1/1047/3a9c21f0  anon   256 MiB  92.0 KiB   /dev/zero  opcache?  811 812 813 …",
+        "0:1/9/0000000a     memfd  ?        28.0 KiB   /memfd:\\x1b[2Jx",
     ]
 
 

@@ -65,8 +65,8 @@ def path(tmp_path: Path) -> Path:
             pages = BEFORE[name] + UNSEEN[name] + sum(pages for _, _, pages in touches)
             size_bytes = pages * PAGE_BYTES
             row = capture.insert(
-                "region", dev=1, ino=number, generation=5, kind="anon", name=f"/{name}", top=1, creator=1,
-                vss_bytes=1 << 30, allocated_bytes=size_bytes, start_bytes=BEFORE[name] * PAGE_BYTES,
+                "region", dev=1, ino=number, generation=5, kind="anon", name=f"/{name}", parent=1, creator=1,
+                size_bytes=1 << 30, allocated_bytes=size_bytes, start_bytes=BEFORE[name] * PAGE_BYTES,
                 created_ns=at(2) if name == "apcu" else None, peak_bytes=size_bytes,
             )  # fmt: skip
             if BEFORE[name]:
@@ -204,7 +204,7 @@ def contradictory(tmp_path: Path) -> Path:
             )  # fmt: skip
         sizes = {"allocated_bytes": 20 * PAGE_BYTES, "start_bytes": 0, "peak_bytes": 24 * PAGE_BYTES}
         for ino in (1, 2):
-            capture.insert("region", dev=1, ino=ino, generation=5, kind="anon", name="/dev/zero", top=2, **sizes)
+            capture.insert("region", dev=1, ino=ino, generation=5, kind="anon", name="/dev/zero", parent=2, **sizes)
             sizes = dict.fromkeys(sizes, PAGE_BYTES)
         extents = [(2, seconds, pages) for seconds, pages in enumerate((3, 5, 7, 2))]
         extents += [(1, 6 + seconds, pages) for seconds, pages in enumerate((4, 2, 1))]
@@ -274,12 +274,12 @@ def test_csv(path: Path) -> None:
         assert int(row["bytes"]) == int(row["pages"]) * PAGE_BYTES
         pages[row["name"]] += int(row["pages"])
     assert pages == {f"/{name}": pages for name, pages in pages_wanted()}
-    touched = [(row["time"], row["pid"], row["pages"]) for row in rows if row["part"] == "touched"]
+    touched = [(row["time"], row["tgid"], row["pages"]) for row in rows if row["part"] == "touched"]
     assert touched == [
         (rfc3339(at(seconds)), str(810 + process), str(pages))
         for seconds, process, pages in sorted([*TOUCHES["opcache"], *TOUCHES["apcu"]], key=lambda touch: touch[:2])
     ]
-    assert {row["process"] for row in rows if row["pid"] == "813"} == {r"'=cmd;rm -rf\x0a\x1b[2J 7"}
+    assert {row["command"] for row in rows if row["tgid"] == "813"} == {r"'=cmd;rm -rf\x0a\x1b[2J 7"}
 
 
 @pytest.mark.parametrize("form", ["folded", "speedscope", "perfetto", "csv"])

@@ -92,7 +92,7 @@ def fill(capture: Capture, command: str = "php-fpm: pool www") -> None:
         capture, 812, command=command, parent=master, parent_tgid=811, started_ns=at(2), exited_ns=at(30)
     )
     other = put_process(capture, 813, command="php-fpm: pool api", parent=master, parent_tgid=811, started_ns=at(3))
-    made = {"creator": master, "creator_how": "traced", "top": master}
+    made = {"creator": master, "creator_how": "traced", "parent": master}
     region = put_region(capture, 95, start_bytes=20 * PAGE_BYTES, **made)
     touch(capture, region, 0, 20, None)
     touch(capture, region, 20, 23, worker, 5)
@@ -158,7 +158,7 @@ def test_the_balance_is_of_all_regions(filled: tuple[Account, dict[str, Any]]) -
 
 def test_the_answer_is_one_sentence(filled: tuple[Account, dict[str, Any]]) -> None:
     assert filled[1]["headline"] == (
-        "c811 811 owns 380.0 KiB; it grew by 300.0 KiB in 41 s; most by c812 812 (216.0 KiB, exited since)."
+        "c811 811 owns 380 KiB; it grew by 300 KiB in 41 s; most by c812 812 (216 KiB, exited since)."
     )
 
 
@@ -231,7 +231,7 @@ def test_labels_are_in_the_map(tmp_path: Path) -> None:
     _, data = page_of(recorded.with_labels(tmp_path / "x"))
     assert data["doing"] == {"kind": "file", "texts": ["/srv/www/vendor/autoload.php", "/srv/www/index.php", "(none)"]}
     assert [region["map"]["text"] for region in data["regions"]] == [[-1, 0, -1, 1], [2]]
-    assert columns_of(data["tables"][0])["touched"] == [size * PAGE_BYTES for size in (14, 9, 7, 5, 11, 2)]
+    assert columns_of(data["tables"][0])["allocated"] == [size * PAGE_BYTES for size in (14, 9, 7, 5, 11, 2)]
     assert columns_of(data["tables"][0])["file"][-2:] == ["before the trace", "unseen"]
 
 
@@ -270,7 +270,7 @@ def test_of_too_many_texts_those_of_most_pages_are_kept(capture: Capture, monkey
     by_script = data["tables"][0]
     assert columns_of(by_script)["script"] == [*(f"/{i}.php" for i in (7, 6, 5, 4)), "before the trace", "unseen"]
     assert by_script["foot"] == [[6 * PAGE_BYTES, None, None, None, "…3 more"]]
-    assert sum([*columns_of(by_script)["touched"], by_script["foot"][0][0]]) == 60 * PAGE_BYTES
+    assert sum([*columns_of(by_script)["allocated"], by_script["foot"][0][0]]) == 60 * PAGE_BYTES
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -340,7 +340,7 @@ def test_a_large_capture_makes_a_page_of_bounded_size(capture: Capture) -> None:
     labels = ((i + 1, f"/{i:06}{'<é' * 40}", f"/{i:06}{'é' * 60}?{'&' * 128}") for i in range(100_000))
     capture.insert_all("label", "id, script, request", labels)
     processes = [put_process(capture, 1000 + i, command=f"php-fpm: pool site{i}") for i in range(1000)]
-    region = put_region(capture, 300_000, vss_bytes=64 << 30)
+    region = put_region(capture, 300_000, size_bytes=64 << 30)
     extents = (
         (region, i * 167, i * 167 + 3, processes[i % 997], at(i / 2500), at(i / 2500 + 0.1), i + 1)
         for i in range(100_000)
@@ -562,18 +562,16 @@ class TestPage:
         assert text_of(browser, "#balance") == "balance 106 pages = 73 touched + 20 before + 13 unseen"
         shown = [row[:2] + row[2:4] for row in rows_of(browser, "table-touched")]
         assert shown == [
-            ["812", "php-fpm: pool www", "/dev/zero", "216.0 KiB"],
+            ["812", "php-fpm: pool www", "/dev/zero", "216 KiB"],
             ["813", "php-fpm: pool api", "/dev/zero", "32.0 KiB"],
             ["812", "php-fpm: pool www", "/dev/zero", "44.0 KiB"],
         ]
         regions = rows_of(browser, "table-regions")
-        assert [row[8] for row in regions] == [
-            html.format_bytes(r["allocated_bytes"]).replace("0 bytes", "0") for r in data["regions"]
-        ]
+        assert [row[8] for row in regions] == [formatting.format_bytes(r["allocated_bytes"]) for r in data["regions"]]
         assert len(rows_of(browser, "table-growth")) == 50  # and a button for the rest
         assert {row[1]: row[5] for row in rows_of(browser, "table-processes")} == {
-            "php-fpm: master process": "0",
-            "php-fpm: pool www": "216.0 KiB",
+            "php-fpm: master process": "0 B",
+            "php-fpm: pool www": "216 KiB",
             "php-fpm: pool api": "32.0 KiB",
         }
 
@@ -610,11 +608,11 @@ class TestPage:
         press(browser, canvas, *[Keys.ARROW_RIGHT] * 20)
         assert text_of(browser, readout).startswith("page 20, at 80.0 KiB: 812 php-fpm: pool www (exited ")
         press(browser, canvas, *[Keys.ARROW_RIGHT] * 23)
-        assert text_of(browser, readout).startswith("page 43, at 172.0 KiB: 813 php-fpm: pool api, ")
+        assert text_of(browser, readout).startswith("page 43, at 172 KiB: 813 php-fpm: pool api, ")
         press(browser, canvas, *[Keys.ARROW_RIGHT] * 7)
-        assert text_of(browser, readout) == "page 50, at 200.0 KiB: absent"
+        assert text_of(browser, readout) == "page 50, at 200 KiB: absent"
         press(browser, canvas, Keys.HOME)
-        assert text_of(browser, readout) == "page 0, at 0: before the capture"
+        assert text_of(browser, readout) == "page 0, at 0 B: before the capture"
 
     def test_the_map_says_what_it_was_doing(self, browser: Any, show_file: Any, tmp_path: Path) -> None:
         from selenium.webdriver.common.keys import Keys
@@ -626,7 +624,7 @@ class TestPage:
         press(browser, canvas, *[Keys.ARROW_RIGHT] * 14)
         assert re.fullmatch(r"page 25, .*: 812 .*; file \?", text_of(browser, readout))
         press(browser, canvas, "0", Keys.HOME)
-        assert text_of(browser, readout) == "pages 0 to 7, at 0: before the capture; 8 of 8 pages"
+        assert text_of(browser, readout) == "pages 0 to 7, at 0 B: before the capture; 8 of 8 pages"
         script = "const map = document.querySelector('#maps details').map; return map.text(1, 0, 40)"
         assert browser.execute_script(script) == 0
 
@@ -693,9 +691,9 @@ class TestPage:
         rows_of(browser, "table-touched")
         touched = "#table-touched th:nth-child(4) button"
         press(browser, touched, Keys.ENTER)
-        assert [row[3] for row in rows_of(browser, "table-touched")] == ["216.0 KiB", "44.0 KiB", "32.0 KiB"]
+        assert [row[3] for row in rows_of(browser, "table-touched")] == ["216 KiB", "44.0 KiB", "32.0 KiB"]
         press(browser, touched, Keys.SPACE)
-        assert [row[3] for row in rows_of(browser, "table-touched")] == ["32.0 KiB", "44.0 KiB", "216.0 KiB"]
+        assert [row[3] for row in rows_of(browser, "table-touched")] == ["32.0 KiB", "44.0 KiB", "216 KiB"]
         sort = "return document.querySelector('#table-touched th:nth-child(4)').getAttribute('aria-sort')"
         assert browser.execute_script(sort) == "ascending"
 
@@ -706,7 +704,7 @@ class TestPage:
         show()
         press(browser, "#growth .u-over", Keys.END)
         assert text_of(browser, "#growth-readout").endswith(
-            ": 380.0 KiB — 812 php-fpm: pool www 216.0 KiB; before the capture 80.0 KiB; unseen 52.0 KiB; "
+            ": 380 KiB — 812 php-fpm: pool www 216 KiB; before the capture 80.0 KiB; unseen 52.0 KiB; "
             "813 php-fpm: pool api 32.0 KiB"
         )
 
@@ -718,7 +716,7 @@ class TestPage:
         show()
         press(browser, "#legend li:nth-child(2) button", Keys.ENTER)
         pressed = "return [...document.querySelectorAll('[aria-pressed=true]')].map((button) => button.textContent)"
-        assert browser.execute_script(pressed) == ["812 php-fpm: pool www260.0 KiB", "812 php-fpm: pool www"]
+        assert browser.execute_script(pressed) == ["812 php-fpm: pool www260 KiB", "812 php-fpm: pool www"]
         press(browser, "#tree li li:first-child button", Keys.ENTER)
         assert browser.execute_script(pressed) == []
 

@@ -114,7 +114,7 @@ def test_losses() -> None:
 # ---- tiers ----
 
 ADDING = Probe("adding", Kind.ENTRY, ("add_page",))
-ALLOCATING = Probe("allocating", Kind.ENTRY, ("allocate",), "on whose behalf", unless=("adding", "charge_mm"))
+ALLOCATING = Probe("allocating", Kind.ENTRY, ("allocate",), "on whose made_for", unless=("adding", "charge_mm"))
 MADE = Probe("made", Kind.RETURN, ("make_newest", "make_newer", "make_older"))
 HUGE = Probe("huge", Kind.RETURN, ("make_huge",), "hugetlbfs")
 TIER = Tier(

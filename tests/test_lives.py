@@ -70,23 +70,23 @@ def test_somebody_unknown(lives: Processes, capture: Capture) -> None:
 def test_a_stranger_is_not_of_the_tree(lives: Processes, capture: Capture) -> None:
     """It is known for the time it lives, as its parent is, and takes no part in who made what."""
     master = lives.begin(811, 10, 1, "php-fpm8.2", "php-fpm8.2 -F", began_us=-1)
-    stranger = lives.begin(4711, 20, 811, "cat", "cat /dev/zero", began_us=-1, stranger=True)
+    stranger = lives.begin(4711, 20, 811, "cat", "cat /dev/zero", began_us=-1, outside_tree=True)
     worker = lives.begin(812, 30, 811, "php-fpm8.2", "php-fpm: pool www", began_us=7)
     assert lives.tree() == [master, worker]
     assert lives.all_alive() == [master, stranger, worker]
     assert lives.alive(4711) is lives.at(4711, 5) is lives.find(4711, 20) is stranger
-    assert (stranger.stranger, master.stranger, worker.stranger) == (True, False, False)
+    assert (stranger.outside_tree, master.outside_tree, worker.outside_tree) == (True, False, False)
     assert stranger.parent is None
     lives.end(stranger, 7)
     lives.end(worker, 7)
     assert lives.tree() == [master]
-    found = capture.rows("SELECT tgid, parent, parent_tgid, stranger FROM process")
+    found = capture.rows("SELECT tgid, parent, parent_tgid, outside_tree FROM process")
     assert [tuple(row) for row in found] == [(811, None, 1, 0), (4711, None, 811, 1), (812, 1, 811, 0)]
 
 
 def test_a_stranger_is_nobodys_parent(lives: Processes) -> None:
     """The tree goes no further up than what is traced."""
-    lives.begin(4711, 20, 1, "bash", "bash", began_us=-1, stranger=True)
+    lives.begin(4711, 20, 1, "bash", "bash", began_us=-1, outside_tree=True)
     child = lives.begin(4712, 30, 4711, "php", "php", began_us=7)
     assert child.parent is None
     assert stands_for(process(4713, child, exited=True), []) is child
@@ -94,7 +94,7 @@ def test_a_stranger_is_nobodys_parent(lives: Processes) -> None:
 
 def test_a_pid_may_be_a_strangers_next(lives: Processes) -> None:
     first = lives.begin(812, 10, None, "first", "", began_us=-1)
-    stranger = lives.begin(812, 20, None, "cat", "cat", began_us=1000, stranger=True)
+    stranger = lives.begin(812, 20, None, "cat", "cat", began_us=1000, outside_tree=True)
     assert first.exited
     assert lives.tree() == []
     assert [lives.at(812, when_us) for when_us in (999, 1000)] == [first, stranger]

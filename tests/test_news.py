@@ -93,7 +93,7 @@ def test_all_in_the_order_of_time() -> None:
     ("more", "kinds"),
     [
         pytest.param({"began_ns": 0}, [], id="user space entered it"),
-        pytest.param({"kind": wire.STRANGER, "parent_start_time_ns": 0}, [], id="a stranger"),
+        pytest.param({"kind": wire.OUTSIDE_TREE, "parent_start_time_ns": 0}, [], id="a stranger"),
         pytest.param(
             {"kind": wire.WATCHED, "parent_start_time_ns": 0, "executed_ns": 8}, [Exec], id="watched since its exec"
         ),

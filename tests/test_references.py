@@ -22,10 +22,10 @@ def capture() -> Iterator[Capture]:
         capture.insert("session", **SESSION)
         php = put_process(capture, 2472, comm="php-fpm8.2")
         other = put_process(capture, 2473, comm="other")
-        opcache = put_region(capture, 23, ino=11, top=php, address=0x40000000)
-        apcu = put_region(capture, 41, ino=12, top=php, address=ADDRESS)
-        named = put_region(capture, 7, ino=13, top=other, name="/dev/shm/cache", kind="posix", generation=None)
-        again = put_region(capture, 5, ino=13, top=other, name="/SYSV00000000", kind="sysv", generation=0x3A9C21F0)
+        opcache = put_region(capture, 23, ino=11, parent=php, address=0x40000000)
+        apcu = put_region(capture, 41, ino=12, parent=php, address=ADDRESS)
+        named = put_region(capture, 7, ino=13, parent=other, name="/dev/shm/cache", kind="posix", generation=None)
+        again = put_region(capture, 5, ino=13, parent=other, name="/SYSV00000000", kind="sysv", generation=0x3A9C21F0)
         for region, process, address, pages in (
             (opcache, php, 0x40000000, 97),
             (apcu, php, ADDRESS, 53),

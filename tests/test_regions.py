@@ -205,7 +205,7 @@ def test_baseline(memfd: Callable[..., Path]) -> None:
     region = region_of(memfd(3, 4, 70))
     region.take_baseline()
     assert region.baseline.extents == [(3, 5), (70, 71)]
-    assert region.vss_bytes == 100 * PAGE_BYTES
+    assert region.size_bytes == 100 * PAGE_BYTES
     assert region.start_bytes == region.allocated_bytes == region.peak_bytes == 3 * PAGE_BYTES
 
 
@@ -220,7 +220,7 @@ def test_no_baseline_of_what_is_gone(memfd: Callable[..., Path]) -> None:
     region = region_of(memfd(3))
     region.path = None
     region.take_baseline()
-    assert (region.baseline.extents, region.start_bytes, region.vss_bytes) == ([], 0, 0)
+    assert (region.baseline.extents, region.start_bytes, region.size_bytes) == ([], 0, 0)
 
 
 # ---- who made it ----

@@ -67,7 +67,7 @@ def test_the_balance_holds_in_every_window(
 ) -> None:
     window = Window(*(None if seconds is None else at(seconds) for seconds in (since_s, until_s)))
     opcache, _ = read(pool(tmp_path / "x"), window).regions
-    parts = (opcache.touched_bytes, opcache.outside_bytes, opcache.before_bytes, opcache.unseen_bytes)
+    parts = (opcache.touched_bytes, opcache.other_times_bytes, opcache.before_bytes, opcache.unseen_bytes)
     assert [part // PAGE_BYTES for part in parts] == [touched, outside, 11, 2]
     assert sum(parts) == opcache.allocated_bytes
 
@@ -263,7 +263,7 @@ def test_buckets(seconds: int, size_s: int) -> None:
 @pytest.mark.parametrize("window", [ALL_TIME, Window(at(20), at(25))])
 def test_the_shares_of_a_region_are_all_it_has(window: Window, tmp_path: Path) -> None:
     table = rollup.by_parent(read(pool(tmp_path / "x"), window))
-    assert {*values(table, "part")} == {"touched", "outside", "before", "unseen"}
+    assert {*values(table, "part")} == {"touched", "other_times", "before", "unseen"}
     assert sum(pages(table, "allocated_bytes")) == 48
 
 

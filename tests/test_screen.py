@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import Awaitable
 from typing import Callable
 
@@ -21,6 +22,14 @@ from tracer.views import top, top_screen
 from tracer.views.top_screen import Help, TableWidget, Top
 
 Driven = Pilot[Account]
+
+
+CELL = re.compile(r"\s+(?![KMGT]iB\b|B\b)")
+
+
+def cells(line: str) -> list[str]:
+    """The words of a line, a number and its unit being one."""
+    return CELL.split(line.strip())
 
 
 class Fed(Top):
@@ -76,14 +85,14 @@ def driven(
 def test_deltas_come_with_every_account() -> None:
     async def script(app: Fed, pilot: Driven) -> None:
         await app.feed(NOW, pilot)
-        assert [line.split()[4] for line in app.lines("regions")] == ["+192.0K", "+20.0K", "."]
-        assert [line.split()[:3] for line in app.lines("growers")] == [
-            ["813", "184.0K", "+184.0K"],
-            ["812", "120.0K", "+28.0K"],
+        assert [cells(line)[4] for line in app.lines("regions")] == ["+192 KiB", "+20.0 KiB", "."]
+        assert [cells(line)[:3] for line in app.lines("growers")] == [
+            ["813", "184 KiB", "+184 KiB"],
+            ["812", "120 KiB", "+28.0 KiB"],
         ]
         assert app.about("#balance") == ["balance 95 pages = 76 touched + 19 before + 0 unseen"]
         await app.feed(NOW, pilot)
-        assert [line.split()[4] for line in app.lines("regions")] == [".", ".", "."]
+        assert [cells(line)[4] for line in app.lines("regions")] == [".", ".", "."]
 
     driven(script)
 
@@ -93,12 +102,12 @@ def test_sort() -> None:
         assert "▼grown" in app.about("#regions .heading")[0]
         await pilot.press("s", "s")
         assert app.about("#regions .heading")[0].startswith("▼region")
-        assert [line.split()[0] for line in app.lines("regions")] == ["/memfd:new", "apcu?", "opcache?"]
+        assert [cells(line)[0] for line in app.lines("regions")] == ["/memfd:new", "apcu?", "opcache?"]
         await pilot.press("S", "S")
         assert app.lines("regions")[0].startswith("opcache?")
         await pilot.press("tab", "S")
         assert "▼PID" in app.about("#growers .heading")[0]
-        assert [line.split()[0] for line in app.lines("growers")] == ["812", "813"]
+        assert [cells(line)[0] for line in app.lines("growers")] == ["812", "813"]
 
     driven(script, NOW)
 
@@ -114,7 +123,7 @@ def test_pause() -> None:
         assert app.lines("regions") == before
         assert app.about("#where")[0].startswith("paused")
         await pilot.press("p")
-        assert app.lines("regions")[0].split()[4] == "+184.0K"
+        assert cells(app.lines("regions")[0])[4] == "+184 KiB"
         assert not app.about("#where")[0].startswith("paused")
 
     driven(script)
@@ -128,9 +137,9 @@ def test_look_into_a_region_and_back() -> None:
         await app.feed(NOW, pilot)
         assert app.about("#about") == top.describe(top.compare(NOW, top.compare(BEFORE, None)).regions[0], False)
         assert "balance 78 pages = 71 touched + 7 before + 0 unseen" in app.about("#about")
-        assert [line.split()[:3] for line in app.lines("touchers")] == [
-            ["813", "164.0K", "+164.0K"],
-            ["812", "120.0K", "+28.0K"],
+        assert [cells(line)[:3] for line in app.lines("touchers")] == [
+            ["813", "164 KiB", "+164 KiB"],
+            ["812", "120 KiB", "+28.0 KiB"],
         ]
         await pilot.press("s")
         await pilot.press("escape")
@@ -147,12 +156,12 @@ def test_by_the_next_of_what_there_is() -> None:
         assert app.about("#growers .heading")[0].split() == ["PID", "▼touched", "delta", "regions", "state", "command"]
         await pilot.press("b")
         assert app.about("#growers .heading")[0].split() == ["▼touched", "delta", "regions", "processes", "label"]
-        assert [line.split() for line in app.lines("growers")] == [
-            ["128.0K", "+28.0K", "2", "2", "a"],
-            ["12.0K", "+12.0K", "1", "1", "?"],
-            ["8.0K", "+8.0K", "1", "1", "?"],
-            ["4.0K", "+4.0K", "1", "1", "(none)"],
-            ["0", "-20.0K", "0", "0", "b"],
+        assert [cells(line) for line in app.lines("growers")] == [
+            ["128 KiB", "+28.0 KiB", "2", "2", "a"],
+            ["12.0 KiB", "+12.0 KiB", "1", "1", "?"],
+            ["8.0 KiB", "+8.0 KiB", "1", "1", "?"],
+            ["4.0 KiB", "+4.0 KiB", "1", "1", "(none)"],
+            ["0 B", "-20.0 KiB", "0", "0", "b"],
         ]
         await pilot.press("tab", "s", "down")
         assert "▼delta" in app.about("#growers .heading")[0]
@@ -160,19 +169,19 @@ def test_by_the_next_of_what_there_is() -> None:
         await pilot.press("tab", "enter")
         assert app.inside
         assert app.about("#touchers .heading")[0].split() == ["▼touched", "delta", "processes", "label"]
-        assert app.lines("touchers")[0].split() == ["120.0K", "+28.0K", "2", "a"]
+        assert cells(app.lines("touchers")[0]) == ["120 KiB", "+28.0 KiB", "2", "a"]
         await pilot.press("b")
         assert app.inside
-        assert app.lines("touchers")[0].split()[:2] == ["812", "104.0K"]
+        assert cells(app.lines("touchers")[0])[:2] == ["812", "104 KiB"]
 
     driven(script, WAS)
 
 
 def test_by_label_from_the_start() -> None:
     async def script(app: Fed, pilot: Driven) -> None:
-        assert app.lines("growers")[0].split() == ["100.0K", "+100.0K", "2", "1", "a"]
+        assert cells(app.lines("growers")[0]) == ["100 KiB", "+100 KiB", "2", "1", "a"]
         await pilot.press("b")
-        assert app.lines("growers")[0].split()[:2] == ["812", "120.0K"]
+        assert cells(app.lines("growers")[0])[:2] == ["812", "120 KiB"]
 
     driven(script, WAS, by="label")
 
@@ -237,7 +246,7 @@ def test_help() -> None:
         await pilot.press("question_mark")
         assert isinstance(app.screen, Help)
         await app.feed(NOW, pilot)
-        assert app.lines("regions")[0].split()[4] == "+192.0K"
+        assert cells(app.lines("regions")[0])[4] == "+192 KiB"
         await pilot.press("x")
         assert not isinstance(app.screen, Help)
 
@@ -307,9 +316,9 @@ def test_hostile_labels(name: str) -> None:
     async def script(app: Fed, pilot: Driven) -> None:
         await app.feed(told, pilot)
         [line] = app.lines("growers")
-        assert line.split(None, 4)[-1].startswith(printable(name)[:12].strip() or "(none)")
+        assert re.split(CELL, line, maxsplit=4)[-1].startswith(printable(name)[:12].strip() or "(none)")
         await pilot.press("enter")
-        assert app.lines("touchers")[0].split()[:3] == ["92.0K", ".", "1"]
+        assert cells(app.lines("touchers")[0])[:3] == ["92.0 KiB", ".", "1"]
         assert "\x1b" not in app.export_screenshot()
 
     driven(script, told, by="label")
@@ -321,7 +330,7 @@ def test_of_many_growers_the_first_are_shown() -> None:
     async def script(app: Fed, pilot: Driven) -> None:
         *shown, last = app.lines("growers")
         assert len(shown) == top_screen.MAX_ROWS
-        assert shown[0].split()[1] == format_bytes((top_screen.MAX_ROWS + 23) * PAGE_BYTES)
+        assert cells(shown[0])[1] == format_bytes((top_screen.MAX_ROWS + 23) * PAGE_BYTES)
         assert last.startswith("…23 more")
         await pilot.press("tab", "end", "enter")
         assert not app.inside

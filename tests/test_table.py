@@ -84,13 +84,13 @@ def test_numbers_that_are_negative_stay_numbers() -> None:
 
 def test_a_table_that_is_cut_short() -> None:
     lines = table.text(Table("x", NAMED, [(f"n{i}", i) for i in range(5)], ("sum", 10)), limit=2)
-    assert lines == ["name size", "n0      0", "n1      1", "…3 more", "sum    10"]
+    assert lines == ["name size", "n0    0 B", "n1    1 B", "…3 more", "sum  10 B"]
 
 
 def test_unknown_is_a_question_mark_and_no_time_a_dash() -> None:
     columns = [*NAMED, Column("gone_ns", "gone", lambda row: row[2])]
     lines = table.text(Table("x", columns, [("a", None, None), ("b", 7, 1_700_000_000_000_000_000)]))
-    assert lines == ["name size     gone", "a       ?        -", "b       7 22:13:20"]
+    assert lines == ["name size     gone", "a       ?        -", "b     7 B 22:13:20"]
 
 
 def test_a_column_of_which_nothing_is_known_is_left_out() -> None:
@@ -160,7 +160,7 @@ def test_those_in_no_unit_and_no_container(by: str, label: str, tmp_path: Path) 
 def test_the_places_add_up(by: str, window: tuple[str, ...], tmp_path: Path) -> None:
     found = json.loads(say("report", pool(tmp_path / "x"), "--by", by, "--json", *window))["rows"]
     assert sum(row["allocated_bytes"] for row in found) == 48 * PAGE_BYTES
-    parts = ["touched", "touched", *["outside"] * bool(window), "before", "unseen"]
+    parts = ["touched", "touched", *["other_times"] * bool(window), "before", "unseen"]
     assert [row["part"] for row in found] == parts
 
 

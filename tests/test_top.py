@@ -17,7 +17,7 @@ from tracer.views.top import GROWER_COLUMNS, REGION_COLUMNS, LineColumn, View
 LOW = 0x10000000
 CLOCK, EARLIER = formatting.clock(at(41.2)), formatting.clock(at(40))
 MASTER_PROCESS = process(811, MASTER, parent=1)
-ID = {1047: "0:1/1047/3a9c21f0 anon 256.0M,", 1049: "0:1/1049/3a9c21f0 memfd 256.0M,"}
+ID = {1047: "0:1/1047/3a9c21f0 anon 256 MiB,", 1049: "0:1/1049/3a9c21f0 memfd 256 MiB,"}
 
 
 def pool(*regions: Region, ended_s: float = 41.2) -> Account:
@@ -133,13 +133,13 @@ def test_a_region_described() -> None:
     touched = opcache((FIRST, 30), mappers=[811, 812])
     [row] = top.compare(pool(touched), top.compare(pool(opcache((FIRST, 23))), None)).regions
     assert top.describe(row, complete=True) == [
-        "opcache?  anon 256.0M  /dev/zero",
+        "opcache?  anon 256 MiB  /dev/zero",
         "region 0:1/1047/3a9c21f0",
-        "allocated 148.0K, +120.0K since the start, +28.0K just now",
+        "allocated 148 KiB, +120 KiB since the start, +28.0 KiB just now",
         f"made by 811 (traced, alive) {MASTER}",
         "mapped by 811 812",
         "balance 37 pages = 30 touched + 7 before + 0 unseen",
-        "before the trace 28.0K, unseen 0",
+        "before the trace 28.0 KiB, unseen 0 B",
     ]
     [grower] = top.touchers(row)
     assert (grower.process, grower.touched_bytes, grower.delta_bytes) == (FIRST, 30 * PAGE_BYTES, 7 * PAGE_BYTES)
@@ -223,11 +223,11 @@ def test_changes_by_label() -> None:
     view = top.compare(IS, top.compare(WAS, None))
     told = [line.partition(" grower ")[2] for line in top.changes(view, "label") if " grower " in line]
     assert told == [
-        "+28.0K  2 process(es), touched 128.0K in 2 region(s)  a",
-        "-20.0K  0 process(es), touched 0 in 0 region(s)  b",
-        "+12.0K  1 process(es), touched 12.0K in 1 region(s)  ?",
-        "+8.0K  1 process(es), touched 8.0K in 1 region(s)  ?",
-        "+4.0K  1 process(es), touched 4.0K in 1 region(s)  (none)",
+        "+28.0 KiB  2 process(es), touched 128 KiB in 2 region(s)  a",
+        "-20.0 KiB  0 process(es), touched 0 B in 0 region(s)  b",
+        "+12.0 KiB  1 process(es), touched 12.0 KiB in 1 region(s)  ?",
+        "+8.0 KiB  1 process(es), touched 8.0 KiB in 1 region(s)  ?",
+        "+4.0 KiB  1 process(es), touched 4.0 KiB in 1 region(s)  (none)",
     ]
     assert [line for line in top.changes(top.compare(IS, view), "label") if " grower " in line] == []
 
@@ -252,14 +252,18 @@ def test_only_what_changed_is_told() -> None:
     before = top.compare(BEFORE, None)
     assert len(list(top.changes(before))) == 3
     assert list(top.changes(top.compare(BEFORE, before))) == []
-    pattern = rf"{CLOCK} (\w+) (\S+)  (.*)"
+    pattern = rf"{CLOCK} (\w+) (\S+ \w+)  (.*)"
     assert [
         found.groups() for line in top.changes(top.compare(NOW, before)) if (found := re.fullmatch(pattern, line))
     ] == [
-        ("region", "+192.0K", f"opcache? {ID[1047]} allocated 312.0K, +284.0K since the start, made by 811 php-fpm8.2"),
-        ("region", "+20.0K", f"/memfd:new {ID[1049]} allocated 20.0K, +20.0K since the start, made by ?"),
-        ("grower", "+184.0K", "813 alive, touched 184.0K in 2 region(s)  php-fpm: pool api"),
-        ("grower", "+28.0K", "812 alive, touched 120.0K in 1 region(s)  php-fpm: pool www"),
+        (
+            "region",
+            "+192 KiB",
+            f"opcache? {ID[1047]} allocated 312 KiB, +284 KiB since the start, made by 811 php-fpm8.2",
+        ),
+        ("region", "+20.0 KiB", f"/memfd:new {ID[1049]} allocated 20.0 KiB, +20.0 KiB since the start, made by ?"),
+        ("grower", "+184 KiB", "813 alive, touched 184 KiB in 2 region(s)  php-fpm: pool api"),
+        ("grower", "+28.0 KiB", "812 alive, touched 120 KiB in 1 region(s)  php-fpm: pool www"),
     ]
 
 
@@ -267,7 +271,7 @@ def test_exits_and_ends_are_told() -> None:
     before = top.compare(pool(opcache((FIRST, 23))), None)
     gone = pool(opcache((process(812, exited=40), 23), gone_ns=at(41)))
     region, grower = top.changes(top.compare(gone, before))
-    assert "+0  opcache?" in region
+    assert "+0 B  opcache?" in region
     assert f"gone {formatting.clock(at(41))}" in region
     assert f"812 exited {EARLIER}" in grower
 
@@ -300,8 +304,10 @@ def test_lines_are_as_wide_as_there_is_room(room: int) -> None:
 def test_at_80_columns_all_is_there() -> None:
     lines = told(top.compare(NOW, top.compare(BEFORE, None)), 80)
     assert lines[0].split() == ["region", "kind", "size", "allocated", "delta", "▼grown", "made", "by"]
-    assert lines[1].split() == ["opcache?", "anon", "256.0M", "312.0K", "+192.0K", "+284.0K", "811", "php-fpm8.2"]
-    assert re.search(r"^ +813 +184.0K +\+184.0K +2 alive +php-fpm: pool api$", lines[-1].rstrip())
+    assert re.split(r"\s\s+", lines[1].rstrip()) == [
+        *("opcache?", "anon", "256 MiB", "312 KiB", "+192 KiB", "+284 KiB 811 php-fpm8.2")
+    ]
+    assert re.search(r"^ +813 +184 KiB +\+184 KiB +2 alive +php-fpm: pool api$", lines[-1].rstrip())
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -58,7 +58,7 @@ def test_what_is_made_by_hand_is_not_damaged(make: type[object], tmp_path: Path)
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
-        ("DROP TABLE behalf", "table behalf is missing"),
+        ("DROP TABLE made_for", "table made_for is missing"),
         ("ALTER TABLE usage DROP COLUMN faults", "table usage is another than a capture has"),
         ("ALTER TABLE region ADD COLUMN more", "table region is another than a capture has"),
         ("CREATE INDEX odd ON process (tgid)", "table process has the index 'odd', as no capture has"),
@@ -67,8 +67,8 @@ def test_what_is_made_by_hand_is_not_damaged(make: type[object], tmp_path: Path)
             "table sample has the trigger 't', as no capture has",
         ),
         ("UPDATE region SET allocated_bytes = -4096", "no trace writes such a region.allocated_bytes"),
-        ("UPDATE region SET vss_bytes = 'x'", "no trace writes such a region.vss_bytes"),
-        ("UPDATE region SET vss_bytes = x'31'", "no trace writes such a region.vss_bytes"),
+        ("UPDATE region SET size_bytes = 'x'", "no trace writes such a region.size_bytes"),
+        ("UPDATE region SET size_bytes = x'31'", "no trace writes such a region.size_bytes"),
         ("UPDATE region SET start_bytes = 0.5", "no trace writes such a region.start_bytes"),
         ("UPDATE region SET dev = 1e308", "no trace writes such a region.dev"),
         ("UPDATE region SET peak_bytes = 9e999", "no trace writes such a region.peak_bytes"),
@@ -84,7 +84,7 @@ def test_what_is_made_by_hand_is_not_damaged(make: type[object], tmp_path: Path)
         ("UPDATE extent SET first_ns = NULL WHERE start = 50", "no trace writes such a row of extent"),
         ("UPDATE extent SET region = 99 WHERE region = 2", "table extent refers to a region that is not there"),
         ("UPDATE usage SET process = 99", "table usage refers to a process that is not there"),
-        ("UPDATE region SET top = 99", "table region refers to a process that is not there"),
+        ("UPDATE region SET parent = 99", "table region refers to a process that is not there"),
         ("UPDATE session SET attach_seconds = -1.5", "no trace writes such a session.attach_seconds"),
         ("UPDATE session SET self_cpu_seconds = 9e999", "no trace writes such a session.self_cpu_seconds"),
         ("INSERT INTO session SELECT * FROM session", "it has 2 sessions"),
@@ -112,7 +112,7 @@ def test_a_view_is_no_table(table: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("table", "column"),
-    [("region", "dev"), ("process", "tgid"), ("process", "stranger"), ("sample", "allocated_bytes")],
+    [("region", "dev"), ("process", "tgid"), ("process", "outside_tree"), ("sample", "allocated_bytes")],
 )
 def test_what_must_be_known_is(table: str, column: str, tmp_path: Path) -> None:
     path = with_nulls(tmp_path / "x.capture", table, column)

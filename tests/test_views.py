@@ -83,7 +83,7 @@ def make_region(ino: int, *touchers: Toucher, before: int = 0, unseen: int = 0, 
         "name": "/dev/zero",
         "created_ns": None,
         "gone_ns": None,
-        "vss_bytes": 256 << 20,
+        "size_bytes": 256 << 20,
         "allocated_bytes": allocated_bytes,
         "start_bytes": before * PAGE_BYTES,
         "peak_bytes": allocated_bytes,
@@ -152,8 +152,8 @@ def php_fpm() -> Account:
                     swapped_bytes=2 << 20,
                     mappers=[811, 813, 814],
                 ),
-                make_region(1048, before=12, creator=made, vss_bytes=32 << 20, peak_bytes=9 << 20),
-                make_region(1046, toucher(master, 1, 1), creator=made, vss_bytes=4096),
+                make_region(1048, before=12, creator=made, size_bytes=32 << 20, peak_bytes=9 << 20),
+                make_region(1046, toucher(master, 1, 1), creator=made, size_bytes=4096),
                 make_region(
                     901,
                     toucher(process(701, exited=12), 9_000, 9_001),
@@ -167,7 +167,7 @@ def php_fpm() -> Account:
         ),
         Parent(
             None,
-            [make_region(5, before=9, kind="memfd", name="/memfd:pulseaudio", vss_bytes=None, generation=None)],
+            [make_region(5, before=9, kind="memfd", name="/memfd:pulseaudio", size_bytes=None, generation=None)],
         ),
         warnings=["the ledger is full: the rest is unseen; make it bigger with --room (40)"],
         lost_pages=40,
@@ -180,8 +180,8 @@ def exact() -> Account:
     master = process(811, MASTER, parent=1)
     made = Creator(master, "traced")
     first, second, third = process(812, exited=20), process(813, "php-fpm: pool api"), process(814)
-    kernel_thread = process(39, "", comm="khugepaged", parent=2, stranger=True)
-    outsider = process(4711, "cat /proc/812/mem", comm="cat", parent=4000, stranger=True)
+    kernel_thread = process(39, "", comm="khugepaged", parent=2, outside_tree=True)
+    outsider = process(4711, "cat /proc/812/mem", comm="cat", parent=4000, outside_tree=True)
     unknown = Process(5000, 5000, 0, None, "", None, None)
     return exactly(
         Parent(
@@ -201,15 +201,15 @@ def exact() -> Account:
                     swapped_bytes=2 << 20,
                     mappers=[811, 813, 814],
                 ),
-                make_region(1048, toucher(third, 0, freed=70), creator=made, vss_bytes=32 << 20, peak_bytes=9 << 20),
-                make_region(1046, toucher(master, 1), creator=made, vss_bytes=4096),
+                make_region(1048, toucher(third, 0, freed=70), creator=made, size_bytes=32 << 20, peak_bytes=9 << 20),
+                make_region(1046, toucher(master, 1), creator=made, size_bytes=4096),
                 make_region(
                     1049,
                     toucher(process(900, "db-backup", comm="db-backup", parent=811), 3, made_for={third: 3}),
                     creator=Creator(outsider, "shmget"),
                     kind="sysv",
                     name="/SYSV0052e2c1",
-                    vss_bytes=1 << 20,
+                    size_bytes=1 << 20,
                 ),
             ],
         )
@@ -238,12 +238,12 @@ def snapshot() -> Account:
         Parent(
             master,
             [
-                make_region(21, before=36_000, creator=made, vss_bytes=144 << 20, mappers=[900, 901]),
+                make_region(21, before=36_000, creator=made, size_bytes=144 << 20, mappers=[900, 901]),
                 make_region(
-                    3, before=1, kind="sysv", name="/SYSV0052e2c1", creator=Creator(master, "shmget"), vss_bytes=56
+                    3, before=1, kind="sysv", name="/SYSV0052e2c1", creator=Creator(master, "shmget"), size_bytes=56
                 ),
                 make_region(
-                    22, before=256, kind="posix", name="/dev/shm/PostgreSQL.1", creator=made, vss_bytes=1 << 20
+                    22, before=256, kind="posix", name="/dev/shm/PostgreSQL.1", creator=made, size_bytes=1 << 20
                 ),
             ],
         ),
@@ -285,7 +285,7 @@ def nothing() -> Account:
 def hostile_exact() -> Account:
     """The same from outside the tree, and in the memory of each other."""
     names = [str(value) for parameter in HOSTILE[:13] for value in parameter.values]
-    strangers = [process(4_194_290 + i, name, comm=name, stranger=True) for i, name in enumerate(names)]
+    strangers = [process(4_194_290 + i, name, comm=name, outside_tree=True) for i, name in enumerate(names)]
     touchers = [toucher(who, 20, made_for={who: 1 << 30, strangers[-1]: 1}) for who in strangers]
     master = process(811, "master", comm="server", parent=1)
     regions = [make_region(70, *touchers[:6]), make_region(71, *touchers[6:])]
@@ -330,7 +330,10 @@ def test_a_stranger_cannot_write_on_the_terminal(name: str, place: str) -> None:
 
 
 def render_named(comm: str, command: str, region: str) -> str:
-    who, maker = process(812, command, exited=1, comm=comm), process(813, command, exited=2, comm=comm, stranger=True)
+    who, maker = (
+        process(812, command, exited=1, comm=comm),
+        process(813, command, exited=2, comm=comm, outside_tree=True),
+    )
     touchers = toucher(who, 7, made_for={maker: 1 << 30}), toucher(maker, 6, made_for={who: 1})
     found = make_region(1, *touchers, creator=Creator(maker, "inferred"), kind="posix", name=region)
     return report.render(account(Parent(who, [found])))
@@ -352,12 +355,12 @@ def test_what_is_not_counted_is_not_shown_of_the_rest() -> None:
     touchers = [toucher(process(2000 + i), 100 - i) for i in range(15)]
     shown = report.render(exactly(Parent(process(811), [make_region(1, *touchers)])))
     (rest,) = re.findall(r"^ +…5 more .*", shown, re.MULTILINE)
-    assert rest.split() == ["…5", "more", "1.7M", "32%"]
+    assert rest.split() == ["…5", "more", "1.7", "MiB", "32%"]
 
 
 def test_a_stranger_that_has_exited() -> None:
     """Both are said, and neither is cut."""
-    stranger = process(4711, "cp x /dev/shm", exited=20, stranger=True)
+    stranger = process(4711, "cp x /dev/shm", exited=20, outside_tree=True)
     shown = report.render(exactly(Parent(process(811), [make_region(1, toucher(stranger, 7))])))
     (row,) = re.findall(r"^ +4711 .*", shown, re.MULTILINE)
     assert "exited 22:13:40" in row
@@ -387,19 +390,21 @@ def test_a_snapshot_has_no_balance() -> None:
 @pytest.mark.parametrize(
     ("size_bytes", "formatted"),
     [
-        (0, "0"),
-        (1, "1"),
-        (1023, "1023"),
-        (1024, "1.0K"),
-        (4096, "4.0K"),
-        (1023 * 1024, "1023.0K"),
-        (1024**2 - 1, "1.0M"),
-        (1024**2, "1.0M"),
-        (int(81.2 * 1024**2), "81.2M"),
-        (1024**3 - 1, "1.0G"),
-        (2_097_152_000, "2.0G"),
-        (1024**4, "1.0T"),
-        (5000 * 1024**4, "5000.0T"),
+        (0, "0 B"),
+        (1, "1 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (4096, "4.0 KiB"),
+        (102_300, "99.9 KiB"),
+        (102_360, "100 KiB"),
+        (1023 * 1024, "1023 KiB"),
+        (1024**2 - 1, "1.0 MiB"),
+        (1024**2, "1.0 MiB"),
+        (int(81.2 * 1024**2), "81.2 MiB"),
+        (1024**3 - 1, "1.0 GiB"),
+        (2_097_152_000, "2.0 GiB"),
+        (1024**4, "1.0 TiB"),
+        (5000 * 1024**4, "5000 TiB"),
     ],
 )
 def test_format_bytes(size_bytes: int, formatted: str) -> None:
@@ -408,7 +413,7 @@ def test_format_bytes(size_bytes: int, formatted: str) -> None:
 
 
 def test_format_a_loss() -> None:
-    assert formatting.format_change(-4096) == "-4.0K"
+    assert formatting.format_change(-4096) == "-4.0 KiB"
 
 
 @pytest.mark.parametrize(
@@ -490,7 +495,7 @@ def test_what_fits_fits(name: str) -> None:
         ("php-fpm8.4", {"address": 0x559240000000}, "opcache?"),
         ("php-fpm8.4", {"address": 0x7F1000000000}, "apcu?"),
         ("php-fpm8.2", {"address": None}, "apcu?"),
-        ("php-fpm8.2", {"address": 0x10000000, "vss_bytes": 4096}, "scoreboard?"),
+        ("php-fpm8.2", {"address": 0x10000000, "size_bytes": 4096}, "scoreboard?"),
         ("php", {"kind": "memfd"}, None),
         ("postgres", {}, "shared buffers?"),
         ("postgres", {"kind": "hugetlb"}, "shared buffers?"),
@@ -498,7 +503,7 @@ def test_what_fits_fits(name: str) -> None:
         ("postgres", {"kind": "posix", "name": "/dev/shm/else"}, None),
         ("postgres", {"kind": "sysv", "name": "/SYSV0052e2c1"}, "interlock?"),
         ("nginx", {}, "zone?"),
-        ("nginx", {"vss_bytes": 4096}, None),
+        ("nginx", {"size_bytes": 4096}, None),
         ("uwsgi", {}, None),
         (None, {}, None),
     ],
@@ -516,7 +521,7 @@ def test_nothing_is_guessed_for_nobody() -> None:
 
 TOP = """schema host kernel tier blind_to started ended regions parents sum_of_rss_bytes shmem_total_bytes
     shmem_unexplained_bytes lost self"""
-REGION = """id dev ino generation kind name created gone vss_bytes allocated_bytes resident_bytes swapped_bytes creator
+REGION = """id dev ino generation kind name created gone size_bytes allocated_bytes resident_bytes swapped_bytes creator
     before_bytes unseen_bytes touchers mappers"""
 PROCESS = "tgid start_time_ns comm command exited"
 TOUCHER = "process touched_bytes freed_bytes faults first last"
@@ -534,7 +539,7 @@ GROWN = {
         "private_how",
         "label",
     },
-    "region": {"peak_bytes", "outside_bytes", "charged", "labels"},
+    "region": {"peak_bytes", "other_times_bytes", "charged", "labels"},
     "process": {"parent", "in_tree", "started", "cgroup", "unit", "container", "pod", "ns_tgid"},
     "toucher": {"made_for"},
 }
@@ -612,7 +617,7 @@ def charges(creator: str | None, *cgroups: str | None) -> list[str]:
     rows = [toucher(process(10 + number, cgroup=cgroup), 23 - number) for number, cgroup in enumerate(cgroups)]
     made = Creator(process(9, cgroup=creator), "inferred")
     shown = report.render(account(Parent(made.process, [make_region(1, *rows, before=9, creator=made)])))
-    return [line for line in shown.split("\n") if "made in" in line or "charged" in line]
+    return [line for line in shown.split("\n") if (line.startswith("    ") and " to " in line) or "made in" in line]
 
 
 def test_who_is_charged_is_told_where_it_is_another() -> None:
@@ -620,13 +625,13 @@ def test_who_is_charged_is_told_where_it_is_another() -> None:
     assert charges(WEB) == []
     assert charges(WEB, None) == []
     assert charges(None, WEB, None) == []
-    assert charges(None, WEB, CRON) == ["    made in ?; charged 92.0K to web.service, 88.0K to cron.service"]
-    assert charges(WEB, CRON) == ["    made in web.service; charged 92.0K to cron.service"]
+    assert charges(None, WEB, CRON) == ["    made in ?; charged 92.0 KiB to web.service, 88.0 KiB to cron.service"]
+    assert charges(WEB, CRON) == ["    made in web.service; charged 92.0 KiB to cron.service"]
     container = f"/docker/{'0123456789abcdef' * 4}"
     several = charges(WEB, CRON, container, "/x/\x1b[2J" + "y" * 200, WEB)
     assert several == [
-        "    made in web.service",
-        "    charged 92.0K to cron.service, 88.0K to 0123456789ab, 164.0K to …2 more",
+        "    made in web.service; charged 92.0 KiB to cron.service",
+        "      88.0 KiB to 0123456789ab, 164 KiB to …2 more",
     ]
     assert max(map(formatting.width, charges("/" + "字" * 99, *[f"/{number}{'字' * 99}" for number in range(9)]))) <= 80
 
@@ -639,22 +644,22 @@ def test_a_process_of_another_pid_namespace_is_named_by_both_numbers() -> None:
     shown = report.render(account(Parent(master, [make_region(1, *rows, creator=made)])))
     assert shown.startswith("php-fpm8.2 4312 (1)  php-fpm: master")
     assert "    made by 4312 (1) (inferred)" in shown
-    assert "    4194303 (4194302) php-fpm: poo…    92.0K   77%       4  exited 22:13:40" in shown
-    assert "28.0K for 4312 (1) php-fpm: master" in shown
-    assert "given back: 4.0K of 4194303 (4194302) php-fpm" in shown
+    assert "    4194303 (4194302) php-fpm: po… 92.0 KiB   77%       4  exited 22:13:40" in shown
+    assert "28.0 KiB for 4312 (1) php-fpm: master" in shown
+    assert "freed: 4.0 KiB of 4194303 (4194302) php-fpm" in shown
     assert max(map(formatting.width, shown.split("\n"))) <= 80
 
 
 @pytest.mark.parametrize(
     ("grown", "private", "how", "verdict"),
     [
-        (7001, 101, "memory.stat", "opcache? took 27.3M of the 27.7M that these processes grew"),
-        (7001, 101, "status", "opcache? took 27.3M of the at most 27.7M that these processes grew"),
-        (7001, -101, "status", "opcache? took 27.3M of the 27.3M that these processes grew"),
-        (0, 7001, "memory.stat", "not opcache?: private memory grew 27.3M"),
-        (101, 7001, "memory.stat", "not opcache?: private memory grew 27.3M"),
-        (101, 7001, "status", "opcache? took 404.0K, and private memory grew at most 27.3M"),
-        (0, 7001, "status", "not opcache?: private memory grew at most 27.3M"),
+        (7001, 101, "memory.stat", "opcache? took 27.3 MiB of the 27.7 MiB that these processes grew"),
+        (7001, 101, "status", "opcache? took 27.3 MiB of the at most 27.7 MiB that these processes grew"),
+        (7001, -101, "status", "opcache? took 27.3 MiB of the 27.3 MiB that these processes grew"),
+        (0, 7001, "memory.stat", "not opcache?: private memory grew 27.3 MiB"),
+        (101, 7001, "memory.stat", "not opcache?: private memory grew 27.3 MiB"),
+        (101, 7001, "status", "opcache? took 404 KiB, and private memory grew at most 27.3 MiB"),
+        (0, 7001, "status", "not opcache?: private memory grew at most 27.3 MiB"),
         (0, 0, "memory.stat", None),
         (0, None, None, None),
     ],
@@ -675,11 +680,11 @@ def test_what_grew(grown: int, private: int | None, how: str | None, verdict: st
     assert max(map(formatting.width, shown.split("\n"))) <= 80
     told = re.findall(r"^private memory .*", shown, re.MULTILINE)
     if private == 7001:
-        exact = "private memory 66.4M, +27.3M"
+        exact = "private memory 66.4 MiB, +27.3 MiB"
         assert told == [
             exact
             if how == "memory.stat"
-            else "private memory at most 66.4M, +27.3M; pages that forks share count for each"
+            else "private memory at most 66.4 MiB, +27.3 MiB; pages forks share count for each"
         ]
     assert bool(told) == (private is not None)
 
@@ -754,10 +759,10 @@ STATUS = Status(41.2, 9, 3, 234_881_024, 230_162_432, "812 php-fpm: pool www", 8
 
 def test_the_live_line() -> None:
     assert status.render(STATUS) == (
-        "41 s · processes 9 · regions 3 · 224.0M allocated, +219.5M · most by 812 php-fpm: pool www 81.0M"
+        "41 s · processes 9 · regions 3 · 224 MiB allocated, +220 MiB · most by 812 php-fpm: pool www 81.0 MiB"
     )
     assert status.render(STATUS._replace(grown_bytes=-4096, grower=None)) == (
-        "41 s · processes 9 · regions 3 · 224.0M allocated, -4.0K"
+        "41 s · processes 9 · regions 3 · 224 MiB allocated, -4.0 KiB"
     )
 
 

@@ -38,7 +38,7 @@ LAYOUTS = {
     "asker": [wire.ASKER],
     "usage_key": [wire.USAGE_KEY],
     "usage": [wire.USAGE],
-    "behalf_key": [wire.BEHALF_KEY],
+    "made_for_key": [wire.MADE_FOR_KEY],
     "stack": [wire.STACK],
     "stacked_key": [wire.STACKED_KEY],
     "event": [wire.EVENT],
@@ -70,14 +70,15 @@ REGION = r"""
     struct region region = {
         .key = {.ino = 91, .generation = 92, .dev = 1}, .mapping = ~0ULL - 93, .size_bytes = 94, .pages = 95,
         .swapped = 96, .peak_pages = 103, .start_pages = 104, .gone_us = 97, .torn_pages = 98, .punched_us = 99,
-        .made_ns = 100, .maker_start_time_ns = 101, .maker_tgid = 102, .mapped_ns = 106, .mapper_start_time_ns = 107,
-        .mapper_tgid = 108, .id = 105, .huge = 0, .order = 9, .name_bytes = 8, .name = "dev/zerobeyond"};
+        .created_ns = 100, .creator_start_time_ns = 101, .creator_tgid = 102, .mapped_ns = 106,
+        .mapper_start_time_ns = 107, .mapper_tgid = 108, .id = 105, .huge = 0, .order = 9,
+        .name_bytes = 8, .name = "dev/zerobeyond"};
     fwrite(&region, sizeof region, 1, stdout);
 """
 PROCESS = r"""
     struct process process = {
         .start_time_ns = 11, .parent_start_time_ns = 12, .began_ns = 13, .executed_ns = 14, .ended_ns = 15,
-        .earlier_ns = 20, .read_ns = 21, .number = 16, .tgid = 17, .parent_tgid = 18, .kind = STRANGER,
+        .earlier_ns = 20, .read_ns = 21, .number = 16, .tgid = 17, .parent_tgid = 18, .kind = OUTSIDE_TREE,
         .title_bytes = 7, .reserved = 19, .comm = "ls", .title = "ls\0-l /\0beyond",
         .earlier_comm = "sh", .earlier_title = "/bin/sh"};
     fwrite(&process, sizeof process, 1, stdout);
@@ -207,7 +208,7 @@ def test_a_region_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
 
 def test_a_process_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
     process = KernelProcess.unpack(run_c(tmp_path, PROCESS))
-    assert process[:-4] == (11, 12, 13, 14, 15, 20, 21, 16, 17, 18, wire.STRANGER, 7, 19)
+    assert process[:-4] == (11, 12, 13, 14, 15, 20, 21, 16, 17, 18, wire.OUTSIDE_TREE, 7, 19)
     assert [raw.rstrip(b"\0") for raw in process[-2:]] == [b"sh", b"/bin/sh"]
     assert (process.comm.rstrip(b"\0"), process.titles()) == (b"ls", ("ls", "ls -l /"))
 

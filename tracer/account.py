@@ -32,7 +32,7 @@ class Process(NamedTuple):
     """tgid"""
     exited_ns: int | None
     """CLOCK_REALTIME"""
-    stranger: bool = False
+    outside_tree: bool = False
     """not of the tree: it touched a region of the tree's"""
     started_ns: int | None = None
     """CLOCK_REALTIME"""
@@ -138,7 +138,7 @@ class Region(NamedTuple):
     name: str
     created_ns: int | None
     gone_ns: int | None
-    vss_bytes: int | None
+    size_bytes: int | None
     allocated_bytes: int
     start_bytes: int
     """allocated when the capture of it began"""
@@ -154,7 +154,7 @@ class Region(NamedTuple):
     """most first"""
     mappers: list[int]
     """tgids"""
-    outside_bytes: int = 0
+    other_times_bytes: int = 0
     """touched by processes, but not in the window that was asked for"""
     labelled: Sequence[Labelled] = ()
     """what the touched bytes were for, where that was asked"""
@@ -320,11 +320,11 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
         ids[identity] += 1  # the kernel may give a number and a generation again, once the first region is gone
         name = identity if ids[identity] == 1 else f"{identity}/{ids[identity]}"
         region = _region(rows, row, name, processes, labels if session.label else None)
-        parents.setdefault(row["top"], []).append(region)
+        parents.setdefault(row["parent"], []).append(region)
     read = Account(
         session,
         sorted(
-            (Parent(processes.get(top or 0), _most_first(regions)) for top, regions in parents.items()),
+            (Parent(processes.get(row or 0), _most_first(regions)) for row, regions in parents.items()),
             key=lambda parent: (-parent.allocated_bytes, parent.process.tgid if parent.process else 0),
         ),
         window,
@@ -380,7 +380,7 @@ def read_processes(capture: Capture) -> ProcessesByRow:
                 row["command"],
                 row["parent_tgid"],
                 row["exited_ns"],
-                bool(row["stranger"]),
+                bool(row["outside_tree"]),
                 row["started_ns"],
                 row["cgroup"],
                 row["ns_tgid"],
@@ -403,7 +403,7 @@ MANY = "SELECT region, NULL FROM extent GROUP BY region HAVING count(*) > :few"
 EXTENT_PAGES = 'SELECT region, sum("end" - start) FROM extent GROUP BY region'
 USAGES = "SELECT region, process, faults, freed_pages FROM usage"
 MAPPERS = "SELECT DISTINCT region, process FROM mapping"
-MADE_FOR = "SELECT region, process, for_process, pages FROM behalf ORDER BY pages DESC"
+MADE_FOR = "SELECT region, process, for_process, pages FROM made_for ORDER BY pages DESC"
 MADE_BY = """
 SELECT region, process, frames, pages FROM stacked JOIN stack ON stack.id = stack
 WHERE pages > 0 ORDER BY pages DESC, frames"""
@@ -453,7 +453,7 @@ def _region(
     """name: its id. labels: by row; None: nobody asked for any."""
     touched: dict[int, tuple[int, int, int]] = {}
     doing: dict[int, list[tuple[int, int, int, int]]] = {}
-    before_pages = outside_pages = 0
+    before_pages = other_times_pages = 0
     for key, pages, first_ns, last_ns in rows.sums(row["id"]):
         label, process = divmod(key, 1 << 32)
         if process:
@@ -467,7 +467,7 @@ def _region(
             before_pages = pages
     touched_pages = sum(pages for pages, _, _ in touched.values())
     for (pages,) in rows.pages.get(row["id"], ()):
-        outside_pages = pages - touched_pages - before_pages
+        other_times_pages = pages - touched_pages - before_pages
     usage = {process: (faults, freed_pages) for process, faults, freed_pages in rows.usages.get(row["id"], ())}
     made_for: dict[int, list[tuple[Process, int]]] = {}
     for process, for_process, pages in rows.made_for.get(row["id"], ()):
@@ -491,7 +491,7 @@ def _region(
         for faults, freed in [usage.get(process, (None, 0))]
         if pages or faults or freed or process in made_by
     ]
-    known_bytes = (touched_pages + outside_pages + before_pages) * PAGE_BYTES
+    known_bytes = (touched_pages + other_times_pages + before_pages) * PAGE_BYTES
     allocated_bytes = row["allocated_bytes"] or 0
     if not rows.complete:  # its size may be the older of the two
         allocated_bytes = max(allocated_bytes, known_bytes)
@@ -505,7 +505,7 @@ def _region(
         name=row["name"],
         created_ns=row["created_ns"],
         gone_ns=row["gone_ns"],
-        vss_bytes=row["vss_bytes"],
+        size_bytes=row["size_bytes"],
         allocated_bytes=allocated_bytes,
         start_bytes=row["start_bytes"] or 0,
         peak_bytes=max(row["peak_bytes"] or 0, allocated_bytes),
@@ -517,7 +517,7 @@ def _region(
         unseen_bytes=allocated_bytes - known_bytes,
         touchers=sorted(touchers, key=_most_touched_first),
         mappers=sorted(processes[process].tgid for (process,) in rows.mappers.get(row["id"], ())),
-        outside_bytes=outside_pages * PAGE_BYTES,
+        other_times_bytes=other_times_pages * PAGE_BYTES,
         labelled=() if labels is None else [_labelled(labels.get(row), of, processes) for row, of in doing.items()],
     )
 

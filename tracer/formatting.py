@@ -9,13 +9,15 @@ COLUMNS = 80
 
 
 def format_bytes(size_bytes: int) -> str:
-    """As 81.2M; below 1 KiB, and zero, plain."""
-    value = float(size_bytes)
-    for unit in ("", "K", "M", "G", "T"):
-        if value < 1023.95 or unit == "T":  # what is more is printed as 1.0 of the next
+    """As 81.2 MiB or 812 MiB, at most 8 columns up to a PiB; the page's formatBytes() writes the same."""
+    if abs(size_bytes) < 1024:
+        return f"{size_bytes} B"
+    value, unit = size_bytes / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if value < 1023.5:  # what is more is printed as 1.0 of the next
             break
-        value /= 1024
-    return f"{value:.1f}{unit}" if unit else str(size_bytes)
+        value, unit = value / 1024, larger
+    return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
 
 
 def format_change(size_bytes: int) -> str:

@@ -19,7 +19,7 @@ class Rule(NamedTuple):
 
 RULES = [
     # fpm_shm_alloc() maps one scoreboard a pool, of some 1200 bytes a worker
-    Rule("php", "scoreboard?", lambda region: region.kind == "anon" and (region.vss_bytes or 0) <= 1 << 20),
+    Rule("php", "scoreboard?", lambda region: region.kind == "anon" and (region.size_bytes or 0) <= 1 << 20),
     # shared_alloc_mmap.c wants opcodes to reach it: below 4 GiB, and since PHP 8.3 beside PHP's own text. That is below
     # where mmap(2) puts what comes without a wish, as apcu does; so does PHP 7.4's opcache, and passes for apcu.
     Rule("php", "opcache?", lambda region: region.kind != "posix" and 0 < (region.address or 0) < MMAP_AREA),
@@ -27,7 +27,7 @@ RULES = [
     Rule("postgres", "shared buffers?", lambda region: region.kind in ("anon", "hugetlb")),
     Rule("postgres", "dynamic shared memory?", lambda region: region.name.startswith("/dev/shm/PostgreSQL.")),
     Rule("postgres", "interlock?", lambda region: region.kind == "sysv"),
-    Rule("nginx", "zone?", lambda region: region.kind == "anon" and (region.vss_bytes or 0) > 1 << 16),
+    Rule("nginx", "zone?", lambda region: region.kind == "anon" and (region.size_bytes or 0) > 1 << 16),
 ]
 
 

@@ -27,7 +27,7 @@ REGION_ID_BYTES = struct.calcsize("=QII13QII")  # where its id is
 PART = struct.Struct("=II")
 BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQII")  # words, torn, number, part
 STATE = struct.Struct("=QQIIQQq")  # began, by the boot's clock too; everything, watches execs; the kernel's own
-OF_TREE, WATCHED, STRANGER = range(3)
+OF_TREE, WATCHED, OUTSIDE_TREE = range(3)
 PROCESS = struct.Struct(f"=QQQQQQQIIIIII{COMM_BYTES}s{TITLE_BYTES}s{COMM_BYTES}s{EARLIER_BYTES}s")
 PROCESS_READ_BYTES = struct.calcsize("=6Q")  # where this, and these, are
 PROCESS_NUMBER_BYTES, PROCESS_KIND_BYTES = struct.calcsize("=7Q"), struct.calcsize("=7QIII")
@@ -36,7 +36,7 @@ USAGE_KEY = struct.Struct("=IIQ")
 USAGE = struct.Struct("=QQIIQ")  # faults, freed pages, key
 USAGE_REGION_BYTES = struct.calcsize("=QQ")  # where its region is
 FREE_BLOCK, FREE_PROCESS, FREE_REGION, FREE_USAGE = range(4)
-BEHALF_KEY = struct.Struct("=QQIIII")
+MADE_FOR_KEY = struct.Struct("=QQIIII")
 LABEL = struct.Struct(f"={MAX_TEXTS}Q{MAX_TEXTS}IQ{MAX_TEXTS}q{TEXTS_BYTES}s{TEXT_BYTES}siIII")
 STACK = struct.Struct(f"={STACK_DEPTH}QQ")  # addresses, count
 STACKED_KEY = struct.Struct("=QQII")

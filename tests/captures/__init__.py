@@ -6,7 +6,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from tracer.capture.capture import Capture
+from tracer.capture.capture import APPLICATION_ID, Capture
 
 DIRECTORY = Path(__file__).parent
 NAMES = sorted(path.stem for path in DIRECTORY.glob("*.sql"))
@@ -18,6 +18,18 @@ def load(name: str, path: Path) -> Path:
         pass
     database = sqlite3.connect(path)
     database.executescript(f"BEGIN; {(DIRECTORY / f'{name}.sql').read_text()} COMMIT")
+    database.close()
+    return path
+
+
+def load_of_schema(version: int, name: str, path: Path) -> Path:
+    """One that was recorded by a shmtrace before this one, kept with the schema it had."""
+    kept = DIRECTORY / f"schema_{version}"
+    says = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version};"
+    database = sqlite3.connect(path)
+    database.executescript(
+        f"BEGIN; {(kept / 'schema.sql').read_text()} {(kept / f'{name}.sql').read_text()} {says} COMMIT"
+    )
     database.close()
     return path
 

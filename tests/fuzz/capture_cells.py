@@ -17,7 +17,7 @@ from tests.fuzz.values import sql, values
 KNOWN = '4096 * (SELECT ifnull(sum("end" - start), 0) FROM extent WHERE region = region.id)'
 """Of a capture that was cut off, what is allocated may be from before its last pages."""
 FACTORS = [-1, 0, 1000, 2**40, 0.5]
-PARENTS = [("process", "parent", "id"), ("process", "parent_tgid", "tgid"), ("region", "top", "id")]
+PARENTS = [("process", "parent", "id"), ("process", "parent_tgid", "tgid"), ("region", "parent", "id")]
 
 
 @st.composite

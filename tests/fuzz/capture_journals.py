@@ -21,7 +21,7 @@ MAGIC = bytes.fromhex("d9d505f920a163d7")
 SECTOR, NONCE, PAGE_BYTES = 512, 1, 4096
 LOCKING_PAGE = 0x40000000 // PAGE_BYTES + 1  # by this number a super-journal's name is told from a page
 SUFFIXES = ["-journal", "-wal", "-shm"]
-STRANGER = 65534
+OUTSIDE_TREE = 65534
 
 _suffixes = st.sampled_from(SUFFIXES)
 changes = st.one_of(
@@ -96,9 +96,9 @@ def change(path: Path, what: str, *how: Any) -> None:
     elif what == "mode":
         beside.chmod(how[1])
     elif what == "owner":
-        os.chown(beside, STRANGER, STRANGER)
+        os.chown(beside, OUTSIDE_TREE, OUTSIDE_TREE)
     elif what == "group":
-        os.chown(beside, -1, STRANGER)
+        os.chown(beside, -1, OUTSIDE_TREE)
     elif what == "wal mode":
         data = bytearray(path.read_bytes())
         data[18:20] = bytes(how[0])

@@ -76,7 +76,7 @@ def balance(report: Any) -> None:
     """Of report --json: every page is of somebody, and nothing is less than nothing."""
     for region in report["regions"]:
         touched = sum(toucher["touched_bytes"] for toucher in region["touchers"])
-        parts = touched + region["outside_bytes"] + region["before_bytes"] + region["unseen_bytes"]
+        parts = touched + region["other_times_bytes"] + region["before_bytes"] + region["unseen_bytes"]
         assert region["allocated_bytes"] == parts, f"it does not balance\n{region}"
         charged = sum(share["bytes"] for share in region["charged"])
         assert region["allocated_bytes"] == charged, f"not all is charged, or more\n{region}"

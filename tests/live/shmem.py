@@ -32,7 +32,7 @@ class Region(NamedTuple):
     """A region as it is now."""
 
     name: str
-    vss_bytes: int
+    size_bytes: int
     """Its size."""
     pages: int
     """What it owns, by st_blocks."""

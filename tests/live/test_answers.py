@@ -236,7 +236,7 @@ def test_hugetlb(tier: str, batch: Batch) -> None:
     held = result.notes.regions["pool"]
     region = find_region(result.report, held.id)
     assert region["kind"] == "hugetlb"
-    assert region["vss_bytes"] == 3 * HUGE_PAGE * PAGE_BYTES
+    assert region["size_bytes"] == 3 * HUGE_PAGE * PAGE_BYTES
     assert region["allocated_bytes"] == held.pages * PAGE_BYTES == 2 * HUGE_PAGE * PAGE_BYTES
     seen = {} if tier == "faults" else {"A": 2 * HUGE_PAGE}
     assert pages_by_part(region, result.notes.parts, "touched_bytes") == seen

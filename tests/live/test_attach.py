@@ -85,7 +85,7 @@ def test_known_answers(tier: str, program: Path, tmp_path: Path) -> None:
         region = find_region(report, held.id)
         assert region["gone"] is None
         assert region["mappers"] == [workloads[name].tgid]
-        assert region["vss_bytes"] == regions[name][held.id].vss_bytes
+        assert region["size_bytes"] == regions[name][held.id].size_bytes
         assert region["creator"]["how"] == ("traced" if name == "idle" else "inferred")
 
 
@@ -121,7 +121,7 @@ def test_a_stranger_is_in_the_account(tier: str, program: Path, tmp_path: Path) 
         host.wait_for("listening")
         with trace("-p", host.tgid, shmtrace=shmtrace(tier)) as tracing:
             host.go()
-            subprocess.run([program, "stranger", tmp_path / "notes"], stdin=subprocess.DEVNULL, check=True)
+            subprocess.run([program, "outside_tree", tmp_path / "notes"], stdin=subprocess.DEVNULL, check=True)
             host.finish()
             report = tracing.finish()
     notes = Notes.read(tmp_path / "notes")

@@ -163,7 +163,7 @@ def test_postgres_in_every_tier(tier: str) -> None:
         server.run("psql", "-c", f"CREATE TABLE numbers AS SELECT g, repeat('x', 100) AS t {ROWS}")
         after = read_regions(server.tgid)
         report = tracing.stop()
-    [shared] = [region for region, held in after.items() if held.vss_bytes > 32 << 20]
+    [shared] = [region for region, held in after.items() if held.size_bytes > 32 << 20]
     region = find_region(report, shared)
     by_query = pages_by(region, "query")
     assert (
@@ -232,7 +232,7 @@ def test_queries_of_postgres() -> None:
             server.run("pgbench", "-i", "-s", "2", "-q")
             after = read_regions(server.tgid)
             report = tracing.stop()
-    [shared] = [region for region, held in after.items() if held.vss_bytes > 64 << 20]
+    [shared] = [region for region, held in after.items() if held.size_bytes > 64 << 20]
     region = find_region(report, shared)
     by_query = pages_by(region, "query")
     assert sum(by_query.values()) == after[shared].pages - before[shared].pages

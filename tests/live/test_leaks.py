@@ -71,14 +71,14 @@ def entries(running: Trace) -> dict[str, int]:
     """What the kernel's maps hold."""
     probes = running._probes
     names = ["parts", "ids", "usage_numbers", "process_numbers"]
-    names += ["behalves"] if probes._behalves is not None else []
+    names += ["made_for"] if probes._made_for is not None else []
     held = {name: len(list(probes._loaded.map(name).items())) for name in names}
     arrays = {"processes": probes._processes, "regions": probes._regions, "usages": probes._usages}
     return {**held, **{name: len(places.taken()) for name, places in arrays.items()}}
 
 
 NOTHING_BUT_THE_SHELL = {
-    **dict.fromkeys(["parts", "regions", "ids", "usages", "usage_numbers", "behalves"], 0),
+    **dict.fromkeys(["parts", "regions", "ids", "usages", "usage_numbers", "made_for"], 0),
     **dict.fromkeys(["processes", "process_numbers"], 1),
 }
 

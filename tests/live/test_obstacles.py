@@ -64,7 +64,7 @@ def snapshot(*arguments: object) -> Report:
 
 
 def regions(report: Report, vss_pages: int) -> list[dict[str, Any]]:
-    return [region for region in report["regions"] if region["vss_bytes"] == vss_pages * PAGE_BYTES]
+    return [region for region in report["regions"] if region["size_bytes"] == vss_pages * PAGE_BYTES]
 
 
 def pages(region: dict[str, Any], *columns: str) -> list[int]:
@@ -235,10 +235,10 @@ def test_a_file_system_that_does_not_answer(tmp_path: Path) -> None:
 def test_a_process_that_answers_later(tmp_path: Path) -> None:
     """What it maps is taken in then."""
     with held(tmp_path) as found, recorded(tmp_path, found.tgid) as recording:
-        recording.until("SELECT count(*) = 1 FROM region WHERE vss_bytes = 31 * 4096")
-        assert recording.rows("SELECT count(*) FROM region WHERE vss_bytes = 23 * 4096") == [(0,)]
+        recording.until("SELECT count(*) = 1 FROM region WHERE size_bytes = 31 * 4096")
+        assert recording.rows("SELECT count(*) FROM region WHERE size_bytes = 23 * 4096") == [(0,)]
         assert found.do("give") == "given"
-        recording.until("SELECT count(*) = 1 FROM region WHERE vss_bytes = 23 * 4096")
+        recording.until("SELECT count(*) = 1 FROM region WHERE size_bytes = 23 * 4096")
         found.do("touch")
         report = recording.stop()
     assert_balanced(report)

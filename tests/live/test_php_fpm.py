@@ -24,7 +24,7 @@ def fpm() -> Iterator[Fpm]:
 
 
 def of_size(regions: dict[RegionId, Region], low: int, high: int) -> RegionId:
-    [found] = [region for region, held in regions.items() if low <= held.vss_bytes < high]
+    [found] = [region for region, held in regions.items() if low <= held.size_bytes < high]
     return found
 
 
@@ -50,7 +50,7 @@ def assert_grown(report: Report, region: RegionId, before: Region, after: Region
     assert touched + unseen == after.pages - before.pages
     assert row["before_bytes"] == before.pages * PAGE_BYTES
     assert row["allocated_bytes"] == after.pages * PAGE_BYTES
-    assert row["vss_bytes"] == after.vss_bytes
+    assert row["size_bytes"] == after.size_bytes
     return touched
 
 

@@ -37,7 +37,7 @@ def run(archive: Path, *arguments: object, status: int = 0) -> subprocess.Comple
 import pathlib, runpy, sys
 sys.path = [place for place in sys.path if "-packages" not in place]
 sys.path[:0] = [{str(archive)!r}, {str(archive.parent)!r}]
-from tracer.cache import Cache
+from tracer.kernel.cache import Cache
 Cache.__init__.__defaults__ = (pathlib.Path({str(archive.parent / "none")!r}),)
 runpy.run_path({str(archive)!r}, run_name="__main__")
 """

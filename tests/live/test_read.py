@@ -345,7 +345,7 @@ def test_an_opcache(tmp_path: Path) -> None:
     assert {name for name in script_names(53) if not any(line.endswith(name) for line in lines)} == set()
     stat = (tmp_path / "dump").stat()
     assert stat.st_size == OPCACHE_BYTES
-    [pages] = [region.pages for region in before.values() if region.vss_bytes == OPCACHE_BYTES]
+    [pages] = [region.pages for region in before.values() if region.size_bytes == OPCACHE_BYTES]
     assert 0 < stat.st_blocks * SECTOR_BYTES <= (pages + 3) * PAGE_BYTES  # and what the file system notes of it
 
 

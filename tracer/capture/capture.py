@@ -16,12 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from tracer.capture import journal, verify
+from tracer.capture import journal, migrations, verify
 from tracer.errors import ShmtraceError
 from tracer.shipped import shipped
 
 APPLICATION_ID = 0x73686D74  # "shmt"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 REMEDY = "`shmtrace record` makes one"
 PAGE_BYTES = 4096  # of a capture, whatever the page of the host that reads it
 MIN_SAMPLES = 1000  # no fewer are left for the sake of a file's size
@@ -87,7 +87,7 @@ class Capture:
         capture = cls.__new__(cls)
         capture._path, capture._is_read, capture._max_bytes = path, True, None
         try:
-            _check_header(path)
+            version = _check_header(path)
             db, remark = journal.connect(path, BUSY_SECONDS)
         except FileNotFoundError:
             raise ShmtraceError(f"{path} is not there", REMEDY) from None
@@ -104,13 +104,17 @@ class Capture:
             capture._guard(path.stat().st_size)
             if not capture.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
                 raise _empty(path)
-            damage = verify.damage(db, shipped("capture/schema.sql").read_text())
+            schema = shipped("capture/schema.sql").read_text() + migrations.statements(version, back=True)
+            damage = verify.damage(db, schema)
+            if damage:
+                raise capture.damaged(damage)
+            if version < SCHEMA_VERSION:
+                capture._begin(migrations.migrated(db, version))
+                db.close()
+                capture._guard(path.stat().st_size)
         except BaseException as error:
             capture.__exit__(type(error), error)
             raise
-        if damage:
-            db.close()
-            raise capture.damaged(damage)
         return capture
 
     def _guard(self, size_bytes: int) -> None:
@@ -275,8 +279,8 @@ class Capture:
         return list(self.each("SELECT * FROM temp.sums ORDER BY key"))
 
 
-def _check_header(path: Path) -> None:
-    """Before SQLite opens a file, which may make others. Raises OSError, ShmtraceError."""
+def _check_header(path: Path) -> int:
+    """Its schema. Before SQLite opens a file, which may make others. Raises OSError, ShmtraceError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -291,13 +295,14 @@ def _check_header(path: Path) -> None:
     _, writing, reading, version, application = HEADER.unpack(header)
     if application != APPLICATION_ID:
         raise ShmtraceError(f"{path} is an SQLite file, but no capture", REMEDY)
-    if version != SCHEMA_VERSION:
+    if version not in (*migrations.RENAMED, SCHEMA_VERSION):
         raise ShmtraceError(
-            f"{path} has schema {version}, and this shmtrace reads {SCHEMA_VERSION}",
+            f"{path} has schema {version}, and this shmtrace reads {min(migrations.RENAMED)} to {SCHEMA_VERSION}",
             "use the shmtrace that made it, or a newer one",
         )
     if WAL in (writing, reading):
         raise ShmtraceError(f"{path} has been put into WAL mode", "`PRAGMA journal_mode = DELETE` in sqlite3 ends that")
+    return int(version)
 
 
 def _empty(path: Path) -> ShmtraceError:

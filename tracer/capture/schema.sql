@@ -38,7 +38,7 @@ CREATE TABLE process (
     comm TEXT, command TEXT,
     cgroup TEXT,                                -- path of it in the unified hierarchy, or in memory's
     started_ns INTEGER, exited_ns INTEGER,
-    stranger INTEGER NOT NULL DEFAULT 0         -- 1: not of the tree, but it touched a region of the tree's
+    outside_tree INTEGER NOT NULL DEFAULT 0     -- 1: not of the tree, but it touched a region of the tree's
 );
 
 -- Programs that processes of the tree have executed. A server that is told to reload may execute itself.
@@ -55,8 +55,8 @@ CREATE TABLE region (
     created_ns INTEGER, gone_ns INTEGER,
     creator INTEGER REFERENCES process,
     creator_how TEXT,                           -- traced, shmget (the kernel's own record) or inferred
-    top INTEGER REFERENCES process,             -- the process that the region rolls up to
-    vss_bytes INTEGER, allocated_bytes INTEGER, -- at the end, or when its last user let go of it
+    parent INTEGER REFERENCES process,          -- the process that the region rolls up to
+    size_bytes INTEGER, allocated_bytes INTEGER, -- at the end, or when its last user let go of it
     peak_bytes INTEGER, resident_bytes INTEGER, swapped_bytes INTEGER,
     start_bytes INTEGER,                        -- allocated when the capture of it began
     address INTEGER                             -- where it was last seen mapped
@@ -102,7 +102,7 @@ CREATE TABLE stacked (
 ) WITHOUT ROWID;
 
 -- Pages that a process made in, or for, the address space of another.
-CREATE TABLE behalf (
+CREATE TABLE made_for (
     region INTEGER NOT NULL REFERENCES region, process INTEGER NOT NULL REFERENCES process,
     for_process INTEGER NOT NULL REFERENCES process, pages INTEGER NOT NULL,
     PRIMARY KEY (region, process, for_process)

@@ -88,8 +88,8 @@ def _other_shape(db: sqlite3.Connection, tables: Tables) -> str | None:
 
 
 def _plain(sql: str) -> str:
-    """But for blanks and comments."""
-    return " ".join(re.sub(r"--[^\n]*", "", sql).split())
+    """But for blanks, comments, and the quotes that ALTER TABLE puts around a table's new name."""
+    return re.sub(r'^CREATE TABLE "(\w+)"', r"CREATE TABLE \1", " ".join(re.sub(r"--[^\n]*", "", sql).split()))
 
 
 def _broken_file(db: sqlite3.Connection) -> str | None:
@@ -126,7 +126,7 @@ def _wrong(columns: Sequence[SchemaColumn]) -> Iterator[str]:
     if "end" in integers:
         yield 'start >= "end" OR first_ns > last_ns'
         yield "(process IS NULL) <> (first_ns IS NULL) OR (process IS NULL) <> (last_ns IS NULL)"
-    if "parent" in integers:
+    if "parent_tgid" in integers:
         yield "parent >= id"  # a process is born after its parent: so none descends from itself
 
 

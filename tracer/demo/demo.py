@@ -56,7 +56,7 @@ class Stage(NamedTuple):
     rows: list[Row]
     shared_bytes: int
     """of the whole host, by free"""
-    vss_bytes: int
+    size_bytes: int
     allocated_bytes: int
     """by a stat of the file behind the region"""
 
@@ -309,7 +309,7 @@ def render(stage: Stage, before_bytes: int) -> str:
         lines.append(_line("together", "", sums, _sum(row.touched_pages for row in stage.rows), ""))
     lines.append(
         f"  free -m: shared {format_mb(stage.shared_bytes)}, {format_mb(before_bytes)} before · "
-        f"stat of map_files: VSS {format_mb(stage.vss_bytes)}, RSS {format_mb(stage.allocated_bytes)}"
+        f"stat of map_files: VSS {format_mb(stage.size_bytes)}, RSS {format_mb(stage.allocated_bytes)}"
     )
     return "\n".join(formatting.fit(line, formatting.COLUMNS) for line in lines)
 

@@ -70,7 +70,7 @@ class RegionMet(NamedTuple):
     head: Head
     key: RegionKey
     id: int
-    vss_bytes: int
+    size_bytes: int
     huge: bool
     """on hugetlbfs"""
     name: str

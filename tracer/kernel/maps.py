@@ -192,7 +192,7 @@ class Usage(NamedTuple):
     freed_pages: int
 
 
-class Behalf(NamedTuple):
+class MadeFor(NamedTuple):
     """Pages that one process, as (tgid, start_time_ns), made in the address space of another."""
 
     acting: tuple[int, int]

@@ -20,26 +20,26 @@ from tracer.kernel.cache import Cache
 from tracer.kernel.events import Event, Exec, Fork, Touch
 from tracer.kernel.fields import KernelLayout
 from tracer.kernel.loader import Loaded
-from tracer.kernel.maps import Behalf, Block, Blocks, Changes, Counts, ProcessSlots, Slots, Stacked, Usage
+from tracer.kernel.maps import Block, Blocks, Changes, Counts, MadeFor, ProcessSlots, Slots, Stacked, Usage
 from tracer.kernel.ring import Ring
 from tracer.kernel.tiers import Kind
 from tracer.kernel.updates import KernelProcess, KernelRegion, News, met, text
 from tracer.wire import (
     ASKER,
-    BEHALF_KEY,
     COUNT,
     FREE_BLOCK,
     FREE_PROCESS,
     FREE_REGION,
     FREE_USAGE,
     LOSSES,
+    MADE_FOR_KEY,
     OF_TREE,
+    OUTSIDE_TREE,
     REGION_ID,
     SLOT_BITS,
     STACK,
     STACKED_KEY,
     STATE,
-    STRANGER,
     TGID,
     USAGE,
 )
@@ -105,8 +105,8 @@ class Probes:
         self.counts_faults = not tier.functions
         self._news = News()
         self._heard_late = False
-        self._known_behalves: dict[int, list[Behalf]] = {}
-        self._behalves_known = [0]
+        self._known_made_for: dict[int, list[MadeFor]] = {}
+        self._made_for_known = [0]
         self._usages_of: dict[int, dict[tuple[int, int], int]] = {}  # by region and process: the number
         self._leaving: set[int] = set()  # ids of regions that have been forgotten
         # blocks by region and part of it: that have changed, and all of them
@@ -138,7 +138,7 @@ class Probes:
         """What this side reads of them."""
         loaded, sizes = self._loaded, self._sizes
         self._askers = None if self.tier.functions else loaded.map("askers")
-        self._behalves = loaded.map("behalves") if self.tier.functions and knows_owners else None
+        self._made_for = loaded.map("made_for") if self.tier.functions and knows_owners else None
         self._stacked = loaded.map("stacked") if counts_stacks else None
         self._stacks = loaded.map("stacks") if counts_stacks else None
         self._blocks = Blocks(loaded.fd("ledger"), sizes.blocks)
@@ -155,7 +155,7 @@ class Probes:
         ]
         self._is_told = self._counts("told", 1)
         self._losses = self._counts("losses", len(LOSSES))
-        self._nr_behalves = self._counts("nr_behalves", 1) if self._behalves else None
+        self._nr_made_for = self._counts("nr_made_for", 1) if self._made_for else None
         self._rings = [Ring(loaded.fd("events"), EVENT_PAGES)]
         if tiers.LABELS[0] in self.tier.probes:
             self.labels = loaded.map("labels")
@@ -280,11 +280,11 @@ class Probes:
 
     def keep(self, told: Fork | Exec) -> bool:
         """A process that is watched is of the tree. Whether it has been tracked so far."""
-        return self._put(told, OF_TREE) != STRANGER
+        return self._put(told, OF_TREE) != OUTSIDE_TREE
 
     def drop(self, told: Fork | Exec) -> None:
         """It is not."""
-        self._put(told, STRANGER)
+        self._put(told, OUTSIDE_TREE)
 
     def _put(self, told: Fork | Exec, kind: int) -> int | None:
         """What it was; None: it is there no more."""
@@ -363,22 +363,22 @@ class Probes:
     def _usage(self, place: int) -> Usage:
         return Usage(*USAGE.unpack(self._usages[place])[:2])
 
-    def behalves(self) -> dict[int, list[Behalf]]:
+    def made_for(self) -> dict[int, list[MadeFor]]:
         """Who made pages in whose address space, by region."""
-        now = self._nr_behalves.read() if self._nr_behalves else self._behalves_known
-        if now != self._behalves_known:
-            self._behalves_known, self._known_behalves = now, {}
-            for key, value in self._behalves.items() if self._behalves else ():
-                start_time_ns, for_start_time_ns, tgid, for_tgid, region, _ = BEHALF_KEY.unpack(key)
-                behalf = Behalf((tgid, start_time_ns), (for_tgid, for_start_time_ns), COUNT.unpack(value)[0])
-                self._known_behalves.setdefault(region, []).append(behalf)
-        return self._known_behalves
+        now = self._nr_made_for.read() if self._nr_made_for else self._made_for_known
+        if now != self._made_for_known:
+            self._made_for_known, self._known_made_for = now, {}
+            for key, value in self._made_for.items() if self._made_for else ():
+                start_time_ns, for_start_time_ns, tgid, for_tgid, region, _ = MADE_FOR_KEY.unpack(key)
+                made_for = MadeFor((tgid, start_time_ns), (for_tgid, for_start_time_ns), COUNT.unpack(value)[0])
+                self._known_made_for.setdefault(region, []).append(made_for)
+        return self._known_made_for
 
-    def forget_behalves(self, number: int) -> None:
-        for behalf in self._known_behalves.pop(number, ()):
-            (tgid, start_time_ns), (for_tgid, for_start_time_ns) = behalf.acting, behalf.whose
-            if self._behalves:
-                del self._behalves[BEHALF_KEY.pack(start_time_ns, for_start_time_ns, tgid, for_tgid, number, 0)]
+    def forget_made_for(self, number: int) -> None:
+        for made_for in self._known_made_for.pop(number, ()):
+            (tgid, start_time_ns), (for_tgid, for_start_time_ns) = made_for.acting, made_for.whose
+            if self._made_for:
+                del self._made_for[MADE_FOR_KEY.pack(start_time_ns, for_start_time_ns, tgid, for_tgid, number, 0)]
 
     # ---- stacks ----
 

@@ -84,7 +84,7 @@ FAULTS_PROBES = [
     _raw("page_fault", "exceptions:page_fault_user"),
 ]
 HUGETLB = "who made and who touched regions of hugetlbfs"
-BEHALF = "on whose behalf a page was made that one process made for another"
+MADE_FOR = "on whose behalf a page was made that one process made for another"
 TOLD = ("adding", "charge_mm")
 FILLING = "shmem_mfill_filemap_add", "shmem_mfill_atomic_pte"
 EXACT_PROBES = [
@@ -106,12 +106,12 @@ EXACT_PROBES = [
     # the first since v6.0
     _entry("hugetlb_adding", "hugetlb_add_to_page_cache", "huge_add_to_page_cache", costs=HUGETLB),
     # the funnel itself was told for whom, until its parameter charge_mm was dropped (present in v6.6, absent in v6.12)
-    _return("got", "get_user_pages_remote", costs=BEHALF, unless=TOLD),
-    _entry("getting", "get_user_pages_remote", costs=BEHALF, unless=TOLD),
-    _return("pinned", "pin_user_pages_remote", costs=BEHALF, unless=TOLD),
-    _entry("pinning", "pin_user_pages_remote", costs=BEHALF, unless=TOLD),
-    _return("filled", *FILLING, costs=BEHALF, unless=TOLD),
-    _entry("filling", *FILLING, costs=BEHALF, unless=TOLD),
+    _return("got", "get_user_pages_remote", costs=MADE_FOR, unless=TOLD),
+    _entry("getting", "get_user_pages_remote", costs=MADE_FOR, unless=TOLD),
+    _return("pinned", "pin_user_pages_remote", costs=MADE_FOR, unless=TOLD),
+    _entry("pinning", "pin_user_pages_remote", costs=MADE_FOR, unless=TOLD),
+    _return("filled", *FILLING, costs=MADE_FOR, unless=TOLD),
+    _entry("filling", *FILLING, costs=MADE_FOR, unless=TOLD),
     _entry("adding", "shmem_add_to_page_cache"),
 ]
 

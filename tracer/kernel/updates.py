@@ -29,7 +29,7 @@ class KernelProcess(NamedTuple):
     tgid: int
     parent_tgid: int
     kind: int
-    """wire.OF_TREE, WATCHED, STRANGER"""
+    """wire.OF_TREE, WATCHED, OUTSIDE_TREE"""
     title_bytes: int
     """of the whole command line, of which title has the beginning; 0: it was not read"""
     reserved: int
@@ -177,8 +177,8 @@ def met(region: KernelRegion) -> list[Event]:
     """What a region that has changed has come to."""
     found: list[Event] = []
     if region.mapped_ns:
-        (tgid, start_time_ns), (maker, maker_start_ns) = region.mapper, region.maker
-        made = Head(region.made_ns, maker_start_ns, maker) if region.made_ns else None
+        (tgid, start_time_ns), (maker, creator_start_ns) = region.mapper, region.maker
+        made = Head(region.made_ns, creator_start_ns, maker) if region.made_ns else None
         head = Head(region.mapped_ns, start_time_ns, tgid)
         found.append(RegionMet(head, region.key, region.id, region.size_bytes, region.huge, region.name, made))
     return found + [RegionGone(region.id)] * bool(region.gone_us)

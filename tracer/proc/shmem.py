@@ -87,7 +87,7 @@ class RegionKey(NamedTuple):
 class RegionStat(NamedTuple):
     """One stat of the file behind a mapping."""
 
-    vss_bytes: int
+    size_bytes: int
     allocated_bytes: int
     """resident and swapped"""
 
@@ -317,7 +317,7 @@ class Survey(NamedTuple):
 
     pages: list[Pages]
     allocated_bytes: int
-    vss_bytes: int
+    size_bytes: int
 
 
 class _Range(ctypes.Structure):

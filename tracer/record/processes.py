@@ -25,7 +25,7 @@ class TracedProcess:
     began_us: int
     """since the capture began; -1: it was there before"""
     exited: bool = False
-    stranger: bool = False
+    outside_tree: bool = False
     """not of the tree: it touched a region of the tree's"""
     cgroup: str | None = None
     ns_tgid: int | None = None
@@ -67,12 +67,12 @@ class Processes:
         command: str,
         began_us: int,
         cgroup: str | None = None,
-        stranger: bool = False,
+        outside_tree: bool = False,
         ns_tgid: int | None = None,
     ) -> TracedProcess:
         """cgroup: where it is not known, its parent's."""
-        parent = self.alive(parent_tgid) if parent_tgid and not stranger else None
-        if parent and parent.stranger:
+        parent = self.alive(parent_tgid) if parent_tgid and not outside_tree else None
+        if parent and parent.outside_tree:
             parent = None
         cgroup = cgroup or (parent.cgroup if parent else None)
         row = self._capture.insert(
@@ -86,10 +86,10 @@ class Processes:
             command=command,
             cgroup=cgroup,
             started_ns=self._clock.wall_of_boot(start_time_ns) if start_time_ns else None,
-            stranger=stranger,
+            outside_tree=outside_tree,
         )
         process = TracedProcess(
-            row, tgid, start_time_ns, parent, comm, command, began_us, False, stranger, cgroup, ns_tgid
+            row, tgid, start_time_ns, parent, comm, command, began_us, False, outside_tree, cgroup, ns_tgid
         )
         if tgid in self._alive:
             self._alive[tgid].exited = True  # its PID could not be given away before
@@ -111,7 +111,7 @@ class Processes:
 
     def tree(self) -> list[TracedProcess]:
         """Those of the tree that are alive."""
-        return [process for process in self._alive.values() if not process.stranger]
+        return [process for process in self._alive.values() if not process.outside_tree]
 
     def last(self, tgid: int) -> TracedProcess | None:
         """The one that had this PID last, or has it."""

@@ -18,7 +18,7 @@ from typing import Any, Optional
 from tracer import wire
 from tracer.capture.capture import Capture, ExtentRow
 from tracer.clock import Clock
-from tracer.kernel.maps import Behalf, Block, Usage
+from tracer.kernel.maps import Block, MadeFor, Usage
 from tracer.kernel.probes import Probes
 from tracer.kernel.updates import KernelRegion
 from tracer.proc import procfs, shmem
@@ -30,12 +30,12 @@ from tracer.record.processes import Processes, TracedProcess, stands_for
 from tracer.record.regions import Finder, TracedRegion, enter_mappings
 
 REGION_COLUMNS = (
-    "gone_ns, top, vss_bytes, allocated_bytes, peak_bytes, resident_bytes, swapped_bytes, start_bytes, address"
+    "gone_ns, parent, size_bytes, allocated_bytes, peak_bytes, resident_bytes, swapped_bytes, start_bytes, address"
 )
 SAMPLE = "sample", "region, time_ns, allocated_bytes, resident_bytes, swapped_bytes"
 EXTENT = "extent", 'region, start, "end", process, first_ns, last_ns, label'
 USAGE = "usage", "region, process, faults, freed_pages"
-BEHALF = "behalf", "region, process, for_process, pages"
+MADE_FOR = "made_for", "region, process, for_process, pages"
 
 AT_ONCE_S = 0.002
 PATIENCE_S = 0.1
@@ -68,7 +68,7 @@ class RegionWriter:
         self.usages: dict[tuple[int, int, int], Usage] = {}
         """as they were last written, by (region, tgid, start_time_ns)"""
         self._usages_at_s = 0.0
-        self._behalf_of: dict[int, list[Behalf]] = {}
+        self._made_for_of: dict[int, list[MadeFor]] = {}
         self._changed: list[tuple[Any, ...]] = []  # REGION_COLUMNS, and the region's row
         self._rows: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)  # by table and columns
 
@@ -166,7 +166,7 @@ class RegionWriter:
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
         """Accounts are closed in here: what is read or written once for all of them is done so."""
-        self._behalf_of = self._probes.behalves()
+        self._made_for_of = self._probes.made_for()
         self._probes.hear()
         self._finder.segments.cache_clear()
         try:
@@ -194,7 +194,7 @@ class RegionWriter:
             region.allocated_bytes, gone_ns = last.pages * PAGE_BYTES, self._clock.wall_of_us(last.gone_us)
             left_pages = max(last.pages - last.torn_pages, 0)  # swapped, or not torn down yet: that takes its time
         if last:
-            region.vss_bytes = max(region.vss_bytes, last.size_bytes)
+            region.size_bytes = max(region.size_bytes, last.size_bytes)
             region.peak_bytes = max(region.peak_bytes, last.peak_pages * PAGE_BYTES)
         blocks = self._probes.heard_blocks(region.id)  # none has come to it since
         entries = self.read(region, blocks, None, left_pages)
@@ -215,7 +215,7 @@ class RegionWriter:
         blocks = self._probes.blocks(region.id)
         present = ALL_PAGES  # alive, and out of reach: the ledger is taken at its word
         if found:
-            region.vss_bytes, region.allocated_bytes = found.vss_bytes, found.allocated_bytes
+            region.size_bytes, region.allocated_bytes = found.size_bytes, found.allocated_bytes
             present = PageSet(found.pages)
         elif not self._probes.measure(region.id):
             return self.close_gone(region, self._probes.region(region.id))
@@ -266,7 +266,7 @@ class RegionWriter:
         residency: shmem.Residency,
         gone_ns: int | None,
     ) -> None:
-        of_tree = [process for process in mappings if not process.stranger]
+        of_tree = [process for process in mappings if not process.outside_tree]
         self.infer_creator(region, of_tree)
         # pages may have been given back, or torn down, between the look at how many there are and that at whose
         known_bytes = (entries.touched_pages + entries.before_pages) * PAGE_BYTES
@@ -279,7 +279,7 @@ class RegionWriter:
         self._rows[EXTENT] += self.rows(region, entries)
         usage = self._usage(region, entries.freed_pages)
         self._rows[USAGE] += [(region.row, row, *values) for row, values in usage.items()]
-        self._rows[BEHALF] += [(region.row, *values) for values in self._behalves(region)]
+        self._rows[MADE_FOR] += [(region.row, *values) for values in self._made_for(region)]
         enter_mappings(self._capture, region, mappings)
 
     def _columns(
@@ -295,7 +295,7 @@ class RegionWriter:
         return (
             gone_ns,
             parent.row if parent else None,
-            region.vss_bytes,
+            region.size_bytes,
             allocated_bytes,
             max(region.peak_bytes, allocated_bytes),
             *residency,
@@ -332,11 +332,11 @@ class RegionWriter:
             found[row] = faults_known, freed_pages + pages
         return found
 
-    def _behalves(self, region: TracedRegion) -> list[tuple[int, int, int]]:
+    def _made_for(self, region: TracedRegion) -> list[tuple[int, int, int]]:
         """(process row, row of the process in whose memory it made pages, pages)."""
-        behalves = self._behalf_of.get(region.id, ())
-        found = [(self._process(*each.acting).row, self._process(*each.whose).row, each.pages) for each in behalves]
-        self._probes.forget_behalves(region.id)
+        made_for = self._made_for_of.get(region.id, ())
+        found = [(self._process(*each.acting).row, self._process(*each.whose).row, each.pages) for each in made_for]
+        self._probes.forget_made_for(region.id)
         return found
 
     def _process(self, tgid: int, start_time_ns: int) -> TracedProcess:

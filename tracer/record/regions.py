@@ -41,7 +41,7 @@ class TracedRegion:
     creator: TracedProcess | None = None
     first_mapper: TracedProcess | None = None
     """who was seen to map it first, if it was not mapped before"""
-    vss_bytes: int = 0
+    size_bytes: int = 0
     start_bytes: int = 0
     """allocated when the capture of it began"""
     allocated_bytes: int = 0
@@ -74,14 +74,14 @@ class TracedRegion:
         found = shmem.survey(self.path, self.key) if self.path and self.kind != "hugetlb" else None
         size = found or (shmem.region_stat(self.path) if self.path else None)
         if size and not self.unread:
-            self.vss_bytes, self.allocated_bytes = size.vss_bytes, size.allocated_bytes
+            self.size_bytes, self.allocated_bytes = size.size_bytes, size.allocated_bytes
             self.peak_bytes = max(self.peak_bytes, size.allocated_bytes)
             self.start_bytes = size.allocated_bytes if start_pages is None else start_pages * shmem.PAGE_BYTES
         if found:
             there = PageSet(found.pages)
             self.baseline = there.less(owned())
             if self.unread:
-                self.punched.append((0, -(-found.vss_bytes // shmem.PAGE_BYTES)))
+                self.punched.append((0, -(-found.size_bytes // shmem.PAGE_BYTES)))
             else:
                 self.start_bytes = found.allocated_bytes - (len(there) - len(self.baseline)) * shmem.PAGE_BYTES
         self.unread = not found and size is not None and self.kind != "hugetlb"  # what is gone has nothing

@@ -220,7 +220,7 @@ class Trace:
                 identity = mapping.dev, mapping.ino, mapping.path
                 if identity not in seen:
                     stat = shmem.region_stat(self._proc.map_file(tgid, mapping))
-                    seen[identity] = stat.vss_bytes if stat else 0
+                    seen[identity] = stat.size_bytes if stat else 0
         memory = self._proc.memory()
         size_bytes = sum(seen.values()) + self._room_bytes
         if self._room_bytes == ROOM_BYTES:
@@ -487,14 +487,14 @@ class Trace:
             stat.command if stat else "",
             began_us,
             cgroup=self._proc.cgroup(tgid) if stat else None,
-            stranger=True,
+            outside_tree=True,
             ns_tgid=self._proc.ns_tgid(tgid) if stat else None,
         )
 
     def _forked(self, event: events.Fork) -> None:
         head = event.head
         parent = self.lives.alive(event.parent_tgid)
-        if event.watched and (not parent or parent.stranger):
+        if event.watched and (not parent or parent.outside_tree):
             self._probes.drop(event)
         elif not self.lives.find(head.tgid, head.start_time_ns):  # else /proc showed it first
             if event.watched:
@@ -510,7 +510,7 @@ class Trace:
     def _executed(self, event: events.Exec) -> None:
         head = event.head
         process = self.lives.find(head.tgid, head.start_time_ns)
-        if process and not process.stranger:
+        if process and not process.outside_tree:
             self.lives.executed(process, event.comm, event.command, self._clock.wall(head.time_ns))
             self._label(head)
         elif self._wanted.match(event.comm, event.title) and head.tgid not in self._excluded:
@@ -556,7 +556,7 @@ class Trace:
         if not maker and kind == "sysv":
             maker = self._asker(event)
         region = self._enter(event.id, event.key, kind, name, created_ns, maker)
-        region.vss_bytes, region.made = event.vss_bytes, bool(event.made)
+        region.size_bytes, region.made = event.size_bytes, bool(event.made)
         region.first_mapper = process
         for earlier in self._unmet.pop(event.id, ()):
             self._apply(earlier)
@@ -629,7 +629,7 @@ class Trace:
                 sample = allocated_bytes, allocated_bytes - swapped_bytes, swapped_bytes
                 if sample != region.sample:
                     rows.append((region.row, now_ns, *sample))
-                region.vss_bytes, region.allocated_bytes, region.sample = now.size_bytes, allocated_bytes, sample
+                region.size_bytes, region.allocated_bytes, region.sample = now.size_bytes, allocated_bytes, sample
                 region.peak_bytes = max(region.peak_bytes, allocated_bytes, now.peak_pages * PAGE_BYTES)
                 region.samples_missed = 0
                 continue
@@ -736,7 +736,7 @@ class Trace:
         for process, stat in self._in_time(self._read_again(known)):
             alive[process.tgid] = process
             self._refresh_title(process, stat)
-            rss_bytes += 0 if process.stranger else self._proc.rss_bytes(process.tgid) or 0
+            rss_bytes += 0 if process.outside_tree else self._proc.rss_bytes(process.tgid) or 0
         if len(alive) < len(known):
             self._warn(f"told to stop: {len(known) - len(alive)} processes were not looked at")
         regions = [] if self._is_urgent() else list(self.regions.values())

@@ -38,7 +38,7 @@ def _container(row: PlaceRow) -> str:
 SUMS = [
     Column("cgroups", "", lambda row: ", ".join(row.cgroups), "<"),
     Column("allocated_bytes", "allocated", lambda row: row.size_bytes),
-    Column("freed_bytes", "given back", lambda row: row.freed_bytes),
+    Column("freed_bytes", "freed", lambda row: row.freed_bytes),
     Column("processes", "processes", lambda row: row.nr_processes, shown=lambda row: str(row.nr_processes or "")),
     Column("regions", "regions", lambda row: row.nr_regions),
 ]
@@ -85,9 +85,9 @@ def _by_place(
     rows = [_place_row("touched", key[0], touched)._replace(key=key) for key, touched in found.items()]
     rows.sort(key=lambda row: (-row.size_bytes, -(row.freed_bytes or 0), row.cgroups))
     total = _place_row("sum", NOWHERE, [item for touched in found.values() for item in touched])
-    for part in ("outside", "before", "unseen"):
+    for part in ("other_times", "before", "unseen"):
         sizes = [getattr(region, f"{part}_bytes") for region in account.regions]
-        if part != "outside" or account.window != ALL_TIME:
+        if part != "other_times" or account.window != ALL_TIME:
             rows.append(PlaceRow(part, NOWHERE, [], sum(sizes), None, None, sum(map(bool, sizes))))
     size_bytes = sum(region.allocated_bytes for region in account.regions)
     return Table(by, columns, rows, total._replace(size_bytes=size_bytes, nr_regions=len(account.regions)))

@@ -72,7 +72,7 @@ def by_label(account: Account, kind: str) -> Table:
     rows.sort(key=lambda row: (-row.size_bytes, row.text is None, row.text))
     rows += [
         Deed(part, None, size_bytes)
-        for part in ("outside", "before", "unseen")
+        for part in ("other_times", "before", "unseen")
         if (size_bytes := sum(getattr(region, f"{part}_bytes") for region in account.regions))
     ]
     columns = [Column("part", "", lambda row: row.part, "<"), *BY_LABEL, Column(of, of, _text, "<", shown=_shown_text)]
@@ -80,7 +80,7 @@ def by_label(account: Account, kind: str) -> Table:
 
 
 BY_LABEL = [
-    Column("allocated_bytes", "touched", lambda row: row.size_bytes),
+    Column("allocated_bytes", "allocated", lambda row: row.size_bytes),
     Column("processes", "by", lambda row: row.nr_processes, shown=lambda row: str(row.nr_processes or "")),
     Column("first_ns", "first", lambda row: row.first_ns),
     Column("last_ns", "last", lambda row: row.last_ns),

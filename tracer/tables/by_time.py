@@ -85,7 +85,7 @@ def by_time(account: Account, capture: Capture) -> Table:
         Counter(
             min(nr - 1, (time_ns - origin_ns) // size_ns)
             for process in processes.values()
-            if not process.stranger
+            if not process.outside_tree
             for time_ns in [getattr(process, name)]
             if time_ns is not None and since_ns <= time_ns and time_ns < (account.window.until_ns or time_ns + 1)
         )

@@ -69,7 +69,7 @@ REGION_COLUMNS = [
     Column("touched_change_bytes", "change", lambda row: row.touched_change_bytes, signed=True),
 ]
 PROCESS_COLUMNS = [
-    Column("pids", "PID", lambda row: _pids(row)),
+    Column("tgids", "PID", lambda row: _pids(row)),
     Column("what", "process", lambda row: row.what, "<"),
     *[column for column in REGION_COLUMNS if column.name == "how" or column.name.startswith("touched")],
 ]
@@ -117,7 +117,7 @@ def _regions(a: Account, b: Account, same_boot: bool) -> Iterable[Change]:
     pairs: list[tuple[Held, Held]] = []
     if same_boot:
         pairs, first, second = _match(first, second, lambda one: one.region.id)
-    alike, gone, new = _match(first, second, lambda one: (one.whose, one.what, one.region.kind, one.region.vss_bytes))
+    alike, gone, new = _match(first, second, lambda one: (one.whose, one.what, one.region.kind, one.region.size_bytes))
     yield from (_region("same", *pair) for pair in pairs)
     yield from (_region("alike", *pair) for pair in alike)
     yield from (_region("gone", one, None) for one in gone)

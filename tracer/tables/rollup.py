@@ -11,7 +11,7 @@ from tracer.capture.capture import Capture
 from tracer.tables.by_time import bounds, histories
 from tracer.tables.table import Column, Table
 
-PARTS = {"outside": "at other times", "before": "before the trace", "unseen": "unseen", "sum": "sum"}
+PARTS = {"other_times": "at other times", "before": "before the trace", "unseen": "unseen", "sum": "sum"}
 """What a table calls that which nobody touched in the window, and the sum of all."""
 
 
@@ -41,13 +41,13 @@ BY_REGION = [
     ),
     Column("name", "", lambda row: row.region.name, "<"),
     Column("kind", "kind", lambda row: row.region.kind, "<"),
-    Column("size_bytes", "size", lambda row: row.region.vss_bytes),
+    Column("size_bytes", "size", lambda row: row.region.size_bytes),
     Column("allocated_bytes", "allocated", lambda row: row.region.allocated_bytes),
     Column("grown_bytes", "grown", lambda row: row.grown_bytes, signed=True),
     Column("peak_bytes", "peak", lambda row: row.region.peak_bytes),
     Column("swapped_bytes", "swapped", lambda row: row.region.swapped_bytes),
     Column("touched_bytes", "", lambda row: row.region.touched_bytes),
-    Column("outside_bytes", "", lambda row: row.region.outside_bytes),
+    Column("other_times_bytes", "", lambda row: row.region.other_times_bytes),
     Column("before_bytes", "", lambda row: row.region.before_bytes),
     Column("unseen_bytes", "", lambda row: row.region.unseen_bytes),
     Column("grower", "most by", lambda row: who(row.grower and row.grower.process), "<"),
@@ -177,7 +177,7 @@ def by_parent(account: Account) -> Table:
             rows += [
                 Share(parent, region, part, None, size_bytes)
                 for part, size_bytes in (
-                    ("outside", region.outside_bytes),
+                    ("other_times", region.other_times_bytes),
                     ("before", region.before_bytes),
                     ("unseen", region.unseen_bytes),
                 )

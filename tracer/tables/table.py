@@ -59,13 +59,15 @@ class Table(NamedTuple):
         return " ".join(column.shown(row) if column.shown else str(column.get(row)) for column in names)
 
     def sort(self, name: str | None) -> Table:
-        """By a column, with its unit or without: the most first, of texts and times the first. Unknown comes last.
+        """By a column, called as its heading is or as in CSV, there with the unit or without: the most first, of texts
+        and times the first. Unknown comes last.
 
         Raises ShmtraceError, with the columns there are.
         """
         if name is None:
             return self
-        names = {column.key.removesuffix("_bytes"): column for column in self.columns}
+        names = {column.title: column for column in reversed(self.columns) if column.title}
+        names.update((column.key.removesuffix("_bytes"), column) for column in self.columns)
         names.update((column.key, column) for column in self.columns)
         column = names.get(name)
         if column is None:

@@ -34,8 +34,8 @@ COLUMNS = [
     Column("kind", "", lambda touch: touch.region.kind),
     Column("name", "", lambda touch: touch.region.name),
     Column("part", "", lambda touch: touch.part),
-    Column("pid", "", lambda touch: touch.process and touch.process.tgid),
-    Column("process", "", lambda touch: touch.process and touch.process.command),
+    Column("tgid", "", lambda touch: touch.process and touch.process.tgid),
+    Column("command", "", lambda touch: touch.process and touch.process.command),
     Column("pages", "", lambda touch: touch.touched_bytes // PAGE_BYTES),
     Column("bytes", "", lambda touch: touch.touched_bytes),
 ]

@@ -64,7 +64,7 @@ def stacks(parents: list[Parent]) -> Iterator[Stack]:
             root = _process(parent.process), _region(region, parent.process)
             touchers = sorted(region.touchers, key=lambda toucher: toucher.first_ns or 0)
             rows: list[tuple[tuple[str, ...], int]] = [(("[before the trace]",), region.before_bytes)]
-            rows += [(("[at other times]",), region.outside_bytes)]
+            rows += [(("[at other times]",), region.other_times_bytes)]
             for toucher in touchers:
                 made_by = toucher.stacks if has_stacks else [Made((), toucher.touched_bytes)]
                 rows += [((_process(toucher.process), *_frames(made)), made.size_bytes) for made in made_by]

@@ -94,7 +94,7 @@ def choices(regions: Iterable[Known]) -> str:
         (
             each.region.id,
             each.region.kind,
-            "?" if each.region.vss_bytes is None else format_bytes(each.region.vss_bytes),
+            "?" if each.region.size_bytes is None else format_bytes(each.region.size_bytes),
             format_bytes(each.region.allocated_bytes),
             fit(printable(each.region.name), 32) + (f"  {each.guess}" if each.guess else ""),
             " ".join(map(str, each.region.mappers[:3])) + " …" * (len(each.region.mappers) > 3),

@@ -14,7 +14,7 @@ from typing import Any
 from tracer import guess, labels
 from tracer.account import NAMELESS, Account, Parent, Process, Region
 from tracer.capture.capture import PAGE_BYTES, Capture
-from tracer.formatting import fit, printable
+from tracer.formatting import fit, format_bytes, printable
 from tracer.shipped import shipped
 from tracer.tables import groups
 from tracer.tables.table import Column, Table, told
@@ -131,7 +131,7 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
             "command": [lists.command(row) for row in lists.processes],
             "started": [lists.when(row["started_ns"]) for row in lists.processes],
             "exited": [lists.when(row["exited_ns"]) for row in lists.processes],
-            "stranger": [row["stranger"] for row in lists.processes],
+            "outside_tree": [row["outside_tree"] for row in lists.processes],
         },
         "execs": {
             "time": [lists.when(row["time_ns"]) for row in execs],
@@ -164,7 +164,7 @@ def _texts(capture: Capture, kind: str) -> tuple[list[str], dict[int, int]]:
     return list(numbers), by_row
 
 
-FIGURES = "vss_bytes allocated_bytes peak_bytes resident_bytes swapped_bytes before_bytes unseen_bytes".split()  # noqa: SIM905
+FIGURES = "size_bytes allocated_bytes peak_bytes resident_bytes swapped_bytes before_bytes unseen_bytes".split()  # noqa: SIM905
 
 
 def _region(region: Region, parent: Parent, lists: Lists) -> dict[str, Any]:
@@ -303,13 +303,3 @@ def balance(account: Account) -> dict[str, int]:
         "before": sum(region.before_bytes for region in regions) // PAGE_BYTES,
         "unseen": sum(region.unseen_bytes for region in regions) // PAGE_BYTES,
     }
-
-
-def format_bytes(size_bytes: int) -> str:
-    """As 81.2 MiB."""
-    value = float(size_bytes)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if value < 1023.95:
-            return f"{value:.1f} {unit}" if unit != "bytes" else f"{size_bytes} bytes"
-        value /= 1024
-    return f"{value:.1f} TiB"

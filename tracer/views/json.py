@@ -126,7 +126,7 @@ def _region(region: Region) -> dict[str, Any]:
         "name": region.name,
         "created": rfc3339(region.created_ns),
         "gone": rfc3339(region.gone_ns),
-        "vss_bytes": region.vss_bytes,
+        "size_bytes": region.size_bytes,
         "allocated_bytes": region.allocated_bytes,
         "peak_bytes": region.peak_bytes,
         "resident_bytes": region.resident_bytes,
@@ -134,7 +134,7 @@ def _region(region: Region) -> dict[str, Any]:
         "creator": {**_process(creator.process), "how": creator.how} if creator else None,
         "charged": [{"cgroup": cgroup, "bytes": size_bytes} for cgroup, size_bytes in charged(region)],
         "before_bytes": region.before_bytes,
-        "outside_bytes": region.outside_bytes,
+        "other_times_bytes": region.other_times_bytes,
         "unseen_bytes": region.unseen_bytes,
         "touchers": (
             {
@@ -181,7 +181,7 @@ def _process(process: Process) -> dict[str, Any]:
         "unit": where.unit,
         "container": where.container,
         "pod": where.pod,
-        "in_tree": not process.stranger,
+        "in_tree": not process.outside_tree,
     }
 
 

@@ -13,7 +13,7 @@ from tracer.capture.capture import PAGE_BYTES
 from tracer.cgroup import place, short
 from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, moment, printable, width
 
-PROCESS_COLUMNS = 23
+PROCESS_COLUMNS = 22
 COMM_COLUMNS = 16  # the kernel keeps 15 bytes; more is only what a stranger's codes take
 MAX_PARENTS = 20
 MAX_REGIONS = 6  # shown in full; of the rest a line each, up to
@@ -76,7 +76,7 @@ def _heading(process: Process | None) -> str:
 def _summary(region: Region, parent: Process | None, account: Account) -> str:
     """One line: which region, how big, how much it grew, whether it is gone."""
     name = guess.guess(region, parent) or fit(printable(region.name), 24)
-    size = "?" if region.vss_bytes is None else format_bytes(region.vss_bytes)
+    size = "?" if region.size_bytes is None else format_bytes(region.size_bytes)
     line = f"  {name}  {region.kind} {size}, allocated {format_bytes(region.allocated_bytes)}"
     if region.gone_ns:
         line += f" when it went, {clock(region.gone_ns)}"
@@ -98,7 +98,7 @@ def _region(region: Region, parent: Process | None, account: Account) -> list[st
         return lines
     touchers = [toucher for toucher in region.touchers if toucher.touched_bytes]
     others = [toucher for toucher in region.touchers if not toucher.touched_bytes]
-    if touchers or region.outside_bytes or region.unseen_bytes:
+    if touchers or region.other_times_bytes or region.unseen_bytes:
         counted = any(toucher.faults is not None for toucher in region.touchers)
         lines.append(HEADER + FAULTS * counted)
         for toucher in touchers[:MAX_TOUCHERS]:
@@ -108,12 +108,12 @@ def _region(region: Region, parent: Process | None, account: Account) -> list[st
             touched_bytes = sum(toucher.touched_bytes for toucher in rest)
             faults = _faults(rest) if counted else None
             lines.append(_row("", f"…{len(rest)} more", touched_bytes, region, faults))
-        if region.outside_bytes:
-            lines.append(_row("", "at other times", region.outside_bytes, region))
+        if region.other_times_bytes:
+            lines.append(_row("", "at other times", region.other_times_bytes, region))
         if region.before_bytes:
             lines.append(_row("", "before the trace", region.before_bytes, region))
         lines.append(_row("", "unseen", region.unseen_bytes, region))
-        lines += _given_back(region)
+        lines += _freed(region)
         lines += _deeds(region, account)
     lines += _charged(region)
     if any(toucher.faults for toucher in others):
@@ -163,8 +163,8 @@ def _faults(touchers: Iterable[Toucher]) -> int:
 
 def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
     process = toucher.process
-    notes = ["outside"] if process.stranger else []
-    notes += [f"exited {clock(process.exited_ns)}"] if process.exited_ns else []
+    notes = [f"exited {clock(process.exited_ns)}"] if process.exited_ns else []
+    notes += ["outside tree"] if process.outside_tree else []
     faults = "" if counted else None  # a column of which this one has nothing
     row = _row(
         str(process.tgid),
@@ -188,13 +188,13 @@ def _made_for(process: Process, made_bytes: int) -> str:
     return f"{format_bytes(made_bytes)} for {_numbers(process)} {fit(_name(process), MADE_FOR_COLUMNS)}"
 
 
-def _given_back(region: Region) -> list[str]:
+def _freed(region: Region) -> list[str]:
     """Pages that are there no more, of who touched them first."""
     gave = sorted((row for row in region.touchers if row.freed_bytes), key=lambda row: -row.freed_bytes)
     if not gave:
         return []
     most, *rest = gave
-    line = f"    given back: {format_bytes(most.freed_bytes)} of {_numbers(most.process)} {_name(most.process)}"
+    line = f"    freed: {format_bytes(most.freed_bytes)} of {_numbers(most.process)} {_name(most.process)}"
     more = f", {format_bytes(sum(row.freed_bytes for row in rest))} of {len(rest)} more" if rest else ""
     return [fit(line, COLUMNS - width(more)) + more]
 
@@ -211,10 +211,14 @@ def _charged(region: Region) -> list[str]:
     shares = [(where, size_bytes) for where, size_bytes in sizes.most_common() if where]
     rest_bytes = sum(size_bytes for _, size_bytes in shares[MAX_CHARGED:])
     shares = shares[:MAX_CHARGED] + ([(f"…{len(shares) - MAX_CHARGED} more", rest_bytes)] if rest_bytes else [])
-    told = ", ".join(f"{format_bytes(size_bytes)} to {where}" for where, size_bytes in shares)
-    begun, charge = f"    made in {_belongs(made)}", f"charged {told}"
-    joined = f"{begun}; {charge}"
-    return [joined] if width(joined) <= COLUMNS else [begun, f"    {charge}"]
+    first, *others = (f"{format_bytes(size_bytes)} to {where}" for where, size_bytes in shares)
+    lines = [f"    made in {_belongs(made)}"]
+    for separator, indent, part in [("; ", "    ", f"charged {first}"), *((", ", "      ", other) for other in others)]:
+        if width(lines[-1] + separator + part) <= COLUMNS:
+            lines[-1] += separator + part
+        else:
+            lines.append(indent + part)
+    return lines
 
 
 def _belongs(cgroup: str | None) -> str:
@@ -262,14 +266,14 @@ def footer(account: Account) -> list[str]:
         grown = "" if grown_bytes is None else f", {format_change(grown_bytes)}"
         exact = session.private_is_exact
         private = f"private memory {'' if exact else 'at most '}{format_bytes(session.private_end_bytes)}{grown}"
-        lines.append(private if exact else f"{private}; pages that forks share count for each")
+        lines.append(private if exact else f"{private}; pages forks share count for each")
     if session.tier != "proc":
         touched = sum(region.touched_bytes for region in regions) // PAGE_BYTES
-        outside = sum(region.outside_bytes for region in regions) // PAGE_BYTES
+        other_times = sum(region.other_times_bytes for region in regions) // PAGE_BYTES
         before = sum(region.before_bytes for region in regions) // PAGE_BYTES
         unseen = sum(region.unseen_bytes for region in regions) // PAGE_BYTES
         allocated = sum(region.allocated_bytes for region in regions) // PAGE_BYTES
-        at_other_times = "" if account.window == ALL_TIME else f" + {outside} at other times"
+        at_other_times = "" if account.window == ALL_TIME else f" + {other_times} at other times"
         balance = f"balance {allocated} pages = {touched} touched{at_other_times} + {before} before + {unseen} unseen"
         lines += textwrap.wrap(balance, COLUMNS, subsequent_indent="  ")
     if account.window != ALL_TIME:

@@ -210,7 +210,7 @@ def _name(name: str | None) -> str:
 def _state(process: Process) -> str:
     if process.exited_ns:
         return f"exited {clock(process.exited_ns)}"
-    return "outside" if process.stranger else "alive"
+    return "outside" if process.outside_tree else "alive"
 
 
 def _size(size_bytes: int | None) -> str:
@@ -224,18 +224,18 @@ def _delta(delta_bytes: int) -> str:
 REGION_COLUMNS: list[LineColumn[RegionLine]] = [
     LineColumn("region", 12, lambda row: row.label, lambda row: row.label, 0, stretches=True),
     LineColumn("kind", 7, lambda row: row.region.kind, lambda row: row.region.kind, 6),
-    LineColumn("size", 7, lambda row: _size(row.region.vss_bytes), lambda row: -(row.region.vss_bytes or 0), 4),
+    LineColumn("size", 8, lambda row: _size(row.region.size_bytes), lambda row: -(row.region.size_bytes or 0), 4),
     LineColumn(
         "allocated", 9, lambda row: format_bytes(row.region.allocated_bytes), lambda row: -row.region.allocated_bytes, 2
     ),
     LineColumn(
         "delta",
-        8,
+        9,
         lambda row: "gone" if row.region.gone_ns else _delta(row.delta_bytes),
         lambda row: -row.delta_bytes,
         1,
     ),
-    LineColumn("grown", 8, lambda row: format_change(row.region.grown_bytes), lambda row: -row.region.grown_bytes, 3),
+    LineColumn("grown", 9, lambda row: format_change(row.region.grown_bytes), lambda row: -row.region.grown_bytes, 3),
     LineColumn(
         "made by", 14, _made_by, lambda row: row.region.creator.process.tgid if row.region.creator else 0, 5, True
     ),
@@ -244,7 +244,7 @@ REGION_COLUMNS: list[LineColumn[RegionLine]] = [
 GROWER_COLUMNS: list[LineColumn[GrowerLine]] = [
     LineColumn("PID", 7, lambda row: str(row.process.tgid), lambda row: row.process.tgid, 0),
     LineColumn("touched", 8, lambda row: format_bytes(row.touched_bytes), lambda row: -row.touched_bytes, 1),
-    LineColumn("delta", 8, lambda row: _delta(row.delta_bytes), lambda row: -row.delta_bytes, 2),
+    LineColumn("delta", 9, lambda row: _delta(row.delta_bytes), lambda row: -row.delta_bytes, 2),
     LineColumn("regions", 7, lambda row: str(row.nr_regions), lambda row: -row.nr_regions, 5),
     LineColumn("state", 15, lambda row: _state(row.process), lambda row: row.process.exited_ns or 0, 4),
     LineColumn(
@@ -259,7 +259,7 @@ GROWER_COLUMNS: list[LineColumn[GrowerLine]] = [
 
 GROUP_COLUMNS: list[LineColumn[Any]] = [
     LineColumn("touched", 8, lambda row: format_bytes(row.touched_bytes), lambda row: -row.touched_bytes, 1),
-    LineColumn("delta", 8, lambda row: _delta(row.delta_bytes), lambda row: -row.delta_bytes, 2),
+    LineColumn("delta", 9, lambda row: _delta(row.delta_bytes), lambda row: -row.delta_bytes, 2),
     LineColumn("regions", 7, lambda row: str(row.nr_regions), lambda row: -row.nr_regions, 4),
     LineColumn("processes", 9, lambda row: str(row.nr_processes), lambda row: -row.nr_processes, 3),
 ]
@@ -347,7 +347,7 @@ def status(view: View) -> list[str]:
 
 def balance(regions: Sequence[Region]) -> str:
     """In pages: what is allocated is what was touched, what was before, and what is unseen."""
-    touched = sum(region.touched_bytes + region.outside_bytes for region in regions) // PAGE_BYTES
+    touched = sum(region.touched_bytes + region.other_times_bytes for region in regions) // PAGE_BYTES
     before = sum(region.before_bytes for region in regions) // PAGE_BYTES
     unseen = sum(region.unseen_bytes for region in regions) // PAGE_BYTES
     allocated = sum(region.allocated_bytes for region in regions) // PAGE_BYTES
@@ -374,7 +374,7 @@ def describe(row: RegionLine, complete: bool) -> list[str]:
     mappers += " …" * (len(region.mappers) > MAX_MAPPERS)
     name = f"{row.label}  " if row.label != printable(region.name) else ""
     return [
-        f"{name}{region.kind} {_size(region.vss_bytes)}  {printable(region.name)}",
+        f"{name}{region.kind} {_size(region.size_bytes)}  {printable(region.name)}",
         f"region {region.id}",
         ", ".join(sizes),
         made_by,
@@ -413,7 +413,7 @@ def _tell(row: RegionLine) -> str:
     region = row.region
     gone = f", gone {clock(region.gone_ns)}" if region.gone_ns else ""
     return (
-        f"{format_change(row.delta_bytes)}  {row.label} {region.id} {region.kind} {_size(region.vss_bytes)}, "
+        f"{format_change(row.delta_bytes)}  {row.label} {region.id} {region.kind} {_size(region.size_bytes)}, "
         f"allocated {format_bytes(region.allocated_bytes)}, {format_change(region.grown_bytes)} since the start{gone}, "
         f"made by {_made_by(row)}"
     )

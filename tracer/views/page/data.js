@@ -27,16 +27,15 @@ const byId = (id) => document.getElementById(id);
 
 function formatBytes(bytes) {
   if (bytes === null || bytes === undefined) return "?";
+  const sign = bytes < 0 ? "−" : "";
   let value = Math.abs(bytes);
-  if (value === 0) return "0";
-  if (value < 1024) return `${bytes} bytes`;
-  let unit = "bytes";
-  for (const next of ["KiB", "MiB", "GiB", "TiB"]) {
-    if (value < 1023.95 && unit !== "bytes") break;
+  if (value < 1024) return `${sign}${value} B`;
+  let unit;
+  for (unit of ["KiB", "MiB", "GiB", "TiB"]) {
     value /= 1024;
-    unit = next;
+    if (value < 1023.5) break;
   }
-  return `${bytes < 0 ? "−" : ""}${value.toFixed(1)} ${unit}`;
+  return `${sign}${value.toFixed(value < 99.95 ? 1 : 0)} ${unit}`;
 }
 
 /** As an axis has it: no fraction where there is none. */

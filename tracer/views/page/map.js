@@ -80,7 +80,7 @@ class PageMap {
     this.region = region;
     this.spans = decodeMap(region.map);
     const last = this.spans.count ? this.spans.end[this.spans.count - 1] : 0;
-    this.pages = Math.max(1, Math.ceil((region.vss_bytes || 0) / PAGE_BYTES), last);
+    this.pages = Math.max(1, Math.ceil((region.size_bytes || 0) / PAGE_BYTES), last);
     this.from = 0;
     this.until = this.pages;
     this.cursor = 0;
@@ -277,7 +277,7 @@ function showMaps() {
 function addMap(holder, region, isOpen) {
   const facts = [
     region.kind,
-    formatBytes(region.vss_bytes),
+    formatBytes(region.size_bytes),
     `${formatBytes(region.allocated_bytes)} allocated${region.gone === null ? "" : ` when it went, ${formatTime(region.gone, 0)}`}`,
     `made by ${region.creator === null ? "?" : DATA.processes.tgid[region.creator]}`,
   ];

@@ -82,7 +82,7 @@ function showTables() {
     bytesColumn("touched", of("touched_bytes")),
     { title: "share", value: (row) => (row.region.allocated_bytes ? of("touched_bytes")(row) / row.region.allocated_bytes : null),
       text: (row) => (row.region.allocated_bytes ? `${((100 * of("touched_bytes")(row)) / row.region.allocated_bytes).toFixed(1)}%` : ""), number: true },
-    bytesColumn("given back", of("freed_bytes")), countColumn("faults", of("faults")),
+    bytesColumn("freed", of("freed_bytes")), countColumn("faults", of("faults")),
     timeColumn("first", of("first"), 3), timeColumn("last", of("last"), 3),
     timeColumn("exited", (row) => DATA.processes.exited[row.process]),
   ], touched, true);
@@ -93,7 +93,7 @@ function showTables() {
     { title: "name", value: (region) => region.name },
     ...whoColumns((region) => region.creator).map((column) => ({ ...column, title: column.title === "PID" ? "made by PID" : "made by" })),
     { title: "known by", value: (region) => region.how, text: (region) => region.how || "?" },
-    bytes("size", "vss_bytes"), bytes("allocated", "allocated_bytes"), bytes("grown", "grown_bytes"), bytes("peak", "peak_bytes"), bytes("resident", "resident_bytes"), bytes("swapped", "swapped_bytes"),
+    bytes("size", "size_bytes"), bytes("allocated", "allocated_bytes"), bytes("grown", "grown_bytes"), bytes("peak", "peak_bytes"), bytes("resident", "resident_bytes"), bytes("swapped", "swapped_bytes"),
     bytes("before", "before_bytes"), bytes("unseen", "unseen_bytes"), countColumn("mappers", (region) => region.mappers),
     timeColumn("made", (region) => region.created), timeColumn("gone", (region) => region.gone),
   ], DATA.regions, true);
@@ -102,7 +102,7 @@ function showTables() {
     ...whoColumns((row) => row.process),
     { title: "parent", value: (row) => (row.parent === null ? null : DATA.processes.tgid[row.parent]), text: (row) => (row.parent === null ? "" : String(DATA.processes.tgid[row.parent])), number: true },
     bytesColumn("made", (row) => row.made), bytesColumn("made, gone", (row) => row.madeGone), bytesColumn("touched", (row) => row.touched), bytesColumn("touched, gone", (row) => row.touchedGone),
-    bytesColumn("given back", (row) => row.freed), countColumn("faults", (row) => row.faults),
+    bytesColumn("freed", (row) => row.freed), countColumn("faults", (row) => row.faults),
     timeColumn("started", (row) => DATA.processes.started[row.process]), timeColumn("exited", (row) => DATA.processes.exited[row.process]),
   ], sums.map((sum, process) => ({ ...sum, process, parent: DATA.processes.parent[process] })), false);
   const growth = DATA.growth;

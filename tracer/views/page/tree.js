@@ -68,7 +68,7 @@ function showTree() {
     return make("li", {},
       make("div", { class: "process" },
         make("span", {}, pick(process), exited ? make("span", { class: "exited" }, ` ${exited}`) : null,
-          DATA.processes.stranger[process] ? " (outside the tree)" : null),
+          DATA.processes.outside_tree[process] ? " (outside the tree)" : null),
         make("span", { class: "figures" }, figures.join(" · ")),
         touched ? make("span", { class: "bar", "aria-hidden": "true" }, bar) : null),
       kids ? list(kids, "") : null);

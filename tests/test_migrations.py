@@ -1,0 +1,60 @@
+"""Captures that were recorded before this schema: they open, say what they said, and stay as they are."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.captures import DIRECTORY, load, load_of_schema
+from tracer import account
+from tracer.capture import migrations
+from tracer.capture.capture import SCHEMA_VERSION, Capture
+from tracer.errors import ShmtraceError
+from tracer.views import json
+
+KEPT = [
+    (version, path.stem)
+    for version in migrations.RENAMED
+    for path in sorted(DIRECTORY.glob(f"schema_{version}/*.sql"))
+    if path.stem != "schema"
+]
+
+
+def document(path: Path) -> str:
+    with Capture.open(path) as capture:
+        return "".join(json.render(account.read(capture)))
+
+
+def test_every_schema_before_this_one_is_kept() -> None:
+    assert list(migrations.RENAMED) == list(range(3, SCHEMA_VERSION))
+    assert {version for version, _ in KEPT} == set(migrations.RENAMED)
+
+
+@pytest.mark.parametrize(("version", "name"), KEPT)
+def test_it_says_what_it_said(version: int, name: str, tmp_path: Path) -> None:
+    old = load_of_schema(version, name, tmp_path / "old")
+    before = old.read_bytes()
+    assert document(old) == document(load(name, tmp_path / "new"))
+    assert old.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("ALTER TABLE region ADD COLUMN size_bytes", "table region is another than a capture has"),
+        ("DROP TABLE behalf", "table behalf is missing"),
+        ("UPDATE region SET vss_bytes = 'x'", "no trace writes such a region.vss_bytes"),
+        ("UPDATE region SET top = 99", "table region refers to a process that is not there"),
+        ("CREATE VIEW made_for AS SELECT 1", "there is already another table or index with this name: made_for"),
+    ],
+)
+def test_one_that_is_damaged(statement: str, reason: str, tmp_path: Path) -> None:
+    old = load_of_schema(3, "exact", tmp_path / "old")
+    with sqlite3.connect(old) as database:
+        database.execute(statement)
+    with pytest.raises(ShmtraceError, match="old is damaged: ") as raised, Capture.open(old):
+        pass
+    assert reason in str(raised.value)

@@ -1,7 +1,7 @@
-"""The ledger's words, decoded: who first touched which page of a region, and what that adds up to.
+"""Decodes the ledger: who first touched which page of a region. Pure: no I/O.
 
-Pure: blocks of words and sets of pages in, extents and counts out. A word is ``tgid << WHEN_BITS | microseconds since
-the capture began``; the small values below any owner's word are bpf/wire.h's WORD_….
+The input is blocks of words and sets of pages, the output extents and counts. A word is ``tgid << WHEN_BITS |
+microseconds since the capture began``. The smaller values are the WORD_… constants of bpf/wire.h.
 """
 
 from __future__ import annotations
@@ -24,44 +24,48 @@ WHEN_MASK = (1 << WHEN_BITS) - 1
 FIRST_OWNED = 1 << WHEN_BITS
 EXTENT_US = 1_000_000
 MAX_PAGES = 1 << 40
-PIECES = 8  # of words that are not all of one extent: few enough to find soon where they part
+PIECES = 8  # split a run of words that may be several extents into so many parts; a few find the border fastest
 JOINED_BLOCKS = 1024
-TGID_BYTES = (5, 6, 7) if sys.byteorder == "little" else (0, 1, 2)  # of a word; those below have no other bit of it set
+# the bytes of a word that hold the tgid; no WORD_… constant has a bit there
+TGID_BYTES = (5, 6, 7) if sys.byteorder == "little" else (0, 1, 2)
 UPPER_HALF = sys.byteorder == "little"
 
 Owner = Any
-"""Whatever the caller's resolver gives; here only compared."""
+"""Whatever the caller's OwnerOf returns. This module only compares owners."""
 
 OwnerOf = Callable[[int, int, int], Owner]
-"""Whose a tgid was from the first to the last of two microseconds; None: not one's, though of one microsecond it is."""
+"""(tgid, first_us, last_us) to the owner in that time. None: not one owner, so ask for a shorter time.
+
+For a single microsecond it never returns None.
+"""
 
 
 NO_BLOCK = Block((WORD_ABSENT,) * BLOCK_PAGES, 0)
 
 
 class Extent(NamedTuple):
-    """Pages [start, end) with one first toucher, touched within a second: who and when is told of each page."""
+    """Pages [start, end) of one first toucher, all touched within one second."""
 
     start: int
     end: int
     owner: Owner
-    """None: from before the capture"""
+    """None: the pages are from before the capture."""
     first_us: int | None
     last_us: int | None
 
 
 class Entries(NamedTuple):
-    """What the ledger says of a region."""
+    """What the ledger says of one region."""
 
     extents: list[Extent]
     touched_pages: int
     before_pages: int
     freed_pages: dict[Owner, int]
-    """by owner: given back, and their words kept"""
+    """Pages given back whose words remained, by owner."""
 
 
 class PageSet:
-    """A set of pages: sorted extents that do not touch each other."""
+    """A set of page numbers, stored as sorted extents that neither overlap nor adjoin."""
 
     def __init__(self, extents: Iterable[Pages]) -> None:
         self.extents = sorted(extents)
@@ -69,7 +73,7 @@ class PageSet:
 
     @classmethod
     def of_any(cls, extents: Iterable[Pages]) -> PageSet:
-        """Of extents that may overlap."""
+        """Build a set from extents that may overlap."""
         union: list[Pages] = []
         for start, end in sorted(extents):
             if union and start <= union[-1][1]:
@@ -85,7 +89,7 @@ class PageSet:
         return PageSet(overlap for start, end in self.extents for overlap in other.within(start, end))
 
     def less(self, other: PageSet) -> PageSet:
-        """The pages of this set that are not in the other."""
+        """The pages of this set that are not in `other`."""
         left: list[Pages] = []
         for start, end in self.extents:
             at = start
@@ -96,7 +100,7 @@ class PageSet:
         return PageSet((start, end) for start, end in left if start < end)
 
     def within(self, start: int, end: int) -> list[Pages]:
-        """The extents of this set inside [start, end)."""
+        """The extents of this set, clipped to [start, end)."""
         found = []
         at = max(bisect_right(self._starts, start) - 1, 0)
         while at < len(self.extents) and self.extents[at][0] < end:
@@ -107,7 +111,7 @@ class PageSet:
         return found
 
     def mask(self, block: int) -> int:
-        """A bit per page of one block."""
+        """One bit per page of a block, the lowest for its first page."""
         first = block * BLOCK_PAGES
         mask = 0
         for start, end in self.within(first, first + BLOCK_PAGES):
@@ -119,7 +123,7 @@ ALL_PAGES = PageSet([(0, MAX_PAGES)])
 
 
 def runs(numbers: Iterable[int]) -> Iterator[Pages]:
-    """Neighbouring numbers, as [first, end)."""
+    """Join consecutive numbers into [first, end) ranges."""
     first = end = None
     for number in sorted(numbers):
         if first is not None and end is not None and number != end:
@@ -132,21 +136,22 @@ def runs(numbers: Iterable[int]) -> Iterator[Pages]:
 
 
 def owned(blocks: Mapping[int, Block]) -> PageSet:
-    """The pages that have an owner's word."""
+    """The pages whose word names an owner."""
     return PageSet.of_any(
         (start + first, start + end) for start, words in _joined(blocks) for first, end in _owned(words)
     )
 
 
 class Punches:
-    """When, in microseconds since the capture began, pages were last given back that keep their words."""
+    """When pages were last given back without clearing their words, in microseconds since the capture began."""
 
     def __init__(self) -> None:
         self._edges: list[int] = []
-        self._when_us: list[int | None] = []  # from each edge to the next; None: never
+        self._when_us: list[int | None] = []  # the time from each edge to the next; None: never
 
     def add(self, start: int, end: int, when_us: int) -> None:
-        """In the order of time; of a part of a page nothing is given back."""
+        """Record that [start, end) was given back. Call it in the order of time. An empty range is ignored, since a
+        partial page is zeroed but stays."""
         if start >= end:
             return
         first, last = bisect_left(self._edges, start), bisect_right(self._edges, end)
@@ -155,7 +160,7 @@ class Punches:
         self._when_us[first:last] = when_us, after
 
     def within(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """(first, end, microsecond) of what was given back in [start, end), in order."""
+        """Yield (first, end, when_us) for what was given back in [start, end), in page order."""
         for at in range(max(bisect_right(self._edges, start) - 1, 0), bisect_left(self._edges, end)):
             when_us = self._when_us[at]
             if when_us is not None:
@@ -173,16 +178,17 @@ def read(
     left_pages: int = 0,
     punches: Punches = NO_PUNCHES,
 ) -> Entries:
-    """What the ledger says of one region.
+    """Decode the ledger of one region.
 
-    blocks: by block number. baseline: the pages that were there when the capture of this region began. present: those
-    there now; None for a region that is gone, whose blocks then carry it themselves (Block.torn). left_pages: how many
-    pages of a region that is gone were not seen torn down, swapped ones above all: any that has an owner may be one.
-    punches: a word older than its page's is of one that is there no more.
+    blocks: by block number.
+    baseline: the pages that existed when the capture of this region began.
+    present: the pages that exist now. None: the region is gone, and Block.torn says which pages it had at the end.
+    left_pages: pages of a gone region whose teardown was not seen, mostly swapped pages. Any owned page may be one.
+    punches: a word older than the punch of its page belongs to a page that was given back.
     """
     touched: list[Extent] = []
-    not_before: list[Pages] = []  # of the baseline: freed since, and perhaps made again
-    freed: list[Extent] = []  # of which only how many counts, not where
+    not_before: list[Pages] = []  # baseline pages that were freed since, and perhaps allocated again
+    freed: list[Extent] = []  # only their number counts, not their place
     there = present
     if there is None:
         there = ALL_PAGES if left_pages else _torn(blocks)
@@ -217,8 +223,11 @@ def read(
 
 
 def of_huge_pages(entries: Entries, order: int, start_pages: int, allocated_pages: int) -> Entries:
-    """Of a region of hugetlbfs, whose words are of pages of 1 << order: the same in pages. Which of them were there
-    at the start is not known; how many, as far as there is room, is: they get the first places that are nobody's."""
+    """Convert the entries of a hugetlbfs region, which count in pages of 1 << order, to pages.
+
+    How many pages existed at the start is known, but not which. They are placed on the first pages without an owner, as
+    far as there is room.
+    """
     touched = [
         extent._replace(start=extent.start << order, end=extent.end << order)
         for extent in entries.extents
@@ -236,7 +245,7 @@ def of_huge_pages(entries: Entries, order: int, start_pages: int, allocated_page
 
 
 def _joined(blocks: Mapping[int, Block]) -> Iterator[tuple[int, array[int]]]:
-    """Of neighbouring blocks the first page, and all the words; not of too many at once."""
+    """Yield (first page, words) of neighbouring blocks, at most JOINED_BLOCKS at once."""
     for first, end in runs(blocks):
         for start in range(first, end, JOINED_BLOCKS):
             words = array("Q")
@@ -246,13 +255,13 @@ def _joined(blocks: Mapping[int, Block]) -> Iterator[tuple[int, array[int]]]:
 
 
 def _no_less(least: int, start: int, words: Sequence[int]) -> Iterator[Pages]:
-    """The pages from start on whose words are no less than that."""
+    """The pages whose word is at least `least`, as [first, end). `start` is the page of the first word."""
     for found in re.finditer(b"\1+", bytes(map(operator.le, itertools.repeat(least), words))):
         yield start + found.start(), start + found.end()
 
 
 def _torn(blocks: Mapping[int, Block]) -> PageSet:
-    """The pages that a region that is gone had at its end."""
+    """The pages that a region still had when it was torn down."""
     bits = ((number * BLOCK_PAGES, f"{block.torn:0{BLOCK_PAGES}b}"[::-1]) for number, block in blocks.items())
     return PageSet.of_any(
         (start + found.start(), start + found.end()) for start, each in bits for found in re.finditer("1+", each)
@@ -260,8 +269,10 @@ def _torn(blocks: Mapping[int, Block]) -> PageSet:
 
 
 def _owned(words: array[int]) -> Iterator[Pages]:
-    """Where they have owners, as [first, end). A loop over a million words takes seconds; their bytes, as numbers of a
-    million digits, do not."""
+    """Indexes of words that have an owner, as [first, end).
+
+    A loop over a million words takes seconds. Operations on their bytes as one large integer do not.
+    """
     raw = words.tobytes()
     any_of_tgid = functools.reduce(operator.or_, (int.from_bytes(raw[at::8], "little") for at in TGID_BYTES))
     for found in re.finditer(b"[^\0]+", any_of_tgid.to_bytes(len(words), "little")):
@@ -269,10 +280,11 @@ def _owned(words: array[int]) -> Iterator[Pages]:
 
 
 def _touch(extents: list[Extent], start: int, words: array[int], owner_of: OwnerOf) -> None:
-    """Enter the pages from start on, in order, as page by page: each continues the last extent if it can."""
+    """Append extents for pages from `start` on, as if page by page: each page extends the last extent if it can."""
     for first, end in _owned(words):
         owned = words[first:end]
-        halves = array("I", owned.tobytes())[UPPER_HALF::2]  # of which one tgid has another each hour
+        # A tgid has several upper halves: the half also has high bits of the time and changes about each hour.
+        halves = array("I", owned.tobytes())[UPPER_HALF::2]
         alike = halves == halves[:1] * len(halves)
         at = 0
         for _, group in [(halves[0], halves)] if alike else itertools.groupby(halves):
@@ -282,7 +294,8 @@ def _touch(extents: list[Extent], start: int, words: array[int], owner_of: Owner
 
 
 def _touch_as_one(extents: list[Extent], start: int, words: array[int], owner_of: OwnerOf) -> None:
-    """Those of one tgid: most words are like their neighbours', and min() and max() tell soon."""
+    """Append the extents of words with one tgid. min() and max() of a run are fast, and mostly one extent takes it
+    whole."""
     if not _continue(extents, start, start + len(words), min(words), max(words), owner_of):
         step = -(-len(words) // PIECES)
         for at in range(0, len(words), step):
@@ -290,7 +303,8 @@ def _touch_as_one(extents: list[Extent], start: int, words: array[int], owner_of
 
 
 def _continue(extents: list[Extent], start: int, end: int, low: int, high: int, owner_of: OwnerOf) -> bool:
-    """Enter pages of one tgid by the least and the greatest of their words, unless they may be of several extents."""
+    """Append pages of one tgid as one extent, from the lowest and highest of their words. False: they may be
+    several."""
     first_us, last_us = low & WHEN_MASK, high & WHEN_MASK
     owner = owner_of(low >> WHEN_BITS, first_us, last_us) if last_us - first_us < EXTENT_US else None
     if owner is None:
@@ -301,7 +315,7 @@ def _continue(extents: list[Extent], start: int, end: int, low: int, high: int, 
         if joined_us[1] - joined_us[0] < EXTENT_US:
             extents[-1] = Extent(last.start, end, owner, *joined_us)
             return True
-        if end - start > 1:  # the first of them may continue it
+        if end - start > 1:  # the first of these pages alone might extend the last extent
             return False
     extents.append(Extent(start, end, owner, first_us, last_us))
     return True

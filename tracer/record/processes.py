@@ -1,4 +1,12 @@
-"""The processes of the tree, dead and alive. A PID is no identity: it is reused, and time tells whose it was."""
+"""The processes of the trace, running and exited. PIDs are reused, so a process is a PID and a start time.
+
+A process is one of three:
+
+- of the tree: selected by -p, -a or a command, or descended from such a process;
+- outside the tree: not selected, but it touched a region of the tree;
+- a candidate: its exec was seen, and user space has not matched it with -p yet. The probes track it meanwhile (WATCHED
+  in bpf/wire.h). It then joins the tree or is dropped. A candidate that -p did not match has no record here.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +22,7 @@ from tracer.proc.procfs import TICK_NS
 
 @dataclasses.dataclass(eq=False)
 class TracedProcess:
-    """One life of a PID."""
+    """One process: one use of a PID."""
 
     row: int
     tgid: int
@@ -23,39 +31,40 @@ class TracedProcess:
     comm: str | None
     command: str
     began_us: int
-    """since the capture began; -1: it was there before"""
+    """Microseconds since the capture began. -1: it existed before."""
     exited: bool = False
     outside_tree: bool = False
-    """not of the tree: it touched a region of the tree's"""
+    """Not of the tree, but it touched one of the tree's regions."""
     cgroup: str | None = None
     ns_tgid: int | None = None
     _heir: TracedProcess | None = None
-    """an ancestor: none between was alive when that was last asked"""
+    """An ancestor: those in between had exited when heir() last looked."""
 
     @property
     def key(self) -> tuple[int, int]:
         return self.tgid, self.start_time_ns
 
     def heir(self) -> TracedProcess | None:
-        """The nearest ancestor that is alive."""
+        """The nearest ancestor that is still running, or None."""
         passed: list[TracedProcess] = []
         process: TracedProcess | None = self
         while process and (process.exited or process is self):
             passed.append(process)
             process = process._heir or process.parent
-        for below in passed[:-1]:  # the dead do not come back: who asks next has a short way
+        for below in passed[:-1]:  # exited processes stay so: shorten the way for the next call
             below._heir = process or passed[-1]
         return process
 
 
 class Processes:
-    """All of them, entered into the capture as they come."""
+    """All processes of the trace, written into the capture as they are added."""
 
     def __init__(self, capture: Capture, clock: Clock) -> None:
         self._capture = capture
         self._clock = clock
-        self._of: dict[int, tuple[list[int], list[TracedProcess]]] = {}  # by tgid: since when, who; in order
-        self._known: dict[tuple[int, int], TracedProcess] = {}  # by key
+        # by tgid: begin times and processes, both in order of time
+        self._of: dict[int, tuple[list[int], list[TracedProcess]]] = {}
+        self._known: dict[tuple[int, int], TracedProcess] = {}  # by (tgid, start_time_ns)
         self._alive: dict[int, TracedProcess] = {}  # by tgid
 
     def begin(
@@ -70,7 +79,7 @@ class Processes:
         outside_tree: bool = False,
         ns_tgid: int | None = None,
     ) -> TracedProcess:
-        """cgroup: where it is not known, its parent's."""
+        """Add a process. cgroup: its parent's if it is not known."""
         parent = self.alive(parent_tgid) if parent_tgid and not outside_tree else None
         if parent and parent.outside_tree:
             parent = None
@@ -92,7 +101,7 @@ class Processes:
             row, tgid, start_time_ns, parent, comm, command, began_us, False, outside_tree, cgroup, ns_tgid
         )
         if tgid in self._alive:
-            self._alive[tgid].exited = True  # its PID could not be given away before
+            self._alive[tgid].exited = True  # the kernel reuses a PID only after the exit
         self._alive[tgid] = process
         self._known[process.key] = process
         since_us, processes = self._of.setdefault(tgid, ([], []))
@@ -102,19 +111,19 @@ class Processes:
         return process
 
     def alive(self, tgid: int) -> TracedProcess | None:
-        """The process that has this PID now, if it is known."""
+        """The process that has this PID now, or None if it is not known."""
         return self._alive.get(tgid)
 
     def all_alive(self) -> list[TracedProcess]:
-        """Strangers too."""
+        """All running processes, those outside the tree too."""
         return list(self._alive.values())
 
     def tree(self) -> list[TracedProcess]:
-        """Those of the tree that are alive."""
+        """The running processes of the tree."""
         return [process for process in self._alive.values() if not process.outside_tree]
 
     def last(self, tgid: int) -> TracedProcess | None:
-        """The one that had this PID last, or has it."""
+        """The process that has this PID, or had it last."""
         _, processes = self._of.get(tgid, ([], []))
         return processes[-1] if processes else None
 
@@ -122,12 +131,15 @@ class Processes:
         return self._known.get((tgid, start_time_ns))
 
     def at(self, tgid: int, when_us: int) -> TracedProcess:
-        """Whose this PID was then; somebody unknown, if it was never heard of."""
+        """The process that had this PID at a time, in microseconds since the capture began.
+
+        A PID never seen gets a placeholder, which is taken for exited.
+        """
         since_us, processes = self._of.get(tgid, ([], []))
         return processes[max(bisect_right(since_us, when_us) - 1, 0)] if processes else self._stranger(tgid)
 
     def during(self, tgid: int, first_us: int, last_us: int) -> TracedProcess | None:
-        """Whose this PID was all that time; None: it was not one's."""
+        """The process that had this PID throughout [first_us, last_us]. None: it was more than one."""
         process = self.at(tgid, first_us)
         if len(self._of[tgid][0]) == 1:
             return process
@@ -135,16 +147,16 @@ class Processes:
 
     def _stranger(self, tgid: int) -> TracedProcess:
         process = self.begin(tgid, 0, None, None, "", began_us=-1)
-        self._exited(process)  # for all that is known
+        self._exited(process)  # nothing says that it still runs
         return process
 
     def last_dead(self, tgid: int) -> TracedProcess:
-        """The last one that had this PID and has it no more."""
+        """The last process with this PID that has exited."""
         _, processes = self._of.get(tgid, ([], []))
         return next((process for process in reversed(processes) if process.exited), None) or self.at(tgid, -1)
 
     def executed(self, process: TracedProcess, comm: str, command: str, time_ns: int) -> None:
-        """It runs this now. time_ns: CLOCK_REALTIME."""
+        """Record an exec. time_ns: CLOCK_REALTIME."""
         self._capture.insert("exec", time_ns=time_ns, process=process.row, comm=comm, command=command)
         self.rename(process, comm, command)
 
@@ -154,20 +166,20 @@ class Processes:
             self._capture.update("process", process.row, cgroup=cgroup)
 
     def number(self, process: TracedProcess, ns_tgid: int | None) -> None:
-        """Its PID in its own PID namespace."""
+        """Record its PID in its own PID namespace."""
         if ns_tgid is not None and ns_tgid != process.ns_tgid:
             process.ns_tgid = ns_tgid
             self._capture.update("process", process.row, ns_tgid=ns_tgid)
 
     def rename(self, process: TracedProcess, comm: str, command: str) -> None:
         if command.endswith(CUT) and process.command.startswith(command[: -len(CUT)]):
-            command = process.command  # more of the same was read before
+            command = process.command  # a longer part of the same command line was read before
         if command and (comm, command) != (process.comm, process.command):
             process.comm, process.command = comm, command
             self._capture.update("process", process.row, comm=comm, command=command)
 
     def end(self, process: TracedProcess, exited_ns: int | None) -> None:
-        """exited_ns: CLOCK_REALTIME; None: it is not known when."""
+        """Record an exit. exited_ns: CLOCK_REALTIME; None: not known."""
         self._exited(process)
         self._capture.update("process", process.row, exited_ns=exited_ns)
 
@@ -178,10 +190,10 @@ class Processes:
 
 
 def top(processes: Iterable[TracedProcess]) -> TracedProcess | None:
-    """The one that the most others descend from; the first of several."""
+    """The process with the fewest ancestors among these; the first if there are several."""
     found = list(processes)
     among = set(found)
-    above: dict[TracedProcess, int] = {}  # how many of its ancestors are among them
+    above: dict[TracedProcess, int] = {}  # how many of its ancestors are among these
     for process in found:
         line = [process]
         while line[-1].parent and line[-1] not in above:
@@ -192,8 +204,10 @@ def top(processes: Iterable[TracedProcess]) -> TracedProcess | None:
 
 
 def infer_creator(mappers: Iterable[TracedProcess], created_ns: int | None, clock: Clock) -> TracedProcess | None:
-    """Who made a region that was there before: those who map it have it from one ancestor, the top of them or one that
-    has exited. created_ns: the inode's birth by the wall clock; a process that is younger did not make it.
+    """Infer who created a region that existed before the trace, or None.
+
+    The processes that map it are taken to have inherited it from one ancestor: the topmost of them, or one that has exited. created_ns:
+    the inode's birth time, CLOCK_REALTIME; a process that started later did not create it.
     """
     found = top(mappers)
     if found and created_ns is not None and clock.wall_of_boot(found.start_time_ns) > created_ns + TICK_NS:
@@ -202,7 +216,11 @@ def infer_creator(mappers: Iterable[TracedProcess], created_ns: int | None, cloc
 
 
 def stands_for(creator: TracedProcess | None, mappers: Iterable[TracedProcess]) -> TracedProcess | None:
-    """Whom a region rolls up to: its creator, or for a dead one the top of those who map it, or its next of kin."""
+    """The process that a region is attributed to.
+
+    That is the creator while it runs. Otherwise it is the topmost process that maps the region, or the creator's
+    nearest running ancestor.
+    """
     if creator and not creator.exited:
         return creator
     return top(mappers) or (creator and creator.heir()) or creator

@@ -1,9 +1,10 @@
-"""Writes the account of a region into the capture: as it stands, at every sample, and its last one.
+"""Writes regions into the capture: a checkpoint at every sample, and a last account when a region ends.
 
-A checkpoint is what is left if the trace is cut off. For it, what the kernel side says has changed is read, and then
-what is allocated is measured: again and again, until there was so little to read that both are of nearly the same
-moment, as a virtual machine is moved while it runs. The last account is written when a region goes away, or when the
-trace ends.
+If the trace is cut off, the capture holds the last checkpoint. A checkpoint needs the page count and the owners of
+nearly the same moment, but they cannot be read at once. So it reads the ledger blocks that changed, then measures the
+allocation, and repeats until there was little left to read. Live migration of a virtual machine converges the same way.
+
+The last account is written when a region goes away or when the trace ends.
 """
 
 from __future__ import annotations
@@ -37,18 +38,19 @@ EXTENT = "extent", 'region, start, "end", process, first_ns, last_ns, label'
 USAGE = "usage", "region, process, faults, freed_pages"
 MADE_FOR = "made_for", "region, process, for_process, pages"
 
+# A round of collect() that was as short as this ends it. PATIENCE_S bounds all rounds.
 AT_ONCE_S = 0.002
 PATIENCE_S = 0.1
-RARELY = 20  # times as long as it takes to read what all processes did to all regions, before it is read again
+RARELY = 20  # usages are read again after this many times the time that the last read took
 
 Changed = dict[int, dict[int, Block]]
-"""Blocks of the ledger, by region and number."""
+"""Changed ledger blocks, by region id and block number."""
 Owner = tuple[int, Optional[int]]
-"""Rows of a process and of the label it had; None: that is unknown."""
+"""(process row, label row). The label row is None if it is not known."""
 
 
 class RegionWriter:
-    """Writes accounts: checkpoints of regions that are there, and the last account of each."""
+    """Writes checkpoints of the regions that exist, and the last account of each region."""
 
     def __init__(
         self,
@@ -66,7 +68,7 @@ class RegionWriter:
         self._finder = finder
         self._clock = clock
         self.usages: dict[tuple[int, int, int], Usage] = {}
-        """as they were last written, by (region, tgid, start_time_ns)"""
+        """As last written, by (region id, tgid, start_time_ns)."""
         self._usages_at_s = 0.0
         self._made_for_of: dict[int, list[MadeFor]] = {}
         self._changed: list[tuple[Any, ...]] = []  # REGION_COLUMNS, and the region's row
@@ -75,7 +77,7 @@ class RegionWriter:
     # ---- checkpoints ----
 
     def collect(self, regions: Collection[int]) -> tuple[Changed, dict[int, KernelRegion | None]]:
-        """What has changed in the ledger, and then what the regions have; None: it is there no more."""
+        """Read the changed ledger blocks, then measure the regions. None: the region no longer exists."""
         end_s = time.monotonic() + PATIENCE_S
         changed = self._probes.changed(regions)
         measured = {number: self._probes.measure(number) for number in regions}
@@ -89,15 +91,17 @@ class RegionWriter:
         return changed, measured
 
     def checkpoint(self, changed: Changed, regions: Mapping[int, TracedRegion]) -> None:
-        """Write how these regions stand, by what collect() gave and once all events up to then have been applied: who
-        touched is known by then."""
+        """Write the state of these regions, from what collect() returned.
+
+        Call it once all events up to then have been applied: by then every toucher is known.
+        """
         for number, region in regions.items():
-            if region.dying_since_s:  # what it had when it was last measured and who had touched that go together
+            if region.dying_since_s:  # its last measurement and its ledger belong together; close_gone() writes both
                 continue
             blocks = changed.get(number, {})
             if not region.kept:
                 self._enter_baseline(region)
-                if region.kind in ("posix", "other"):  # pages may have been written to it before it was mapped
+                if region.kind in ("posix", "other"):  # write() may have added pages before the first mmap
                     blocks = self._probes.blocks(number)
             if region.kind == "hugetlb" and blocks:
                 self._write_huge(region)
@@ -182,24 +186,25 @@ class RegionWriter:
         self._rows.clear()
 
     def is_over(self, last: KernelRegion) -> bool:
-        """Whether the teardown of a region that goes is over; its pages go one by one."""
+        """Whether every page of a dying region has been torn down or was swapped out. Teardown takes pages one by
+        one."""
         return last.torn_pages + last.swapped_pages >= last.pages
 
     def close_gone(self, region: TracedRegion, last: KernelRegion | None) -> None:
-        """Close a region that is no more by the kernel side's last account of it, and clear the kernel's maps of it."""
+        """Close a region that is gone, from the probes' last record of it, and forget it there."""
         gone_ns, swapped_pages = time.time_ns(), last.swapped_pages if last else 0
-        region.allocated_bytes = swapped_pages * PAGE_BYTES  # where no teardown was seen, there was nothing in memory
+        region.allocated_bytes = swapped_pages * PAGE_BYTES  # if no teardown was seen, there was nothing in memory
         left_pages = swapped_pages
         if last and last.gone_us:
             region.allocated_bytes, gone_ns = last.pages * PAGE_BYTES, self._clock.wall_of_us(last.gone_us)
-            left_pages = max(last.pages - last.torn_pages, 0)  # swapped, or not torn down yet: that takes its time
+            left_pages = max(last.pages - last.torn_pages, 0)  # swapped out, or not torn down yet
         if last:
             region.size_bytes = max(region.size_bytes, last.size_bytes)
             region.peak_bytes = max(region.peak_bytes, last.peak_pages * PAGE_BYTES)
-        blocks = self._probes.heard_blocks(region.id)  # none has come to it since
+        blocks = self._probes.heard_blocks(region.id)  # no block can have changed since hear()
         entries = self.read(region, blocks, None, left_pages)
         if left_pages and (entries.touched_pages + entries.before_pages) * PAGE_BYTES > region.allocated_bytes:
-            # some pages were given back while they were swapped out, and this tier does not see which
+            # Some pages were given back while they were swapped out. This tier does not see which.
             entries = self.read(region, blocks, None, 0)
         self._write(region, entries, {}, shmem.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
         self._probes.forget(region.id)
@@ -209,24 +214,26 @@ class RegionWriter:
         region: TracedRegion,
         mappings: Mapping[TracedProcess, list[procfs.Mapping]],
     ) -> None:
-        """Close a region at the end of the trace, by its path. mappings: of those who map it."""
-        # first which pages there are and then whose: a page that comes between the two is no page without an owner
+        """Close a region that still exists, at the end of the trace. mappings: of the processes that map it."""
+        # Survey the pages first, then read the ledger: a page added in between would otherwise have no owner.
         found = shmem.survey(region.path, region.key) if region.path else None
         blocks = self._probes.blocks(region.id)
-        present = ALL_PAGES  # alive, and out of reach: the ledger is taken at its word
+        present = ALL_PAGES  # it exists but has no path to survey by: trust the ledger
         if found:
             region.size_bytes, region.allocated_bytes = found.size_bytes, found.allocated_bytes
             present = PageSet(found.pages)
         elif not self._probes.measure(region.id):
             return self.close_gone(region, self._probes.region(region.id))
-        if region.kind == "hugetlb":  # whose SEEK_DATA shows all of the file
+        if region.kind == "hugetlb":  # SEEK_DATA on hugetlbfs reports the whole file
             present = ALL_PAGES
         residency = shmem.residency(region.path, region.key) if region.path else shmem.Residency(None, None)
         return self._write(region, self.read(region, blocks, present), mappings, residency, None)
 
     def close_unread(self, regions: Iterable[tuple[TracedRegion, KernelRegion | None]]) -> None:
-        """Close regions without another look at their pages: of one that is gone all are unseen, of others what was
-        last written stays."""
+        """Close regions without looking at their pages again.
+
+        All pages of a region that is gone are unseen. For the others, what was last written stays.
+        """
         for region, last in regions:
             allocated_bytes = last.pages * PAGE_BYTES if last else region.allocated_bytes
             gone_ns = self._clock.wall_of_us(last.gone_us) if last and last.gone_us else None
@@ -242,7 +249,7 @@ class RegionWriter:
     def read(
         self, region: TracedRegion, blocks: dict[int, Block], present: PageSet | None, left_pages: int = 0
     ) -> ledger.Entries:
-        """What the ledger says of a region, of all of its blocks."""
+        """Read the whole ledger of a region."""
         entries = ledger.read(blocks, region.baseline, present, self.owner, left_pages, region.punches)
         kernel_side = self._probes.region(region.id) if region.kind == "hugetlb" else None
         if not kernel_side:
@@ -251,8 +258,10 @@ class RegionWriter:
         return ledger.of_huge_pages(entries, kernel_side.order, start_pages, allocated_pages)
 
     def owner(self, tgid: int, first_us: int, last_us: int) -> Owner | None:
-        """Whose ledger words from one moment to another are: the row of the process, and of the label it had; None: not
-        all of one process with one label."""
+        """(process row, label row) of a tgid between two moments, in microseconds since the capture began.
+
+        None: in that time the tgid was reused, or the label changed.
+        """
         process = self._lives.during(tgid, first_us, last_us)
         if not process or (self._labelling and not self._labelling.is_one(tgid, first_us, last_us)):
             return None
@@ -268,7 +277,7 @@ class RegionWriter:
     ) -> None:
         of_tree = [process for process in mappings if not process.outside_tree]
         self.infer_creator(region, of_tree)
-        # pages may have been given back, or torn down, between the look at how many there are and that at whose
+        # Pages may have been given back between counting them and reading their owners.
         known_bytes = (entries.touched_pages + entries.before_pages) * PAGE_BYTES
         region.allocated_bytes = max(region.allocated_bytes, known_bytes)
         columns = self._columns(region, region.allocated_bytes, residency, gone_ns, of_tree)
@@ -290,7 +299,7 @@ class RegionWriter:
         gone_ns: int | None = None,
         mappers: Iterable[TracedProcess] = (),
     ) -> tuple[Any, ...]:
-        """REGION_COLUMNS of the region as it stands."""
+        """The values of REGION_COLUMNS, as the region stands now."""
         parent = stands_for(region.creator, mappers)
         return (
             gone_ns,
@@ -314,7 +323,7 @@ class RegionWriter:
         return None if since_us is None else self._clock.wall_of_us(since_us)
 
     def _usage(self, region: TracedRegion, freed_unseen: Mapping[Owner, int]) -> dict[int, tuple[int | None, int]]:
-        """By process row: faults, freed pages."""
+        """(faults, freed pages) by process row. Faults are None if this tier does not count them."""
         found: dict[int, tuple[int | None, int]] = {}
         usages = self._probes.usages(region.id)
         for (tgid, start_time_ns), usage in usages.items():
@@ -323,7 +332,7 @@ class RegionWriter:
                 found[process.row] = usage.faults if self._probes.counts_faults else None, usage.freed_pages
         for (tgid, start_time_ns), usage in usages.items():
             if not start_time_ns:
-                # freed after their toucher had died and its PID had another: the kernel side could tell no more
+                # Freed after their toucher had exited and its PID was reused. The probes know no more than the PID.
                 row = self._lives.last_dead(tgid).row
                 faults_known, freed_pages = found.get(row, (None, 0))
                 found[row] = faults_known, freed_pages + usage.freed_pages
@@ -333,7 +342,7 @@ class RegionWriter:
         return found
 
     def _made_for(self, region: TracedRegion) -> list[tuple[int, int, int]]:
-        """(process row, row of the process in whose memory it made pages, pages)."""
+        """(acting process row, row of the process whose address space it was, pages)."""
         made_for = self._made_for_of.get(region.id, ())
         found = [(self._process(*each.acting).row, self._process(*each.whose).row, each.pages) for each in made_for]
         self._probes.forget_made_for(region.id)
@@ -343,7 +352,7 @@ class RegionWriter:
         return self._lives.find(tgid, start_time_ns) or self._lives.at(tgid, -1)
 
     def infer_creator(self, region: TracedRegion, mappers: list[TracedProcess]) -> None:
-        """Where nobody was seen to make it."""
+        """Infer the creator of a region unless it is known, and write it into the capture."""
         if not region.creator:
             region.creator, how = self._finder.creator(region, mappers, self._lives, self._clock)
             if region.creator:

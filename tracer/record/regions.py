@@ -1,4 +1,4 @@
-"""Regions as /proc shows them: which mappings are of one, which one, and by which path it can be looked at."""
+"""Finds regions through /proc: which mappings belong to a region, and by which path to open it."""
 
 from __future__ import annotations
 
@@ -17,59 +17,61 @@ from tracer.record.ledger import PageSet, Punches
 from tracer.record.processes import Processes, TracedProcess, infer_creator
 
 Mapped = Mapping[int, Mapping[int, list[procfs.Mapping]]]
-"""Who maps what, and where: by region id and tgid."""
+"""The mappings of each region, by region id and tgid."""
 
 
 @dataclasses.dataclass
 class TracedRegion:
-    """A region that the tree maps, or mapped."""
+    """A region that the tree maps, or has mapped."""
 
     row: int
-    """in the capture"""
+    """In the capture."""
     id: int
-    """in the kernel's maps"""
+    """In the BPF maps."""
     key: RegionKey
     kind: str
     path: Path | None
-    """where it was last found"""
+    """Where it was last found, below /proc/PID/map_files or /proc/PID/fd. None: not found."""
     address: int | None = None
-    """where it was last seen mapped"""
+    """Where it was last seen mapped."""
     made: bool = False
-    """it was seen being made"""
+    """The probes saw its creation."""
     created_ns: int | None = None
-    """by its inode, if that was asked for"""
+    """CLOCK_REALTIME, by the inode's birth time. None: not asked, or unknown."""
     creator: TracedProcess | None = None
     first_mapper: TracedProcess | None = None
-    """who was seen to map it first, if it was not mapped before"""
+    """The process first seen mapping it, if it was not mapped before the trace."""
     size_bytes: int = 0
     start_bytes: int = 0
-    """allocated when the capture of it began"""
+    """Allocated when its capture began."""
     allocated_bytes: int = 0
     peak_bytes: int = 0
     sample: tuple[int, int, int] | None = None
-    """the last one in the capture: bytes allocated, resident, swapped"""
+    """The last sample in the capture: bytes allocated, resident, swapped."""
     samples_missed: int = 0
-    """in a row: it was not there any more"""
+    """Samples in a row that did not find it."""
     baseline: PageSet = dataclasses.field(default_factory=lambda: PageSet([]))
-    """the pages that were there then"""
+    """The pages that existed when its capture began."""
     unread: bool = False
-    """which these are could not be seen without waiting: a lease is on it"""
+    """The baseline could not be read without blocking, because of a lease on the file."""
     punches: Punches = dataclasses.field(default_factory=Punches)
     punched: list[Pages] = dataclasses.field(default_factory=list)
-    """those of the punches that the extents in the capture do not know of yet, and what else they do not know of"""
+    """Page ranges whose extents in the capture are out of date: punches, and a baseline that was read late."""
     kept: bool = False
-    """the capture has its extents as they stand"""
+    """The capture already has extents of this region."""
     written: tuple[int | None, ...] = ()
-    """what the capture has of it, by region_writer.REGION_COLUMNS"""
+    """The values of region_writer.REGION_COLUMNS that the capture has."""
     dying_since_s: float | None = None
-    """monotonic; the beginning of its teardown was seen"""
+    """time.monotonic() when the start of its teardown was seen."""
 
     def take_baseline(self, owned: Callable[[], PageSet] = lambda: PageSet([]), start_pages: int | None = None) -> None:
-        """What is there now and has no owner is from before. With probes, call it once they write.
+        """Take the pages that exist now and have no owner as the baseline. With probes, call it after they are
+        attached.
 
-        Where that cannot be seen without waiting, how much it is can: it is unread, and this is to be called again.
-        owned: the pages that have an owner by now. start_pages: of hugetlb, whose SEEK_DATA shows all of the file; how
-        many it had when the kernel side met it.
+        If a lease blocks reading the pages, only their number is taken and `unread` is set. Then call it again later.
+
+        owned: returns the pages that have an owner by now. start_pages: for hugetlb, how many pages it had when the
+        probes met it; SEEK_DATA on hugetlbfs reports the whole file.
         """
         found = shmem.survey(self.path, self.key) if self.path and self.kind != "hugetlb" else None
         size = found or (shmem.region_stat(self.path) if self.path else None)
@@ -84,11 +86,15 @@ class TracedRegion:
                 self.punched.append((0, -(-found.size_bytes // shmem.PAGE_BYTES)))
             else:
                 self.start_bytes = found.allocated_bytes - (len(there) - len(self.baseline)) * shmem.PAGE_BYTES
-        self.unread = not found and size is not None and self.kind != "hugetlb"  # what is gone has nothing
+        # a file that is gone has nothing to read
+        self.unread = not found and size is not None and self.kind != "hugetlb"
 
 
 def on_lease(unknown: str, names: Collection[str]) -> list[str]:
-    """The warning that this is not known of these regions, if there are any; in it, {} stands for them."""
+    """The warning that leases hide something of these regions, or nothing if `names` is empty.
+
+    {} in `unknown` stands for the names.
+    """
     if not names:
         return []
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -98,7 +104,7 @@ def on_lease(unknown: str, names: Collection[str]) -> list[str]:
 def enter_mappings(
     capture: Capture, region: TracedRegion, mappings: Mapping[TracedProcess, Iterable[procfs.Mapping]]
 ) -> None:
-    """Write into the capture who maps which part of a region where."""
+    """Write the mappings of a region into the capture."""
     capture.insert_all(
         "mapping",
         "region, process, address, first_page, pages",
@@ -117,15 +123,15 @@ def enter_mappings(
 
 
 class Finder:
-    """Finds regions by the processes that map them."""
+    """Finds regions through the processes that map them."""
 
     def __init__(self, proc: Proc) -> None:
         self.proc = proc
         self.segments = functools.lru_cache(maxsize=1)(proc.sysv_segments)
-        """to be cleared, for those of now"""
+        """Cached: call cache_clear() to read them again."""
 
     def mappings(self, tgid: int) -> list[procfs.Mapping]:
-        """The mappings of a process that are of regions: on a tmpfs or hugetlbfs."""
+        """The mappings of a process on a tmpfs or hugetlbfs, from /proc/PID/maps."""
         found = []
         others: set[int] = set()  # devices of other file systems
         for mapping in self.proc.mappings(tgid):
@@ -139,13 +145,14 @@ class Finder:
 
     def describe(self, tgid: int, mapping: procfs.Mapping) -> tuple[str, str]:
         """(kind, name) of the region behind a mapping."""
-        plain = mapping.path.startswith("/") and "\\" not in mapping.path  # else maps has it otherwise, or does not
+        # maps escapes some characters of a path, and names some mappings differently
+        plain = mapping.path.startswith("/") and "\\" not in mapping.path
         name = mapping.path.removesuffix(shmem.DELETED) if plain else shmem.link_name(self.proc.map_file(tgid, mapping))
         kind = shmem.kind_of(mapping.dev, self.proc.file_system(tgid, mapping) or shmem.TMPFS_MAGIC, name)
         return kind, mapping.path if mapping.path.startswith("[anon_shmem:") else name
 
     def mapped(self, processes: Iterable[TracedProcess], regions: Iterable[TracedRegion]) -> Mapped:
-        """Which of these processes map which of these regions."""
+        """Find where these processes map these regions."""
         known: dict[tuple[int, int], list[TracedRegion]] = {}
         for region in regions:
             known.setdefault((region.key.dev, region.key.ino), []).append(region)
@@ -158,19 +165,20 @@ class Finder:
         for tgid, theirs in each(self.proc.folder, look, [process.tgid for process in processes]):
             for mapping, key in theirs or ():
                 for region in known[mapping.dev, mapping.ino]:
-                    # numbers come again, and SysV's are those of others; the generation is the region's own
+                    # Inode numbers are reused, and a SysV segment's is its shmid, which other inodes may share. Compare
+                    # generations.
                     if key == region.key:
                         found.setdefault(region.id, {}).setdefault(tgid, []).append(mapping)
         return found
 
     def locate(self, region: TracedRegion, mapped: Mapped) -> None:
-        """Where one of these maps the region, if one does."""
+        """Set the region's path and address from one of its mappings, or clear the path if there is none."""
         tgid, mappings = next(iter(mapped.get(region.id, {}).items()), (0, []))
         region.path = self.proc.map_file(tgid, mappings[0]) if mappings else None
         region.address = mappings[0].start if mappings else region.address
 
     def open_files(self, processes: Iterable[TracedProcess], regions: Iterable[TracedRegion]) -> dict[int, Path]:
-        """A path to each of these regions that one of these processes has an open file of; by region id."""
+        """Find regions among the open files of processes, in /proc/PID/fd: path by region id."""
         wanted = {region.key: region.id for region in regions}
         found: dict[int, Path] = {}
 
@@ -186,8 +194,11 @@ class Finder:
     def creator(
         self, region: TracedRegion, mappers: list[TracedProcess], known: Processes, clock: Clock
     ) -> tuple[TracedProcess | None, str]:
-        """Who made a region that nobody saw being made, and how that is known: SysV keeps the PID, for the rest it is
-        inferred from who maps it, or was seen to map it first."""
+        """The creator of a region whose creation was not seen, and how it is known.
+
+        "shmget": the kernel keeps the creator's PID of a SysV segment. "inferred": from the processes that map it, or
+        the one first seen mapping it.
+        """
         if region.kind == "sysv":
             segment = self.segments().get(region.key.ino)
             if segment:

@@ -1,4 +1,4 @@
-"""What exists when it is taken into a trace: a process, and the regions it maps."""
+"""Seeding: tells the BPF maps about processes and mappings that existed before the probes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tracer.record.processes import Processes, TracedProcess
 from tracer.record.regions import Finder, TracedRegion
 
 Enter = Callable[[int, RegionKey, str, str, Optional[int]], TracedRegion]
-"""Of a region that is new: its number, its key, kind and name, and when it was created (ns since 1970)."""
+"""Adds a new region: (id, key, kind, name, created_ns as CLOCK_REALTIME or None)."""
 
 
 MOST_LOOKS = 5
-"""at what a process maps, until two in a row are alike: what it maps from now on the kernel side sees"""
+"""Read a process's mappings until two readings agree, at most so often. Later mappings are seen by the probes."""
 
 
 class Seeder:
-    """Tells the kernel side of what it could not see begin."""
+    """Tells the probes about what began before they were attached."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Seeder:
         enter: Enter,
         warn: Callable[[str], None],
     ) -> None:
-        """regions: by their number there. warn: told what could not be taken in."""
+        """regions: by region id. warn: called with a warning about what did not fit into the maps."""
         self._probes = probes
         self._proc = proc
         self._finder = finder
@@ -47,8 +47,9 @@ class Seeder:
         self._unheard: set[TracedProcess] = set()
 
     def adopt(self, stat: ProcessStat) -> None:
-        """A process that exists: the kernel is told of it first, and then of what it maps."""
-        now = self._proc.process(stat.tgid)  # all of its command line
+        """Add an existing process to the tree: first in the BPF maps, so that its forks are tracked, then its
+        mappings."""
+        now = self._proc.process(stat.tgid)  # read again, for the whole command line
         if now and now.start_time_ns == stat.start_time_ns:
             stat = now
         entered = self._probes.enter(stat.tgid, stat.start_time_ns)
@@ -58,7 +59,8 @@ class Seeder:
         self.seed(
             self._lives.begin(
                 stat.tgid,
-                entered.start_time_ns if entered else stat.start_time_ns,  # which may be known to the nanosecond
+                # the kernel's value is exact, /proc rounds it to a clock tick
+                entered.start_time_ns if entered else stat.start_time_ns,
                 stat.parent,
                 stat.comm,
                 stat.command,
@@ -69,7 +71,7 @@ class Seeder:
         )
 
     def seed(self, process: TracedProcess) -> None:
-        """Tell the kernel of the regions that a process maps."""
+        """Add the regions that a process maps to the BPF maps."""
         mappings: list[procfs.Mapping] | None = None
         for _ in range(MOST_LOOKS):
             known, mappings = mappings, self._finder.mappings(process.tgid)
@@ -78,19 +80,19 @@ class Seeder:
             self._seed_regions(process, mappings)
         if not self._proc.answers(process.tgid):
             self._unheard.add(process)
-        if not self._proc.process(process.tgid):  # it has exited, perhaps before the kernel side knew of it
+        if not self._proc.process(process.tgid):  # it may have exited before the probes tracked it
             self._probes.leave(*process.key)
             self._lives.end(process, time.time_ns())
 
     def ask_again(self) -> None:
-        """Those that did not answer."""
+        """Seed the processes that did not answer before, if they do now."""
         for process in [process for process in self._unheard if self._proc.answers(process.tgid)]:
             self._unheard.discard(process)
             if not process.exited:
                 self.seed(process)
 
     def _seed_regions(self, process: TracedProcess, mappings: list[procfs.Mapping]) -> None:
-        mappings = [mapping for mapping in mappings if mapping.shared]  # a private one makes no region
+        mappings = [mapping for mapping in mappings if mapping.shared]  # private mappings are ignored
         seeded: set[RegionKey] = set()
         for mapping, key in zip(mappings, self._proc.identify(process.tgid, mappings)):
             if key and key not in seeded:
@@ -101,14 +103,14 @@ class Seeder:
         path = self._proc.map_file(tgid, mapping)
         try:
             fd = shmem.open_place(path)
-        except OSError as error:  # unmapped meanwhile
+        except OSError as error:  # unmapped in the meantime
             if not bounded.unreadable(error):
                 raise
             return
         try:
             number = self._probes.adopt(fd)
         finally:
-            os.close(fd)  # at once: it keeps the memory alive
+            os.close(fd)  # close it at once: an open file keeps the memory allocated
         found = self._probes.region(number) if number else None
         if not found:
             self._warn(tiers.LOSSES["regions"])

@@ -1,4 +1,4 @@
-"""A trace: the probes' events and the ledger, joined with /proc, written into a capture."""
+"""Runs a trace: joins the probes' events and the ledger with /proc, and writes the result into a capture."""
 
 from __future__ import annotations
 
@@ -39,30 +39,31 @@ from tracer.status import Status
 if TYPE_CHECKING:
     from tracer.record.stacks import Stacks
 
-ROOM_BYTES = 4 << 30  # of regions that are made during the trace
-# A host with less memory than ROOM_BYTES has room for as much less of these, and --room gives more.
-ROOM_PROCESSES = 1 << 15  # that have ended, too, until they have been heard of
+ROOM_BYTES = 4 << 30  # room for regions created during the trace, unless --room says otherwise
+# On a host with less memory than ROOM_BYTES the following limits shrink in proportion; --room raises them.
+ROOM_PROCESSES = 1 << 15  # including processes that have exited, until user space has read their exit
 ROOM_REGIONS = 1 << 15
 ROOM_USAGES = 1 << 16
 ROOM_ALIVE = 1 << 12
 MAX_REGIONS = (1 << wire.SLOT_BITS) - 1
 BLOCK_BYTES = wire.BLOCK_PAGES * PAGE_BYTES
-AT_ONCE = 512  # regions that are sampled together
-BURY_S = 0.2  # at once: whoever buries keeps up with nothing
-IDLE = 4  # times as long as a sample takes before the next: whoever samples keeps up with nothing
-TEARDOWN_S = 1.0  # a teardown that was not seen to end by then has ended unseen
+AT_ONCE = 512  # regions sampled in one batch
+BURY_S = 0.2  # longest time spent on closing dead regions in one round: meanwhile no events are read
+# the pause between samples is at least this many times as long as the last sample took, to leave time for events
+IDLE = 4
+TEARDOWN_S = 1.0  # if no end of a teardown was seen by then, it was missed
 POLL_S = 0.2
 GATHER_S = 0.02
-PATIENCE_S = 1.0  # of who has told it to stop, for the accounts to be closed; the report comes after
-SILENCE_S = 2.0  # of a closing that takes longer, before it says so
-HEARD_AT_ONCE = 1024  # events: who waits for them has other things to look at
+PATIENCE_S = 1.0  # after the user asked to stop: time left for closing the accounts; the report comes on top
+SILENCE_S = 2.0  # closing may take this long before a progress message is shown
+HEARD_AT_ONCE = 1024  # events applied in one round, so that _keep_up() also gets to its other work
 MOST_TOUCHED = """
     SELECT tgid || ' ' || command, pages FROM process JOIN (
         SELECT process, sum("end" - start) AS pages FROM extent WHERE process IS NOT NULL
         GROUP BY process ORDER BY pages DESC LIMIT 1
     ) ON process.id = process
 """
-MOST_OF = {  # by what there was no room for, as wire.LOSSES: how much there is of it, and whose
+MOST_OF = {  # keys: the kinds of wire.LOSSES; each query says how much of that was recorded, and for which command
     "processes": "SELECT count(*), comm FROM process",
     "regions": "SELECT count(*), comm FROM region JOIN process ON process.id = creator",
     "usages": "SELECT count(*), comm FROM usage JOIN process ON process.id = process",
@@ -73,9 +74,10 @@ Thing = TypeVar("Thing")
 
 
 class Trace:
-    """A context manager: on entry the probes are attached and what exists is surveyed; on exit they are gone.
+    """A running trace, as a context manager.
 
-    Raises ShmtraceError.
+    On entry it attaches the probes and takes in all processes and regions that exist. On exit it detaches the probes.
+    Entering raises ShmtraceError when this host cannot be traced.
     """
 
     def __init__(
@@ -88,10 +90,13 @@ class Trace:
         source: Source | None = None,
         stacks: bool = False,
     ) -> None:
-        """stacks: pages are counted by user stack, too."""
+        """excluded: tgids never to trace. interval_s: seconds between samples. room_bytes: how much memory of new
+        regions the maps must have room for. source: where labels come from; None: no labels. stacks: also count
+        pages by user stack."""
         self._stopping = False
-        self._ends_at_ns: int | None = None  # from then on nothing new is taken in
-        self._late_at_s = math.inf  # monotonic; from then on what is left is left out
+        # CLOCK_MONOTONIC; later regions are not taken in. None: finish() has not begun
+        self._ends_at_ns: int | None = None
+        self._late_at_s = math.inf  # time.monotonic(); from then on the remaining work is skipped
         self._say: Callable[[str], None] | None = None
         self._say_at_s = math.inf
         self.regions: dict[int, TracedRegion] = {}
@@ -107,15 +112,17 @@ class Trace:
         self._proc = Proc()
         self._finder = Finder(self._proc)
         self._dying: dict[int, TracedRegion] = {}
-        self._heard: deque[Event] = deque()  # and not looked at yet
+        self._heard: deque[Event] = deque()  # events read but not yet applied
         self._heard_at_s = 0.0
-        self._unmet: dict[int, list[events.Touch | events.Punch]] = {}  # of regions that were not heard of yet
-        self._to_look: dict[TracedProcess, list[TracedRegion]] = {}  # at whom, and for which regions that it may map
+        # events by region id, kept until the region's RegionMet arrives
+        self._unmet: dict[int, list[events.Touch | events.Punch]] = {}
+        # processes to look up in /proc, each with the regions it may map
+        self._to_look: dict[TracedProcess, list[TracedRegion]] = {}
         self._to_locate: set[int] = set()  # ids of those regions
-        self._to_survey: set[int] = set()  # and of those that may have pages from before
-        self._segments: dict[int, int] = {}  # by shmid, of those that were there before: the tgid of who made it
+        self._to_survey: set[int] = set()  # ids of regions that may hold pages from before
+        self._segments: dict[int, int] = {}  # SysV segments that existed at the start: shmid to the creator's tgid
         self._warnings: list[str] = []
-        self._unread: dict[int, str] = {}  # names of regions by row, of which it is not known which pages they had
+        self._unread: dict[int, str] = {}  # region row to name, for regions whose baseline could not be read
         self._shmem_bytes: int | None = None
         self._sample_at_s = self._rested_at_s = 0.0
         self._skipped_lives = 0
@@ -211,8 +218,10 @@ class Trace:
         return [tgid for tgid in found if tgid not in self._excluded]
 
     def _room(self, processes: dict[int, ProcessStat]) -> Sizes:
-        """Room for what the targets map now and some more: unless it was said how much, not above what memory and swap
-        can hold."""
+        """Size the BPF maps for what the targets map now, plus room to grow.
+
+        Unless --room was given, this is at most what memory and swap can hold.
+        """
         tree = self._tree(processes)
         seen: dict[tuple[int, int, str], int] = {}
         for tgid in tree:
@@ -227,7 +236,7 @@ class Trace:
             size_bytes = min(size_bytes, memory.total_bytes + memory.swap_bytes)
         scale = max(self._room_bytes / ROOM_BYTES, 1) * min(memory.total_bytes / ROOM_BYTES, 1)
         return Sizes(
-            # a block for each small region, too, unless it was said how much room there is to be
+            # also one block for each small region, unless --room was given
             blocks=-(-size_bytes // BLOCK_BYTES) + (int(scale * ROOM_REGIONS) if self._room_bytes == ROOM_BYTES else 0),
             processes=max(int(scale * ROOM_PROCESSES), 4 * len(processes)),
             regions=min(int(scale * ROOM_REGIONS), MAX_REGIONS),
@@ -236,9 +245,9 @@ class Trace:
         )
 
     def _adopt_tree(self, processes: dict[int, ProcessStat]) -> None:
-        """All of the tree that exists and is not tracked yet, and the regions it has."""
+        """Take in every process of the tree that exists and is not tracked yet, with its regions."""
         known = set(self.regions)
-        # who is born meanwhile is tracked by the kernel from its fork, unless its parent was not yet
+        # The kernel tracks a child from its fork on if it tracks the parent. Others may have forked before: look again.
         while tree := [tgid for tgid in self._tree(processes) if not self.lives.alive(tgid)]:
             for tgid in tree:
                 if self._labelling:
@@ -248,7 +257,7 @@ class Trace:
         self._begin_accounts(known)
 
     def _begin_accounts(self, known: set[int]) -> None:
-        """Of the regions that are not known: they were there before."""
+        """Start the account of every region not in `known`. These regions existed before the trace."""
         fresh = [self.regions[number] for number in self.regions.keys() - known]
         mapped = self._finder.mapped(self.lives.tree(), fresh) if fresh else {}
         for region in fresh:
@@ -258,7 +267,7 @@ class Trace:
             )
 
     def _ask_again(self) -> None:
-        """Whoever did not answer, and for what could not be read without waiting; who was born or has died unseen."""
+        """Retry what could not be read earlier, and catch up on forks and exits that the probes missed."""
         skipped_lives = self._probes.skipped_lives()
         if skipped_lives != self._skipped_lives:
             self._skipped_lives = skipped_lives
@@ -287,7 +296,7 @@ class Trace:
         created_ns: int | None = None,
         creator: TracedProcess | None = None,
     ) -> TracedRegion:
-        """creator: who was seen making it."""
+        """creator: the process that was seen creating the region; None: nobody was seen."""
         row = self._capture.insert(
             "region",
             dev=key.dev,
@@ -306,7 +315,7 @@ class Trace:
         return region
 
     def _leave(self, region: TracedRegion) -> None:
-        """It is closed."""
+        """Drop a region whose account is closed."""
         del self.regions[region.id]
         self._dying.pop(region.id, None)
 
@@ -318,18 +327,18 @@ class Trace:
 
     @property
     def stopping(self) -> bool:
-        """It has been told to stop."""
+        """Whether the trace was asked to stop."""
         return self._stopping
 
     @stopping.setter
     def stopping(self, told: bool) -> None:
-        """From a signal's handler."""
+        """Called from a signal handler. During finish() it leaves PATIENCE_S for the rest."""
         self._stopping = told
         if self._ends_at_ns:
             self._late_at_s = time.monotonic() + PATIENCE_S
 
     def run(self, seconds: float) -> None:
-        """Keep up with the kernel for so long, or until stopping."""
+        """Process events and sample until `seconds` have passed or `stopping` is set."""
         end = time.monotonic() + seconds
         while not self.stopping and (left := end - time.monotonic()) > 0:
             self._keep_up(min(left, POLL_S, max(self._sample_at_s - time.monotonic(), 0)))
@@ -338,14 +347,18 @@ class Trace:
         self._hear(timeout_s)
         self._bury()
         now = time.monotonic()
-        # where regions that have no pages come and go, only this notices that they have gone
+        # If regions without pages come and go, only a sample notices that they are gone. Sample early when room is
+        # short.
         if now >= (self._rested_at_s if len(self.regions) > self._sizes.regions // 2 else self._sample_at_s):
             self._sample()
             self._rested_at_s = now + IDLE * (time.monotonic() - now)
             self._sample_at_s = max(now + self._interval_s, self._rested_at_s)
 
     def _hear(self, timeout_s: float) -> None:
-        """Some of what has happened: at once, unless more was heard of just now; then together with what follows."""
+        """Apply some of the pending events.
+
+        Returns after at most timeout_s. If events arrived just now, first wait GATHER_S so that more arrive together.
+        """
         if not self._heard:
             time.sleep(min(max(self._heard_at_s + GATHER_S - time.monotonic(), 0), timeout_s))
         self._heard += self._probes.poll(0 if self._heard else timeout_s)
@@ -354,7 +367,7 @@ class Trace:
         self._apply_some()
 
     def _hear_all(self) -> None:
-        """All that has happened by now, as far as there is time for it."""
+        """Apply all events up to now, unless the trace must stop."""
         self._heard += self._probes.poll(0)
         while self._heard and not self._is_urgent():
             self._apply_some()
@@ -365,7 +378,7 @@ class Trace:
         self._look()
 
     def _in_time(self, things: Iterable[Thing]) -> Iterator[Thing]:
-        """As many as there is time for once it has been told to stop."""
+        """Yield the items until the time left after a request to stop is used up."""
         for thing in things:
             if self._is_urgent():
                 return
@@ -389,7 +402,7 @@ class Trace:
                     self._leave(region)
 
     def _look(self) -> None:
-        """At the processes that events told of: once at each, however many events there were."""
+        """Look up in /proc the processes named by recent events: each once, however many events named it."""
         looked, self._to_look = self._to_look, {}
         for process, stat in self._read_again(looked):
             self._refresh_title(process, stat)
@@ -403,7 +416,7 @@ class Trace:
         self._to_survey.clear()
 
     def _first_look(self, region: TracedRegion, path: Path) -> None:
-        """It has a path of its own, or it is not known who made it and when."""
+        """Read a region's name and, if the region may be older than the trace, its baseline."""
         self._capture.update("region", region.row, name=shmem.link_name(path))
         born_ns = shmem.birth_time_ns(path)
         if not region.made and (born_ns is None or born_ns < self._clock.wall_ns):
@@ -461,7 +474,7 @@ class Trace:
         self._look_at(process, region if region.address is None else None)
 
     def _look_at(self, process: TracedProcess, region: TracedRegion | None = None) -> None:
-        """Once all events have been told."""
+        """Note that _look() is to read this process, and where it maps the region."""
         regions = self._to_look.setdefault(process, [])
         if region and region.id not in self._to_locate:
             self._to_locate.add(region.id)
@@ -472,12 +485,12 @@ class Trace:
         self._dying[region.id] = region
 
     def _enter_stranger(self, touch: events.Touch) -> TracedProcess:
-        """A process that touched what is the tree's, and is not of it."""
+        """Add a process that is outside the tree but touched one of the tree's regions."""
         tgid, start_time_ns = touch.process
         stat = self._proc.process(tgid)
         if stat and abs(stat.start_time_ns - start_time_ns) > procfs.TICK_NS:
-            stat = None  # another that has its PID now
-        # its PID may have been one of the tree's before
+            stat = None  # the PID was reused: /proc shows its new owner
+        # The PID may have belonged to a process of the tree before.
         began_us = max((start_time_ns - self._clock.boot_ns) // 1000, -1)
         return self.lives.begin(
             tgid,
@@ -496,14 +509,15 @@ class Trace:
         parent = self.lives.alive(event.parent_tgid)
         if event.watched and (not parent or parent.outside_tree):
             self._probes.drop(event)
-        elif not self.lives.find(head.tgid, head.start_time_ns):  # else /proc showed it first
+        # otherwise /proc showed the child first, and it is known
+        elif not self.lives.find(head.tgid, head.start_time_ns):
             if event.watched:
                 self._probes.keep(event)
             command = parent.command if parent else ""
             began_us = self._clock.since_us(head.time_ns)
             child = self.lives.begin(head.tgid, head.start_time_ns, event.parent_tgid, event.comm, command, began_us)
             if parent and parent.ns_tgid is not None:
-                self._look_at(child)  # its number in there is known to /proc alone, and only while it lives
+                self._look_at(child)  # only /proc has its PID in its own namespace, and only while it lives
             if self._labelling:
                 self._labelling.begin(head.tgid, began_us, event.parent_tgid)
 
@@ -527,25 +541,25 @@ class Trace:
                 ns_tgid=self._proc.ns_tgid(head.tgid),
             )
             self._label(head)
-            if stat and not was_tracked:  # it was known as the child of one that is none of ours
+            if stat and not was_tracked:  # it was a candidate before, so its mappings and children were not recorded
                 self._adopting.seed(found)
                 self._adopt_tree(self._proc.processes())
         else:
             self._probes.drop(event)
 
     def _label(self, head: events.Head) -> None:
-        """Another program has other labels, or none."""
+        """Start over with labels: the new program has its own, or none."""
         if self._labelling:
             self._labelling.begin(head.tgid, self._clock.since_us(head.time_ns))
             self._labelling.adopt(head.tgid)
 
     def _met(self, event: events.RegionMet) -> None:
-        """A region that the kernel side met first: made, or mapped by the tree for the first time."""
+        """Add a region that the probes met: the tree created it, or mapped it for the first time."""
         is_after_the_end = self._ends_at_ns is not None and event.head.time_ns > self._ends_at_ns
         if event.id in self.regions or is_after_the_end or not self._probes.has(event.id):
             return
         process = self.lives.find(event.head.tgid, event.head.start_time_ns)
-        if not process:  # it was watched, and is none of ours
+        if not process:  # only a candidate was seen using it, and -p did not match that process
             self._forget(event.id)
             return
         file_system = shmem.HUGETLBFS_MAGIC if event.huge else shmem.TMPFS_MAGIC
@@ -560,13 +574,18 @@ class Trace:
         region.first_mapper = process
         for earlier in self._unmet.pop(event.id, ()):
             self._apply(earlier)
-        if event.made and kind not in ("posix", "other"):  # a new one without a path, and nothing in it is from before
+        # it was created just now and has no path to write to before mapping it: the baseline is empty
+        if event.made and kind not in ("posix", "other"):
             return
         self._to_survey.add(region.id)
         self._look_at(process, region)
 
     def _asker(self, event: events.RegionMet) -> TracedProcess | None:
-        """Who made a SysV segment, as far as shmget tells: its inode has its number."""
+        """The creator of a SysV segment.
+
+        Either the kernel's own record at the start of the trace, or who called shmget() since. The inode number of a
+        segment is its shmid.
+        """
         shmid = event.key.ino
         if shmid in self._segments:
             return self.lives.at(self._segments[shmid], self._clock.since_us(event.head.time_ns))
@@ -576,7 +595,7 @@ class Trace:
     def _gone(self, event: events.RegionGone) -> None:
         if event.id in self.regions:
             self._dies(self.regions[event.id])
-        else:  # a file of a tmpfs that was never mapped, or that of a process that is none of ours
+        else:  # a tmpfs file that was never mapped, or one that only a candidate used
             self._forget(event.id)
 
     def _forget(self, number: int) -> None:
@@ -591,7 +610,10 @@ class Trace:
         )
 
     def _refresh_title(self, process: TracedProcess, stat: ProcessStat | None) -> None:
-        """Titles are written after the fork; one that comes later still is read at the exit, or at the end."""
+        """Read comm, command line and cgroup again.
+
+        Programs set their title after the fork. Later changes are read at the exit or at the end of the trace.
+        """
         if stat and abs(stat.start_time_ns - process.start_time_ns) <= procfs.TICK_NS:
             self.lives.rename(process, stat.comm, stat.command)
             self.lives.move(process, self._proc.cgroup(process.tgid))
@@ -599,7 +621,7 @@ class Trace:
                 self.lives.number(process, self._proc.ns_tgid(process.tgid))
 
     def _sample(self) -> None:
-        """How each region stands now, written down: how much it has by its inode's own count, and who touched it."""
+        """Write a sample of every region: its size by the inode's own count, and who touched its pages."""
         if not self._is_urgent():
             self._ask_again()
         now_ns = time.time_ns()
@@ -637,14 +659,14 @@ class Trace:
                 continue
             last = self._probes.region(number)
             region.samples_missed += 1
-            # the event of it is still to come, or was lost; or it had no page, so there was no teardown to see
+            # Its RegionGone is still to come, or was lost. Or it had no pages, so no teardown was seen.
             if (last and last.gone_us) or region.samples_missed > 1:
                 self._dies(region)
         self._writer.checkpoint(changed, {number: self.regions[number] for number in numbers})
         self._capture.insert_all(*SAMPLE, rows)
 
     def _is_urgent(self) -> bool:
-        """Whether what can wait must wait: it has been told to stop."""
+        """Whether to skip work that is not essential, because the trace was asked to stop."""
         return self._stopping if self._ends_at_ns is None else time.monotonic() > self._late_at_s
 
     def _keep_session(self, now_ns: int, **more: Any) -> None:
@@ -673,18 +695,18 @@ class Trace:
     # ---- where it stands ----
 
     def over(self) -> bool:
-        """Whether all of the tree has ended."""
+        """Whether every process of the tree has exited."""
         if not self.lives.tree():
-            self._hear_all()  # of a child that the last of them left, too
+            self._hear_all()  # one of the last processes may have left a child
         return not self.lives.tree()
 
     def size(self) -> str:
-        """What is traced, in a few words."""
+        """A short description of what is traced, such as "4 processes, 2 region(s)"."""
         alive = len(self.lives.tree())
         return f"{alive} {'process' if alive == 1 else 'processes'}, {len(self.regions)} region(s)"
 
     def doubt(self) -> str | None:
-        """Why what is traced has no labels, as it looks by now."""
+        """Why the trace has found no labels so far; None: no reason to doubt."""
         return self._labelling.doubt if self._labelling else None
 
     def status(self) -> Status:
@@ -702,7 +724,7 @@ class Trace:
         )
 
     def touched_pages(self, region: TracedRegion) -> dict[int, int]:
-        """Who touched how many of a region's pages first, up to now: by tgid."""
+        """Pages of a region by the tgid that first touched them, up to now."""
         touched: dict[int, int] = {}
         entries = ledger.read(
             self._probes.blocks(region.id), region.baseline, ALL_PAGES, lambda tgid, *_: tgid, punches=region.punches
@@ -715,9 +737,9 @@ class Trace:
     # ---- the end ----
 
     def finish(self, say: Callable[[str], None] | None = None) -> None:
-        """Close the accounts of all that is still there. say: is told, once, if that takes long.
+        """Close all accounts. say: called once with a message if this takes longer than SILENCE_S.
 
-        Whoever has told it to stop is not kept waiting: what there was no time for is left out, and a warning says so.
+        If the user asked to stop, what does not fit into PATIENCE_S is left out, and a warning says so.
         """
         began_s = time.monotonic()
         self._say, self._say_at_s = say, began_s + SILENCE_S
@@ -773,4 +795,4 @@ class Trace:
             ended["sum_of_rss_bytes"] = rss_bytes
         self._keep_session(time.time_ns(), complete=1, **ended)
         self._capture.commit()
-        self._stopping = True  # whoever tells it once more does not want to wait for the report either
+        self._stopping = True  # a second request to stop also cuts the report short

@@ -1,6 +1,6 @@
-"""What the kernel side has written: its arrays, mapped and read in place.
+"""Reads the arrays that the BPF programs write, through mmap(2) of the maps.
 
-They are for the kernel side alone to write, but for what tells what has changed, and whose a process is.
+Only the programs write them. Exceptions are the change flags, and a process's kind and last exec read.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def _mapped(map_fd: int, size_bytes: int) -> mmap.mmap:
 
 
 class Slots:
-    """Structures of one kind, by their place; each says who has it, in a word of 4 bytes that is 0 where it is free.
+    """An array of structures. Each has a 4-byte owner field, which is 0 while the place is free.
 
-    What is mapped counts as this process's memory, all of it at once: so it is some windows of a large array.
+    All of a mapping counts as this process's memory. So only a few windows of a large array are mapped at a time.
     """
 
     def __init__(self, map_fd: int, nr_places: int, size_bytes: int, who_bytes: int) -> None:
-        """who_bytes: where in a structure that word is."""
+        """who_bytes: offset of the owner field in the structure."""
         self._fd = map_fd
         self._nr_places, self._size_bytes, self._who_bytes = nr_places, size_bytes, who_bytes
         self._in_window = WINDOW_BYTES // size_bytes
@@ -55,15 +55,16 @@ class Slots:
         self._windows.clear()
 
     def __getitem__(self, place: int) -> bytes:
+        """The bytes of the structure at a place, copied."""
         window, at = self._at(place)
         return window[at : at + self._size_bytes]
 
     def who(self, place: int) -> int:
-        """Who has this place."""
+        """The owner field of a place; 0: it is free."""
         return self._word(place, self._who_bytes)
 
     def taken(self) -> list[int]:
-        """The places that somebody has."""
+        """The places in use."""
         return [place for place in range(self._nr_places) if self.who(place)]
 
     def _word(self, place: int, offset: int) -> int:
@@ -71,7 +72,7 @@ class Slots:
         return int(_WORD.unpack_from(window, at + offset)[0])
 
     def _at(self, place: int) -> tuple[mmap.mmap, int]:
-        """Where it is: a window, and the offset in it."""
+        """Where a place is mapped: a window, and the offset in it."""
         number, inner = divmod(place, self._in_window)
         window, first = self._windows.get(number) or self._open(number)
         return window, first + inner * self._size_bytes
@@ -88,48 +89,48 @@ class Slots:
 
 
 def regions(map_fd: int, nr_regions: int) -> Slots:
-    """struct region of bpf/wire.h, by the place in its id."""
+    """struct region of bpf/wire.h, indexed by the place in its id. The owner field is the id."""
     return Slots(map_fd, nr_regions, REGION.size, REGION_ID_BYTES)
 
 
 def usages(map_fd: int, nr_usages: int) -> Slots:
-    """struct usage of bpf/wire.h, by its number; the region has it."""
+    """struct usage of bpf/wire.h, indexed by its number. The owner field is the region's id."""
     return Slots(map_fd, nr_usages, USAGE.size, USAGE_REGION_BYTES)
 
 
 class ProcessSlots(Slots):
-    """struct process of bpf/wire.h, by its number."""
+    """struct process of bpf/wire.h, indexed by its number."""
 
     def __init__(self, map_fd: int, nr_processes: int) -> None:
         super().__init__(map_fd, nr_processes, PROCESS.size, PROCESS_NUMBER_BYTES)
 
     def put(self, number: int, kind: int) -> int:
-        """What it is from now on, of wire.OF_TREE and so on. What it was."""
+        """Set the kind of a process (wire.OF_TREE, WATCHED, OUTSIDE_TREE) and return the old one."""
         was = self._word(number, PROCESS_KIND_BYTES)
         window, at = self._at(number)
         _WORD.pack_into(window, at + PROCESS_KIND_BYTES, kind)
         return was
 
     def has_read(self, number: int, executed_ns: int) -> None:
-        """Of all that it had executed by then."""
+        """Mark all execs up to this time as read."""
         window, at = self._at(number)
         COUNT.pack_into(window, at + PROCESS_READ_BYTES, executed_ns)
 
 
 class Blocks(Slots):
-    """struct block of bpf/wire.h, by its number."""
+    """struct block of bpf/wire.h, indexed by its number."""
 
     def __init__(self, map_fd: int, nr_blocks: int) -> None:
         super().__init__(map_fd, nr_blocks, BLOCK.size, _PART_BYTES)
 
     def part(self, number: int) -> tuple[int, int]:
-        """Which region's it is, and which part of it."""
+        """(region id, part) of a block."""
         window, at = self._at(number)
         region, part = PART.unpack_from(window, at + _PART_BYTES)
         return region, part
 
     def block(self, number: int) -> Block:
-        """As it is now, its words copied."""
+        """A copy of the block."""
         window, at = self._at(number)
         words = array("Q", window[at : at + _TORN_BYTES + 8])
         torn = words.pop()
@@ -137,7 +138,7 @@ class Blocks(Slots):
 
 
 class Changes:
-    """What of an array has changed."""
+    """Change flags: one 64-bit word per place of another array."""
 
     def __init__(self, map_fd: int, nr_places: int) -> None:
         self._map = _mapped(map_fd, nr_places * 8)
@@ -148,20 +149,20 @@ class Changes:
         self._map.close()
 
     def take(self) -> list[int]:
-        """The places that have changed since this was last asked."""
+        """Clear the flags and return the places that were set."""
         found, at = [], -1
         while (at := self._map.find(b"\1", at + 1)) >= 0:
-            self._changes[at // 8] = 0  # before it is read
+            self._changes[at // 8] = 0  # clear before the place is read, so that no later change is lost
             found.append(at // 8)
         return found
 
     def add(self, place: int) -> None:
-        """It has, for whoever asks next."""
+        """Set the flag of a place again, for the next take()."""
         self._changes[place] = 1
 
 
 class Counts:
-    """Numbers of 64 bits."""
+    """An array of 64-bit counters."""
 
     def __init__(self, map_fd: int, nr_counts: int) -> None:
         self._map = _mapped(map_fd, nr_counts * 8)
@@ -178,22 +179,22 @@ class Counts:
 
 
 class Block(NamedTuple):
-    """The words of BLOCK_PAGES neighbouring pages."""
+    """The ledger words of BLOCK_PAGES consecutive pages."""
 
     words: Sequence[int]
     torn: int
-    """bit per page: it was there when the region was torn down"""
+    """One bit per page: the page existed when the region was torn down."""
 
 
 class Usage(NamedTuple):
-    """struct usage of bpf/wire.h."""
+    """struct usage of bpf/wire.h: what one process did to one region."""
 
     faults: int
     freed_pages: int
 
 
 class MadeFor(NamedTuple):
-    """Pages that one process, as (tgid, start_time_ns), made in the address space of another."""
+    """Pages that one process made in another's address space. Processes are (tgid, start_time_ns)."""
 
     acting: tuple[int, int]
     whose: tuple[int, int]
@@ -201,10 +202,10 @@ class MadeFor(NamedTuple):
 
 
 class Stacked(NamedTuple):
-    """struct stacked_key of bpf/wire.h: what pages are counted by."""
+    """struct stacked_key of bpf/wire.h: one count of pages."""
 
     region: int
     tgid: int
     start_time_ns: int
     stack: int
-    """its number, or wire.NO_STACK"""
+    """Its number in the map `stacks`, or wire.NO_STACK."""

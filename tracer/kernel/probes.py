@@ -1,4 +1,4 @@
-"""The kernel side: loads and attaches the programs in bpf/, reads their maps and events."""
+"""Loads and attaches the BPF programs in bpf/, and reads their maps and events."""
 
 from __future__ import annotations
 
@@ -44,46 +44,47 @@ from tracer.wire import (
     USAGE,
 )
 
-EVENT_PAGES = 256  # a power of two; 1 MiB, some 20,000 punches
-LABEL_PAGES = 1024  # 4 MiB, some 9,000 labels
-FILLED_AT_ONCE, EMPTIED_AT_ONCE = 128, 10  # bpf/maps.c
-GRACE_S = 0.05  # after which no program is still at what it could find before
-CALL_THEMSELVES = "sys_enter_fallocate", "sys_exit_fallocate"  # by their places in again of bpf/fallocate.c
-STACKS = "STACKS"  # the flag that has pages counted by user stack
+EVENT_PAGES = 256  # a power of two; 1 MiB, about 20,000 punches
+LABEL_PAGES = 1024  # 4 MiB, about 9,000 labels
+FILLED_AT_ONCE, EMPTIED_AT_ONCE = 128, 10  # limits of one run of the programs fill and empty, in bpf/maps.c
+GRACE_S = 0.05  # after this time no running program still uses something that was removed before
+# the order is that of the program array `again` in bpf/fallocate.c
+CALL_THEMSELVES = "sys_enter_fallocate", "sys_exit_fallocate"
+STACKS = "STACKS"  # the flag that makes the programs count pages by user stack
 
 
 class Sizes(NamedTuple):
-    """How many entries the maps have room for; they are allocated at once, so that no fault waits for memory."""
+    """The number of entries of the BPF maps, which are preallocated so that no page fault waits for memory."""
 
     blocks: int
     processes: int
     regions: int
     usages: int
     alive: int
-    """processes that are known to say what they do"""
+    """Processes whose labels can be followed at a time."""
 
 
 class Beginning(NamedTuple):
-    """Of a trace: the same moment by two clocks, and what it is to see."""
+    """The start of a trace, as the same moment by two clocks, and which processes to track."""
 
     monotonic_ns: int
     boot_ns: int
     everything: bool = False
-    """all processes are tracked"""
+    """Track all processes."""
     watches_execs: bool = False
-    """so is each that executes something, until drop()"""
+    """Also track every process that executes a program, as a candidate, until keep() or drop()."""
 
 
 class Probes:
-    """The programs of one tier, loaded; a context manager that leaves nothing behind in the kernel.
+    """The loaded programs of one tier, as a context manager. On exit nothing of them remains in the kernel.
 
-    Raises ShmtraceError: bcc or BTF missing, BPF refused, something absent that the tier needs.
+    Raises ShmtraceError where bcc or BTF is missing, BPF is refused, or the kernel lacks something the tier requires.
     """
 
     def __init__(self, tier: tiers.Tier, sizes: Sizes, beginning: Beginning, *flags: str) -> None:
         self.tier = tier
         self.missing: list[str] = []
-        self._sizes = sizes = Sizes(*(count + 1 for count in sizes))  # number 0 is none
+        self._sizes = sizes = Sizes(*(count + 1 for count in sizes))  # number 0 means none
         cache = Cache()
         layout = tiers.layout(cache)
         self._points = tiers.points(tier, layout)
@@ -94,7 +95,7 @@ class Probes:
         rooms = {**sizes._asdict(), "cpus": host.possible_cpus()}
         self._links: list[int] = []
         self.warnings = cache.warnings
-        """what of the cache was not used, and why"""
+        """What of the cache was not used, and why."""
         self._loaded = Loaded(compiled(wanted(tier, layout, self._fexit, flags), cache), rooms)
         try:
             self._load_all(beginning)
@@ -107,20 +108,22 @@ class Probes:
         self._heard_late = False
         self._known_made_for: dict[int, list[MadeFor]] = {}
         self._made_for_known = [0]
-        self._usages_of: dict[int, dict[tuple[int, int], int]] = {}  # by region and process: the number
-        self._leaving: set[int] = set()  # ids of regions that have been forgotten
-        # blocks by region and part of it: that have changed, and all of them
+        # by region id: (tgid, start_time_ns) to the number of its usage
+        self._usages_of: dict[int, dict[tuple[int, int], int]] = {}
+        self._leaving: set[int] = set()  # ids of forgotten regions that are not emptied yet
+        # Ledger blocks by region id and part: those changed since changed() was called, and all.
         self._told: dict[int, dict[int, int]] = {}
         self._known: dict[int, dict[int, int]] = {}
         self._forgotten: deque[tuple[float, int, int]] = deque()
-        """(when, kind, number) of what is to be given back"""
+        """(time.monotonic(), kind, number) of what to empty once GRACE_S has passed."""
 
     def _load_all(self, beginning: Beginning) -> None:
-        """All programs, and what they find in the maps."""
+        """Load all programs and write what they need into the maps."""
         self._loaded.map("states")[TGID.pack(0)] = STATE.pack(*beginning, 0, 0, 0)
         probes = {probe.program: probe for probe in self.tier.probes if self._is_there(probe)}
         own = ("adopt", "measure", "forget", "enter", "leave", "empty")
-        with ThreadPoolExecutor() as pool:  # the verifier takes most of the time to attach, a CPU each
+        # most of the time to attach is the verifier's, which uses one CPU per program
+        with ThreadPoolExecutor() as pool:
             filling = pool.submit(self._fill)
             self._programs = dict(zip(probes, pool.map(self._load, probes.values())))
             self._adopt, self._measure, self._forget, self._enter, self._leave, self._empty = pool.map(
@@ -135,7 +138,7 @@ class Probes:
                 again[TGID.pack(place)] = TGID.pack(self._programs[name])
 
     def _open_maps(self, knows_owners: bool, counts_stacks: bool) -> None:
-        """What this side reads of them."""
+        """Map or open the BPF maps that user space reads."""
         loaded, sizes = self._loaded, self._sizes
         self._askers = None if self.tier.functions else loaded.map("askers")
         self._made_for = loaded.map("made_for") if self.tier.functions and knows_owners else None
@@ -170,7 +173,8 @@ class Probes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with ThreadPoolExecutor(len(self._links) or 1) as pool:  # each waits until no CPU is at its program any more
+        # closing a link waits until no CPU runs its program, so close them in parallel
+        with ThreadPoolExecutor(len(self._links) or 1) as pool:
             list(pool.map(os.close, self._links))
         for mapped in self._mapped:
             mapped.close()
@@ -180,7 +184,7 @@ class Probes:
 
     @property
     def attached(self) -> list[str]:
-        """The kernel functions and tracepoints that the programs hang on."""
+        """The kernel functions and tracepoints that the programs attach to."""
         there = [self._points[probe.program].name for probe in self.tier.functions if probe.program in self._points]
         others = [probe.points[0] for probe in self.tier.probes if probe not in self.tier.functions]
         return list(dict.fromkeys([*there, *others]))
@@ -189,11 +193,11 @@ class Probes:
         return probe.kind not in (Kind.ENTRY, Kind.RETURN) or probe.program in self._points
 
     def _is_tracing(self, probe: tiers.Probe) -> bool:
-        """Whether it hangs on by fentry or fexit."""
+        """Whether the program attaches by fentry or fexit."""
         return (probe.kind == Kind.ENTRY and self.tier.by == "fentry") or (probe.kind == Kind.RETURN and self._fexit)
 
     def _load(self, probe: tiers.Probe) -> int:
-        """Its descriptor."""
+        """Load a program and return its descriptor."""
         if self._is_tracing(probe):
             function = self._points[probe.program].id
             return self._loaded.load(probe.program, bpf_syscall.TRACING, function, probe.kind == Kind.RETURN)
@@ -201,18 +205,22 @@ class Probes:
         return self._loaded.load(probe.program, kinds.get(probe.kind, bpf_syscall.KPROBE))
 
     def _load_own(self, name: str) -> int:
-        """Of a program that user space runs."""
+        """Load a program that user space runs through BPF_PROG_TEST_RUN."""
         return self._loaded.load(name, bpf_syscall.RAW_TRACEPOINT)
 
     def _fill(self) -> None:
-        """Give the kernel side all that is free."""
+        """Fill the free lists of the BPF maps."""
         fill = self._load_own("fill")
         for kind, count in zip((FREE_BLOCK, FREE_PROCESS, FREE_REGION, FREE_USAGE), self._sizes):
             for first in range(1, count, FILLED_AT_ONCE):
                 bpf_syscall.run(fill, kind, first, count)
 
     def attach(self) -> None:
-        """All probes of the tier, in its order. From here on the kernel writes."""
+        """Attach all probes of the tier, in order. From here on the programs write to the maps.
+
+        Raises ShmtraceError where a required probe cannot be attached; what an optional one would see is added to
+        `missing`.
+        """
         with contextlib.ExitStack() as stack:
             by_id = any(probe.kind == Kind.TRACEPOINT for probe in self.tier.probes)
             tracefs = stack.enter_context(host.tracefs()) if by_id else -1
@@ -234,7 +242,7 @@ class Probes:
             self.missing.append(probe.costs)
 
     def _hang(self, probe: tiers.Probe, tracefs: int) -> int:
-        """A descriptor: the program hangs there until it is closed. Raises OSError."""
+        """Attach a program; it stays attached until the returned descriptor is closed. Raises OSError."""
         program, point = self._programs[probe.program], probe.points[0]
         if probe.kind == Kind.RAW:
             return bpf_syscall.attach(program, point.partition(":")[2])
@@ -245,9 +253,10 @@ class Probes:
         return perf.kprobe(program, self._points[probe.program].name, probe.kind == Kind.RETURN)
 
     def attach_uprobe(self, program: str, path: Path, offset: int) -> int:
-        """To a function of a program, by its offset in the file; in all processes that run it. For detach_uprobe.
+        """Attach a program to an offset in an executable file, for all processes that run it. Returns what
+        detach_uprobe() takes.
 
-        Raises ShmtraceError.
+        Raises ShmtraceError where the kernel refuses the uprobe.
         """
         function = self._loaded.load(program, bpf_syscall.KPROBE)
         try:
@@ -260,13 +269,14 @@ class Probes:
         return uprobe
 
     def detach_uprobe(self, uprobe: int) -> None:
+        """Detach what attach_uprobe() attached."""
         self._links.remove(uprobe)
         os.close(uprobe)
 
     # ---- processes ----
 
     def enter(self, tgid: int, start_time_ns: int) -> KernelProcess | None:
-        """A process that exists is of the tree from now on; None: there is no room for it."""
+        """Track an existing process as one of the tree. None: the map has no room for it."""
         number = bpf_syscall.run(self._enter, tgid, start_time_ns)
         if not number:
             return None
@@ -275,54 +285,60 @@ class Probes:
         return process
 
     def leave(self, tgid: int, start_time_ns: int) -> None:
-        """It has ended, and the kernel side may not have seen it."""
+        """Tell the probes that a process has exited, in case they did not see it."""
         bpf_syscall.run(self._leave, tgid, start_time_ns)
 
     def keep(self, told: Fork | Exec) -> bool:
-        """A process that is watched is of the tree. Whether it has been tracked so far."""
+        """Make a candidate a process of the tree. Returns whether it was tracked so far."""
         return self._put(told, OF_TREE) != OUTSIDE_TREE
 
     def drop(self, told: Fork | Exec) -> None:
-        """It is not."""
+        """Stop tracking a candidate: it is not of the tree."""
         self._put(told, OUTSIDE_TREE)
 
     def _put(self, told: Fork | Exec, kind: int) -> int | None:
-        """What it was; None: it is there no more."""
+        """Set the kind of a process and return the old one. None: it no longer exists."""
         process = KernelProcess.unpack(self._processes[told.number])
         if process.key != (told.head.tgid, told.head.start_time_ns):
             return None
         return self._processes.put(told.number, kind)
 
     def asker(self, shmid: int) -> tuple[int, int] | None:
-        """Who of the tree was the first to ask for a SysV segment: (tgid, start_time_ns)."""
+        """The first process of the tree that called shmget() for a segment, as (tgid, start_time_ns).
+
+        None: not seen.
+        """
         raw = self._askers[REGION_ID.pack(shmid)] if self._askers else None
         return None if raw is None else ASKER.unpack(raw)[::-1]
 
     # ---- regions ----
 
     def adopt(self, fd: int) -> int:
-        """The id of the region that this descriptor is of, entered if it is new; 0: there is no room for it."""
+        """Add the region that a descriptor refers to, unless it is known, and return its id. 0: the map has no room."""
         return bpf_syscall.run(self._adopt, fd)
 
     def region(self, number: int) -> KernelRegion | None:
-        """By its id; None: it has been forgotten."""
+        """Read a region by its id. None: it has been forgotten."""
         return KernelRegion.unpack(self._regions[_place(number)]) if self.has(number) else None
 
     def has(self, number: int) -> bool:
-        """Whether the kernel side has this region, and it has not been forgotten."""
+        """Whether the maps have this region and it was not forgotten."""
         return self._regions.who(_place(number)) == number and number not in self._leaving
 
     def read_regions(self) -> dict[int, KernelRegion]:
-        """All of them, by their id."""
+        """All regions, by id."""
         found = (KernelRegion.unpack(self._regions[place]) for place in self._regions.taken())
         return {region.id: region for region in found}
 
     def measure(self, number: int) -> KernelRegion | None:
-        """As it is now; None: it is there no more."""
+        """Update a region's page counts from its inode and read it. None: the region no longer exists."""
         return self.region(number) if bpf_syscall.run(self._measure, number) else None
 
     def forget(self, number: int) -> None:
-        """What the kernel side has of a region is for another: in a moment, for a program may be at it."""
+        """Free what the maps hold of a region.
+
+        The entries are reused after GRACE_S, since a program may still use them.
+        """
         if not self.has(number):
             return
         bpf_syscall.run(self._forget, number)
@@ -330,7 +346,7 @@ class Probes:
         self._forgotten.append((time.monotonic(), FREE_REGION, number))
 
     def _give_back(self) -> None:
-        """What has been forgotten for long enough."""
+        """Empty what was forgotten at least GRACE_S ago, and put it on the free lists."""
         now = time.monotonic()
         if self._forgotten and self._forgotten[0][0] < now - GRACE_S:
             self.hear()
@@ -349,7 +365,7 @@ class Probes:
                 bpf_syscall.run(self._empty, kind, *some, *[0] * (EMPTIED_AT_ONCE - len(some)))
 
     def read_usages(self) -> dict[tuple[int, int, int], Usage]:
-        """What processes did to regions, by (region, tgid, start_time_ns)."""
+        """All usages, by (region id, tgid, start_time_ns)."""
         return {
             (number, *key): self._usage(place)
             for number, theirs in self._usages_of.items()
@@ -357,14 +373,14 @@ class Probes:
         }
 
     def usages(self, number: int) -> dict[tuple[int, int], Usage]:
-        """What processes did to one region, by (tgid, start_time_ns)."""
+        """The usages of one region, by (tgid, start_time_ns)."""
         return {key: self._usage(place) for key, place in self._usages_of.get(number, {}).items()}
 
     def _usage(self, place: int) -> Usage:
         return Usage(*USAGE.unpack(self._usages[place])[:2])
 
     def made_for(self) -> dict[int, list[MadeFor]]:
-        """Who made pages in whose address space, by region."""
+        """Pages that a process made in another's address space, by region id."""
         now = self._nr_made_for.read() if self._nr_made_for else self._made_for_known
         if now != self._made_for_known:
             self._made_for_known, self._known_made_for = now, {}
@@ -375,6 +391,7 @@ class Probes:
         return self._known_made_for
 
     def forget_made_for(self, number: int) -> None:
+        """Delete these counts of one region."""
         for made_for in self._known_made_for.pop(number, ()):
             (tgid, start_time_ns), (for_tgid, for_start_time_ns) = made_for.acting, made_for.whose
             if self._made_for:
@@ -383,7 +400,7 @@ class Probes:
     # ---- stacks ----
 
     def stacked(self) -> dict[Stacked, int]:
-        """How many pages were made by which stack: all that was made, given back since or not."""
+        """Pages by the stack that made them, including pages that were given back since."""
         found = {}
         for key, pages in self._stacked.items() if self._stacked else ():
             start_time_ns, stack, region, tgid = STACKED_KEY.unpack(key)
@@ -391,11 +408,12 @@ class Probes:
         return found
 
     def forget_stacked(self, stacked: Stacked) -> None:
+        """Delete one of these counts."""
         if self._stacked:
             del self._stacked[STACKED_KEY.pack(stacked.start_time_ns, stacked.stack, stacked.region, stacked.tgid)]
 
     def stack(self, number: int) -> tuple[int, ...]:
-        """Its addresses, the innermost first."""
+        """The return addresses of a stack, innermost first. Empty: it was not stored."""
         raw = self._stacks[COUNT.pack(number)] if self._stacks else None
         if not raw:
             return ()
@@ -403,23 +421,23 @@ class Probes:
         return tuple(addresses[:count])
 
     def forget_stack(self, number: int) -> None:
-        """Its place is for another."""
+        """Delete a stack, so that its number can be reused."""
         if self._stacks:
             del self._stacks[COUNT.pack(number)]
 
     # ---- what they say ----
 
     def poll(self, timeout_s: float) -> list[Event]:
-        """What has happened, waiting for the first of it at most so long."""
+        """Wait at most timeout_s for something to happen, and return the events in order."""
         self._readable.poll(0 if self._heard_late else timeout_s * 1000)
         raw = [raw for ring in self._rings for raw in ring.read()]
-        self._is_told.clear()  # before it is looked at
+        self._is_told.clear()  # clear before reading, so that what is written meanwhile is reported next time
         news = self._read_news()
         self._give_back()
         return news + [event for each in raw if (event := events.decode(each))]
 
     def _read_news(self) -> list[Event]:
-        """What has changed in the maps, in an order in which whoever is spoken of is known."""
+        """Turn the changes in the maps into events, ordered so that every process named is already known."""
         first = self._changed_processes()
         touched = self._usage_changes.take()
         changed = self._region_changes.take()
@@ -437,7 +455,8 @@ class Probes:
         for place in changed:
             region = KernelRegion.unpack(self._regions[place])
             news += met(region) if region.id and region.id not in self._leaving else []
-        # only of those that had ended before all else was looked at is it known that there is no more to come
+        # If a process had ended before the other maps were read, they can hold nothing more of it. Otherwise tell its
+        # end next time.
         self._heard_late = False
         for number, process in processes.items():
             if process.ended_ns and number in first and first[number].ended_ns:
@@ -449,7 +468,7 @@ class Probes:
         return news
 
     def _changed_processes(self) -> dict[int, KernelProcess]:
-        """By number."""
+        """By process number."""
         found = (KernelProcess.unpack(self._processes[number]) for number in self._process_changes.take())
         return {process.number: process for process in found if process.number}
 
@@ -459,45 +478,45 @@ class Probes:
         return Touch((tgid, start_time_ns), region, text(process.comm) if process else "")
 
     def losses(self) -> dict[str, int]:
-        """What could not be written down so far, by wire.LOSSES."""
+        """What could not be recorded so far: counts by wire.LOSSES."""
         return {**dict(zip(LOSSES, self._losses.read())), "probes": self._skipped()}
 
     def skipped_lives(self) -> int:
-        """How often the kernel skipped a program that tells of a fork or an exit."""
+        """How often the kernel skipped a program that reports forks or exits."""
         return sum(
             bpf_syscall.recursion_misses(self._programs[name]) for name in ("task_newtask", "sched_process_exit")
         )
 
     def _skipped(self) -> int:
-        """How often the kernel skipped a program: its own counters."""
+        """How often the kernel skipped one of the other programs, from the kernel's own counters."""
         misses = {name: bpf_syscall.recursion_misses(program) for name, program in self._programs.items()}
-        misses.pop("task_newtask")  # a toucher's parents say whose it is
-        misses.pop("sched_process_exit")  # /proc says who has ended
-        # a fault within the program of a fault is of what it reads there, a stack or a label, and makes no page
+        misses.pop("task_newtask")  # the process tree follows from the parents of touchers
+        misses.pop("sched_process_exit")  # exits are also found in /proc
+        # A fault inside the fault program comes from reading a stack or a label. It makes no page of a region.
         if self._stacked or tiers.LABELS[0] in self.tier.probes:
             misses.pop("page_fault", None)
         return sum(misses.values())
 
     def changed(self, regions: Iterable[int]) -> dict[int, dict[int, Block]]:
-        """Of these regions what has changed since this was last asked: region, which part of it, block."""
+        """The ledger blocks of these regions that changed since the last call, by region id and part."""
         self.hear()
         told = {region: told for region in regions if (told := self._told.pop(region, None))}
         return {region: self._read(places) for region, places in told.items()}
 
     def blocks(self, region: int) -> dict[int, Block]:
-        """The ledger of one region, by part."""
+        """All ledger blocks of one region, by part."""
         self.hear()
         return self.heard_blocks(region)
 
     def heard_blocks(self, region: int) -> dict[int, Block]:
-        """The same, as far as it had been heard of already."""
+        """Like blocks(), without looking for changes since hear()."""
         return self._read(self._known.get(region, {}))
 
     def _read(self, places: dict[int, int]) -> dict[int, Block]:
         return {part: self._blocks.block(number) for part, number in places.items()}
 
     def hear(self) -> None:
-        """Which blocks have changed, so far."""
+        """Collect which ledger blocks have changed so far."""
         for number in self._block_changes.take():
             region, part = self._blocks.part(number)
             self._told.setdefault(region, {})[part] = number
@@ -510,12 +529,12 @@ class Probes:
 
 
 def _place(number: int) -> int:
-    """Of a region, by its id."""
+    """The place of a region in its array, from its id."""
     return number & ((1 << SLOT_BITS) - 1)
 
 
 def wanted(tier: tiers.Tier, layout: KernelLayout, fexit: bool, flags: Sequence[str]) -> Wanted:
-    """The bytecode of a tier on a kernel. fexit: that one lets programs hang on returns so."""
+    """What to compile for a tier on a kernel. fexit: whether return probes use fexit."""
     defines = {**layout.defines, **tiers.arguments(tiers.points(tier, layout))}
     defines |= {"EVENT_PAGES": EVENT_PAGES, "LABEL_PAGES": LABEL_PAGES, f"BY_{tier.by.upper()}": 1}
     if fexit:
@@ -524,9 +543,9 @@ def wanted(tier: tiers.Tier, layout: KernelLayout, fexit: bool, flags: Sequence[
 
 
 def attached(best_first: Sequence[tiers.Tier], sizes: Sizes, beginning: Beginning, *flags: str) -> Probes:
-    """The probes of the first of these tiers that the kernel lets us have, attached.
+    """Attach the probes of the first of these tiers that works here.
 
-    Raises ShmtraceError: why it was not the last one either.
+    Raises ShmtraceError with the reason why the last one does not work.
     """
     *better, last = best_first
     for tier in better:

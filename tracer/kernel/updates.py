@@ -1,4 +1,4 @@
-"""What the kernel side's maps say: processes and regions as they stand, and what of it is new. Pure."""
+"""Turns the BPF maps' records of processes and regions into events for what changed. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from tracer.proc.shmem import RegionKey
 
 
 class KernelProcess(NamedTuple):
-    """struct process of bpf/wire.h. Times are CLOCK_MONOTONIC, but for the start times, which are CLOCK_BOOTTIME."""
+    """struct process of bpf/wire.h. Start times are CLOCK_BOOTTIME, all other times CLOCK_MONOTONIC."""
 
     start_time_ns: int
     parent_start_time_ns: int
-    """0: it is not known whose child it is"""
+    """0: the parent is not known."""
     began_ns: int
-    """0: user space has entered it"""
+    """0: user space added the process."""
     executed_ns: int
     ended_ns: int
     earlier_ns: int
-    """an exec before the last, the first that may not have been read of; 0: there is none"""
+    """The first exec that may not have been read yet, if a later one replaced it. 0: there is none."""
     read_ns: int
     number: int
     tgid: int
     parent_tgid: int
     kind: int
-    """wire.OF_TREE, WATCHED, OUTSIDE_TREE"""
+    """wire.OF_TREE, WATCHED (a candidate) or OUTSIDE_TREE."""
     title_bytes: int
-    """of the whole command line, of which title has the beginning; 0: it was not read"""
+    """Size of the whole command line; `title` holds only its beginning. 0: it was not read."""
     reserved: int
     comm: bytes
     title: bytes
@@ -50,14 +50,13 @@ class KernelProcess(NamedTuple):
         return Head(time_ns, self.start_time_ns, self.tgid)
 
     def titles(self) -> tuple[str, str]:
-        """(title, command), as procfs.titles."""
+        """(title, command), as procfs.titles() returns them."""
         more = b" " if self.title_bytes > wire.TITLE_BYTES else b""
         return titles(self.title[: self.title_bytes] + more, wire.TITLE_BYTES)
 
 
 class KernelRegion(NamedTuple):
-    """struct region of bpf/wire.h. Pages are of 4 KiB; ..._us are microseconds since the capture began, ..._ns
-    CLOCK_MONOTONIC."""
+    """struct region of bpf/wire.h. Pages are 4 KiB. _us: microseconds since the capture began; _ns: CLOCK_MONOTONIC."""
 
     key: RegionKey
     id: int
@@ -69,16 +68,16 @@ class KernelRegion(NamedTuple):
     gone_us: int
     torn_pages: int
     made_ns: int
-    """0: nobody saw it made"""
+    """0: its creation was not seen."""
     maker: tuple[int, int]
-    """tgid, start_time_ns"""
+    """(tgid, start_time_ns)."""
     mapped_ns: int
-    """made, or first mapped, by the tree; 0: not yet"""
+    """When the tree created or first mapped it. 0: not yet."""
     mapper: tuple[int, int]
-    """who did that; no process: user space has entered the region"""
+    """Which process did so. (0, 0): user space added the region."""
     huge: bool
     order: int
-    """of the pages of a hugetlbfs, by which its ledger counts"""
+    """Of hugetlbfs: its ledger counts pages of 1 << order."""
     name: str
 
     @classmethod
@@ -107,46 +106,47 @@ class KernelRegion(NamedTuple):
 
 
 def text(raw: bytes) -> str:
-    """A C string."""
+    """Decode a C string."""
     return raw.split(b"\0", 1)[0].decode(errors="backslashreplace")
 
 
 def user_dev(dev: int) -> int:
-    """The kernel's dev_t (major << 20 | minor) as os.makedev would have it."""
+    """Convert the kernel's dev_t (major << 20 | minor) to that of os.makedev()."""
     return os.makedev(dev >> 20, dev & 0xFFFFF)
 
 
 def region_key(ino: int, generation: int, dev: int) -> RegionKey:
-    """From bpf/wire.h's; hugetlbfs knows no generations."""
+    """The key of struct region of bpf/wire.h. hugetlbfs has no generation numbers."""
     return RegionKey(user_dev(dev), ino, generation or None)
 
 
 class News:
-    """What of the processes has been told already."""
+    """Remembers which state of each process was already reported."""
 
     def __init__(self) -> None:
-        self._told: dict[int, KernelProcess] = {}  # by number: as it was then
-        self._numbers: dict[tuple[int, int], int] = {}  # by key
+        self._told: dict[int, KernelProcess] = {}  # process number to the state last reported
+        self._numbers: dict[tuple[int, int], int] = {}  # by (tgid, start_time_ns)
 
     def know(self, process: KernelProcess) -> None:
-        """All that it is by now has been told."""
+        """Record that the current state of a process has been reported."""
         self._told[process.number] = process
         self._numbers[process.key] = process.number
 
     def lacks_a_parent(self, processes: Collection[KernelProcess]) -> bool:
-        """Whether some have one that is neither known nor among them."""
+        """Whether one of these processes has a parent that is neither known nor among them."""
         keys = {process.key for process in processes}
         parents = {(each.parent_tgid, each.parent_start_time_ns) for each in processes if each.parent_start_time_ns}
         return any(parent not in self._numbers for parent in parents - keys)
 
     def begun(self, processes: Iterable[KernelProcess]) -> list[Fork | Exec]:
-        """Forks and execs, in the order of time."""
+        """The forks and execs not yet reported, ordered by time."""
         found: list[Fork | Exec] = []
         for process in processes:
             known = self._told.get(process.number)
             if known and known.executed_ns == process.executed_ns:
                 continue
-            # one that is watched since its exec, and a stranger, are told of when more is known
+            # A candidate since its exec, or a process outside the tree: reported by its exec, or when it touches a
+            # region.
             if not known and process.began_ns and (process.parent_start_time_ns or process.kind == wire.OF_TREE):
                 parent = process.parent_tgid, process.parent_start_time_ns
                 watched = process.kind == wire.WATCHED
@@ -162,19 +162,19 @@ class News:
         return sorted(found, key=lambda event: event.head.time_ns)
 
     def ended(self, process: KernelProcess) -> Exit:
-        """It is not known any more."""
+        """Forget a process that has ended, and return its Exit."""
         told = self._told.pop(process.number)
         self._numbers.pop(process.key, None)
         command = "" if told.title == process.title else process.titles()[1]
         return Exit(process.head(process.ended_ns), text(process.comm), command)
 
     def number(self, tgid: int, start_time_ns: int) -> int | None:
-        """Of a process that has not ended."""
+        """The number of a process that has not ended, or None."""
         return self._numbers.get((tgid, start_time_ns))
 
 
 def met(region: KernelRegion) -> list[Event]:
-    """What a region that has changed has come to."""
+    """The events of a region that changed."""
     found: list[Event] = []
     if region.mapped_ns:
         (tgid, start_time_ns), (maker, creator_start_ns) = region.mapper, region.maker

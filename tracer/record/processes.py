@@ -206,8 +206,8 @@ def top(processes: Iterable[TracedProcess]) -> TracedProcess | None:
 def infer_creator(mappers: Iterable[TracedProcess], created_ns: int | None, clock: Clock) -> TracedProcess | None:
     """Infer who created a region that existed before the trace, or None.
 
-    The processes that map it are taken to have inherited it from one ancestor: the topmost of them, or one that has exited. created_ns:
-    the inode's birth time, CLOCK_REALTIME; a process that started later did not create it.
+    The processes that map it are taken to have inherited it from one ancestor: the topmost of them, or one that has
+    exited. created_ns: the inode's birth time, CLOCK_REALTIME; a process that started later did not create it.
     """
     found = top(mappers)
     if found and created_ns is not None and clock.wall_of_boot(found.start_time_ns) > created_ns + TICK_NS:

@@ -541,7 +541,9 @@ class Trace:
                 ns_tgid=self._proc.ns_tgid(head.tgid),
             )
             self._label(head)
-            if stat and not was_tracked:  # it was a candidate before, so its mappings and children were not recorded
+            # dropped at its fork as the child of a process outside the tree, so its regions and children were not
+            # tracked
+            if stat and not was_tracked:
                 self._adopting.seed(found)
                 self._adopt_tree(self._proc.processes())
         else:

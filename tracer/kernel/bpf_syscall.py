@@ -1,4 +1,4 @@
-"""bpf(2): maps, programs, and what they hang on. Everything that is made goes with its last descriptor."""
+"""bpf(2): creates maps, and loads and attaches programs. Each object exists until its last descriptor is closed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # of the system call
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_LOOKUP_BATCH = 0, 1, 2, 3, 24
 PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN = 5, 10, 15, 17
-KPROBE, TRACEPOINT, RAW_TRACEPOINT, TRACING = 2, 5, 17, 26  # types of programs; an uprobe's is that of a kprobe
+KPROBE, TRACEPOINT, RAW_TRACEPOINT, TRACING = 2, 5, 17, 26  # program types; a uprobe program has type KPROBE
 UPDATE_ANY, UPDATE_NEW = 0, 1
 BATCH = 4096
 LOG_BYTES = 1 << 20
-LOAD_MAP = 0x18, 1  # of an instruction of 16 bytes: its operation, and that the number it loads is of a map
+LOAD_MAP = 0x18, 1  # of a 16-byte instruction: the opcode, and the source register that marks its number as a map
 TRACE_FENTRY, TRACE_FEXIT = 24, 25
 ATTRIBUTE_BYTES = 128
 INSTRUCTION_BYTES = 8
@@ -39,7 +39,7 @@ def _attributes(layout: str, *values: int | bytes) -> ctypes.Array[ctypes.c_char
 
 
 class Map:
-    """A BPF map by its descriptor: bytes in, bytes out."""
+    """A BPF map by its descriptor. Keys and values are bytes."""
 
     def __init__(self, fd: int, key_bytes: int, value_bytes: int) -> None:
         self.fd = fd
@@ -59,11 +59,11 @@ class Map:
         return self._value.raw
 
     def __setitem__(self, key: bytes, value: bytes) -> None:
-        """Raises OSError: it is full."""
+        """Raises OSError where the map is full."""
         self._element(MAP_UPDATE, key, ctypes.create_string_buffer(value, self._value_bytes), UPDATE_ANY)
 
     def insert(self, key: bytes, value: bytes) -> bool:
-        """Whether it was not there, and there was room."""
+        """Add an entry. False: the key already exists, or the map is full."""
         try:
             self._element(MAP_UPDATE, key, ctypes.create_string_buffer(value, self._value_bytes), UPDATE_NEW)
         except OSError:
@@ -71,7 +71,7 @@ class Map:
         return True
 
     def __delitem__(self, key: bytes) -> None:
-        """Whether it is there or not."""
+        """Delete an entry; a missing one is no error."""
         with contextlib.suppress(OSError):
             self._element(MAP_DELETE, key, None)
 
@@ -83,7 +83,7 @@ class Map:
                 yield key, values[i * self._value_bytes : (i + 1) * self._value_bytes]
 
     def batches(self) -> Iterator[tuple[bytes, bytes]]:
-        """All keys and all values, as many at once as the kernel gives (v5.6)."""
+        """All keys and all values, joined, in batches (BPF_MAP_LOOKUP_BATCH, v5.6). Raises OSError."""
         token = (ctypes.c_uint32 * max(self._key_bytes // 4, 2))()
         keys = ctypes.create_string_buffer(self._key_bytes * BATCH)
         values = ctypes.create_string_buffer(self._value_bytes * BATCH)
@@ -95,20 +95,20 @@ class Map:
 
 
 def make_map(name: str, kind: int, key_bytes: int, value_bytes: int, entries: int, flags: int) -> int:
-    """Its descriptor. kind: enum bpf_map_type. Raises OSError."""
+    """Create a map and return its descriptor. kind: enum bpf_map_type. Raises OSError."""
     _lift_limit()
     attributes = _attributes("=7I16s", kind, key_bytes, value_bytes, entries, flags, 0, 0, name.encode()[:15])
     return _call(MAP_CREATE, attributes)
 
 
 def _lift_limit() -> None:
-    """On memory that is locked: before v5.11 maps count as that."""
+    """Lift the limit on locked memory, which BPF maps count against before v5.11."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def renumber_maps(code: bytes, numbers: Sequence[int] | Mapping[int, int]) -> bytes:
-    """Instructions, of which those that load a map have another number for it, by the one that they have."""
+    """Replace the map number in every instruction that loads a map, by looking it up in `numbers`."""
     renumbered = bytearray(code)
     for at in range(0, len(code), INSTRUCTION_BYTES):
         operation, registers, number = struct.unpack_from("=BB2xI", code, at)
@@ -118,9 +118,9 @@ def renumber_maps(code: bytes, numbers: Sequence[int] | Mapping[int, int]) -> by
 
 
 def load(code: bytes, kind: int, function: int = 0, at_exit: bool = False) -> int:
-    """A program: its descriptor. function: of TRACING, the BTF id of the kernel function it is to hang on.
+    """Load a program and return its descriptor. function: for TRACING, the BTF id of the kernel function to attach to.
 
-    Raises OSError; strerror is the verifier's last word, where it has one.
+    Raises OSError; its strerror includes the verifier's last message, if there is one.
     """
     try:
         return _load(code, kind, function, at_exit, None)
@@ -152,16 +152,19 @@ def _load(code: bytes, kind: int, function: int, at_exit: bool, log: ctypes.Arra
 
 
 def attach(program: int, tracepoint: str | None = None) -> int:
-    """To a raw tracepoint, or to the function that it was loaded for; until the descriptor that this returns is closed.
+    """Attach a program to a raw tracepoint, or to the function it was loaded for.
 
-    Raises OSError.
+    It stays attached until the returned descriptor is closed. Raises OSError.
     """
     name = ctypes.create_string_buffer((tracepoint or "").encode())
     return _call(RAW_TRACEPOINT_OPEN, _attributes("=QI", ctypes.addressof(name) if tracepoint else 0, program))
 
 
 def run(program: int, *arguments: int) -> int:
-    """Run a raw tracepoint's program here and now with these arguments: what it returns (v5.10). Raises OSError."""
+    """Run a raw tracepoint program once with these arguments and return its result (BPF_PROG_TEST_RUN, v5.10).
+
+    Raises OSError.
+    """
     context = ctypes.create_string_buffer(struct.pack(f"={len(arguments)}Q", *arguments), 8 * len(arguments))
     attributes = _attributes("=II32xI4xQ", program, 0, len(context), ctypes.addressof(context))
     _call(PROG_TEST_RUN, attributes)
@@ -176,9 +179,9 @@ def lookup_batch(
     values: ctypes.Array[ctypes.c_char],
     count: int,
 ) -> tuple[int, bool]:
-    """How many entries came, of at most so many, and whether there are more (v5.6; bcc has it since 0.19).
+    """Read at most `count` entries; returns how many, and whether there are more (v5.6; in bcc since 0.19).
 
-    after: the token that the call before left; None: from the beginning. Raises OSError.
+    after: the token that the previous call filled in; None: start at the beginning. Raises OSError.
     """
     start = ctypes.addressof(after) if after else 0
     places = (ctypes.addressof(place) for place in (token, keys, values))
@@ -186,13 +189,16 @@ def lookup_batch(
     try:
         _call(MAP_LOOKUP_BATCH, attributes)
         more = True
-    except FileNotFoundError:  # ENOENT: these were the last
+    except FileNotFoundError:  # ENOENT: these were the last entries
         more = False
     return int(struct.unpack_from("=I", attributes, 32)[0]), more
 
 
 def recursion_misses(program: int) -> int:
-    """How often the kernel skipped a program because it was running on that CPU already; 0 where it does not count."""
+    """How often the kernel skipped a program that was already running on that CPU.
+
+    0 where the kernel does not count it.
+    """
     info = ctypes.create_string_buffer(RECURSION_MISSES + 8)
     attributes = _attributes("=IIQ", program, len(info), ctypes.addressof(info))
     _call(OBJ_GET_INFO_BY_FD, attributes)

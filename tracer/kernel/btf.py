@@ -1,8 +1,7 @@
-"""Types of the running kernel, from its own BTF: field offsets, parameters of functions, values of enums.
+"""Reads types of the running kernel from its BTF: field offsets, parameters of functions, values of enums.
 
-bcc compiles C and relocates nothing, so what a probe reads from a kernel structure is found here, at start, and
-handed to the compiler as a number. No header of any kernel is involved, and no library: a host that has none of them
-is traced, too. The format: Documentation/bpf/btf.rst of the kernel.
+bcc compiles C and does not relocate field accesses. So the offsets that a probe needs are read here and passed to the
+compiler as numbers. This needs no kernel headers and no library. Format: Documentation/bpf/btf.rst of the kernel.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ from pathlib import Path
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 MAX_BYTES = 64 << 20
 MAGIC = 0xEB9F
-HEADER = struct.Struct("=HBBIIIII")  # magic, version, flags, its own length, then offset and length: types, strings
+HEADER = struct.Struct("=HBBIIIII")  # magic, version, flags, header size, then offset and size of types and of strings
 INT, _, ARRAY, STRUCT, UNION, ENUM, _, TYPEDEF, VOLATILE, CONST, RESTRICT = range(1, 12)
 FUNC, FUNC_PROTO, VAR, DATASEC, _, DECL_TAG, TYPE_TAG, ENUM64 = range(12, 20)
 ALIASES = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
-# Words of 4 bytes after the three that each type begins with: always, and for each of its members.
+# Words of 4 bytes that follow a type's first three: a fixed number, and so many per member.
 FIXED = {INT: 1, ARRAY: 3, VAR: 1, DECL_TAG: 1}
 PER_MEMBER = {STRUCT: 3, UNION: 3, ENUM: 2, FUNC_PROTO: 2, DATASEC: 3, ENUM64: 3}
-NAME, INFO, SIZE_OR_TYPE, MEMBERS = range(4)  # of the words of a type
+NAME, INFO, SIZE_OR_TYPE, MEMBERS = range(4)  # indexes of the words of a type
 
 
 class BtfError(Exception):
-    """The kernel's BTF cannot be read; the text says why."""
+    """The kernel's BTF cannot be read; the message says why."""
 
 
 class Btf:
-    """Raises BtfError where there is none, or none that this can read."""
+    """The types of one BTF file. Raises BtfError where the file is missing or cannot be read."""
 
     def __init__(self, path: Path = VMLINUX) -> None:
         try:
@@ -53,13 +52,13 @@ class Btf:
             raise BtfError(f"{path} is no BTF that can be read")
 
     def _walk(self) -> array[int]:
-        """Where in the words each type begins, by its id."""
+        """The index of each type's first word, by type id."""
         words, fixed, per_member = self._words, [0] * 32, [0] * 32
         for kind, count in FIXED.items():
             fixed[kind] = count
         for kind, count in PER_MEMBER.items():
             per_member[kind] = count
-        starts = array("I", [0])  # void has no type of its own
+        starts = array("I", [0])  # type id 0 is void, which is not in the file
         at, end = 0, len(words)
         while at < end:
             starts.append(at)
@@ -80,7 +79,7 @@ class Btf:
         return [self._name(name) for name, _ in self._members(prototype, 2)]
 
     def offset(self, path: str) -> int | None:
-        """Byte offset of ``struct.member[.member…]``, anonymous members looked through; None if there is none."""
+        """Byte offset of ``struct.member[.member…]``, also through anonymous members; None if there is none."""
         name, *members = path.split(".")
         type_id = self._find(name, STRUCT)
         total = 0
@@ -93,23 +92,23 @@ class Btf:
         return total // 8 if type_id is not None else None
 
     def size(self, struct: str) -> int | None:
-        """Bytes of a struct; None if there is none of this name."""
+        """Size of a struct in bytes; None if there is none of this name."""
         type_id = self._find(struct, STRUCT)
         return self._words[self._starts[type_id] + SIZE_OR_TYPE] if type_id else None
 
     def enum_value(self, enum: str, name: str) -> int | None:
-        """Value of one name of an enum; None if the enum or the name is not there."""
+        """Value of an enumerator; None if the enum or the name does not exist."""
         type_id = self._find(enum, ENUM)
         members = self._members(type_id, 2) if type_id else ()
         return next((value for member, value in members if self._name(member) == name), None)
 
     def _find(self, name: str, kind: int) -> int | None:
-        at = self._strings.find(b"\0" + name.encode() + b"\0") + 1  # a string is there once
+        at = self._strings.find(b"\0" + name.encode() + b"\0") + 1  # BTF stores each string once
         found = (type_id for type_id in self._named(at) if self._kind(type_id) == kind) if at else ()
         return next(iter(found), None)
 
     def _named(self, name: int) -> Iterator[int]:
-        """Types of this name, which is an offset among the strings."""
+        """Ids of the types with this name, given as an offset into the strings."""
         wanted, at = name.to_bytes(4, sys.byteorder), -1
         while (at := self._names.find(wanted, at + 1)) >= 0:
             if at % 4 == 0:
@@ -122,7 +121,7 @@ class Btf:
         return self._words[self._starts[type_id] + INFO] >> 24 & 31
 
     def _members(self, type_id: int, nr_words: int) -> Iterator[tuple[int, ...]]:
-        """The words of each."""
+        """The words of each member."""
         start = self._starts[type_id]
         at = start + MEMBERS
         for _ in range(self._words[start + INFO] & 0xFFFF):
@@ -130,13 +129,13 @@ class Btf:
             at += nr_words
 
     def _resolve(self, type_id: int) -> int:
-        """The type behind typedefs, const and the like, so that a member can be looked into."""
+        """The type behind typedef, const and the like, so that its members can be looked up."""
         while self._kind(type_id) in ALIASES:
             type_id = self._words[self._starts[type_id] + SIZE_OR_TYPE]
         return type_id
 
     def _member(self, type_id: int, name: str) -> tuple[int, int] | None:
-        """(offset in bits, type) of a member of a struct or union, searched through anonymous members."""
+        """(offset in bits, type id) of a member of a struct or union, also through anonymous members."""
         if self._kind(type_id) not in (STRUCT, UNION):
             return None
         has_bit_fields = self._words[self._starts[type_id] + INFO] >> 31

@@ -1,8 +1,8 @@
-"""The programs of bpf/ as bytes: instructions, and what maps they use.
+"""The compiled programs of bpf/: their instructions and the maps they use.
 
-They are the same for every trace on every kernel that has the same layout: what differs is what the maps hold, and how
-large they are. bcc compiles them, in a process of its own that ends (tracer/compiler.py): LLVM takes 130 MB, and nearly
-all of the time.
+The bytecode is the same for every trace on all kernels with the same layout. A trace only differs in what the maps hold
+and how large they are. bcc compiles it in a separate process (tracer/kernel/compiler.py), since LLVM takes 130 MB and
+nearly all of the time.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from tracer.shipped import shipped
 
 FORMAT = 1
 ROOMS = ("blocks", "processes", "regions", "usages", "alive", "cpus")
-FIRST_ROOM = 7919  # as many entries has a map, as it is compiled, whose size is the trace's: one of ROOMS, and so on
+FIRST_ROOM = 7919  # the compiled size of a map whose real size depends on the trace: FIRST_ROOM + its index in ROOMS
 COMPILE_SECONDS = 600
+# of the compiler's stderr
 MAX_TOLD_BYTES = 1 << 16
 NO_BCC = "no bcc: "
 LIBRARIES = ("/usr/lib/{}-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
 
 
 def sources() -> dict[str, str]:
-    """bpf/, by the path of each file in it."""
+    """The files of bpf/: content by path."""
     top, checkout = shipped("bpf"), Path(__file__).parents[2] / "bpf"
     top = top if top.is_dir() else checkout
     found, waiting = {}, [("", top)]
@@ -47,34 +48,34 @@ def sources() -> dict[str, str]:
 
 
 class MapLayout(NamedTuple):
-    """What a map is made with."""
+    """The attributes to create a map with."""
 
     name: str
     kind: int
-    """enum bpf_map_type"""
+    """enum bpf_map_type."""
     key_bytes: int
     value_bytes: int
     entries: int
     flags: int
 
     def make(self, rooms: Mapping[str, int]) -> int:
-        """Its descriptor; rooms: how many entries, by ROOMS. Raises OSError."""
+        """Create the map and return its descriptor. rooms: the number of entries by ROOMS. Raises OSError."""
         room = self.entries - FIRST_ROOM
         entries = rooms[ROOMS[room]] if 0 <= room < len(ROOMS) else self.entries
         return bpf_syscall.make_map(self.name, self.kind, self.key_bytes, self.value_bytes, entries, self.flags)
 
 
 class Bytecode(NamedTuple):
-    """Of one layout and tier."""
+    """The bytecode of one layout and tier."""
 
     compiler: str
     maps: list[MapLayout]
     programs: dict[str, bytes]
-    """instructions; one that loads a map says which by its place in maps"""
+    """Instructions. One that loads a map refers to it by its index in `maps`."""
 
     @property
     def is_stale(self) -> bool:
-        """There is a compiler here, and it is another."""
+        """Whether a different compiler is installed here now."""
         return installed_compiler() not in (None, self.compiler)
 
     def dump(self) -> bytes:
@@ -83,29 +84,29 @@ class Bytecode(NamedTuple):
 
     @classmethod
     def load(cls, raw: bytes) -> Bytecode:
-        """Raises ValueError, KeyError, TypeError."""
+        """Decode what dump() returned. Raises ValueError, KeyError or TypeError where the bytes are something else."""
         told = json.loads(raw)
         maps = [MapLayout(*layout) for layout in told["maps"]]
         return cls(told["compiler"], maps, {name: base64.b64decode(code) for name, code in told["programs"].items()})
 
 
 class Wanted(NamedTuple):
-    """What is to be compiled."""
+    """What to compile."""
 
     sources: Sequence[str]
-    """of bpf/, one text in this order"""
+    """Files of bpf/, compiled as one text in this order."""
     defines: Mapping[str, int]
     flags: Sequence[str]
 
     def key(self) -> str:
-        """Of all that the bytes come of, but for the compiler: 64 letters."""
+        """The cache key, 64 hex digits: a hash of all that the bytecode depends on, except the compiler."""
         digest = hashlib.sha256()
         told = [FORMAT, os.uname().machine, list(self.sources), sorted(self.defines.items()), sorted(self.flags)]
         digest.update(json.dumps([told, sorted(sources().items())]).encode())
         return digest.hexdigest()
 
     def compile(self) -> Bytecode:
-        """By bcc, in another process. Raises ShmtraceError: there is no bcc, or it fails."""
+        """Compile with bcc in another process. Raises ShmtraceError where bcc is missing or fails."""
         line = [sys.executable, "-m", "tracer.kernel.compiler"]
         where = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         told = json.dumps([sources(), list(self.sources), dict(self.defines), list(self.flags)]).encode()
@@ -127,7 +128,7 @@ class Wanted(NamedTuple):
 
 
 def compiled(wanted: Wanted, cache: Cache) -> Bytecode:
-    """As it was kept, or by bcc, and kept then. Raises ShmtraceError."""
+    """The bytecode from the cache, or else compiled and added to it. Raises ShmtraceError where compiling fails."""
     key = wanted.key()
     kept = cache.read(key)
     known = Bytecode.load(kept) if kept else None
@@ -138,6 +139,6 @@ def compiled(wanted: Wanted, cache: Cache) -> Bytecode:
 
 
 def installed_compiler() -> str | None:
-    """Which it would be: bcc's library."""
+    """The file name of the installed libbcc, which contains the compiler. None: not found."""
     libraries = (Path(directory.format(os.uname().machine), "libbcc.so.0") for directory in LIBRARIES)
     return next((library.resolve().name for library in libraries if library.exists()), None)

@@ -1,7 +1,7 @@
-"""What was made before, for the next time: compiled programs, layouts. Root's alone, or what came with this program.
+"""A cache of compiled programs and kernel layouts, owned by root, plus what is shipped with this program.
 
-Whoever could write there could run anything in the kernel: a directory, or a file, that is another's or that others may
-write to is not believed, nor is one whose content is not what it was.
+Whoever can write the cache could run any code in the kernel. So a directory or file that another user owns or may write
+is ignored, and so is content whose hash does not match.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from tracer.shipped import shipped
 CACHE = Path("/var/cache/shmtrace")
 COMPILED = "compiled"
 MAX_BYTES = 4 << 20
-MOST_KEPT = 200  # of each kernel some 30; the oldest go
+MOST_KEPT = 200  # a kernel takes about 30; the oldest files are removed
 
 
 class Cache:
-    """A directory of contents, by key."""
+    """A directory with one file per key."""
 
     def __init__(self, directory: Path = CACHE) -> None:
         self.directory = directory
         self.warnings: list[str] = []
-        """what was not believed"""
+        """What was ignored, and why."""
 
     def read(self, key: str) -> bytes | None:
-        """None: it is not there, or not to be believed."""
+        """The content of a key, from the cache or shipped. None: missing, or not trusted."""
         return self._read(key) or _shipped(key)
 
     def _read(self, key: str) -> bytes | None:
@@ -56,13 +56,13 @@ class Cache:
             os.close(directory)
 
     def _need_own(self, descriptor: int) -> None:
-        """Raises ValueError."""
+        """Raises ValueError where another user owns the file or directory, or may write it."""
         found = os.fstat(descriptor)
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ValueError("others could have written it")
 
     def write(self, key: str, content: bytes) -> None:
-        """As far as that can be done: it is only for the next time."""
+        """Store the content of a key, if possible; errors are ignored, since it only saves time later."""
         with contextlib.suppress(OSError, ValueError):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._opened() as directory:
@@ -77,12 +77,12 @@ class Cache:
 
 
 def pack(key: str, content: bytes) -> bytes:
-    """With what tells whether it is whole, and of this key."""
+    """Prefix the content with a hash of key and content."""
     return hashlib.sha256(key.encode() + content).hexdigest().encode() + b"\n" + content
 
 
 def unpack(key: str, raw: bytes) -> bytes:
-    """Raises ValueError."""
+    """Check and remove the hash. Raises ValueError where it does not match."""
     digest, _, content = raw.partition(b"\n")
     if digest != hashlib.sha256(key.encode() + content).hexdigest().encode():
         raise ValueError("it is not whole, or of another kernel")

@@ -1,8 +1,8 @@
-"""Compiles bpf/ to bytes. The one module that imports bcc: in a process that does nothing else, and ends.
+"""Compiles bpf/ with bcc. The only module that imports bcc; it runs as a process that does nothing else.
 
     python -m tracer.kernel.compiler < JSON of [files of bpf/, which of them, defines, flags] > Bytecode.dump()
 
-bcc is the distribution's (python3-bpfcc); PyPI's ``bcc`` is another project.
+bcc is the distribution's package (python3-bpfcc). PyPI's ``bcc`` is another project.
 """
 
 from __future__ import annotations
@@ -20,17 +20,21 @@ from tracer.kernel.bytecode import FIRST_ROOM, NO_BCC, ROOMS, Bytecode, MapLayou
 
 
 def compile_all(files: dict[str, str], sources: list[str], defines: dict[str, int], flags: list[str]) -> Bytecode:
-    """Raises Exception: it fails; bcc says more on stderr."""
+    """Compile some of the files of bpf/ as one text.
+
+    Raises Exception where bcc fails, which writes the reason to stderr. Ends the process where bcc cannot be imported.
+    """
     try:
         import bcc
         from bcc.libbcc import lib
-    except (ImportError, OSError) as error:  # OSError: libbcc itself
+    except (ImportError, OSError) as error:  # OSError: libbcc itself is missing
         sys.exit(f"{NO_BCC}{error}")
 
     rooms = {f"NR_{name.upper()}": FIRST_ROOM + number for number, name in enumerate(ROOMS)}
     cflags = [f"-D{name}={value}" for name, value in {**defines, **rooms}.items()] + [f"-D{flag}" for flag in flags]
     text = "\n".join(f'#line 1 "{name}"\n{files[name]}' for name in sources)
-    with tempfile.TemporaryDirectory(prefix="shmtrace-") as top:  # for what they include, and bcc's own headers do
+    # for the files they include, and for the stubs that bcc's headers include
+    with tempfile.TemporaryDirectory(prefix="shmtrace-") as top:
         for name, content in files.items():
             place = Path(top, name)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +46,7 @@ def compile_all(files: dict[str, str], sources: list[str], defines: dict[str, in
         return ctypes.CFUNCTYPE(result, ctypes.c_void_p, ctypes.c_size_t)((function, lib))(module, number)
 
     maps: list[MapLayout] = []
-    places: dict[int, int] = {}  # by the descriptor that bcc has of it here
+    places: dict[int, int] = {}  # map index by the descriptor that bcc has for it in this process
     for number in range(lib.bpf_num_tables(ctypes.c_void_p(module))):
         places[ask("bpf_table_fd_id", number, ctypes.c_int)] = number
         sizes = (ask(f"bpf_table_{what}_id", number) for what in ("key_size", "leaf_size", "max_entries"))
@@ -59,14 +63,14 @@ def compile_all(files: dict[str, str], sources: list[str], defines: dict[str, in
 
 
 def compiler() -> str:
-    """Which it is: the library that this process has mapped."""
+    """The file name of libbcc, from this process's own mappings."""
     with open("/proc/self/maps") as file:
         return next((line.rsplit("/", 1)[1].strip() for line in file if "/libbcc.so" in line), "?")
 
 
 def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # bcc and LLVM say what they like
+    os.dup2(2, 1)  # bcc and LLVM print to stdout
     bytecode = compile_all(*json.load(sys.stdin))
     with out:
         out.write(bytecode.dump())

@@ -1,5 +1,6 @@
-"""What has happened in the kernel, a record each. Those of a ring buffer are decoded here; most are made of what has
-changed in the kernel side's maps (tracer/news.py).
+"""Events: what happened in the kernel, one record each.
+
+Those in the ring buffer are decoded here. Most are made from changes in the BPF maps (tracer/kernel/updates.py).
 
 A process is (tgid, start_time_ns). Times are CLOCK_MONOTONIC, start times CLOCK_BOOTTIME, both in nanoseconds.
 """
@@ -15,7 +16,7 @@ from tracer.proc.shmem import RegionKey
 
 
 class Head(NamedTuple):
-    """When, and in which process."""
+    """When it happened, and in which process."""
 
     time_ns: int
     start_time_ns: int
@@ -23,63 +24,63 @@ class Head(NamedTuple):
 
 
 class Absent(enum.Enum):
-    """In place of a text."""
+    """Why there is no text."""
 
     NONE = wire.TEXT_NONE
-    """there was none: a null pointer"""
+    """There was none: a null pointer."""
     UNREADABLE = wire.TEXT_UNREADABLE
 
 
 class Fork(NamedTuple):
-    """A tracked process made this one."""
+    """A tracked process forked."""
 
     head: Head
-    """of the child"""
+    """Of the child."""
     parent_tgid: int
     parent_start_time_ns: int
     comm: str
     number: int
-    """of the child, on the kernel side"""
+    """Number of the child in the BPF map `processes`."""
     watched: bool
-    """it is not known yet whether it is of the tree"""
+    """The child is a candidate: it is not known yet whether it is of the tree."""
 
 
 class Exec(NamedTuple):
-    """A process runs another program."""
+    """A process executed a program."""
 
     head: Head
     comm: str
     title: str
     command: str
     number: int
-    """of the process, on the kernel side"""
+    """Number of the process in the BPF map `processes`."""
 
 
 class Exit(NamedTuple):
-    """The last thread of a process ended."""
+    """The last thread of a process exited."""
 
     head: Head
     comm: str
     command: str
-    """empty where the kernel had dropped it"""
+    """Empty if it is as last reported, or could not be read."""
 
 
 class RegionMet(NamedTuple):
-    """A region was made, or mapped by the tree for the first time."""
+    """The tree created a region, or mapped it for the first time."""
 
     head: Head
     key: RegionKey
     id: int
     size_bytes: int
     huge: bool
-    """on hugetlbfs"""
+    """It is on hugetlbfs."""
     name: str
     made: Head | None
-    """when and by whom; None: nobody saw it"""
+    """When and by which process it was created; None: not seen."""
 
 
 class RegionGone(NamedTuple):
-    """A region's last user let go."""
+    """The last user of a region released it."""
 
     id: int
 
@@ -88,13 +89,13 @@ class Touch(NamedTuple):
     """A process touched a region for the first time."""
 
     process: tuple[int, int]
-    """tgid, start_time_ns"""
+    """(tgid, start_time_ns)."""
     id: int
     comm: str
 
 
 class Punch(NamedTuple):
-    """Pages [first, end) of a region are given back, and keep their words in the ledger."""
+    """Pages [first, end) of a region were given back, but their words stay in the ledger."""
 
     time_ns: int
     id: int
@@ -103,21 +104,21 @@ class Punch(NamedTuple):
 
 
 class LabelRead(NamedTuple):
-    """What a process does from a moment on, in microseconds since the capture began, as it touches a page."""
+    """The label of a process from a moment on (microseconds since the capture began), read when it touched a page."""
 
     tgid: int
     since_us: int
     lost_us: int
-    """from when until then it is not known; 0: it is"""
+    """Labels since this moment were lost until since_us; 0: none were."""
     texts: tuple[str | Absent, ...]
-    """as many as there are sources, and empty ones after them"""
+    """One per text of the source, then empty ones."""
 
 
 Event = Union[Fork, Exec, Exit, RegionMet, RegionGone, Touch, Punch, LabelRead]
 
 
 def decode(raw: bytes) -> Event | None:
-    """One event of the ring buffer; None: no more than that something has changed in the maps."""
+    """Decode a ring buffer record. None: it only says that the maps have changed."""
     time_ns, tgid, kind = wire.EVENT.unpack_from(raw)
     rest = raw[wire.EVENT.size :]
     if kind == wire.EVENT_PUNCH:

@@ -1,6 +1,7 @@
-"""What the programs ask of the running kernel's types: where fields are, what is present, which functions there are.
+"""What the BPF programs need to know of the running kernel's types: field offsets, present features and functions.
 
-By presence, never by a version. It is found in the kernel's BTF, and kept: the same kernel has the same again.
+This is detected by presence in the kernel's BTF, never by a version. The result is cached, since it never changes for a
+kernel.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from tracer.errors import ShmtraceError
 from tracer.kernel.btf import VMLINUX, Btf, BtfError
 from tracer.kernel.cache import Cache
 
-NOTES = Path("/sys/kernel/notes")  # of the kernel: its build id is one
+NOTES = Path("/sys/kernel/notes")  # ELF notes of the kernel, which include its build id
 MAX_NOTES_BYTES = 1 << 16
 
-# OFF_name: the alternatives, newest kernel first.
+# OFF_name: alternative fields, newest kernel first
 FIELDS = {
     "TASK_TGID": ["task_struct.tgid"],
     "TASK_GROUP_LEADER": ["task_struct.group_leader"],
@@ -67,7 +68,7 @@ FIELDS = {
     "FOLIO_MAPPING": ["folio.mapping", "page.mapping"],
     "FOLIO_INDEX": ["folio.index", "page.index"],
 }
-# A group comes whole or not at all, and says so by HAVE_group.
+# The fields of a group are found all or none; HAVE_group says that they were.
 GROUPS = {
     # Linux kernel commit 524e00b36e8c ("mm: remove rb tree.") (in v6.1)
     "MM_MT": {
@@ -97,26 +98,29 @@ HUGE_INDEX = "hugetlb_basepage_index"
 
 
 class Function(NamedTuple):
-    """Of the kernel."""
+    """A kernel function."""
 
     name: str
     id: int
-    """in BTF"""
+    """BTF id."""
     parameters: list[str]
-    """their names"""
+    """Names of its parameters, in order."""
 
 
 class KernelLayout(NamedTuple):
-    """Of one kernel."""
+    """What the programs need to know of one kernel."""
 
     defines: dict[str, int]
-    """what bpf/compat.h asks for: OFF_… and SIZE_… in bytes, BIT_… page flags, HAVE_… presences"""
+    """For bpf/compat.h: OFF_… and SIZE_… in bytes, BIT_… numbers of page flags, HAVE_… features present."""
     functions: dict[str, Function]
-    """by name, of those that were asked for"""
+    """The functions asked for that exist, by name."""
 
     @classmethod
     def of_kernel(cls, functions: Collection[str], cache: Cache) -> KernelLayout:
-        """Of the running one. Raises ShmtraceError, naming the first field that no alternative provides."""
+        """The layout of the running kernel, from the cache or from its BTF.
+
+        Raises ShmtraceError, naming the first field that no alternative provides.
+        """
         key = _key(functions)
         kept = cache.read(key) if key else None
         if kept:
@@ -131,23 +135,25 @@ class KernelLayout(NamedTuple):
 
     @classmethod
     def of(cls, btf: Btf, functions: Collection[str]) -> KernelLayout:
-        """Raises ShmtraceError."""
+        """The layout from a given BTF. Raises ShmtraceError where a field is missing."""
         ids = {name: number for name in functions if (number := btf.function(name))}
         return cls(
             _defines(btf), {name: Function(name, number, btf.parameters(number)) for name, number in ids.items()}
         )
 
     def dump(self) -> bytes:
+        """JSON, as load() reads it."""
         return json.dumps([self.defines, list(self.functions.values())]).encode()
 
     @classmethod
     def load(cls, raw: bytes) -> KernelLayout:
+        """Decode what dump() returned."""
         defines, functions = json.loads(raw)
         return cls(defines, {name: Function(name, *rest) for name, *rest in functions})
 
 
 def _key(functions: Collection[str]) -> str | None:
-    """Of the running kernel, and of what is asked of it; None: it does not say which it is."""
+    """The cache key for the running kernel and the questions asked. None: the kernel's notes or BTF cannot be read."""
     try:
         with NOTES.open("rb") as file:
             notes = file.read(MAX_NOTES_BYTES)
@@ -171,8 +177,8 @@ def _defines(btf: Btf) -> dict[str, int]:
             found |= fields
             found[f"HAVE_{group}"] = 1
     if btf.function(HUGE_INDEX):
-        # Linux kernel commit a08c7193e4f1 ("mm/filemap: remove hugetlb special casing in filemap.c") (in v6.7) had the
-        # page cache number huge pages as it does all others
+        # Since Linux kernel commit a08c7193e4f1 ("mm/filemap: remove hugetlb special casing in filemap.c") (in v6.7)
+        # the page cache counts huge pages in base pages, like all others.
         found["HAVE_HUGETLB_BASEPAGE_INDEX"] = 1
     found["SIZE_PAGE"] = btf.size("page") or 64
     for bit in BITS:

@@ -1,4 +1,4 @@
-"""What the host allows: where tracefs is, which capabilities this process has, whose PIDs and users it sees."""
+"""What the host allows: tracefs, capabilities, lockdown, PID and user namespaces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tracer.errors import ShmtraceError
 
 TRACEFS = Path("/sys/kernel/tracing")
 
-FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # system calls, by the same numbers on all machines
+FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # system call numbers, the same on all architectures
 
 FSOPEN_CLOEXEC = FSMOUNT_CLOEXEC = 1
 
@@ -26,10 +26,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def preempts(version: str | None = None) -> bool:
-    """Whether a task may be preempted within a program of fentry: by the preemption model that is in force now.
+    """Whether a task can be preempted inside an fentry program, by the preemption model now in force.
 
-    version: of the kernel, as `uname -v` prints it. Since v7.0 there are such models only: Linux kernel commit
-    7dadeaa6e851 ("sched: Further restrict the preemption modes").
+    version: as `uname -v` prints it. Since v7.0 all models allow it: Linux kernel commit 7dadeaa6e851 ("sched: Further
+    restrict the preemption modes").
     """
     version = os.uname().version if version is None else version
     if "PREEMPT_DYNAMIC" not in version:
@@ -37,23 +37,23 @@ def preempts(version: str | None = None) -> bool:
     try:
         debugfs = _detached("debugfs")
     except OSError:
-        return True  # who cannot tell takes what is right under each
+        return True  # unknown: assume the model that needs more care
     try:
         with open(os.open("sched/preempt", os.O_RDONLY, dir_fd=debugfs)) as file:
             return _model(file.read()) not in ("none", "voluntary")
-    except OSError:  # a kernel that is locked down does not say
+    except OSError:  # a locked-down kernel refuses
         return True
     finally:
         os.close(debugfs)
 
 
 def _model(text: str) -> str:
-    """What is in parentheses: none (voluntary) full"""
+    """The current model, which is in parentheses: none (voluntary) full"""
     return text.partition("(")[2].partition(")")[0]
 
 
 def mounted_tracefs() -> Path | None:
-    """Where it is mounted, and open to this process."""
+    """Where tracefs is mounted and accessible to this process."""
     mounts = Path("/proc/self/mounts").read_text(errors="surrogateescape")
     places = (Path(place) for _, place, kind, *_ in map(str.split, mounts.splitlines()) if kind == "tracefs")
     return next((place for place in places if os.access(place / "events", os.X_OK)), None)
@@ -61,10 +61,12 @@ def mounted_tracefs() -> Path | None:
 
 @contextlib.contextmanager
 def tracefs() -> Iterator[int]:
-    """A descriptor of its directory, to open files by. Where it is not mounted (containers, small systems) it is only
-    for this descriptor, in no directory: nobody else sees it, and nothing of it outlives this process.
+    """Yield a descriptor of tracefs' root directory, to open files relative to.
 
-    Raises ShmtraceError.
+    If tracefs is not mounted (containers, small systems), it is mounted detached: visible nowhere, and gone when the
+    descriptor is closed.
+
+    Raises ShmtraceError where neither works.
     """
     try:
         place = mounted_tracefs()
@@ -80,7 +82,7 @@ def tracefs() -> Iterator[int]:
 
 
 def _detached(filesystem: str) -> int:
-    """A descriptor of its root, mounted nowhere (v5.2). Raises OSError."""
+    """Mount a file system detached (v5.2) and return a descriptor of its root. Raises OSError."""
 
     def call(number: int, *arguments: object) -> int:
         result: int = _libc.syscall(number, *arguments)
@@ -97,7 +99,7 @@ def _detached(filesystem: str) -> int:
 
 
 def tracepoint_id(directory: int, point: str) -> int:
-    """Of category:event, in tracefs. Raises OSError where it is not there."""
+    """The id of a tracepoint given as category:event. Raises OSError where it does not exist."""
     with open(os.open(f"events/{point.replace(':', '/')}/id", os.O_RDONLY, dir_fd=directory)) as file:
         return int(file.read())
 
@@ -115,12 +117,12 @@ def lockdown(path: Path = Path("/sys/kernel/security/lockdown")) -> str | None:
     return text[text.index("[") + 1 : text.index("]")] if "[" in text else None
 
 
-# Bits of CapEff (include/uapi/linux/capability.h). CAP_SYS_ADMIN stands for the finer ones.
+# Bits of CapEff (include/uapi/linux/capability.h). CAP_SYS_ADMIN includes the finer ones.
 CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF, CAP_CHECKPOINT_RESTORE = 19, 21, 38, 39, 40
 
 
 def missing_capabilities(bpf: bool, status: Path = Path("/proc/self/status")) -> list[str]:
-    """Names of the capabilities that this process lacks: to read others' map_files and, if bpf, to trace."""
+    """Names of the capabilities that this process lacks to read map_files of others and, if `bpf`, to trace."""
     lines = status.read_text().splitlines()
     effective = int(next(line for line in lines if line.startswith("CapEff")).split()[1], 16)
 
@@ -138,13 +140,14 @@ def missing_capabilities(bpf: bool, status: Path = Path("/proc/self/status")) ->
 
 
 def possible_cpus() -> int:
-    """How many CPUs the kernel may ever number."""
+    """The number of CPU ids that the kernel may use."""
     text = Path("/sys/devices/system/cpu/possible").read_text()
     return int(text.strip().split("-")[-1].split(",")[-1]) + 1
 
 
 def need_proc(root: Path = Path("/proc")) -> None:
-    """Raises ShmtraceError where /proc is not there, has processes only (subset=pid), or numbers them for others."""
+    """Raises ShmtraceError where /proc is missing, shows processes only (subset=pid), or is of another PID
+    namespace."""
     try:
         for name in ("self/status", "meminfo"):
             (root / name).read_bytes()
@@ -156,12 +159,12 @@ def need_proc(root: Path = Path("/proc")) -> None:
 
 
 def sees_host_pids(namespace: Path = Path("/proc/self/ns/pid")) -> bool:
-    """Whether this process's PIDs are the host's, which are those that BPF gives."""
+    """Whether this process sees the host's PIDs, which are those that BPF reports."""
     return namespace.stat().st_ino == HOST_PID_NAMESPACE
 
 
 def sees_host_users(namespace: Path = Path("/proc/self/ns/user")) -> bool:
-    """Whether this process's capabilities are the host's: a user namespace's own open no map_files."""
+    """Whether this process is in the host's user namespace: capabilities of another one do not open map_files."""
     return namespace.stat().st_ino == HOST_USER_NAMESPACE
 
 
@@ -175,7 +178,7 @@ def need_host_users() -> None:
 
 
 def need_host_pids() -> None:
-    """Raises ShmtraceError where BPF would speak of processes by other PIDs than /proc does."""
+    """Raises ShmtraceError where the PIDs that BPF reports are not those in /proc."""
     if not sees_host_pids():
         raise ShmtraceError(
             "this PID namespace is not the host's: BPF tells processes by the host's PIDs, and /proc by others",

@@ -1,4 +1,4 @@
-"""Bytecode in the kernel: its maps, and its programs as they are asked for."""
+"""Loads bytecode into the kernel: all of its maps, and the programs asked for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from tracer.kernel.bytecode import Bytecode
 
 
 class Loaded:
-    """All of it is gone once this is closed, and whatever hangs on it. Raises ShmtraceError: the kernel refuses."""
+    """Maps and programs in the kernel. close() frees them and detaches the programs.
+
+    Raises ShmtraceError where the kernel refuses.
+    """
 
     def __init__(self, bytecode: Bytecode, rooms: Mapping[str, int]) -> None:
-        """rooms: how many entries, by bytecode.ROOMS."""
+        """rooms: the number of entries of sized maps, by bytecode.ROOMS."""
         self._bytecode = bytecode
         self._layouts = {layout.name: layout for layout in bytecode.maps}
-        self._maps: dict[str, int] = {}  # their descriptors
+        self._maps: dict[str, int] = {}  # descriptors by name
         self._programs: list[int] = []
         try:
             for layout in bytecode.maps:
@@ -32,15 +35,19 @@ class Loaded:
             os.close(descriptor)
 
     def fd(self, name: str) -> int:
-        """Of a map."""
+        """The descriptor of a map."""
         return self._maps[name]
 
     def map(self, name: str) -> Map:
+        """A map, to read and write entries of."""
         layout = self._layouts[name]
         return Map(self._maps[name], layout.key_bytes, layout.value_bytes)
 
     def load(self, name: str, kind: int, function: int = 0, at_exit: bool = False) -> int:
-        """The descriptor of a program. kind: as bpf.load, function and at_exit too. Raises ShmtraceError."""
+        """Load a program and return its descriptor. kind, function, at_exit: as in bpf_syscall.load().
+
+        Raises ShmtraceError where the kernel refuses.
+        """
         code = bpf_syscall.renumber_maps(self._bytecode.programs[name], list(self._maps.values()))
         try:
             program = bpf_syscall.load(code, kind, function, at_exit)
@@ -51,6 +58,7 @@ class Loaded:
 
 
 def refusal(error: OSError) -> ShmtraceError:
+    """The error to report when bpf(2) has failed."""
     if host.lockdown() == "confidentiality":
         return ShmtraceError(
             "the kernel is locked down (confidentiality) and refuses BPF",

@@ -1,4 +1,4 @@
-"""What the distribution calls the packages that shmtrace can use, by its os-release."""
+"""The name of the bcc package, by the distribution in os-release."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ BCC = {
 
 
 def install_bcc(places: Sequence[Path] = OS_RELEASE) -> str:
-    """A command; in words where the distribution is not known."""
+    """A command, or a sentence where the distribution is not known."""
     return next((BCC[name] for name in _names(places) if name in BCC), "install your distribution's package of bcc")
 
 
 def _names(places: Sequence[Path]) -> list[str]:
-    """ID, and then what it is like (os-release(5))."""
+    """The values of ID, then of ID_LIKE (os-release(5))."""
     found: dict[str, str] = {}
     for place in places:
         try:
@@ -41,6 +41,6 @@ def _names(places: Sequence[Path]) -> list[str]:
         break
     try:
         words = [word for key in ("ID", "ID_LIKE") for word in shlex.split(found.get(key, ""))]
-    except ValueError:  # a quote that does not end
+    except ValueError:  # an unbalanced quote
         return []
     return [name.lower() for word in words for name in word.split()]

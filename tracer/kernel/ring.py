@@ -1,4 +1,4 @@
-"""A BPF ring buffer, read where it lies: there is no callback, in which the exception of a signal would be lost."""
+"""Reads a BPF ring buffer through mmap(2). libbpf's callbacks would lose an exception that a signal handler raises."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ BUSY, DISCARDED = 1 << 31, 1 << 30  # BPF_RINGBUF_BUSY_BIT, _DISCARD_BIT: the le
 
 
 class Ring:
-    """Of some pages, a power of two, by the map's descriptor.
+    """A ring buffer, by its map's descriptor.
 
-    Its memory: a page with how far user space has read, one with how far the kernel has written, and the data, which is
-    mapped twice, one after the other, so that no record is cut (kernel/bpf/ringbuf.c).
+    Its memory (kernel/bpf/ringbuf.c): one page with the consumer position, one with the producer position, then the
+    data. The data is mapped twice in a row, so that no record is split. pages: its size, a power of two.
     """
 
     def __init__(self, map_fd: int, pages: int) -> None:
         self.fd = map_fd
-        """readable once there is something to read"""
+        """Readable as soon as there is a record."""
         self._mask = pages * mmap.PAGESIZE - 1
         own = mmap.mmap(map_fd, mmap.PAGESIZE)
         theirs = mmap.mmap(map_fd, mmap.PAGESIZE * (1 + 2 * pages), prot=mmap.PROT_READ, offset=mmap.PAGESIZE)
-        # as numbers of the machine's own width: each is read, and written, at once
+        # cast to the exact width, so that each position is read or written in one access
         self._read_to = memoryview(own).cast("Q")
         self._written_to = memoryview(theirs).cast("Q")
         self._lengths = memoryview(theirs)[mmap.PAGESIZE :].cast("I")
         self._data = memoryview(theirs)[mmap.PAGESIZE :]
 
     def read(self) -> list[bytes]:
-        """The records that are there; the kernel has their place back."""
+        """All complete records. Their space is returned to the kernel."""
         found: list[bytes] = []
         at, end = self._read_to[0], self._written_to[0]
         while at < end:
             start = at & self._mask
             length = self._lengths[start // 4]
-            if length & BUSY:  # it is being written, and so may be all that come after it
+            if length & BUSY:  # still being written, and later records may be too
                 break
             size = length & ~DISCARDED
             if size == length:

@@ -1,6 +1,7 @@
-"""What the running kernel offers, by presence: the probes of each tier, and what stands in their way.
+"""The probes of each tier, and which tiers the running kernel supports.
 
-Never a version number. What differs between kernels from the C side is in bpf/compat.h, under the same names.
+Support is detected by what is present, never by a version number. What differs between kernels on the C side is in
+bpf/compat.h, under the same names.
 """
 
 from __future__ import annotations
@@ -17,25 +18,26 @@ KPROBE_PMU = perf.PMUS / "kprobe"
 
 
 class Kind(enum.Enum):
-    """What a program hangs on."""
+    """What a program attaches to."""
 
-    RAW = "raw tracepoint"  # cheaper than the next, and needs no tracefs
+    RAW = "raw tracepoint"  # cheaper than TRACEPOINT, and needs no tracefs
     TRACEPOINT = "tracepoint"
     ENTRY = "entry of a kernel function"
     RETURN = "return of a kernel function"
 
 
 class Probe(NamedTuple):
-    """A BPF program and what it hangs on."""
+    """A BPF program and what it attaches to."""
 
     program: str
     kind: Kind
     points: tuple[str, ...]
-    """category:event, or the names that a kernel function has had, newest first: the first that is there"""
+    """category:event, or the names that a kernel function has had, newest first. The first one present is used."""
     costs: str = ""
-    """what the account loses where none of them is there; empty: the tier cannot do without"""
+    """What the account loses if none of the points is present. Empty: the tier requires this probe."""
     unless: tuple[str, str] = ("", "")
-    """a program, and a parameter of what it hangs on: where that is there, this one is not needed"""
+    """(program, parameter): if the function that this other program attaches to has the parameter, the probe is not
+    needed."""
 
 
 def _raw(program: str, point: str) -> Probe:
@@ -54,7 +56,7 @@ def _return(program: str, *functions: str, costs: str = "", unless: tuple[str, s
     return Probe(program, Kind.RETURN, functions, costs, unless)
 
 
-# In the order to attach: the processes first, so that none is missed while the rest comes up; the pages last.
+# The order of attaching: processes first, so that no fork is missed while the rest attaches; pages last.
 PROCESSES = [
     _raw("task_newtask", "task:task_newtask"),
     _raw("sched_process_exec", "sched:sched_process_exec"),
@@ -65,7 +67,7 @@ LABELS = [
     _raw("exec_label", "sched:sched_process_exec"),
     _raw("exit_label", "sched:sched_process_exit"),
 ]
-"""For any tier, where labels are asked for."""
+"""Added to any tier when labels are asked for."""
 FREED = _raw("mm_filemap_delete_from_page_cache", "filemap:mm_filemap_delete_from_page_cache")
 FALLOCATE = "pages made by fallocate"
 FAULTS_PROBES = [
@@ -89,12 +91,12 @@ TOLD = ("adding", "charge_mm")
 FILLING = "shmem_mfill_filemap_add", "shmem_mfill_atomic_pte"
 EXACT_PROBES = [
     *PROCESSES,
-    # Linux kernel commit e09764cff44b ("shmem: quota support") (in v6.6) made an inner function of it
+    # Linux kernel commit e09764cff44b ("shmem: quota support") (in v6.6) moved the work to an inner function.
     _return("inode_made", "__shmem_get_inode", "shmem_get_inode", costs="who made a file of a tmpfs"),
     _return("shmem_file_made", "__shmem_file_setup"),
     _return("segment_made", "newseg", costs="SysV segments made during the trace"),
     _return("hugetlb_file_made", "hugetlb_file_setup", costs=HUGETLB),
-    # asked before there is an area since v6.19; hugetlbfs not yet in v7.2
+    # v6.19 added mmap_prepare for shmem, which is called before the VMA exists; hugetlbfs has none yet in v7.2.
     _entry("shmem_mapped", "shmem_mmap_prepare", "shmem_mmap"),
     _entry("hugetlb_mapped", "hugetlbfs_file_mmap_prepare", "hugetlbfs_file_mmap", costs=HUGETLB),
     _entry("shmem_inode_gone", "shmem_evict_inode"),
@@ -103,9 +105,10 @@ EXACT_PROBES = [
     FREED,
     _return("collapsed", "collapse_file", costs="pages that khugepaged fills in"),
     _entry("collapsing", "collapse_file", costs="pages that khugepaged fills in"),
-    # the first since v6.0
+    # the first name is that since v6.0
     _entry("hugetlb_adding", "hugetlb_add_to_page_cache", "huge_add_to_page_cache", costs=HUGETLB),
-    # the funnel itself was told for whom, until its parameter charge_mm was dropped (present in v6.6, absent in v6.12)
+    # adding() knows for whom a page is made while its function has the parameter charge_mm (present in v6.6, absent in
+    # v6.12).
     _return("got", "get_user_pages_remote", costs=MADE_FOR, unless=TOLD),
     _entry("getting", "get_user_pages_remote", costs=MADE_FOR, unless=TOLD),
     _return("pinned", "pin_user_pages_remote", costs=MADE_FOR, unless=TOLD),
@@ -117,13 +120,13 @@ EXACT_PROBES = [
 
 
 class Tier(NamedTuple):
-    """A set of probes, how they hang on kernel functions, and what they do not see."""
+    """A set of probes, how they attach to kernel functions, and what they do not see."""
 
     name: str
     by: str
-    """kprobe, fentry, tracepoint; empty: no probes"""
+    """kprobe, fentry or tracepoint; empty: no probes."""
     sources: tuple[str, ...]
-    """of bpf/, after maps.c, one text in this order"""
+    """Files of bpf/, compiled after maps.c as one text in this order."""
     probes: list[Probe]
     blind_to: list[str]
 
@@ -155,22 +158,28 @@ FAULTS = Tier(
 
 
 def labelled(tier: Tier) -> Tier:
-    """The tier with the probes that labels take besides."""
+    """The tier with the probes that labels need."""
     return tier._replace(probes=[*tier.probes[: len(PROCESSES)], *LABELS, *tier.probes[len(PROCESSES) :]])
 
 
 PROC = Tier("proc", "", (), [], ["who touched the pages"])
 TIERS = [KPROBE, FENTRY, FAULTS]
-"""Which of them a host has is found by presence and by trial, never by a version."""
+"""All tiers. Which of them a host supports is found by presence and by trial, never by a version."""
 
 
 def layout(cache: Cache) -> KernelLayout:
-    """Of the running kernel. Raises ShmtraceError."""
+    """The layout of the running kernel, with the functions that any exact tier attaches to.
+
+    Raises ShmtraceError where BTF is missing or lacks a field.
+    """
     return KernelLayout.of_kernel({name for probe in KPROBE.functions for name in probe.points}, cache)
 
 
 def points(tier: Tier, layout: KernelLayout) -> dict[str, Function]:
-    """By program. A probe that is not needed here is left out, as one that hangs on a function that is not there."""
+    """The kernel function of each program.
+
+    Probes that are not needed, and those without a function here, are left out.
+    """
     found = {}
     for probe in tier.functions:
         name = next((name for name in probe.points if name in layout.functions), None)
@@ -185,7 +194,7 @@ def _parameters(there: dict[str, Function], program: str) -> list[str]:
 
 
 def absent(tier: Tier, there: dict[str, Function]) -> list[Probe]:
-    """The probes of the tier on kernel functions that are needed and have none to hang on."""
+    """The probes of the tier that are needed but whose kernel function is missing."""
     return [
         probe
         for probe in tier.functions
@@ -194,7 +203,7 @@ def absent(tier: Tier, there: dict[str, Function]) -> list[Probe]:
 
 
 def why_not(tier: Tier, there: dict[str, Function]) -> str | None:
-    """Why this kernel cannot have the tier, as far as a cheap trial tells; None if it seems it can."""
+    """Why this kernel cannot run the tier, as far as a cheap trial shows. None: it seems to work."""
     if not tier.functions:
         return None
     missing = next((probe for probe in absent(tier, there) if not probe.costs), None)
@@ -208,16 +217,16 @@ def why_not(tier: Tier, there: dict[str, Function]) -> str | None:
 
 
 def tiers() -> list[Tier]:
-    """The best of them here first.
+    """The tiers, best first for this host.
 
-    fentry costs less than a kprobe. But the kernel skips its program where another task stands preempted within the
-    same one, which has cost 7% of the pages; a kprobe's runs with preemption off.
+    fentry costs less than a kprobe. But the kernel skips an fentry program while another task is preempted inside the
+    same program, which has cost 7% of the pages. A kprobe's program runs with preemption disabled.
     """
     return [KPROBE, FENTRY, FAULTS] if host.preempts() else [FENTRY, KPROBE, FAULTS]
 
 
 def try_fentry(point: Function) -> str | None:
-    """Load and attach a program that does nothing; None if that works."""
+    """Load and attach an empty program to a function. None: that works; otherwise the reason."""
     opened: list[int] = []
     try:
         opened.append(bpf_syscall.load(bpf_syscall.NOTHING, bpf_syscall.TRACING, point.id))
@@ -231,12 +240,16 @@ def try_fentry(point: Function) -> str | None:
 
 
 def has_fexit(tier: Tier, there: dict[str, Function]) -> bool:
-    """Whether programs hang on returns by fexit, for a kretprobe is not told the arguments. The kernel has the tier."""
+    """Whether return probes use fexit, which also passes the arguments; a kretprobe does not.
+
+    Call it for a supported tier.
+    """
     return tier.by == "fentry" or (tier.by == "kprobe" and not try_fentry(there["adding"]))
 
 
 def arguments(there: dict[str, Function]) -> dict[str, int]:
-    """What the exact tier asks for: ARG_program_parameter, the place of each by its name in BTF, and NARGS_program."""
+    """Defines for the exact tiers: ARG_program_parameter, the position of each parameter by its name in BTF, and
+    NARGS_program."""
     found = {}
     for program, point in there.items():
         found[f"NARGS_{program.upper()}"] = len(point.parameters)
@@ -244,7 +257,7 @@ def arguments(there: dict[str, Function]) -> dict[str, int]:
     return found
 
 
-# By wire.LOSSES: what it means for the account, and what mends it.
+# what each of wire.LOSSES means for the account, and the remedy
 LOSSES = {
     "events": "not all that was given back could be told: such pages may count as touched still",
     "processes": "more processes than there is room for: the rest is unseen; give more with --room",
@@ -260,5 +273,5 @@ LOSSES = {
 
 
 def explain(losses: dict[str, int]) -> list[str]:
-    """A sentence for each kind of loss that there was."""
+    """One sentence for each kind of loss that occurred."""
     return [f"{LOSSES[name]} ({count})" for name, count in losses.items() if count]

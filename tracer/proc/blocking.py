@@ -1,14 +1,14 @@
-"""Calls that may never come back, made so that they are waited for only so long.
+"""Bounds the time of calls that may never return.
 
-A read of /proc/PID/cmdline or maps, and whatever goes by way of map_files, takes the process's mmap_lock. Whoever waits
-for a page with that held, of a dead network mount or of a FUSE of its own, makes every reader wait. Measured on 6.18:
-for cmdline and map_files, and not for maps, which does without that lock there ("fs/proc/task_mmu: read proc/pid/maps
-under per-vma lock"). No signal but one that kills ends such a wait. So another thread makes the call, and is left
-behind where it does not come back; it ends with this process.
+Reading /proc/PID/cmdline or maps, and any access through map_files, takes the process's mmap_lock. A thread that holds
+it while it waits for a page, from a dead network mount or a FUSE of its own, blocks all readers. Measured on 6.18:
+cmdline and map_files block, maps does not, since it needs no mmap_lock there ("fs/proc/task_mmu: read proc/pid/maps
+under per-vma lock"). Only a fatal signal ends such a wait. So another thread makes the call, and is abandoned if the
+call does not return; it ends with this process.
 
-What a command line is in makes nobody wait: Linux kernel commit 7f7ccc2ccc2e ("proc: do not access cmdline nor environ
-from file-backed areas") (in v4.17), and a userfaultfd is not asked. /proc/PID/mem does wait for a FUSE, and cannot even
-be killed.
+The memory that holds a command line cannot block a reader: Linux kernel commit 7f7ccc2ccc2e ("proc: do not access
+cmdline nor environ from file-backed areas") (in v4.17), and a userfaultfd is not asked. /proc/PID/mem does wait for a
+FUSE, and cannot even be killed.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from typing import Any, Callable, TypeVar
 
 PATIENCE_S = 1.0
 LEAST_PATIENCE_S = 0.01
-MAX_STUCK = 500  # threads that are left behind
+MAX_STUCK = 500  # limit of abandoned threads
 BATCH = 64
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 unanswered: dict[Hashable, None] = {}
-"""Whoever has been waited for in vain, in that order."""
+"""Processes and files that did not answer in time, in that order."""
 
 _idle: list[_Caller] = []
 _stuck: set[Hashable] = set()
-_lock = threading.Lock()  # held by who leaves a caller behind, and by a caller that finds out whether it was
+_lock = threading.Lock()  # taken to abandon a caller, and by a caller to find out whether it was
 
 
 class _Caller(threading.Thread):
-    """Makes calls, one at a time, until one has taken too long."""
+    """A thread that makes calls, one at a time, until it is abandoned."""
 
     def __init__(self) -> None:
         super().__init__(name="promptly", daemon=True)
@@ -45,7 +45,7 @@ class _Caller(threading.Thread):
         self._calls: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
         self._left_for: list[Hashable] = []
         self.nr_steps = 0
-        """calls within its calls, so far: as long as these come back it is waited for"""
+        """Calls made within its calls so far. While this number grows, the caller keeps waiting."""
         self.start()
 
     def ask(self, call: Callable[..., Any], *arguments: Any) -> None:
@@ -57,16 +57,16 @@ class _Caller(threading.Thread):
             answer: tuple[Any, BaseException | None]
             try:
                 answer = call(*arguments), None
-            except BaseException as error:  # noqa: BLE001 - it is whoever asked that gets it
+            except BaseException as error:  # noqa: BLE001 - passed on to the thread that asked
                 answer = None, error
-            del call, arguments  # what was left behind closes itself
+            del call, arguments  # a result that nobody takes must close itself
             with _lock:
                 self.answers.put(answer)
                 _stuck.difference_update(self._left_for)
             del answer
 
     def leave(self, whom: Hashable) -> bool:
-        """To wait for it no more; False: it has just answered."""
+        """Abandon this thread. False: it has just answered."""
         with _lock:
             if not self.answers.empty():
                 return False
@@ -77,24 +77,24 @@ class _Caller(threading.Thread):
 
 
 class NoAnswerError(TimeoutError):
-    """A call has not come back in time."""
+    """A call has not returned in time."""
 
     def __init__(self, whom: Hashable, nr_done: int = 0) -> None:
         super().__init__(errno.ETIMEDOUT, "does not answer", str(whom))
         self.nr_done = nr_done
-        """of several calls"""
+        """How many of several calls had returned."""
 
 
 def stuck(whom: Hashable) -> bool:
-    """Whether it is still to answer."""
+    """Whether a call for this process or file has not returned yet."""
     return whom in _stuck
 
 
 def promptly(whom: Hashable, call: Callable[..., Result], *arguments: Any, patience_s: float = PATIENCE_S) -> Result:
-    """What the call returns, or raises; NoAnswerError where it does not come back in time.
+    """Make a call and return its result, or raise what it raises. Raises NoAnswerError if it does not return in time.
 
-    whom: the process, or the file, that is waited for. Nothing more is asked of it until the call has come back. Within
-    another such call it is made at once, for whoever waits for that waits for this.
+    whom: the process or file that may block. Until the call has returned, further calls for it fail at once. Inside
+    another such call it runs directly, since that call is already bounded.
     """
     if whom in _stuck:
         raise NoAnswerError(whom)
@@ -106,7 +106,7 @@ def promptly(whom: Hashable, call: Callable[..., Result], *arguments: Any, patie
 
 
 def stream(whom: Hashable, items: Iterator[Result], patience_s: float = PATIENCE_S) -> Iterator[Result]:
-    """The items as they come, each of them promptly. Raises NoAnswerError."""
+    """Yield the items of an iterator, each fetched by promptly(). Raises NoAnswerError."""
     end: Any = object()
     while (item := promptly(whom, next, items, end, patience_s=patience_s)) is not end:
         yield item
@@ -115,9 +115,10 @@ def stream(whom: Hashable, items: Iterator[Result], patience_s: float = PATIENCE
 def each(
     whom: Callable[[Item], Hashable], call: Callable[[Item], Result], items: Sequence[Item]
 ) -> Iterator[tuple[Item, Result | None]]:
-    """(item, what the call returns for it) in the order of the items; None where that does not come back in time.
+    """Yield (item, result of the call for it) in the order of the items; the result is None if it does not come in
+    time.
 
-    A thread is asked once for many of them: to ask takes longer than most calls. They run in that thread.
+    One thread handles a batch of items, since handing over a call takes longer than most calls.
     """
     start = 0
     while start < len(items):
@@ -129,13 +130,13 @@ def each(
 def _some(
     whom: Callable[[Item], Hashable], call: Callable[[Item], Result], items: Sequence[Item]
 ) -> list[Result | None]:
-    """Of the first items, to the end or to one that does not answer."""
+    """Results for the first items: for all, or up to one that does not answer."""
     found: list[Result | None] = []
 
     def call_each() -> None:
         for item in items:
             answer = None if whom(item) in _stuck else call(item)
-            found.append(answer)  # one by one: how far it has come is looked at meanwhile
+            found.append(answer)  # one by one: the waiting thread reads how far this has come
 
     try:
         _made(call_each, (), lambda nr: whom(items[min(nr, len(items) - 1)]), lambda: len(found), PATIENCE_S)
@@ -151,8 +152,11 @@ def _made(
     nr_done: Callable[[], int],
     patience_s: float,
 ) -> Any:
-    """By a thread that has nothing else to do. The more are stuck the less patience is left, so that n of them, one
-    after the other, take no more than log n times as long as one."""
+    """Make the call in an idle thread and wait for it.
+
+    The patience shrinks with the number of stuck calls, so that n of them in a row take no more than log n times as
+    long as one.
+    """
     if len(_stuck) >= MAX_STUCK:
         raise NoAnswerError(whom(0))
     caller = _idle.pop() if _idle else _Caller()
@@ -178,7 +182,7 @@ def _made(
 
 
 def _forget() -> None:
-    """A forked child has none of the threads."""
+    """After a fork the child has none of these threads."""
     _idle.clear()
     _stuck.clear()
 

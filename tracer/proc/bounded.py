@@ -1,4 +1,4 @@
-"""Files of the kernel's, read to a bound: what is in them others choose, and how much of it there is."""
+"""Reads files of the kernel up to a limit: other users choose what is in them, and how much."""
 
 from __future__ import annotations
 
@@ -10,36 +10,39 @@ from pathlib import Path
 
 READ_BYTES = 1 << 16
 BLOCK_BYTES = 1 << 20
-LINE_BYTES = 1 << 16  # of maps 16.5 KiB are possible: a path has 4096 bytes at most, of which each may take four
+LINE_BYTES = 1 << 16  # a line of maps can have 16.5 KiB: a path of 4096 bytes, each escaped as four
 
 CUT = "…"
 
 UNREADABLE = frozenset(
     (
-        errno.ENOENT,  # it has gone, or there is no such file in this kernel
+        errno.ENOENT,  # it is gone, or this kernel has no such file
         errno.ENOTDIR,
-        errno.ESRCH,  # it went after its file was opened
-        errno.ENODEV,  # so did the cgroup
-        errno.EACCES,  # not every process lets root see what it maps
+        errno.ESRCH,  # the process exited after its file was opened
+        errno.ENODEV,  # likewise the cgroup
+        errno.EACCES,  # some processes do not let root see what they map
         errno.EPERM,
         errno.EIO,
         errno.EINVAL,
-        errno.ENAMETOOLONG,  # a path in it is
+        errno.ENAMETOOLONG,  # a path in it is too long
         errno.EOPNOTSUPP,
-        errno.EWOULDBLOCK,  # somebody has a lease on it
-        errno.ETIMEDOUT,  # promptly.NoAnswerError
+        errno.EWOULDBLOCK,  # there is a lease on it
+        errno.ETIMEDOUT,  # blocking.NoAnswerError
     )
 )
-"""What an OSError's errno is where something of the host's is gone, or not to be looked at: unknown, and no fault."""
+"""errno values that mean: gone, or not to be read. The caller treats the value as unknown, not as a failure."""
 
 
 def unreadable(error: OSError) -> bool:
-    """Whether it says so. All else is a fault of ours, such as too many open files."""
+    """Whether an error means that something is gone or not to be read.
+
+    Any other error, such as EMFILE, is a bug here.
+    """
     return error.errno in UNREADABLE
 
 
 def read(path: Path, size_bytes: int) -> bytes:
-    """Its beginning. Raises OSError."""
+    """The first size_bytes of a file. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return _read(fd, size_bytes)
@@ -48,7 +51,7 @@ def read(path: Path, size_bytes: int) -> bytes:
 
 
 def blocks(path: Path) -> Iterator[bytes]:
-    """All of it, piece by piece. Raises OSError."""
+    """All of a file, in blocks of at most BLOCK_BYTES. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         while block := _read(fd, BLOCK_BYTES):
@@ -58,7 +61,7 @@ def blocks(path: Path) -> Iterator[bytes]:
 
 
 def _read(fd: int, size_bytes: int) -> bytes:
-    """So much, but at the end: the kernel gives a page at a time."""
+    """Read size_bytes, or up to the end: a read(2) of /proc returns at most a page or so."""
     parts = []
     while size_bytes and (part := os.read(fd, min(size_bytes, READ_BYTES))):
         parts.append(part)
@@ -67,19 +70,20 @@ def _read(fd: int, size_bytes: int) -> bytes:
 
 
 def lines(found: Iterator[bytes]) -> Iterator[bytes]:
-    """The lines of such blocks, but for any that is longer than LINE_BYTES. Raises what the blocks do."""
+    """The lines of these blocks, without those longer than LINE_BYTES. Raises what reading the blocks raises."""
     rest = b""
     for block in found:
         *whole, rest = (rest + block).split(b"\n")
         yield from (line for line in whole if len(line) <= LINE_BYTES)
-        rest = rest[: LINE_BYTES + 1]  # enough to tell that it is too long
+        rest = rest[: LINE_BYTES + 1]  # enough to see that it is too long
     if 0 < len(rest) <= LINE_BYTES:
         yield rest
 
 
 def text(raw: bytes, size_bytes: int) -> str:
-    """Of a longer one the beginning, and an ellipsis. Names are what strangers chose, and need not be UTF-8."""
+    """Decode a name, cut with an ellipsis if it is longer. Users choose names, and these need not be UTF-8."""
     if len(raw) <= size_bytes:
         return raw.decode(errors="backslashreplace")
-    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")  # the last character may be cut
+    # incremental, since the last character may be cut
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     return decoder.decode(raw[:size_bytes]) + CUT

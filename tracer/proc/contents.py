@@ -1,10 +1,11 @@
-"""A region's content, read as the file it is: nothing comes into being by it, and what is swapped out stays out.
+"""Reads a region's content as a file. This allocates no pages and swaps nothing in.
 
-Only what SEEK_DATA shows is read, by preadv(2) into memory of our own: a hole that is touched through a mapping, or
-sent with sendfile(2) before v6.1, gets a page. Which pages are swapped out is asked for first: to read one swaps it in.
+Only what SEEK_DATA shows is read, by preadv(2) into a buffer. A mapping would allocate a page for each hole that is
+touched, and so does sendfile(2) before v6.1. Reading a swapped page would swap it in, so swapped pages are looked up
+first.
 
-The region is opened anew for every few MiB, and closed before these are handed on: however slowly they are taken, it
-can die meanwhile, and is then said to be gone. So what is read is no picture of one moment.
+The region is opened for a few MiB at a time, and closed before they are passed on. However slow the consumer is, the
+region can go away meanwhile; then GoneError is raised. So the content is not of a single moment.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tracer.proc.procfs import Proc
 from tracer.proc.shmem import PAGE_BYTES, Pages, RegionKey
 
 CHUNK_BYTES = 8 << 20
-MAX_PIECES = 4096  # of one opening, some 40 ms
+MAX_PIECES = 4096  # of one opening, about 40 ms
 OPEN_TRIES = 3
 HUGE_BYTES = 2 << 20
 
@@ -41,45 +42,45 @@ _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class GoneError(ShmtraceError):
-    """Nobody maps the region any more, or it has shrunk."""
+    """No process maps the region any more, or it has shrunk."""
 
 
 class Piece(NamedTuple):
-    """Bytes [start, end) of a region, all of one state."""
+    """Bytes [start, end) of a region in one state."""
 
     start: int
     end: int
     state: str
-    """data, hole or swapped"""
+    """DATA, HOLE or SWAPPED."""
     data: memoryview
-    """valid until the next piece is asked for; empty but for data"""
+    """Empty unless the state is DATA. Valid until the next piece is taken."""
 
 
 class Contents:
-    """What is in one region. Holds nothing of it open."""
+    """The content of one region. Keeps nothing of it open."""
 
     def __init__(self, proc: Proc, key: RegionKey, kind: str, mappers: Iterable[int]) -> None:
-        """mappers: tgids of those that were seen to map it. Raises GoneError where nobody does now."""
+        """mappers: tgids of processes that were seen to map it. Raises GoneError where no process maps it now."""
         self._proc = proc
         self._key = key
         self._kind = kind
         self._mappers = tuple(mappers)
         self._path: Path | None = None
         self._data_end = 0
-        """of the data that is being read"""
+        """End of the data extent being read."""
         self.read_bytes = 0
-        """so far, holes and what was left out included"""
+        """So far, including holes and what was left out."""
         self.left_out_pages = 0
-        """swapped out"""
+        """Swapped pages not read so far."""
         fd = self._open()
         self.size_bytes = os.fstat(fd).st_size
         os.close(fd)
 
     def read(self, start: int, end: int, swapped: bool = False) -> Iterator[Piece]:
-        """Bytes [start, end), without a gap; swapped: what is swapped out too, which swaps it in.
+        """Yield bytes [start, end) without gaps. swapped: also read swapped pages, which swaps them in.
 
-        Of hugetlb the kernel does not tell what is a hole: a huge page of zeros is taken for one.
-        Raises GoneError, and ShmtraceError for what cannot be read.
+        For hugetlb the kernel does not report holes, so a huge page of zeros is taken for one. Raises GoneError, and
+        ShmtraceError where the region cannot be read.
         """
         buffer = memoryview(bytearray(CHUNK_BYTES))
         self._data_end = 0
@@ -98,7 +99,10 @@ class Contents:
             start = pieces[-1].end
 
     def _open(self) -> int:
-        """By whoever maps it now. Raises GoneError."""
+        """Open the region through a process that maps it now.
+
+        Raises GoneError where there is none, and ShmtraceError where opening would block.
+        """
         for _ in range(OPEN_TRIES):
             if self._path is None:
                 self._path = self._find()
@@ -108,7 +112,7 @@ class Contents:
                 return shmem.open_region(self._path, self._key)
             except BlockingIOError as error:
                 raise ShmtraceError(f"the region cannot be read now: {error.strerror}", "try again later") from None
-            except OSError as error:  # the process has gone, or has something else there
+            except OSError as error:  # the process is gone, or maps something else there
                 if not bounded.unreadable(error):
                     raise
                 self._path = None
@@ -123,14 +127,14 @@ class Contents:
         return None
 
     def _look(self, fd: int, start: int, end: int, buffer: memoryview, swapped: bool) -> Iterator[Piece]:
-        """The pieces from start on, as many as the buffer has room for; at least one."""
+        """The pieces from `start` on that fit into the buffer; at least one."""
         used, pieces = 0, 0
         while start < end and pieces < MAX_PIECES:
             data, stop = self._next_data(fd, start, end)
             if start < data:
                 yield Piece(start, data, HOLE, buffer[:0])
                 pieces += 1
-            if len(buffer) - used < stop - data:  # to a page's end, as every piece
+            if len(buffer) - used < stop - data:  # up to the end of a page, like every piece
                 stop = max(data, (data + len(buffer) - used) // PAGE_BYTES * PAGE_BYTES)
             for first, last, absent in _split(fd, data, stop, swapped or self._kind == "hugetlb"):
                 if absent:
@@ -147,8 +151,8 @@ class Contents:
             start = stop
 
     def _next_data(self, fd: int, start: int, end: int) -> tuple[int, int]:
-        """Where data begins and ends, at or after start; (end, end) where there is none before end."""
-        if self._data_end <= start:  # else SEEK_HOLE would walk what is left of this data for each chunk of it
+        """Where data begins and ends, at or after `start`; (end, end) if there is none before `end`."""
+        if self._data_end <= start:  # otherwise SEEK_HOLE would walk the rest of this extent for each chunk
             try:
                 start = os.lseek(fd, start, os.SEEK_DATA)
             except OSError as error:
@@ -170,7 +174,7 @@ class Contents:
 
 
 def _split(fd: int, start: int, end: int, whole: bool) -> Iterator[tuple[int, int, bool]]:
-    """(start, end, swapped out) of the parts of data; whole: it is not asked for."""
+    """(start, end, swapped out) of the parts of a data extent. whole: do not look for swapped pages."""
     at = start
     for first, last in [] if whole or start == end else swapped_pages(fd, start // PAGE_BYTES, -(-end // PAGE_BYTES)):
         gap, stop = max(start, first * PAGE_BYTES), min(end, last * PAGE_BYTES)
@@ -193,8 +197,11 @@ def _huge_pages(start: int, view: memoryview) -> Iterator[Piece]:
 
 
 def swapped_pages(fd: int, start: int, end: int) -> list[Pages]:
-    """Of pages that are all data, those that are swapped out, sorted; one that is on its way out, or back, and in
-    memory still, is. By cachestat(2), by halving; before v6.5 by smaps."""
+    """The swapped pages among pages that all have data, sorted.
+
+    A page in the swap cache, on its way out or back, counts as swapped out. Found by cachestat(2) and halving; before
+    v6.5 from smaps.
+    """
     found: list[Pages] = []
     waiting = [(start, end)]
     while waiting:
@@ -217,9 +224,11 @@ def _add(found: list[Pages], first: int, last: int) -> None:
 
 
 def _swapped_by_smaps(fd: int, start: int, end: int) -> list[Pages]:
-    """By our own smaps, of a mapping that is never touched, so no page comes by it: of shared memory, Swap there counts
-    the region's own entries. mincore(2) would take a page for resident that is in the swap and still in memory, and to
-    read that one brings it back too."""
+    """The same from smaps of this process, for a mapping that is never touched and so allocates nothing.
+
+    For shared memory, Swap in smaps counts the region's own entries. mincore(2) would report a page in the swap cache
+    as resident, and reading that page also swaps it in.
+    """
     size_bytes = (end - start) * PAGE_BYTES
     address = _libc.mmap(None, size_bytes, PROT_NONE, MAP_SHARED, fd, start * PAGE_BYTES)
     if address == MAP_FAILED:
@@ -229,7 +238,8 @@ def _swapped_by_smaps(fd: int, start: int, end: int) -> list[Pages]:
         if swapped_bytes in (0, size_bytes):
             return [(start, end)] if swapped_bytes else []
         for odd in range(address + PAGE_BYTES, address + size_bytes, 2 * PAGE_BYTES):
-            _libc.mprotect(odd, PAGE_BYTES, PROT_READ)  # each page becomes a mapping of its own, with a Swap of its own
+            # every second page gets another protection, so each page becomes a VMA of its own with its own Swap
+            _libc.mprotect(odd, PAGE_BYTES, PROT_READ)
         found: list[Pages] = []
         for place, size in _swap_of_mappings(address, address + size_bytes):
             if size:
@@ -241,7 +251,7 @@ def _swapped_by_smaps(fd: int, start: int, end: int) -> list[Pages]:
 
 
 def _swap_of_mappings(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """(address, bytes swapped) of our own mappings in [start, end)."""
+    """(address, bytes swapped) of this process's mappings in [start, end), from /proc/self/smaps."""
     for address, kilobytes in SWAP_OF_MAPPING.findall(_own_smaps()):
         if start <= int(address, 16) < end:
             yield int(address, 16), int(kilobytes) << 10

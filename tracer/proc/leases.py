@@ -1,4 +1,4 @@
-"""Files that somebody has a lease on: to open one is to have the kernel tell its holder, who may die of the signal."""
+"""Files with a lease. Opening one makes the kernel send a signal to the lease's holder, which may die of it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tracer.proc import bounded
 
-MAX_LOCKS = 4096  # read of all kinds together: the kernel writes them in a time that grows with their square
+MAX_LOCKS = 4096  # limit for locks of all kinds; the kernel's time to write the file grows with their square
 FRESH_S = 0.1
-READINGS = 3  # the kernel writes a page at a time, and misses a lock where another has gone from before it meanwhile
+READINGS = 3  # the kernel writes a page at a time, and skips a lock if an earlier one is removed meanwhile
 # 1: LEASE  ACTIVE    WRITE 811 00:17:1047 0 EOF
 LINE = re.compile(
     rb"\d+: (?:LEASE|DELEG) +(?:\S+ +WRITE|BREAKING +\S+) +-?\d+ ([0-9a-f]{1,8}):([0-9a-f]{1,8}):(\d{1,20}) "
@@ -22,7 +22,7 @@ _known: tuple[float, frozenset[tuple[int, int]]] = (float("-inf"), frozenset())
 
 
 def leased(dev: int, ino: int) -> bool:
-    """Whether to open it for reading would break a lease that /proc/locks shows, or showed a moment ago."""
+    """Whether opening a file to read breaks a lease, by /proc/locks of at most FRESH_S ago."""
     global _known
     if time.monotonic() - _known[0] > FRESH_S:
         found = (find(Path("/proc/locks")) for _ in range(READINGS))
@@ -31,7 +31,7 @@ def leased(dev: int, ino: int) -> bool:
 
 
 def find(locks: Path) -> frozenset[tuple[int, int]]:
-    """(dev, ino) of files that may not be opened to read: with a lease to write, or one that is being given back."""
+    """(dev, ino) of files with a write lease, or with a lease that is being broken."""
     found = set()
     try:
         for line in islice(bounded.lines(bounded.blocks(locks)), MAX_LOCKS):

@@ -1,8 +1,8 @@
-"""What is mounted where, and which of it can be opened without waiting for somebody.
+"""What is mounted where, and which files can be opened without blocking.
 
-A file on NFS is another host's, one on FUSE is of a process that need not answer, and who waits for it cannot even be
-killed: fuse_dev_do_read() has taken the request, and request_wait_answer() in fs/fuse/dev.c waits for its end. So it is
-not the file system that is asked what it is, but mountinfo.
+A file on NFS depends on another host, one on FUSE on a process that need not answer. A task that waits for FUSE cannot
+even be killed once fuse_dev_do_read() has taken its request: request_wait_answer() in fs/fuse/dev.c waits for the end.
+So the type of a file system is read from mountinfo, not asked of the file system.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tracer.proc import bounded
 NS_GET_USERNS = 0xB701
 MAX_MOUNTS = 100_000  # fs.mount-max
 FRESH_S = 1.0
-MAX_NAMESPACES = 64  # remembered
+MAX_NAMESPACES = 64  # cached
 # 36 27 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
 LINE = re.compile(rb"(\d{1,18}) \d+ (\d{1,8}):(\d{1,8}) (?:\S+ ){3}(?:[^- ]\S* )*- (\S{1,255}) ")
 LOCAL = {"tmpfs", "devtmpfs", "ramfs", "rootfs", "hugetlbfs", "btrfs", "zfs", "bcachefs", "ubifs", "virtiofs"}
-"""Of those without a block device: the ones that answer by themselves, or that the hypervisor answers for."""
+"""File systems without a block device that answer locally, or that the hypervisor answers for."""
 
 
 class Mount(NamedTuple):
@@ -35,13 +35,13 @@ class Mount(NamedTuple):
 
     id: int
     dev: int
-    """as os.makedev gives it"""
+    """As os.makedev() returns it."""
     kind: str
-    """of file system: tmpfs, nfs4, fuse.sshfs"""
+    """File system type, such as tmpfs, nfs4 or fuse.sshfs."""
 
 
 class Mounts:
-    """What is mounted here, and where others are."""
+    """The mounts of this process and of others."""
 
     def __init__(self, root: Path) -> None:
         """root: a /proc."""
@@ -49,20 +49,22 @@ class Mounts:
         self._mountinfo: io.FileIO | None = None
         self._changed = select.poll()
         self._ours: list[Mount] = []
-        self._kinds: dict[object, tuple[float, dict[int, str]]] = {}  # by mount namespace: when, and kind by device
+        # by mount namespace: time read, and type by device
+        self._kinds: dict[object, tuple[float, dict[int, str]]] = {}
 
     def kind(self, tgid: int, dev: int) -> str | None:
-        """Of the file system on a device; None where neither this process nor that one has it mounted.
+        """Type of the file system on a device; None if neither this process nor `tgid` has it mounted.
 
-        The number of a device that is mounted no more is soon another's.
+        Ask soon: the device number is reused after an unmount.
         """
         ours = next((mount.kind for mount in self._here() if mount.dev == dev), None)
         return ours or self._kinds_of(self._root / str(tgid)).get(dev)
 
     def why_not(self, process: Path | None, number: int | None) -> str | None:
-        """Why to open a file on the mount of this number might be to wait; None: it is not.
+        """Why opening a file on this mount might block. None: it does not.
 
-        process: /proc/PID of who has it. Whoever holds a descriptor of the file keeps the number from being another's.
+        process: /proc/PID of the process that has the file; None: this one. The caller holds a descriptor of the file,
+        so that the mount id is not reused.
         """
         for whose in (None, process):
             for mount in self._here() if whose is None else mounts(whose):
@@ -97,7 +99,7 @@ class Mounts:
 
 
 def mounts(process: Path) -> Iterator[Mount]:
-    """What a process, /proc/PID, has mounted. Nothing where that is not to be read."""
+    """The mounts of a process (/proc/PID), from its mountinfo. Empty where that cannot be read."""
     try:
         for line in islice(bounded.lines(bounded.blocks(process / "mountinfo")), MAX_MOUNTS):
             field = LINE.match(line)
@@ -110,16 +112,16 @@ def mounts(process: Path) -> Iterator[Mount]:
 
 
 def _is_local(mount: Mount, process: Path | None) -> bool:
-    """process: who alone has it mounted; None: it is mounted here."""
+    """process: the process that has this mount, if this one has not."""
     if os.major(mount.dev):
         return mount.kind != "fuseblk"
-    if mount.kind == "overlay":  # anybody may put one on a FUSE, in a namespace of their own
+    if mount.kind == "overlay":  # in its own user namespace, any user can put one on a FUSE
         return process is None or _is_of_root(process)
     return mount.kind in LOCAL
 
 
 def _is_of_root(process: Path) -> bool:
-    """Whether what it sees is mounted in our own user namespace, and so by nobody but root."""
+    """Whether a process's mount namespace is of this user namespace, so that only root can have mounted there."""
     try:
         with (process / "ns" / "mnt").open("rb") as namespace:
             owner = fcntl.ioctl(namespace, NS_GET_USERNS)

@@ -1,10 +1,12 @@
-"""How much private memory processes have, without a walk of their page tables: smaps would stall them.
+"""How much private memory processes have, without walking page tables: reading smaps would stall them.
 
-The sum of RssAnon and VmSwap over processes counts a page that fork(2) left shared once for each that has it, until it
-is written to: a process of 2030 pages and 3 children that had written to 101 each came to 8120, where 2370 were in
-memory. So it is an upper bound, and grows by every fork. memory.stat of a cgroup counts each page once; that is the
-processes' own where they are all that is in the cgroup and nothing is swapped out, which it does not tell from shared
-memory. It said 2343 there: what a process had before it was moved into a cgroup, 27 pages, stays charged to the other.
+The sum of RssAnon and VmSwap counts a page that fork(2) shared once for each process, until it is written. Measured: a
+process of 2030 pages and 3 children that wrote to 101 each summed up to 8120, where 2370 were in memory. So the sum is
+an upper bound, and grows with every fork.
+
+memory.stat of a cgroup counts each page once. It is used if the processes are all that is in the cgroup and nothing is
+swapped out, since swapped private and shared memory are not told apart. It said 2343 in that measurement: 27 pages from
+before the process was moved into the cgroup stay charged to the other one.
 """
 
 from __future__ import annotations
@@ -17,28 +19,31 @@ from typing import NamedTuple
 from tracer.proc import bounded
 from tracer.proc.procfs import Proc
 
-MAX_CGROUPS = 4096  # a user may make any number of them, where some were given to them
+MAX_CGROUPS = 4096  # users can create any number below a cgroup that is delegated to them
 STAT_BYTES = 1 << 16
 EXACT, AT_MOST = "memory.stat", "status"
 
 
 class Private(NamedTuple):
-    """Of some processes, at one moment."""
+    """The private memory of some processes at one moment."""
 
     status_bytes: int
-    """RssAnon and VmSwap of each: at most so much"""
+    """Sum of RssAnon and VmSwap: an upper bound."""
     cgroups_bytes: int | None
-    """exact, but for up to 64 pages a CPU that the kernel has not added up yet; None: others are in these cgroups"""
+    """Exact, except for up to 64 pages per CPU that the kernel has not added up yet.
+
+    None: other processes are in these cgroups.
+    """
 
 
 def measure(proc: Proc, tgids: Iterable[int], cgroups: Iterable[str | None]) -> Private:
-    """Of processes that are in these cgroups; of one that has exited nothing is left."""
+    """Measure processes that are in these cgroups. Processes that have exited count nothing."""
     alive = set(tgids)
     return Private(sum(map(proc.private_bytes, alive)), _of_cgroups(proc, alive, set(cgroups)) if alive else 0)
 
 
 def change(start: Private, end: Private) -> tuple[int, int, str]:
-    """Bytes at the start and at the end, told in the same way, and in which."""
+    """(bytes at the start, bytes at the end, EXACT or AT_MOST), both measured the same way."""
     if start.cgroups_bytes is None or end.cgroups_bytes is None:
         return start.status_bytes, end.status_bytes, AT_MOST
     return start.cgroups_bytes, end.cgroups_bytes, EXACT
@@ -53,23 +58,23 @@ def _of_cgroups(proc: Proc, tgids: set[int], cgroups: set[str | None]) -> int | 
     try:
         for directory in places:
             if places.intersection(directory.parents):
-                continue  # which has it in its sum
+                continue  # its parent's sum includes it
             for nr, (inner, _, _) in enumerate(os.walk(directory, onerror=_raise)):
                 if nr == MAX_CGROUPS:
                     return None
                 for line in bounded.lines(bounded.blocks(Path(inner, "cgroup.procs"))):
-                    # one that was forked just now is of them too
+                    # a child forked just now belongs to them too
                     if int(line) not in tgids and proc.parent(int(line)) not in tgids:
                         return None
             stat_of = dict(line.split() for line in bounded.read(directory / "memory.stat", STAT_BYTES).splitlines())
             swap = directory / "memory.swap.current"
             if int(bounded.read(swap, STAT_BYTES) if swap.exists() else stat_of.get(b"total_swap", b"0")):
                 return None
-            anon_bytes += int(stat_of[b"anon"] if b"anon" in stat_of else stat_of[b"total_rss"])  # of v2, of v1
+            anon_bytes += int(stat_of[b"anon"] if b"anon" in stat_of else stat_of[b"total_rss"])  # of cgroup v2, of v1
     except OSError as error:
         if not bounded.unreadable(error):
             raise
-        return None  # no memory controller here, threads apart from their process, or it has just gone
+        return None  # no memory controller, a threaded cgroup, or it is gone
     return anon_bytes
 
 

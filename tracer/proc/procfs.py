@@ -1,4 +1,4 @@
-"""What /proc says of processes and of the host, as records: the only reader of /proc."""
+"""Reads what /proc says about processes and the host, as records."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ from tracer.wire import TITLE_BYTES
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
-COMMAND_BYTES = 4096  # of a command line: a process can make its own as long as it likes
+COMMAND_BYTES = 4096  # limit for a command line, which a process can make as long as it likes
 NAME_BYTES = 256
-FIELDS_BYTES = 4096  # of stat and statm, which have fewer
-MAPS_BLOCKS = 64  # of 1 MiB, which take about a second: 65530 mappings, as many as there may be, are 7 of common paths
+FIELDS_BYTES = 4096  # limit for stat and statm, which are shorter
+# limit for maps, in blocks of 1 MiB: reading takes about a second. 65530 mappings, the kernel's limit, of common paths
+# take 7.
+MAPS_BLOCKS = 64
 MAX_OPEN_FILES = 1 << 16
 MAX_TGID = 1 << 22
-MAX_TICKS = 1 << 39  # since boot, some centuries
-MAX_NAMESPACES = 33  # of PIDs, one within another
+MAX_TICKS = 1 << 39  # since boot; some centuries
+MAX_NAMESPACES = 33  # nested PID namespaces
 
 FILE_SYSTEMS = {"tmpfs": TMPFS_MAGIC, "devtmpfs": TMPFS_MAGIC, "hugetlbfs": HUGETLBFS_MAGIC}
 
@@ -50,55 +52,55 @@ MAPS_LINE = re.compile(
 )
 
 NUMBER = re.compile(rb"\d{1,15}")
-SEGMENT = (b"shmid", b"cpid", b"rss", b"swap")  # columns of sysvipc/shm
+SEGMENT = (b"shmid", b"cpid", b"rss", b"swap")  # columns of /proc/sysvipc/shm
 
 
 class ProcessStat(NamedTuple):
-    """One process, from /proc/PID/stat and cmdline."""
+    """A process, from /proc/PID/stat and /proc/PID/cmdline."""
 
     tgid: int
     parent: int
-    """tgid of the parent"""
+    """tgid of the parent."""
     comm: str
     start_time_ns: int
-    """since boot, to the clock tick (10 ms): field 22 of stat"""
+    """Since boot, field 22 of stat, to the clock tick (10 ms)."""
     title: str
-    """its first argument, or all of what setproctitle wrote"""
+    """Its first argument, or all of what setproctitle wrote."""
     command: str
-    """the command line, cut at COMMAND_BYTES"""
+    """The command line, cut at COMMAND_BYTES."""
 
 
 class Mapping(NamedTuple):
-    """One VMA, from /proc/PID/maps."""
+    """A VMA with a file, from /proc/PID/maps."""
 
     start: int
     end: int
     shared: bool
     first_index: int
-    """page of the file that start is"""
+    """The page of the file that is mapped at `start`."""
     dev: int
-    """as os.makedev gives it"""
+    """As os.makedev() returns it."""
     ino: int
     path: str
-    """as printed, `` (deleted)`` included"""
+    """As printed, including `` (deleted)``."""
 
 
 class Executable(NamedTuple):
-    """A VMA that code may run in, from /proc/PID/maps."""
+    """An executable VMA, from /proc/PID/maps."""
 
     start: int
     end: int
     shared: bool
     offset_bytes: int
-    """in the file, of start"""
+    """Offset in the file that is mapped at `start`."""
     dev: int
     ino: int
-    """0: there is no file"""
+    """0: there is no file."""
     path: str
 
 
 class Memory(NamedTuple):
-    """Of the host, from /proc/meminfo, in bytes."""
+    """The host's memory, from /proc/meminfo."""
 
     total_bytes: int
     swap_bytes: int
@@ -110,35 +112,37 @@ class SysvSegment(NamedTuple):
 
     shmid: int
     creator: int
-    """tgid of the process that called shmget"""
+    """tgid of the process that created the segment."""
     allocated_bytes: int
-    """resident and swapped"""
+    """Resident and swapped."""
 
 
 class Proc:
     """A /proc, or a recorded tree that looks like one.
 
-    Processes that vanish while they are read, that may not be read or do not answer, and lines that are not as the
-    kernel writes them, give None or nothing.
+    Methods return None or nothing for processes that exit meanwhile, may not be read or do not answer, and for
+    malformed lines.
     """
 
     def __init__(self, root: str = "/proc") -> None:
         self.root = Path(root)
         self.mounts = _mounts if root == "/proc" else Mounts(self.root)
         self.crowded: set[int] = set()
-        """tgids of processes whose maps is longer than MAPS_BLOCKS, of which the rest was not read"""
+        """tgids of processes with more than MAPS_BLOCKS of maps; the rest was not read."""
 
     # ---- processes ----
 
     def folder(self, tgid: int) -> Path:
-        """Of a process: whom to wait for."""
+        """/proc/PID, which also stands for the process in promptly() and stuck()."""
         return self.root / str(tgid)
 
     def tgids(self) -> list[int]:
+        """All processes."""
         with os.scandir(self.root) as entries:
             return [int(entry.name) for entry in entries if entry.name.isascii() and entry.name.isdigit()]
 
     def process(self, tgid: int) -> ProcessStat | None:
+        """One process, with its command line if it answers."""
         stat = self._stat(tgid)
         if stat is None:
             return None
@@ -149,8 +153,10 @@ class Proc:
         return _named(stat, cmdline, COMMAND_BYTES)
 
     def processes(self, known: dict[int, ProcessStat] | None = None) -> dict[int, ProcessStat]:
-        """All of them, by tgid; those that are known already are not read again. Of a command line that is longer than
-        TITLE_BYTES only these are read."""
+        """All processes, by tgid. Those in `known` are not read again.
+
+        Only TITLE_BYTES of a command line are read.
+        """
         found = {tgid: (known or {}).get(tgid) for tgid in self.tgids()}
         fresh = {tgid: stat for tgid, known_stat in found.items() if not known_stat and (stat := self._stat(tgid))}
         for tgid, cmdline in each(self.folder, lambda tgid: self._beginning_of_cmdline(tgid, TITLE_BYTES), list(fresh)):
@@ -158,11 +164,14 @@ class Proc:
         return {tgid: stat for tgid, stat in found.items() if stat}
 
     def answers(self, tgid: int) -> bool:
-        """Whether what it maps and its command line can be read, for all that is known; else ask again later."""
+        """Whether the process has answered all reads so far.
+
+        If not, its mappings and command line may be missing: ask later.
+        """
         return not stuck(self.folder(tgid))
 
     def warnings(self) -> list[str]:
-        """What of all that was asked for is not known."""
+        """What could not be read so far."""
         silent = [folder.name for folder in unanswered if isinstance(folder, Path) and folder.parent == self.root]
         return [
             *([f"what {_some(silent)} is called and maps is not known: it did not answer"] if silent else []),
@@ -170,14 +179,14 @@ class Proc:
         ]
 
     def parent(self, tgid: int) -> int | None:
-        """Its parent's tgid; None when it is gone."""
+        """Its parent's tgid; None if the process is gone."""
         stat = self._stat(tgid)
         return stat.parent if stat else None
 
     def _stat(self, tgid: int) -> ProcessStat | None:
-        """Without what only its own memory says: a title and a command line."""
+        """All but title and command line, which are in the process's own memory."""
         stat = self._beginning(tgid, "stat")
-        # the name is between the first parenthesis and the last, and may hold anything but NUL
+        # the name is between the first and the last parenthesis, and may contain anything but NUL
         name, end = stat.find(b"("), stat.rfind(b")")
         try:
             fields = stat[end + 2 :].split()
@@ -189,11 +198,11 @@ class Proc:
         return ProcessStat(tgid, parent, bounded.text(stat[name + 1 : end], NAME_BYTES), start_ticks * TICK_NS, "", "")
 
     def _beginning_of_cmdline(self, tgid: int, size_bytes: int) -> bytes:
-        """And one byte more, where there is more."""
+        """One byte more than asked for, if there is more."""
         return self._beginning(tgid, "cmdline", size_bytes + 1)
 
     def _beginning(self, tgid: int, name: str, size_bytes: int = FIELDS_BYTES) -> bytes:
-        """Of a file of a process; nothing of one that is gone."""
+        """The beginning of a file of a process; empty if the process is gone."""
         try:
             return bounded.read(self.folder(tgid) / name, size_bytes)
         except OSError as error:
@@ -202,7 +211,7 @@ class Proc:
             return b""
 
     def _lines(self, *names: str) -> Iterator[bytes]:
-        """Of a file that is read without waiting for anybody; none if it is gone."""
+        """The lines of a file that no process can block; none if it is gone."""
         try:
             yield from bounded.lines(bounded.blocks(self.root.joinpath(*names)))
         except OSError as error:
@@ -210,7 +219,7 @@ class Proc:
                 raise
 
     def cgroup(self, tgid: int) -> str | None:
-        """Its path in the unified hierarchy, or where that is empty in the memory controller's."""
+        """Its path in the unified hierarchy, or else in the memory controller's, from /proc/PID/cgroup."""
         paths = {}
         for line in self._lines(str(tgid), "cgroup"):
             _, controllers, path = line.split(b":", 2) if line.count(b":") > 1 else (b"", b"none", b"")
@@ -220,17 +229,17 @@ class Proc:
         return None if found is None else bounded.text(found, PATH_BYTES)
 
     def ns_tgid(self, tgid: int) -> int | None:
-        """Its PID in its own PID namespace; None where that is the same, from NSpid of status."""
+        """Its PID in its own PID namespace, from NSpid of /proc/PID/status; None if it is the same."""
         (innermost,) = self._status(tgid).get(b"NSpid", [tgid])[-1:] or [tgid]
         return None if innermost == tgid or innermost > MAX_TGID else innermost
 
     def private_bytes(self, tgid: int) -> int:
-        """Anonymous memory, in memory and swapped out: RssAnon and VmSwap of status. Of kernel threads none."""
+        """Anonymous memory, resident and swapped: RssAnon and VmSwap of /proc/PID/status. 0 for kernel threads."""
         kib = self._status(tgid)
         return sum(sum(kib.get(name, ())) for name in (b"RssAnon", b"VmSwap")) * 1024
 
     def _status(self, tgid: int) -> dict[bytes, list[int]]:
-        """The numbers of some lines of /proc/PID/status; nothing of a process that is gone."""
+        """The numbers of some lines of /proc/PID/status; empty if the process is gone."""
         parts = (line.partition(b":") for line in self._lines(str(tgid), "status"))
         return {
             name: [int(word) for word in words.split()[:MAX_NAMESPACES] if NUMBER.fullmatch(word)]
@@ -239,26 +248,26 @@ class Proc:
         }
 
     def rss_bytes(self, tgid: int) -> int | None:
-        """What ps calls RSS, from statm."""
+        """What ps calls RSS, from /proc/PID/statm."""
         try:
             return _number(self._beginning(tgid, "statm").split()[1]) * PAGE_BYTES
         except (ValueError, IndexError):
             return None
 
     def mappings(self, tgid: int) -> list[Mapping]:
-        """The mappings that have a file behind them; none when the process is gone."""
+        """The mappings that have a file, from /proc/PID/maps; none if the process is gone."""
         found = []
         for line in self._maps(tgid):
             start, end, flags, offset, major, minor, ino, path = line.groups(b"")
             dev = os.makedev(int(major, 16), int(minor, 16))
-            if dev:  # else the inode tells nothing: the host's first SysV segment has number 0
+            if dev:  # else it has no file; the inode number does not tell, since the first SysV segment's is 0
                 first_index = int(offset, 16) // PAGE_BYTES
                 span = int(start, 16), int(end, 16)
                 found.append(Mapping(*span, flags[3:] == b"s", first_index, dev, int(ino), _path(path)))
         return found
 
     def executables(self, tgid: int) -> list[Executable]:
-        """The mappings of a process that code may run in, by address; none when it is gone."""
+        """The executable mappings, by address, from /proc/PID/maps; none if the process is gone."""
         found = []
         for line in self._maps(tgid):
             start, end, flags, offset, major, minor, ino, path = line.groups(b"")
@@ -269,7 +278,7 @@ class Proc:
         return found
 
     def _maps(self, tgid: int) -> Iterator[re.Match[bytes]]:
-        """Its lines, as MAPS_LINE matches them."""
+        """The lines of /proc/PID/maps, matched by MAPS_LINE."""
         try:
             yield from filter(None, map(MAPS_LINE.fullmatch, bounded.lines(self._maps_blocks(tgid))))
         except OSError as error:
@@ -281,17 +290,18 @@ class Proc:
         for _ in range(MAPS_BLOCKS):
             block = promptly(self.folder(tgid), next, blocks, b"")
             yield block
-            if len(block) < bounded.BLOCK_BYTES:  # it was the last
+            if len(block) < bounded.BLOCK_BYTES:  # the last one
                 return
         self.crowded.add(tgid)
 
     # ---- regions ----
 
     def map_file(self, tgid: int, mapping: Mapping | Executable) -> Path:
+        """The entry of a mapping in /proc/PID/map_files."""
         return self.folder(tgid) / "map_files" / f"{mapping.start:x}-{mapping.end:x}"
 
     def identify(self, tgid: int, mappings: Sequence[Mapping]) -> list[RegionKey | None]:
-        """Which files they are of; None of what is gone, and of all where the process does not answer."""
+        """The files of mappings. None for a mapping that is gone; all None if the process does not answer."""
         try:
             return promptly(self.folder(tgid), self._identify, tgid, mappings)
         except NoAnswerError:
@@ -301,14 +311,14 @@ class Proc:
         return [identify(self.map_file(tgid, mapping)) for mapping in mappings]
 
     def open_mapped(self, tgid: int, mapping: Mapping | Executable) -> int:
-        """A descriptor to read a mapped file by: by way of the process, whatever its root is, and if it is deleted.
+        """A descriptor to read a mapped file by. It works in any root directory, and for deleted files.
 
-        Raises OSError at once, as open_promptly does.
+        Raises OSError as open_promptly() does.
         """
         return open_promptly(self.map_file(tgid, mapping))
 
     def open_files(self, tgid: int) -> list[Path]:
-        """/proc/PID/fd/N of a process's open files, pipes, sockets and the like left out; none when it is gone."""
+        """/proc/PID/fd/N of open files, without pipes, sockets and the like; none if the process is gone."""
         try:
             with os.scandir(self.folder(tgid) / "fd") as entries:
                 return sorted(
@@ -320,20 +330,21 @@ class Proc:
             return []
 
     def file_system(self, tgid: int, mapping: Mapping) -> int | None:
-        """Magic number of the file system that a mapping is of, where that may be a region's; None: it is no such.
+        """Magic number of a mapping's file system if it may hold regions (tmpfs or hugetlbfs), else None.
 
-        By its device: no file system is asked that can keep us waiting.
+        It is found by device number, without asking a file system that might not answer.
         """
         known = internal_file_systems().get(mapping.dev)
         if known:
             return known
         kind = self.mounts.kind(tgid, mapping.dev)
-        # one that is mounted nowhere, as /dev/shm after umount -l and a graphics driver's own; rootfs is tmpfs or ramfs
+        # Mounted nowhere, such as /dev/shm after umount -l or a graphics driver's tmpfs. rootfs is a tmpfs or ramfs.
         if not kind or kind == "rootfs":
             return TMPFS_MAGIC if is_tmpfs(self.map_file(tgid, mapping)) else None
         return FILE_SYSTEMS.get(kind)
 
     def memory(self) -> Memory:
+        """The host's memory, from /proc/meminfo."""
         kib = {}
         for line in self._lines("meminfo"):
             name, _, value = line.partition(b":")
@@ -341,7 +352,7 @@ class Proc:
         return Memory(kib[b"MemTotal"], kib[b"SwapTotal"], kib[b"Shmem"])
 
     def memory_cgroups(self) -> Path | None:
-        """Where the hierarchy of cgroup()'s paths is mounted; None where it is not."""
+        """Where the hierarchy of cgroup()'s paths is mounted, from /proc/self/mounts; None if it is not."""
         found = {}
         for line in self._lines("self", "mounts"):
             _, place, kind, options, *_ = [*line.split(b" "), b"", b"", b"", b""]
@@ -350,7 +361,7 @@ class Proc:
         return found.get(b"cgroup", found.get(b"cgroup2"))
 
     def sysv_segments(self) -> dict[int, SysvSegment]:
-        """By shmid, which is the inode's number too."""
+        """The segments of /proc/sysvipc/shm, by shmid, which is also the inode number."""
         lines = self._lines("sysvipc", "shm")
         names = next(lines, b"").split()
         found = {}
@@ -365,22 +376,22 @@ class Proc:
 
 
 def _leads_to_a_file(descriptor: str) -> bool:
-    """It has a name with a path, of whatever kind it is. To ask for that waits for nobody."""
+    """Whether the link is a path, rather than a pipe or socket. readlink(2) does not block."""
     try:
-        return os.readlink(descriptor).startswith("/")  # noqa: PTH115 - a Path of each takes as long as to look
+        return os.readlink(descriptor).startswith("/")  # noqa: PTH115 - a Path for each would double the time
     except OSError as error:
         if not bounded.unreadable(error):
             raise
         return False
 
 
-@functools.lru_cache(maxsize=1024)  # of 65530 mappings of one file each has its path
+@functools.lru_cache(maxsize=1024)  # cached: each of 65530 mappings of one file has the same path
 def _path(raw: bytes) -> str:
     return bounded.text(raw, PATH_BYTES)
 
 
 def _number(word: bytes) -> int:
-    """Raises ValueError where it is no count that a kernel could have."""
+    """Raises ValueError for what is no count that the kernel could have written."""
     if not NUMBER.fullmatch(word):
         raise ValueError(word)
     return int(word)
@@ -396,10 +407,10 @@ def _named(stat: ProcessStat, cmdline: bytes, size_bytes: int) -> ProcessStat:
 
 
 def titles(cmdline: bytes, size_bytes: int) -> tuple[str, str]:
-    """(title, command) of a command line as the kernel keeps it: a NUL after each argument.
+    """(title, command) of a command line as the kernel stores it: each argument ends with a NUL.
 
-    What setproctitle wrote has blanks between words, is one argument, and has NULs after it up to where the arguments
-    once ended. Of one that is longer than size_bytes the beginning, and an ellipsis.
+    What setproctitle wrote is one argument with blanks between words, padded with NULs up to the end of the old
+    arguments. A command line longer than size_bytes is cut, with an ellipsis.
     """
     shown = cmdline[:size_bytes]
     if shown.endswith(b"\0\0"):
@@ -410,4 +421,5 @@ def titles(cmdline: bytes, size_bytes: int) -> tuple[str, str]:
 
 
 def host() -> str:
+    """The host's name."""
     return socket.gethostname()

@@ -1,13 +1,13 @@
-"""What one file behind a mapping says: which region it is, what it holds, and how it is opened without waiting.
+"""The file behind a mapping: which region it is, what it holds, and how to open it without blocking.
 
-A region's true size is one stat of ``/proc/PID/map_files/START-END``: the file behind a shared anonymous mapping is on
-a tmpfs that nobody can mount, and its blocks are what is really allocated, swapped pages included. Nothing here touches
-a region's memory, keeps one open, or reads smaps, which stalls big processes for seconds.
+A region's true size is one stat of ``/proc/PID/map_files/START-END``. The file behind a shared anonymous mapping is on
+a tmpfs that nobody can mount, and its blocks are what is allocated, swapped pages included. Nothing here touches a
+region's memory, keeps a region open, or reads smaps, which stalls big processes for seconds.
 
-A path is a map_files entry, /proc/PID/fd/N or a file. Nothing is asked of a file system that it would have to ask
-another host for, or a process. Measured with a FUSE that does not answer: stat(2), fstat(2) of an O_PATH descriptor,
-statfs(2), and open(2) with O_NONBLOCK wait for it and are not even killed; statx(2) with AT_STATX_DONT_SYNC,
-name_to_handle_at(2), readlink(2), and O_PATH itself do not.
+A path is a map_files entry, /proc/PID/fd/N or a file. No call here makes a file system ask another host or a process.
+Measured with a FUSE that does not answer: stat(2), fstat(2) of an O_PATH descriptor, statfs(2), and open(2) with
+O_NONBLOCK block and cannot even be killed. statx(2) with AT_STATX_DONT_SYNC, name_to_handle_at(2), readlink(2), and
+O_PATH itself return.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from tracer.proc.leases import leased
 from tracer.proc.mounts import Mounts
 
 PAGE_BYTES = mmap.PAGESIZE
-BLOCK_BYTES = 512  # of st_blocks, whatever the file system
+BLOCK_BYTES = 512  # the unit of st_blocks, on any file system
 PATH_BYTES = 1024
 
 TMPFS_MAGIC = 0x01021994
 HUGETLBFS_MAGIC = 0x958458F6
-TMPFS_HANDLE = 1, 12  # its type and bytes, as shmem_encode_fh() in mm/shmem.c has them
+TMPFS_HANDLE = 1, 12  # type and size, from shmem_encode_fh() in mm/shmem.c
 AT_FDCWD = -100
 AT_SYMLINK_FOLLOW = 0x400
 AT_EMPTY_PATH = 0x1000
@@ -48,10 +48,10 @@ HUGE_ORDERS = range(16, 35)  # 64 KiB to 16 GiB
 SYS_CACHESTAT = 451  # the same number on every architecture, v6.5
 
 SURVEY_TRIES = 10
-SIGN_OF_LIFE = 4096  # extents
-LOOK_S = 2e-6  # at a page, at most: 0.2 µs were measured
+SIGN_OF_LIFE = 4096  # extents between two signs of life to whoever waits
+LOOK_S = 2e-6  # at most so long per page; 0.2 µs were measured
 
-DELETED = " (deleted)"  # the kernel's, behind a path
+DELETED = " (deleted)"  # appended to a path by the kernel
 LEASED = "somebody has a lease on it"
 
 Result = TypeVar("Result")
@@ -62,7 +62,7 @@ Pages = tuple[int, int]  # [first, end) page indexes
 
 
 class FileKey(NamedTuple):
-    """Which file, as it is now."""
+    """Identifies a file and its version."""
 
     dev: int
     ino: int
@@ -71,36 +71,37 @@ class FileKey(NamedTuple):
 
     @classmethod
     def of(cls, fd: int) -> FileKey:
+        """The key of an open file, by fstat(2)."""
         stat = os.fstat(fd)
         return cls(stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
 
 
 class RegionKey(NamedTuple):
-    """Which region: (dev, ino) alone is not unique, for SysV numbers its inodes by shmid."""
+    """Identifies a region. (dev, ino) is not unique: the inode number of a SysV segment is its shmid."""
 
     dev: int
     ino: int
     generation: int | None
-    """a random number the kernel gives each tmpfs inode; None where the file system has none to tell"""
+    """A random number that the kernel gives each tmpfs inode; None where the file system has none."""
 
 
 class RegionStat(NamedTuple):
-    """One stat of the file behind a mapping."""
+    """Size and allocation of the file behind a mapping, by statx(2)."""
 
     size_bytes: int
     allocated_bytes: int
-    """resident and swapped"""
+    """Resident and swapped."""
 
 
 class Residency(NamedTuple):
-    """The split of what is allocated."""
+    """The allocated bytes, split. None: not known."""
 
     resident_bytes: int | None
     swapped_bytes: int | None
 
 
 class _Stat(NamedTuple):
-    """What the kernel knows of a file without asking anybody; of a tmpfs that is all there is."""
+    """What statx(2) knows without asking another host or process. On tmpfs this is everything."""
 
     dev: int
     ino: int
@@ -109,7 +110,7 @@ class _Stat(NamedTuple):
     allocated_bytes: int
     born_ns: int | None
     mount: int | None
-    """its number in mountinfo"""
+    """The mount's id in mountinfo."""
 
 
 class _Handle(ctypes.Structure):
@@ -117,17 +118,17 @@ class _Handle(ctypes.Structure):
 
 
 def _process(path: Path) -> Path | None:
-    """By way of which a path leads: /proc/PID."""
+    """/proc/PID of the process that a path leads through, or None."""
     return path.parents[1] if path.parent.name in ("map_files", "fd") else None
 
 
 def whom(path: Path) -> Path:
-    """Who is waited for: the process, whose mmap_lock is taken on the way to what it maps, or the file itself."""
+    """What promptly() waits for on this path: the process, whose mmap_lock is taken for map_files, or else the file."""
     return _process(path) or path
 
 
 def _asked(call: Callable[[Path], Result], path: Path) -> Result | None:
-    """None where that is gone, or may not be looked at, or does not answer."""
+    """The result of a call, or None if the path is gone, may not be looked at, or does not answer."""
     try:
         return promptly(whom(path), call, path)
     except OSError as error:
@@ -170,7 +171,7 @@ def _check(failed: int, place: Path | int) -> None:
 
 
 def generation(path: Path) -> int | None:
-    """The inode's generation, by name_to_handle_at; None where the file system gives no such handle.
+    """The inode's generation, by name_to_handle_at(2); None where the file system has no such handle.
 
     A tmpfs handle is (generation, inode low, inode high): shmem_encode_fh() in mm/shmem.c.
     """
@@ -178,7 +179,7 @@ def generation(path: Path) -> int | None:
 
 
 def identify(path: Path) -> RegionKey | None:
-    """Which region a path leads to, if it leads to one; None if it is gone."""
+    """The key of the file that a path leads to; None if it is gone."""
     return _asked(_identify, path)
 
 
@@ -188,7 +189,7 @@ def _identify(place: Path | int) -> RegionKey:
 
 
 def birth_time_ns(path: Path) -> int | None:
-    """When the inode was made (CLOCK_REALTIME), by statx; None before v6.1."""
+    """The inode's birth time (CLOCK_REALTIME), by statx(2); None before v6.1."""
     stat = _asked(_stat, path)
     return stat.born_ns if stat else None
 
@@ -200,13 +201,13 @@ def region_stat(path: Path) -> RegionStat | None:
 
 
 def link_name(path: Path) -> str:
-    """What a map_files entry points to, without the kernel's `` (deleted)``; empty if it is gone."""
+    """The target of a map_files entry, without the kernel's `` (deleted)``; empty if it is gone."""
     target = _asked(os.readlink, path)
     return bounded.text(os.fsencode(target), PATH_BYTES).removesuffix(DELETED) if target else ""
 
 
 def magic(path: Path) -> int | None:
-    """Magic number of the file system behind a path; None if the path is gone. It is asked itself."""
+    """Magic number of the file system of a path, by statfs(2); None if the path is gone. May ask another host."""
     return _asked(_magic, path)
 
 
@@ -217,26 +218,26 @@ def _magic(path: Path) -> int:
 
 
 def is_tmpfs(path: Path) -> bool:
-    """Without asking any but those that are on a disk here: of the others' handles none looks like a tmpfs's."""
+    """Whether a path is on a tmpfs. Only local file systems are asked: no other's handle looks like that of a tmpfs."""
     return generation(path) is not None and magic(path) == TMPFS_MAGIC
 
 
 def open_promptly(path: Path | str) -> int:
-    """A descriptor to read a regular file by, which is not to be seen in its time of last access.
+    """A descriptor to read a regular file by, without changing its access time if permitted.
 
-    Raises OSError at once where that would have to wait, as for a lease, and for all but regular files: to open a FIFO
-    or a device is to do something to it. What is on another host, or a FUSE, might keep us waiting and is not opened.
+    Raises OSError at once where opening would block, as for a lease, and for anything but a regular file, since opening
+    a FIFO or a device has effects. Files on another host or on a FUSE are refused too, since they might block.
     """
     return promptly(whom(Path(path)), _open, Path(path)).take()
 
 
 def open_region(path: Path, key: RegionKey) -> int:
-    """The same, of a region. Raises FileNotFoundError where there is another by now."""
+    """Like open_promptly(), for a region. Raises FileNotFoundError where the path now leads to another one."""
     return promptly(whom(path), _open, path, key).take()
 
 
 def open_place(path: Path) -> int:
-    """A descriptor that tells which file is meant and cannot read it: nobody notices, and no lease is in the way.
+    """An O_PATH descriptor: it identifies the file but cannot read it. No lease prevents it, and nobody notices.
 
     Raises OSError.
     """
@@ -244,7 +245,7 @@ def open_place(path: Path) -> int:
 
 
 class _Opened:
-    """A descriptor, closed by itself where nobody has waited for it long enough to take it."""
+    """A descriptor that closes itself if the caller gave up waiting and never took it."""
 
     def __init__(self, path: Path | str, flags: int) -> None:
         self._fd = -1
@@ -264,7 +265,7 @@ def _open_place(path: Path) -> _Opened:
 
 
 def _open(path: Path, key: RegionKey | None = None) -> _Opened:
-    place = _open_place(path).take()  # it is not opened yet, so nobody notices, and nobody is waited for
+    place = _open_place(path).take()  # O_PATH does not open the file itself, so it cannot block
     try:
         stat = _stat(place)
         if key and _identify(place) != key:
@@ -284,16 +285,19 @@ def _open(path: Path, key: RegionKey | None = None) -> _Opened:
 def _open_to_read(path: str, flags: int) -> _Opened:
     try:
         return _Opened(path, flags | os.O_NOATIME)
-    except PermissionError:  # where that is not allowed, it is to be seen
+    except PermissionError:  # O_NOATIME needs ownership; without it the access time shows
         return _Opened(path, flags)
-    except BlockingIOError:  # since a moment ago
+    except BlockingIOError:  # a lease taken since leased() was asked
         raise BlockingIOError(errno.EWOULDBLOCK, LEASED, path) from None
 
 
 @functools.lru_cache(maxsize=1)
 def internal_file_systems() -> dict[int, int]:
-    """Magic number by device, of what the kernel has mounted for itself: a tmpfs, where anonymous, memfd and SysV
-    regions are, and a hugetlbfs for each size of huge page. By memfds of our own."""
+    """Magic number by device of the kernel's internal mounts.
+
+    These are a tmpfs for anonymous, memfd and SysV regions, and a hugetlbfs for each size of huge page. Found by
+    creating memfds.
+    """
     found = {}
     huge = ((MFD_HUGETLB | order << MFD_HUGE_SHIFT, HUGETLBFS_MAGIC) for order in HUGE_ORDERS)
     for flags, kind in [(0, TMPFS_MAGIC), *huge]:
@@ -307,13 +311,12 @@ def internal_file_systems() -> dict[int, int]:
 
 
 def internal_dev() -> int:
-    """Device of the kernel's own tmpfs."""
+    """Device of the kernel's internal tmpfs."""
     return next(dev for dev, kind in internal_file_systems().items() if kind == TMPFS_MAGIC)
 
 
 class Survey(NamedTuple):
-    """Which pages a region has, and how much that is by its own account; the two taken at one moment if it holds
-    still for as long as it takes to look."""
+    """The pages of a region and its allocation. They agree if the region did not change during the survey."""
 
     pages: list[Pages]
     allocated_bytes: int
@@ -329,11 +332,11 @@ class _Cachestat(ctypes.Structure):
 
 
 def survey(path: Path, key: RegionKey | None = None) -> Survey | None:
-    """A region's pages, sorted: resident or swapped. Allocates nothing. None where it is not there, or cannot be opened
-    without waiting.
+    """A region's pages, resident or swapped, sorted. Allocates nothing.
 
-    SEEK_DATA shows what has data; pages that fallocate made and nobody touched count in st_blocks but show as holes,
-    and are searched for by cachestat(2) where there are any (v6.5; before, they stay unfound).
+    Returns None where the region is gone or opening it would block. SEEK_DATA finds the pages with data. Pages that
+    fallocate made and nobody touched count in st_blocks but look like holes; they are searched for with cachestat(2)
+    (v6.5; not found before).
     """
     stat = region_stat(path)
     patience_s = PATIENCE_S + (stat.allocated_bytes // PAGE_BYTES * LOOK_S if stat else 0)
@@ -346,7 +349,7 @@ def survey(path: Path, key: RegionKey | None = None) -> Survey | None:
 
 
 def _survey(path: Path, key: RegionKey | None) -> Iterator[Survey | None]:
-    """Of many pages None again and again, and then all of them."""
+    """Yields None now and then while there are many pages, and finally the survey."""
     fd = _open(path, key).take()
     try:
         for _ in range(SURVEY_TRIES):
@@ -365,7 +368,7 @@ def _survey(path: Path, key: RegionKey | None) -> Iterator[Survey | None]:
 
 
 def _gather(found: Iterator[Pages], pages: list[Pages]) -> Iterator[None]:
-    """Into pages; now and then a sign of life."""
+    """Collect extents into `pages`, yielding now and then as a sign of life."""
     for extent in found:
         pages.append(extent)
         if len(pages) % SIGN_OF_LIFE == 0:
@@ -380,12 +383,12 @@ def _data_pages(fd: int) -> Iterator[Pages]:
             end = os.lseek(fd, start, os.SEEK_HOLE)
             yield start // PAGE_BYTES, -(-end // PAGE_BYTES)
     except OSError as error:
-        if error.errno != errno.ENXIO:  # there is none beyond, or no more: it has shrunk
+        if error.errno != errno.ENXIO:  # no data beyond here, or the file has shrunk
             raise
 
 
 def _cached_holes(fd: int, pages: list[Pages], size_pages: int) -> Iterator[Pages]:
-    """The pages between the given ones that are in the page cache all the same, by halving."""
+    """Extents of pages in the page cache among the holes between `pages`, found by halving."""
     edges = [0, *(edge for extent in pages for edge in extent), size_pages]
     waiting = [(start, end) for start, end in zip(edges[::2], edges[1::2]) if start < end]
     while waiting:
@@ -401,15 +404,17 @@ def _cached_holes(fd: int, pages: list[Pages], size_pages: int) -> Iterator[Page
 
 
 def cachestat(fd: int, offset: int, size_bytes: int) -> _Cachestat | None:
-    """None before v6.5, and for hugetlb; size_bytes 0 is all of the file."""
+    """cachestat(2) of a range; size_bytes 0: to the end of the file. None before v6.5, and for hugetlb."""
     stat = _Cachestat()
     failed = _libc.syscall(SYS_CACHESTAT, fd, ctypes.byref(_Range(offset, size_bytes)), ctypes.byref(stat), 0)
     return None if failed else stat
 
 
 def residency(path: Path, key: RegionKey | None = None) -> Residency:
-    """What of a region is in memory and what swapped out; unknown before v6.5, for hugetlb, and where it cannot be
-    opened without waiting."""
+    """How much of a region is resident and how much is swapped out, by cachestat(2).
+
+    Unknown before v6.5, for hugetlb, and where opening the region would block.
+    """
     return _asked(functools.partial(_residency, key=key), path) or Residency(None, None)
 
 
@@ -423,7 +428,7 @@ def _residency(path: Path, key: RegionKey | None) -> Residency | None:
 
 
 def kind_of(dev: int, file_system: int, name: str) -> str:
-    """anon, memfd, sysv, posix, hugetlb or other; by device first, for a file may be called anything."""
+    """anon, memfd, sysv, posix, hugetlb or other. The device decides first, since a file may have any name."""
     if file_system == HUGETLBFS_MAGIC:
         return "hugetlb"
     if dev == internal_dev():

@@ -1,4 +1,4 @@
-"""Where a process says what it is doing: C strings in its memory, found by the symbols that its program exports."""
+"""Labels: what a process says it is doing, in C strings of its memory, found by symbols that its program exports."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ SPELLING = re.compile(
     r"(?P<binary>[^:]+):(?P<in_place>&?)(?P<symbol>[\w.$@]+)(?:\+(?P<offset>0x[0-9a-fA-F]{1,16}|\d{1,19}))?"
 )
 USER_END = 1 << 63
-"""Beyond it no process has an address, on any machine."""
+"""No user address is higher, on any architecture."""
 KINDS = ["script", "request", "file", "query", "label"]
-"""Of texts, as --by takes them; label is the most telling one of any source."""
+"""The kinds of text that --by accepts. "label" stands for the most telling text of any source."""
 
 
 class Text(NamedTuple):
-    """One of the texts of a label."""
+    """One text of a label."""
 
     column: str
-    """of the capture's table label"""
+    """A column of the table label."""
     how: int
-    """wire.TEXT_…"""
+    """One of wire.TEXT_…."""
     offset: int = 0
-    """from the symbol, in bytes"""
+    """From the symbol, in bytes."""
     is_path: bool = False
-    """begins with a slash, or the symbol is not what it is taken for"""
+    """The text must begin with a slash; otherwise the symbol is not what it is taken for."""
     after: str = ""
-    """what goes before it, where it is not empty, in a column that has one already"""
+    """Put before a non-empty text if its column already has one."""
 
 
 class Source(NamedTuple):
-    """A kind of label."""
+    """A source of labels: where in a program's memory to read them."""
 
     name: str
-    """as asked for"""
+    """As given to --label."""
     binary: str
-    """name of the file that has the symbol, a pattern; or its path"""
+    """A pattern for the name of the file that has the symbol, or the file's path."""
     symbol: str
     texts: tuple[Text, ...]
     functions: Mapping[str, str] = {}
-    """where uprobes hang, by program"""
+    """Functions to attach uprobes to, by BPF program."""
     unless: str = ""
-    """a symbol that tells of a build that keeps these texts elsewhere"""
+    """If this symbol exists, this build keeps the texts elsewhere."""
     told_by: str = ""
-    """a symbol: PHP's file handles name their file by a zend_string, as since 8.1, where it is there"""
+    """If this symbol exists, PHP's file handles name their file by a zend_string, as they do since PHP 8.1."""
 
     @property
     def column(self) -> str:
-        """Of the capture's table label: its most telling text."""
+        """The column of the most telling text."""
         return self.texts[-1 if self.functions else 0].column
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Of the programs that read it."""
+        """Compiler flags for the programs that read the labels."""
         return f"NR_TEXTS={len(self.texts)}", *["LABEL_FILES"] * bool(self.functions)
 
     def label(self, found: Sequence[str | None]) -> dict[str, str | None]:
-        """By column."""
+        """The columns of a label, from the source's texts in order."""
         label: dict[str, str | None] = {}
         for text, value in zip(self.texts, found):
             if text.column not in label:
@@ -69,8 +69,9 @@ class Source(NamedTuple):
         return label
 
 
-# main/SAPI.h: server_context, then request_info: request_method, query_string, cookie_data, content_length,
-# path_translated, request_uri; a word each, in PHP 7.4 to 8.4. Every process is checked before it is believed.
+# main/SAPI.h: sapi_globals has server_context, then request_info: request_method, query_string, cookie_data,
+# content_length, path_translated, request_uri. Each is one word, in PHP 7.4 to 8.4. Every process is checked before its
+# texts are believed.
 _SCRIPT = Text("script", wire.TEXT_POINTED_TO, 40, is_path=True)
 _REQUEST = Text("request", wire.TEXT_POINTED_TO, 48), Text("request", wire.TEXT_POINTED_TO, 16, after="?")
 _PHP = r"(lib)?php.*|mod_php.*"
@@ -98,7 +99,7 @@ READY = {
 
 
 def parse(name: str) -> Source:
-    """Raises ValueError for what is no source."""
+    """The source of a name given to --label. Raises ValueError where it is neither known nor BINARY:SYMBOL+OFFSET."""
     if name in READY:
         return READY[name]
     match = SPELLING.fullmatch(name)
@@ -112,11 +113,11 @@ def parse(name: str) -> Source:
 
 
 def columns(name: str) -> list[str]:
-    """Which texts the labels of a source have, by column of the capture's table label: the most telling first."""
+    """The columns of the table label that a source fills, the most telling first."""
     source = parse(name)
     return list(dict.fromkeys([source.column, *(text.column for text in source.texts)]))
 
 
 def kinds(name: str) -> list[str]:
-    """Those of KINDS that a source tells apart: the most telling first."""
+    """The KINDS that a source distinguishes, the most telling first."""
     return [column for column in columns(name) if column in KINDS] or ["label"]

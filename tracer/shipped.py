@@ -1,4 +1,4 @@
-"""The files that come with the program: in its directory, or in an archive that is run as it is."""
+"""Finds files shipped with the program, in the package directory or in the archive that it runs from."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def shipped(name: str) -> Path | Traversable:
-    """By its path in the package."""
+    """A file by its path in the package."""
     package = Path(__file__).parent
     if package.is_dir():
         return package / name
-    from importlib import resources  # takes as long to import as all else of this
+    from importlib import resources  # slow to import, and only needed in an archive
 
     return resources.files("tracer") / name

@@ -1,6 +1,6 @@
-"""bpf/wire.h, mirrored: the layout of every structure that crosses between the kernel and user space.
+"""The structures shared with the BPF programs: bpf/wire.h as struct formats.
 
-A test compiles the header and compares each size and offset with these.
+tests/test_wire.py compiles the header and compares all sizes and offsets with these.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ EVENT_NEWS, EVENT_PUNCH, EVENT_LABEL = range(1, 4)
 TGID = REGION_ID = struct.Struct("=I")
 REGION_KEY = struct.Struct("=QII")
 REGION = struct.Struct(f"=QIIQQQQQQQQQQQQQIIIIII{NAME_BYTES}s")
-REGION_ID_BYTES = struct.calcsize("=QII13QII")  # where its id is
+REGION_ID_BYTES = struct.calcsize("=QII13QII")  # offset of the id
 PART = struct.Struct("=II")
 BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQII")  # words, torn, number, part
-STATE = struct.Struct("=QQIIQQq")  # began, by the boot's clock too; everything, watches execs; the kernel's own
+# start by CLOCK_MONOTONIC and CLOCK_BOOTTIME, everything, watches_execs; the rest is the kernel's own
+STATE = struct.Struct("=QQIIQQq")
 OF_TREE, WATCHED, OUTSIDE_TREE = range(3)
 PROCESS = struct.Struct(f"=QQQQQQQIIIIII{COMM_BYTES}s{TITLE_BYTES}s{COMM_BYTES}s{EARLIER_BYTES}s")
-PROCESS_READ_BYTES = struct.calcsize("=6Q")  # where this, and these, are
+PROCESS_READ_BYTES = struct.calcsize("=6Q")  # offset of read_ns; below, those of number and kind
 PROCESS_NUMBER_BYTES, PROCESS_KIND_BYTES = struct.calcsize("=7Q"), struct.calcsize("=7QIII")
-ASKER = struct.Struct("=QQ")  # of a SysV segment: start time, tgid
+ASKER = struct.Struct("=QQ")  # for a SysV segment: start time, tgid
 USAGE_KEY = struct.Struct("=IIQ")
 USAGE = struct.Struct("=QQIIQ")  # faults, freed pages, key
-USAGE_REGION_BYTES = struct.calcsize("=QQ")  # where its region is
+USAGE_REGION_BYTES = struct.calcsize("=QQ")  # offset of the region id
 FREE_BLOCK, FREE_PROCESS, FREE_REGION, FREE_USAGE = range(4)
 MADE_FOR_KEY = struct.Struct("=QQIIII")
 LABEL = struct.Struct(f"={MAX_TEXTS}Q{MAX_TEXTS}IQ{MAX_TEXTS}q{TEXTS_BYTES}s{TEXT_BYTES}siIII")
@@ -43,8 +44,8 @@ STACKED_KEY = struct.Struct("=QQII")
 COUNT = struct.Struct("=Q")
 LOSSES = ("events", "processes", "regions", "usages", "pages", "mappings", "labels", "stacks")
 
-# events: EVENT, then the rest
+# events: EVENT, then one of the following
 EVENT = struct.Struct("=QII")
 PUNCH = struct.Struct("=QQII")
-TEXTS = struct.Struct(f"={MAX_TEXTS}q{TEXTS_BYTES}s")  # lengths, texts one after the other
+TEXTS = struct.Struct(f"={MAX_TEXTS}q{TEXTS_BYTES}s")  # lengths, then all texts
 LABEL_SINCE = struct.Struct("=QQ")

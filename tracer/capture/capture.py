@@ -1,7 +1,7 @@
-"""A capture: everything a report needs, in one SQLite file that sqlite3 opens too; schema.sql says what is in it.
+"""A capture: everything a report needs, in one SQLite file that sqlite3 can open; schema.sql documents its tables.
 
-Every trace writes one (a temporary file where nobody asked to keep it), and every account is read from one, so what is
-seen live and what is looked at a week later go the same way.
+Every trace writes one, into a temporary file unless the user names one, and every account is read from one. So a live
+view and a later report use the same code.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from tracer.shipped import shipped
 APPLICATION_ID = 0x73686D74  # "shmt"
 SCHEMA_VERSION = 4
 REMEDY = "`shmtrace record` makes one"
-PAGE_BYTES = 4096  # of a capture, whatever the page of the host that reads it
-MIN_SAMPLES = 1000  # no fewer are left for the sake of a file's size
-BUSY_SECONDS = 10.0  # a reader waits so long for the trace that writes it; so does the trace at its end
-COMMIT_SECONDS = 0.1  # a trace that goes on waits so long for a reader, and then puts off what it commits
-# https://sqlite.org/fileformat.html#the_database_header: its magic, versions to write and to read, user_version and
-# application_id
+PAGE_BYTES = 4096  # of a capture, whatever the page size of the host that reads it
+MIN_SAMPLES = 1000  # keep_small() keeps at least so many
+BUSY_SECONDS = 10.0  # how long a reader waits for the trace to commit, and the trace's last commit for readers
+COMMIT_SECONDS = 0.1  # how long a commit during the trace waits for readers before it is put off
+# https://sqlite.org/fileformat.html#the_database_header: magic, write and read version, user_version, application_id.
 HEADER = struct.Struct(">16s2xBB40xI4xI28x")
 MAGIC = b"SQLite format 3\0"
 WAL = 2
 LIMIT_LENGTH = 0  # SQLITE_LIMIT_LENGTH of sqlite3.h
-# What a reader may take. The largest views of a capture of a million extents take a tenth of these steps.
+# Limits for readers, since a capture may be hostile. The largest views of a capture of a million extents take a tenth
+# of these steps.
 MAX_ROW_BYTES = 1 << 20  # a stack of 127 frames takes a tenth
 STEPS, STEPS_A_BYTE = 50_000_000, 40
 HEAP_BYTES, HEAP_A_BYTE = 128 << 20, 4
 STEPS_AT_ONCE = 1_000_000
 MAX_REASON = 200  # characters
-DAMAGE = (sqlite3.Error, UnicodeDecodeError, MemoryError)  # what reading a damaged file ends in
+DAMAGE = (sqlite3.Error, UnicodeDecodeError, MemoryError)  # how reading a damaged file fails
 
-# SQLite sorts for GROUP BY: of extents, which come by page and not by who touched them, that takes twice the time.
+# For GROUP BY SQLite would sort: extents come in the order of pages, not of touchers. That takes twice the time.
 ADD_UP = """
 INSERT INTO temp.sums SELECT {key}, "end" - start, {times} FROM extent WHERE {where}
 ON CONFLICT (key) DO UPDATE SET pages = pages + excluded.pages"""
@@ -51,38 +51,43 @@ SPAN = """,
 """
 
 ExtentRow = tuple[int, int, int, Optional[int], Optional[int], Optional[int], Optional[int]]
-"""Region, start and end page, process, first_ns, last_ns, label: as in the table."""
+"""(region, start page, end page, process, first_ns, last_ns, label), as in the table extent."""
 
 
 class Capture:
-    """An open capture. Rows go in as keyword arguments named as the columns are. A context manager."""
+    """An open capture, as a context manager. Rows are passed as keyword arguments named like the columns.
+
+    Leaving the context commits and closes. On an exception, what is not committed yet is rolled back.
+    """
 
     def __init__(self, path: Path | None = None, max_bytes: int | None = None) -> None:
-        """A new one, at a path where nothing is yet; None: a temporary one. Raises ShmtraceError.
+        """Create a capture; there must be no file at `path`. None: a temporary file. Raises ShmtraceError.
 
-        max_bytes: how large keep_small() lets it become, if that can be had by thinning samples.
+        max_bytes: the size that keep_small() aims at by thinning samples.
         """
         if path:
             _create(path)
-            _create(journal.path_of(path))  # or somebody else might
+            _create(journal.path_of(path))  # created here so that no other user can
         self._path, self._is_read = path, False
         self.remarks: list[str] = []
-        """what is to be said of how it could be read"""
+        """Remarks about how the file could be read."""
         self._max_bytes = max_bytes
-        # "": temporary, and unlinked from the first
+        # "": a temporary file, unlinked at once
         self._begin(sqlite3.connect(path or "", timeout=COMMIT_SECONDS, isolation_level=None))
-        # the trace never waits for the disk: what was committed outlives its end, however it ends, but not the host's
+        # The trace never waits for the disk. A commit survives the end of the trace, but not a crash of the host.
         self._db.execute("PRAGMA synchronous = OFF")
-        # the journal stays where it is, and empty between two commits: nobody can put another in its place
+        # The journal keeps its name and is empty between commits, so that nobody can put another file in its place.
         self._db.execute("PRAGMA journal_mode = TRUNCATE")
         says = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
         schema = shipped("capture/schema.sql").read_text()
-        self._db.executescript(f"BEGIN; {schema} {says} COMMIT; BEGIN")  # all of it or nothing
+        self._db.executescript(f"BEGIN; {schema} {says} COMMIT; BEGIN")  # all in one transaction
 
     @classmethod
     def open(cls, path: Path) -> Capture:
-        """One that is there, to read as it is at this moment. Nothing is written, there or elsewhere; what is in it may
-        be anybody's, and is looked at first. Raises ShmtraceError.
+        """Open an existing capture to read, as it is at this moment. Writes nothing anywhere.
+
+        The file may be hostile, so it is checked first. Raises ShmtraceError where it is missing, unreadable, damaged,
+        or no capture.
         """
         capture = cls.__new__(cls)
         capture._path, capture._is_read, capture._max_bytes = path, True, None
@@ -96,7 +101,7 @@ class Capture:
             raise ShmtraceError(f"{path} may not be read", owner) from None
         except OSError as error:
             raise ShmtraceError(f"{path} cannot be read ({error.strerror})", REMEDY) from None
-        except DAMAGE as error:  # which shows as its journal is played back
+        except DAMAGE as error:  # found while the journal is played back
             raise capture._damaged_by(error) from None
         capture.remarks = [remark] if remark else []
         capture._begin(db)
@@ -118,7 +123,7 @@ class Capture:
         return capture
 
     def _guard(self, size_bytes: int) -> None:
-        """Bound what reading takes, and begin the one transaction that all of it is of."""
+        """Limit what reading may take, and begin the transaction that all reading is part of."""
         db = self._db
         db.text_factory = lambda raw: raw.decode(errors="backslashreplace")
         for setting in ("temp_store = MEMORY", "trusted_schema = OFF", "cell_size_check = ON", "query_only = ON"):
@@ -147,9 +152,9 @@ class Capture:
             self._db.close()
 
     def _end(self, whole: bool) -> None:
-        """Raises ShmtraceError, sqlite3.Error where what is left cannot be written."""
+        """Write what is left. Raises ShmtraceError or sqlite3.Error where that fails."""
         if not whole:
-            with contextlib.suppress(sqlite3.Error):  # why it has not come to its end says more
+            with contextlib.suppress(sqlite3.Error):  # the first error says more
                 self._db.execute("ROLLBACK")
             return
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
@@ -161,29 +166,31 @@ class Capture:
         self._db.execute("PRAGMA journal_mode = DELETE")
 
     def _damaged_by(self, error: BaseException) -> ShmtraceError:
-        if isinstance(error, UnicodeDecodeError):  # of an error of SQLite's, which has the file's own words in it
+        if isinstance(error, UnicodeDecodeError):  # the message of an SQLite error quotes text of the file
             return self.damaged("what SQLite says of it is no UTF-8")
         return self.damaged(str(error) or "it takes more memory than others of its size")
 
     def damaged(self, reason: str) -> ShmtraceError:
-        """What a reader ends with. The reason may have words of the file in it."""
+        """The error for a damaged capture. The reason may quote text of the file."""
         said = textwrap.shorten(reason, MAX_REASON, placeholder="…")
         return ShmtraceError(f"{self._path} is damaged: {said}", "`sqlite3 FILE .recover` shows what is left of it")
 
     def commit(self) -> bool:
-        """Whether it was done: where a reader is in the way, what there is so far goes with the next one."""
+        """Commit. False: a reader is in the way, so it is done with the next commit."""
         try:
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error):  # SQLITE_BUSY, which Python tells by its code since 3.11
+            if "locked" not in str(error):  # SQLITE_BUSY; sqlite3 has had the code since Python 3.11
                 raise
             return False
         self._db.execute("BEGIN")
         return True
 
     def keep_small(self) -> bool:
-        """Thin samples out, where it has grown too large: every other one goes, never the newest, so that those of long
-        ago come to lie further apart. Whether it is small enough, or will be."""
+        """Thin out samples if the capture is too large. Returns whether it is small enough, or will be.
+
+        Every second sample goes, but never the newest. Old samples are thinned repeatedly, and end up further apart.
+        """
         if self._max_bytes is None:
             return True
         pages, unused, page_bytes = (
@@ -204,28 +211,32 @@ class Capture:
         return True
 
     def insert(self, table: str, **row: Any) -> int:
-        """One row; its id."""
+        """Insert a row and return its id."""
         names = ", ".join(f'"{name}"' for name in row)
         marks = ", ".join("?" for _ in row)
         cursor = self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
         return cursor.lastrowid or 0
 
     def insert_all(self, table: str, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Many rows of the same columns; one with the primary key of another takes its place."""
+        """Insert many rows of the same columns; each replaces a row with the same primary key."""
         marks = ", ".join("?" for _ in columns.split(", "))
         self._db.executemany(f"REPLACE INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608
 
     def update(self, table: str, row_id: int, **row: Any) -> None:
+        """Change some columns of a row."""
         names = ", ".join(f"{name} = ?" for name in row)
         self._db.execute(f"UPDATE {table} SET {names} WHERE rowid = ?", (*row.values(), row_id))  # noqa: S608
 
     def update_all(self, table: str, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Many rows: the values of these columns, and then the id."""
+        """Update many rows, each given as the values of these columns and then the id."""
         names = ", ".join(f"{name} = ?" for name in columns.split(", "))
         self._db.executemany(f"UPDATE {table} SET {names} WHERE rowid = ?", rows)  # noqa: S608
 
     def replace_extents(self, region: int, start: int, end: int, rows: Iterable[ExtentRow]) -> None:
-        """What pages [start, end) of a region are now; of an extent that reaches beyond them, the rest stays."""
+        """Replace the extents of pages [start, end).
+
+        Extents that reach beyond this range are split, and the rest stays.
+        """
         first = self._db.execute(
             "SELECT coalesce(max(start), ?2) FROM extent WHERE region = ?1 AND start <= ?2", (region, start)
         ).fetchone()[0]
@@ -244,12 +255,12 @@ class Capture:
         self.insert_all("extent", 'region, start, "end", process, first_ns, last_ns, label', [*rest, *rows])
 
     def pages(self, region: int) -> int:
-        """That a region has extents of."""
+        """How many pages of a region have an extent."""
         found = self._db.execute('SELECT sum("end" - start) FROM extent WHERE region = ?', (region,)).fetchone()
         return int(found[0] or 0)
 
     def add_stacked(self, rows: Iterable[tuple[int, int, int, int]]) -> None:
-        """Region, process, stack, and how many pages more than it has, or fewer."""
+        """Add to counts of pages, given as (region, process, stack, pages). Pages may be negative."""
         self._db.executemany(
             "INSERT INTO stacked (region, process, stack, pages) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (region, process, stack) DO UPDATE SET pages = pages + excluded.pages",
@@ -257,19 +268,23 @@ class Capture:
         )
 
     def rows(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        """All rows of a query."""
         return self._db.execute(query, values).fetchall()
 
     def each(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-        """The same where there are very many, one after the other."""
+        """The rows of a query one by one, as plain tuples, for large results."""
         cursor = self._db.cursor()
         cursor.row_factory = None
         return cursor.execute(query, values)
 
     def sums(self, key: str, where: str, values: Mapping[str, Any], times: bool = False) -> list[tuple[Any, ...]]:
-        """(key, pages, first_ns, last_ns) of extents, by a key that is an integer, in order; the times if wanted."""
+        """Sum up extents by an integer key: (key, pages, first_ns, last_ns) in the order of keys.
+
+        The times are NULL unless `times` is set.
+        """
         add_up = ADD_UP.format(key=key, where=where, times="first_ns, last_ns" if times else "NULL, NULL")
-        self._db.execute("PRAGMA query_only = OFF")  # which has temporary tables in it too
-        self._db.execute("PRAGMA temp.cache_size = -65536")  # KiB; by label and process, a fourth less of time
+        self._db.execute("PRAGMA query_only = OFF")  # it also forbids temporary tables
+        self._db.execute("PRAGMA temp.cache_size = -65536")  # KiB; by label and process this saves a fourth of the time
         try:
             self._db.execute("CREATE TEMP TABLE IF NOT EXISTS sums (key INTEGER PRIMARY KEY, pages, first_ns, last_ns)")
             self._db.execute("DELETE FROM temp.sums")
@@ -280,7 +295,10 @@ class Capture:
 
 
 def _check_header(path: Path) -> int:
-    """Its schema. Before SQLite opens a file, which may make others. Raises OSError, ShmtraceError."""
+    """The schema version of a file, read before SQLite opens it, since SQLite may create files next to it.
+
+    Raises OSError, and ShmtraceError where the file is no capture of a supported schema.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -310,7 +328,7 @@ def _empty(path: Path) -> ShmtraceError:
 
 
 def _create(path: Path) -> None:
-    """An empty file of the owner's alone, where none is. Raises ShmtraceError."""
+    """Create an empty file that only its owner may read. Raises ShmtraceError, also where a file exists."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except FileExistsError:

@@ -1,9 +1,9 @@
-"""The journal beside a capture, and how a capture is opened so that neither is written.
+"""Opens a capture, with the journal next to it, without writing either.
 
-SQLite keeps in FILE-journal what a commit is about to overwrite. Of a trace that was killed in a commit, it takes both
-to read the file. But SQLite plays it back in place, and deletes whatever other file it names as its super-journal:
-https://sqlite.org/fileformat.html#the_rollback_journal. So it is played back in a private copy, and only if it is the
-capture's own.
+SQLite keeps in FILE-journal what a commit is about to overwrite. If a trace was killed during a commit, reading the
+file needs both. But SQLite plays the journal back in place, and deletes any file that the journal names as its
+super-journal: https://sqlite.org/fileformat.html#the_rollback_journal. So the journal is played back in a private copy,
+and only if it belongs to the capture.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ from typing import IO
 
 from tracer.errors import ShmtraceError
 
-SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # ends a journal that names one
-RESERVED_BYTE = 0x40000001  # of the file, locked by whoever is writing it: os.h of SQLite
+SUPER_JOURNAL = bytes.fromhex("d9d505f920a163d7")  # the end of a journal that names a super-journal
+RESERVED_BYTE = 0x40000001  # of the file; a writer locks this byte: os.h of SQLite
 FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, pid
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 TRIES = 5
-AS_IT_IS = "mode=ro&immutable=1"  # without a look at what lies beside it
+AS_IT_IS = "mode=ro&immutable=1"  # ignores any journal or WAL file
 DOUBT = "what was written last may be wrong or missing"
 
 
 def path_of(capture: Path) -> Path:
-    """Where SQLite has its journal."""
+    """The path of SQLite's journal of a capture."""
     return capture.with_name(f"{capture.name}-journal")
 
 
 def connect(capture: Path, busy_s: float) -> tuple[sqlite3.Connection, str | None]:
-    """The capture as it was last committed, and what may be wrong with that.
+    """Connect to a capture as last committed; also returns a remark if that may be wrong.
 
-    busy_s: how long to wait for a commit that is going on. Raises OSError, ShmtraceError, sqlite3.Error.
+    busy_s: how long to wait for a commit in progress. Raises OSError, ShmtraceError, sqlite3.Error.
     """
     log = capture.with_name(f"{capture.name}-wal")
-    if os.path.lexists(log):  # SQLite would believe it, whatever the capture says, and make an index of it beside it
+    # SQLite would use it, whatever the capture's header says, and create an index file beside it
+    if os.path.lexists(log):
         return _connect(capture, AS_IT_IS, busy_s), f"{log} is left alone, for no trace makes one: {DOUBT}"
     for _ in range(TRIES):
         with contextlib.ExitStack() as stack:
@@ -57,17 +58,17 @@ def connect(capture: Path, busy_s: float) -> tuple[sqlite3.Connection, str | Non
             copy = journal and _played_back(capture, file, journal, busy_s)
             if copy:
                 return copy, None
-    # by now the file is closed again: closing it would drop the locks that SQLite takes for this process
+    # The file is closed by now: closing it later would drop the locks that SQLite takes for this process.
     return _connect(capture, "mode=ro", busy_s), None
 
 
 def _open(path: Path) -> IO[bytes]:
-    """Without waiting for anybody, whatever it is."""
+    """Open for reading without blocking, whatever kind of file it is."""
     return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")
 
 
 def _find(capture: Path, file: IO[bytes]) -> tuple[IO[bytes] | None, str | None]:
-    """The journal that is to be played back, or why there is one that is not; neither, if the last commit was ended."""
+    """The journal to play back, or why an existing one is not used. (None, None): the last commit was completed."""
     path = path_of(capture)
     try:
         found = path.lstat()
@@ -92,7 +93,7 @@ def _find(capture: Path, file: IO[bytes]) -> tuple[IO[bytes] | None, str | None]
 
 
 def _why_strange(journal: os.stat_result, capture: os.stat_result, directory: os.stat_result) -> str | None:
-    """Why it may be of somebody who could not have written the capture; as sshd judges keys."""
+    """Why the journal may be from a user who could not have written the capture. sshd checks key files like this."""
     if not stat.S_ISREG(journal.st_mode) or journal.st_nlink != 1:
         return "it is no plain file"
     if journal.st_uid != capture.st_uid:
@@ -105,13 +106,13 @@ def _why_strange(journal: os.stat_result, capture: os.stat_result, directory: os
 
 
 def _is_being_written(file: IO[bytes]) -> bool:
-    """The trace goes on. SQLite sees that, too, and has a reader leave the journal alone."""
+    """Whether a trace holds the write lock. SQLite then ignores the journal for readers, too."""
     lock = fcntl.fcntl(file, fcntl.F_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, RESERVED_BYTE, 1, 0))
     return bool(FLOCK.unpack(lock)[0] != fcntl.F_UNLCK)
 
 
 def _played_back(capture: Path, file: IO[bytes], journal: IO[bytes], busy_s: float) -> sqlite3.Connection | None:
-    """A copy that nobody else can open, put right by SQLite; None: the original has changed meanwhile."""
+    """A private copy of the capture, repaired by SQLite. None: the original has changed meanwhile."""
     before = os.fstat(journal.fileno())
     try:
         with tempfile.TemporaryDirectory(prefix="shmtrace-") as directory:

@@ -1,7 +1,7 @@
-"""Captures of earlier schemas, read as if they were of this one: in a copy, so that the file stays as it is.
+"""Reads captures of earlier schemas as if they had the present one. It works on a copy; the file is not changed.
 
-A schema differs from the one before by names. Whoever changes schema.sql raises SCHEMA_VERSION of capture.py, adds what
-was renamed here, and keeps a capture of the schema before under tests/captures.
+Schemas differ only by names. If you change schema.sql, raise SCHEMA_VERSION in capture.py, add what was renamed here,
+and keep a capture of the previous schema under tests/captures.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ RENAMED = {
         ("behalf", "", "made_for"),
     ]
 }
-"""By schema: table, column (of the table itself none), and what the next schema calls it."""
+"""By schema version: (table, column, name in the next schema). An empty column renames the table itself."""
 
 
 def statements(version: int, back: bool = False) -> str:
-    """SQL that makes this schema of that one; back: that of this one."""
+    """SQL that turns a capture of this schema version into the present one; back: the other way round."""
     renames = [rename for older in sorted(RENAMED) if older >= version for rename in RENAMED[older]]
     return "".join(_rename(*rename, back) for rename in (reversed(renames) if back else renames))
 
@@ -34,7 +34,7 @@ def _rename(table: str, column: str, name: str, back: bool) -> str:
 
 
 def migrated(db: sqlite3.Connection, version: int) -> sqlite3.Connection:
-    """A copy that is of this schema, in a temporary file that has no name. Raises sqlite3.Error."""
+    """A copy in the present schema, in an unnamed temporary file. Raises sqlite3.Error."""
     copy = sqlite3.connect("", isolation_level=None)
     try:
         db.backup(copy)

@@ -1,6 +1,6 @@
-"""Whether a file is what a trace writes: a capture may be damaged, or made by somebody to do harm.
+"""Checks that a file contains what a trace writes: a capture may be damaged or hostile.
 
-What is wrong is told in a few words, for an error. Every value that a view reads has been looked at before.
+Problems are described in a few words for an error message. Views only read values that were checked here.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-MAX_ROW = (1 << 31) - 1  # of the rows of a table
-MAX_PAGES = 1 << 51  # of 4096 bytes, what a file may have
+MAX_ROW = (1 << 31) - 1  # limit for rows of a table
+MAX_PAGES = 1 << 51  # of 4096 bytes: the largest file
 MAX_INTEGER = (1 << 63) - 1
 MAX_SECONDS = 1e10
-AT_ONCE = 7  # columns whose eighths add up without an overflow
+AT_ONCE = 7  # so many columns, each divided by 8, add up without overflow
 
 
 class SchemaColumn(NamedTuple):
+    """A column of the schema, and the values that a trace can write."""
+
     name: str
     kind: str
-    """INTEGER, TEXT or REAL"""
+    """INTEGER, TEXT or REAL."""
     required: bool
     least: int
     most: float
@@ -36,13 +38,13 @@ class SchemaColumn(NamedTuple):
 
 
 Tables = Mapping[str, tuple[str, Sequence[SchemaColumn]]]
-"""By name: the statement that makes it, and its columns."""
+"""By name: the CREATE TABLE statement, and the columns."""
 
 
 def damage(db: sqlite3.Connection, schema: str) -> str | None:
-    """What a capture is damaged by, the first that is found; None: nothing is.
+    """The first damage found in a capture, in a few words, or None.
 
-    schema: the statements that make an empty one. Raises sqlite3.Error for what SQLite cannot read at all.
+    schema: the statements that create an empty capture. Raises sqlite3.Error where SQLite cannot read the file at all.
     """
     tables = _tables(schema)
     wrong = _other_shape(db, tables) or _broken_file(db)
@@ -76,7 +78,7 @@ def _columns(db: sqlite3.Connection, table: str) -> list[SchemaColumn]:
 
 
 def _other_shape(db: sqlite3.Connection, tables: Tables) -> str | None:
-    """A view in a table's place may never end, and an index may say other than its table does."""
+    """A view in place of a table might never end, and an index might contradict its table."""
     found = {}
     for kind, name, table, sql in db.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
         if name in tables:
@@ -88,7 +90,7 @@ def _other_shape(db: sqlite3.Connection, tables: Tables) -> str | None:
 
 
 def _plain(sql: str) -> str:
-    """But for blanks, comments, and the quotes that ALTER TABLE puts around a table's new name."""
+    """SQL without comments, line breaks, and the quotes that ALTER TABLE puts around a new table name."""
     return re.sub(r'^CREATE TABLE "(\w+)"', r"CREATE TABLE \1", " ".join(re.sub(r"--[^\n]*", "", sql).split()))
 
 
@@ -110,8 +112,11 @@ def _wrong_value(db: sqlite3.Connection, table: str, columns: Sequence[SchemaCol
 
 
 def _wrong(columns: Sequence[SchemaColumn]) -> Iterator[str]:
-    """Conditions that no row meets. A million rows are asked for them, so they are those that take SQLite least: texts
-    and blobs are greater than every number, and a sum is no integer where one of its terms is none."""
+    """Conditions that no valid row meets.
+
+    They are tested on a million rows, so they are those that SQLite evaluates fastest: texts and blobs compare greater
+    than any number, and a sum is no integer if one of its terms is none.
+    """
     for column in columns:
         if column.required:
             yield f'"{column.name}" IS NULL'
@@ -127,11 +132,12 @@ def _wrong(columns: Sequence[SchemaColumn]) -> Iterator[str]:
         yield 'start >= "end" OR first_ns > last_ns'
         yield "(process IS NULL) <> (first_ns IS NULL) OR (process IS NULL) <> (last_ns IS NULL)"
     if "parent_tgid" in integers:
-        yield "parent >= id"  # a process is born after its parent: so none descends from itself
+        yield "parent >= id"  # a parent is inserted before its children, so no process can be its own ancestor
 
 
 def _wrong_reference(db: sqlite3.Connection, table: str) -> str | None:
-    if table == "extent":  # of a million, by region alone: who sums them up by process or label asks for each
+    # only region, for a million extents; process and label are checked by the views that sum by them
+    if table == "extent":
         regions = "SELECT region FROM extent GROUP BY region"
         query = f"SELECT 0, 0, 'region' FROM ({regions}) WHERE region NOT IN (SELECT id FROM region)"  # noqa: S608
     else:

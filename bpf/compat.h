@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Every difference between kernels that is visible from C, an accessor each. The OFF_… come from the running kernel's
- * BTF and the HAVE_… from what is present there (tracer/kernel.py spells both the same): never from a version.
+ * Accessors for everything that differs between kernels. OFF_… are offsets from the running kernel's BTF, and HAVE_…
+ * say what it has (tracer/kernel/fields.py uses the same names): never a version.
  */
 #ifndef SHMTRACE_COMPAT_H
 #define SHMTRACE_COMPAT_H
 
-/* A field of a kernel structure, 0 where the read fails. */
+/* A field of a kernel structure; 0 if it cannot be read. */
 #define RD(type, base, offset)                                                                                         \
 	({                                                                                                             \
 		type value_ = 0;                                                                                       \
@@ -15,21 +15,21 @@
 	})
 
 /*
- * bpf_probe_read_user by its number (include/uapi/linux/bpf.h). By its name bcc would look through all of
- * /proc/kallsyms for it, a fifth of the time it takes to start (BTypeVisitor::VisitCallExpr, bcc 0.26).
+ * bpf_probe_read_user by its number (include/uapi/linux/bpf.h). By name, bcc would search all of /proc/kallsyms for it,
+ * which takes a fifth of the startup time (BTypeVisitor::VisitCallExpr, bcc 0.26).
  */
 static long (*probe_read_user)(void *to, u32 bytes, const void *from) = (void *)112;
 
-/* ---- Arguments and result of a kernel function, in a program at its entry and in one at its return ---- */
+/* ---- Arguments and result of a kernel function, in programs at its entry and its return ---- */
 
-struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
+struct pt_regs { /* of x86-64, as in arch/x86/include/asm/ptrace.h */
 	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
 };
 #define FIRST_ARGUMENT(ctx) ((ctx)->di)
 #ifdef BY_FENTRY
 #define ENTRY struct bpf_raw_tracepoint_args
 #define ARG(ctx, number) ((u64)(ctx)->args[number])
-#define POINTER(ctx, number) number_of(ARG(ctx, number)) /* in maps.c */
+#define POINTER(ctx, number) number_of(ARG(ctx, number)) /* defined in maps.c */
 #else
 #define ENTRY struct pt_regs
 #define ARG(ctx, number)                                                                                               \
@@ -43,7 +43,7 @@ struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
 #endif
 #ifdef BY_FEXIT
 #define RETURN struct bpf_raw_tracepoint_args
-#define RESULT(ctx, arguments) ((u64)(ctx)->args[arguments]) /* comes after them */
+#define RESULT(ctx, arguments) ((u64)(ctx)->args[arguments]) /* the result follows the arguments */
 #else
 #define RETURN struct pt_regs
 #define RESULT(ctx, arguments) ((ctx)->ax)
@@ -55,24 +55,24 @@ struct pt_regs { /* x86-64's, as arch/x86/include/asm/ptrace.h has it */
 #define X86_PF_USER 4 /* arch/x86/include/asm/trap_pf.h */
 #define is_user_fault(error_code) ((error_code) & X86_PF_USER)
 #else
-#define is_user_fault(error_code) false /* it may be one */
+#define is_user_fault(error_code) false /* unknown: it may be one */
 #endif
 
 /* ---- The address space: the VMA that covers an address ---- */
 
 #ifdef HAVE_MM_MT
 /*
- * Linux kernel commit 524e00b36e8c ("mm: remove rb tree.") (in v6.1): VMAs are in a maple tree. A node's address
- * carries its type in bits 3 to 6; pivots are the last address of each slot, and 0 ends them (lib/maple_tree.c).
- * Nodes are freed after an RCU grace period, and every BPF program is an RCU reader.
+ * Linux kernel commit 524e00b36e8c ("mm: remove rb tree.") (in v6.1): VMAs are in a maple tree. A node's address has
+ * its type in bits 3 to 6. A pivot is the last address of its slot; 0 ends the pivots (lib/maple_tree.c). Nodes are
+ * freed after an RCU grace period, and BPF programs are RCU readers.
  */
 #define MAPLE_LEAF_64 1
 #define MAPLE_ARANGE_64 3
-/* An inner node has 9, and after them slots, which are the kernel's addresses: above all others. */
+/* An inner node has 9. Slots follow them, whose values are kernel addresses: above any user address. */
 #define MAPLE_PIVOTS 15
 #define MAPLE_DEPTH 8
 
-/* How many pivots there are below an address: without a branch, for the verifier follows each way by itself. */
+/* How many pivots are below an address. Without a branch, since the verifier follows each branch separately. */
 static inline u64 pivots_below(u64 pivots, u64 address)
 {
 	u64 pivot[MAPLE_PIVOTS] = {};
@@ -80,7 +80,7 @@ static inline u64 pivots_below(u64 pivots, u64 address)
 	u64 count = 0;
 	bpf_probe_read_kernel(pivot, sizeof(pivot), (void *)pivots);
 	for (u32 i = 0; i < MAPLE_PIVOTS; i++) {
-		u64 last = pivot[i] - 1; /* none is above all */
+		u64 last = pivot[i] - 1; /* 0, which means none, becomes the highest value */
 		is_below &= ((last - (address - 1)) & ~last) >> 63;
 		count += is_below;
 	}
@@ -107,7 +107,7 @@ static inline u64 vma_at(u64 mm, u64 address)
 	return entry;
 }
 #else
-/* Before that, they are in a red-black tree, which writers may turn under us: the caller checks what it gets. */
+/* Before v6.1 VMAs are in a red-black tree. Writers may rotate it during the walk, so check the result. */
 #define RB_DEPTH 40
 
 static inline u64 vma_at(u64 mm, u64 address)
@@ -128,14 +128,14 @@ static inline u64 vma_at(u64 mm, u64 address)
 
 /* ---- The page cache of one inode ---- */
 
-#define XA_RETRY 1026 /* the node is being replaced: look again from the root (include/linux/xarray.h) */
+#define XA_RETRY 1026 /* the node is being replaced: restart from the root (include/linux/xarray.h) */
 #define XA_CHUNK_SHIFT 6
 #define XA_DEPTH 12
 #define xa_is_node(entry) (((entry) & 3) == 2 && (entry) > 4096)
 
 /*
- * What the XArray has at an index: an entry, or the node of shift 0 that has it in a slot. 0: nothing. The root says its
- * shift, and each node below has XA_CHUNK_SHIFT less: not to read it there is a third of the time.
+ * What the XArray has at an index: an entry, or the node of shift 0 whose slot has it. 0: nothing. The root node says
+ * its shift; each node below has XA_CHUNK_SHIFT less. Computing it instead of reading it saves a third of the time.
  */
 static inline u64 xa_descend(u64 mapping, u64 index)
 {
@@ -164,7 +164,7 @@ static inline u64 xa_descend(u64 mapping, u64 index)
 	return 0;
 }
 
-/* Whether the region has a page there, in memory or swapped out (a value entry). */
+/* Whether the region has a page at an index, in memory or swapped out (a value entry). */
 static inline bool page_exists(u64 mapping, u64 index)
 {
 	u64 entry = xa_descend(mapping, index);
@@ -173,13 +173,13 @@ static inline bool page_exists(u64 mapping, u64 index)
 	return entry;
 }
 
-/* ---- What leaves the page cache: a folio, a page before v5.16 ---- */
+/* ---- Folios that leave the page cache (pages before v5.16) ---- */
 
 static inline u32 order_of_large(u64 folio)
 {
 #if defined(HAVE_FOLIO_ORDER)
 	return RD(u8, folio, OFF_FOLIO_ORDER);
-#elif defined(HAVE_FOLIO_FLAGS_1) /* had other uses while there was the one above */
+#elif defined(HAVE_FOLIO_FLAGS_1) /* had other uses while _folio_order existed */
 	/* Linux kernel commit ebc1baf5c9b4 ("mm: free up a word in the first tail page") (in v6.6) */
 	return RD(u64, folio, OFF_FOLIO_FLAGS_1) & 0xff;
 #else
@@ -192,14 +192,14 @@ static inline u32 folio_order(u64 folio)
 	return RD(u64, folio, 0) & (1ULL << BIT_PG_HEAD) ? order_of_large(folio) : 0;
 }
 
-/* The same of an argument: where the verifier knows what it points to, its flags are read without a helper. */
+/* The same for an argument: in fentry programs its flags can be read without a helper. */
 #ifdef BY_FENTRY
 #define ORDER_OF(ctx, number) (*(u64 *)ARG(ctx, number) & (1ULL << BIT_PG_HEAD) ? order_of_large(ARG(ctx, number)) : 0)
 #else
 #define ORDER_OF(ctx, number) folio_order(ARG(ctx, number))
 #endif
 
-/* A hugetlb page's index, by its own size. */
+/* The index of a hugetlb page in units of its own size. */
 static inline u64 hugetlb_index(u64 index, u32 order)
 {
 #ifdef HAVE_HUGETLB_BASEPAGE_INDEX

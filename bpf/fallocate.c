@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The faults tier: the pages that fallocate(2) makes in a tmpfs, without a fault.
+ * The faults tier: pages that fallocate(2) allocates in a tmpfs, without page faults.
  *
- * When it begins it is noted which pages of its interval are not there; once it has done its work they are, and are its
- * own. What other threads may have made meanwhile by a fault has a word that is younger than the beginning.
+ * At the start of the call, note which pages of its range are absent. When it has succeeded, these pages are the
+ * caller's. A page that another thread has added meanwhile by a fault has a word younger than the start.
  */
 
 #define FALLOC_FL_KEEP_SIZE 1
-/* That the verifier follows. For more, a program calls itself, as often as the kernel lets it: 32 times (64 MiB), or 33. */
+/*
+ * Limited by the verifier. For more, a program calls itself, at most 32 times (64 MiB) or 33, depending on the kernel.
+ */
 #define BLOCKS_AT_ONCE 8
 
-struct enter { /* of syscalls:sys_enter_*: /sys/kernel/tracing/events/syscalls/sys_enter_fallocate/format */
+struct enter { /* syscalls:sys_enter_*: /sys/kernel/tracing/events/syscalls/sys_enter_fallocate/format */
 	u64 common;
 	u64 number;
 	u64 args[6];
@@ -18,23 +20,23 @@ struct enter { /* of syscalls:sys_enter_*: /sys/kernel/tracing/events/syscalls/s
 
 struct allocation {
 	u64 mapping;
-	u64 first; /* page, and so on */
+	u64 first; /* page index, like the next two */
 	u64 end;
-	u64 at;	  /* all before are done with */
-	u64 word; /* of the pages it makes */
+	u64 at;	  /* all pages before this one are done */
+	u64 word; /* of the pages that the call adds */
 	u64 since_us;
 	u64 nr_made;
-	/* of the block in hand, a bit per page: here the verifier does not follow what they may be */
+	/* for the current block, one bit per page; kept here because the verifier does not track map values */
 	u64 asked_for;
 	u64 absent;
 	u32 region;
 	u32 under_way; /* the program has called itself */
 };
 BPF_TABLE("hash", u64, struct allocation, allocations, 1024); /* by pid_tgid */
-BPF_TABLE("array", u32, u64, holes, NR_BLOCKS); /* by number of the block, bit per page: not there when one began */
-BPF_PROG_ARRAY(again, 2);			/* the two programs, in their order */
+BPF_TABLE("array", u32, u64, holes, NR_BLOCKS); /* by block number, one bit per page: absent at the start of the call */
+BPF_PROG_ARRAY(again, 2);			/* the two programs, in this order */
 
-/* Which pages of the block are asked for. */
+/* Which pages of the block are in the range. */
 static inline void look_at(struct allocation *asked, u64 first)
 {
 	asked->asked_for = ~0ULL;
@@ -44,12 +46,12 @@ static inline void look_at(struct allocation *asked, u64 first)
 		asked->asked_for &= (1ULL << (asked->end - first)) - 1;
 }
 
-/* The call has made them all, else it fails; they are another's if a fault was faster. */
+/* Assign the pages that were absent. The call has added them all, or it fails; a faster fault keeps its word. */
 static inline void take_made(struct allocation *asked, struct block *block, u64 made)
 {
 #pragma clang loop unroll(disable)
 	for (u32 slot = 0; slot < BLOCK_PAGES; slot++, made >>= 1) {
-		/* nobody's is older, too */
+		/* true also for a word without an owner */
 		u64 is_older = ((block->words[slot] & (FIRST_OWNED - 1)) - asked->since_us) >> 63;
 		if (!(made & is_older))
 			continue;
@@ -59,7 +61,7 @@ static inline void take_made(struct allocation *asked, struct block *block, u64 
 	has_changed(block);
 }
 
-/* The next blocks, before the call or after it. Whether there are more. */
+/* Handle the next blocks, at the start or the end of the call. Returns whether there are more. */
 static inline bool walk(struct allocation *asked, bool after)
 {
 #pragma clang loop unroll(disable)
@@ -109,7 +111,7 @@ int sys_enter_fallocate(struct enter *ctx)
 	u64 thread = bpf_get_current_pid_tgid();
 	struct allocation *asked = allocations.lookup(&thread);
 	if (!asked || !asked->under_way) {
-		allocations.delete(&thread); /* one whose end was not seen */
+		allocations.delete(&thread); /* of an earlier call whose end was not seen */
 		begin_allocation(ctx, thread);
 		asked = allocations.lookup(&thread);
 	}
@@ -118,7 +120,7 @@ int sys_enter_fallocate(struct enter *ctx)
 	asked->under_way = walk(asked, false);
 	if (asked->under_way)
 		again.call(ctx, 0);
-	asked->end = asked->at < asked->end ? asked->at : asked->end; /* it may call itself no more */
+	asked->end = asked->at < asked->end ? asked->at : asked->end; /* the limit of calls to itself is reached */
 	asked->at = asked->first;
 	asked->under_way = 0;
 	return 0;

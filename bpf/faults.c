@@ -1,31 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The faults tier: who first touched each page, by tracepoints alone.
+ * The faults tier: who first touched each page, using tracepoints only.
  *
- * A page fault says an address and a process. What the process maps there, by the kernel's own tree, turns the address into
- * (region, page index); the region's own XArray says whether that page is there already. Where it is not, this fault is what
- * makes it.
+ * A page fault gives an address and a process. The process's VMA tree turns the address into (region, page index). The
+ * region's XArray says whether the page exists. If not, this fault makes it.
  */
 
-/* An address space's mapping: [start, end), start being page first_index of the region. */
+/* A mapping [start, end), where start maps page first_index of the region. */
 struct mapping {
 	u64 start;
 	u64 end;
 	u64 first_index;
 };
 
-/* What was last found on a CPU, so that it is not looked up for each fault. */
+/* What was last looked up on a CPU, to avoid a lookup for each fault. */
 struct last {
-	u64 nr_lives; /* by then, of the trace's state: the next one ends it */
+	u64 nr_lives; /* of struct state at that time; the cached values are valid until these change */
 	u64 nr_mappings;
-	u32 nobody; /* a process that is not of the tree */
-	u32 tgid;   /* one that is, and maps these: */
+	u32 nobody; /* tgid of a process that is not of the tree */
+	u32 tgid;   /* tgid of a tracked process, which has these mappings: */
 	struct mapping shared;
 	struct mapping other; /* of no region */
-	u32 region;	      /* that is mapped shared */
-	u32 usage;	      /* of the process and the region: its number */
+	u32 region;	      /* the region of `shared` */
+	u32 usage;	      /* number of the usage of this region by this process */
 	struct last_block block;
-	u64 padding[2]; /* two cache lines */
+	u64 padding[2]; /* two full cache lines */
 };
 BPF_TABLE("array", u32, struct last, lasts, NR_CPUS);
 
@@ -36,7 +35,7 @@ static inline bool is_in(struct mapping *mapping, u64 address)
 
 static inline void recall(struct last *last, struct state *state)
 {
-	u64 nr_lives = *(volatile u64 *)&state->nr_lives; /* before what they are changes of is looked at */
+	u64 nr_lives = *(volatile u64 *)&state->nr_lives; /* read before the data whose changes it counts */
 	u64 nr_mappings = *(volatile u64 *)&state->nr_mappings;
 	if (last->nr_lives != nr_lives)
 		last->nobody = 0;
@@ -46,7 +45,7 @@ static inline void recall(struct last *last, struct state *state)
 	last->nr_mappings = nr_mappings;
 }
 
-/* Whether a region is mapped at an address: it is the one that was last found, then. */
+/* Whether the address is in a mapping of a region. If so, `last` describes it. */
 static inline bool maps_region(struct last *last, u32 tgid, u64 address)
 {
 	if (last->tgid == tgid && is_in(&last->shared, address))
@@ -63,12 +62,12 @@ static inline bool maps_region(struct last *last, u32 tgid, u64 address)
 		last->tgid = tgid;
 	}
 	u64 vma = vma_at(RD(u64, bpf_get_current_task(), OFF_TASK_MM), address);
-	if (!vma) /* it will grow a stack, or fail */
+	if (!vma) /* the fault will grow a stack, or fail */
 		return false;
 	struct mapping mapping = {.start = RD(u64, vma, OFF_VMA_START), .end = RD(u64, vma, OFF_VMA_END)};
 	u32 id = 0;
 	struct region *region = mapped_region(vma, process, false, &id);
-	if (!region || region->huge) { /* huge pages are listed, not paged */
+	if (!region || region->huge) { /* regions of huge pages are listed without their pages */
 		last->other = mapping;
 		return false;
 	}
@@ -85,13 +84,13 @@ static inline void count_fault(struct last *last, u32 tgid)
 	if (process)
 		last->usage = usage_of(last->region, tgid, process->start_time_ns);
 	struct usage *usage = usages.lookup(&last->usage);
-	if (usage && usage->key.region == last->region) /* user space may have taken it */
+	if (usage && usage->key.region == last->region) /* user space may have emptied it */
 		__sync_fetch_and_add(&usage->faults, 1);
 }
 
 /*
- * Whoever walks a stack, or copies in NMI, has faults disabled: such a one fails, and makes no page. To read the counter
- * disables them once more (copy_from_kernel_nofault).
+ * Whether a fault can make a page. Code that walks a stack or copies in NMI disables page faults; such a fault fails.
+ * Reading the counter disables them once more (copy_from_kernel_nofault).
  */
 static inline bool may_fault(u64 error_code)
 {
@@ -109,7 +108,7 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	if (!last || !state)
 		return 0;
 	if (last->nr_lives == *(volatile u64 *)&state->nr_lives && last->nobody == tgid)
-		return 0; /* most of the host's faults end here */
+		return 0; /* most faults of the host end here */
 	if (!may_fault(ctx->args[2]))
 		return 0;
 	recall(last, state);
@@ -124,8 +123,8 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	count_fault(last, tgid);
 	struct block *block = same_block(&last->block, id, index);
 	/*
-	 * Only the region itself knows whether this fault makes the page or maps one that is there. A word alone does
-	 * not: its fault may have failed (no permission, beyond the end, no room), its page may be gone unseen.
+	 * Only the region's XArray tells whether this fault makes the page or maps an existing one. The word does not:
+	 * an earlier fault may have failed (no permission, beyond the end, no memory), or the page may be gone unseen.
 	 */
 	bool exists = page_exists(region->mapping, index);
 	if (!block) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The exact tier: regions, at the kernel functions that make, map and drop their inodes, for whomever.
+ * The exact tier: regions, at the kernel functions that create, map and drop their inodes, for all processes.
  *
- * What ARG() and RESULT() are is the mechanism's (compat.h), which argument is which the kernel's own BTF (ARG_…,
- * NARGS_…, from tracer/kernel.py).
+ * ARG() and RESULT() depend on how programs attach (compat.h). The positions of arguments come from the kernel's BTF
+ * (ARG_…, NARGS_…, from tracer/kernel/tiers.py).
  */
 
 #define MAX_INDEX (1ULL << 40)
@@ -15,14 +15,16 @@
 /* ---- Regions made and mapped ---- */
 
 #ifdef NARGS_INODE_MADE
-/* A new inode of a tmpfs: a region once it is mapped, and whatever is written to it before counts. */
+/* A new tmpfs inode becomes a region here, not when it is mapped: what is written to it before counts. */
 int inode_made(RETURN *ctx)
 {
 	u64 inode = RESULT(ctx, NARGS_INODE_MADE);
 	u32 id = 0;
 	if (IS_ERROR(inode) || (RD(u16, inode, OFF_INODE_MODE) & S_IFMT) != S_IFREG)
 		return 0;
-	/* by itself, after a call: clang makes one value of two conditions, and the verifier of v5.10 cannot follow it */
+	/*
+	 * separate, after a call: clang merges two conditions into one value, which the verifier of v5.10 cannot track
+	 */
 	struct process *process = tracked(bpf_get_current_pid_tgid() >> 32);
 	if (!process)
 		return 0;
@@ -33,7 +35,7 @@ int inode_made(RETURN *ctx)
 }
 #endif
 
-BPF_TABLE("lru_hash", u64, u64, segments, 1024); /* by pid_tgid: the file of a SysV segment that is being made */
+BPF_TABLE("lru_hash", u64, u64, segments, 1024); /* by pid_tgid: the file of a SysV segment being created */
 
 static inline int file_made(u64 file)
 {
@@ -48,7 +50,7 @@ static inline int file_made(u64 file)
 	if (!region)
 		return 0;
 	u32 name = RD(u32, RD(u64, RD(u64, file, OFF_FILE_DENTRY), OFF_DENTRY_NAME), 0);
-	if (name == 0x56535953) /* "SYSV": it has no number yet */
+	if (name == 0x56535953) /* "SYSV": it has no inode number yet */
 		segments.update(&thread, &file);
 	else
 		tell_region(region, file, process);
@@ -69,7 +71,7 @@ int hugetlb_file_made(RETURN *ctx)
 #endif
 
 #ifdef NARGS_SEGMENT_MADE
-/* newseg() has given the segment's inode the number that /proc shows. */
+/* newseg() has set the inode number of the segment, as /proc shows it. */
 int segment_made(RETURN *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
@@ -91,7 +93,7 @@ int segment_made(RETURN *ctx)
 }
 #endif
 
-/* A file that the tree maps is a region; one that it maps privately is none of interest. */
+/* A file that the tree maps shared is a region; private mappings are ignored. */
 static inline int file_mapped(u64 file, u64 flags)
 {
 	struct process *process = tracked(bpf_get_current_pid_tgid() >> 32);
@@ -111,7 +113,7 @@ static inline int file_mapped(u64 file, u64 flags)
 }
 
 #ifdef HAVE_DESC
-/* Since v6.16 a file may be asked about an area that is not there yet (see DESC in tracer/kernel.py). */
+/* Since v6.16 a file may be asked to map before the VMA exists (see DESC in tracer/kernel/fields.py). */
 static inline int area_described(u64 desc)
 {
 	return file_mapped(RD(u64, desc, OFF_DESC_FILE), RD(u64, desc, OFF_DESC_FLAGS));
@@ -165,14 +167,14 @@ int hugetlb_inode_gone(ENTRY *ctx)
 }
 #endif
 
-/* Swapped pages that are given back pass no probe: the range is told, and user space reads the words in it so. */
+/* Swapped pages that are given back pass no probe. So report the range; user space applies it to the words. */
 int punching(ENTRY *ctx)
 {
 	u64 inode = POINTER(ctx, ARG_PUNCHING_INODE);
 	u64 last = ARG(ctx, ARG_PUNCHING_LEND);
 	u32 id = 0;
 	struct region *region = region_at(inode + OFF_INODE_DATA, &id);
-	/* unfalloc: a fallocate that failed gives back its own pages, which are not swapped */
+	/* unfalloc: a failed fallocate gives back its own pages, which are not swapped */
 	if (!region || region->gone_us || (ARG(ctx, ARG_PUNCHING_UNFALLOC) & 1))
 		return 0;
 	if (!RD(u64, inode - OFF_SHMEM_VFS_INODE, OFF_SHMEM_SWAPPED))

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a process is doing when it makes a page: texts in its own memory, read when it does, told when they have changed.
+ * Labels: texts in a process's memory that say what it is doing. They are read when it makes a page, and reported when
+ * they have changed.
  *
- * Knobs: NR_TEXTS, how many; not defined: there are no labels, and nothing of this is loaded. LABEL_FILES: the last text
- * is the PHP file that is being compiled, which an uprobe notes.
+ * Defines: NR_TEXTS: how many; if it is not defined, nothing of this is compiled. LABEL_FILES: the last text is the PHP
+ * file being compiled, which a uprobe notes.
  */
-/* The programs that read them: each may be preempted by another on its CPU, but not by itself, and has its own scratch. */
+/*
+ * The programs that read labels. Others may preempt each on its CPU, but not itself, so each has its own scratch space.
+ */
 enum reader { AT_ENTRY, AT_HUGETLB, AT_COLLAPSE, AT_FALLOCATE, NR_READERS };
 
 #ifdef NR_TEXTS
 
-BPF_TABLE("hash", u32, struct label, labels, NR_ALIVE); /* by tgid; of those whose memory has a label */
+BPF_TABLE("hash", u32, struct label, labels, NR_ALIVE); /* by tgid, of processes whose program has labels */
 BPF_TABLE("array", u32, struct label, no_label, 1);
 BPF_TABLE("percpu_array", u32, struct texts, texts_now, NR_READERS);
 BPF_RINGBUF_OUTPUT(label_events, LABEL_PAGES);
 
-/* So many are told a second, by each CPU: more would keep user space from all else, and fill the capture. */
+/* Labels reported per second and CPU: more would keep user space from other work, and fill the capture. */
 #define MAX_TOLD 10000
 struct told {
 	u64 second;
@@ -37,12 +40,12 @@ static inline bool may_tell(u64 us)
 	return told->count++ < MAX_TOLD;
 }
 
-/* bpf_probe_read_user_str by its number, as probe_read_user in compat.h. */
+/* bpf_probe_read_user_str by its number, like probe_read_user in compat.h. */
 static long (*probe_read_user_str)(void *to, u32 bytes, const void *from) = (void *)114;
 
 static inline void read_string(struct texts *texts, u32 i, u64 address)
 {
-	/* reads no further than a page that is in memory: to fault is not for a program */
+	/* the helper cannot fault, so it stops where a page is not in memory */
 	long bytes =
 		address ? probe_read_user_str(texts->text + i * TEXT_BYTES, TEXT_BYTES, (void *)address) : TEXT_NONE;
 	texts->bytes[i] = bytes < 0 && address ? TEXT_UNREADABLE : bytes;
@@ -73,8 +76,8 @@ static inline void read_text(struct texts *texts, u32 i, struct label *label)
 }
 
 /*
- * A page comes into being, made by this process, at this microsecond. Whoever writes its word calls this first, so that
- * no word is of a label that was not told.
+ * This process makes a page at this microsecond. Call this before writing the page's word, so that every word has a
+ * label that was reported before.
  */
 static inline void label_touch(u32 reader, u32 tgid, u64 us)
 {
@@ -83,7 +86,7 @@ static inline void label_touch(u32 reader, u32 tgid, u64 us)
 	u64 changed = 0;
 	if (!now)
 		return;
-	__builtin_memset(now, 0, sizeof(*now)); /* what comes after a text's end is compared too */
+	__builtin_memset(now, 0, sizeof(*now)); /* clear, since the bytes after a text's end are compared too */
 #pragma unroll
 	for (u32 i = 0; i < NR_TEXTS; i++)
 		read_text(now, i, label);
@@ -94,7 +97,7 @@ static inline void label_touch(u32 reader, u32 tgid, u64 us)
 	if (label->told && !changed && !label->lost_us)
 		return;
 	struct event_label *event = may_tell(us) ? label_events.ringbuf_reserve(sizeof(*event)) : NULL;
-	if (!event) { /* from now on it is not known, until it can be told again */
+	if (!event) { /* the label is unknown from now on, until one can be reported again */
 		lose(LOST_LABELS);
 		if (!label->lost_us)
 			label->lost_us = us;
@@ -110,9 +113,9 @@ static inline void label_touch(u32 reader, u32 tgid, u64 us)
 	label->told = 1;
 }
 
-/* ---- fork, exec, exit: after those of processes.c, which are attached before these ---- */
+/* ---- fork, exec, exit: attached after the programs of processes.c ---- */
 
-/* A child has its parent's memory, and has told nothing yet. */
+/* A child has its parent's memory, and has reported nothing yet. */
 int fork_label(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 parent_tgid = bpf_get_current_pid_tgid() >> 32;
@@ -139,7 +142,7 @@ int exec_label(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* Since when something was lost is kept for user space, which then takes the entry away. */
+/* If a label was lost, keep the time for user space, which then deletes the entry. */
 int exit_label(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
@@ -151,8 +154,8 @@ int exit_label(struct bpf_raw_tracepoint_args *ctx)
 
 #ifdef LABEL_FILES
 /*
- * compile_file(zend_file_handle *, int): a file that PHP includes, or begins with. All pages it takes in the opcache come
- * after this has returned, so it is noted until the next one, or the end of the request.
+ * compile_file(zend_file_handle *, int): PHP starts to compile a file, the script or an included one. Its pages in the
+ * opcache are made after this returns, so the name stays noted until the next file or the end of the request.
  */
 #define FILE_HANDLE_FILENAME 40 /* Zend/zend_stream.h: after a union of 5 words, in PHP 7.4 to 8.4 */
 #define ZEND_STRING_VAL 24	/* Zend/zend_types.h */

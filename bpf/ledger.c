@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The ledger: who first touched each page, and pages given back. */
+/* The ledger: who first touched each page, and which pages were given back. */
 
 #define FIRST_OWNED (1ULL << WHEN_BITS)
-#define READ_AT_ONCE 8 /* words, which take hardly longer to read than one */
+#define READ_AT_ONCE 8 /* words; reading them takes hardly longer than reading one */
 
-/* A new block for a part of a region, unless another CPU is faster. */
+/* Add a block for a part of a region, unless another CPU is faster. */
 static inline void add_block(struct part *part)
 {
 	u32 taken = 0;
@@ -15,11 +15,11 @@ static inline void add_block(struct part *part)
 		return;
 	block->part = *part;
 	block->number = taken;
-	if (parts.insert(part, &taken)) /* BPF_NOEXIST: of two CPUs one wins, and both find its block */
+	if (parts.insert(part, &taken)) /* BPF_NOEXIST: one of two CPUs wins, and both find its block */
 		free_blocks.push(&taken, 0);
 }
 
-/* The number of the block that has a page's word; 0: there is none, or none can be made. */
+/* The number of the block with a page's word; 0: there is none, or no room for one. */
 static inline u32 find_block(u32 region, u64 index, bool make)
 {
 	struct part part = {.region = region, .number = index / BLOCK_PAGES};
@@ -37,13 +37,13 @@ static inline struct block *block_of(u32 region, u64 index, bool make)
 	return number ? ledger.lookup(&number) : NULL;
 }
 
-/* The block that was last found on a CPU, so that it is not looked up for each page. */
+/* The block last used on a CPU, which saves the lookup for most pages. */
 struct last_block {
 	struct part part;
 	u64 number; /* of this part */
 };
 
-/* The block of a page, which mostly is that of the page before. */
+/* The block of a page, mostly the same as for the page before. */
 static inline struct block *same_block(struct last_block *last, u32 id, u64 index)
 {
 	u32 number = last->number;
@@ -56,7 +56,7 @@ static inline struct block *same_block(struct last_block *last, u32 id, u64 inde
 	return number ? ledger.lookup(&number) : NULL;
 }
 
-/* The number of what a process does to a region, counted; 0: there is no room. */
+/* The number of the usage of a region by a process, added if it is new; 0: no room. */
 static inline u32 usage_of(u32 region, u32 tgid, u64 start_time_ns)
 {
 	struct usage_key key = {.region = region, .tgid = tgid, .start_time_ns = start_time_ns};
@@ -80,15 +80,15 @@ static inline u32 usage_of(u32 region, u32 tgid, u64 start_time_ns)
 	return number;
 }
 
-/* ---- Freed: filemap:mm_filemap_delete_from_page_cache(folio), a page before v5.16 ---- */
+/* ---- Pages given back: filemap:mm_filemap_delete_from_page_cache(folio), a page before v5.16 ---- */
 
-/* Pages were given back whose word was this; -1: one was not, after all. */
+/* Count pages that were given back, for the owner that their word names. -1: one was not given back after all. */
 static inline void freed(u32 region, u64 word, s64 nr_pages)
 {
 	u32 tgid = word >> WHEN_BITS;
 	if (!tgid)
 		return;
-	/* The word knows the tgid and when. If that tgid lives and is older than the word, it is the one. */
+	/* The word has the tgid and a time. If a process with that tgid runs and started before, it is the owner. */
 	struct process *process = process_of(tgid);
 	struct state *state = state_now();
 	u64 when_ns = (state ? state->began_boot_ns : 0) + (word & ((1ULL << WHEN_BITS) - 1)) * 1000;
@@ -99,13 +99,13 @@ static inline void freed(u32 region, u64 word, s64 nr_pages)
 		__sync_fetch_and_add(&usage->freed_pages, nr_pages);
 }
 
-/* 1 if it is 0, and 0 if not: without a branch, for the verifier follows each way by itself. */
+/* 1 if the value is 0, else 0. Without a branch, since the verifier follows each branch separately. */
 static inline u64 is_zero(u64 value)
 {
 	return ~(value | -value) >> 63;
 }
 
-/* One page goes, of nr_pages small ones. */
+/* Mark one page as given back, which counts as nr_pages small ones. */
 static inline void free_page(struct block *block, u32 region, u64 index, u32 nr_pages)
 {
 	u64 *word = &block->words[index % BLOCK_PAGES];
@@ -115,7 +115,7 @@ static inline void free_page(struct block *block, u32 region, u64 index, u32 nr_
 	freed(region, was, nr_pages);
 }
 
-/* A folio goes, bit per page. Whoever made it has made all of its pages at once. */
+/* Mark the pages of a folio in this block as given back; `pages` has a bit for each. All of them have one owner. */
 static inline void free_folio(struct block *block, u32 region, u64 pages)
 {
 	u64 was = 0;
@@ -133,13 +133,16 @@ static inline void free_folio(struct block *block, u32 region, u64 pages)
 	freed(region, was, nr_owned);
 }
 
-/* Whose pages of a block a folio covers, a bit each. */
+/* Which pages of a block a folio covers, one bit each. */
 static inline u64 pages_in_block(u64 index, u32 nr_pages)
 {
 	return nr_pages >= BLOCK_PAGES ? ~0ULL : ((1ULL << nr_pages) - 1) << (index % BLOCK_PAGES);
 }
 
-/* Set a bit for each page of a block that does not exist, in a map's memory: there the verifier does not follow which. */
+/*
+ * Set a bit for each page of a block that does not exist. The result is in a map, whose values the verifier does not
+ * track.
+ */
 static inline void mark_holes(u64 mapping, u64 first, u64 *holes)
 {
 	u64 entry = xa_descend(mapping, first);
@@ -159,7 +162,7 @@ static inline void mark_holes(u64 mapping, u64 first, u64 *holes)
 	*holes = absent;
 }
 
-/* Pages [first, end) are given back, and keep their words: user space reads those that are older as if they were not. */
+/* Record that pages [first, end) were given back but keep their words. User space ignores words older than this. */
 static inline void punch(struct region *region, u32 id, u64 first, u64 end)
 {
 	region->punched_us = now_us();
@@ -176,8 +179,8 @@ static inline void punch(struct region *region, u32 id, u64 first, u64 end)
 }
 
 /*
- * A page is made anew whose word is of one that was given back meanwhile and kept it. A word that is younger than the last
- * punch is of another that is about to make this page too.
+ * Whether a word belongs to a page that was given back and kept its word. A word younger than the last punch is from a
+ * thread that is also about to add this page.
  */
 static inline bool outlived(struct region *region, u64 word)
 {
@@ -195,7 +198,10 @@ int mm_filemap_delete_from_page_cache(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 folio = ctx->args[0];
 	u32 id = 0;
-	/* shmem is swap-backed, hugetlb a compound page; an ordinary file's page is neither, and most end here */
+	/*
+	 * shmem pages are swap-backed, hugetlb pages compound; pages of ordinary files are neither, and most calls end
+	 * here
+	 */
 	if (!(RD(u64, folio, 0) & (1ULL << BIT_PG_SWAPBACKED | 1ULL << BIT_PG_HEAD)))
 		return 0;
 	u64 mapping = RD(u64, folio, OFF_FOLIO_MAPPING);
@@ -206,19 +212,22 @@ int mm_filemap_delete_from_page_cache(struct bpf_raw_tracepoint_args *ctx)
 	u64 index = RD(u64, folio, OFF_FOLIO_INDEX);
 	u32 order = folio_order(folio) & 31;
 	u32 nr_pages = 1U << order;
-	/* The last reference is gone: this is the teardown, not pages given back. It is one task's work. */
+	/*
+	 * Without references to the inode this is its teardown, which a single task does. Otherwise pages are given
+	 * back.
+	 */
 	bool teardown = RD(u32, inode, OFF_INODE_COUNT) == 0;
 	if (teardown) {
 		begin_teardown(region, inode);
 		region->torn_pages += nr_pages;
 	}
-	u64 pages_now = RD(u64, mapping, OFF_MAPPING_NRPAGES) + region->swapped; /* this one still counts */
+	u64 pages_now = RD(u64, mapping, OFF_MAPPING_NRPAGES) + region->swapped; /* this folio still counts */
 	if (!region->huge && pages_now > region->peak_pages)
 		region->peak_pages = pages_now;
 	if (region->huge)
 		index = hugetlb_index(index, order);
 	if (nr_pages > BLOCK_PAGES && !region->huge && !teardown) {
-		/* too many words for the verifier: user space does it */
+		/* too many words for the verifier: user space handles them */
 		punch(region, id, index, index + nr_pages);
 		return 0;
 	}

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The faults tier: regions, by what a process maps and by the system calls that make and map. */
+/* The faults tier: regions, found by mappings of processes and by the system calls that create and map them. */
 
-/* Anonymous, of small pages or of huge ones: "dev/zero", which no file can be called, or "anon_hugepage". */
+/* Whether a file is anonymous: "dev/zero", which no real file can be named, or "anon_hugepage" for huge pages. */
 static inline bool is_nameless(u64 file)
 {
 	u64 name = RD(u64, RD(u64, RD(u64, file, OFF_FILE_DENTRY), OFF_DENTRY_NAME), 0);
 	return name == 0x6f72657a2f766564 || name == 0x6775685f6e6f6e61; /* the first 8 letters */
 }
 
-/* The region that the process maps there, and whether it does so just now, entered if it is new; NULL: it maps none. */
+/* The region behind a VMA, added if it is new; NULL: none. `maps`: the process is just creating this mapping. */
 static inline struct region *mapped_region(u64 vma, struct process *process, bool maps, u32 *id)
 {
 	u64 file = RD(u64, vma, OFF_VMA_FILE);
@@ -20,11 +20,11 @@ static inline struct region *mapped_region(u64 vma, struct process *process, boo
 		return NULL;
 	struct region *region = region_at(RD(u64, inode, OFF_INODE_MAPPING), id);
 	if (!region) {
-		/* a private mapping makes pages too where it reads a hole, but it makes no region of interest */
+		/* private mappings are ignored, although reading a hole through one makes a page */
 		if (!(RD(u64, vma, OFF_VMA_FLAGS) & VM_MAYSHARE))
 			return NULL;
 		region = enter_region(inode, magic, id);
-		/* an anonymous region has no name to be opened by: who maps an unknown one has just made it */
+		/* an anonymous region cannot be opened by name: whoever maps an unknown one has just created it */
 		if (region && maps && is_nameless(file))
 			created_by(region, process);
 	}
@@ -35,7 +35,7 @@ static inline struct region *mapped_region(u64 vma, struct process *process, boo
 
 /* ---- The system calls ---- */
 
-struct leave { /* of syscalls:sys_exit_*: /sys/kernel/tracing/events/syscalls/sys_exit_mmap/format */
+struct leave { /* syscalls:sys_exit_*: /sys/kernel/tracing/events/syscalls/sys_exit_mmap/format */
 	u64 common;
 	u64 number;
 	long result;
@@ -55,7 +55,7 @@ int sys_exit_mmap(struct leave *ctx)
 		return 0;
 	}
 	struct region *region = mapped_region(vma, process, true, &id);
-	if (region) /* its file may have been resized since it was met */
+	if (region) /* the file may have been resized since the region was met */
 		region->size_bytes = RD(u64, RD(u64, region->mapping, OFF_MAPPING_HOST), OFF_INODE_SIZE);
 	return 0;
 }
@@ -68,7 +68,7 @@ int sys_exit_munmap(struct leave *ctx)
 	return 0;
 }
 
-/* A memfd's creator is who asked for it, whoever maps it later. */
+/* A memfd's creator is the process that called memfd_create(), whichever process maps it. */
 int sys_exit_memfd_create(struct leave *ctx)
 {
 	struct process *process = tracked(bpf_get_current_pid_tgid() >> 32);
@@ -82,7 +82,7 @@ int sys_exit_memfd_create(struct leave *ctx)
 	return 0;
 }
 
-/* Who asks for a SysV segment that nobody has asked for has made it; its inode will bear its number. */
+/* The first shmget() of a segment creates it. Its inode number will be the shmid. */
 BPF_TABLE("lru_hash", u32, struct asker, askers, 4096); /* by shmid */
 
 int sys_exit_shmget(struct leave *ctx)

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The maps, and what all programs use.
+ * The maps, and functions that all programs use.
  *
- * bcc compiles one text: this file, then those that the tier names (tracer/kernel.py). Both tiers: processes.c, regions.c,
- * ledger.c, labels.c, stacks.c. Then the exact tier: inodes.c, pages.c; the faults tier: mappings.c, faults.c,
- * fallocate.c. All are attached by tracer/probes.py, never by bcc's magic prefixes.
+ * bcc compiles one text: this file, then the files of the tier (tracer/kernel/tiers.py). Both tiers use processes.c,
+ * regions.c, ledger.c, labels.c and stacks.c. The exact tier adds inodes.c and pages.c; the faults tier adds
+ * mappings.c, faults.c and fallocate.c. All programs are attached by tracer/kernel/probes.py, none by bcc's name
+ * prefixes.
  *
- * Knobs (-D): the NR_… of rooms, whose sizes user space gives when it makes the maps; EVENT_PAGES, LABEL_PAGES; STACKS:
- * count pages by user stack. What is another with each trace is in the map of its state.
+ * Defines (-D): NR_… stands for map sizes that user space sets when it creates the maps. EVENT_PAGES, LABEL_PAGES: ring
+ * buffer sizes. STACKS: count pages by user stack. Whatever differs between traces is in struct state.
  */
 #define PAGE_SIZE 4096
 #define PAGE_SHIFT 12
@@ -15,7 +16,7 @@
 #include "compat.h"
 
 #define CLONE_THREAD 0x00010000
-#define VM_MAYSHARE 0x00000080 /* MAP_SHARED, read-only mappings too: those have no VM_SHARED */
+#define VM_MAYSHARE 0x00000080 /* MAP_SHARED; unlike VM_SHARED it is also set for read-only mappings */
 #define TMPFS_MAGIC 0x01021994
 #define HUGETLBFS_MAGIC 0x958458f6
 #define MAX_FOLIO_BLOCKS 8 /* 2 MiB */
@@ -27,35 +28,35 @@
 
 /* ---- Maps ---- */
 
-/* Which user space maps, and reads in place. */
+/* Arrays that user space mmaps and reads in place. */
 BPF_F_TABLE("array", u32, struct block, ledger, NR_BLOCKS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct process, processes, NR_PROCESSES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct region, regions, NR_REGIONS, BPF_F_MMAPABLE); /* by the place in its id */
 BPF_F_TABLE("array", u32, struct usage, usages, NR_USAGES, BPF_F_MMAPABLE);
-/* Which of these have changed since user space last looked, and whether it has been told so. */
+/* Change flags of these arrays, cleared by user space before it reads; `told`: an event about changes was sent. */
 BPF_F_TABLE("array", u32, u64, block_changes, NR_BLOCKS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, u64, process_changes, NR_PROCESSES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, u64, region_changes, NR_REGIONS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, u64, usage_changes, NR_USAGES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, u64, told, 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, u64, losses, NR_LOSSES, BPF_F_MMAPABLE);
-/* Where in the arrays what is, and which places are free. Number 0 is none. */
+/* Indexes into the arrays, and queues of free places. Number 0 means none. */
 BPF_TABLE("hash", struct part, u32, parts, NR_BLOCKS);
-BPF_TABLE("hash", u32, u32, process_numbers, NR_PROCESSES); /* by tgid, of those that live */
+BPF_TABLE("hash", u32, u32, process_numbers, NR_PROCESSES); /* by tgid, of running processes */
 BPF_TABLE("hash", struct usage_key, u32, usage_numbers, NR_USAGES);
 BPF_QUEUE(free_blocks, u32, NR_BLOCKS);
 BPF_QUEUE(free_processes, u32, NR_PROCESSES);
 BPF_QUEUE(free_regions, u32, NR_REGIONS); /* ids */
 BPF_QUEUE(free_usages, u32, NR_USAGES);
-/* By a hash of a mapping's address: the first region that came to this place, and how many more belong here. */
+/* By a hash of the address_space's address: the first region with this hash, and how many more have it. */
 struct filter {
 	u64 mapping;
 	u32 region;
 	u32 more;
 };
 BPF_TABLE("array", u32, struct filter, filters, 1 << FILTER_BITS);
-BPF_TABLE("hash", u64, u32, ids, NR_REGIONS); /* by the address of its struct address_space */
-BPF_TABLE("hash", u64, u32, claims, 1024);    /* what is being written, for one CPU at a time: see claim() */
+BPF_TABLE("hash", u64, u32, ids, NR_REGIONS); /* by the address of the struct address_space */
+BPF_TABLE("hash", u64, u32, claims, 1024);    /* entries being written, by one CPU at a time: see claim() */
 BPF_TABLE("array", u32, struct state, states, 1);
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
 
@@ -81,7 +82,7 @@ static inline struct state *state_now(void)
 	return states.lookup(&zero);
 }
 
-/* After a word of it has been written; user space clears this before it reads. */
+/* Call this after writing a word. User space clears the flag before it reads. */
 static inline void has_changed(struct block *block)
 {
 	u32 number = block->number;
@@ -90,7 +91,7 @@ static inline void has_changed(struct block *block)
 		*change = 1;
 }
 
-/* Something that user space does not wait for has changed: it is to look. */
+/* Set a change flag, and send user space an event about it, unless one was sent since user space last looked. */
 static inline void tell(u64 *change)
 {
 	u32 zero = 0;
@@ -101,7 +102,7 @@ static inline void tell(u64 *change)
 		return;
 	*is_told = 1;
 	struct event *event = events.ringbuf_reserve(sizeof(*event));
-	if (!event) /* it has more than enough to read */
+	if (!event) /* the buffer is full, so user space will read anyway */
 		return;
 	head(event, EVENT_NEWS);
 	events.ringbuf_submit(event, 0);
@@ -113,14 +114,14 @@ static inline void tell_process(struct process *process)
 	tell(process_changes.lookup(&number));
 }
 
-/* The process that has this PID, if it is known. */
+/* The running process with this PID, if it is known. */
 static inline struct process *process_of(u32 tgid)
 {
 	u32 *number = process_numbers.lookup(&tgid);
 	return number ? processes.lookup(number) : NULL;
 }
 
-/* The same, if it is of the tree. */
+/* Likewise, if it is of the tree or a candidate. */
 static inline struct process *tracked(u32 tgid)
 {
 	struct process *process = process_of(tgid);
@@ -140,8 +141,9 @@ static inline u64 now_us(void)
 
 #ifdef BY_FENTRY
 /*
- * The verifier knows what such a program's arguments point to, and lets nobody hash a pointer. A pointer less another is a
- * number to it; the other one's own number is what it points to.
+ * The verifier tracks the types of pointers that an fentry program gets, and does not allow hashing them. The
+ * difference of two pointers is a number to it. So subtract the address of this map value, and add that address as the
+ * number stored in the value.
  */
 BPF_TABLE("array", u32, u64, anchors, 1);
 
@@ -160,14 +162,15 @@ static inline u64 number_of(u64 pointer)
 	u64 *anchor = anchors.lookup(&zero);
 	if (!anchor)
 		return 0;
-	asm volatile("%0 -= %1" : "+r"(pointer) : "r"(anchor)); /* clang might add first, and take away then */
+	/* in assembly, since clang might reorder the addition and the subtraction */
+	asm volatile("%0 -= %1" : "+r"(pointer) : "r"(anchor));
 	return pointer + *anchor;
 }
 #endif
 
 /*
- * Whoever gets it may write what the claim is of, if that is still as it was; then it lets go. BPF has no compare and
- * exchange before v5.12, and no lock for programs like these.
+ * A lock per address: whoever inserts the claim may write, if the value has not changed since, and then deletes the
+ * claim. BPF has no compare-and-exchange before v5.12, and no spin lock in programs of these types.
  */
 static inline bool claim(u64 what, u32 *number)
 {
@@ -175,9 +178,11 @@ static inline bool claim(u64 what, u32 *number)
 }
 
 /*
- * ---- What is free. User space runs these (BPF_PROG_TEST_RUN), and takes nothing out of a map itself: while it is in bpf(2)
- * to do that, or to look something up, the kernel skips kprobes on that CPU (bpf_prog_active), and if it is preempted there
- * all of them that come meanwhile.
+ * ---- Free places ----
+ *
+ * User space runs these programs (BPF_PROG_TEST_RUN) and deletes no map entries itself. During bpf(2) calls that delete
+ * or look up entries, the kernel skips kprobes on that CPU (bpf_prog_active). If such a call is preempted, all kprobes
+ * on the CPU are skipped meanwhile.
  */
 #define FILLED_AT_ONCE 128
 #define EMPTIED_AT_ONCE 10 /* a program takes 12 arguments (MAX_BPF_FUNC_ARGS) */
@@ -194,7 +199,10 @@ static inline void give_back(u32 kind, u32 number)
 		free_usages.push(&number, 0);
 }
 
-/* To begin with: (kind, first, end). A loop for each: with the choice in one, the verifier took five times as long. */
+/*
+ * Fill a queue: (kind, first, end). One loop per kind: with the choice inside a single loop, verification took five
+ * times as long.
+ */
 int fill(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 kind = ctx->args[0];
@@ -231,7 +239,7 @@ static inline void empty_one(u32 kind, u32 number)
 		__builtin_memset(process, 0, sizeof(*process));
 	if (region) {
 		__builtin_memset(region, 0, sizeof(*region));
-		number += 1 << SLOT_BITS; /* another id for the next */
+		number += 1 << SLOT_BITS; /* the next region here gets another id */
 	}
 	if (usage) {
 		struct usage_key key = usage->key;
@@ -241,7 +249,7 @@ static inline void empty_one(u32 kind, u32 number)
 	give_back(kind, number);
 }
 
-/* (kind, up to EMPTIED_AT_ONCE numbers, 0), which have been read, and which nobody is at any more. */
+/* Empty places: (kind, up to EMPTIED_AT_ONCE numbers, 0). They have been read, and no program uses them any more. */
 int empty(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 numbers[EMPTIED_AT_ONCE];

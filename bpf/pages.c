@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The exact tier: pages, at the kernel functions that make them, by whatever path and for whomever; after inodes.c.
+ * The exact tier: pages, at the kernel functions that add them, in whatever way and for whatever process. Compiled
+ * after inodes.c.
  *
- * shmem_add_to_page_cache() is the one funnel of all pages but those that collapse_file() fills in. Its entry writes the
- * page's word, and nothing hangs on its return. Where there is a word already, the page is looked for: if it is there, this
- * addition will fail, and the word stays. Of several that add one page in the same moment the last that came while it was
- * absent has it: all of them touched it then. An addition that fails for want of memory leaves a word without a page,
- * which user space does not believe.
+ * All pages pass through shmem_add_to_page_cache(), except those that collapse_file() fills in. The program at its
+ * entry writes the page's word; its return is not needed. If there is a word already, look for the page. If the page
+ * exists, this addition will fail, and the word stays. If several threads add a page at the same moment, the last one
+ * that saw it absent becomes the owner: all of them touched it then. An addition that fails for lack of memory leaves a
+ * word without a page, which user space ignores.
  */
 
 #define PF_KTHREAD 0x00200000
@@ -15,15 +16,15 @@
 #define ARG_ADDING_FOLIO ARG_ADDING_PAGE
 #endif
 
-/* What was last found on a CPU, so that it is not looked up for each page. */
+/* What was last looked up on a CPU, to avoid a lookup for each page. */
 struct last {
-	u64 thread;   /* pid_tgid: it is known as one that touches the region */
-	u64 nr_lives; /* of the trace's state, by then: another may have the PID since */
+	u64 thread;   /* pid_tgid, known to have a usage of the region */
+	u64 nr_lives; /* of struct state at that time; if it has changed, the PID may have another owner */
 	u32 region;
-	u32 borrows; /* the thread is the kernel's, in another's address space */
+	u32 borrows; /* a kernel thread in another's address space */
 	struct last_block block;
-	u64 holes;	/* scratch of write_large() */
-	u64 padding[2]; /* a cache line each */
+	u64 holes;	/* scratch space of write_large() */
+	u64 padding[2]; /* full cache lines */
 };
 BPF_TABLE("array", u32, struct last, lasts, NR_CPUS);
 
@@ -35,9 +36,10 @@ static inline struct last *last_here(void)
 
 #ifdef HAVE_MM_OWNER
 BPF_TABLE("hash", struct made_for_key, u64, made_for, NR_USAGES);
-BPF_F_TABLE("array", u32, u64, nr_made_for, 1, BPF_F_MMAPABLE); /* pages: whether to look there is seen by this */
+/* pages; tells user space whether made_for has changed */
+BPF_F_TABLE("array", u32, u64, nr_made_for, 1, BPF_F_MMAPABLE);
 
-/* Whose an address space is. */
+/* The owner of an address space. */
 static inline void note_owner(u64 mm, u32 *tgid, u64 *start_time_ns)
 {
 	u64 owner = mm ? RD(u64, mm, OFF_MM_OWNER) : 0;
@@ -66,8 +68,8 @@ static inline void count_made_for(u32 region, u32 tgid, u32 for_tgid, u64 for_st
 }
 
 /*
- * A page may be made in an address space that is not the acting thread's (process_vm_writev, ptrace, /proc/PID/mem,
- * userfaultfd, khugepaged), or by a kernel thread that has borrowed one (io_uring before v5.12, vhost).
+ * Count a page that is made in an address space other than the acting thread's (process_vm_writev, ptrace,
+ * /proc/PID/mem, userfaultfd, khugepaged), or by a kernel thread that has borrowed one (io_uring before v5.12, vhost).
  */
 static inline void on_behalf(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
 {
@@ -86,9 +88,9 @@ static inline void on_behalf(u32 region, u32 tgid, u64 for_mm, u32 nr_pages)
 #define on_behalf(region, tgid, for_mm, nr_pages)
 #endif
 
-/* ---- For whom: noted where a thread begins to work in another's address space, and looked for while any does ---- */
+/* ---- For whom: noted when a thread starts to work in another's address space, and looked up while any does ---- */
 
-BPF_TABLE("hash", u64, u64, abroad, 4096); /* by pid_tgid: the other's mm */
+BPF_TABLE("hash", u64, u64, abroad, 4096); /* by pid_tgid: the other process's mm */
 
 static inline u64 mm_abroad(struct state *state)
 {
@@ -141,11 +143,11 @@ int pinned(RETURN *ctx)
 }
 #endif
 
-#ifdef ARG_FILLING_DST_VMA /* until v7.2 had another function for it */
+#ifdef ARG_FILLING_DST_VMA /* until v7.2, which has another function for it */
 #define ARG_FILLING_VMA ARG_FILLING_DST_VMA
 #endif
 #ifdef ARG_FILLING_VMA
-/* userfaultfd: a handler resolves another's fault */
+/* userfaultfd: a handler resolves another process's fault */
 int filling(ENTRY *ctx)
 {
 	return go_abroad(RD(u64, ARG(ctx, ARG_FILLING_VMA), OFF_VMA_MM));
@@ -159,7 +161,7 @@ int filled(RETURN *ctx)
 
 /* ---- The page ---- */
 
-/* This thread makes pages of a region: the word of them. */
+/* The word for a page that this thread makes now. */
 static inline u64 new_word(u32 reader, struct last *last, struct state *state, u32 id)
 {
 	u64 thread = bpf_get_current_pid_tgid();
@@ -185,7 +187,7 @@ static inline void count(u32 reader, void *ctx, struct last *last, u32 id, u64 w
 	count_stack(reader, ctx, id, word >> WHEN_BITS, nr_pages);
 }
 
-/* The pages of a large folio, as far as they are not there: if one is, this addition will fail. */
+/* Write the words of a large folio's pages that do not exist. If one exists, this addition will fail. */
 static inline void write_large(struct last *last, struct region *region, u64 index, u32 nr_pages, u64 word)
 {
 	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
@@ -200,7 +202,7 @@ static inline void write_large(struct last *last, struct region *region, u64 ind
 		}
 		mark_holes(region->mapping, first - first % BLOCK_PAGES, &last->holes);
 		pages &= last->holes;
-		/* clang, left to itself, has it fall through to its own head, which v5.10 takes for an endless loop */
+		/* without this, clang jumps to the loop's own head, which v5.10 takes for an endless loop */
 #pragma clang loop unroll(disable)
 		for (u32 slot = 0; slot < BLOCK_PAGES; slot++, pages >>= 1)
 			if (pages & 1)
@@ -217,13 +219,13 @@ static inline void write_large(struct last *last, struct region *region, u64 ind
 
 int adding(ENTRY *ctx)
 {
-	if (ARG(ctx, ARG_ADDING_EXPECTED)) /* it is swapped in, and keeps its owner */
+	if (ARG(ctx, ARG_ADDING_EXPECTED)) /* the page is swapped in, and keeps its owner */
 		return 0;
 	struct region *region = region_on(POINTER(ctx, ARG_ADDING_MAPPING));
-	if (!region || region->gone_us) /* or another inode is in its place already */
+	if (!region || region->gone_us) /* or another inode is at this address already */
 		return 0;
 	u64 index = ARG(ctx, ARG_ADDING_INDEX);
-	u32 order = index & 1 ? 0 : ORDER_OF(ctx, ARG_ADDING_FOLIO) & 31; /* a large one begins at its size */
+	u32 order = index & 1 ? 0 : ORDER_OF(ctx, ARG_ADDING_FOLIO) & 31; /* large folios are aligned to their size */
 	struct block *block = NULL;
 	struct last *last = last_here();
 	struct state *state = state_now();
@@ -260,8 +262,8 @@ int adding(ENTRY *ctx)
 #define ARG_HUGETLB_ADDING_FOLIO ARG_HUGETLB_ADDING_PAGE
 #endif
 /*
- * hugetlbfs has a funnel of its own, and numbers its pages by their size. So does the ledger of such a region. They come
- * one at a time under a lock, so none is there yet.
+ * hugetlbfs adds pages in a function of its own, and counts them in units of their size. So does the ledger of such a
+ * region. Pages are added one at a time under a lock, so none exists yet.
  */
 int hugetlb_adding(ENTRY *ctx)
 {
@@ -286,14 +288,14 @@ int hugetlb_adding(ENTRY *ctx)
 #endif
 
 #ifdef NARGS_COLLAPSED
-/* ---- khugepaged, MADV_COLLAPSE: a huge page takes the place of small ones, and fills the holes between them ---- */
+/* ---- khugepaged, MADV_COLLAPSE: a huge page replaces small ones, and fills the holes between them ---- */
 
 struct collapse {
 	u64 mapping;
 	u64 start;
-	u64 for_start_time_ns;	     /* of whose memory it is: who may have gone by the end */
-	u64 holes[MAX_FOLIO_BLOCKS]; /* bit per page: it does not exist before */
-	u64 still;		     /* nor after, of the block in hand */
+	u64 for_start_time_ns;	     /* of the owner of the memory, who may be gone at the end */
+	u64 holes[MAX_FOLIO_BLOCKS]; /* one bit per page: it did not exist before */
+	u64 still;		     /* the same after the call, for the current block */
 	u32 for_tgid;
 	u32 filled;
 	u32 region;
@@ -351,7 +353,7 @@ int collapsed(RETURN *ctx)
 			if (!(filled >> slot & 1))
 				continue;
 			if (was >= FIRST_OWNED && (was & (FIRST_OWNED - 1)) >= region->punched_us)
-				continue; /* made meanwhile */
+				continue; /* added by another thread meanwhile */
 			*at = word;
 			collapse->filled++;
 		}

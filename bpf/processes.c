@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The processes of the tree: fork, exec, exit. What is known of one is in its place in the map until user space has taken it:
- * nothing hangs on user space being there in time.
+ * Processes: fork, exec and exit. What is known of a process stays in the map until user space has read its end, so it
+ * does not matter how late user space reads.
  */
 
 #define NR_ANCESTORS 16
-#define TICK_NS 10000000 /* in which /proc tells when a process began (USER_HZ) */
+#define TICK_NS 10000000 /* the resolution of start times in /proc (USER_HZ) */
 
-/* The command line as /proc shows it, cut. What was read before stays where the kernel has dropped it. */
+/* Read the command line as /proc shows it, cut. If the memory is gone, what was read before stays. */
 static inline void read_title(u64 task, struct process *process)
 {
 	u64 mm = RD(u64, task, OFF_TASK_MM);
@@ -22,13 +22,13 @@ static inline void read_title(u64 task, struct process *process)
 	process->title_bytes = bytes > 0xffffffff ? 0xffffffff : bytes;
 }
 
-/* Whether a process is the one that began then. Of those that user space entered it knows the tick. */
+/* Whether a process started at this time. Of those that user space added, only the tick is known. */
 static inline bool began_at(struct process *process, u64 start_time_ns)
 {
 	return start_time_ns - process->start_time_ns < TICK_NS;
 }
 
-/* Who has a PID, or whether that one is tracked: what is remembered of it holds until then. */
+/* Call this when a PID changes its owner or is tracked or dropped: what was cached about processes becomes invalid. */
 static inline void lives_changed(void)
 {
 	struct state *state = state_now();
@@ -36,7 +36,7 @@ static inline void lives_changed(void)
 		__sync_fetch_and_add(&state->nr_lives, 1);
 }
 
-/* It has ended: nothing finds it any more, but user space. */
+/* Mark a process as ended. Only user space finds it after this. */
 static inline void end(struct process *process, u32 tgid)
 {
 	u32 *number = process_numbers.lookup(&tgid);
@@ -47,7 +47,7 @@ static inline void end(struct process *process, u32 tgid)
 	tell_process(process);
 }
 
-/* An empty place. */
+/* Take a free place for a process. */
 static inline struct process *new_process(u32 tgid, u64 start_time_ns, u32 kind)
 {
 	u32 number = 0;
@@ -65,13 +65,13 @@ static inline struct process *new_process(u32 tgid, u64 start_time_ns, u32 kind)
 	return process;
 }
 
-/* It is found from now on; or another, where another thread was faster. */
+/* Make a process findable. If another thread was faster, return the process that it added. */
 static inline struct process *enter_process(struct process *process)
 {
 	u32 tgid = process->tgid;
 	u32 number = process->number;
 	struct process *other = process_of(tgid);
-	if (other && !began_at(other, process->start_time_ns)) /* nobody saw it end */
+	if (other && !began_at(other, process->start_time_ns)) /* its exit was not seen */
 		end(other, tgid);
 	if (process_numbers.insert(&tgid, &number)) {
 		__builtin_memset(process, 0, sizeof(*process));
@@ -82,17 +82,20 @@ static inline struct process *enter_process(struct process *process)
 	return process;
 }
 
-/* What the kernel itself knows of one that user space has not heard of. */
+/* Fill in what the kernel knows, for a process that user space has not added. */
 static inline void describe(struct process *process, u64 task)
 {
 	process->began_ns = bpf_ktime_get_ns();
 	bpf_probe_read_kernel(process->comm, COMM_BYTES, (void *)(task + OFF_TASK_COMM));
 }
 
-/* The nearest ancestor of a process that is known, if it is of the tree. */
+/* The nearest known ancestor, if it is tracked. */
 static inline struct process *kin_of_tree(u64 leader)
 {
-	/* one way out: of several, LLVM 21 makes a register that is read before it is written, and the verifier refuses that */
+	/*
+	 * a single exit: of several, LLVM 21 makes a register that is read before it is written, which the verifier
+	 * refuses
+	 */
 	struct process *process = NULL;
 	u32 tgid = 0;
 #pragma clang loop unroll(disable)
@@ -107,8 +110,9 @@ static inline struct process *kin_of_tree(u64 leader)
 }
 
 /*
- * The current process. One that nobody saw begin is of the tree, if its kin is: since v7.0 the kernel skips a program where
- * another task stands preempted in it, a fork's too. Of no tree, it is of that kind.
+ * The current process, added if it is new. If its fork was missed, it gets the kind of its nearest known ancestor:
+ * since v7.0 the kernel skips a program while another task is preempted inside it, also the one for forks. Without a
+ * tracked ancestor it gets `kind`, or is ignored if that is OF_TREE.
  */
 static inline struct process *current_process(u32 kind)
 {
@@ -133,7 +137,7 @@ static inline struct process *current_process(u32 kind)
 	return process;
 }
 
-/* task:task_newtask(task, clone_flags), in the parent, before the child runs */
+/* task:task_newtask(task, clone_flags) runs in the parent, before the child runs */
 int task_newtask(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = ctx->args[0];
@@ -158,8 +162,8 @@ int task_newtask(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /*
- * What a process executes may be over before user space has read of it, and the name it had then be the one that is looked
- * for: of several the first is kept.
+ * A process may execute several programs before user space has read about the first, whose name may be the one that -p
+ * asks for. So the first unread exec is kept.
  */
 static inline void keep_name(struct process *process)
 {
@@ -170,7 +174,7 @@ static inline void keep_name(struct process *process)
 	__builtin_memcpy(process->earlier_title, process->title, EARLIER_BYTES);
 }
 
-/* sched:sched_process_exec(task, old_pid, bprm): the old memory is gone, and all that was mapped */
+/* sched:sched_process_exec(task, old_pid, bprm): the old memory and all its mappings are gone */
 int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct state *state = state_now();
@@ -190,7 +194,7 @@ int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* sched:sched_process_exit(task): of the last thread */
+/* sched:sched_process_exit(task), for the last thread */
 int sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = ctx->args[0];
@@ -204,9 +208,9 @@ int sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* ---- What user space runs itself, with (tgid, when it began) ---- */
+/* ---- Programs that user space runs, with (tgid, start time) ---- */
 
-/* A process that exists is of the tree. Its number; 0: there is no room. */
+/* Add an existing process to the tree. Returns its number; 0: no room. */
 int enter(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 tgid = ctx->args[0];
@@ -222,7 +226,7 @@ int enter(struct bpf_raw_tracepoint_args *ctx)
 	return process->number;
 }
 
-/* It has ended, and nobody saw it. */
+/* Mark a process as ended whose exit was not seen. */
 int leave(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 tgid = ctx->args[0];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Regions: met, measured, gone. */
+/* Regions: adding, measuring and forgetting them. */
 
 static inline void key_of(u64 inode, struct region_key *key)
 {
@@ -8,7 +8,7 @@ static inline void key_of(u64 inode, struct region_key *key)
 	key->dev = RD(u32, RD(u64, inode, OFF_INODE_SB), OFF_SB_DEV);
 }
 
-/* SysV numbers its inode anew once it is made, and hugetlbfs knows no generations. */
+/* Compare a region with an inode. SysV sets the inode number after creation; hugetlbfs has no generations. */
 static inline bool is_of(struct region *region, u64 inode)
 {
 	u32 generation = RD(u32, inode, OFF_INODE_GENERATION);
@@ -34,8 +34,8 @@ static inline struct filter *filter_of(u64 mapping)
 }
 
 /*
- * The region of an address space, if it is known: most of the host's shared memory is not, and ends at the first lines.
- * Whether it is still the same inode that is there is not looked at.
+ * The region of an address space, if it is known. Most shared memory of the host is not, and takes the first return.
+ * This does not check that the address still belongs to the same inode.
  */
 static inline struct region *region_on(u64 mapping)
 {
@@ -53,11 +53,11 @@ static inline struct region *region_on(u64 mapping)
 	return id ? region_by_id(*id) : NULL;
 }
 
-/* It is found by this from now on. */
+/* Make region_on() find the region. */
 static inline void let_through(u64 mapping, u32 id)
 {
 	struct filter *filter = filter_of(mapping);
-	u64 what = (u64)filter; /* an address that no other claim is of */
+	u64 what = (u64)filter; /* an address that no other claim uses */
 	if (!filter)
 		return;
 	if (!filter->mapping && claim(what, &id)) {
@@ -77,7 +77,7 @@ static inline void let_through(u64 mapping, u32 id)
 static inline void keep_out(u64 mapping)
 {
 	struct filter *filter = filter_of(mapping);
-	if (!filter || ids.delete(&mapping)) /* another thread was first */
+	if (!filter || ids.delete(&mapping)) /* another thread has removed it */
 		return;
 	if (filter->mapping == mapping)
 		filter->mapping = 0;
@@ -85,7 +85,7 @@ static inline void keep_out(u64 mapping)
 		__sync_fetch_and_add(&filter->more, -1);
 }
 
-/* The region of an address space, if it is known. */
+/* The region of an address space, if it is known and still has the same inode. */
 static inline struct region *region_at(u64 mapping, u32 *id)
 {
 	struct region *region = region_on(mapping);
@@ -94,7 +94,7 @@ static inline struct region *region_at(u64 mapping, u32 *id)
 	*id = region->id;
 	if (is_of(region, RD(u64, mapping, OFF_MAPPING_HOST)))
 		return region;
-	keep_out(mapping); /* the inode has gone, and another has come to its place */
+	keep_out(mapping); /* the inode is gone, and its memory was reused for another */
 	return NULL;
 }
 
@@ -111,12 +111,12 @@ static inline void measure_inode(struct region *region, u64 inode)
 		region->pages = RD(u64, inode, OFF_INODE_BLOCKS) / (PAGE_SIZE / 512);
 		return;
 	}
-	/* as shmem_recalc_inode() would have it: clean pages may have been dropped behind the back of i_blocks */
+	/* as in shmem_recalc_inode(): clean pages may have been dropped without updating i_blocks */
 	region->swapped = RD(u64, inode - OFF_SHMEM_VFS_INODE, OFF_SHMEM_SWAPPED);
 	region->pages = RD(u64, region->mapping, OFF_MAPPING_NRPAGES) + region->swapped;
 }
 
-/* What a process maps, or what that is of: what is remembered of any mapping holds until then. */
+/* Call this when a process's mappings change, or the region they belong to: cached mappings become invalid. */
 static inline void mappings_changed(void)
 {
 	struct state *state = state_now();
@@ -124,7 +124,7 @@ static inline void mappings_changed(void)
 		__sync_fetch_and_add(&state->nr_mappings, 1);
 }
 
-/* The region of an inode, entered if it is new. */
+/* The region of an inode, added if it is new. */
 static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 {
 	u64 mapping = RD(u64, inode, OFF_INODE_MAPPING);
@@ -147,7 +147,7 @@ static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 	region->start_pages = region->pages;
 	barrier();
 	region->id = *id;
-	if (ids.insert(&mapping, id)) { /* another thread was first, or there is no room */
+	if (ids.insert(&mapping, id)) { /* another thread was faster, or the map is full */
 		region->id = 0;
 		free_regions.push(id, 0);
 		u32 *other = ids.lookup(&mapping);
@@ -159,7 +159,7 @@ static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 		return region_by_id(*id);
 	}
 	let_through(mapping, *id);
-	mappings_changed(); /* a private mapping of it was of no region until now */
+	mappings_changed(); /* a private mapping of it belonged to no region until now */
 	return region;
 }
 
@@ -170,7 +170,7 @@ static inline void created_by(struct region *region, struct process *process)
 	region->creator_start_time_ns = process->start_time_ns;
 }
 
-/* The region of a file that the process has just made. */
+/* The region of a file that the process has just created. */
 static inline struct region *enter_made(u64 file, struct process *process, u32 *id)
 {
 	u64 inode = RD(u64, file, OFF_FILE_INODE);
@@ -187,7 +187,7 @@ static inline void tell_of(struct region *region)
 	tell(region_changes.lookup(&place));
 }
 
-/* The process, of the tree, is the first to have this region: user space is to know of it. */
+/* Report a region when the first process of the tree has created or mapped it. */
 static inline void tell_region(struct region *region, u64 file, struct process *process)
 {
 	if (region->mapped_ns)
@@ -201,20 +201,20 @@ static inline void tell_region(struct region *region, u64 file, struct process *
 	tell_of(region);
 }
 
-/* What it has now is its last account; the pages go next, one by one. */
+/* Take the final measurement. From here on the pages go, one by one. */
 static inline void begin_teardown(struct region *region, u64 inode)
 {
 	if (region->gone_us)
 		return;
 	u64 size_bytes = region->size_bytes;
 	measure_inode(region, inode);
-	if (!region->size_bytes) /* shmem_evict_inode() has taken it away */
+	if (!region->size_bytes) /* shmem_evict_inode() has set it to 0 */
 		region->size_bytes = size_bytes;
 	region->gone_us = now_us();
 	tell_of(region);
 }
 
-/* ---- What user space runs itself (BPF_PROG_TEST_RUN): it knows descriptors and numbers, not addresses ---- */
+/* ---- Programs that user space runs (BPF_PROG_TEST_RUN). It knows descriptors and ids, but no addresses. ---- */
 
 static inline u64 file_at(u64 fd)
 {
@@ -223,7 +223,7 @@ static inline u64 file_at(u64 fd)
 	return fd < RD(u32, table, OFF_FDT_MAX_FDS) ? RD(u64, RD(u64, table, OFF_FDT_FD), fd * 8) : 0;
 }
 
-/* The id of the region that a descriptor of the caller's is of, entered if it is new; 0: there is no room. */
+/* The id of the region that a descriptor of the caller refers to, added if it is new; 0: no room. */
 int adopt(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 inode = RD(u64, file_at(ctx->args[0]), OFF_FILE_INODE);
@@ -236,7 +236,7 @@ int adopt(struct bpf_raw_tracepoint_args *ctx)
 	return id;
 }
 
-/* Bring what is known of a region up to date: whether it is still there. */
+/* Measure a region again. Returns whether it still exists. */
 int measure(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct region *region = region_by_id(ctx->args[0]);
@@ -249,7 +249,7 @@ int measure(struct bpf_raw_tracepoint_args *ctx)
 	return 1;
 }
 
-/* A region is found no more; what it has is user space's to take away, once nobody is at it any more. */
+/* Make a region impossible to find. User space empties it once no program uses it any more. */
 int forget(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct region *region = region_by_id(ctx->args[0]);
@@ -257,7 +257,7 @@ int forget(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	u64 mapping = region->mapping;
 	u32 *known = ids.lookup(&mapping);
-	if (known && *known == region->id) /* else another has come to its place */
+	if (known && *known == region->id) /* otherwise another region is at that address now */
 		keep_out(mapping);
 	return 0;
 }

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* With STACKS: which code made the pages, by user stack; without, nothing. */
+/* With STACKS: count the pages that each user stack made. Without: nothing. */
 
 #ifdef STACKS
 #define USER_STACK (1ULL << 8) /* BPF_F_USER_STACK */
-#define NO_USER_STACK -14      /* EFAULT: a kernel thread has none */
+#define NO_USER_STACK -14      /* EFAULT: a kernel thread has no user stack */
 #define NR_STACKS 16384	       /* 17 MiB */
 
 /*
- * Not bpf_get_stackid: in its table a stack has one place, by its hash, and is lost where another has that. Of 1000
- * stacks in 16384 places 30 would be.
+ * Not bpf_get_stackid(): its table has one place per hash, and a stack is lost if another has its place. Of 1000 stacks
+ * in 16384 places, about 30 would be lost.
  */
 static long (*get_stack)(void *ctx, void *to, u32 bytes, u64 flags) = (void *)67;
 
-BPF_TABLE("hash", u64, struct stack, stacks, NR_STACKS);	/* by its number */
-BPF_TABLE("hash", struct stacked_key, u64, stacked, NR_USAGES); /* pages ever made */
-/* Where it is walked into: fentry's programs may be preempted, but not by themselves on this CPU. */
+BPF_TABLE("hash", u64, struct stack, stacks, NR_STACKS);	/* by stack number */
+BPF_TABLE("hash", struct stacked_key, u64, stacked, NR_USAGES); /* pages ever made, including those given back */
+/* Scratch space, one per reader: an fentry program can be preempted by others on its CPU, but not by itself. */
 BPF_TABLE("percpu_array", u32, struct stack, walked, NR_READERS);
 
-/* The number of the current stack: a hash of it that is the process's own, so that none can lie of another. */
+/* The number of the current stack: a hash seeded with the tgid, so that no process can forge another's. */
 static inline u64 stack_of(u32 reader, void *ctx, u32 tgid)
 {
 	u64 number = tgid;
@@ -38,7 +38,7 @@ static inline u64 stack_of(u32 reader, void *ctx, u32 tgid)
 		number = (number ^ stack->addresses[i]) * 0x9e3779b97f4a7c15ULL;
 		number ^= number >> 32;
 	}
-	number |= !number; /* NO_STACK is not one */
+	number |= !number; /* never NO_STACK */
 	if (!stacks.lookup(&number) && stacks.insert(&number, stack) && !stacks.lookup(&number)) {
 		lose(LOST_STACKS);
 		return NO_STACK;

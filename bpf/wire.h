@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the kernel side and user space say to each other: plain C, the same under bcc, under cc (a test compares every
- * offset with tracer/events.py and tracer/ledger.py), and in the reader's head. Fields go by size: no padding.
+ * The structures shared between the BPF programs and user space: plain C, compiled by bcc and by cc. tracer/wire.py
+ * mirrors them, and tests/test_wire.py compares every offset. Fields are ordered by size, so there is no padding.
  */
 #ifndef SHMTRACE_WIRE_H
 #define SHMTRACE_WIRE_H
@@ -13,25 +13,25 @@
 #define EARLIER_BYTES 64
 #define NAME_BYTES 64
 #define BLOCK_PAGES 64
-#define SLOT_BITS 16 /* of a region's id: its place among the regions; above, how many were there before it */
+#define SLOT_BITS 16 /* low bits of a region's id: its place in the array; the high bits count earlier regions there */
 #define MAX_TEXTS 4
-#define TEXT_BYTES 136 /* of a text of a label, its NUL included; more than SHOWN_BYTES: it is longer, and cut there */
+#define TEXT_BYTES 136 /* of one text of a label, with NUL; more than SHOWN_BYTES, to see that a text is longer */
 #define TEXTS_BYTES (MAX_TEXTS * TEXT_BYTES)
 #define SHOWN_BYTES 128
-#define STACK_DEPTH 127 /* the kernel walks no further, unless told to (perf_event_max_stack) */
+#define STACK_DEPTH 127 /* the kernel's default limit (perf_event_max_stack) */
 #define NO_STACK 0
 
 /*
  * A page's word in the ledger: who first touched it and when, as tgid << WHEN_BITS | microseconds since the capture
- * began; or, below any owner's word, one of these.
+ * began. Values below any owner's word have these meanings.
  */
 #define WHEN_BITS 42
 #define WORD_ABSENT 0	  /* nothing seen */
 #define WORD_EXISTED 1	  /* was there when first seen: from before the capture, or made unseen */
 #define WORD_FREED 2	  /* given back */
-#define WORD_REAPPEARED 3 /* given back, and there again by a path this tier does not see */
+#define WORD_REAPPEARED 3 /* given back, and then made again in a way that this tier does not see */
 
-/* A region is one shmem inode. SysV numbers its inodes by shmid, so only the generation tells two apart. */
+/* A region is one shmem inode. The inode number of a SysV segment is its shmid, so only the generation is unique. */
 struct region_key {
 	__u64 ino;
 	__u32 generation;
@@ -40,80 +40,80 @@ struct region_key {
 
 struct region {
 	struct region_key key;
-	__u64 mapping;	   /* the kernel's address of its struct address_space */
-	__u64 size_bytes;  /* when it was last measured */
-	__u64 pages;	   /* what is allocated, swapped pages included: when it was last measured, or at its end */
-	__u64 swapped;	   /* of those, swapped */
-	__u64 peak_pages;  /* the most that it had whenever pages of it were given back */
-	__u64 start_pages; /* when it was met */
-	__u64 gone_us;	   /* when its last user let go of it, 0 while it lives */
-	__u64 torn_pages;  /* of pages, seen torn down since; all but the swapped ones once it is over */
-	__u64 punched_us;  /* when swapped pages of it were last given back */
-	__u64 created_ns;	   /* CLOCK_MONOTONIC, 0 where nobody saw it made */
+	__u64 mapping;	   /* address of its struct address_space */
+	__u64 size_bytes;  /* when last measured */
+	__u64 pages;	   /* allocated, including swapped pages; when last measured, or at its end */
+	__u64 swapped;	   /* swapped pages among these */
+	__u64 peak_pages;  /* the largest count seen when pages were given back */
+	__u64 start_pages; /* allocated when it was first met */
+	__u64 gone_us;	   /* when its last user released it; 0: it exists */
+	__u64 torn_pages;  /* torn down since; in the end all but the swapped pages */
+	__u64 punched_us;  /* when swapped pages or a large folio of it were last given back */
+	__u64 created_ns;  /* CLOCK_MONOTONIC; 0: its creation was not seen */
 	__u64 creator_start_time_ns;
-	__u64 mapped_ns; /* CLOCK_MONOTONIC: made, or first mapped, by the tree; 0: not yet */
+	__u64 mapped_ns; /* CLOCK_MONOTONIC, when the tree created or first mapped it; 0: not yet */
 	__u64 mapper_start_time_ns;
 	__u32 creator_tgid;
 	__u32 mapper_tgid;
 	__u32 id;    /* 0: the place is free */
 	__u32 huge;  /* on hugetlbfs */
-	__u32 order; /* hugetlbfs: of its pages, by which its ledger counts; known by the first that is seen */
+	__u32 order; /* hugetlbfs: its ledger counts pages of 1 << order; set when the first page is seen */
 	__u32 name_bytes;
-	char name[NAME_BYTES]; /* dentry: dev/zero, SYSV…, memfd:…, or a file's last part */
+	char name[NAME_BYTES]; /* of the dentry: dev/zero, SYSV…, memfd:…, or a file's name */
 };
 
-/* As many neighbouring pages of a region as a block of the ledger has words. */
+/* A part of a region: BLOCK_PAGES consecutive pages, as in one block of the ledger. */
 struct part {
 	__u32 region; /* its id */
 	__u32 number; /* page index / BLOCK_PAGES */
 };
 
-struct block { /* number 0 is none */
+struct block { /* number 0 means none */
 	__u64 words[BLOCK_PAGES];
-	__u64 torn;   /* bit per page: it was there when the region was torn down */
-	__u64 number; /* its own */
+	__u64 torn;   /* one bit per page: it existed when the region was torn down */
+	__u64 number; /* its own number */
 	struct part part;
 };
 
-/* The trace itself. User space writes what comes first, before anything is attached. */
+/* The state of the trace. User space writes the first four fields before anything is attached. */
 struct state {
-	__u64 began_ns;	     /* of the capture: CLOCK_MONOTONIC */
-	__u64 began_boot_ns; /* CLOCK_BOOTTIME */
-	__u32 everything;    /* every process is tracked */
-	__u32 watches_execs; /* tell of every exec on the host, and track it until user space says no */
-	__u64 nr_lives;	     /* beginnings and ends of processes, so far */
-	__u64 nr_mappings;   /* changes of what any maps (the faults tier) */
-	__s64 nr_abroad;     /* threads now at work in another's address space */
+	__u64 began_ns;	     /* CLOCK_MONOTONIC at the start of the capture */
+	__u64 began_boot_ns; /* the same by CLOCK_BOOTTIME */
+	__u32 everything;    /* track every process */
+	__u32 watches_execs; /* report every exec on the host, and track the process until user space drops it */
+	__u64 nr_lives;	     /* counts starts and ends of processes */
+	__u64 nr_mappings;   /* counts changes of mappings (faults tier) */
+	__s64 nr_abroad;     /* threads now working in another's address space */
 };
 
 enum process_kind {
 	OF_TREE,
-	WATCHED,  /* tracked since an exec, or as the child of one that is: until user space has said what it is */
-	OUTSIDE_TREE, /* not tracked: it touched a region of the tree's, or user space has said no */
+	WATCHED, /* a candidate: it, or an ancestor, has executed a program that user space has not decided on yet */
+	OUTSIDE_TREE, /* not tracked: it touched a region of the tree, or user space dropped it */
 };
 
-/* A process that is known, and until user space has taken it one that was. Times are CLOCK_MONOTONIC. */
+/* A process, until user space has read its end. Start times are CLOCK_BOOTTIME, other times CLOCK_MONOTONIC. */
 struct process {
 	__u64 start_time_ns;
-	__u64 parent_start_time_ns; /* 0: it is not known whose child it is */
-	__u64 began_ns;		    /* when it was entered; 0: user space did that */
+	__u64 parent_start_time_ns; /* 0: the parent is not known */
+	__u64 began_ns;		    /* when it was added; 0: user space added it */
 	__u64 executed_ns;	    /* its last exec; 0: none was seen */
-	__u64 ended_ns;		    /* 0: it lives */
-	__u64 earlier_ns; /* an exec before the last, the first that user space may not have read of; 0: none */
-	__u64 read_ns;	  /* user space writes this: of all that was executed by then it has read */
-	__u32 number;	  /* its own; 0: the place is free */
+	__u64 ended_ns;		    /* 0: it is running */
+	__u64 earlier_ns; /* the first exec that user space may not have read, if there was a later one; 0: none */
+	__u64 read_ns;	  /* written by user space: it has read all execs up to this one */
+	__u32 number;	  /* its own number; 0: the place is free */
 	__u32 tgid;
-	__u32 parent_tgid; /* or, where that one's beginning was not seen, its next of kin */
-	__u32 kind;	   /* process_kind */
-	__u32 title_bytes; /* of the whole command line at its last exec, or at its end; 0: not read */
+	__u32 parent_tgid; /* or the nearest known ancestor, if the fork was not seen */
+	__u32 kind;	   /* enum process_kind */
+	__u32 title_bytes; /* size of the whole command line at its last exec or its end; 0: not read */
 	__u32 reserved;
 	char comm[COMM_BYTES];
-	char title[TITLE_BYTES]; /* its arguments, NUL after each, cut */
+	char title[TITLE_BYTES]; /* arguments, each with its NUL, cut */
 	char earlier_comm[COMM_BYTES];
 	char earlier_title[EARLIER_BYTES];
 };
 
-/* Who was the first to ask for a SysV segment. */
+/* The first process that called shmget() for a SysV segment. */
 struct asker {
 	__u64 start_time_ns;
 	__u64 tgid;
@@ -122,16 +122,16 @@ struct asker {
 struct usage_key {
 	__u32 region;
 	__u32 tgid;
-	__u64 start_time_ns; /* 0: an earlier life of this tgid, known only by the word it left */
+	__u64 start_time_ns; /* 0: an earlier process with this tgid, known only from the words it left */
 };
 
 struct usage {
 	__u64 faults;
 	__u64 freed_pages;    /* of the pages it touched first */
-	struct usage_key key; /* of no region: the place is free */
+	struct usage_key key; /* region 0: the place is free */
 };
 
-/* Pages that one process made in, or for, another's address space. */
+/* Pages that one process made in another's address space, or for it. */
 struct made_for_key {
 	__u64 start_time_ns;
 	__u64 for_start_time_ns;
@@ -141,44 +141,44 @@ struct made_for_key {
 	__u32 reserved;
 };
 
-/* Where a text of a label is in a process's memory. */
+/* How to find a text of a label in a process's memory. */
 enum text_how {
-	TEXT_IN_PLACE,	 /* at the address */
-	TEXT_POINTED_TO, /* a char * is at the address */
-	TEXT_TITLE,	 /* the process's title */
-	TEXT_NOTED,	 /* where a file name was, when an uprobe saw it */
+	TEXT_IN_PLACE,	 /* it is at the address */
+	TEXT_POINTED_TO, /* a char * to it is at the address */
+	TEXT_TITLE,	 /* it is the process's title */
+	TEXT_NOTED,	 /* a file name that a uprobe has copied */
 };
 
-/* In place of a text's length. */
+/* Instead of a text's length. */
 #define TEXT_NONE -1
 #define TEXT_UNREADABLE -2
 
-/* What a process is doing, in its own words. */
+/* What a process says it is doing. */
 struct texts {
-	__s64 bytes[MAX_TEXTS]; /* NUL included; by this width clang copies all of it, and calls no memcpy */
-	char text[TEXTS_BYTES]; /* one after the other; bcc reads no array of arrays */
+	__s64 bytes[MAX_TEXTS]; /* with NUL; 64 bits wide, else clang copies the structure by memcpy */
+	char text[TEXTS_BYTES]; /* one after the other, since bcc does not support arrays of arrays */
 };
 
-/* Where those of one process are, and what was told of them last. */
+/* Where the texts of a process are, and which were reported last. */
 struct label {
 	__u64 address[MAX_TEXTS];
-	__u32 how[MAX_TEXTS]; /* text_how */
-	__u64 lost_us;	      /* since when what it does could not be told; 0: it is told */
+	__u32 how[MAX_TEXTS]; /* enum text_how */
+	__u64 lost_us;	      /* since when labels could not be reported; 0: none was lost */
 	struct texts last;
 	char noted[TEXT_BYTES];
 	__s32 noted_bytes;
-	__u32 file_is_string; /* PHP's file handles name the file by a zend_string, else by a char * */
+	__u32 file_is_string; /* PHP's file handles name the file by a zend_string; otherwise by a char * */
 	__u32 told;
 	__u32 reserved;
 };
 
-/* A user stack, the innermost address first. */
+/* A user stack, innermost address first. */
 struct stack {
 	__u64 addresses[STACK_DEPTH];
 	__u64 count;
 };
 
-/* Pages that a process made of a region, by one stack. */
+/* Pages of a region that a process made by one stack. */
 struct stacked_key {
 	__u64 start_time_ns;
 	__u64 stack; /* its number; NO_STACK: there is none, or it was lost */
@@ -186,20 +186,20 @@ struct stacked_key {
 	__u32 tgid;
 };
 
-/* What could not be written down, one counter each for the whole capture. */
+/* What could not be recorded: one counter each for the whole capture. */
 enum loss {
-	LOST_EVENTS,	/* the event buffer was full */
-	LOST_PROCESSES, /* more processes than there was room for */
-	LOST_REGIONS,	/* more regions */
-	LOST_USAGE,	/* more (region, process) pairs: faults not counted */
+	LOST_EVENTS,	/* the ring buffer was full */
+	LOST_PROCESSES, /* no room for a process */
+	LOST_REGIONS,	/* no room for a region */
+	LOST_USAGE,	/* no room for a (region, process) pair: faults not counted */
 	LOST_PAGES,	/* no room in the ledger */
-	LOST_MAPPINGS,	/* a mapping the kernel's own tree did not show */
-	LOST_LABELS,	/* more labels than there was room for, or than are told in a second */
-	LOST_STACKS,	/* no room for a stack, or for another (region, process, stack) */
+	LOST_MAPPINGS,	/* a mapping that the kernel's VMA tree did not show */
+	LOST_LABELS,	/* no room for a label, or more per second than are reported */
+	LOST_STACKS,	/* no room for a stack, or for a (region, process, stack) */
 	NR_LOSSES
 };
 
-/* What user space gives back (bpf/maps.c). */
+/* What user space gives back through empty() in bpf/maps.c. */
 enum free {
 	FREE_BLOCK,
 	FREE_PROCESS,
@@ -208,26 +208,26 @@ enum free {
 };
 
 enum event_type {
-	EVENT_NEWS = 1, /* no more than that: something has changed in the maps */
+	EVENT_NEWS = 1, /* says only that something in the maps has changed */
 	EVENT_PUNCH,
 	EVENT_LABEL,
 };
 
-/* Every event begins so: what happened, when, and in which process. One that is lost is only a delay, or is counted. */
+/* The start of every event. A lost event is only late, or is counted as a loss. */
 struct event {
 	__u64 time_ns; /* CLOCK_MONOTONIC */
 	__u32 tgid;
 	__u32 type;
 };
 
-struct event_label { /* what the process does from since_us on, and from when until then it is not known */
+struct event_label { /* the label of a process since since_us */
 	struct event event;
 	__u64 since_us;
-	__u64 lost_us; /* 0: it is known */
+	__u64 lost_us; /* labels since this time were lost; 0: none */
 	struct texts texts;
 };
 
-struct event_punch { /* pages [first, end) are given back, and keep their words: swapped ones, and large folios */
+struct event_punch { /* pages [first, end) were given back but keep their words: swapped pages, and large folios */
 	struct event event;
 	__u64 first;
 	__u64 end;

@@ -1,6 +1,6 @@
-"""How long a trace may be kept from its work by reading what others wrote: some seconds, and a share of all time.
+"""Limits the time that a trace spends on reading files of other users: some seconds, plus a share of all time.
 
-There is no other bound to it: anybody may run ten thousand programs, and each takes its time.
+Nothing else limits it: users can run ten thousand programs, and each takes time to read.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import time
 
 
 class Budget:
-    """A context manager, for what is to be paid for."""
+    """A time budget. Use it as a context manager around the work to account for."""
 
     AT_ONCE_S = 2.0
     SHARE = 0.01

@@ -1,7 +1,7 @@
-"""ELF files: how a program lies in memory, and what its symbol tables say.
+"""Reads ELF files: how a program is laid out in memory, and its symbol tables.
 
-Each may have been made up to do harm. What is read of one is bounded in bytes and in time, what does not fit into the
-file is left out, and a number that it gives is used for nothing but to look something up.
+A file may be hostile. Reading is bounded in bytes and time, and what does not fit into the file is ignored. Numbers
+from the file are only used for lookups.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import NamedTuple
 
 PATIENCE_S = 1.0
 MAX_HEADERS = 4096
-MAX_LOADS = 64  # of which a program has five or so
-MAX_SYMBOLS = 1 << 18  # of one table, which take a second; node has 110,000
+MAX_LOADS = 64  # a program has about five
+MAX_SYMBOLS = 1 << 18  # per table, which takes a second; node has 110,000
 MAX_STRINGS_BYTES = 32 << 20
 MAX_NOTES_BYTES = MAX_DYNAMIC_BYTES = 1 << 16
 MAX_BUILD_ID_BYTES = 64
 CHUNK_BYTES = 1 << 20
 ADDRESS_END = 1 << 64
 
-# as <elf.h> calls them
+# names of <elf.h>
 EI_NIDENT = 16
 PT_LOAD, PT_DYNAMIC, PT_NOTE = 1, 2, 4
 PF_X = 1
@@ -37,15 +37,15 @@ STT_FUNC, STT_TLS, STT_GNU_IFUNC = 2, 6, 10
 STB_LOCAL, STB_GLOBAL = 0, 1
 NT_GNU_BUILD_ID = 3
 DT_NULL, DT_STRTAB, DT_SYMTAB, DT_STRSZ = 0, 5, 6, 10
-# of the tables that linkers put behind .dynsym: DT_HASH, STRTAB, RELA, REL, JMPREL, GNU_HASH, VERSYM, VERDEF, VERNEED
+# tables that linkers put behind .dynsym: DT_HASH, STRTAB, RELA, REL, JMPREL, GNU_HASH, VERSYM, VERDEF, VERNEED
 DT_TABLES = (4, 5, 7, 17, 23, 0x6FFFFEF5, 0x6FFFFFF0, 0x6FFFFFFC, 0x6FFFFFFE)
 
 
 class FileClass(NamedTuple):
-    """Of the structures in the files of one class."""
+    """The structures of files of one class, 32 or 64 bits."""
 
     wide: bool
-    header: struct.Struct  # behind e_ident
+    header: struct.Struct  # after e_ident
     segment: struct.Struct
     section: struct.Struct
     dynamic: struct.Struct
@@ -82,13 +82,13 @@ class _Segment(NamedTuple):
     address: int
     physical_address: int
     size_bytes: int
-    """in the file"""
+    """In the file."""
     memory_bytes: int
     alignment: int
 
 
 class Load(NamedTuple):
-    """PT_LOAD: which part of the file is where in memory, but for the base."""
+    """A PT_LOAD segment: which part of the file is at which address, relative to the base."""
 
     offset_bytes: int
     size_bytes: int
@@ -97,18 +97,18 @@ class Load(NamedTuple):
 
 
 class Symbol(NamedTuple):
-    """One that is defined, and is in memory that all threads share."""
+    """A defined symbol in memory that all threads share."""
 
     address: int
-    """but for the base"""
+    """Relative to the base."""
     is_function: bool
 
 
 class Columns(NamedTuple):
-    """Of a symbol table; a place in each is a symbol's number."""
+    """The columns of a symbol table, each indexed by symbol number."""
 
     names: array[int]
-    """where they begin among the strings"""
+    """Offsets into the strings."""
     infos: bytes
     sections: array[int]
     values: array[int]
@@ -116,14 +116,14 @@ class Columns(NamedTuple):
 
 
 class SymbolTable(NamedTuple):
-    """A symbol table, as it is in the file."""
+    """A symbol table as stored in the file."""
 
     layout: FileClass
     symbols: bytes
     strings: bytes
 
     def columns(self) -> Columns:
-        """Taken out all at once: one by one takes three times as long."""
+        """All columns, by slicing: unpacking symbols one by one takes three times as long."""
         halves, words = array("H", self.symbols), array("I", self.symbols)
         if self.layout.wide:
             longs = array("Q", self.symbols)
@@ -131,7 +131,7 @@ class SymbolTable(NamedTuple):
         return Columns(words[0::4], self.symbols[12::16], halves[7::8], words[1::4], words[2::4])
 
     def find(self, names: Collection[str]) -> dict[str, Symbol]:
-        """By name; where several have it, one that is not local to an object file."""
+        """Symbols by name. Of several with the same name, one that is not local to an object file."""
         wanted = {name.encode() + b"\0": name for name in names}
         starts, strings, columns = tuple(wanted), self.strings, self.columns()
         found: dict[str, Symbol] = {}
@@ -147,7 +147,7 @@ class SymbolTable(NamedTuple):
 
 
 class Elf(NamedTuple):
-    """What is of interest in one file; a table is None where there is none, or none that can be read."""
+    """What is needed of one file. A table is None if the file has none that can be read."""
 
     layout: FileClass
     machine: int
@@ -155,36 +155,36 @@ class Elf(NamedTuple):
     exported: SymbolTable | None
     """.dynsym"""
     full: SymbolTable | None
-    """.symtab, unless it has been stripped off"""
+    """.symtab, unless it was stripped"""
     build_id: str
-    """in hexadecimal; or nothing"""
+    """In hexadecimal; empty: none."""
 
     @property
     def size_bytes(self) -> int:
-        """What it takes in memory, nearly."""
+        """Approximate size in memory."""
         return sum(len(table.symbols) + len(table.strings) for table in (self.exported, self.full) if table)
 
     @property
     def is_native(self) -> bool:
-        """Whether it is of the machine and the class that this interpreter is of."""
+        """Whether the file is for the architecture and class of this interpreter."""
         return (self.layout, self.machine) == _native()
 
     def without_tables(self) -> Elf:
         return self._replace(exported=None, full=None)
 
     def address(self, offset_bytes: int) -> int:
-        """Where this part of the file is in memory, but for the base: what addr2line and objdump call an address."""
+        """The address of an offset in the file, relative to the base: what addr2line and objdump call an address."""
         for load in self.loads:
             if load.offset_bytes <= offset_bytes < load.offset_bytes + load.size_bytes:
                 return offset_bytes - load.offset_bytes + load.address
         return offset_bytes
 
     def code_offset_bytes(self, address: int) -> int | None:
-        """Where in the file the code is that will be at this address; None: no code comes there."""
+        """The offset in the file of the code at an address; None: no code is loaded there."""
         return _offset_bytes((load for load in self.loads if load.executable), address)
 
     def find(self, names: Collection[str]) -> dict[str, Symbol]:
-        """By name, those that are exported, or else any that have not been stripped off."""
+        """Symbols by name: from the exported ones, or else from all that were not stripped."""
         found: dict[str, Symbol] = {}
         for table in (self.exported, self.full):
             missing = set(names) - found.keys()
@@ -194,9 +194,10 @@ class Elf(NamedTuple):
 
 
 def read(fd: int, patience_s: float = PATIENCE_S) -> Elf | None:
-    """What an open file has, of whose tables the first MAX_SYMBOLS; None: it is no ELF file of this byte order.
+    """Read an open file; of each symbol table at most MAX_SYMBOLS. None: it is no ELF file of this byte order.
 
-    Raises OSError, and nothing else: it cannot be read, or not in that time (TimeoutError).
+    Raises OSError where the file cannot be read, and TimeoutError where that takes longer than patience_s. Nothing
+    else.
     """
     try:
         return _elf(_File(fd, time.monotonic() + patience_s))
@@ -205,7 +206,7 @@ def read(fd: int, patience_s: float = PATIENCE_S) -> Elf | None:
 
 
 class _File:
-    """Of which as much can be read as there is, and time for."""
+    """A file, read up to its end and up to a deadline."""
 
     def __init__(self, fd: int, until_s: float) -> None:
         self._fd = fd
@@ -213,7 +214,7 @@ class _File:
         self._size_bytes = os.fstat(fd).st_size
 
     def read(self, offset_bytes: int, size_bytes: int) -> bytes:
-        """Raises ValueError where the file has no such part."""
+        """Raises ValueError where the file has no such part, and TimeoutError after the deadline."""
         if offset_bytes + size_bytes > self._size_bytes:
             raise ValueError("beyond the end of the file")
         found = bytearray()
@@ -241,7 +242,7 @@ class _File:
 
 
 def _elf(file: _File) -> Elf:
-    """Raises ValueError: it is none."""
+    """Raises ValueError where the file is no ELF file."""
     ident = file.read(0, EI_NIDENT)
     layout = _LAYOUTS.get(ident[4])
     if ident[:4] != b"\x7fELF" or not layout or ident[5] != _BYTE_ORDER:
@@ -268,7 +269,7 @@ def _elf(file: _File) -> Elf:
 
 
 def _tables(file: _File, layout: FileClass, sections_at: int, nr_sections: int) -> dict[int, SymbolTable]:
-    """The first of each kind. Raises ValueError where there are no section headers."""
+    """The first symbol table of each kind. Raises ValueError where there are no section headers."""
     tables: dict[int, SymbolTable] = {}
     sections = file.rows(layout.section, sections_at, nr_sections * layout.section.size)
     for _, kind, _, _, at, size_bytes, link, _, _, row_bytes in sections:
@@ -280,9 +281,9 @@ def _tables(file: _File, layout: FileClass, sections_at: int, nr_sections: int) 
 
 
 def _dynamic(file: _File, layout: FileClass, segments: Iterable[_Segment], loads: Iterable[Load]) -> SymbolTable | None:
-    """.dynsym as the loader finds it, without section headers.
+    """.dynsym as the dynamic loader finds it, without section headers.
 
-    Nothing says how long it is: it ends where the next table begins.
+    Its length is not stored: it ends where the next table begins.
     """
     dynamic = next((segment for segment in segments if segment.kind == PT_DYNAMIC), None)
     if not dynamic:
@@ -302,7 +303,7 @@ def _dynamic(file: _File, layout: FileClass, segments: Iterable[_Segment], loads
 
 
 def _offset_bytes(loads: Iterable[Load], address: int) -> int | None:
-    """Where in the file what will be at an address is."""
+    """The offset in the file of what is loaded at an address; None: nothing is."""
     for load in loads:
         if load.address <= address < load.address + load.size_bytes:
             return address - load.address + load.offset_bytes
@@ -326,7 +327,7 @@ def _build_id(file: _File, segments: Iterable[_Segment]) -> str:
 
 
 def _aligned(offset_bytes: int, alignment: int) -> int:
-    """Notes are of 4 bytes, but for those in segments of 8."""
+    """Notes are aligned to 4 bytes, or to 8 in segments aligned to 8."""
     step = 8 if alignment == 8 else 4
     return -(-offset_bytes // step) * step
 

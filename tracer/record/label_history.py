@@ -1,4 +1,4 @@
-"""What each process was doing, from one moment to the next: told by the kernel side, asked for by process and time."""
+"""The labels of each process over time: collects them from the probes, and looks them up by process and time."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from tracer.proc.procfs import Proc
 from tracer.proc.shmem import FileKey
 from tracer.record.label_sites import Site, Sources
 
-# Of a program that says another thing for every page; a pool has as many labels as scripts.
+# limit for a program with another label on every page; a pool of servers has as many labels as scripts
 MAX_LABELS = 1 << 18
-MAX_MOMENTS = 1 << 18  # of one process
-MAX_BINARIES = 256  # that processes run at one time
-MAX_DOUBTS = 10  # anybody may have programs by such a name
+MAX_MOMENTS = 1 << 18  # kept per process
+MAX_BINARIES = 256  # of running processes
+MAX_DOUBTS = 10  # any user may have programs with a matching name
 
 
 @dataclasses.dataclass
 class _HookedBinary:
-    """A file that has what is read, as long as processes run it."""
+    """A file whose label is read, as long as processes run it."""
 
     path: str
     uprobes: list[int] = dataclasses.field(default_factory=list)
     processes: int = 0
     said: bool | None = None
-    """whether one of its labels could be read; None: there has been none"""
+    """Whether any of its labels could be read; None: none was reported yet."""
 
 
 class LabelHistory:
-    """Tells the kernel side where processes have their labels, and keeps what it tells of them.
+    """Tells the probes where processes keep their labels, and collects what they report.
 
     Times are microseconds since the capture began.
     """
@@ -51,7 +51,8 @@ class LabelHistory:
         self._sites: dict[int, Site] = {}  # by tgid
         self._binaries: dict[FileKey, _HookedBinary] = {}
         self._rows: dict[tuple[str | None, ...], int] = {}
-        self._moments: dict[int, tuple[list[int], list[int | None]]] = {}  # by tgid: from when, which label
+        # by tgid: (times, label rows), both ordered by time
+        self._moments: dict[int, tuple[list[int], list[int | None]]] = {}
 
     @property
     def warnings(self) -> list[str]:
@@ -60,11 +61,11 @@ class LabelHistory:
 
     @property
     def doubt(self) -> str | None:
-        """Why a program that was looked at has no labels, as long as none has any."""
+        """Why the first program looked at has no labels. None: no such problem, or some program has labels."""
         return self._doubts[0] if self._doubts and not self._found else None
 
     def adopt(self, tgid: int) -> None:
-        """A process that exists, or runs another program now."""
+        """Read labels of an existing process, or of one that has just executed a program."""
         self._leave(tgid)
         try:
             site = self._sources.find(tgid)
@@ -72,29 +73,30 @@ class LabelHistory:
                 self._meet(site, tgid)
                 self._found = True
                 self._enter(tgid, site)
-        except OSError:  # it is gone, or another program by now
+        except OSError:  # the process is gone, or runs another program by now
             pass
         except ShmtraceError as error:
             self._doubt(_unknown(error.message))
         self._forget_idle()
 
     def begin(self, tgid: int, since_us: int, parent_tgid: int | None = None) -> None:
-        """A PID has another life, or another program, of which nothing is known yet."""
+        """Start over with a PID: a new process, or a new program in it. Its label is unknown."""
         if tgid in self._moments:
             self._note(tgid, since_us, None)
         self._leave(tgid)
         site = self._sites.get(parent_tgid or 0)
-        if site:  # the kernel side knows, unless the parent's label came to be known after the fork
+        if site:  # fork_label() did this already, unless the parent's site became known after the fork
             self._enter(tgid, site)
 
     def heard(self, event: events.LabelRead) -> None:
+        """Record a label that was reported."""
         tgid = event.tgid
         if event.lost_us:
             self._note(tgid, event.lost_us, None)
         self._note(tgid, event.since_us, self._row(tgid, event.texts))
 
     def ended(self, tgid: int) -> None:
-        """The kernel side keeps an entry beyond the end of its process only to tell of a loss."""
+        """Close the labels of a process that has exited. Its map entry remains only if labels were lost."""
         raw = self._probes.labels[wire.TGID.pack(tgid)]
         self._settle(tgid, raw)
         del self._probes.labels[wire.TGID.pack(tgid)]
@@ -102,25 +104,28 @@ class LabelHistory:
         self._forget_idle()
 
     def finish(self) -> None:
-        """Of those that live, what could not be told is lost."""
+        """Record which labels of running processes were lost."""
         for tgid in self._sites:
             self._settle(tgid, self._probes.labels[wire.TGID.pack(tgid)])
         if not self._found:
             self._warn(f"no process had what --label {self._source.name} reads: all labels are ?")
 
     def at(self, tgid: int, when_us: int) -> int | None:
-        """The row of the label it had then; None: unknown."""
+        """The label row of a process at a time; None: unknown."""
         since_us, rows = self._moments.get(tgid, ((), ()))
         place = bisect_right(since_us, when_us)
         return rows[place - 1] if place else None
 
     def is_one(self, tgid: int, first_us: int, last_us: int) -> bool:
-        """Whether nothing was told of its label in between."""
+        """Whether the label stayed the same between two times."""
         since_us, _ = self._moments.get(tgid, ((), ()))
         return bisect_right(since_us, first_us) == bisect_right(since_us, last_us)
 
     def _meet(self, site: Site, tgid: int) -> None:
-        """Raises ShmtraceError: its program is to have no labels; OSError: its program is not to be had any more."""
+        """Attach uprobes to a binary when its first process is met.
+
+        Raises ShmtraceError where the program can have no labels, and OSError where its file cannot be opened any more.
+        """
         if site.binary in self._binaries:
             return
         path = site.mapping.path
@@ -129,7 +134,7 @@ class LabelHistory:
         binary = _HookedBinary(path)
         if site.functions:
             try:
-                with self._sources.opened(site, tgid) as file:  # and no other that has come to its place
+                with self._sources.opened(site, tgid) as file:  # opened() makes sure that it is still the same file
                     for program, offset in site.functions.items():
                         binary.uprobes.append(self._probes.attach_uprobe(program, file, offset))
             except BaseException:
@@ -147,7 +152,7 @@ class LabelHistory:
             self._binaries[site.binary].processes -= 1
 
     def _forget_idle(self) -> None:
-        """Programs that nobody runs: a uprobe would keep their file systems from being unmounted."""
+        """Detach from programs that no process runs: a uprobe keeps their file system from being unmounted."""
         for key, binary in [item for item in self._binaries.items() if not item[1].processes]:
             self._detach(binary)
             if binary.said is False:
@@ -169,7 +174,7 @@ class LabelHistory:
 
     def _note(self, tgid: int, since_us: int, row: int | None) -> None:
         times_us, rows = self._moments.setdefault(tgid, ([], []))
-        place = bisect_right(times_us, since_us)  # threads may tell out of order
+        place = bisect_right(times_us, since_us)  # threads may report out of order
         times_us.insert(place, since_us)
         rows.insert(place, row)
         if len(rows) > MAX_MOMENTS:
@@ -177,7 +182,7 @@ class LabelHistory:
             self._warn(f"{tgid} has said more than {MAX_MOMENTS} things: its labels of long ago are ?")
 
     def _row(self, tgid: int, texts: tuple[str | Absent, ...]) -> int | None:
-        """Of a label in the capture, entered if it is new; None: its first text could not be read."""
+        """The row of a label, added to the capture if it is new. None: its first text could not be read."""
         first = texts[0]
         site = self._sites.get(tgid)
         if site:

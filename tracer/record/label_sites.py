@@ -1,4 +1,4 @@
-"""Where a process keeps what a label reads: C strings in its memory, found by the symbols that its program exports."""
+"""Finds where a process keeps the texts of a label: C strings in its memory, by symbols that its program exports."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from tracer.record.elf import Load
 
 IN_BINARY = (wire.TEXT_IN_PLACE, wire.TEXT_POINTED_TO)
 
-MAX_PATH_LENGTH = 120  # as warnings have it
+MAX_PATH_LENGTH = 120  # in warnings
 
-MAX_TRIED = 16  # of the files by such a name that a process has mapped
+MAX_TRIED = 16  # mapped files with a matching name, per process
 
-MAX_KNOWN = 4096  # files by such a name, of which it is known what they have
+MAX_KNOWN = 4096  # files whose symbols are remembered
 
 
 class Site(NamedTuple):
-    """A source in one process."""
+    """Where one process keeps the texts of a source."""
 
     source: Source
     addresses: tuple[int, ...]
-    """of its texts; 0: that one has none"""
+    """Of the texts; 0: the text has no address."""
     mapping: procfs.Mapping
-    """of the binary"""
+    """The mapping of the binary."""
     binary: FileKey
     functions: Mapping[str, int]
-    """offset in the file by program"""
+    """Offset in the file, by BPF program."""
     file_is_string: bool
 
     def pack(self) -> bytes:
@@ -51,7 +51,7 @@ class Site(NamedTuple):
 
 
 class Sources:
-    """One source, in whichever processes have it."""
+    """Finds one source in any process."""
 
     def __init__(self, proc: Proc, source: Source) -> None:
         self._proc = proc
@@ -60,9 +60,9 @@ class Sources:
         self._budget = Budget()
 
     def find(self, tgid: int) -> Site | None:
-        """Where a process has it; None: it has no program by such a name, or is gone.
+        """Where a process keeps the texts. None: it has no program with a matching name, or is gone.
 
-        Raises ShmtraceError: it has, and none that will do; why the first one will not.
+        Raises ShmtraceError where it has such a program, but none usable, with the reason for the first one.
         """
         problem = ""
         seen: set[tuple[int, int, int]] = set()
@@ -83,7 +83,7 @@ class Sources:
 
     @contextlib.contextmanager
     def opened(self, site: Site, tgid: int) -> Iterator[Path]:
-        """A path to its binary, as long as that is what was read. Raises OSError."""
+        """A path to the binary, while it is the file that was read. Raises OSError where it is another one."""
         fd = self._proc.open_mapped(tgid, site.mapping)
         try:
             if FileKey.of(fd) != site.binary:
@@ -93,7 +93,7 @@ class Sources:
             os.close(fd)
 
     def _look(self, tgid: int, mapping: procfs.Mapping) -> Site | str:
-        """Whether this is the binary; else why not, which is nothing if it is no program, or gone."""
+        """The site if this mapping is of the binary; else why not. Empty: it is no program, or gone."""
         try:
             fd = self._proc.open_mapped(tgid, mapping)
         except (FileNotFoundError, ProcessLookupError):
@@ -129,13 +129,13 @@ class Sources:
 
 
 class _Binary(NamedTuple):
-    """What is of interest in one file."""
+    """What is needed of one file."""
 
     loads: tuple[Load, ...]
     address: int
-    """of the symbol, but for the base"""
+    """Of the symbol, relative to the base."""
     functions: Mapping[str, int]
-    """offset in the file by program"""
+    """Offset in the file, by BPF program."""
     file_is_string: bool
 
 
@@ -151,7 +151,7 @@ def _is_binary(path: str, source: Source) -> bool:
 
 
 def _read(fd: int, source: Source) -> _Binary | str:
-    """Or what it lacks; nothing: it is no program. Raises OSError."""
+    """What is needed of an open file, or else what it lacks. Empty: it is no program. Raises OSError."""
     program = elf.read(fd)
     if not program:
         return ""

@@ -1,4 +1,4 @@
-"""What a signal does to a trace."""
+"""How signals stop a trace."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 
 
 class Signals:
-    """What stops a trace. The first signal lets it report; a second one, or one that comes before there is a trace,
-    ends everything at once."""
+    """Handlers for the signals that stop a trace, as a context manager.
+
+    The first signal lets the trace finish and report. A second one, or one before the trace exists, exits at once.
+    """
 
     def __init__(self) -> None:
         self.trace: Any = None
@@ -38,6 +40,6 @@ class Signals:
         raise SystemExit(128 + number)
 
     def ignore(self) -> None:
-        """From here on, nothing is left but to clean up."""
+        """Ignore further signals: only cleanup is left."""
         for number in self._before:
             signal.signal(number, signal.SIG_IGN)

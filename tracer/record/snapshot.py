@@ -1,4 +1,4 @@
-"""A snapshot: what /proc alone can say, now. No BPF, no bcc: it answers anywhere, and never says who touched a page."""
+"""A snapshot: what /proc shows now. It needs neither BPF nor bcc, and cannot tell who touched a page."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ UNKNOWN = RegionStat(0, 0), Residency(None, None), None
 
 
 def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> None:
-    """Write one into the capture: every region that the wanted processes map, its size, its mappers, its creator as
-    far as that can be inferred."""
+    """Write a snapshot into the capture: all regions that the selected processes map.
+
+    For each region it has size, mappings, and the creator if it can be inferred.
+    """
     clock = Clock.start()
     proc = Proc()
     finder = Finder(proc)
@@ -45,7 +47,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         stat, mappings, keys = found or (None, [], [])
         stat = stat or processes[tgid]
         if stat.start_time_ns != processes[tgid].start_time_ns:
-            continue  # its PID is another's by now
+            continue  # the PID was reused
         process = known.begin(
             tgid,
             stat.start_time_ns,
@@ -58,7 +60,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         )
         rss_bytes += proc.rss_bytes(tgid) or 0
         for mapping, key in zip(mappings, keys):
-            if key is None:  # unmapped meanwhile
+            if key is None:  # unmapped in the meantime
                 continue
             if key not in regions:
                 kind, name = finder.describe(tgid, mapping)
@@ -87,7 +89,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
             swapped_bytes=residency.swapped_bytes,
             address=region.address,
         )
-        # a snapshot has no beginning: all that is there is from before, wherever it is
+        # a snapshot has no start: all pages count as from before, and their places are not known
         capture.insert("extent", region=region.row, start=0, end=size.allocated_bytes // PAGE_BYTES)
         enter_mappings(capture, region, mappers[region.key])
     shut = [name for key, name in names.items() if leased(key.dev, key.ino)]
@@ -122,7 +124,7 @@ def _whom(region: TracedRegion) -> Path | None:
 
 
 def _measure(region: TracedRegion) -> tuple[RegionStat, Residency, int | None]:
-    """And when it was made."""
+    """Size, residency and birth time of a region."""
     if not region.path:
         return UNKNOWN
     size = shmem.region_stat(region.path) or UNKNOWN[0]

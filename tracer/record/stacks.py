@@ -1,8 +1,8 @@
-"""Which code made the pages: the user stacks that the kernel side counts by, told by the names of their functions.
+"""Which code made the pages: reads the stacks counted by the probes, and names their functions.
 
-What a stack's addresses mean is known only while its process lives, so what code a process has mapped is read when it
-first touches a region, symbols and all: a file that stayed open would keep its file system from being unmounted. The
-child of a fork that was too short for that has its parent's. Stacks without a name yet are unknown, and counted.
+Addresses of a stack can only be resolved while its process lives. So the mapped code of a process is read when it first
+touches a region, with symbols. Files are not kept open, since that would prevent unmounting their file system. A forked
+child that exits too soon uses its parent's code. Stacks that are not resolved yet count as unknown.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from tracer.record.processes import Processes, TracedProcess
 from tracer.record.regions import TracedRegion
 from tracer.record.symbols import Symbols
 
-PATIENCE_S = 0.05  # at once; what is left is for the next time
-MAX_KEPT_BYTES = 128 << 20  # of symbols
+PATIENCE_S = 0.05  # for one write(); the rest is left for the next
+MAX_KEPT_BYTES = 128 << 20  # limit for symbols in memory
 
 
 class Module:
-    """A file that code is mapped from, as it was read; it is open no more."""
+    """A file that code is mapped from, as read. It is not kept open."""
 
     def __init__(self, program: Elf | None, budget: Budget) -> None:
-        """program: None where it is none."""
+        """program: None if the file is no ELF file."""
         self._program = program
         self._budget = budget
         self._symbols: Symbols | None = None
 
     @property
     def size_bytes(self) -> int:
-        """What it takes in memory, nearly."""
+        """Approximate size in memory."""
         of_tables, of_symbols = (part.size_bytes if part else 0 for part in (self._program, self._symbols))
         return 1024 + of_tables + of_symbols
 
@@ -59,12 +59,12 @@ class Module:
 
 
 class Program:
-    """The code that a process has mapped, or several that are forks of one another."""
+    """The code that a process has mapped, shared with forked children."""
 
     def __init__(self, executables: Sequence[Executable]) -> None:
         self.executables = executables
         self.modules: list[Module | None] = [None] * len(executables)
-        """None: it has not been read"""
+        """None: not read."""
         self.is_read = False
         self._frames: dict[int, str] = {}
         self._starts = [executable.start for executable in executables]
@@ -73,7 +73,7 @@ class Program:
         return self._at(address) is not None
 
     def frame(self, address: int) -> str | None:
-        """The function, or where none has a name the place in the file; None: no code is there."""
+        """The function at an address, or else file name+offset. None: no code is mapped there."""
         number = self._at(address)
         if number is None:
             return None
@@ -98,7 +98,7 @@ class Program:
 
 
 class Stacks:
-    """Keeps them in the capture."""
+    """Resolves stacks and writes them into the capture."""
 
     def __init__(
         self,
@@ -108,23 +108,24 @@ class Stacks:
         regions: Mapping[int, TracedRegion],
         warn: Callable[[str], None],
     ) -> None:
-        """regions: those that are there, as they come and go."""
+        """regions: the live mapping of existing regions by id."""
         self._capture = capture
         self._probes = probes
         self._lives = processes
         self._alive = regions
         self._proc = Proc()
-        self._regions: dict[int, int] = {}  # rows, by id
-        self._programs: dict[TracedProcess, list[Program]] = {}  # the newest first
+        self._regions: dict[int, int] = {}  # region id to row
+        self._programs: dict[TracedProcess, list[Program]] = {}  # newest first
         self._touchers: set[TracedProcess] = set()
         self._execs: Counter[TracedProcess] = Counter()
-        self._born_after: dict[TracedProcess, int] = {}  # so many execs of its parent
+        self._born_after: dict[TracedProcess, int] = {}  # how many execs its parent had made before it was forked
         self._modules: dict[FileKey, Module] = {}
         self._budget = Budget()
         self._lacking = False
         self._warn = warn
         self._rows: dict[str | None, int] = {}  # by frames
-        self._told: dict[Stacked, tuple[int, int | None]] = {}  # pages, and whose row; None: of the unknown as yet
+        # pages written, and the stack row they count for; None: as unknown
+        self._told: dict[Stacked, tuple[int, int | None]] = {}
 
     # ---- on the way ----
 
@@ -132,7 +133,7 @@ class Stacks:
         self._regions[region.id] = region.row
 
     def apply(self, event: Event) -> None:
-        """After the trace has."""
+        """Follow an event. Call it after the trace has applied it."""
         if isinstance(event, events.Touch):
             process = self._lives.find(*event.process)
         elif isinstance(event, (events.Fork, events.Exec)):
@@ -146,8 +147,8 @@ class Stacks:
             self._read(process)
         elif isinstance(event, events.Exec):
             if process in self._touchers:
-                self.write()  # what it has made is by the program that it was
-            self._look(process)  # it may be over before it is known to have touched anything
+                self.write()  # its pages so far were made by the previous program
+            self._look(process)  # the process may exit before its first touch is known
             self._execs[process] += 1
         elif process.parent:
             if self._execs[process.parent]:
@@ -156,7 +157,7 @@ class Stacks:
                 self._programs[process] = list(self._programs[process.parent])
 
     def _look(self, process: TracedProcess) -> Program | None:
-        """What code it has mapped; None: it is gone."""
+        """Read which code a process has mapped; None: the process is gone."""
         executables = self._proc.executables(process.tgid)
         now = self._proc.process(process.tgid)
         if not executables or not now or abs(now.start_time_ns - process.start_time_ns) > TICK_NS:
@@ -167,7 +168,7 @@ class Stacks:
         return known[0]
 
     def _read(self, process: TracedProcess) -> None:
-        """The names of the code that it has mapped, once: as long as it lives is when its files can be had."""
+        """Read the symbols of a process's code, once: its files are accessible only while it lives."""
         program = self._look(process)
         if not program or program.is_read:
             return
@@ -176,7 +177,7 @@ class Stacks:
             if self._budget.used_up:
                 self._lack("others took too long to read")
                 break
-            if executable.ino and not executable.shared:  # which is a region's
+            if executable.ino and not executable.shared:  # shared mappings are of regions
                 with self._budget:
                     program.modules[number] = self._module(process.tgid, executable)
 
@@ -203,7 +204,7 @@ class Stacks:
             os.close(fd)
 
     def _has_room(self) -> bool:
-        """For the symbols of another file; if need be, those that no process has mapped are forgotten."""
+        """Whether there is room for the symbols of another file. If not, forget those that no process has mapped."""
         if sum(module.size_bytes for module in self._modules.values()) < MAX_KEPT_BYTES:
             return True
         used = {module for programs in self._programs.values() for program in programs for module in program.modules}
@@ -211,7 +212,7 @@ class Stacks:
         return sum(module.size_bytes for module in self._modules.values()) < MAX_KEPT_BYTES
 
     def _lack(self, why: str) -> None:
-        """What is missing is said once, with what it was the first time."""
+        """Warn that names are missing: once, with the first reason."""
         if not self._lacking:
             self._lacking = True
             self._warn(f"functions of some programs are told by their place in the file: {why}")
@@ -219,10 +220,10 @@ class Stacks:
     # ---- into the capture ----
 
     def write(self, patience_s: float = PATIENCE_S) -> None:
-        """What has been made by which stack since it was last written.
+        """Write the pages that each stack has made since the last write. patience_s: limit for resolving stacks.
 
-        What is made no more leaves its place in the kernel's maps to others: where frame pointers lead astray, nearly
-        every page has a stack of its own.
+        Stacks that are complete are deleted from the BPF maps to make room. Where frame pointers mislead, nearly every
+        page has a stack of its own.
         """
         until_s = time.monotonic() + patience_s
         pages: Counter[tuple[int, int, int]] = Counter()
@@ -233,7 +234,8 @@ class Stacks:
         for stacked, made in self._probes.stacked().items():
             region, process = self._regions.get(stacked.region), self._lives.find(stacked.tgid, stacked.start_time_ns)
             if region is None or not process:
-                if not self._probes.region(stacked.region):  # it was of a process that was watched, and is none of ours
+                # only a candidate used the region, and -p did not match that process
+                if not self._probes.region(stacked.region):
                     self._probes.forget_stacked(stacked)
                 continue
             told, row = self._told.get(stacked, (0, None))
@@ -265,11 +267,11 @@ class Stacks:
             self._touchers.discard(process)
 
     def _find(self, process: TracedProcess, stack: int, looked: set[TracedProcess]) -> int:
-        """The row of a stack. looked: processes that have been asked already what code they have by now."""
+        """The row of a stack. looked: processes whose code was read again during this write."""
         if stack == wire.NO_STACK:
             return self._row(None)
         innermost, *callers = self._probes.stack(stack) or (0,)
-        # where each of them was called from, and not where it will go on: that may be another function
+        # A return address may be in the next function already. Look up the call, one byte before.
         addresses = [innermost, *(address - 1 for address in callers)]
         program = self._program(process, innermost)
         if not (program and program.is_read and all(map(program.covers, addresses))):
@@ -278,7 +280,7 @@ class Stacks:
         return self._row(frames_text([program.frame(address) for address in addresses]) if program else None)
 
     def _learn(self, process: TracedProcess, looked: set[TracedProcess]) -> None:
-        """What code it has mapped by now; of one that is gone, what its parent has that it is a fork of."""
+        """Read again which code a process has mapped, or if it is gone, which its parent of the same program has."""
         while process.exited and process.parent and self._is_as_its_parent(process, process.parent):
             process = process.parent
         if not process.exited and process not in looked:
@@ -286,7 +288,7 @@ class Stacks:
             self._read(process)
 
     def _program(self, process: TracedProcess, innermost: int) -> Program | None:
-        """The newest that has code there: it may have become another program meanwhile."""
+        """The newest program with code at the innermost address: the process may have executed another one since."""
         known = self._programs.get(process, [])
         while not known and process.parent and self._is_as_its_parent(process, process.parent):
             process = process.parent
@@ -294,7 +296,7 @@ class Stacks:
         return next((program for program in known if program.covers(innermost)), known[0] if known else None)
 
     def _is_as_its_parent(self, process: TracedProcess, parent: TracedProcess) -> bool:
-        """Neither has become another program since."""
+        """Whether neither has executed another program since the fork."""
         return not self._execs[process] and self._execs[parent] == self._born_after.get(process, 0)
 
     def _row(self, frames: str | None) -> int:
@@ -304,9 +306,9 @@ class Stacks:
 
 
 def frames_text(frames: Sequence[str | None]) -> str | None:
-    """As the capture has them, of the innermost first; None: nothing is known of any.
+    """The frames as text for the capture, given innermost first. None: no frame is known.
 
-    Frames that are not known are one together: from where a program without frame pointers leads astray, all are.
+    Adjacent unknown frames are merged into one: after a function without frame pointers, the rest is unknown.
     """
     lines: list[str] = []
     for frame in reversed(frames):

@@ -1,4 +1,4 @@
-"""The functions of a program, by where they are in memory: what its symbol tables say, with nothing guessed."""
+"""Names functions of a program by address, from its symbol tables only."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ from tracer.record import elf
 from tracer.record.elf import ADDRESS_END, MAX_SYMBOLS, STB_GLOBAL, STT_FUNC, STT_GNU_IFUNC, Elf, SymbolTable
 
 DEBUG_FILES = Path("/usr/lib/debug/.build-id")
-MAX_NAME_BYTES = 1024  # of C++ names some have more, which tell no more
+MAX_NAME_BYTES = 1024  # some C++ names are longer, but say no more
 
 
 class Symbols:
-    """Of one program."""
+    """The functions of one program."""
 
     def __init__(self, program: Elf, debug_files: Path = DEBUG_FILES) -> None:
-        """debug_files: by build ID, the symbols that a distribution has stripped off its programs."""
+        """debug_files: directory of separate debug files by build ID, with symbols that a distribution has stripped."""
         self._tables = [_Functions(program.full)]
-        if not self._tables[0]:  # it is stripped: what was taken away, and what is left
+        if not self._tables[0]:  # stripped: use the separate debug file, and the exported symbols
             self._tables = [_Functions(_debug_table(program, debug_files)), _Functions(program.exported)]
 
     @property
     def size_bytes(self) -> int:
-        """What they take in memory, nearly."""
+        """Approximate size in memory."""
         return sum(table.size_bytes for table in self._tables)
 
     def name(self, address: int) -> str | None:
-        """The function that an address is in, by the program's own addresses; None: in none that has a name."""
+        """The function at an address of the program's own; None: no named function is there."""
         return next((name for name in (table.name(address) for table in self._tables) if name), None)
 
 
 class _Functions:
-    """Those of one symbol table, by where they begin."""
+    """The functions of one symbol table, sorted by address."""
 
     def __init__(self, table: SymbolTable | None) -> None:
         self._starts, self._ends, self._names = array("Q"), array("Q"), array("I")
         self._strings = table.strings if table else b""
         if table:
             names, infos, sections, starts, sizes_bytes = table.columns()
-            # numbers are sorted twice as fast as tuples; of several names for one place the last is taken, a global one
+            # Integers sort twice as fast as tuples. Of several names at one address the last is used, a global one if
+            # any.
             found = sorted(
                 (start << 1 | (info >> 4 == STB_GLOBAL)) * MAX_SYMBOLS + number
                 for number, (info, section, start, size_bytes) in enumerate(zip(infos, sections, starts, sizes_bytes))
@@ -73,7 +74,7 @@ class _Functions:
 
 
 def _debug_table(program: Elf, debug_files: Path) -> SymbolTable | None:
-    """None: there is no such file, or nothing to be read in it."""
+    """The symbol table of the separate debug file; None: there is no readable one."""
     try:
         fd = open_promptly(debug_files / program.build_id[:2] / f"{program.build_id[2:]}.debug")
     except OSError:

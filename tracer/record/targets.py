@@ -1,4 +1,4 @@
-"""Which processes are meant: names, PIDs and pidfiles, and the trees below them. Pure, but for reading a pidfile."""
+"""Which processes to trace: names, PIDs and pidfiles, and the trees below them. Pure, except for reading pidfiles."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from tracer.errors import ShmtraceError
 from tracer.proc import shmem
 from tracer.proc.procfs import ProcessStat
 
-PIDFILE_BYTES = 4096  # what is read of one: a PID is on its first line
-MAX_DIGITS = 19  # of a PID, which is far more than any has
+PIDFILE_BYTES = 4096  # of a pidfile; the PID is on its first line
+MAX_DIGITS = 19  # of a PID; more than any PID has
 
 
 class NoPidfileError(ShmtraceError):
-    """A pidfile is not there, or not yet."""
+    """The pidfile does not exist, or not yet."""
 
 
 class Targets(NamedTuple):
-    """What -p and -a asked for."""
+    """What -p and -a select."""
 
     tgids: frozenset[int]
     patterns: tuple[re.Pattern[str], ...]
     everything: bool = False
 
     def match(self, comm: str, title: str) -> bool:
-        """Whether a process of this name is meant: as pgrep does, a part of either is enough."""
+        """Whether a process matches by name. A partial match of comm or title is enough, as with pgrep."""
         return self.everything or any(pattern.search(comm) or pattern.search(title) for pattern in self.patterns)
 
     def roots(self, processes: Mapping[int, ProcessStat], excluded: Iterable[int] = ()) -> list[int]:
-        """The matching processes that no other matching one is an ancestor of, by tgid."""
+        """tgids of matching processes without a matching ancestor."""
         shunned = set(excluded)
         found = {
             process.tgid
@@ -44,18 +44,20 @@ class Targets(NamedTuple):
         return sorted(found.difference(tree(processes, [child for tgid in found for child in children.get(tgid, ())])))
 
     def close_to(self, processes: Mapping[int, ProcessStat]) -> list[str]:
-        """Names of running processes that look like what was asked for and not found."""
-        import difflib  # takes as long to import as all the rest of this, for an error
+        """Names of running processes similar to what was asked for."""
+        import difflib  # slow to import, and only needed for an error
 
-        names = sorted({process.comm for process in processes.values() if process.title})  # kernel threads have none
+        # kernel threads have no title
+        names = sorted({process.comm for process in processes.values() if process.title})
         wanted = [pattern.pattern for pattern in self.patterns]
         return [name for want in wanted for name in difflib.get_close_matches(want, names, n=3, cutoff=0.5)]
 
 
 def parse(words: Sequence[str]) -> Targets:
-    """Targets of -p's words: a number is a PID, a word with a slash a pidfile, all else a name (a regular expression).
+    """The targets of -p's words: digits are a PID, a word with a slash is a pidfile, anything else a regular
+    expression.
 
-    Raises ShmtraceError.
+    Raises ShmtraceError where a word cannot be used, and NoPidfileError where a pidfile cannot be read.
     """
     tgids, patterns = set(), []
     for word in words:
@@ -89,7 +91,7 @@ def _read_pidfile(path: Path) -> int:
 
 
 def _children(processes: Mapping[int, ProcessStat]) -> dict[int, list[int]]:
-    """By tgid."""
+    """Children by their parent's tgid."""
     children: dict[int, list[int]] = {}
     for process in processes.values():
         children.setdefault(process.parent, []).append(process.tgid)
@@ -97,7 +99,7 @@ def _children(processes: Mapping[int, ProcessStat]) -> dict[int, list[int]]:
 
 
 def tree(processes: Mapping[int, ProcessStat], roots: Iterable[int]) -> list[int]:
-    """The roots and all their descendants, parents first."""
+    """tgids of the roots and all their descendants, parents before children."""
     children = _children(processes)
     found: dict[int, None] = {}
     waiting = deque(roots)

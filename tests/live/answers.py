@@ -1,4 +1,4 @@
-"""The workloads whose owners are known beforehand, to the page, and what each region of theirs must come to."""
+"""The workloads with known answers: who owns how many pages of each of their regions."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ HUGE_PAGE = 512
 
 
 class Answer(NamedTuple):
-    """What a region must come to, in pages, by the parts the processes play."""
+    """What a region must come to, in pages, by the parts that processes play."""
 
     touched: Pages
     by_faults: Pages | None = None
-    """What the tier of page faults sees of it, if not all; the rest is unseen there."""
+    """What the faults tier sees of `touched`, if not all. It shows the rest as unseen."""
     freed: Pages | None = NOTHING
-    """None: not to be foretold."""
+    """None: unpredictable."""
     freed_by_faults: Pages | None = None
-    """What the tier of page faults sees of that, if not all."""
+    """What the faults tier sees of `freed`, if not all."""
     creator: str = "main"
     kind: str = "anon"
     made_for: Mapping[str, Pages] = MappingProxyType({})
-    """By part: in whose memory it made how many of them, as the exact tier sees it."""
+    """By part: how many pages it made in whose memory, as the exact tier sees it."""
 
     @property
     def pages(self) -> int:
@@ -55,7 +55,7 @@ TOUCHING = {
     "reclaimed": {"pool": Answer({"A": 9, "B": 4}, freed={"A": 7})},
     "forbidden": {"pool": Answer({"B": 7})},
     "beyond_end": {"pool": memfd({"B": 7, "C": 5})},
-    # the page that finds no room is there for a moment on some kernels, and so is counted among those freed
+    # On some kernels the page that finds no room exists for a moment, and so counts as freed.
     "full": {"pool": Answer({"A": 2, "C": 4}, freed=None, kind="other")},
 }
 
@@ -107,7 +107,7 @@ BLIND = {
     "reserved_around": {"pool": memfd({"main": 8, "A": 143, "B": 2}, {"main": 5, "A": 143, "B": 2})},
     "reserved_between": {"pool": Answer({"main": 15, "B": 4}, {"main": 10, "B": 4}, kind="posix")},
     "reserved_large": {"pool": memfd({"A": 3001, "B": 7})},
-    # some kernels have the page that finds no room there for a moment
+    # On some kernels the page that finds no room exists for a moment.
     "reserved_in_vain": {"pool": Answer({"main": 5, "B": 9}, {"B": 9}, freed=None, kind="other")},
     "remade": {"pool": memfd({"A": 11, "main": 11, "B": 4}, freed={"A": 20})},
     "written": {"pool": memfd({"A": 19, "B": 2}, {"B": 2})},
@@ -125,7 +125,7 @@ BEYOND = {
     "populate_read": {"pool": Answer({"A": 19, "B": 6}, {"B": 6})},
     "locked_all": {"pool": memfd({"main": 7, "A": 24, "B": 13}, {"B": 13})},
     "map_locked": {"pool": memfd({"A": 23, "B": 14}, {"B": 14})},
-    # A's last page finds no room: some kernels have it there for a moment
+    # A's last page finds no room. On some kernels it exists for a moment.
     "fallocated_rolled_back": {"pool": Answer({"main": 11, "B": 7, "C": 4}, freed=None, kind="other")},
     "uring_written": {"pool": memfd({"A": 19, "B": 4}, {"B": 4})},
     "uring_read": {"pool": Answer({"A": 11, "B": 9}), "source": memfd({"main": 11}, {})},
@@ -136,7 +136,7 @@ ACROSS = {
     "poked": {"pool": Answer({"main": 9, "B": 11}, {"B": 11}, made_for={"main": {"P": 9}})},
     "mem_written": {"pool": Answer({"main": 14, "B": 6}, {"B": 6}, made_for={"main": {"P": 14}})},
     "written_across_child": {"pool": Answer({"W": 15, "B": 10}, {"B": 10}, made_for={"W": {"P": 15}})},
-    # the page is absent when F faults, and there when H has made it: page faults tell no more
+    # F faults while the page is absent, and H has made it by the end of the fault: page faults show no more than that.
     "uffd_copied": {"pool": Answer({"H": 13, "B": 10}, {"F": 13, "B": 10}, made_for={"H": {"F": 13}})},
 }
 
@@ -159,7 +159,7 @@ LARGE = {
 SWAPPED = {
     "swapped": {"pool": Answer({"A": 41, "B": 7})},
     "swapped_at_end": {"pool": Answer({"A": 41, "B": 7})},
-    # no tracepoint tells of a page that is given back while it is swapped out
+    # no tracepoint reports a page that is given back while it is swapped out
     "swapped_punched": {"pool": Answer({"A": 24, "B": 5}, freed={"A": 17}, freed_by_faults=NOTHING)},
     "swapped_punched_at_end": {"pool": Answer({"A": 24, "B": 5}, {"B": 5}, freed={"A": 17}, freed_by_faults=NOTHING)},
 }

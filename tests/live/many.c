@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * many RESULT WHAT NUMBER...: much of something, of which it is known beforehand how many pages that makes.
+ * many RESULT WHAT NUMBER...: makes a large number of something, with a known number of pages.
  *
  *     burst COUNT PER_SECOND           regions of 13 pages, made, filled and dropped by four processes
- *     at_once COUNT                    regions of 5 pages that are there together, two pages touched of each
+ *     at_once COUNT                    regions of 5 pages that exist together, two pages touched of each
  *     mapped REGIONS PROCESSES         a page of each region by each process, all of which map all regions
- *     forks COUNT PER_SECOND SECONDS   children that touch 3 pages each of one region, and live so long
- *     churn SECONDS                    regions of a page, as many as can be made; the last 16 are there together
+ *     forks COUNT PER_SECOND SECONDS   children that touch 3 pages each of one region, and run for SECONDS
+ *     churn SECONDS                    regions of a page, as many as possible; the last 16 exist together
  *     touch PAGES PROCESSES TURN SECONDS  one region, by turns of so many pages, spread over the time
- *     sparse GIB PAGES                 one region; so many of its pages, all over it
+ *     sparse GIB PAGES                 one region, with so many pages spread over it
  *     pinned PROCESSES PAGES           of one region, so many pages each, all on one CPU
  *     unheard REGIONS IDLE             beside so many idle processes: first 12,000 children, more than there are events
  *                                      for, then some that have seven regions each, and touch a page of each
  *
- * PER_SECOND 0: as many as can be made. It begins once a line comes on standard input, or that ends, and lives until it
- * ends. RESULT has lines "NAME VALUE" of what was found: "ready" is the first, and "ended", by CLOCK_MONOTONIC, the last.
+ * PER_SECOND 0: as fast as possible. The program starts when a line comes on standard input, or at its end, and runs
+ * until standard input ends. RESULT has lines "NAME VALUE": "ready" is the first, and "ended", by CLOCK_MONOTONIC, the
+ * last.
  */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -51,7 +52,7 @@ static void sleep_until(double when_s)
 	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &when, NULL);
 }
 
-/* Until the next of so many is due. */
+/* Wait until the next of these events is due. */
 static void keep_pace(double start_s, size_t done, size_t per_second)
 {
 	if (per_second)
@@ -212,7 +213,7 @@ static void pinned(size_t processes, size_t pages)
 	join_all();
 }
 
-/* Those are there before the line comes. */
+/* These exist before the line comes. */
 static void make_idle(size_t count)
 {
 	while (count--)

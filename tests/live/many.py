@@ -1,4 +1,4 @@
-"""tests/live/many.c, much of something: how it is built, run under shmtrace, and what it came to."""
+"""Builds tests/live/many.c and runs it under shmtrace."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def build(directory: Path) -> Path:
 class Found(NamedTuple):
     report: Report
     values: dict[str, float]
-    """what the program found out itself"""
+    """What the program reported itself."""
     after_s: float
-    """how long after its end the report was there"""
+    """Seconds from its end to the report."""
     cpu_s: float
-    """of shmtrace, until then"""
+    """CPU seconds of shmtrace until then."""
 
 
 def values(result: Path) -> dict[str, float]:
-    """As far as they are written."""
+    """The values written so far."""
     lines = result.read_text().splitlines() if result.exists() else []
     return {name: float(value) for name, value in map(str.split, lines)}
 
 
 def run(program: Path, what: str, *, shmtrace: Sequence[str] = SHMTRACE) -> Found:
-    """Under shmtrace, which must end well."""
+    """Run it under shmtrace, which must succeed."""
     result = program.with_name("result")
     result.unlink(missing_ok=True)
     line = [*shmtrace, "--json", "--", str(program), str(result), *what.split()]
@@ -48,10 +48,10 @@ def run(program: Path, what: str, *, shmtrace: Sequence[str] = SHMTRACE) -> Foun
 
 
 def read(process: subprocess.Popen[bytes]) -> Found:
-    """The report of a shmtrace; after_s: when it was there, by CLOCK_MONOTONIC."""
+    """The report of a shmtrace. after_s: when it was complete, by CLOCK_MONOTONIC."""
     assert process.stdout
     output, last_s, cpu_s = bytearray(), 0.0, 0.0
-    while more := os.read(process.stdout.fileno(), 1 << 16):  # to detach, after that, takes its time, too
+    while more := os.read(process.stdout.fileno(), 1 << 16):  # detaching comes after that and takes time, too
         output += more
         last_s, cpu_s = time.monotonic(), cpu_seconds(process.pid)
     assert process.wait() == 0
@@ -59,12 +59,12 @@ def read(process: subprocess.Popen[bytes]) -> Found:
 
 
 def cpu_seconds(tgid: int) -> float:
-    """Of all threads of a process, so far; without its children's."""
+    """CPU seconds of all threads of a process so far, without its children."""
     return time.clock_gettime(~tgid << 3 | 2)  # CPUCLOCK_SCHED of MAKE_PROCESS_CPUCLOCK (include/linux/posix-timers.h)
 
 
 class Waiting:
-    """The program, before it begins."""
+    """The program, before it starts its work."""
 
     def __init__(self, process: subprocess.Popen[bytes], result: Path) -> None:
         self.tgid = process.pid
@@ -72,7 +72,7 @@ class Waiting:
         self._result = result
 
     def go(self) -> dict[str, float]:
-        """To its end; it is still there then."""
+        """Run it to its end; the process still exists then."""
         assert self._process.stdin
         self._process.stdin.write(b"\n")
         self._process.stdin.flush()

@@ -1,13 +1,14 @@
-"""Is in the way of who looks at it: python -m tests.live.obstacle leased COUNT | long MEGABYTES | held DIRECTORY
+"""A process that obstructs whoever looks at it: python -m tests.live.obstacle leased COUNT | long MEGABYTES | held
+DIRECTORY
 
-The process maps a region of 31 pages, and has written to 13 of them. It says "ready" and does a line of its standard
-input after the other, saying what came of it: "touch" writes to 5 more; "give" gives up what is in the way.
+The process maps a region of 31 pages and has written to 13 of them. It prints "ready", then executes the lines of its
+standard input and prints the results. "touch" writes to 5 more pages; "give" removes the obstacle.
 
-leased: it has leases on COUNT files of /dev/shm that it maps, of 29 pages each. At "give" it says how many leases it
-still had, and how often it was told to give one back.
-long: it has a command line of so many megabytes.
-held: it has a child that maps a region of 23 pages, 7 of them written to, and at "touch" 3 more. The child's mmap_lock
-is held for as long as a FUSE on DIRECTORY does not answer. As root, and by unshare --mount.
+leased: it holds leases on COUNT files of /dev/shm that it maps, of 29 pages each. At "give" it prints how many leases
+it still held, and how often it was told to give one back.
+long: its command line has this many megabytes.
+held: it has a child that maps a region of 23 pages, has written to 7 of them, and writes to 3 more at "touch". The
+child's mmap_lock is held for as long as a FUSE on DIRECTORY does not answer. Needs root and unshare --mount.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tests.unanswering import FORGET, INTERRUPT, READ, REPLY, REQUEST, answer
 PAGE_BYTES = 4096
 PR_SET_NAME, PR_SET_MM, PR_SET_MM_MAP, PR_SET_PDEATHSIG = 15, 35, 14, 1
 MAP_NORESERVE = 0x4000
-STALLED = 2 << 20  # beyond what is read ahead
+STALLED = 2 << 20  # beyond what read-ahead reads
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = libc.sbrk.restype = ctypes.c_void_p
@@ -38,7 +39,7 @@ libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_i
 libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 Acts = tuple[Callable[[], str], Callable[[], None]]
-"""Give up what is in the way; touch more."""
+"""The functions to remove the obstacle, and to touch more pages."""
 
 
 def checked(failed: int) -> None:
@@ -71,7 +72,7 @@ def leased(count: str) -> Acts:
 def long(megabytes: str) -> Acts:
     size_bytes = int(megabytes) << 20
     stat = Path("/proc/self/stat").read_text()
-    field = ["", "", "", *stat[stat.rindex(")") + 2 :].split()]  # by number
+    field = ["", "", "", *stat[stat.rindex(")") + 2 :].split()]  # indexed as in proc(5)
     code, data, stack = map(int, field[26:28]), map(int, field[45:47]), int(field[28])
     at = libc.mmap(None, size_bytes, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     end = at + size_bytes - PAGE_BYTES
@@ -91,9 +92,9 @@ def held(directory: str) -> Acts:
     child = forked(lambda: be_held(f"{directory}/file", [order for order, _ in orders], reports[1]))
     _, write, touch = [to_child for _, to_child in orders]
     writer = os.read(reports[0], 20).decode()
-    os.write(orders[0][1], b"x")  # one thread waits for the FUSE, with the lock to read
+    os.write(orders[0][1], b"x")  # one thread waits for the FUSE and holds mmap_lock for reading
     time.sleep(0.2)
-    os.write(write, b"x")  # another waits for the lock to write, and all who come after it wait for that
+    os.write(write, b"x")  # another waits for mmap_lock for writing, so that all later readers wait behind it
     while state(child, writer) != "D":
         time.sleep(0.01)
 
@@ -120,7 +121,7 @@ def be_held(path: str, orders: list[int], reports: int) -> None:
 
     def read() -> None:
         os.read(orders[0], 1)
-        with contextlib.suppress(OSError):  # the FUSE has gone
+        with contextlib.suppress(OSError):  # the FUSE is gone
             os.pread(memory, 1, at + STALLED)
 
     def write() -> None:
@@ -147,7 +148,7 @@ def forked(act: Callable[[], None]) -> int:
 
 
 def state(tgid: int, tid: str) -> str:
-    """Of a thread; nothing of one that has ended."""
+    """The state of a thread; empty if it has ended."""
     try:
         stat = Path(f"/proc/{tgid}/task/{tid}/stat").read_text()
     except OSError:
@@ -156,7 +157,7 @@ def state(tgid: int, tid: str) -> str:
 
 
 def serve(device: int) -> None:
-    """Answers all but what is asked of the file's second half."""
+    """Answer all reads except those of the file's second half."""
     content = bytes(2 * STALLED)
     while True:
         request = os.read(device, 1 << 18)

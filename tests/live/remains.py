@@ -1,4 +1,4 @@
-"""What a tracer could leave behind in the kernel: programs and maps that nobody holds, a mounted tracefs."""
+"""Finds what a tracer could leave behind in the kernel: programs and maps without an owner, a mounted tracefs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def loaded() -> Objects:
-    """All programs and maps of the kernel."""
+    """All programs and maps in the kernel."""
     found: Objects = set()
     for kind, command in NEXT_ID.items():
         attributes = ctypes.create_string_buffer(struct.pack("=III", 0, 0, 0), 128)
@@ -32,7 +32,7 @@ def loaded() -> Objects:
 
 
 def held(processes: str = "[0-9]*") -> Objects:
-    """Those that a process has open: any, or the one of this PID."""
+    """Those that any process has open, or only this PID."""
     found: Objects = set()
     for path in Path("/proc").glob(f"{processes}/fdinfo/*"):
         try:
@@ -51,12 +51,12 @@ def mounted_tracefs() -> bool:
 
 @contextmanager
 def nothing_remains() -> Iterator[None]:
-    """Other tracers may run meanwhile: what is new and held by nobody is what was left behind."""
+    """Other tracers may run meanwhile: left behind is what is new and has no owner."""
     before, was_mounted = loaded(), mounted_tracefs()
     yield
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        orphans = loaded() - before - held()  # in this order: what is loaded is held already
+        orphans = loaded() - before - held()  # in this order: what is loaded is already held
         mounted = mounted_tracefs() and not was_mounted
         if not orphans and not mounted:
             return
@@ -73,7 +73,7 @@ def children(tgid: int) -> list[int]:
 
 
 def alive(tgid: int) -> bool:
-    """Not a zombie either."""
+    """Not even as a zombie."""
     try:
         os.kill(tgid, 0)
         return "\nState:\tZ" not in Path(f"/proc/{tgid}/status").read_text()

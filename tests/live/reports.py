@@ -1,4 +1,4 @@
-"""Runs shmtrace, and reads its report in pages and in the parts that the workload's processes play."""
+"""Runs shmtrace, and reads its report in pages and by the parts that the workload's processes play."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Report = dict[str, Any]
 
 
 def patched(*statements: str) -> list[str]:
-    """A shmtrace that runs these statements first."""
+    """A shmtrace that executes these statements first."""
     return [*PYTHON, "-c", "\n".join([*statements, "from tracer.__main__ import main", "main()"])]
 
 
 def without_bcc(directory: Path) -> list[str]:
-    """One that can compile nothing, and has nothing that was compiled before; it says that "there is none"."""
+    """A shmtrace that can compile nothing and has an empty cache; its error says "there is none"."""
     (directory / "bcc.py").write_text("raise ImportError('there is none')\n")
     return patched(
         "import pathlib, sys",
@@ -82,12 +82,13 @@ def assert_touched(
 
 
 def skipped_at_most(report: Report, tier: str) -> int:
-    """How many pages the kernel may have kept from a tier's programs, but for kprobes: as many as it owns up to."""
+    """How many pages a tier other than kprobe may miss because the kernel skipped programs: as many as the report
+    admits."""
     return int(report["lost"]["probes"]) if tier in ("fentry", "faults") else 0
 
 
 def assert_balanced(report: Report) -> None:
-    """The promise: every page of every region is somebody's, or from before, or said to be unseen."""
+    """Every page of every region has an owner, is from before, or is reported as unseen."""
     for region in report["regions"]:
         touched = sum(toucher["touched_bytes"] for toucher in region["touchers"])
         assert region["allocated_bytes"] == touched + region["before_bytes"] + region["unseen_bytes"], region
@@ -107,7 +108,7 @@ def trace_command(
     options: Sequence[str] = (),
     patience_s: float = PATIENCE_SECONDS,
 ) -> Report:
-    """shmtrace OPTIONS -- COMMAND, which must end well."""
+    """Run shmtrace OPTIONS -- COMMAND, which must succeed."""
     line = [*shmtrace, "--json", *options, "--", *map(str, command)]
     done = subprocess.run(line, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience_s)
     assert done.returncode == 0, done.stderr.decode()
@@ -133,7 +134,7 @@ class Trace:
 
 @contextmanager
 def trace(*arguments: object, shmtrace: Sequence[str] = SHMTRACE) -> Iterator[Trace]:
-    """shmtrace ARGUMENTS, from the moment it says that it traces."""
+    """shmtrace ARGUMENTS, from the moment it reports that it is tracing."""
     line = [*shmtrace, "--json", *map(str, arguments)]
     with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:

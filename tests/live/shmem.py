@@ -1,4 +1,5 @@
-"""What the kernel itself says of a process's shared memory: the second source that every figure is held against."""
+"""What the kernel says of a process's shared memory, read independently of shmtrace: every figure is compared with
+it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 class RegionId(NamedTuple):
-    """One shmem inode. The generation tells apart those that have, one after another or at once, the same number."""
+    """One shmem inode. The generation distinguishes regions with the same inode number."""
 
     dev: str
     """Major and minor number, in hexadecimal as in maps."""
@@ -29,26 +30,26 @@ class RegionId(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A region as it is now."""
+    """A region at this moment."""
 
     name: str
     size_bytes: int
     """Its size."""
     pages: int
-    """What it owns, by st_blocks."""
+    """Its allocation, by st_blocks."""
 
 
 def generation_of(path: str) -> int:
     handle = ctypes.create_string_buffer(struct.pack("=Ii128x", 128, 0))
     mount = ctypes.c_int()
     if libc.name_to_handle_at(AT_FDCWD, path.encode(), handle, ctypes.byref(mount), AT_SYMLINK_FOLLOW):
-        return 0  # hugetlbfs gives none
+        return 0  # hugetlbfs has no generations
     (generation,) = struct.unpack_from("=I", handle.raw, 8)
     return int(generation)
 
 
 def data_pages(path: str) -> int:
-    """By SEEK_DATA, which does not show what fallocate made and nobody has touched."""
+    """By SEEK_DATA, which does not show pages that fallocate made and nobody touched."""
     pages = end = 0
     with open(path, "rb", buffering=0) as file:
         while True:
@@ -61,7 +62,7 @@ def data_pages(path: str) -> int:
 
 
 def nowhere_pages(tgid: int) -> int:
-    """How many pages of a process's regions nothing here can find, before cachestat(2) (v6.5): in st_blocks alone."""
+    """Pages of a process's regions that cannot be found before cachestat(2) (v6.5): they only count in st_blocks."""
     if libc.syscall(SYS_CACHESTAT, -1, None, None, 0) and ctypes.get_errno() != errno.ENOSYS:
         return 0
     found: dict[RegionId, int] = {}
@@ -74,7 +75,7 @@ def nowhere_pages(tgid: int) -> int:
 
 
 def read_regions(tgid: int) -> dict[RegionId, Region]:
-    """The shared memory a process has mapped now, by /proc/TGID/map_files alone."""
+    """The shared memory that a process maps now, from /proc/TGID/map_files alone."""
     regions = {}
     with open(f"/proc/{tgid}/maps") as maps:
         lines = [line.rstrip("\n").split(maxsplit=5) for line in maps]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * stacks calls|fork|garbage, stacks exec PROGRAM: makes pages of a region by functions that are known, when a line comes
- * on standard input, and lives until that ends. The other program of exec makes its own by `stacks calls`.
+ * stacks calls|fork|garbage, stacks exec PROGRAM: makes pages of a region by known functions once a line comes on
+ * standard input, and runs until standard input ends. The program of exec makes its own pages by `stacks calls`.
  */
 #include <stdint.h>
 #include <string.h>
@@ -56,7 +56,7 @@ static void wait_for_a_line(void)
 		;
 }
 
-/* With that for a frame pointer. */
+/* Touch pages with this value as the frame pointer. */
 CALLED static void touch_by(uintptr_t frame, char *first, size_t pages)
 {
 	__asm__ volatile("mov %%rbp, %%r12\n\t"
@@ -81,7 +81,7 @@ static void garbage(void)
 		1UL << 63,			      /* not canonical */
 		~0UL - 7,			      /* the kernel's */
 		0xffffffffff600000UL,		      /* vsyscall */
-		(uintptr_t)region + 300 * PAGE,	      /* a page that is not there, and must not come to be */
+		(uintptr_t)region + 300 * PAGE,	      /* a page that does not exist, and must not be made */
 		(uintptr_t)region + PAGES * PAGE - 8, /* half of it beyond the end */
 		(uintptr_t)loop,		      /* without end */
 		(uintptr_t)loop + 1,

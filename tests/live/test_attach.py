@@ -1,4 +1,4 @@
-"""Workloads that run already when shmtrace comes: what was there before is nobody's, what comes after is somebody's."""
+"""Workloads that run before shmtrace attaches: earlier pages have no owner, later pages have one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def assert_answer(report: Report, notes: Notes, answer: Answer, tier: str = "") 
 
 @contextmanager
 def all_traced(tier: str, program: Path, directory: Path) -> Iterator[tuple[dict[str, Stepped], Trace]]:
-    """Every workload, come as far as "running", and one trace of them all."""
+    """Every workload, advanced to "running", and one trace of them all."""
     with ExitStack() as stack:
         workloads = {name: stack.enter_context(stepped(program, name, directory / name)) for name in ANSWERS}
         for workload in workloads.values():
@@ -68,7 +68,7 @@ def all_traced(tier: str, program: Path, directory: Path) -> Iterator[tuple[dict
 
 
 def test_known_answers(tier: str, program: Path, tmp_path: Path) -> None:
-    """All at once, read while they live."""
+    """All at once, read while they run."""
     with all_traced(tier, program, tmp_path) as (workloads, tracing):
         for workload in workloads.values():
             workload.go()
@@ -101,7 +101,7 @@ def test_a_signal_ends_it(program: Path, tmp_path: Path, number: signal.Signals)
 
 
 def test_the_target_ends(tier: str, program: Path, tmp_path: Path) -> None:
-    """The trace ends by itself with its targets, and the account is the same as a moment before."""
+    """The trace ends with its targets, and the account is the same as a moment before."""
     with all_traced(tier, program, tmp_path) as (workloads, tracing):
         notes = {}
         for name, workload in workloads.items():
@@ -116,7 +116,7 @@ def test_the_target_ends(tier: str, program: Path, tmp_path: Path) -> None:
 
 
 def test_a_stranger_is_in_the_account(tier: str, program: Path, tmp_path: Path) -> None:
-    """It is outside the tree, has a memfd of it over a socket, maps it and writes to it."""
+    """A process outside the tree gets a memfd of the tree over a socket, maps it and writes to it."""
     with stepped(program, "host_of_stranger", tmp_path / "notes") as host:
         host.wait_for("listening")
         with trace("-p", host.tgid, shmtrace=shmtrace(tier)) as tracing:
@@ -194,7 +194,8 @@ def test_a_neighbour_is_not_in_the_report(program: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("delay", range(3))
 def test_pages_made_while_it_attaches(program: Path, tmp_path: Path, delay: int) -> None:
-    """The workload is let go before shmtrace has attached: whatever it missed is before or unseen, and all of it is."""
+    """The workload starts before shmtrace has attached: what was missed counts as before or unseen, and the sum is
+    right."""
     with stepped(program, "rounds", tmp_path / "notes") as workload:
         workload.wait_for("running")
         line = [*SHMTRACE, "--json", "-p", str(workload.tgid)]
@@ -216,7 +217,7 @@ def test_pages_made_while_it_attaches(program: Path, tmp_path: Path, delay: int)
 
 
 def test_several_at_once() -> None:
-    """None is in another's way, also where tracefs is not mounted."""
+    """Concurrent traces do not disturb each other, also where tracefs is not mounted."""
     for _ in range(5):
         line = [*SHMTRACE, "--json", "--", "true"]
         tracers = [subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(4)]

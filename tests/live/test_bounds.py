@@ -1,4 +1,4 @@
-"""Many regions, many ranges, short lives, a late end: every page is accounted for, however much there is."""
+"""Many regions, many ranges, short lives, late ends: every page is accounted for, however many there are."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def python(tier: str, program: str, *arguments: object) -> Report:
 
 
 def pages(report: Report, column: str) -> int:
-    """Of all regions; touched and freed are of their touchers."""
+    """Sums over all regions. Touched and freed pages are those of known owners."""
     if column in ("touched", "freed"):
         found = [toucher[f"{column}_bytes"] for region in report["regions"] for toucher in region["touchers"]]
     else:
@@ -36,7 +36,7 @@ def pages(report: Report, column: str) -> int:
 
 
 def skipped(report: Report, tier: str) -> int:
-    """By fentry, what the kernel skipped and owns up to."""
+    """For fentry: what the kernel skipped, and shmtrace reports."""
     return report["lost"]["probes"] if tier == "fentry" else 0
 
 
@@ -65,7 +65,7 @@ def test_many_regions_at_once(tier: str) -> None:
 
 
 def test_more_regions_than_the_events_of_one_look(tier: str) -> None:
-    """They come and go faster than user space is told of them, and none is left out at the end."""
+    """Regions come and go faster than user space reads about them. At the end none is missing."""
     burst = """
 for _ in range(3):
     if os.fork() == 0:
@@ -103,7 +103,7 @@ sys.stdin.readline()
 
 
 def test_a_tracer_that_was_stopped_meanwhile(tier: str) -> None:
-    """It finds all that came and went: 357 regions, and who made them, by name and with its parent."""
+    """A stopped tracer finds all that happened meanwhile: 357 regions with creators, names and parents."""
     line = [sys.executable, "-c", IMPORTS + STOPPED]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
@@ -134,7 +134,7 @@ def test_a_tracer_that_was_stopped_meanwhile(tier: str) -> None:
 
 
 def test_a_large_region_among_many_small_ones(tier: str) -> None:
-    """They were there before: what is looked up first is full when the large one is mapped."""
+    """Many regions exist before: the filter is full when the large one is mapped."""
     program = (
         IMPORTS
         + """
@@ -192,7 +192,7 @@ def test_many(tier: str, crowd: Path, what: str, regions: int, touchers: int, to
 
 @needs_cc
 def test_a_page_every_few_microseconds(tier: str, crowd: Path) -> None:
-    """Faster than regions can be forgotten: what there was no room for is said, and of what is shown nothing is off."""
+    """Regions are made faster than they can be forgotten: missing room is reported, and what is shown is right."""
     found = many.run(crowd, "churn 2", shmtrace=shmtrace(tier))
     report, made = found.report, int(found.values["made"])
     assert pages(report, "touched") == pages(report, "allocated") - min(pages(report, "unseen"), skipped(report, tier))
@@ -217,7 +217,7 @@ def test_what_happened_while_the_trace_was_stopped(tier: str, crowd: Path) -> No
 
 @needs_cc
 def test_eight_writers_on_one_cpu(crowd: Path) -> None:
-    """In the tier that is chosen: each is preempted where it stands, and so is the program that it is in."""
+    """In the default tier: processes are preempted anywhere, also inside a program."""
     report = many.run(crowd, "pinned 8 1021").report
     (region,) = report["regions"]
     touched = [toucher["touched_bytes"] // PAGE_BYTES for toucher in region["touchers"]]
@@ -230,7 +230,7 @@ def test_eight_writers_on_one_cpu(crowd: Path) -> None:
 
 @pytest.fixture
 def holes() -> Iterator[str]:
-    """A file of 101 pages in /dev/shm, with nothing in it."""
+    """An empty file of 101 pages in /dev/shm."""
     path = Path(f"/dev/shm/shmtrace-test-{os.getpid()}")
     with path.open("wb") as file:
         file.truncate(101 * PAGE_BYTES)
@@ -299,7 +299,7 @@ while page < 200_000:
 
 
 def test_what_it_grew_by_is_what_was_touched(tier: str) -> None:
-    """Of a region that grows all the time: before the trace, while it begins, and on."""
+    """A region that grows before the trace, while it starts, and during it."""
     with subprocess.Popen([sys.executable, "-c", GROWER], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout
@@ -343,7 +343,7 @@ def test_huge_pages_that_were_made_meanwhile_are_not_from_before(tier: str, huge
 
 # ---- an end that comes late ----
 
-# what user space knows of a region is old when it is gone: it had grown since, and its teardown was not heard of
+# User space may have old values of a region that is gone: it has grown since, and its teardown was not read.
 STALL = """
 import os, signal, time
 from tracer.record import trace
@@ -397,7 +397,7 @@ def test_a_late_end_has_the_last_account_all_the_same(tier: str, teardown_s: flo
 
 
 def test_the_last_account_of_a_region_that_is_still_torn_down(tier: str) -> None:
-    """As where that takes longer than the trace waits for it: of a region of many GiB it does."""
+    """The teardown takes longer than the trace waits for, as that of many GiB does."""
     program = (
         IMPORTS
         + """

@@ -1,4 +1,4 @@
-"""What the pages were touched for, in the words of whoever touched them."""
+"""Labels: what processes said they were doing when they touched pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.bpf
 ROWS = "FROM generate_series(1, 30000) AS g"
 
 Pages = dict["str | None", int]
-"""By one text of the labels; None: unknown."""
+"""Pages by one text of the labels; None: unknown."""
 
 
 def pages_by(region: dict[str, Any], kind: str) -> Pages:
@@ -34,7 +34,7 @@ def pages_by(region: dict[str, Any], kind: str) -> Pages:
 
 
 def traced(program: Path, name: str, label: str, notes: Path, tier: str = "", *more: object) -> tuple[Report, RegionId]:
-    """A workload that is traced from its first step to its last. tier: the best there is, if it names none."""
+    """A workload traced from its first step to its last. tier: the best there is, unless given."""
     with stepped(program, name, notes) as workload:
         workload.wait_for("ready")
         with trace(
@@ -51,7 +51,7 @@ def traced(program: Path, name: str, label: str, notes: Path, tier: str = "", *m
 # the tier is the first parameter: see tests/kernels
 @pytest.mark.needs("cc")
 def test_what_a_program_says(tier: str, program: Path, tmp_path: Path) -> None:
-    # with stacks, so that every kernel is asked to take all programs there are
+    # with stacks, so that every kernel has to load all programs there are
     more = "--stacks", "-o", tmp_path / "x.capture"
     report, pool = traced(program, "labelled", f"{program}:doing", tmp_path / "notes", tier, *more)
     region = find_region(report, pool)
@@ -82,7 +82,7 @@ def test_a_string_in_place(program: Path, tmp_path: Path) -> None:
 
 @pytest.mark.needs("cc")
 def test_labels_that_come_too_fast(program: Path, tmp_path: Path) -> None:
-    """Each page has its own, or none: never another's; and no page is lost."""
+    """Each page has its own label or none, never another's, and no page is lost."""
     capture = tmp_path / "x.capture"
     report, pool = traced(program, "hurried", "workload:doing", tmp_path / "notes", "", "-o", capture)
     region = find_region(report, pool)
@@ -100,7 +100,7 @@ def test_labels_that_come_too_fast(program: Path, tmp_path: Path) -> None:
 
 @pytest.mark.needs("cc", "unshare")
 def test_a_program_in_a_container(program: Path, tmp_path: Path) -> None:
-    """Where its file is, nothing is to be seen from here."""
+    """Where the binary's file is cannot be seen from here."""
     room = tmp_path / "room"
     room.mkdir()
     start = f'mount -t tmpfs none {room} && cp {program} {room}/hidden && exec {room}/hidden "$@"'
@@ -116,7 +116,7 @@ def test_a_program_in_a_container(program: Path, tmp_path: Path) -> None:
 
 @pytest.mark.needs("cc")
 def test_a_program_that_is_executed_during_the_trace(program: Path, tmp_path: Path) -> None:
-    """What it does a second later has its label; so has its child."""
+    """What the process does a second later has its label, and so does its child."""
     notes = tmp_path / "notes"
     line = '(sleep 1; echo; echo) | "$0" labelled "$1"'
     report = trace_command("sh", "-c", line, program, notes, options=["--label", "workload:doing"])
@@ -128,7 +128,7 @@ def test_a_program_that_is_executed_during_the_trace(program: Path, tmp_path: Pa
 
 @pytest.mark.needs("cc")
 def test_a_program_without_that_symbol(program: Path, tmp_path: Path) -> None:
-    """What can be told is told."""
+    """What can be reported is reported."""
     report, pool = traced(program, "labelled", "workload:absent", tmp_path / "notes")
     assert pages_by(find_region(report, pool), "text") == {None: 94}
     assert report["warnings"] == [
@@ -170,7 +170,7 @@ def test_postgres_in_every_tier(tier: str) -> None:
         max(by_query, key=lambda query: by_query[query])
         == f"CREATE TABLE numbers AS SELECT g, repeat('x', 100) AS t {ROWS}"
     )
-    # while it attaches, which takes a guest half a minute, others of the server go on
+    # attaching takes half a minute in a guest; other processes of the server go on meanwhile
     grown = after[shared].pages - region["before_bytes"] // PAGE_BYTES
     assert 0 <= grown - sum(by_query.values()) <= skipped_at_most(report, tier)
 
@@ -178,7 +178,7 @@ def test_postgres_in_every_tier(tier: str) -> None:
 @pytest.mark.needs("php-fpm*")
 @pytest.mark.parametrize("clients", [4, 16])
 def test_scripts_of_php(clients: int) -> None:
-    """By the request's script, read as the page is touched, as by the file whose compilation an uprobe saw."""
+    """By the script of the request, read when the page is touched, and by the file whose compilation a uprobe saw."""
     scripts = 300
     with running_fpm(scripts, max_requests=70) as fpm:
         before = read_regions(fpm.tgid)
@@ -199,7 +199,7 @@ def test_scripts_of_php(clients: int) -> None:
 
 @pytest.mark.needs("php-fpm*")
 def test_included_files_of_php(tmp_path: Path) -> None:
-    """A request names its script, and what that includes is only to be seen as it is compiled."""
+    """A request names its script. Files it includes are only seen when they are compiled."""
     with running_fpm(160) as fpm:
         for number in range(3):
             names = script_names(160)[50 * number : 50 * number + 50]

@@ -1,4 +1,4 @@
-"""What is left of a trace that was cut off, and that what was recorded reads as what was seen live."""
+"""Captures of traces that were cut off, and reports from a capture, which equal those of the live trace."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ AT_ONCE_NS = 100_000_000
 
 
 class Growth(NamedTuple):
-    """A parent whose children make pages without end, and write down when: one line a page."""
+    """A parent whose children make pages without end and log when: one line per page."""
 
     tgid: int
     log: Path
 
     def pages_until(self, time_ns: int) -> int:
         """How many pages had been made by then."""
-        lines = self.log.read_text().splitlines()[:-1]  # the last may be half written
+        lines = self.log.read_text().splitlines()[:-1]  # the last line may be incomplete
         return sum(int(line.split()[1]) for line in lines if int(line.split()[0]) <= time_ns)
 
 
@@ -83,7 +83,7 @@ def growing(log_path: Path) -> Iterator[Growth]:
 
 @contextmanager
 def recording(path: Path, tgid: int) -> Iterator[subprocess.Popen[bytes]]:
-    """From the moment that the probes are attached: the capture has a session since."""
+    """Waits until the probes are attached: from then on the capture has a session."""
     command = [*SHMTRACE, "record", "-p", str(tgid), "-o", str(path)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
         try:
@@ -103,7 +103,7 @@ def sampled(path: Path) -> bool:
 
 
 def kept_waiting_ns(tgid: int) -> int:
-    """How long a process has waited for a CPU, when it could have run."""
+    """How long a process was runnable but waited for a CPU."""
     return int(Path(f"/proc/{tgid}/schedstat").read_text().split()[1])
 
 
@@ -140,7 +140,7 @@ def test_killed(number: int, tmp_path: Path) -> None:
 
 @pytest.fixture
 def forker() -> Iterator[int]:
-    """Children without end, each of which touches a page more of one region after another, and is gone."""
+    """Children without end; each touches one page more of one region after another, and exits."""
     parent = os.fork()
     if not parent:
         while True:
@@ -157,7 +157,7 @@ def forker() -> Iterator[int]:
 
 
 def test_it_is_read_while_it_is_written(forker: int, tmp_path: Path) -> None:
-    """As of one moment, each time: nobody in it is unknown, and no region has more than all its parts."""
+    """Each report shows one moment: every process in it is known, and no region has more pages than its parts."""
     path = tmp_path / "growing.capture"
     counts = []
     with recording(path, forker) as process:
@@ -189,7 +189,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
-    """One line says so, and what was written until then is there."""
+    """One line reports it, and what was written until then remains."""
     path = small_disk / "full.capture"
     with growing(tmp_path / "log") as growth:
         command = [*SHMTRACE, "record", "-p", str(growth.tgid), "-i", "0.1", "-o", str(path)]
@@ -209,7 +209,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
 @pytest.mark.needs("php-fpm*")
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_replay_reads_as_what_was_seen_live(form: str, tmp_path: Path) -> None:
-    """Byte for byte, of a real php-fpm whose workers are replaced meanwhile."""
+    """Byte for byte, for a real php-fpm whose workers are replaced meanwhile."""
     path = tmp_path / "pool.capture"
     options = ["--json"] if form == "json" else []
     with running_fpm(300, max_requests=50) as fpm:
@@ -228,7 +228,7 @@ def test_a_replay_reads_as_what_was_seen_live(form: str, tmp_path: Path) -> None
 
 
 def test_recording_a_command(tmp_path: Path) -> None:
-    """It ends with the command's status, prints nothing of its own on stdout, and the file is its owner's alone."""
+    """It ends with the command's status, prints nothing of its own on stdout, and only the owner may read the file."""
     path = tmp_path / "x.capture"
     command = [*SHMTRACE, "record", "-o", str(path), "--", "sh", "-c", "echo said; exit 7"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE_SECONDS)

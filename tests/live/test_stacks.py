@@ -1,4 +1,5 @@
-"""By which code pages were made: functions whose pages are known, of programs that strip, fork, exec, and lie."""
+"""Stacks: functions with known pages, in programs that are stripped, fork, execute others, or have misleading
+frames."""
 
 from __future__ import annotations
 
@@ -37,18 +38,18 @@ PROGRAMS = {
 MADE = {**dict.fromkeys(PROGRAMS, ALL), "exec": CALLS["alpha"] + ALL, "garbage": GARBAGE}
 
 Made = Counter[tuple[str, ...]]
-"""Pages by frames, callers first, from main's on; nothing: not known."""
+"""Pages by frames, callers first, from main on. None: not known."""
 
 
 class Recorded(NamedTuple):
     found: Account
     tgids: dict[str, int]
-    """by program"""
+    """By program."""
     sizes: dict[str, tuple[int, int]]
-    """of each function, [start, end)"""
+    """Of each function, [start, end)."""
 
     def made(self, name: str, dead: bool = False) -> Made:
-        """By a process, or by its child that has died."""
+        """Stacks of a process, or of its child that has exited."""
         made: Made = Counter()
         for region in self.found.regions:
             for toucher in region.touchers:
@@ -59,7 +60,7 @@ class Recorded(NamedTuple):
         return made
 
     def check(self, name: str, wanted: Made, dead: bool = False) -> None:
-        """It made these pages; where stacks were lost, the pages that are missing are of an unknown one."""
+        """The process made these pages by these stacks. If stacks were lost, missing pages count for an unknown one."""
         made = self.made(name, dead)
         missing = wanted - made
         if lost(self.found) and missing:
@@ -68,7 +69,10 @@ class Recorded(NamedTuple):
         assert made == wanted
 
     def of_program(self, frames: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of the program, and not of the C library that calls its main; places by the function they are in."""
+        """Frames of the program only, without the C library's calls of main.
+
+        Addresses are replaced by the function they are in.
+        """
         return tuple(frame for frame in map(self.function, frames) if frame in self.sizes)
 
     def function(self, frame: str) -> str:
@@ -79,7 +83,7 @@ class Recorded(NamedTuple):
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """named, and stripped of all names but those that are exported: all, beta, main."""
+    """The program with all symbols, and stripped to the exported ones: all, beta, main."""
     folder = tmp_path_factory.mktemp("stacks")
     source = Path(__file__).with_name("stacks.c")
     subprocess.run(["cc", *FLAGS, "-o", folder / "named", source], check=True)
@@ -95,7 +99,7 @@ def sizes(program: Path) -> dict[str, tuple[int, int]]:
 
 
 def counted(path: Path) -> Counter[int]:
-    """By tgid, a child's by its parent's: pages whose stack is known, or of garbage any."""
+    """By tgid, a child's by its parent's: pages whose stack is known, or of garbage any stack."""
     with Capture.open(path) as capture:
         rows = capture.rows(
             "SELECT iif(parent IS NULL, tgid, parent_tgid), pages FROM stacked JOIN process ON process.id = process "
@@ -108,13 +112,13 @@ def counted(path: Path) -> Counter[int]:
 
 
 def adds_up(found: Account) -> bool:
-    """Whether what was made by all stacks is what was touched; a stack is written a moment after the page is."""
+    """Whether all stacks add up to the touched pages. A stack is written a moment after its page."""
     touchers = [toucher for region in found.regions for toucher in region.touchers]
     return all(sum(made.size_bytes for made in toucher.made_by) == toucher.touched_bytes for toucher in touchers)
 
 
 def lost(found: Account) -> bool:
-    """Whether some stacks were, and said to be: to a preemptible kernel's fentry programs that happens."""
+    """Whether stacks were lost and reported so, as happens to fentry programs of a preemptible kernel."""
     return any(warning.startswith("stacks were lost") for warning in found.session.warnings)
 
 
@@ -125,7 +129,7 @@ def read(path: Path) -> Account:
 
 @pytest.fixture(scope="module")
 def recorded(tier: str, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """All of them in one capture, as it is left by a recorder that was killed."""
+    """All programs in one capture, as a killed recorder leaves it."""
     path = tmp_path_factory.mktemp(tier) / "stacks.capture"
     deleted = programs / "deleted"
     deleted.write_bytes((programs / "stripped").read_bytes())
@@ -162,7 +166,7 @@ def recorded(tier: str, programs: Path, tmp_path_factory: pytest.TempPathFactory
 
         go_until(list(PROGRAMS), {**MADE, "exec": CALLS["alpha"]})
         go_until(["exec"], {})
-        time.sleep(0.5)  # until it is the other program
+        time.sleep(0.5)  # until it has executed the other program
         go_until(["exec"], MADE)
         end = time.monotonic() + PATIENCE_SECONDS
         while not adds_up(found := read(path)) and not lost(found) and time.monotonic() < end:
@@ -177,7 +181,7 @@ def called(*callers: str) -> Made:
 
 
 def test_what_was_lost(tier: str, recorded: Recorded) -> None:
-    """Nothing, but for what fentry owns up to; and what is counted by stack is what was touched."""
+    """Nothing is lost, except what fentry reports as lost. Pages counted by stack add up to the touched pages."""
     session = recorded.found.session
     assert not session.complete
     assert (session.lost_events, session.lost_pages) == (0, 0)
@@ -189,7 +193,7 @@ def test_what_was_lost(tier: str, recorded: Recorded) -> None:
 
 @pytest.mark.parametrize("name", ["calls", "stripped", "deleted"])
 def test_known_functions(tier: str, recorded: Recorded, name: str) -> None:
-    """By name; where there is none, by a place that is in the function."""
+    """By name, or else by an offset inside the function."""
     recorded.check(name, called("main", "all"))
 
 
@@ -213,13 +217,13 @@ def test_a_child_that_is_dead(tier: str, recorded: Recorded) -> None:
 
 
 def test_another_program_by_exec(tier: str, recorded: Recorded) -> None:
-    """What it made before is by what it was."""
+    """Pages made before the exec count for the old program."""
     before = Counter({("main", "alpha", "touch"): CALLS["alpha"]})
     recorded.check("exec", before + called("main", "all"))
 
 
 def test_a_stack_of_garbage(tier: str, recorded: Recorded) -> None:
-    """It leads nowhere, and into the region itself: no page comes of it, and none is lost."""
+    """Frames that lead nowhere, or into the region itself: this makes no pages, and none are lost."""
     made = recorded.made("garbage")
     assert sum(made.values()) == GARBAGE
     assert {frames[-1] for frames in made if frames or not lost(recorded.found)} == {"touch_by"}

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Pages made by one process in the memory of another. Whoever acts is their maker. */
+/* Pages made by one process in the memory of another. They belong to the process that acts. */
 #include "workload.h"
 
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
 
-/* P is there to be written to, and does nothing. */
+/* P only waits; others write to its memory. */
 static pid_t start_paused(void)
 {
 	pid_t child = fork();
@@ -79,7 +79,7 @@ static void written_across_child(void)
 	note_region("pool", pool);
 }
 
-/* -1 where faults on shared memory cannot be had. */
+/* -1 where this kernel has no userfaultfd for shared memory. */
 static int open_userfaults(void)
 {
 	struct uffdio_api api = {.api = UFFD_API};
@@ -90,7 +90,7 @@ static int open_userfaults(void)
 	return -1;
 }
 
-/* The first 8 of 13 faults get a page with something in it, the others an empty one. */
+/* The first 8 of 13 faults get a page with content, the others an empty one. */
 static void resolve(int faults)
 {
 	static char bytes[PAGE];
@@ -123,7 +123,7 @@ static void uffd_copied(void)
 			die("UFFDIO_REGISTER");
 		START("H")
 			resolve(faults);
-		alarm(20); /* H may have died */
+		alarm(20); /* in case H has died */
 		write_pages(pool, 5, 18);
 		join_all();
 	}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Reads and writes that are asked for here and done elsewhere: by a worker of io_uring, or a block device. */
+/* Reads and writes requested by a process and done by others: a worker of io_uring, or a block device. */
 #include "workload.h"
 
 #include <errno.h>
@@ -29,7 +29,7 @@ static void *map_ring(int ring, size_t bytes, off_t offset)
 	return map;
 }
 
-/* One request, always handed to a worker, and its end. */
+/* Submit one request, always through a worker, and wait for its end. */
 static void request(unsigned char opcode, int fd, off_t offset, char *address, size_t bytes)
 {
 	struct io_uring_params about = {};
@@ -86,7 +86,7 @@ static void uring_read(void)
 	note_file("source", source);
 }
 
-/* A block device with a file's contents, that is gone when it is closed. */
+/* A block device with a file's content; it is removed when it is closed. */
 static int open_loop(int file)
 {
 	struct loop_config config = {.fd = file, .info = {.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR}};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* More ways past the page fault, and all of them the doing of the process that acts. */
+/* More ways to make pages without a page fault. All of them belong to the process that acts. */
 #include "workload.h"
 
 #include <errno.h>

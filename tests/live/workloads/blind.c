@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Pages that come into being without a page fault. Where only faults are seen these have no owner, and keep none when
- * another process faults on them later.
+ * Pages made without a page fault. Where only faults are traced, these have no owner, and get none when another process
+ * faults on them later.
  */
 #include "workload.h"
 
@@ -72,7 +72,7 @@ static void reserved_between(void)
 	note_file("pool", fd);
 }
 
-/* More than one program does; A's are 3001, B's 7. */
+/* More pages than one run of the program handles. A's are 3001, B's 7. */
 static void reserved_large(void)
 {
 	int fd = make_memfd("pool", 3307);
@@ -85,7 +85,7 @@ static void reserved_large(void)
 	note_file("pool", fd);
 }
 
-/* A's reservation fails at the end of the room and leaves nothing; 5 of its pages are written, unseen. */
+/* A's reservation fails for lack of room and leaves nothing. 5 of its pages are written to, unseen. */
 static void reserved_in_vain(void)
 {
 	int fd = make_private_file("nr_blocks=41", 61);
@@ -101,7 +101,7 @@ static void reserved_in_vain(void)
 	note_file("pool", fd);
 }
 
-/* Seen, given back, and reserved by main: 11 of the 20 are there again. */
+/* Pages were seen and given back; then main reserves, which makes 11 of the 20 again. */
 static void remade(void)
 {
 	int fd = make_memfd("pool", 53);
@@ -130,7 +130,7 @@ static void written(void)
 	note_file("pool", fd);
 }
 
-/* Before the region is mapped by anybody at all. */
+/* Pages made before any process maps the region. */
 static void written_first(void)
 {
 	int fd = make_memfd("pool", 53);
@@ -199,7 +199,7 @@ static void written_across(void)
 	note_region("pool", pool);
 }
 
-/* Seen, given back, made again unseen, and then faulted on by another: B made none of them. */
+/* Pages were seen, given back and made again unseen. Then another process faults on them, but made none of them. */
 static void remade_unseen(void)
 {
 	int fd = make_memfd("pool", 53);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Regions and pages that are there before the tracing: each is run step by step, and "running" is when to attach. */
+/* Regions and pages that exist before the trace. Each workload runs step by step; attach at "running". */
 #include "workload.h"
 
 #include <errno.h>
 #include <sys/prctl.h>
 
-/* Every third of 39 pages before. A is forked later; B lives already, and waits. */
+/* Every third of 39 pages exists before. A is forked later; B runs already, and waits. */
 static void grown(void)
 {
 	char *pool = map_anon(97), byte;
@@ -66,7 +66,7 @@ static void viewed(void)
 	step("grown");
 }
 
-/* The last user lets go during the capture. */
+/* The last user releases the region during the capture. */
 static void let_go(void)
 {
 	char *pool = map_anon(97);
@@ -94,7 +94,7 @@ static void unmapped(void)
 	step("grown");
 }
 
-/* Makes its region only when it is traced already. */
+/* Makes its region only after the trace has started. */
 static void idle(void)
 {
 	step("running");
@@ -105,7 +105,7 @@ static void idle(void)
 	step("grown");
 }
 
-/* A and B at once, over the same pages, from the moment of attaching: who wins is open, the sum is not. */
+/* A and B write the same pages at once, right after attaching. Which one wins is open, the sum is known. */
 static void rounds(void)
 {
 	enum { PAGES = 2503 };
@@ -123,7 +123,7 @@ static void rounds(void)
 	step("grown");
 }
 
-/* Goes by other names than its program's: $COMM, and as title, which is written over its first argument, $TITLE. */
+/* Has other names than its program's: comm is $COMM, and the title, written over the first argument, is $TITLE. */
 static void named(void)
 {
 	const char *comm = getenv("COMM"), *title = getenv("TITLE");
@@ -140,7 +140,7 @@ static void named(void)
 	step("grown");
 }
 
-/* Never still: A and B touch and give back for as long as main lives. */
+/* Always busy: A and B touch and give back pages while main runs. */
 static void restless(void)
 {
 	enum { PAGES = 4099 };

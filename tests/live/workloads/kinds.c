@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The ways to get a region. Each is made by main and filled by A, 13 pages, then B, 6 more. */
+/* The ways to create a region. Main creates each; A makes 13 pages, then B 6 more. */
 #include "workload.h"
 
 #include <errno.h>
@@ -54,7 +54,7 @@ static void sysv(void)
 	fill(pool);
 }
 
-/* Made by main, which does not attach it; a child detaches it in between and finds it elsewhere. */
+/* Main creates it without attaching; a child detaches it in between and attaches it at another address. */
 static void sysv_detached(void)
 {
 	int id = make_sysv();
@@ -127,7 +127,7 @@ static void hugetlb(void)
 	note_region("pool", pool);
 }
 
-/* A SysV segment is numbered by its id, on the device of the anonymous regions: here both have the same number. */
+/* A SysV segment's inode number is its id, on the same device as anonymous regions: here both have the same number. */
 static void twins(void)
 {
 	struct stat inode;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Pages that come 512 at a time. Each range of 2 MiB is mapped such that it can be one huge page. */
+/* Pages made 512 at a time. Each range of 2 MiB is mapped so that it can be one huge page. */
 #include "workload.h"
 
 #include <ctype.h>
@@ -83,14 +83,14 @@ static void collapsed(void)
 	CHILD("B")
 		for (int tries = 0; madvise(pool, HUGE * PAGE, MADV_COLLAPSE) && errno == EAGAIN && tries < 50; tries++)
 			usleep(5000);
-	if (held_pages(fd) != HUGE) /* 6.1 does it, and returns EINVAL */
+	if (held_pages(fd) != HUGE) /* 6.1 does it and still returns EINVAL */
 		note_absent("MADV_COLLAPSE of shared memory");
 	CHILD("C")
 		write_pages(pool, HUGE - 10, HUGE + 11);
 	note_file("pool", fd);
 }
 
-/* Eager for the while; what they were is put back at the end. */
+/* Make khugepaged work fast. The old values are restored at the end. */
 #define KNOBS "/sys/kernel/mm/transparent_hugepage/khugepaged/"
 static struct knob {
 	const char *path, *eager;
@@ -99,7 +99,7 @@ static struct knob {
 	{KNOBS "max_ptes_none",		"511",    ""},
 	{KNOBS "pages_to_scan",		"100000", ""},
 	{KNOBS "alloc_sleep_millisecs", "10",     ""},
-	{KNOBS "scan_sleep_millisecs",  "1",	    ""}, /* the last: it wakes khugepaged */
+	{KNOBS "scan_sleep_millisecs",  "1",	    ""}, /* last, since it wakes khugepaged */
 };
 static pid_t turned_by;
 
@@ -140,7 +140,7 @@ static void note_kernel_thread(const char *name)
 	closedir(processes);
 }
 
-/* A makes 37 pages and the kernel thread khugepaged, of itself, the other 475. B makes 11 in the next range. */
+/* A makes 37 pages, and the kernel thread khugepaged makes the other 475. B makes 11 in the next range. */
 static void khugepaged(void)
 {
 	int fd = make_memfd("pool", 2 * HUGE);
@@ -151,7 +151,8 @@ static void khugepaged(void)
 		note_absent("small pages (shmem_enabled gives huge ones unasked)");
 	note_kernel_thread("khugepaged");
 	turn_knobs();
-	for (int i = 0; i < 2; i++) /* some kernels look at what the mapping was before, and only then take it up */
+	for (int i = 0; i < 2;
+	     i++) /* some kernels check what the mapping was before, and collapse only on the second look */
 		if (madvise(pool, HUGE * PAGE, MADV_HUGEPAGE))
 			note_absent("MADV_HUGEPAGE");
 	/* st_blocks has them as soon as khugepaged begins, and no longer if it fails: the first hole tells */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Where a region is seen from: views that move, split, overlap, come and go. */
+/* Mappings of a region that move, split, overlap, come and go. */
 #include "workload.h"
 
-/* Private memory where part of a region was. What is written there must not count. */
+/* Private memory in place of a part of a region. What is written there must not count. */
 static void put_private(char *address, size_t pages)
 {
 	if (mmap(address, pages * PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != address)
@@ -266,7 +266,7 @@ static void views_256(void)
 	note_file("pool", fd);
 }
 
-/* 1499 regions, of 1 to 3 pages, each gone before the next. The one at the end is as exact as ever. */
+/* 1499 regions of 1 to 3 pages, each gone before the next. The account of the last one must still be exact. */
 static void churned(void)
 {
 	for (size_t i = 0; i < 1499; i++) {

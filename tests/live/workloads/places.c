@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Processes with a cgroup of their own: the test has made them, and $GROUP_A and $GROUP_B name their cgroup.procs. */
+/* Processes in cgroups of their own. The test has made these; $GROUP_A and $GROUP_B are their cgroup.procs. */
 #include "workload.h"
 
 #include <sched.h>
@@ -12,7 +12,7 @@ static void enter(const char *group)
 		die(path);
 }
 
-/* What is forked from here on is in a PID namespace of its own. */
+/* Children forked from here on are in a PID namespace of their own. */
 static void contain(const char *group)
 {
 	enter(group);

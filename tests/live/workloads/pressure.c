@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* More pages than memory: a control group of its own with little room, so that the kernel swaps for all it is worth. */
+/* More pages than memory, in a cgroup with little room, so that the kernel swaps heavily. */
 #include "workload.h"
 
 #include <errno.h>
 
 enum { MAKERS = 8, BLOCK = 13, BLOCKS = 521, FEW = 89, ADDITIONS = 125000 };
-#define ROOM "100663296"       /* bytes: less than half of what the region comes to */
-#define SWAP_KB (256UL * 1024) /* more than all of it */
+#define ROOM "100663296"       /* bytes; less than half the size of the region */
+#define SWAP_KB (256UL * 1024) /* more than the whole region */
 
 static char group[256], root[192];
 static bool enabled;

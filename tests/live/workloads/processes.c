@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Who touches: forks, threads, borrowed memory, exec, short lives, and a process number used again. */
+/* Who touches pages: forks, threads, vfork, exec, short lives, and a reused PID. */
 #include "workload.h"
 
 #include <linux/sched.h>
@@ -20,7 +20,7 @@ static void hundred(void)
 	note_region("pool", pool);
 }
 
-/* They do nothing but touch: most live less than a millisecond. */
+/* Children that only touch pages: most live less than a millisecond. */
 static void brief(void)
 {
 	enum { CHILDREN = 1009 };
@@ -87,7 +87,7 @@ static void generations(void)
 	note_region("pool", pool);
 }
 
-/* Whoever outlives its parent still belongs to the tree. */
+/* A child that outlives its parent still belongs to the tree. */
 static void orphaned(void)
 {
 	char *pool = map_anon(53);
@@ -204,7 +204,7 @@ static int in_clone(void *pool)
 	return 0;
 }
 
-/* Not a thread, and yet in the same memory: what one maps the other has. */
+/* CLONE_VM without CLONE_THREAD: separate processes with the same mappings. */
 static void sharing(void)
 {
 	static char stack[64 * 1024] __attribute__((aligned(16)));
@@ -234,7 +234,7 @@ static void exec_workload(const char *name)
 	die("exec");
 }
 
-/* exec drops the region; private memory where it was is nobody's business, and a new region is. */
+/* exec drops the region. Private memory at its address does not count, a new region does. */
 static void after_exec(void)
 {
 	write_pages(map_at_old_place(MAP_PRIVATE), 0, 53);
@@ -283,7 +283,7 @@ static pid_t fork_numbered(pid_t tgid)
 	return child;
 }
 
-/* Three lives of one process number: 5 pages, then 9, then 2. */
+/* Three processes with the same PID: 5 pages, then 9, then 2. */
 static void reused(void)
 {
 	char *pool = map_anon(53);

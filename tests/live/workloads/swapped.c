@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Pages that leave memory for the swap and stay whose they were. */
+/* Pages that are swapped out and keep their owner. */
 #include "workload.h"
 
 #include <errno.h>
@@ -14,7 +14,7 @@ static void need_swap(void)
 	fclose(swaps);
 }
 
-/* By smaps, which asks the region itself. */
+/* From smaps, which counts the region's own swap entries. */
 static size_t swapped_pages(const char *pool)
 {
 	FILE *smaps = fopen("/proc/self/smaps", "r");
@@ -40,7 +40,7 @@ static void must_be_swapped(const char *pool, size_t pages)
 		die("swapped pages");
 }
 
-/* Makes the pages. Only those go that one process alone has mapped, and that nobody else is about to look at. */
+/* Make the pages. The kernel only swaps out pages that a single process maps and that are not about to be used. */
 static void swap_out(char *pool, size_t pages)
 {
 	stay_on_this_cpu();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Ways to make pages, and to lose them, in one region that several processes share. */
+/* Ways to make and lose pages of a region that several processes share. */
 #include "workload.h"
 
 #include <sched.h>
@@ -98,7 +98,7 @@ static void removed(void)
 	note_region("pool", pool);
 }
 
-/* Given back and remade by the same one, again and again. */
+/* The same process gives pages back and makes them again, repeatedly. */
 static void removed_by_owner(void)
 {
 	char *pool = map_anon(53);
@@ -157,7 +157,7 @@ static void reclaimed(void)
 	note_region("pool", pool);
 }
 
-/* Four at once, from both ends and with different strides: each page has one owner, whoever it is. */
+/* Four processes at once, from both ends and with different strides: each page has one owner, whichever it is. */
 static void contended(void)
 {
 	enum { PAGES = 5003 };
@@ -187,7 +187,7 @@ static void forbidden(void)
 	note_region("pool", pool);
 }
 
-/* Nor does one beyond the end of the file. */
+/* Neither does a write beyond the end of the file. */
 static void beyond_end(void)
 {
 	int fd = make_memfd("pool", 7);
@@ -205,7 +205,7 @@ static void beyond_end(void)
 	note_file("pool", fd);
 }
 
-/* Nor one into a file system that is full. */
+/* Neither does a write to a full file system. */
 static void full(void)
 {
 	char directory[] = "/tmp/workload.XXXXXX", path[64];

@@ -30,6 +30,7 @@ class SchemaColumn(NamedTuple):
     most: float
 
     def allows(self, value: object) -> bool:
+        """Whether a trace can write this value."""
         if value is None:
             return not self.required
         if self.kind == "TEXT" or not isinstance(value, (int, float)):

@@ -79,6 +79,7 @@ class Bytecode(NamedTuple):
         return installed_compiler() not in (None, self.compiler)
 
     def dump(self) -> bytes:
+        """JSON, as load() reads it."""
         programs = {name: base64.b64encode(code).decode() for name, code in self.programs.items()}
         return json.dumps({"compiler": self.compiler, "maps": self.maps, "programs": programs}).encode()
 

@@ -105,6 +105,7 @@ def tracepoint_id(directory: int, point: str) -> int:
 
 
 def release() -> str:
+    """The kernel release, as of uname -r."""
     return os.uname().release
 
 
@@ -146,8 +147,10 @@ def possible_cpus() -> int:
 
 
 def need_proc(root: Path = Path("/proc")) -> None:
-    """Raises ShmtraceError where /proc is missing, shows processes only (subset=pid), or is of another PID
-    namespace."""
+    """Raises ShmtraceError where /proc is unusable.
+
+    It may be missing, show processes only (subset=pid), or be of another PID namespace.
+    """
     try:
         for name in ("self/status", "meminfo"):
             (root / name).read_bytes()

@@ -172,9 +172,11 @@ class Counts:
         self._map.close()
 
     def read(self) -> list[int]:
+        """The current values."""
         return array("Q", self._map[: self._nr_counts * 8]).tolist()
 
     def clear(self) -> None:
+        """Set all counters to 0."""
         self._map[: self._nr_counts * 8] = bytes(self._nr_counts * 8)
 
 

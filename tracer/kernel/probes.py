@@ -253,10 +253,9 @@ class Probes:
         return perf.kprobe(program, self._points[probe.program].name, probe.kind == Kind.RETURN)
 
     def attach_uprobe(self, program: str, path: Path, offset: int) -> int:
-        """Attach a program to an offset in an executable file, for all processes that run it. Returns what
-        detach_uprobe() takes.
+        """Attach a program to an offset in an executable file, for all processes that run it.
 
-        Raises ShmtraceError where the kernel refuses the uprobe.
+        Returns what detach_uprobe() takes. Raises ShmtraceError where the kernel refuses the uprobe.
         """
         function = self._loaded.load(program, bpf_syscall.KPROBE)
         try:

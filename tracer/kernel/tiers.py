@@ -132,10 +132,12 @@ class Tier(NamedTuple):
 
     @property
     def title(self) -> str:
+        """Name and mechanism, such as "exact by kprobe"."""
         return f"{self.name} by {self.by}" if self.functions else self.name
 
     @property
     def functions(self) -> list[Probe]:
+        """The probes on kernel functions, rather than tracepoints."""
         return [probe for probe in self.probes if probe.kind in (Kind.ENTRY, Kind.RETURN)]
 
 
@@ -248,8 +250,10 @@ def has_fexit(tier: Tier, there: dict[str, Function]) -> bool:
 
 
 def arguments(there: dict[str, Function]) -> dict[str, int]:
-    """Defines for the exact tiers: ARG_program_parameter, the position of each parameter by its name in BTF, and
-    NARGS_program."""
+    """Defines for the exact tiers, from BTF.
+
+    ARG_program_parameter is the position of a parameter, NARGS_program the number of parameters.
+    """
     found = {}
     for program, point in there.items():
         found[f"NARGS_{program.upper()}"] = len(point.parameters)

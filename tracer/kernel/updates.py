@@ -40,13 +40,16 @@ class KernelProcess(NamedTuple):
 
     @classmethod
     def unpack(cls, raw: bytes) -> KernelProcess:
+        """Decode a struct process."""
         return cls(*wire.PROCESS.unpack(raw))
 
     @property
     def key(self) -> tuple[int, int]:
+        """(tgid, start_time_ns)."""
         return self.tgid, self.start_time_ns
 
     def head(self, time_ns: int) -> Head:
+        """The head of an event of this process at a time."""
         return Head(time_ns, self.start_time_ns, self.tgid)
 
     def titles(self) -> tuple[str, str]:
@@ -82,6 +85,7 @@ class KernelRegion(NamedTuple):
 
     @classmethod
     def unpack(cls, raw: bytes) -> KernelRegion:
+        """Decode a struct region."""
         ino, generation, dev, *numbers, name = wire.REGION.unpack(raw)
         _, size_bytes, pages, swapped, peak, start, gone_us, torn, _, *rest = numbers
         made_ns, maker_ns, mapped_ns, mapper_ns, maker, mapper, number, huge, order, name_bytes = rest

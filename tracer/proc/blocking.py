@@ -115,8 +115,7 @@ def stream(whom: Hashable, items: Iterator[Result], patience_s: float = PATIENCE
 def each(
     whom: Callable[[Item], Hashable], call: Callable[[Item], Result], items: Sequence[Item]
 ) -> Iterator[tuple[Item, Result | None]]:
-    """Yield (item, result of the call for it) in the order of the items; the result is None if it does not come in
-    time.
+    """Yield (item, result) in the order of the items. The result is None if the call does not return in time.
 
     One thread handles a batch of items, since handing over a call takes longer than most calls.
     """

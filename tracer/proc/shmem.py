@@ -252,6 +252,7 @@ class _Opened:
         self._fd = os.open(path, flags | os.O_CLOEXEC)
 
     def take(self) -> int:
+        """The descriptor, which the caller has to close."""
         fd, self._fd = self._fd, -1
         return fd
 

@@ -21,6 +21,7 @@ class Budget:
 
     @property
     def used_up(self) -> bool:
+        """Whether no more such work should be started."""
         return self._used_s > self.AT_ONCE_S + self.SHARE * (time.monotonic() - self._began_s)
 
     def __enter__(self) -> Budget:

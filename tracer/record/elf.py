@@ -170,6 +170,7 @@ class Elf(NamedTuple):
         return (self.layout, self.machine) == _native()
 
     def without_tables(self) -> Elf:
+        """A copy without symbol tables, to save memory."""
         return self._replace(exported=None, full=None)
 
     def address(self, offset_bytes: int) -> int:

@@ -56,6 +56,7 @@ class LabelHistory:
 
     @property
     def warnings(self) -> list[str]:
+        """Why some labels are missing, one sentence each."""
         mute = [_is_mute(binary, self._source) for binary in self._binaries.values() if binary.said is False]
         return self._warnings + list(dict.fromkeys(self._doubts + mute[:MAX_DOUBTS]))
 

@@ -150,8 +150,10 @@ class Punches:
         self._when_us: list[int | None] = []  # the time from each edge to the next; None: never
 
     def add(self, start: int, end: int, when_us: int) -> None:
-        """Record that [start, end) was given back. Call it in the order of time. An empty range is ignored, since a
-        partial page is zeroed but stays."""
+        """Record that [start, end) was given back. Call it in the order of time.
+
+        An empty range is ignored: a punch inside a page zeroes the bytes, but keeps the page.
+        """
         if start >= end:
             return
         first, last = bisect_left(self._edges, start), bisect_right(self._edges, end)
@@ -294,8 +296,10 @@ def _touch(extents: list[Extent], start: int, words: array[int], owner_of: Owner
 
 
 def _touch_as_one(extents: list[Extent], start: int, words: array[int], owner_of: OwnerOf) -> None:
-    """Append the extents of words with one tgid. min() and max() of a run are fast, and mostly one extent takes it
-    whole."""
+    """Append the extents of words with one tgid.
+
+    min() and max() of a run are fast, and mostly one extent takes it whole.
+    """
     if not _continue(extents, start, start + len(words), min(words), max(words), owner_of):
         step = -(-len(words) // PIECES)
         for at in range(0, len(words), step):
@@ -303,8 +307,10 @@ def _touch_as_one(extents: list[Extent], start: int, words: array[int], owner_of
 
 
 def _continue(extents: list[Extent], start: int, end: int, low: int, high: int, owner_of: OwnerOf) -> bool:
-    """Append pages of one tgid as one extent, from the lowest and highest of their words. False: they may be
-    several."""
+    """Append pages of one tgid as one extent, from the lowest and highest of their words.
+
+    False: they may be several extents, so nothing was appended.
+    """
     first_us, last_us = low & WHEN_MASK, high & WHEN_MASK
     owner = owner_of(low >> WHEN_BITS, first_us, last_us) if last_us - first_us < EXTENT_US else None
     if owner is None:

@@ -42,6 +42,7 @@ class TracedProcess:
 
     @property
     def key(self) -> tuple[int, int]:
+        """What identifies a process: (tgid, start_time_ns)."""
         return self.tgid, self.start_time_ns
 
     def heir(self) -> TracedProcess | None:
@@ -128,6 +129,7 @@ class Processes:
         return processes[-1] if processes else None
 
     def find(self, tgid: int, start_time_ns: int) -> TracedProcess | None:
+        """The process with this PID and start time, or None."""
         return self._known.get((tgid, start_time_ns))
 
     def at(self, tgid: int, when_us: int) -> TracedProcess:
@@ -161,6 +163,7 @@ class Processes:
         self.rename(process, comm, command)
 
     def move(self, process: TracedProcess, cgroup: str | None) -> None:
+        """Record that its cgroup has changed."""
         if cgroup and cgroup != process.cgroup:
             process.cgroup = cgroup
             self._capture.update("process", process.row, cgroup=cgroup)
@@ -172,6 +175,7 @@ class Processes:
             self._capture.update("process", process.row, ns_tgid=ns_tgid)
 
     def rename(self, process: TracedProcess, comm: str, command: str) -> None:
+        """Record its comm and command line if they have changed."""
         if command.endswith(CUT) and process.command.startswith(command[: -len(CUT)]):
             command = process.command  # a longer part of the same command line was read before
         if command and (comm, command) != (process.comm, process.command):

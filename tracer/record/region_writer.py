@@ -186,8 +186,7 @@ class RegionWriter:
         self._rows.clear()
 
     def is_over(self, last: KernelRegion) -> bool:
-        """Whether every page of a dying region has been torn down or was swapped out. Teardown takes pages one by
-        one."""
+        """Whether every page of a dying region has been torn down or was swapped out. Pages go one by one."""
         return last.torn_pages + last.swapped_pages >= last.pages
 
     def close_gone(self, region: TracedRegion, last: KernelRegion | None) -> None:
@@ -313,6 +312,7 @@ class RegionWriter:
         )
 
     def rows(self, region: TracedRegion, entries: ledger.Entries) -> list[ExtentRow]:
+        """Rows of the table extent."""
         return [
             (region.row, start, end, process, self._wall(first_us), self._wall(last_us), label)
             for start, end, owner, first_us, last_us in entries.extents

@@ -65,10 +65,10 @@ class TracedRegion:
     """time.monotonic() when the start of its teardown was seen."""
 
     def take_baseline(self, owned: Callable[[], PageSet] = lambda: PageSet([]), start_pages: int | None = None) -> None:
-        """Take the pages that exist now and have no owner as the baseline. With probes, call it after they are
-        attached.
+        """Take the pages that exist now and have no owner as the baseline.
 
-        If a lease blocks reading the pages, only their number is taken and `unread` is set. Then call it again later.
+        With probes, call it after they are attached. If a lease blocks reading the pages, only their number is taken
+        and `unread` is set. Then call it again later.
 
         owned: returns the pages that have an owner by now. start_pages: for hugetlb, how many pages it had when the
         probes met it; SEEK_DATA on hugetlbfs reports the whole file.

@@ -47,8 +47,10 @@ class Seeder:
         self._unheard: set[TracedProcess] = set()
 
     def adopt(self, stat: ProcessStat) -> None:
-        """Add an existing process to the tree: first in the BPF maps, so that its forks are tracked, then its
-        mappings."""
+        """Add an existing process to the tree.
+
+        It is added to the BPF maps first, so that its forks are tracked, and then its mappings are.
+        """
         now = self._proc.process(stat.tgid)  # read again, for the whole command line
         if now and now.start_time_ns == stat.start_time_ns:
             stat = now

@@ -48,6 +48,8 @@ class Module:
         return 1024 + of_tables + of_symbols
 
     def function(self, address: int) -> str | None:
+        """The name of the function at an address of the file's own; None: no name is known. Reads the symbols at
+        first use."""
         if self._program and not self._symbols and not self._budget.used_up:
             with self._budget:
                 self._symbols = Symbols(self._program)
@@ -55,6 +57,7 @@ class Module:
         return self._symbols.name(address) if self._symbols else None
 
     def address(self, offset_bytes: int) -> int:
+        """The address of an offset in the file, as addr2line shows it."""
         return self._program.address(offset_bytes) if self._program else offset_bytes
 
 
@@ -70,6 +73,7 @@ class Program:
         self._starts = [executable.start for executable in executables]
 
     def covers(self, address: int) -> bool:
+        """Whether code is mapped at an address."""
         return self._at(address) is not None
 
     def frame(self, address: int) -> str | None:
@@ -130,6 +134,7 @@ class Stacks:
     # ---- on the way ----
 
     def enter(self, region: TracedRegion) -> None:
+        """Remember the row of a region."""
         self._regions[region.id] = region.row
 
     def apply(self, event: Event) -> None:

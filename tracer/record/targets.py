@@ -54,10 +54,10 @@ class Targets(NamedTuple):
 
 
 def parse(words: Sequence[str]) -> Targets:
-    """The targets of -p's words: digits are a PID, a word with a slash is a pidfile, anything else a regular
-    expression.
+    """The targets of -p's words.
 
-    Raises ShmtraceError where a word cannot be used, and NoPidfileError where a pidfile cannot be read.
+    Digits are a PID, a word with a slash is a pidfile, and anything else is a regular expression. Raises ShmtraceError
+    where a word cannot be used, and NoPidfileError where a pidfile cannot be read.
     """
     tgids, patterns = set(), []
     for word in words:

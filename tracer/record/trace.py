@@ -90,9 +90,12 @@ class Trace:
         source: Source | None = None,
         stacks: bool = False,
     ) -> None:
-        """excluded: tgids never to trace. interval_s: seconds between samples. room_bytes: how much memory of new
-        regions the maps must have room for. source: where labels come from; None: no labels. stacks: also count
-        pages by user stack."""
+        """Prepare a trace; entering the context starts it.
+
+        excluded: tgids never to trace. interval_s: seconds between samples. room_bytes: how much memory of new regions
+        the maps must have room for. source: where labels come from; None: no labels. stacks: also count pages by user
+        stack.
+        """
         self._stopping = False
         # CLOCK_MONOTONIC; later regions are not taken in. None: finish() has not begun
         self._ends_at_ns: int | None = None
@@ -323,7 +326,7 @@ class Trace:
         if text not in self._warnings:
             self._warnings.append(text)
 
-    # ---- on the way ----
+    # ---- events and samples ----
 
     @property
     def stopping(self) -> bool:
@@ -694,7 +697,7 @@ class Trace:
             **more,
         )
 
-    # ---- where it stands ----
+    # ---- status ----
 
     def over(self) -> bool:
         """Whether every process of the tree has exited."""
@@ -712,6 +715,7 @@ class Trace:
         return self._labelling.doubt if self._labelling else None
 
     def status(self) -> Status:
+        """Figures for the status line."""
         most = self._capture.rows(MOST_TOUCHED)
         grower, grower_pages = most[0] if most else (None, 0)
         regions = self.regions.values()

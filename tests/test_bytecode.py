@@ -105,7 +105,7 @@ def test_one_bit_is_another_start(cache: Cache, compiling: list[Wanted]) -> None
     kept.write_bytes(kept.read_bytes()[:-1] + b"!")
     assert compiled(WANTED, cache) == BYTECODE
     assert compiling == [WANTED] * 2
-    assert cache.warnings == [f"{kept} is not used: it is not whole, or of another kernel"]
+    assert cache.warnings == [f"{kept} is not used: it is damaged, or from another kernel"]
     assert compiled(WANTED, cache) == BYTECODE
     assert len(compiling) == 2
 

@@ -45,7 +45,7 @@ def test_one_bit(cache: Cache, at: int) -> None:
     raw[at] ^= 1
     (cache.directory / KEY).write_bytes(raw)
     assert cache.read(KEY) is None
-    assert cache.warnings == [f"{cache.directory / KEY} is not used: it is not whole, or of another kernel"]
+    assert cache.warnings == [f"{cache.directory / KEY} is not used: it is damaged, or from another kernel"]
 
 
 def test_what_is_of_another_key(cache: Cache) -> None:
@@ -68,7 +68,7 @@ def test_what_others_may_write_to(cache: Cache, what: str, mode: int) -> None:
     (cache.directory / what).chmod(mode)
     assert cache.read(KEY) is None
     (warning,) = cache.warnings
-    assert "others could have written it" in warning
+    assert "other users could have written it" in warning
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files to another user")

@@ -199,9 +199,9 @@ def test_pages_are_not_thinned(tmp_path: Path) -> None:
     ("make", "reason"),
     [
         (lambda path: None, "is not there: `shmtrace record` makes one"),
-        (lambda path: path.mkdir(), "is no file"),
-        (lambda path: os.mkfifo(path), "is no file"),
-        (lambda path: path.symlink_to("/dev/zero"), "is no file"),
+        (lambda path: path.mkdir(), "is not a regular file"),
+        (lambda path: os.mkfifo(path), "is not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
         (
             lambda path: path.symlink_to(path),
             "cannot be read (Too many levels of symbolic links): `shmt",
@@ -212,16 +212,16 @@ def test_pages_are_not_thinned(tmp_path: Path) -> None:
         ),
         (
             lambda path: path.write_text("short"),
-            "cannot be read as a capture (it is no SQLite file): `s",
+            "cannot be read as a capture (it is not an SQLite file): `s",
         ),
         (lambda path: path.touch(), "is empty: it was cut off before anything was recorded"),
         (
             lambda path: alter(path, "PRAGMA journal_mode = WAL"),
-            "has been put into WAL mode: `PRAGMA journal_mode",
+            "is in WAL mode: `PRAGMA journal_mode",
         ),
         (
             lambda path: alter(path, "PRAGMA application_id = 7"),
-            "is an SQLite file, but no capture",
+            "is an SQLite file, but not a capture",
         ),
         (lambda path: alter(path, "PRAGMA user_version = 7"), "has schema 7, and this shmtrace reads 3 to 4: use the"),
     ],

@@ -224,7 +224,7 @@ def test_it_takes_no_root(paths: dict[str, Path], tmp_path: Path) -> None:
             assert "php-fpm: pool www" in look(path, "report")
             path.chmod(0)
             done = CliRunner().invoke(main, ["report", str(path)])
-            assert (done.exit_code, "may not be read: a capture is for its owner's eyes" in done.output) == (1, True)
+            assert (done.exit_code, "may not be read: only its owner may read a capture" in done.output) == (1, True)
             status = 0
         finally:
             os._exit(status)

@@ -201,7 +201,7 @@ def test_times_that_are_none(option: str, number: str) -> None:
 def test_a_word_that_is_no_expression(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor will it become one by waiting."""
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waits"))
-    line = "-p '*php' is no regular expression (nothing to repeat at position 0): escape it with \\"
+    line = "-p '*php' is not a regular expression (nothing to repeat at position 0): escape it with \\"
     assert fail(*command, "-p", "*php") == (1, line)
 
 

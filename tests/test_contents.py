@@ -297,7 +297,7 @@ def test_it_goes_away(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = found.read(0, 23 * PAGE_BYTES)
     next(pieces)
     region.unmap_by(TGID)
-    with pytest.raises(GoneError, match=r"^the region is gone: nobody maps it any more$"):
+    with pytest.raises(GoneError, match=r"^the region is gone: no process maps it any more$"):
         list(pieces)
     assert found.read_bytes == 4 * PAGE_BYTES
     with pytest.raises(GoneError):

@@ -99,7 +99,7 @@ def test_what_is_compiled_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (cache.directory / variants[3].wanted.key()).chmod(0o666)
     check = doctor.compiled(cache, can_compile=True)
     assert not check.ok
-    assert "others could have written it" in check.found
+    assert "other users could have written it" in check.found
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,10 @@ def name_a_super_journal(path: Path, victim: Path) -> None:
 
 STRANGE = {
     "it names another file": lambda path: name_a_super_journal(path, path.with_name("victim")),
-    "it is another user's": lambda path: os.chown(path, OTHER_UID, OTHER_UID),
-    "others may write it": lambda path: path.chmod(0o622),
-    "others may write its directory": lambda path: path.parent.chmod(0o777),
-    "it is no plain file": lambda path: replace(path, os.mkfifo),
+    "it belongs to another user": lambda path: os.chown(path, OTHER_UID, OTHER_UID),
+    "other users may write it": lambda path: path.chmod(0o622),
+    "other users may write its directory": lambda path: path.parent.chmod(0o777),
+    "it is not a regular file": lambda path: replace(path, os.mkfifo),
 }
 
 
@@ -132,7 +132,7 @@ def test_a_write_ahead_log_is_left_alone(tmp_path: Path) -> None:
     before = everything(tmp_path)
     pages, [remark] = touched_pages(path)
     assert pages == 23 + 7 + 5
-    assert "x.capture-wal is left alone, for no trace makes one: what was written last may be" in remark
+    assert "x.capture-wal is ignored, since no trace makes one: the last writes may be" in remark
     assert everything(tmp_path) == before
 
 
@@ -165,7 +165,7 @@ def test_a_journal_of_somebody_else_is_left_alone(reason: str, tmp_path: Path) -
     before = everything(tmp_path)
     pages, remarks = touched_pages(path)
     assert (pages, path.read_bytes()) == (COMMITTED, whole)
-    assert remarks == [f"{path}-journal is left alone, for {reason}: what was written last may be wrong or missing"]
+    assert remarks == [f"{path}-journal is ignored, since {reason}: the last writes may be wrong or missing"]
     for command, *options in READERS:
         others = [str(path)] if command == "diff" else []
         done = shmtrace(command, path, *others, *options)
@@ -182,7 +182,7 @@ def test_a_link_is_no_journal(kind: str, tmp_path: Path) -> None:
     link(tmp_path / "y.capture-journal", tmp_path / "x.capture-journal")
     pages, [remark] = touched_pages(path)
     assert pages == COMMITTED
-    assert "it is no plain file" in remark
+    assert "it is not a regular file" in remark
 
 
 def test_a_directory_that_is_sticky_is_as_safe(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_the_end_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.Monk
     capture.commit()
     with Capture.open(path) as reader:
         capture.insert("region", dev=1, ino=8, kind="anon", name="/dev/zero")
-        with pytest.raises(ShmtraceError, match="lacks the end of the trace, for another program reads it"):
+        with pytest.raises(ShmtraceError, match="lacks the end of the trace: another program kept reading it"):
             capture.__exit__(None)
         assert len(reader.rows("SELECT * FROM region")) == 1
     with Capture.open(path) as capture:

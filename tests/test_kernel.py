@@ -206,7 +206,7 @@ def test_no_kprobes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("x86")
 def test_kprobes_are_read_by_x86s_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
-    assert tiers.why_not(TIER, there()) == "kprobes are read by x86's registers, and this is aarch64"
+    assert tiers.why_not(TIER, there()) == "kprobes need the registers of x86_64, and this machine is aarch64"
 
 
 @pytest.mark.parametrize("absent", ["self/status", "meminfo"])

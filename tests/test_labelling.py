@@ -195,7 +195,7 @@ def test_there_is_an_end_to_what_is_kept(
     assert len(capture.rows("SELECT * FROM label")) == 3
     assert labelling.warnings == [
         "more than 3 different labels: the others are ?",
-        "812 has said more than 6 things: its labels of long ago are ?",
+        "812 has had more than 6 labels: its oldest are ?",
     ]
 
 
@@ -218,7 +218,7 @@ def test_why_a_program_has_none(labelling: LabelHistory) -> None:
         runs(labelling, 900 + number, program=f"app{number} has no symbol")
     assert labelling.warnings[9:] == [
         "app10 has no symbol: its labels are ?",
-        "others have not what --label app:doing reads either: their labels are ?",
+        "more programs lack what --label app:doing reads: their labels are ?",
     ]
     labelling.finish()
     assert len(labelling.warnings) == 11
@@ -226,7 +226,7 @@ def test_why_a_program_has_none(labelling: LabelHistory) -> None:
 
 def test_one_that_has_nothing_to_be_read(labelling: LabelHistory, text_at: TextAt) -> None:
     """As long as there is nothing: a page of it may just have been elsewhere."""
-    warning = "/bin/app has nothing that can be read where doing should have it: its labels are ?"
+    warning = "/bin/app has nothing readable at doing: its labels are ?"
     runs(labelling, 812, 813)
     assert labelling.warnings == []
     labelling.heard(told(812, 100, UNREADABLE))
@@ -257,7 +257,9 @@ def test_who_has_no_path_where_one_should_be(capture: Capture) -> None:
         "/srv/x.php",
         "/srv/y.php",
     ]
-    assert labelling.warnings == ["/bin/php had 'Standard input code' for a path in sapi_globals: its labels are ?"]
+    assert labelling.warnings == [
+        "/bin/php had 'Standard input code' instead of a path in sapi_globals: its labels are ?"
+    ]
 
 
 def test_uprobes_last_as_long_as_somebody_runs_the_program(capture: Capture) -> None:
@@ -300,7 +302,7 @@ def test_more_programs_than_one_can_mind(labelling: LabelHistory, monkeypatch: p
     for number in range(5):
         runs(labelling, 812 + number, program=f"/bin/app{number}")
     assert labelled(labelling) == [812, 813, 814]
-    assert labelling.warnings == [f"/bin/app{n} is one program more than 3: its labels are ?" for n in (3, 4)]
+    assert labelling.warnings == [f"/bin/app{n} exceeds the limit of 3 programs: its labels are ?" for n in (3, 4)]
     labelling.ended(812)
     runs(labelling, 820, program="/bin/app9")
     assert labelled(labelling) == [813, 814, 820]

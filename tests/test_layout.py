@@ -65,7 +65,7 @@ def test_an_older_name_of_a_field() -> None:
 
 @pytest.mark.parametrize("missing", [["task_struct.tgid"], ["folio.mapping", "page.mapping"], ["PG_head"]])
 def test_a_field_that_no_name_leads_to(missing: list[str]) -> None:
-    with pytest.raises(ShmtraceError, match=rf"^this kernel's BTF has no {missing[0]}: .*snapshot works"):
+    with pytest.raises(ShmtraceError, match=rf"^this kernel's BTF has no {missing[0]}: .*snapshot` works"):
         defines_of(FakeBtf(*missing))
 
 

@@ -82,7 +82,7 @@ def test_what_can_be_seen_of_a_leased_region(lease: int) -> None:
     assert shmem.survey(path, key) is None
     assert shmem.residency(path, key) == Residency(None, None)
     for look in (shmem.open_promptly, lambda path: shmem.open_region(path, key)):
-        with pytest.raises(BlockingIOError, match="somebody has a lease on it"):
+        with pytest.raises(BlockingIOError, match="another process has a lease on it"):
             look(path)
 
 

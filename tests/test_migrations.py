@@ -44,10 +44,10 @@ def test_it_says_what_it_said(version: int, name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("statement", "reason"),
     [
-        ("ALTER TABLE region ADD COLUMN size_bytes", "table region is another than a capture has"),
+        ("ALTER TABLE region ADD COLUMN size_bytes", "table region is not that of a capture"),
         ("DROP TABLE behalf", "table behalf is missing"),
-        ("UPDATE region SET vss_bytes = 'x'", "no trace writes such a region.vss_bytes"),
-        ("UPDATE region SET top = 99", "table region refers to a process that is not there"),
+        ("UPDATE region SET vss_bytes = 'x'", "invalid region.vss_bytes"),
+        ("UPDATE region SET top = 99", "table region refers to a process that does not exist"),
         ("CREATE VIEW made_for AS SELECT 1", "there is already another table or index with this name: made_for"),
     ],
 )

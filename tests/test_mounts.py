@@ -64,7 +64,7 @@ def test_a_process_that_is_gone(root: Path) -> None:
 @pytest.mark.parametrize("number", KINDS)
 def test_what_answers_by_itself(number: int, root: Path) -> None:
     (root / "self" / "mountinfo").write_text(MOUNTINFO)
-    problem = None if number in LOCAL else f"it is on {KINDS[number]}, which need not answer"
+    problem = None if number in LOCAL else f"it is on {KINDS[number]}, which might not answer"
     assert Mounts(root).why_not(None, number) == Mounts(root).why_not(root / "812", number) == problem
 
 
@@ -81,7 +81,7 @@ def test_what_is_mounted_where_the_process_is(number: int, root: Path) -> None:
 @pytest.mark.parametrize("number", [99, None])
 def test_what_is_mounted_nowhere(number: int | None, root: Path) -> None:
     (root / "self" / "mountinfo").write_text(MOUNTINFO)
-    assert Mounts(root).why_not(root / "812", number) == "it is on what is mounted nowhere"
+    assert Mounts(root).why_not(root / "812", number) == "its file system is not mounted"
 
 
 def test_kinds_by_device(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_what_is_mounted_meanwhile(tmp_path: Path) -> None:
     )
     command = ["unshare", "--mount", sys.executable, "-c", script, tmp_path]
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, check=True, stdout=subprocess.PIPE, text=True)
-    assert done.stdout == "None\nit is on what is mounted nowhere\n"
+    assert done.stdout == "None\nits file system is not mounted\n"
 
 
 @pytest.mark.needs("unshare")
@@ -153,7 +153,7 @@ def test_a_server_that_answers_no_more(tmp_path: Path) -> None:
             tgid = int(process.stdout.readline())
             [mapping] = [each for each in Proc().mappings(tgid) if each.path == f"{tmp_path}/mnt/file"]
             began_s = time.monotonic()
-            with pytest.raises(BlockingIOError, match="it is on fuse, which need not answer"):
+            with pytest.raises(BlockingIOError, match="it is on fuse, which might not answer"):
                 Proc().open_mapped(tgid, mapping)
             assert time.monotonic() - began_s < 20
             opening = subprocess.Popen(["cat", Proc().map_file(tgid, mapping)], stdout=subprocess.DEVNULL)

@@ -382,7 +382,7 @@ def test_more_mappings_than_are_read(proc: Proc, monkeypatch: pytest.MonkeyPatch
     put(proc, 812, maps=MAPS * 3 * number)
     put(proc, 813, maps=MAPS * 3 * number)
     assert len(MAPPED) * number < len(proc.mappings(812)) == len(proc.mappings(813)) < 3 * len(MAPPED) * number
-    assert proc.warnings() == ["not all of what process 812 and 1 more maps is known: it is too much"]
+    assert proc.warnings() == ["only some mappings of process 812 and 1 more are known: there are too many"]
 
 
 def test_large_maps_are_read_to_the_end(proc: Proc) -> None:
@@ -464,7 +464,7 @@ def test_a_process_that_does_not_answer(proc: Proc, monkeypatch: pytest.MonkeyPa
     assert (proc.answers(811), proc.answers(812)) == (True, False)
     assert (len(proc.mappings(811)), proc.mappings(812)) == (len(MAPPED), [])
     assert shmem.identify(proc.map_file(812, MAPPED[1])) is None
-    assert proc.warnings() == ["what process 812 is called and maps is not known: it did not answer"]
+    assert proc.warnings() == ["the name and mappings of process 812 are not known: it did not answer"]
     answer.set()
     end = time.monotonic() + 30
     while not proc.answers(812) and time.monotonic() < end:

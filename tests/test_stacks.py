@@ -222,7 +222,7 @@ def test_what_cannot_be_read_is_told_by_its_place(world: World, tmp_path: Path) 
     world.stacks.write()
     assert world.made() == {(tgid, "one+0x2020\none+0x2010"): 5 for tgid in (811, 812)}
     assert world.warnings == [
-        "functions of some programs are told by their place in the file: /bin/one cannot be opened (not a regular file)"
+        "functions of some programs are shown by file offset: /bin/one cannot be opened (not a regular file)"
     ]
 
 
@@ -233,7 +233,7 @@ def test_there_is_an_end_to_what_is_read(world: World, library: Path) -> None:
     world.touch(first, 1, 5)
     world.stacks.write()
     assert world.made() == {(811, "one+0x2020\none+0x2010"): 5}
-    assert [warning.partition(": ")[2] for warning in world.warnings] == ["others took too long to read"]
+    assert [warning.partition(": ")[2] for warning in world.warnings] == ["reading other files took too long"]
 
 
 def test_there_is_an_end_to_what_is_kept(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +248,7 @@ def test_there_is_an_end_to_what_is_kept(world: World, tmp_path: Path, monkeypat
         world.touch(processes[-1], 2, 5)
         world.stacks.write()
     assert [frames for _, frames in world.made()] == ["f811", "f812", "f813", "p814+0x2030"]
-    assert [warning.partition(": ")[2] for warning in world.warnings] == ["those of others take 0 MiB"]
+    assert [warning.partition(": ")[2] for warning in world.warnings] == ["the symbols of other files take 0 MiB"]
     world.lives.end(processes[0], 1)
     world.stacks.write()
     last = world.begin(815, "p815")

@@ -125,7 +125,7 @@ def test_a_number_that_no_process_has() -> None:
 
 @pytest.mark.parametrize("word", ["[", "php-fpm(", "*", "a{99999999999}", "(" * 50_000])
 def test_words_that_are_no_expression(word: str) -> None:
-    with pytest.raises(ShmtraceError, match=r"is no regular expression \(.+\): escape it with \\$"):
+    with pytest.raises(ShmtraceError, match=r"is not a regular expression \(.+\): escape it with \\$"):
         targets.parse([word])
 
 

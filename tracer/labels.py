@@ -106,7 +106,7 @@ def parse(name: str) -> Source:
     text = (match and match["offset"]) or "0"
     offset = int(text, 16 if text.startswith("0x") else 10)
     if not match or offset >= USER_END:
-        raise ValueError(f"{name[:80]!r} is no label: write {', '.join(READY)} or BINARY:SYMBOL+OFFSET")
+        raise ValueError(f"{name[:80]!r} is not a label: write {', '.join(READY)} or BINARY:SYMBOL+OFFSET")
     how = wire.TEXT_IN_PLACE if match["in_place"] else wire.TEXT_POINTED_TO
     binary = match["binary"] if "/" in match["binary"] else re.escape(match["binary"])
     return Source(name, binary, match["symbol"], (Text("text", how, offset),))

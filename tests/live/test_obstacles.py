@@ -133,7 +133,7 @@ def test_leases_are_neither_waited_for_nor_broken() -> None:
     assert [pages(region, "allocated", "before", "unseen") for region in leased] == [[29, 0, 29]] * 20
     assert [touched(region) for region in leased] == [0] * 20
     assert (pages(pool, "allocated", "before", "unseen"), touched(pool)) == ([18, 13, 0], 5)
-    assert warned(report, "and 19 more had before the trace is unseen: there is a lease on it")
+    assert warned(report, "and 19 more from before the trace are unseen: there is a lease on it")
 
 
 @pytest.mark.bpf
@@ -158,7 +158,7 @@ def test_a_snapshot_of_leases() -> None:
     leased = regions(report, 29)
     assert [pages(region, "allocated", "before") for region in leased] == [[29, 29]] * 20
     assert {region["resident_bytes"] for region in leased} == {None}
-    assert warned(report, "and 19 more is in memory is not known: there is a lease on it")
+    assert warned(report, "and 19 more is not known: there is a lease on it")
 
 
 @needs_root
@@ -168,7 +168,9 @@ def test_to_read_a_leased_region() -> None:
         line = [*SHMTRACE, "read", name, "--hex"]
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=ENOUGH_S)
         assert found.do("give") == "1 0 1"
-    assert done.stderr == "shmtrace: the region cannot be read now: somebody has a lease on it: try again later\n"
+    assert (
+        done.stderr == "shmtrace: the region cannot be read now: another process has a lease on it: try again later\n"
+    )
     assert done.returncode == 1
 
 
@@ -204,7 +206,7 @@ def test_a_snapshot_beside_a_process_that_does_not_answer(tmp_path: Path) -> Non
         assert pages(pool, "allocated") == [13]
         assert not regions(report, 23)
         [child] = [int(name) for name in children(found.tgid) if not readable(name)]
-        assert report["warnings"] == [f"what process {child} is called and maps is not known: it did not answer"]
+        assert report["warnings"] == [f"the name and mappings of process {child} are not known: it did not answer"]
         assert found.do("give") == "given"
         again = snapshot("-p", found.tgid)
         assert pages(regions(again, 23)[0], "allocated") == [7]

@@ -366,7 +366,7 @@ def test_the_region_can_die_while_its_content_is_taken_slowly(tmp_path: Path) ->
             region.end()
             rest, errors = process.communicate(timeout=PATIENCE_S)
     said = re.fullmatch(
-        rf"shmtrace: the region is gone, after (\d+) of {size_pages * PAGE_BYTES} bytes: nobody maps it any more\n",
+        rf"shmtrace: the region is gone, after (\d+) of {size_pages * PAGE_BYTES} bytes: no process maps it any more\n",
         errors.decode(),
     )
     assert said, errors

@@ -234,7 +234,7 @@ def test_what_there_is_no_time_for_is_left_out(many: str) -> None:
     assert (process.returncode, errors) == (0, b"")
     assert time.monotonic() - began_s < MANY * 0.2 / 4  # far from what all would have taken
     report = read_report(output)
-    (left_out,) = [warning for warning in report["warnings"] if "regions are as they last were" in warning]
+    (left_out,) = [warning for warning in report["warnings"] if "regions are shown as last sampled" in warning]
     assert 100 < int(left_out.split()[3]) < MANY
     assert sum(region["allocated_bytes"] for region in report["regions"]) == 2 * MANY * PAGE_BYTES
     assert len(report["regions"]) == MANY

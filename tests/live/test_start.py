@@ -82,7 +82,7 @@ SPOILED: dict[str, Callable[[Path], None]] = {
     "another's name": rename,
     "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
     "another's": lambda path: os.chown(path, 65534, -1),
-    "others may write": lambda path: path.chmod(0o666),
+    "other users may write": lambda path: path.chmod(0o666),
     "in another's directory": lambda path: os.chown(path.parent, 65534, -1),
 }
 

@@ -239,8 +239,7 @@ def test_pointers_to_nowhere(tmp_path: Path) -> None:
         report = traced(processes, "--label", "php")
     assert pages(report) == [{None: 23}] * len(pointers)
     assert report["warnings"] == [
-        f"{program} has nothing that can be read where sapi_globals should have it: its labels are ?"
-        for program in programs
+        f"{program} has nothing readable at sapi_globals: its labels are ?" for program in programs
     ]
 
 
@@ -253,9 +252,9 @@ def test_a_file_that_its_owner_keeps_to_himself(tmp_path: Path) -> None:
         report = traced([process], "--label", "php", "--stacks", "-o", capture)
         assert time.monotonic() - began_s < 40
     assert pages(report) == [{None: 31}]
-    reason = "cannot be opened (somebody has a lease on it)"
+    reason = "cannot be opened (another process has a lease on it)"
     assert report["warnings"] == [
-        f"functions of some programs are told by their place in the file: {file} {reason}",
+        f"functions of some programs are shown by file offset: {file} {reason}",
         "no process had what --label php reads: all labels are ?",
         f"{file} {reason}: its labels are ?",
     ]

@@ -97,7 +97,7 @@ class Capture:
         except FileNotFoundError:
             raise ShmtraceError(f"{path} is not there", REMEDY) from None
         except PermissionError:
-            owner = "a capture is for its owner's eyes: read it as that user"
+            owner = "only its owner may read a capture: run as that user"
             raise ShmtraceError(f"{path} may not be read", owner) from None
         except OSError as error:
             raise ShmtraceError(f"{path} cannot be read ({error.strerror})", REMEDY) from None
@@ -160,15 +160,15 @@ class Capture:
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
         if not self.commit():
             raise ShmtraceError(
-                f"{self._path} lacks the end of the trace, for another program reads it, and did not end in time",
+                f"{self._path} lacks the end of the trace: another program kept reading it",
                 "what was committed before is in it",
             )
         self._db.execute("PRAGMA journal_mode = DELETE")
 
     def _damaged_by(self, error: BaseException) -> ShmtraceError:
         if isinstance(error, UnicodeDecodeError):  # the message of an SQLite error quotes text of the file
-            return self.damaged("what SQLite says of it is no UTF-8")
-        return self.damaged(str(error) or "it takes more memory than others of its size")
+            return self.damaged("SQLite's message about it is not UTF-8")
+        return self.damaged(str(error) or "reading it takes too much memory")
 
     def damaged(self, reason: str) -> ShmtraceError:
         """The error for a damaged capture. The reason may quote text of the file."""
@@ -302,24 +302,24 @@ def _check_header(path: Path) -> int:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ShmtraceError(f"{path} is no file", REMEDY)
+            raise ShmtraceError(f"{path} is not a regular file", REMEDY)
         header = os.read(fd, HEADER.size)
     finally:
         os.close(fd)
     if not header:
         raise _empty(path)
     if len(header) < HEADER.size or not header.startswith(MAGIC):
-        raise ShmtraceError(f"{path} cannot be read as a capture (it is no SQLite file)", REMEDY)
+        raise ShmtraceError(f"{path} cannot be read as a capture (it is not an SQLite file)", REMEDY)
     _, writing, reading, version, application = HEADER.unpack(header)
     if application != APPLICATION_ID:
-        raise ShmtraceError(f"{path} is an SQLite file, but no capture", REMEDY)
+        raise ShmtraceError(f"{path} is an SQLite file, but not a capture", REMEDY)
     if version not in (*migrations.RENAMED, SCHEMA_VERSION):
         raise ShmtraceError(
             f"{path} has schema {version}, and this shmtrace reads {min(migrations.RENAMED)} to {SCHEMA_VERSION}",
             "use the shmtrace that made it, or a newer one",
         )
     if WAL in (writing, reading):
-        raise ShmtraceError(f"{path} has been put into WAL mode", "`PRAGMA journal_mode = DELETE` in sqlite3 ends that")
+        raise ShmtraceError(f"{path} is in WAL mode", "`PRAGMA journal_mode = DELETE` in sqlite3 changes that")
     return int(version)
 
 

@@ -27,7 +27,7 @@ FLOCK = struct.Struct("hhqqi4x")  # struct flock: type, whence, start, length, p
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 TRIES = 5
 AS_IT_IS = "mode=ro&immutable=1"  # ignores any journal or WAL file
-DOUBT = "what was written last may be wrong or missing"
+DOUBT = "the last writes may be wrong or missing"
 
 
 def path_of(capture: Path) -> Path:
@@ -43,7 +43,7 @@ def connect(capture: Path, busy_s: float) -> tuple[sqlite3.Connection, str | Non
     log = capture.with_name(f"{capture.name}-wal")
     # SQLite would use it, whatever the capture's header says, and create an index file beside it
     if os.path.lexists(log):
-        return _connect(capture, AS_IT_IS, busy_s), f"{log} is left alone, for no trace makes one: {DOUBT}"
+        return _connect(capture, AS_IT_IS, busy_s), f"{log} is ignored, since no trace makes one: {DOUBT}"
     for _ in range(TRIES):
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(_open(capture))
@@ -53,7 +53,7 @@ def connect(capture: Path, busy_s: float) -> tuple[sqlite3.Connection, str | Non
             if not (journal or strange) or _is_being_written(file):
                 break
             if strange:
-                told = f"{path_of(capture)} is left alone, for {strange}: {DOUBT}"
+                told = f"{path_of(capture)} is ignored, since {strange}: {DOUBT}"
                 return _connect(capture, AS_IT_IS, busy_s), told
             copy = journal and _played_back(capture, file, journal, busy_s)
             if copy:
@@ -95,13 +95,13 @@ def _find(capture: Path, file: IO[bytes]) -> tuple[IO[bytes] | None, str | None]
 def _why_strange(journal: os.stat_result, capture: os.stat_result, directory: os.stat_result) -> str | None:
     """Why the journal may be from a user who could not have written the capture. sshd checks key files like this."""
     if not stat.S_ISREG(journal.st_mode) or journal.st_nlink != 1:
-        return "it is no plain file"
+        return "it is not a regular file"
     if journal.st_uid != capture.st_uid:
-        return "it is another user's"
+        return "it belongs to another user"
     if journal.st_mode & OTHERS:
-        return "others may write it"
+        return "other users may write it"
     if directory.st_mode & OTHERS and not directory.st_mode & stat.S_ISVTX:
-        return "others may write its directory"
+        return "other users may write its directory"
     return None
 
 
@@ -132,7 +132,7 @@ def _played_back(capture: Path, file: IO[bytes], journal: IO[bytes], busy_s: flo
             return db
     except OSError as error:
         raise ShmtraceError(
-            f"{capture} was cut off, and cannot be copied to put that right ({error.strerror})",
+            f"{capture} was cut off, and cannot be copied to repair it ({error.strerror})",
             f"make room in {tempfile.gettempdir()}, or set TMPDIR to another directory",
         ) from None
 

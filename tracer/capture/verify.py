@@ -85,9 +85,9 @@ def _other_shape(db: sqlite3.Connection, tables: Tables) -> str | None:
         if name in tables:
             found[name] = _plain(sql or "")
         elif table in tables and kind in ("index", "trigger"):
-            return f"table {table} has the {kind} {name!r}, as no capture has"
+            return f"table {table} has an unexpected {kind}, {name!r}"
     wrong = next((name for name, (sql, _) in tables.items() if found.get(name) != sql), None)
-    return wrong and f"table {wrong} is {'another than a capture has' if wrong in found else 'missing'}"
+    return wrong and f"table {wrong} is {'not that of a capture' if wrong in found else 'missing'}"
 
 
 def _plain(sql: str) -> str:
@@ -109,7 +109,7 @@ def _wrong_value(db: sqlite3.Connection, table: str, columns: Sequence[SchemaCol
     if row is None:
         return None
     strange = [f"{table}.{column.name}" for column, value in zip(columns, row) if not column.allows(value)]
-    return f"no trace writes such a {' or '.join(strange) or f'row of {table}'}"
+    return f"invalid {' or '.join(strange) or f'row of {table}'}"
 
 
 def _wrong(columns: Sequence[SchemaColumn]) -> Iterator[str]:
@@ -144,7 +144,7 @@ def _wrong_reference(db: sqlite3.Connection, table: str) -> str | None:
     else:
         query = f"PRAGMA foreign_key_check({table})"
     for _, _, missing, *_ in db.execute(query):
-        return f"table {table} refers to a {missing} that is not there"
+        return f"table {table} refers to a {missing} that does not exist"
     return None
 
 

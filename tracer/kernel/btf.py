@@ -49,7 +49,7 @@ class Btf:
         except (struct.error, ValueError, IndexError, KeyError):
             magic = 0
         if magic != MAGIC:
-            raise BtfError(f"{path} is no BTF that can be read")
+            raise BtfError(f"{path} cannot be read as BTF")
 
     def _walk(self) -> array[int]:
         """The index of each type's first word, by type id."""

@@ -59,7 +59,7 @@ class Cache:
         """Raises ValueError where another user owns the file or directory, or may write it."""
         found = os.fstat(descriptor)
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise ValueError("others could have written it")
+            raise ValueError("other users could have written it")
 
     def write(self, key: str, content: bytes) -> None:
         """Store the content of a key, if possible; errors are ignored, since it only saves time later."""
@@ -85,7 +85,7 @@ def unpack(key: str, raw: bytes) -> bytes:
     """Check and remove the hash. Raises ValueError where it does not match."""
     digest, _, content = raw.partition(b"\n")
     if digest != hashlib.sha256(key.encode() + content).hexdigest().encode():
-        raise ValueError("it is not whole, or of another kernel")
+        raise ValueError("it is damaged, or from another kernel")
     return content
 
 

@@ -169,7 +169,10 @@ def _defines(btf: Btf) -> dict[str, int]:
     for name, paths in FIELDS.items():
         offsets = [offset for offset in map(btf.offset, paths) if offset is not None]
         if not offsets:
-            raise ShmtraceError(f"this kernel's BTF has no {paths[0]}", "shmtrace needs porting to it; snapshot works")
+            raise ShmtraceError(
+                f"this kernel's BTF has no {paths[0]}",
+                "shmtrace needs porting to this kernel; `shmtrace snapshot` works",
+            )
         found[f"OFF_{name}"] = offsets[0]
     for group, members in GROUPS.items():
         fields = {f"OFF_{name}": offset for name, path in members.items() if (offset := btf.offset(path)) is not None}
@@ -184,6 +187,8 @@ def _defines(btf: Btf) -> dict[str, int]:
     for bit in BITS:
         value = btf.enum_value("pageflags", bit)
         if value is None:
-            raise ShmtraceError(f"this kernel's BTF has no {bit}", "shmtrace needs porting to it; snapshot works")
+            raise ShmtraceError(
+                f"this kernel's BTF has no {bit}", "shmtrace needs porting to this kernel; `shmtrace snapshot` works"
+            )
         found[f"BIT_{bit.upper()}"] = value
     return found

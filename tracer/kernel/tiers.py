@@ -86,7 +86,7 @@ FAULTS_PROBES = [
     _raw("page_fault", "exceptions:page_fault_user"),
 ]
 HUGETLB = "who made and who touched regions of hugetlbfs"
-MADE_FOR = "on whose behalf a page was made that one process made for another"
+MADE_FOR = "for which process a page was made, if another one made it"
 TOLD = ("adding", "charge_mm")
 FILLING = "shmem_mfill_filemap_add", "shmem_mfill_atomic_pte"
 EXACT_PROBES = [
@@ -151,10 +151,10 @@ FAULTS = Tier(
     FAULTS_PROBES,
     [
         "pages made without a page fault: write(2), O_DIRECT, MADV_POPULATE, mlock, process_vm_writev",
-        "of one call of fallocate all but the first 64 MiB",
+        "all but the first 64 MiB of a fallocate call",
         "processes outside the traced tree",
-        "huge pages: all but the one that was touched, or those that fallocate was asked for",
-        "who made the pages of a hugetlbfs",
+        "huge pages, except the page touched or the range given to fallocate",
+        "who made the pages of hugetlbfs",
     ],
 )
 
@@ -214,7 +214,7 @@ def why_not(tier: Tier, there: dict[str, Function]) -> str | None:
     if tier.by == "fentry":
         return try_fentry(there["adding"])
     if os.uname().machine != "x86_64":
-        return f"kprobes are read by x86's registers, and this is {os.uname().machine}"
+        return f"kprobes need the registers of x86_64, and this machine is {os.uname().machine}"
     return None if KPROBE_PMU.exists() else "the kernel has no kprobes"
 
 
@@ -263,16 +263,16 @@ def arguments(there: dict[str, Function]) -> dict[str, int]:
 
 # what each of wire.LOSSES means for the account, and the remedy
 LOSSES = {
-    "events": "not all that was given back could be told: such pages may count as touched still",
+    "events": "some events about freed pages were lost: such pages may still count as touched",
     "processes": "more processes than there is room for: the rest is unseen; give more with --room",
     "regions": "more regions than there is room for: the rest is unseen; give more with --room",
-    "usages": "more pairs of a process and a region than there is room for: some faults are not counted, and strangers "
-    "are nameless; give more with --room",
+    "usages": "more pairs of a process and a region than there is room for: some faults are not counted, and processes "
+    "outside the tree are nameless; give more with --room",
     "pages": "the ledger is full: the rest is unseen; give more with --room",
     "probes": "the kernel skipped probes: pages that only these would have shown are unseen",
-    "labels": "labels came faster than they could be told: their pages say ?",
-    "stacks": "stacks were lost, for want of room or with a probe that the kernel skipped: these pages are of ?",
-    "mappings": "mappings that the kernel's own tree did not show: their pages are unseen",
+    "labels": "labels came faster than they could be recorded: their pages show ?",
+    "stacks": "stacks were lost, for lack of room or because the kernel skipped a probe: their pages show ?",
+    "mappings": "the kernel's VMA tree did not show some mappings: their pages are unseen",
 }
 
 

@@ -116,7 +116,7 @@ class Contents:
                 if not bounded.unreadable(error):
                     raise
                 self._path = None
-        raise GoneError("the region is gone", "nobody maps it any more")
+        raise GoneError("the region is gone", "no process maps it any more")
 
     def _find(self) -> Path | None:
         for tgid in dict.fromkeys((*self._mappers, *self._proc.tgids())):

@@ -69,8 +69,8 @@ class Mounts:
         for whose in (None, process):
             for mount in self._here() if whose is None else mounts(whose):
                 if mount.id == number:
-                    return None if _is_local(mount, whose) else f"it is on {mount.kind}, which need not answer"
-        return "it is on what is mounted nowhere"
+                    return None if _is_local(mount, whose) else f"it is on {mount.kind}, which might not answer"
+        return "its file system is not mounted"
 
     def _here(self) -> list[Mount]:
         if not self._mountinfo:

@@ -174,8 +174,8 @@ class Proc:
         """What could not be read so far."""
         silent = [folder.name for folder in unanswered if isinstance(folder, Path) and folder.parent == self.root]
         return [
-            *([f"what {_some(silent)} is called and maps is not known: it did not answer"] if silent else []),
-            *([f"not all of what {_some(self.crowded)} maps is known: it is too much"] if self.crowded else []),
+            *([f"the name and mappings of {_some(silent)} are not known: it did not answer"] if silent else []),
+            *([f"only some mappings of {_some(self.crowded)} are known: there are too many"] if self.crowded else []),
         ]
 
     def parent(self, tgid: int) -> int | None:

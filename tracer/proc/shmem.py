@@ -52,7 +52,7 @@ SIGN_OF_LIFE = 4096  # extents between two signs of life to whoever waits
 LOOK_S = 2e-6  # at most so long per page; 0.2 µs were measured
 
 DELETED = " (deleted)"  # appended to a path by the kernel
-LEASED = "somebody has a lease on it"
+LEASED = "another process has a lease on it"
 
 Result = TypeVar("Result")
 _libc = ctypes.CDLL(None, use_errno=True)

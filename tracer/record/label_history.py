@@ -131,7 +131,7 @@ class LabelHistory:
             return
         path = site.mapping.path
         if len(self._binaries) == MAX_BINARIES:
-            raise ShmtraceError(f"{path} is one program more than {MAX_BINARIES}", "trace fewer of them")
+            raise ShmtraceError(f"{path} exceeds the limit of {MAX_BINARIES} programs", "trace fewer of them")
         binary = _HookedBinary(path)
         if site.functions:
             try:
@@ -180,7 +180,7 @@ class LabelHistory:
         rows.insert(place, row)
         if len(rows) > MAX_MOMENTS:
             del times_us[: MAX_MOMENTS // 2], rows[: MAX_MOMENTS // 2]
-            self._warn(f"{tgid} has said more than {MAX_MOMENTS} things: its labels of long ago are ?")
+            self._warn(f"{tgid} has had more than {MAX_MOMENTS} labels: its oldest are ?")
 
     def _row(self, tgid: int, texts: tuple[str | Absent, ...]) -> int | None:
         """The row of a label, added to the capture if it is new. None: its first text could not be read."""
@@ -193,7 +193,7 @@ class LabelHistory:
             return None
         if self._source.texts[0].is_path and isinstance(first, str) and not first.startswith("/"):
             if site:
-                self._doubt(_unknown(f"{binary.path} had {first[:40]!r} for a path in {self._source.symbol}"))
+                self._doubt(_unknown(f"{binary.path} had {first[:40]!r} instead of a path in {self._source.symbol}"))
                 del self._probes.labels[wire.TGID.pack(tgid)]
                 self._leave(tgid)
             return None
@@ -207,7 +207,7 @@ class LabelHistory:
 
     def _doubt(self, doubt: str) -> None:
         if doubt not in self._doubts and len(self._doubts) <= MAX_DOUBTS:
-            more = f"others have not what --label {self._source.name} reads either: their labels are ?"
+            more = f"more programs lack what --label {self._source.name} reads: their labels are ?"
             self._doubts.append(doubt if len(self._doubts) < MAX_DOUBTS else more)
 
     def _warn(self, text: str) -> None:
@@ -220,4 +220,4 @@ def _unknown(problem: str) -> str:
 
 
 def _is_mute(binary: _HookedBinary, source: Source) -> str:
-    return _unknown(f"{binary.path} has nothing that can be read where {source.symbol} should have it")
+    return _unknown(f"{binary.path} has nothing readable at {source.symbol}")

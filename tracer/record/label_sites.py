@@ -104,7 +104,7 @@ class Sources:
             key = FileKey.of(fd)
             if key not in self._known:
                 if self._budget.used_up:
-                    return "was not read, for others took too long"
+                    return "was not read, since other files took too long"
                 if len(self._known) == MAX_KNOWN:
                     self._known.clear()
                 with self._budget:
@@ -119,12 +119,12 @@ class Sources:
     def _site(self, mapping: procfs.Mapping, key: FileKey, binary: _Binary) -> Site | str:
         load = next((load for load in binary.loads if load.offset_bytes // PAGE_BYTES == mapping.first_index), None)
         if not load:
-            return "is not mapped as it would be to run"
+            return "is not mapped like a running program"
         base = mapping.start - load.address // PAGE_BYTES * PAGE_BYTES + binary.address
         source = self._source
         addresses = tuple(base + text.offset if text.how in IN_BINARY else 0 for text in source.texts)
         if not all(0 < address < USER_END for text, address in zip(source.texts, addresses) if text.how in IN_BINARY):
-            return f"has {source.symbol} where no memory can be"
+            return f"has {source.symbol} at an address that no process has"
         return Site(source, addresses, mapping, key, binary.functions, binary.file_is_string)
 
 
@@ -156,12 +156,12 @@ def _read(fd: int, source: Source) -> _Binary | str:
     if not program:
         return ""
     if not program.is_native:
-        return "is of another machine"
+        return "is for another architecture"
     wanted = source.symbol, source.unless, source.told_by, *source.functions.values()
     symbols = program.find(list(filter(None, wanted)))
     if source.symbol not in symbols:
         if source.unless in symbols:
-            return f"is a thread-safe build (ZTS), whose threads keep what --label {source.name} reads to themselves"
+            return f"is a thread-safe build (ZTS), whose threads have copies that --label {source.name} cannot read"
         return f"has no symbol {source.symbol}"
     functions = {}
     for hook, name in source.functions.items():

@@ -180,7 +180,7 @@ class Stacks:
         program.is_read = True
         for number, executable in enumerate(program.executables):
             if self._budget.used_up:
-                self._lack("others took too long to read")
+                self._lack("reading other files took too long")
                 break
             if executable.ino and not executable.shared:  # shared mappings are of regions
                 with self._budget:
@@ -198,7 +198,7 @@ class Stacks:
             key = FileKey.of(fd)
             if key not in self._modules:
                 if not self._has_room():
-                    self._lack(f"those of others take {MAX_KEPT_BYTES >> 20} MiB")
+                    self._lack(f"the symbols of other files take {MAX_KEPT_BYTES >> 20} MiB")
                     return None
                 self._modules[key] = Module(elf.read(fd), self._budget)
             return self._modules[key]
@@ -220,7 +220,7 @@ class Stacks:
         """Warn that names are missing: once, with the first reason."""
         if not self._lacking:
             self._lacking = True
-            self._warn(f"functions of some programs are told by their place in the file: {why}")
+            self._warn(f"functions of some programs are shown by file offset: {why}")
 
     # ---- into the capture ----
 

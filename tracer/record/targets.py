@@ -72,7 +72,7 @@ def parse(words: Sequence[str]) -> Targets:
                 patterns.append(re.compile(word))
             except (re.error, OverflowError, RecursionError) as error:
                 raise ShmtraceError(
-                    f"-p {word[:40]!r} is no regular expression ({error})", "escape it with \\"
+                    f"-p {word[:40]!r} is not a regular expression ({error})", "escape it with \\"
                 ) from None
     return Targets(frozenset(tgids), tuple(patterns))
 

@@ -386,7 +386,7 @@ class Trace:
             if self._is_urgent():
                 return
             if self._say and time.monotonic() > self._say_at_s:
-                self._say(f"closing {len(self.regions)} regions; Ctrl-C leaves out what is left")
+                self._say(f"closing {len(self.regions)} regions; Ctrl-C skips the rest")
                 self._say = None
             yield thing
 
@@ -641,7 +641,7 @@ class Trace:
             self._capture.insert_all("host_sample", "time_ns, shmem_bytes", [(now_ns, shmem_bytes)])
             self._shmem_bytes = shmem_bytes
         if not self._capture.keep_small():
-            self._warn("the capture is larger than --max-size: what it has of pages and processes takes as much")
+            self._warn("the capture exceeds --max-size: its records of pages and processes alone take that much")
         self._keep_session(now_ns)
         self._capture.commit()
 
@@ -687,7 +687,7 @@ class Trace:
             lost_probes=losses["probes"],
             warnings="\n".join(
                 self._warnings
-                + on_lease("what {} had before the trace is unseen", self._unread.values())
+                + on_lease("the pages of {} from before the trace are unseen", self._unread.values())
                 + self._proc.warnings()
                 + (self._labelling.warnings if self._labelling else [])
                 + tiers.explain(losses)
@@ -754,7 +754,7 @@ class Trace:
             self._late_at_s = began_s + PATIENCE_S
         self._hear_all()
         if self._heard:
-            self._warn("told to stop: not all that had happened was heard of")
+            self._warn("told to stop: some events were not processed")
         self._sample()
         while self._dying and time.monotonic() < min(began_s + TEARDOWN_S, self._late_at_s):
             self._keep_up(0.01)
@@ -766,7 +766,7 @@ class Trace:
             self._refresh_title(process, stat)
             rss_bytes += 0 if process.outside_tree else self._proc.rss_bytes(process.tgid) or 0
         if len(alive) < len(known):
-            self._warn(f"told to stop: {len(known) - len(alive)} processes were not looked at")
+            self._warn(f"told to stop: {len(known) - len(alive)} processes were not examined")
         regions = [] if self._is_urgent() else list(self.regions.values())
         mapped = self._finder.mapped(alive.values(), regions)
         opened = self._finder.open_files(alive.values(), [region for region in regions if region.id not in mapped])
@@ -783,7 +783,7 @@ class Trace:
                 )
                 self._leave(region)
         if self.regions:
-            self._warn(f"told to stop: {len(self.regions)} regions are as they last were, or all unseen")
+            self._warn(f"told to stop: {len(self.regions)} regions are shown as last sampled, or all unseen")
             last = self._probes.read_regions()
             self._writer.close_unread((region, last.get(number)) for number, region in self.regions.items())
         if self._stacks:
@@ -792,7 +792,7 @@ class Trace:
         for what, query in MOST_OF.items():
             if losses[what]:
                 for number, comm in self._capture.rows(f"{query} GROUP BY comm ORDER BY 1 DESC LIMIT 1"):
-                    self._warn(f"there was no room for more {what}: {number} are of {comm}")
+                    self._warn(f"there was no room for more {what}: {comm} has {number} of them")
         self._shmem_bytes = self._proc.memory().shmem_bytes
         ended: dict[str, Any] = {}
         if len(alive) == len(known):

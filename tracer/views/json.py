@@ -1,4 +1,4 @@
-"""The account as one JSON document, schema shmtrace/1. It only ever grows."""
+"""The account as one JSON document, of the schema shmtrace/1 that schema.json writes down. It only ever grows."""
 
 from __future__ import annotations
 

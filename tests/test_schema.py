@@ -13,36 +13,10 @@ import pytest
 
 from tests.captures import NAMES, load
 from tests.recorded import shmtrace, with_labels, with_stacks
-from tracer import labels
+from tests.schema import SCHEMA_FILE, validate
 from tracer.views.json import SCHEMA
 
-SCHEMA_FILE = Path(__file__).parent.parent / "tracer" / "views" / "schema.json"
 TABLES = ["region", "process", "unit", "container", "time"]
-
-
-def strict(schema: Any) -> Any:
-    """The schema, but that what it does not tell is not allowed."""
-    if isinstance(schema, list):
-        return [strict(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {"additionalProperties": False} if isinstance(schema.get("properties"), dict) else {}
-    return {**closed, **{name: strict(item) for name, item in schema.items()}}
-
-
-VALIDATOR = jsonschema.Draft202012Validator(strict(json.loads(SCHEMA_FILE.read_text())))
-
-
-def validate(output: str) -> Any:
-    document = json.loads(output)
-    kind = f"by_{document['by']}" if "by" in document else "account"
-    kind = {"by_diff": "diff", **{f"by_{name}": "by_label" for name in labels.KINDS}}.get(kind, kind)
-    # against its own part of the schema, whose errors say more than anyOf's
-    errors = sorted(
-        VALIDATOR.evolve(schema={**VALIDATOR.schema, "anyOf": [{"$ref": f"#/$defs/{kind}"}]}).iter_errors(document)
-    )
-    assert not errors, [(error.json_path, error.message[:200]) for error in errors[0].context or errors][:3]
-    return document
 
 
 def test_it_is_a_schema() -> None:

@@ -114,6 +114,21 @@ CREATE TABLE mapping (
     address INTEGER NOT NULL, first_page INTEGER NOT NULL, pages INTEGER NOT NULL
 );
 
+-- Of the whole host: shared memory that no process had mapped at the end.
+CREATE TABLE unmapped (
+    kind TEXT NOT NULL,                         -- sysv: nobody is attached; held: by descriptors alone; tmpfs: the files
+                                                -- of one that are neither mapped nor held so; file: one of its largest
+    name TEXT NOT NULL,
+    reach TEXT NOT NULL,                        -- where it is reached: a shmid, /proc/PID/fd/N, or a path
+    allocated_bytes INTEGER NOT NULL, swapped_bytes INTEGER,
+    size_bytes INTEGER,                         -- of a tmpfs its limit
+    creator INTEGER, creator_command TEXT,      -- tgid
+    last_user INTEGER, last_user_command TEXT,  -- of a SysV segment
+    used_ns INTEGER,                            -- when that was
+    holders INTEGER, holder INTEGER, holder_command TEXT, -- how many processes, and one of them
+    files INTEGER                               -- of a tmpfs, how many inodes
+);
+
 -- What a region had, by its inode's own count, whenever that had changed.
 CREATE TABLE sample (
     region INTEGER NOT NULL REFERENCES region, time_ns INTEGER NOT NULL,

@@ -50,7 +50,7 @@ MAPS_LINE = re.compile(
 )
 
 NUMBER = re.compile(rb"\d{1,15}")
-SEGMENT = (b"shmid", b"cpid", b"rss", b"swap")  # columns of sysvipc/shm
+SEGMENT = b"shmid cpid lpid nattch atime dtime ctime size rss swap".split()  # columns of sysvipc/shm
 
 
 class ProcessStat(NamedTuple):
@@ -106,13 +106,23 @@ class Memory(NamedTuple):
 
 
 class SysvSegment(NamedTuple):
-    """A line of /proc/sysvipc/shm."""
+    """A line of /proc/sysvipc/shm: a segment of this process's IPC namespace."""
 
     shmid: int
+    key: int
+    """as ftok(3) gives it; 0: IPC_PRIVATE"""
     creator: int
     """tgid of the process that called shmget"""
+    last_user: int
+    """tgid of the process that attached or detached it last; 0: none has"""
+    attached: int
+    """how often it is attached now"""
+    used_ns: int
+    """CLOCK_REALTIME, to the second: when it was last attached, detached or changed"""
+    size_bytes: int
     allocated_bytes: int
     """resident and swapped"""
+    swapped_bytes: int
 
 
 class Proc:
@@ -357,8 +367,14 @@ class Proc:
         for line in lines:
             field = dict(zip(names, line.split()))
             try:
-                shmid, creator, resident, swapped = (_number(field[name]) for name in SEGMENT)
-                found[shmid] = SysvSegment(shmid, creator, resident + swapped)
+                shmid, creator, last, attached, *times_s, size, resident, swapped = (
+                    _number(field[name]) for name in SEGMENT
+                )
+                used_ns = max(times_s) * 1_000_000_000
+                key = int(field[b"key"])
+                found[shmid] = SysvSegment(
+                    shmid, key & 0xFFFFFFFF, creator, last, attached, used_ns, size, resident + swapped, swapped
+                )
             except (KeyError, ValueError):
                 continue
         return found

@@ -36,6 +36,7 @@ TMPFS_MAGIC = 0x01021994
 HUGETLBFS_MAGIC = 0x958458F6
 TMPFS_HANDLE = 1, 12  # its type and bytes, as shmem_encode_fh() in mm/shmem.c has them
 AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
 AT_SYMLINK_FOLLOW = 0x400
 AT_EMPTY_PATH = 0x1000
 AT_STATX_DONT_SYNC = 0x4000
@@ -99,7 +100,7 @@ class Residency(NamedTuple):
     swapped_bytes: int | None
 
 
-class _Stat(NamedTuple):
+class Stat(NamedTuple):
     """What the kernel knows of a file without asking anybody; of a tmpfs that is all there is."""
 
     dev: int
@@ -136,14 +137,23 @@ def _asked(call: Callable[[Path], Result], path: Path) -> Result | None:
         return None
 
 
-def _stat(place: Path | int) -> _Stat:
+def stat_of(place: Path | int) -> Stat:
     """Raises OSError."""
+    if isinstance(place, int):
+        return _statx(place, b"", AT_EMPTY_PATH)
+    return _statx(AT_FDCWD, os.fsencode(place), 0)
+
+
+def stat_at(directory: int, name: str) -> Stat:
+    """Of what a directory has under a name; a symbolic link is not followed. Raises OSError."""
+    return _statx(directory, os.fsencode(name), AT_SYMLINK_NOFOLLOW)
+
+
+def _statx(directory: int, name: bytes, flags: int) -> Stat:
     buffer = ctypes.create_string_buffer(256)
-    name = b"" if isinstance(place, int) else os.fsencode(place)
-    flags = AT_STATX_DONT_SYNC | AT_EMPTY_PATH
-    _check(_libc.statx(place if isinstance(place, int) else AT_FDCWD, name, flags, STATX_WANTED, buffer), place)
+    _check(_libc.statx(directory, name, flags | AT_STATX_DONT_SYNC, STATX_WANTED, buffer), os.fsdecode(name))
     mask, mode, ino, size_bytes, blocks, born_s, born_ns, major, minor, mount = STATX.unpack_from(buffer)
-    return _Stat(
+    return Stat(
         os.makedev(major, minor),
         ino,
         mode,
@@ -164,7 +174,7 @@ def _generation(place: Path | int) -> int | None:
     return int(handle.words[0]) if (handle.type, handle.bytes) == TMPFS_HANDLE else None
 
 
-def _check(failed: int, place: Path | int) -> None:
+def _check(failed: int, place: Path | str) -> None:
     if failed:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(place))
 
@@ -183,19 +193,19 @@ def identify(path: Path) -> RegionKey | None:
 
 
 def _identify(place: Path | int) -> RegionKey:
-    stat = _stat(place)
+    stat = stat_of(place)
     return RegionKey(stat.dev, stat.ino, _generation(place))
 
 
 def birth_time_ns(path: Path) -> int | None:
     """When the inode was made (CLOCK_REALTIME), by statx; None before v6.1."""
-    stat = _asked(_stat, path)
+    stat = _asked(stat_of, path)
     return stat.born_ns if stat else None
 
 
 def region_stat(path: Path) -> RegionStat | None:
     """Size and allocation; None if the path is gone."""
-    stat = _asked(_stat, path)
+    stat = _asked(stat_of, path)
     return RegionStat(stat.size_bytes, stat.allocated_bytes) if stat else None
 
 
@@ -266,7 +276,7 @@ def _open_place(path: Path) -> _Opened:
 def _open(path: Path, key: RegionKey | None = None) -> _Opened:
     place = _open_place(path).take()  # it is not opened yet, so nobody notices, and nobody is waited for
     try:
-        stat = _stat(place)
+        stat = stat_of(place)
         if key and _identify(place) != key:
             raise FileNotFoundError(errno.ENOENT, "another region is there", str(path))
         if not S_ISREG(stat.mode):

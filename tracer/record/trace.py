@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
@@ -26,7 +26,7 @@ from tracer.proc.blocking import each
 from tracer.proc.private_memory import Private
 from tracer.proc.procfs import Proc, ProcessStat
 from tracer.proc.shmem import RegionKey
-from tracer.record import ledger, targets
+from tracer.record import host_memory, ledger, targets
 from tracer.record.label_history import LabelHistory
 from tracer.record.ledger import ALL_PAGES, PageSet
 from tracer.record.processes import Processes, TracedProcess
@@ -754,6 +754,8 @@ class Trace:
                     region, {alive[tgid]: found for tgid, found in mapped.get(region.id, {}).items()}
                 )
                 self._leave(region)
+        if self._wanted.everything:
+            self._write_unmapped(regions)
         if self.regions:
             self._warn(f"told to stop: {len(self.regions)} regions are as they last were, or all unseen")
             last = self._probes.read_regions()
@@ -774,3 +776,14 @@ class Trace:
         self._keep_session(time.time_ns(), complete=1, **ended)
         self._capture.commit()
         self._stopping = True  # whoever tells it once more does not want to wait for the report either
+
+    def _write_unmapped(self, regions: Collection[TracedRegion]) -> None:
+        """regions: those that are there at the end."""
+        patience_s = min(self._late_at_s - time.monotonic(), host_memory.PATIENCE_S)
+
+        def command(tgid: int) -> str | None:
+            process = self.lives.last(tgid)
+            return process.command if process else None
+
+        for text in host_memory.write(self._capture, self._proc, regions, command, patience_s):
+            self._warn(text)

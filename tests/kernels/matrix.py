@@ -32,7 +32,7 @@ IN_ARCHIVE = ["tests/live/test_answers.py", "-k", "test_known_answer and (kprobe
 BENCH = ["-m", "tests.bench", "--rounds", "3", "--mib", "64", "--alone", "touch", "bystander"]  # hardly varies
 BARE, ARCHIVE = Path(__file__).with_name("bare.sh"), CHECKOUT / "shmtrace.pyz"
 FOUND = Path(__file__).with_name("found.json")
-"""What all kernels came to when they were last run together to write it; the README's table is made of it."""
+"""What all kernels came to when they were last run together to write it; docs/tiers-and-limits.md has it as a table."""
 TIMEOUT_SECONDS = 2400.0  # with other work on the CPUs
 AT_ONCE = min(2, os.cpu_count() or 1)  # a guest keeps one CPU busy
 OUTPUT_LINES, CONSOLE_LINES = 150, 40

@@ -121,7 +121,7 @@ def test_a_stranger_is_in_the_account(tier: str, program: Path, tmp_path: Path) 
         host.wait_for("listening")
         with trace("-p", host.tgid, shmtrace=shmtrace(tier)) as tracing:
             host.go()
-            subprocess.run([program, "outside_tree", tmp_path / "notes"], stdin=subprocess.DEVNULL, check=True)
+            subprocess.run([program, "stranger", tmp_path / "notes"], stdin=subprocess.DEVNULL, check=True)
             host.finish()
             report = tracing.finish()
     notes = Notes.read(tmp_path / "notes")

@@ -135,6 +135,7 @@ class Proc:
     def __init__(self, root: str = "/proc") -> None:
         self.root = Path(root)
         self.mounts = _mounts if root == "/proc" else Mounts(self.root)
+        self._threads: dict[int, int] = {}  # a TID by tgid, of processes whose first thread has ended
         self.crowded: set[int] = set()
         """tgids of processes whose maps is longer than MAPS_BLOCKS, of which the rest was not read"""
 
@@ -200,12 +201,15 @@ class Proc:
 
     def _beginning_of_cmdline(self, tgid: int, size_bytes: int) -> bytes:
         """And one byte more, where there is more."""
-        return self._beginning(tgid, "cmdline", size_bytes + 1)
+        found = self._beginning(tgid, "cmdline", size_bytes + 1)
+        if not found and self._find_thread(tgid):
+            found = self._beginning(tgid, "cmdline", size_bytes + 1)
+        return found
 
     def _beginning(self, tgid: int, name: str, size_bytes: int = FIELDS_BYTES) -> bytes:
         """Of a file of a process; nothing of one that is gone."""
         try:
-            return bounded.read(self.folder(tgid) / name, size_bytes)
+            return bounded.read(self.live_folder(tgid) / name, size_bytes)
         except OSError as error:
             if not bounded.unreadable(error):
                 raise
@@ -231,17 +235,17 @@ class Proc:
 
     def ns_tgid(self, tgid: int) -> int | None:
         """Its PID in its own PID namespace; None where that is the same, from NSpid of status."""
-        (innermost,) = self._status(tgid).get(b"NSpid", [tgid])[-1:] or [tgid]
+        (innermost,) = self._status(self.folder(tgid)).get(b"NSpid", [tgid])[-1:] or [tgid]
         return None if innermost == tgid or innermost > MAX_TGID else innermost
 
     def private_bytes(self, tgid: int) -> int:
         """Anonymous memory, in memory and swapped out: RssAnon and VmSwap of status. Of kernel threads none."""
-        kib = self._status(tgid)
+        kib = self._status(self.live_folder(tgid))
         return sum(sum(kib.get(name, ())) for name in (b"RssAnon", b"VmSwap")) * 1024
 
-    def _status(self, tgid: int) -> dict[bytes, list[int]]:
+    def _status(self, folder: Path) -> dict[bytes, list[int]]:
         """The numbers of some lines of /proc/PID/status; nothing of a process that is gone."""
-        parts = (line.partition(b":") for line in self._lines(str(tgid), "status"))
+        parts = (line.partition(b":") for line in self._lines(folder.name, "status"))
         return {
             name: [int(word) for word in words.split()[:MAX_NAMESPACES] if NUMBER.fullmatch(word)]
             for name, _, words in parts
@@ -287,18 +291,48 @@ class Proc:
                 raise
 
     def _maps_blocks(self, tgid: int) -> Iterator[bytes]:
-        blocks = bounded.blocks(self.folder(tgid) / "maps")
-        for _ in range(MAPS_BLOCKS):
+        blocks = bounded.blocks(self.live_folder(tgid) / "maps")
+        block = promptly(self.folder(tgid), next, blocks, b"")
+        if not block and self._find_thread(tgid):
+            blocks = bounded.blocks(self.live_folder(tgid) / "maps")
             block = promptly(self.folder(tgid), next, blocks, b"")
+        for _ in range(MAPS_BLOCKS):
             yield block
             if len(block) < bounded.BLOCK_BYTES:  # it was the last
                 return
+            block = promptly(self.folder(tgid), next, blocks, b"")
         self.crowded.add(tgid)
+
+    def live_folder(self, tgid: int) -> Path:
+        """Where the kernel shows the memory and the open files of a process: /proc/PID, or /proc/TID.
+
+        They are empty in /proc/PID once the first thread has ended, even if others live on: exit_mm() in kernel/exit.c.
+        """
+        thread = self._threads.get(tgid)
+        if thread is None:
+            return self.folder(tgid)
+        if (self.folder(tgid) / "task" / str(thread)).exists():
+            return self.root / str(thread)
+        del self._threads[tgid]
+        return self.folder(tgid)
+
+    def _find_thread(self, tgid: int) -> bool:
+        """Whether there is a thread besides the first, which shows nothing; it is live_folder() from now on."""
+        try:
+            with os.scandir(self.folder(tgid) / "task") as threads:
+                found = next((int(thread.name) for thread in threads if thread.name != str(tgid)), None)
+        except OSError as error:
+            if not bounded.unreadable(error):
+                raise
+            return False
+        if found is not None:
+            self._threads[tgid] = found
+        return found is not None
 
     # ---- regions ----
 
     def map_file(self, tgid: int, mapping: Mapping | Executable) -> Path:
-        return self.folder(tgid) / "map_files" / f"{mapping.start:x}-{mapping.end:x}"
+        return self.live_folder(tgid) / "map_files" / f"{mapping.start:x}-{mapping.end:x}"
 
     def identify(self, tgid: int, mappings: Sequence[Mapping]) -> list[RegionKey | None]:
         """Which files they are of; None of what is gone, and of all where the process does not answer."""
@@ -320,7 +354,7 @@ class Proc:
     def open_files(self, tgid: int) -> list[Path]:
         """/proc/PID/fd/N of a process's open files, pipes, sockets and the like left out; none when it is gone."""
         try:
-            with os.scandir(self.folder(tgid) / "fd") as entries:
+            with os.scandir(self.live_folder(tgid) / "fd") as entries:
                 return sorted(
                     Path(entry.path) for entry in islice(entries, MAX_OPEN_FILES) if _leads_to_a_file(entry.path)
                 )

@@ -151,7 +151,7 @@ def _held(
 def _unnamed(proc: Proc, tgid: int) -> Iterator[tuple[RegionKey, Path, str]]:
     """A process's open files of a tmpfs that have no name any more, or never had one."""
     try:
-        with os.scandir(proc.folder(tgid) / "fd") as entries:
+        with os.scandir(proc.live_folder(tgid) / "fd") as entries:
             for entry in islice(entries, MAX_OPEN_FILES):
                 with contextlib.suppress(OSError):
                     name = os.readlink(entry.path)  # noqa: PTH115 - a Path of each takes as long as to look

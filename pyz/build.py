@@ -20,48 +20,18 @@ import click
 
 from tests.kernels.commands import NoResultError
 from tests.kernels.fetch import SUITES, fetch
-from tests.kernels.guest import Logs, run_in_guest
 from tests.kernels.initramfs import Kernel
+from tests.kernels.layouts import layout_of, variants_of
 from tracer.errors import ShmtraceError
-from tracer.kernel import host, tiers
+from tracer.kernel import host
 from tracer.kernel.bytecode import compiled
 from tracer.kernel.cache import COMPILED, Cache, pack
-from tracer.kernel.fields import KernelLayout
-from tracer.prepare import Variant, compile_all, of_kernel, variants
+from tracer.prepare import Variant, compile_all, of_kernel
 
 CHECKOUT = Path(__file__).parents[1]
 ARCHIVE = CHECKOUT / "shmtrace.pyz"
 MAIN = "from tracer.__main__ import main\n\nmain()\n"
 PYTHON = "/usr/bin/env python3"
-SAY_LAYOUT = """
-from pathlib import Path
-from tracer.kernel import tiers
-from tracer.kernel.cache import Cache
-print(tiers.layout(Cache(Path("/nowhere"))).dump().decode())
-"""
-BOOT_SECONDS = 600.0
-
-
-async def layout_of(series: str) -> KernelLayout:
-    """Of one of Debian's kernels, which is asked itself. Raises NoResultError."""
-    with tempfile.TemporaryDirectory(prefix="shmtrace-pyz-") as scratch:
-        logs = Logs(Path(scratch, "output"), Path(scratch, "console"))
-        booted = Kernel.find(await fetch(series))
-        status = await run_in_guest(booted, [sys.executable, "-c", SAY_LAYOUT], CHECKOUT, [], logs, BOOT_SECONDS)
-        said = logs.output.read_text()
-        if status:
-            raise NoResultError(f"{series} does not say its layout: {said.strip()}")
-        return KernelLayout.load(said.strip().splitlines()[-1].encode())
-
-
-def variants_of(layout: KernelLayout) -> list[Variant]:
-    """All that a kernel may be asked for; one of a distribution has fexit."""
-    return [
-        variant
-        for tier in tiers.TIERS
-        if not tiers.absent(tier, tiers.points(tier, layout)) or not tier.functions
-        for variant in variants(layout, tier, fexit=bool(tier.functions))
-    ]
 
 
 def assemble(wanted: Sequence[Variant], cache: Cache, directory: Path) -> None:
@@ -89,7 +59,7 @@ def main(series: Sequence[str]) -> None:
     cache = Cache()
     wanted = of_kernel(cache)
     for name in series:
-        wanted += variants_of(asyncio.run(layout_of(name)))
+        wanted += variants_of(asyncio.run(layout_of(Kernel.find(asyncio.run(fetch(name))))))
         print(f"booted {name}", flush=True)
     for number, variant in enumerate(compile_all(wanted, cache), 1):
         print(f"\r{number}/{len(wanted)} {variant.title:<60}", end="", flush=True)

@@ -16,7 +16,7 @@ from tracer.capture.capture import SCHEMA_VERSION, Capture
 from tracer.errors import ShmtraceError
 
 TABLES = """
-    exec extent host_sample label made_for mapping process region sample session stack stacked usage
+    exec extent host_sample label made_for mapping process region sample session stack stacked unmapped usage
 """.split()  # noqa: SIM905, a list takes as many lines
 
 

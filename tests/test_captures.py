@@ -114,7 +114,7 @@ def test_a_label_that_is_not_there(name: str, by: str, has: str, paths: dict[str
 
 
 def test_there_are_all_that_are_recorded() -> None:
-    assert NAMES == ["cut_off", "exact", "hostile", "labels", "php_fpm", "postgres", "snapshot"]
+    assert NAMES == ["cut_off", "exact", "hostile", "labels", "php_fpm", "pool", "postgres", "snapshot"]
 
 
 @pytest.mark.parametrize("name", NAMES)

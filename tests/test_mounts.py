@@ -45,7 +45,7 @@ def test_mounts(root: Path) -> None:
     (root / "812" / "mountinfo").write_text(MOUNTINFO)
     found = list(mounts(root / "812"))
     assert {mount.id: mount.kind for mount in found} == KINDS
-    assert found[0] == Mount(27, os.makedev(254, 1), "ext4")
+    assert found[0] == Mount(27, os.makedev(254, 1), "ext4", True, "/")
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,10 @@ def test_memory(proc: Proc) -> None:
 def test_sysv_segments(proc: Proc) -> None:
     (proc.root / "sysvipc").mkdir()
     (proc.root / "sysvipc" / "shm").write_text(SYSVIPC)
-    assert proc.sysv_segments() == {3: SysvSegment(3, 811, 4096), 32769: SysvSegment(32769, 1201, 86016)}
+    assert proc.sysv_segments() == {
+        3: SysvSegment(3, 5432001, 811, 812, 7, 1732400001 * 10**9, 56, 4096, 0),
+        32769: SysvSegment(32769, 0xDEADBEEF, 1201, 0, 1, 1732400000 * 10**9, 2097152000, 86016, 4096),
+    }
 
 
 def test_a_kernel_without_sysv(proc: Proc) -> None:

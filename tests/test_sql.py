@@ -1,7 +1,6 @@
-"""The README's examples of a capture read with sqlite3 alone, on one that was recorded.
+"""The examples of docs/captures.md of a capture read with sqlite3 alone, on one that was recorded.
 
-What they say is known, and the account says the same. Of a pool that is recorded anew,
-the zone and the PIDs are others.
+What they say is known, and the account says the same. Of a pool that is recorded anew, times and PIDs are others.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +21,11 @@ from tracer import account
 from tracer.account import Account, Window
 from tracer.capture.capture import Capture
 
-README = Path(__file__).parents[1] / "README.md"
-SECTION = re.compile(r"<!-- sql -->\n(.*)\n<!-- /sql -->", re.DOTALL)
-BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
-ZONE = "HERE9:56"  # where the recorded pool began to fill at 13:59:57
-FROM_14_00 = Window(1_795_650_960 * 10**9, 1_795_651_260 * 10**9)
+DOCUMENT = Path(__file__).parents[1] / "docs/captures.md"
+QUERY = re.compile(r"^\$ sqlite3 php_fpm\.capture (\".*?\")$", re.MULTILINE | re.DOTALL)
+FROM_23_56 = Window(1_795_650_960 * 10**9, 1_795_651_020 * 10**9)  # the recorded pool began to fill at 23:55:57
 
-
-@pytest.fixture(autouse=True)
-def _in_that_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", ZONE)
-        time.tzset()
-        yield
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("in_utc")
 
 
 @pytest.fixture
@@ -47,12 +35,9 @@ def path(tmp_path: Path) -> Path:
 
 def examples() -> list[str]:
     """The queries, as a shell would hand them to sqlite3."""
-    section = SECTION.search(README.read_text())
-    assert section
-    words = [word for block in BLOCK.findall(section[1]) for word in shlex.split(block)]
-    assert words[0::3] == ["sqlite3"] * 4
-    assert words[1::3] == ["FILE"] * 4
-    return words[2::3]
+    queries = QUERY.findall(DOCUMENT.read_text())
+    assert len(queries) == 4
+    return [shlex.split(query.replace("\n> ", "\n"))[0] for query in queries]
 
 
 WHO_GREW, BIGGEST, DEAD, PER_MINUTE = examples()
@@ -82,9 +67,9 @@ def touched(found: Account, living: bool = False) -> dict[int, int]:
     return sums
 
 
-def test_who_grew_it_between_14_00_and_14_05(path: Path) -> None:
+def test_who_grew_it_between_23_56_and_23_57(path: Path) -> None:
     found = ask(path, WHO_GREW)
-    assert {tgid: size for tgid, _, size in found} == touched(read(path, FROM_14_00))
+    assert {tgid: size for tgid, _, size in found} == touched(read(path, FROM_23_56))
     assert sum(size for _, _, size in found) < sum(touched(read(path)).values())
     assert found[0][:2] == (18797, "php-fpm: pool www")
     assert [size for _, _, size in found] == sorted((size for _, _, size in found), reverse=True)
@@ -111,13 +96,13 @@ def test_who_is_dead_and_has_pages(path: Path) -> None:
         tgid: size for tgid, size in touched(document, living=True).items() if tgid in dead
     }
     assert [tgid for tgid, *_ in found] == [18747, 18744, 18746, 18745]
-    assert {exited for _, _, exited, _ in found} == {"2026-11-25 14:00:01"}
+    assert {exited for _, _, exited, _ in found} == {"2026-11-25 23:56:01"}
 
 
 def test_growth_per_minute(path: Path) -> None:
     found = ask(path, PER_MINUTE)
-    assert [minute for minute, _ in found] == ["2026-11-25 13:59", "2026-11-25 14:00"]
-    assert found[1][1] == sum(touched(read(path, FROM_14_00)).values())
+    assert [minute for minute, _ in found] == ["2026-11-25 23:55", "2026-11-25 23:56"]
+    assert found[1][1] == sum(touched(read(path, FROM_23_56)).values())
     assert sum(size for _, size in found) == sum(touched(read(path)).values())
 
 

@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tracer import unmapped
 from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.errors import ShmtraceError
 from tracer.labels import parse as parse_label
 from tracer.proc.private_memory import EXACT
+from tracer.unmapped import Unmapped
 
 
 class Process(NamedTuple):
@@ -284,6 +286,8 @@ class Account(NamedTuple):
     """most allocated first"""
     window: Window = ALL_TIME
     """touched is what was touched in it; all else is as of the capture's end"""
+    unmapped: Sequence[Unmapped] = ()
+    """what nobody maps; empty: there is nothing, or the capture is not of the whole host"""
 
     @property
     def regions(self) -> list[Region]:
@@ -305,6 +309,14 @@ class Account(NamedTuple):
             return None
         known = [region for region in self.regions if region.gone_ns is None and region.kind != "hugetlb"]
         return max(self.session.shmem_total_bytes - sum(region.in_memory_bytes for region in known), 0)
+
+    @property
+    def shmem_rest_bytes(self) -> int | None:
+        """Of that, what nothing here has a name for; None: it was not looked for."""
+        unexplained_bytes = self.shmem_unexplained_bytes
+        if unexplained_bytes is None or not self.unmapped:
+            return None
+        return max(unexplained_bytes - sum(unmapped.sums(self.unmapped).values()), 0)
 
 
 def read(capture: Capture, window: Window = ALL_TIME) -> Account:
@@ -328,6 +340,7 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
             key=lambda parent: (-parent.allocated_bytes, parent.process.tgid if parent.process else 0),
         ),
         window,
+        unmapped.read(capture),
     )
     overdrawn = [region for region in read.regions if region.unseen_bytes < 0]
     if overdrawn:

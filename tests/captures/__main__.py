@@ -63,6 +63,13 @@ def php_fpm(path: Path) -> None:
         fpm.ask("store.php")
 
 
+def pool(path: Path) -> None:
+    """The README's report: a pool whose workers are replaced while it fills."""
+    with running_fpm(SCRIPTS, max_requests=25) as fpm, recording(path, fpm.tgid):
+        fill(fpm, script_names(SCRIPTS))
+        time.sleep(0.5)
+
+
 def postgres(path: Path) -> None:
     with running_postgres("64MB") as server, recording(path, server.tgid):
         server.run("pgbench", "-i", "-s", "1", "-q")
@@ -122,6 +129,7 @@ def exact(path: Path) -> None:
 
 RECORDERS: dict[str, Callable[[Path], None]] = {
     "php_fpm": php_fpm,
+    "pool": pool,
     "postgres": postgres,
     "cut_off": cut_off,
     "hostile": hostile,

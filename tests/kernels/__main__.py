@@ -23,6 +23,7 @@ from collections.abc import Awaitable
 
 from tests.kernels.matrix import (
     ARCHIVE,
+    DISTRO_TESTS,
     DISTROS,
     IN_ARCHIVE,
     KERNELS,
@@ -62,7 +63,8 @@ def main() -> None:
         parser.error(f"nothing is named {', '.join(sorted(unknown))}; there are {', '.join(named)}")
     subjects = list(dict.fromkeys(named[name] for name in arguments.names or there_are))
     ones = {"pressure": PRESSURE, "servers": SERVERS, "pyz": IN_ARCHIVE}
-    tests = next((tests for name, tests in ones.items() if getattr(arguments, name)), TESTS)
+    usual = DISTRO_TESTS if arguments.distros else TESTS
+    tests = next((tests for name, tests in ones.items() if getattr(arguments, name)), usual)
     try:
         work = measure_all(subjects) if arguments.bench else examine_all(subjects, tests)
         well = asyncio.run(until_terminated(work))

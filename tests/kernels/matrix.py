@@ -16,6 +16,7 @@ from tests.kernels.commands import NoResultError
 from tests.kernels.fetch import SUITES, fetch
 from tests.kernels.guest import Logs, Share, complaints, run_in_guest
 from tests.kernels.initramfs import Kernel
+from tests.kernels.layouts import compile_for
 from tests.kernels.results import Case, Result, describe, failed, found, read_cases, table
 from tests.kernels.userlands import CHECKOUT, HOST, RELEASES, Userland, bare, prepare
 
@@ -23,14 +24,15 @@ from tests.kernels.userlands import CHECKOUT, HOST, RELEASES, Userland, bare, pr
 TIERS = ["-k", "kprobe or fentry or faults"]
 SAYING = "tests/live/test_labels.py::test_what_a_program_says"
 STARTING = "tests/live/test_start.py::test_a_second_start_needs_no_compiler"
-TESTS = [*(f"tests/live/test_{name}.py" for name in ("answers", "attach")), SAYING, STARTING, *TIERS]
+TESTS = [*(f"tests/live/test_{name}.py" for name in ("answers", "attach")), SAYING, *TIERS]
+DISTRO_TESTS = [STARTING, *TESTS]  # of a compiler that is not the host's
 SERVERS = [*(f"tests/live/test_{name}.py" for name in ("php_fpm", "postgres", "labels", "stacks")), *TIERS]
 PRESSURE = ["tests/live/test_pressure.py"]  # minutes each
 IN_ARCHIVE = ["tests/live/test_answers.py", "-k", "test_known_answer and (kprobe or fentry)"]
 BENCH = ["-m", "tests.bench", "--rounds", "3", "--mib", "64", "--alone", "touch", "bystander"]  # hardly varies
 BARE, ARCHIVE = Path(__file__).with_name("bare.sh"), CHECKOUT / "shmtrace.pyz"
 FOUND = Path(__file__).with_name("found.json")
-"""What all kernels came to when they were last run together to write it; the README's table is made of it."""
+"""What all kernels came to when they were last run together to write it; docs/tiers-and-limits.md has it as a table."""
 TIMEOUT_SECONDS = 2400.0  # with other work on the CPUs
 AT_ONCE = min(2, os.cpu_count() or 1)  # a guest keeps one CPU busy
 OUTPUT_LINES, CONSOLE_LINES = 150, 40
@@ -94,6 +96,8 @@ async def examine(subject: Subject, tests: Sequence[str], environment: Sequence[
         kernel = Kernel.find(await fetch(subject.kernel))
         userland = await prepare(subject.debian) if subject.debian else HOST
         subject = stand_in(subject, kernel)
+        if userland is HOST:
+            await compile_for(kernel)
         say(subject, f"boots Linux {kernel.release}; the tests' output is {logs.output}")
         status, cases = await run_tests(kernel, userland, tests, logs, directory / "record.xml", environment)
         outcomes = {case.outcome for case in cases}

@@ -144,7 +144,7 @@ def found(results: Iterable[Result]) -> str:
 
 
 def markdown(record: str) -> str:
-    """The README's table, of what found() wrote."""
+    """The table in docs/tiers-and-limits.md, of what found() wrote."""
     rows: dict[str, dict[str, str]] = {}
     for name, (passed, failures, unseen_pages) in json.loads(record).items():
         kernel, tier = name.rsplit(" ", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -38,6 +39,7 @@ class Answer(NamedTuple):
     before: int
 
 
+EXIT = 60  # x86-64's exit(2): of one thread
 ANSWERS = {
     "grown": Answer({"A": 17, "B": 8, "main": 3}, before=13),
     "given_back": Answer({"A": 7}, before=21),
@@ -89,6 +91,49 @@ def test_known_answers(tier: str, program: Path, tmp_path: Path) -> None:
         assert region["creator"]["how"] == ("traced" if name == "idle" else "inferred")
 
 
+LEADER_GONE = f"""
+import ctypes, mmap, os, sys, threading
+early = mmap.mmap(-1, 733 * {PAGE_BYTES})
+
+def work():
+    while open("/proc/self/stat").read().split()[2] != "Z":
+        pass
+    print("ready", flush=True)
+    sys.stdin.readline()
+    late = mmap.mmap(-1, 23 * {PAGE_BYTES})
+    for region, pages in (early, 733), (late, 23):
+        for page in range(pages):
+            region[page * {PAGE_BYTES}] = 1
+    print("done", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+threading.Thread(target=work).start()
+ctypes.CDLL(None).syscall({EXIT}, 0)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended(tier: str) -> None:
+    """What it maps, its command line and its memory are shown by another thread, whose PID it does not take."""
+    program = [sys.executable, "-c", LEADER_GONE]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        with trace("-p", process.pid, shmtrace=shmtrace(tier)) as tracing:
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"done\n"
+            report = tracing.stop()
+        process.stdin.close()
+    touchers = [toucher for region in report["regions"] for toucher in region["touchers"]]
+    assert sorted(toucher["touched_bytes"] // PAGE_BYTES for toucher in touchers) == [23, 733]
+    for toucher in touchers:
+        assert (toucher["process"]["tgid"], toucher["process"]["ns_tgid"]) == (process.pid, None)
+        assert "early" in toucher["process"]["command"]
+    assert {region["before_bytes"] + region["unseen_bytes"] for region in report["regions"]} == {0}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it(program: Path, tmp_path: Path, number: signal.Signals) -> None:
     with stepped(program, "grown", tmp_path / "notes") as workload:
@@ -121,7 +166,7 @@ def test_a_stranger_is_in_the_account(tier: str, program: Path, tmp_path: Path) 
         host.wait_for("listening")
         with trace("-p", host.tgid, shmtrace=shmtrace(tier)) as tracing:
             host.go()
-            subprocess.run([program, "outside_tree", tmp_path / "notes"], stdin=subprocess.DEVNULL, check=True)
+            subprocess.run([program, "stranger", tmp_path / "notes"], stdin=subprocess.DEVNULL, check=True)
             host.finish()
             report = tracing.finish()
     notes = Notes.read(tmp_path / "notes")

@@ -172,10 +172,10 @@ def test_strangers_that_exec_meanwhile_are_not_taken_in(program: Path, tmp_path:
     service = copy(program, tmp_path / "bin", word)
     with trace("-p", word, "--wait") as tracing:
         for _ in range(50):
-            subprocess.run([program, "anon", tmp_path / "outside_tree"], stdin=subprocess.DEVNULL, check=True)
+            subprocess.run([program, "anon", tmp_path / "stranger"], stdin=subprocess.DEVNULL, check=True)
         subprocess.run([service, "anon", tmp_path / "notes"], stdin=subprocess.DEVNULL, check=True)
         for _ in range(50):
-            subprocess.run([program, "anon", tmp_path / "outside_tree"], stdin=subprocess.DEVNULL, check=True)
+            subprocess.run([program, "anon", tmp_path / "stranger"], stdin=subprocess.DEVNULL, check=True)
         report = tracing.stop()
     assert_anon(report, Notes.read(tmp_path / "notes"))
     assert len(report["regions"]) == 1

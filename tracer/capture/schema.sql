@@ -115,6 +115,21 @@ CREATE TABLE mapping (
     address INTEGER NOT NULL, first_page INTEGER NOT NULL, pages INTEGER NOT NULL
 );
 
+-- Shared memory of the whole host that no process had mapped at the end.
+CREATE TABLE unmapped (
+    kind TEXT NOT NULL,                         -- sysv: attached by no process; held: only by open descriptors; tmpfs:
+                                                -- files that are neither mapped nor held; file: one of its largest
+    name TEXT NOT NULL,
+    reach TEXT NOT NULL,                        -- how to access it: a shmid, /proc/PID/fd/N, or a path
+    allocated_bytes INTEGER NOT NULL, swapped_bytes INTEGER,
+    size_bytes INTEGER,                         -- for tmpfs: its limit
+    creator INTEGER, creator_command TEXT,      -- tgid
+    last_user INTEGER, last_user_command TEXT,  -- tgid, of a SysV segment
+    used_ns INTEGER,                            -- when last_user used it
+    holders INTEGER, holder INTEGER, holder_command TEXT, -- number of processes, and one of them
+    files INTEGER                               -- for tmpfs: number of inodes
+);
+
 -- The size of a region by its inode's own count, whenever it had changed.
 CREATE TABLE sample (
     region INTEGER NOT NULL REFERENCES region, time_ns INTEGER NOT NULL,

@@ -68,7 +68,7 @@ def main() -> None:
 
 for command in (
     *(tracing.trace, tracing.top, tracing.record),
-    *(reporting.report, reporting.diff, reporting.html, reporting.export),
+    *(reporting.report, reporting.diff, reporting.html, reporting.export, reporting.schema),
     *(host.snapshot, host.read, host.demo, host.doctor, host.prepare, host.completion),
 ):
     main.add_command(command)

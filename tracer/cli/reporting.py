@@ -10,6 +10,7 @@ import click
 
 from tracer import labels
 from tracer.cli import options, output
+from tracer.shipped import shipped
 
 if TYPE_CHECKING:
     from tracer.account import Account
@@ -151,6 +152,16 @@ def export(capture_path: Path, form: str, output_path: Path | None) -> None:
         }
         output.warn(read)
         output.save(output_path, forms[form]())
+
+
+@click.command(short_help="Print the JSON Schema of all --json documents.")
+def schema() -> None:
+    """Print the JSON Schema (draft 2020-12) of the documents that --json prints.
+
+    \b
+    shmtrace schema > shmtrace.schema.json
+    """
+    output.say(shipped("views/schema.json").read_text().rstrip("\n"))
 
 
 def _account(path: Path) -> Account:

@@ -25,7 +25,8 @@ MAX_MOUNTS = 100_000  # fs.mount-max
 FRESH_S = 1.0
 MAX_NAMESPACES = 64  # cached
 # 36 27 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-LINE = re.compile(rb"(\d{1,18}) \d+ (\d{1,8}):(\d{1,8}) (?:\S+ ){3}(?:[^- ]\S* )*- (\S{1,255}) ")
+LINE = re.compile(rb"(\d{1,18}) \d+ (\d{1,8}):(\d{1,8}) (\S+) (\S+) \S+ (?:[^- ]\S* )*- (\S{1,255}) ")
+ESCAPED = re.compile(rb"\\([0-7]{3})")
 LOCAL = {"tmpfs", "devtmpfs", "ramfs", "rootfs", "hugetlbfs", "btrfs", "zfs", "bcachefs", "ubifs", "virtiofs"}
 """File systems without a block device that answer locally, or that the hypervisor answers for."""
 
@@ -38,6 +39,10 @@ class Mount(NamedTuple):
     """As os.makedev() returns it."""
     kind: str
     """File system type, such as tmpfs, nfs4 or fuse.sshfs."""
+    is_whole: bool
+    """The root of the file system is mounted, rather than a directory of it."""
+    path: str
+    """The mount point, relative to the root of the process."""
 
 
 class Mounts:
@@ -105,7 +110,9 @@ def mounts(process: Path) -> Iterator[Mount]:
             field = LINE.match(line)
             if field:
                 number, major, minor = map(int, field.group(1, 2, 3))
-                yield Mount(number, os.makedev(major, minor), field[4].decode(errors="backslashreplace"))
+                kind = field[6].decode(errors="backslashreplace")
+                path = ESCAPED.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field[5])
+                yield Mount(number, os.makedev(major, minor), kind, field[4] == b"/", os.fsdecode(path))
     except OSError as error:
         if not bounded.unreadable(error):
             raise

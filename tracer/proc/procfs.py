@@ -52,7 +52,7 @@ MAPS_LINE = re.compile(
 )
 
 NUMBER = re.compile(rb"\d{1,15}")
-SEGMENT = (b"shmid", b"cpid", b"rss", b"swap")  # columns of /proc/sysvipc/shm
+SEGMENT = b"shmid cpid lpid nattch atime dtime ctime size rss swap".split()  # columns of /proc/sysvipc/shm
 
 
 class ProcessStat(NamedTuple):
@@ -108,13 +108,23 @@ class Memory(NamedTuple):
 
 
 class SysvSegment(NamedTuple):
-    """A line of /proc/sysvipc/shm."""
+    """A line of /proc/sysvipc/shm: a segment of this process's IPC namespace."""
 
     shmid: int
+    key: int
+    """As from ftok(3); 0: IPC_PRIVATE."""
     creator: int
     """tgid of the process that created the segment."""
+    last_user: int
+    """tgid of the process that last attached or detached it; 0: none has."""
+    attached: int
+    """Number of attachments now."""
+    used_ns: int
+    """When it was last attached, detached or changed: CLOCK_REALTIME, to the second."""
+    size_bytes: int
     allocated_bytes: int
     """Resident and swapped."""
+    swapped_bytes: int
 
 
 class Proc:
@@ -127,6 +137,7 @@ class Proc:
     def __init__(self, root: str = "/proc") -> None:
         self.root = Path(root)
         self.mounts = _mounts if root == "/proc" else Mounts(self.root)
+        self._threads: dict[int, int] = {}  # tgid to a TID, for processes whose first thread has ended
         self.crowded: set[int] = set()
         """tgids of processes with more than MAPS_BLOCKS of maps; the rest was not read."""
 
@@ -199,12 +210,15 @@ class Proc:
 
     def _beginning_of_cmdline(self, tgid: int, size_bytes: int) -> bytes:
         """One byte more than asked for, if there is more."""
-        return self._beginning(tgid, "cmdline", size_bytes + 1)
+        found = self._beginning(tgid, "cmdline", size_bytes + 1)
+        if not found and self._find_thread(tgid):
+            found = self._beginning(tgid, "cmdline", size_bytes + 1)
+        return found
 
     def _beginning(self, tgid: int, name: str, size_bytes: int = FIELDS_BYTES) -> bytes:
         """The beginning of a file of a process; empty if the process is gone."""
         try:
-            return bounded.read(self.folder(tgid) / name, size_bytes)
+            return bounded.read(self.live_folder(tgid) / name, size_bytes)
         except OSError as error:
             if not bounded.unreadable(error):
                 raise
@@ -230,17 +244,17 @@ class Proc:
 
     def ns_tgid(self, tgid: int) -> int | None:
         """Its PID in its own PID namespace, from NSpid of /proc/PID/status; None if it is the same."""
-        (innermost,) = self._status(tgid).get(b"NSpid", [tgid])[-1:] or [tgid]
+        (innermost,) = self._status(self.folder(tgid)).get(b"NSpid", [tgid])[-1:] or [tgid]
         return None if innermost == tgid or innermost > MAX_TGID else innermost
 
     def private_bytes(self, tgid: int) -> int:
         """Anonymous memory, resident and swapped: RssAnon and VmSwap of /proc/PID/status. 0 for kernel threads."""
-        kib = self._status(tgid)
+        kib = self._status(self.live_folder(tgid))
         return sum(sum(kib.get(name, ())) for name in (b"RssAnon", b"VmSwap")) * 1024
 
-    def _status(self, tgid: int) -> dict[bytes, list[int]]:
+    def _status(self, folder: Path) -> dict[bytes, list[int]]:
         """The numbers of some lines of /proc/PID/status; empty if the process is gone."""
-        parts = (line.partition(b":") for line in self._lines(str(tgid), "status"))
+        parts = (line.partition(b":") for line in self._lines(folder.name, "status"))
         return {
             name: [int(word) for word in words.split()[:MAX_NAMESPACES] if NUMBER.fullmatch(word)]
             for name, _, words in parts
@@ -286,19 +300,49 @@ class Proc:
                 raise
 
     def _maps_blocks(self, tgid: int) -> Iterator[bytes]:
-        blocks = bounded.blocks(self.folder(tgid) / "maps")
-        for _ in range(MAPS_BLOCKS):
+        blocks = bounded.blocks(self.live_folder(tgid) / "maps")
+        block = promptly(self.folder(tgid), next, blocks, b"")
+        if not block and self._find_thread(tgid):
+            blocks = bounded.blocks(self.live_folder(tgid) / "maps")
             block = promptly(self.folder(tgid), next, blocks, b"")
+        for _ in range(MAPS_BLOCKS):
             yield block
             if len(block) < bounded.BLOCK_BYTES:  # the last one
                 return
+            block = promptly(self.folder(tgid), next, blocks, b"")
         self.crowded.add(tgid)
+
+    def live_folder(self, tgid: int) -> Path:
+        """The folder with the memory and the open files of a process: /proc/PID, or /proc/TID.
+
+        In /proc/PID they are empty once the first thread has ended, even if others run: exit_mm() in kernel/exit.c.
+        """
+        thread = self._threads.get(tgid)
+        if thread is None:
+            return self.folder(tgid)
+        if (self.folder(tgid) / "task" / str(thread)).exists():
+            return self.root / str(thread)
+        del self._threads[tgid]
+        return self.folder(tgid)
+
+    def _find_thread(self, tgid: int) -> bool:
+        """Find a thread other than the first, for live_folder(). Returns whether there is one."""
+        try:
+            with os.scandir(self.folder(tgid) / "task") as threads:
+                found = next((int(thread.name) for thread in threads if thread.name != str(tgid)), None)
+        except OSError as error:
+            if not bounded.unreadable(error):
+                raise
+            return False
+        if found is not None:
+            self._threads[tgid] = found
+        return found is not None
 
     # ---- regions ----
 
     def map_file(self, tgid: int, mapping: Mapping | Executable) -> Path:
         """The entry of a mapping in /proc/PID/map_files."""
-        return self.folder(tgid) / "map_files" / f"{mapping.start:x}-{mapping.end:x}"
+        return self.live_folder(tgid) / "map_files" / f"{mapping.start:x}-{mapping.end:x}"
 
     def identify(self, tgid: int, mappings: Sequence[Mapping]) -> list[RegionKey | None]:
         """The files of mappings. None for a mapping that is gone; all None if the process does not answer."""
@@ -320,7 +364,7 @@ class Proc:
     def open_files(self, tgid: int) -> list[Path]:
         """/proc/PID/fd/N of open files, without pipes, sockets and the like; none if the process is gone."""
         try:
-            with os.scandir(self.folder(tgid) / "fd") as entries:
+            with os.scandir(self.live_folder(tgid) / "fd") as entries:
                 return sorted(
                     Path(entry.path) for entry in islice(entries, MAX_OPEN_FILES) if _leads_to_a_file(entry.path)
                 )
@@ -368,8 +412,14 @@ class Proc:
         for line in lines:
             field = dict(zip(names, line.split()))
             try:
-                shmid, creator, resident, swapped = (_number(field[name]) for name in SEGMENT)
-                found[shmid] = SysvSegment(shmid, creator, resident + swapped)
+                shmid, creator, last, attached, *times_s, size, resident, swapped = (
+                    _number(field[name]) for name in SEGMENT
+                )
+                used_ns = max(times_s) * 1_000_000_000
+                key = int(field[b"key"])
+                found[shmid] = SysvSegment(
+                    shmid, key & 0xFFFFFFFF, creator, last, attached, used_ns, size, resident + swapped, swapped
+                )
             except (KeyError, ValueError):
                 continue
         return found

@@ -36,6 +36,7 @@ TMPFS_MAGIC = 0x01021994
 HUGETLBFS_MAGIC = 0x958458F6
 TMPFS_HANDLE = 1, 12  # type and size, from shmem_encode_fh() in mm/shmem.c
 AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
 AT_SYMLINK_FOLLOW = 0x400
 AT_EMPTY_PATH = 0x1000
 AT_STATX_DONT_SYNC = 0x4000
@@ -100,7 +101,7 @@ class Residency(NamedTuple):
     swapped_bytes: int | None
 
 
-class _Stat(NamedTuple):
+class Stat(NamedTuple):
     """What statx(2) knows without asking another host or process. On tmpfs this is everything."""
 
     dev: int
@@ -137,14 +138,23 @@ def _asked(call: Callable[[Path], Result], path: Path) -> Result | None:
         return None
 
 
-def _stat(place: Path | int) -> _Stat:
-    """Raises OSError."""
+def stat_of(place: Path | int) -> Stat:
+    """statx(2) of a path or a descriptor. Raises OSError."""
+    if isinstance(place, int):
+        return _statx(place, b"", AT_EMPTY_PATH)
+    return _statx(AT_FDCWD, os.fsencode(place), 0)
+
+
+def stat_at(directory: int, name: str) -> Stat:
+    """statx(2) of a name in a directory, without following a symbolic link. Raises OSError."""
+    return _statx(directory, os.fsencode(name), AT_SYMLINK_NOFOLLOW)
+
+
+def _statx(directory: int, name: bytes, flags: int) -> Stat:
     buffer = ctypes.create_string_buffer(256)
-    name = b"" if isinstance(place, int) else os.fsencode(place)
-    flags = AT_STATX_DONT_SYNC | AT_EMPTY_PATH
-    _check(_libc.statx(place if isinstance(place, int) else AT_FDCWD, name, flags, STATX_WANTED, buffer), place)
+    _check(_libc.statx(directory, name, flags | AT_STATX_DONT_SYNC, STATX_WANTED, buffer), os.fsdecode(name))
     mask, mode, ino, size_bytes, blocks, born_s, born_ns, major, minor, mount = STATX.unpack_from(buffer)
-    return _Stat(
+    return Stat(
         os.makedev(major, minor),
         ino,
         mode,
@@ -165,7 +175,7 @@ def _generation(place: Path | int) -> int | None:
     return int(handle.words[0]) if (handle.type, handle.bytes) == TMPFS_HANDLE else None
 
 
-def _check(failed: int, place: Path | int) -> None:
+def _check(failed: int, place: Path | str) -> None:
     if failed:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(place))
 
@@ -184,19 +194,19 @@ def identify(path: Path) -> RegionKey | None:
 
 
 def _identify(place: Path | int) -> RegionKey:
-    stat = _stat(place)
+    stat = stat_of(place)
     return RegionKey(stat.dev, stat.ino, _generation(place))
 
 
 def birth_time_ns(path: Path) -> int | None:
     """The inode's birth time (CLOCK_REALTIME), by statx(2); None before v6.1."""
-    stat = _asked(_stat, path)
+    stat = _asked(stat_of, path)
     return stat.born_ns if stat else None
 
 
 def region_stat(path: Path) -> RegionStat | None:
     """Size and allocation; None if the path is gone."""
-    stat = _asked(_stat, path)
+    stat = _asked(stat_of, path)
     return RegionStat(stat.size_bytes, stat.allocated_bytes) if stat else None
 
 
@@ -268,7 +278,7 @@ def _open_place(path: Path) -> _Opened:
 def _open(path: Path, key: RegionKey | None = None) -> _Opened:
     place = _open_place(path).take()  # O_PATH does not open the file itself, so it cannot block
     try:
-        stat = _stat(place)
+        stat = stat_of(place)
         if key and _identify(place) != key:
             raise FileNotFoundError(errno.ENOENT, "another region is there", str(path))
         if not S_ISREG(stat.mode):

@@ -16,7 +16,7 @@ from tracer.proc.blocking import each
 from tracer.proc.leases import leased
 from tracer.proc.procfs import Proc, ProcessStat
 from tracer.proc.shmem import RegionKey, RegionStat, Residency
-from tracer.record import targets
+from tracer.record import host_memory, targets
 from tracer.record.processes import Processes, TracedProcess, stands_for
 from tracer.record.regions import Finder, TracedRegion, enter_mappings, on_lease
 from tracer.record.targets import Targets
@@ -72,6 +72,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
             mappers.setdefault(key, {}).setdefault(process, []).append(mapping)
     for region, measured in each(_whom, _measure, list(regions.values())):
         size, residency, region.created_ns = measured or UNKNOWN
+        region.allocated_bytes = size.allocated_bytes
         creator, how = finder.creator(region, list(mappers[region.key]), known, clock)
         parent = stands_for(creator, mappers[region.key])
         capture.update(
@@ -96,6 +97,10 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
     tree = known.tree()
     now = private_memory.measure(proc, (process.tgid for process in tree), (process.cgroup for process in tree))
     _, private_bytes, how = private_memory.change(now, now)
+    warnings = []
+    if wanted.everything:
+        commands = {tgid: process.command for tgid, process in processes.items()}
+        warnings = host_memory.write(capture, proc, regions.values(), commands.get)
     used = resource.getrusage(resource.RUSAGE_SELF)
     capture.insert(
         "session",
@@ -106,7 +111,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         tier=tiers.PROC.name,
         mechanism=tiers.PROC.by,
         blind_to="\n".join(tiers.PROC.blind_to),
-        warnings="\n".join(proc.warnings() + on_lease("the resident part of {} is not known", shut)),
+        warnings="\n".join(proc.warnings() + warnings + on_lease("the resident part of {} is not known", shut)),
         started_ns=clock.wall_ns,
         ended_ns=time.time_ns(),
         sum_of_rss_bytes=rss_bytes,

@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
@@ -26,7 +26,7 @@ from tracer.proc.blocking import each
 from tracer.proc.private_memory import Private
 from tracer.proc.procfs import Proc, ProcessStat
 from tracer.proc.shmem import RegionKey
-from tracer.record import ledger, targets
+from tracer.record import host_memory, ledger, targets
 from tracer.record.label_history import LabelHistory
 from tracer.record.ledger import ALL_PAGES, PageSet
 from tracer.record.processes import Processes, TracedProcess
@@ -782,6 +782,8 @@ class Trace:
                     region, {alive[tgid]: found for tgid, found in mapped.get(region.id, {}).items()}
                 )
                 self._leave(region)
+        if self._wanted.everything:
+            self._write_unmapped(regions)
         if self.regions:
             self._warn(f"told to stop: {len(self.regions)} regions are shown as last sampled, or all unseen")
             last = self._probes.read_regions()
@@ -802,3 +804,14 @@ class Trace:
         self._keep_session(time.time_ns(), complete=1, **ended)
         self._capture.commit()
         self._stopping = True  # a second request to stop also cuts the report short
+
+    def _write_unmapped(self, regions: Collection[TracedRegion]) -> None:
+        """Write the shared memory that no process maps. regions: those that exist at the end."""
+        patience_s = min(self._late_at_s - time.monotonic(), host_memory.PATIENCE_S)
+
+        def command(tgid: int) -> str | None:
+            process = self.lives.last(tgid)
+            return process.command if process else None
+
+        for text in host_memory.write(self._capture, self._proc, regions, command, patience_s):
+            self._warn(text)

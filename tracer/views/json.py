@@ -1,4 +1,4 @@
-"""The account as one JSON document, schema shmtrace/1. It only ever grows."""
+"""The account as one JSON document, of the schema shmtrace/1 that schema.json writes down. It only ever grows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from tracer.account import Account, Label, Process, Region, charged, dev_text
 from tracer.cgroup import place
+from tracer.unmapped import Unmapped
 
 SCHEMA = "shmtrace/1"
 
@@ -105,6 +106,8 @@ def _document(account: Account) -> dict[str, Any]:
         "private_how": session.private_how,
         "shmem_total_bytes": session.shmem_total_bytes,
         "shmem_unexplained_bytes": account.shmem_unexplained_bytes,
+        "unmapped": [_unmapped(row) for row in account.unmapped],
+        "shmem_rest_bytes": account.shmem_rest_bytes,
         "lost": {"events": session.lost_events, "pages": session.lost_pages, "probes": session.lost_probes},
         "warnings": session.warnings,
         "self": {
@@ -153,6 +156,12 @@ def _region(region: Region) -> dict[str, Any]:
         "labels": _labels(region),
         "mappers": region.mappers,
     }
+
+
+def _unmapped(row: Unmapped) -> dict[str, Any]:
+    document = {**row._asdict(), "used": rfc3339(row.used_ns), "remedy": row.remedy}
+    del document["used_ns"]
+    return document
 
 
 def _labels(region: Region) -> list[dict[str, Any]]:

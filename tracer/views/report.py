@@ -7,11 +7,12 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable
 
-from tracer import guess, labels
+from tracer import guess, labels, unmapped
 from tracer.account import ALL_TIME, NAMELESS, Account, Parent, Process, Region, Toucher, charged
 from tracer.capture.capture import PAGE_BYTES
 from tracer.cgroup import place, short
 from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, moment, printable, width
+from tracer.unmapped import Unmapped
 
 PROCESS_COLUMNS = 22
 COMM_COLUMNS = 16  # the kernel keeps 15 bytes; more is only what a stranger's codes take
@@ -26,6 +27,7 @@ BELONGS_COLUMNS = 19  # two of them, and how many more, to a line
 HEADER = f"    {'PID':>7} {'process':<{PROCESS_COLUMNS}} {'touched':>8} {'share':>5}"
 FAULTS = f" {'faults':>7}"
 MAX_DEEDS = 5
+MAX_UNMAPPED = 20
 DEEDS = "    {:>8} {:>5}  {}"
 
 
@@ -40,6 +42,7 @@ def render(account: Account) -> str:
         lines += [f"…{len(rest)} more processes with regions, {format_bytes(total)} allocated", ""]
     if not account.regions:
         lines += ["No shared memory: none of these processes maps any, or did.", ""]
+    lines += _unmapped(account)
     lines += footer(account)
     return "\n".join([fit(line, COLUMNS) for line in lines] + warnings(account))
 
@@ -285,14 +288,60 @@ def footer(account: Account) -> list[str]:
     by = f" by {session.mechanism}" if session.tier == "exact" else ""
     lines.append(f"tier {session.tier}{by}{lost}")
     if session.shmem_total_bytes is not None and account.shmem_unexplained_bytes is not None:
-        shmem, elsewhere = map(format_bytes, (session.shmem_total_bytes, account.shmem_unexplained_bytes))
-        lines.append(f"host shmem {shmem}, {elsewhere} not of these")
+        lines += _shmem(account, session.shmem_total_bytes, account.shmem_unexplained_bytes)
     if not session.complete:
         lines.append(f"cut off: this is how it stood at {clock(session.ended_ns)}, when it was last written")
     if session.blind_to and any(region.unseen_bytes for region in regions):
         reasons = f"unseen may be {'; or '.join(session.blind_to)}"
         lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")
     return lines
+
+
+def _shmem(account: Account, total_bytes: int, unexplained_bytes: int) -> list[str]:
+    """Where the host's shared memory is."""
+    rest_bytes = account.shmem_rest_bytes
+    if rest_bytes is None:
+        return [f"host shmem {format_bytes(total_bytes)}, {format_bytes(unexplained_bytes)} not of these"]
+    parts = [f"{format_bytes(total_bytes - unexplained_bytes)} mapped"]
+    parts += [f"{format_bytes(size_bytes)} {part}" for part, size_bytes in unmapped.sums(account.unmapped).items()]
+    line = f"host shmem {format_bytes(total_bytes)} = {' + '.join(parts)} + {format_bytes(rest_bytes)} rest"
+    return textwrap.wrap(line, COLUMNS, subsequent_indent="  ")
+
+
+def _unmapped(account: Account) -> list[str]:
+    """What nobody maps, and the command that shows or frees it."""
+    if not account.unmapped:
+        return []
+    lines = ["mapped by no process"]
+    for row in account.unmapped[:MAX_UNMAPPED]:
+        size, remedy = f"  {format_bytes(row.allocated_bytes):>8}  ", f"  {printable(row.remedy)}"
+        what = ("  " if row.kind == "file" else "") + _what(row)
+        lines.append(size + (fit(what, COLUMNS - width(size)) if row.kind == "file" else what))
+        if row.kind != "file":
+            lines.append(" " * len(size) + remedy)
+    rest = account.unmapped[MAX_UNMAPPED:]
+    if rest:
+        lines.append(f"  …{len(rest)} more")
+    rest_bytes = account.shmem_rest_bytes
+    if rest_bytes is not None:
+        lines.append(
+            f"  {format_bytes(rest_bytes):>8}  the rest: in flight in a socket, or the kernel's own (GEM, zram)"
+        )
+    return [*lines, ""]
+
+
+def _what(row: Unmapped) -> str:
+    name = printable(row.name)
+    if row.kind == "held":
+        more = f" and {row.holders - 1} more" if row.holders and row.holders > 1 else ""
+        return f"{name}, held by {row.holder} {printable(row.holder_command or '?')}{more}"
+    if row.kind == "sysv":
+        used = f", last used {moment(row.used_ns)}" if row.used_ns else ""
+        return f"{name}, created by {row.creator} {printable(row.creator_command or '(exited)')}{used}"
+    if row.kind == "tmpfs":
+        limit = f" of {format_bytes(row.size_bytes)}" if row.size_bytes else ""
+        return f"files of the tmpfs on {name}{limit}, {row.files} inodes"
+    return name
 
 
 def _verdict(account: Account) -> list[str]:

@@ -1,0 +1,71 @@
+"""Every document that --json prints is as the JSON Schema says, and has no property that the schema does not tell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.captures import NAMES, load
+from tests.recorded import shmtrace, with_labels, with_stacks
+from tests.schema import SCHEMA_FILE, validate
+from tracer.views.json import SCHEMA
+
+TABLES = ["region", "process", "unit", "container", "time"]
+
+
+def test_it_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(json.loads(SCHEMA_FILE.read_text()))
+    assert json.loads(SCHEMA_FILE.read_text())["title"] == SCHEMA
+
+
+def test_the_command_prints_it() -> None:
+    assert shmtrace("schema").stdout == SCHEMA_FILE.read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("options", [[], ["--until", "+1h"], *(["--by", by] for by in TABLES)], ids=" ".join)
+def test_what_a_report_says(options: list[str], name: str, tmp_path: Path) -> None:
+    assert validate(shmtrace("report", load(name, tmp_path / name), "--json", *options).stdout)["schema"] == SCHEMA
+
+
+@pytest.mark.parametrize("kind", ["file", "script", "request", "label"])
+def test_what_a_table_by_label_says(kind: str, tmp_path: Path) -> None:
+    assert validate(shmtrace("report", with_labels(tmp_path / "x"), "--json", "--by", kind).stdout)["rows"]
+
+
+def test_what_a_table_by_stack_says(tmp_path: Path) -> None:
+    assert validate(shmtrace("report", with_stacks(tmp_path / "x"), "--json", "--by", "stack").stdout)["rows"]
+
+
+@pytest.mark.parametrize("others", ["cut_off", "exact", "hostile"])
+def test_what_a_diff_says(others: str, tmp_path: Path) -> None:
+    a, b = load("php_fpm", tmp_path / "a"), load(others, tmp_path / "b")
+    assert validate(shmtrace("diff", a, b, "--json").stdout)["regions"]
+
+
+@pytest.mark.bpf
+@pytest.mark.parametrize("arguments", [["trace", "--json", "--", "true"], ["snapshot", "-a", "--json"]], ids=" ".join)
+def test_what_is_said_of_this_host(arguments: list[str]) -> None:
+    line = [sys.executable, "-m", "tracer", *arguments]
+    validate(subprocess.run(line, cwd=SCHEMA_FILE.parents[2], stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def test_every_property_is_described() -> None:
+    """But those that are described where they are defined."""
+
+    def missing(schema: Any, path: str) -> list[str]:
+        found = []
+        for name, item in schema.get("properties", {}).items():
+            if not {"description", "$ref", "const", "enum"} & set(item):
+                found.append(f"{path}.{name}")
+            found += missing(item, f"{path}.{name}") + missing(item.get("items", {}), f"{path}.{name}[]")
+        return found
+
+    definitions = json.loads(SCHEMA_FILE.read_text())["$defs"]
+    assert [path for name, definition in definitions.items() for path in missing(definition, name)] == []

@@ -1,0 +1,331 @@
+"""Shared memory that no process has mapped: SysV segments nobody is attached to, files that only a descriptor holds,
+and files of every tmpfs that a process of this host has mounted.
+
+What is in flight over a socket, and what the kernel keeps for itself (GEM objects, zram), has no name anywhere: it is
+what Shmem of /proc/meminfo has beyond all of these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import heapq
+import os
+import struct
+import time
+from collections.abc import Collection, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from tracer.proc import bounded, shmem
+from tracer.proc.blocking import NoAnswerError, each, promptly
+from tracer.proc.mounts import mounts
+from tracer.proc.procfs import MAX_OPEN_FILES, Proc
+from tracer.proc.shmem import DELETED, HUGETLBFS_MAGIC, PATH_BYTES, RegionKey
+
+SYS_OPENAT2 = 437  # the same number on every architecture, v5.6
+RESOLVE_NO_XDEV, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 4, 8, 16
+OPEN_HOW = struct.Struct("=QQQ")
+TMPFS = ("tmpfs", "devtmpfs")
+MAX_NAMESPACES = 4096  # of mounts
+MAX_TMPFS = 4096
+MAX_FILES = 200_000  # of one tmpfs, looked at
+PATIENCE_S = 5.0
+WALK_S = 0.5  # in one tmpfs
+MOST_FILES = 5  # told of one tmpfs
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Unmapped(NamedTuple):
+    """Shared memory that nobody maps."""
+
+    kind: str
+    """sysv; held: by a descriptor alone; tmpfs: the files of one that are neither mapped nor held so; file: one of its
+    largest, which is part of that sum"""
+    name: str
+    """of the segment, the file, or where the tmpfs is mounted"""
+    reach: str
+    """where it is reached from here: a shmid, /proc/PID/fd/N, or a path"""
+    allocated_bytes: int
+    swapped_bytes: int | None = None
+    """of allocated; None: unknown"""
+    size_bytes: int | None = None
+    """of a tmpfs its limit; None: it has none"""
+    creator: int | None = None
+    """tgid, alive or dead"""
+    last_user: int | None = None
+    """tgid, of a SysV segment"""
+    used_ns: int | None = None
+    """CLOCK_REALTIME: when a SysV segment was last attached or detached"""
+    holders: tuple[int, ...] = ()
+    """tgids, of what is held"""
+    files: int | None = None
+    """how many inodes a tmpfs has"""
+
+
+class Found(NamedTuple):
+    """All of it, and what is not known of it."""
+
+    unmapped: list[Unmapped]
+    """the largest first within a kind"""
+    warnings: list[str]
+
+
+def find(
+    proc: Proc,
+    mapped: Collection[RegionKey],
+    segments: Collection[int],
+    allocated_bytes: dict[int, int],
+    patience_s: float = PATIENCE_S,
+) -> Found:
+    """Of the whole host, but for segments of other IPC namespaces.
+
+    mapped: regions that are told of elsewhere. segments: shmids of those that are SysV's. allocated_bytes: what these
+    regions have, by device. patience_s: what takes longer is left out, and a warning says so.
+    """
+    end_s = time.monotonic() + patience_s
+    warnings: list[str] = []
+    held, by_dev = _held(proc, set(mapped), end_s, warnings)
+    elsewhere = {dev: allocated_bytes.get(dev, 0) + by_dev.get(dev, 0) for dev in {*allocated_bytes, *by_dev}}
+    files = _files(proc, elsewhere, {(key.dev, key.ino) for key in mapped}, end_s, warnings)
+    alone = sorted([*_segments(proc, segments), *held], key=lambda each: -each.allocated_bytes)
+    return Found([*alone, *files], warnings)
+
+
+def _segments(proc: Proc, known: Collection[int]) -> Iterator[Unmapped]:
+    for segment in proc.sysv_segments().values():
+        if not segment.attached and segment.shmid not in known:
+            yield Unmapped(
+                "sysv",
+                f"SysV {segment.key:#010x}",
+                str(segment.shmid),
+                segment.allocated_bytes,
+                segment.swapped_bytes,
+                segment.size_bytes,
+                segment.creator,
+                segment.last_user or None,
+                segment.used_ns or None,
+            )
+
+
+# ---- what only descriptors hold ----
+
+
+def _held(
+    proc: Proc, mapped: set[RegionKey], end_s: float, warnings: list[str]
+) -> tuple[list[Unmapped], dict[int, int]]:
+    """And how many bytes that is by device."""
+    found: dict[RegionKey, tuple[Path, str, set[int]]] = {}
+    tgids = proc.tgids()
+    for nr_looked, (tgid, theirs) in enumerate(each(proc.folder, lambda tgid: list(_unnamed(proc, tgid)), tgids)):
+        if time.monotonic() > end_s:
+            warnings.append(f"the open files of {len(tgids) - nr_looked} processes were not looked at")
+            break
+        for key, path, name in theirs or ():
+            if key not in mapped:
+                found.setdefault(key, (path, name, set()))[2].add(tgid)
+    held: list[Unmapped] = []
+    by_dev: dict[int, int] = {}
+    for key, (path, name, holders) in found.items():
+        stat = shmem.region_stat(path)
+        if stat and shmem.identify(path) == key:
+            residency = shmem.residency(path, key)
+            by_dev[key.dev] = by_dev.get(key.dev, 0) + stat.allocated_bytes
+            held.append(
+                Unmapped(
+                    "held",
+                    name,
+                    str(path),
+                    stat.allocated_bytes,
+                    residency.swapped_bytes,
+                    stat.size_bytes,
+                    holders=tuple(sorted(holders)),
+                )
+            )
+    return held, by_dev
+
+
+def _unnamed(proc: Proc, tgid: int) -> Iterator[tuple[RegionKey, Path, str]]:
+    """A process's open files of a tmpfs that have no name any more, or never had one."""
+    try:
+        with os.scandir(proc.live_folder(tgid) / "fd") as entries:
+            for entry in islice(entries, MAX_OPEN_FILES):
+                with contextlib.suppress(OSError):
+                    name = os.readlink(entry.path)  # noqa: PTH115 - a Path of each takes as long as to look
+                    if name.endswith(DELETED) and name.startswith("/"):
+                        key = shmem.identify(Path(entry.path))
+                        if key and _is_shmem(proc, tgid, key, Path(entry.path)):
+                            shown = bounded.text(os.fsencode(name), PATH_BYTES).removesuffix(DELETED)
+                            yield key, Path(entry.path), shown
+    except OSError as error:
+        if not bounded.unreadable(error):
+            raise
+
+
+def _is_shmem(proc: Proc, tgid: int, key: RegionKey, path: Path) -> bool:
+    """hugetlb has an account of its own: Shmem has nothing of it."""
+    magic = shmem.internal_file_systems().get(key.dev)
+    if magic or key.generation is None:
+        return magic is not None and magic != HUGETLBFS_MAGIC
+    return proc.mounts.kind(tgid, key.dev) in TMPFS or shmem.is_tmpfs(path)
+
+
+# ---- the files of each tmpfs ----
+
+
+class _Place(NamedTuple):
+    """Where a tmpfs is reached: the root of a process, and the path from there."""
+
+    process: Path
+    path: str
+    is_here: bool
+    """in this process's own mount namespace"""
+
+    def reach(self, below: str = "") -> str:
+        return "/".join(["" if self.is_here else f"{self.process}/root", *filter(None, [self.path.strip("/"), below])])
+
+
+class _Files(NamedTuple):
+    """What one tmpfs has."""
+
+    allocated_bytes: int
+    limit_bytes: int | None
+    nr_inodes: int
+    largest: list[tuple[int, str]]
+    """bytes and path below its root, of files that nobody maps"""
+    is_whole: bool
+    """all files were looked at"""
+
+
+def _files(
+    proc: Proc, elsewhere: dict[int, int], mapped: set[tuple[int, int]], end_s: float, warnings: list[str]
+) -> list[Unmapped]:
+    """elsewhere: bytes of each device that are told of elsewhere. mapped: (dev, ino) of what somebody maps."""
+    found = []
+    unreached = []
+    for dev, place in sorted(_places(proc).items(), key=lambda item: not item[1].is_here):
+        patience_s = min(WALK_S, max((end_s - time.monotonic()) / 2, 0))
+        try:
+            files = promptly(place.process, _look, place, dev, mapped, patience_s)
+        except OSError as error:
+            if not isinstance(error, NoAnswerError) and not bounded.unreadable(error):
+                raise
+            unreached.append(place.path)
+            continue
+        allocated_bytes = max(files.allocated_bytes - elsewhere.get(dev, 0), 0)
+        if not allocated_bytes:
+            continue
+        found.append(
+            Unmapped(
+                "tmpfs", place.path, place.reach(), allocated_bytes, None, files.limit_bytes, files=files.nr_inodes
+            )
+        )
+        for size_bytes, path in files.largest:
+            found.append(Unmapped("file", f"{place.path.rstrip('/')}/{path}", place.reach(path), size_bytes))
+        if not files.is_whole:
+            warnings.append(f"{place.path} has more files than could be looked at: the largest may not be among them")
+    if unreached:
+        more = f" and {len(unreached) - 1} more" * (len(unreached) > 1)
+        warnings.append(f"the tmpfs on {unreached[0]}{more} could not be reached: what it has is in the rest")
+    return found
+
+
+def _places(proc: Proc) -> dict[int, _Place]:
+    """Each tmpfs that a process has mounted as a whole, by its device; in our own mount namespace, if it is there."""
+    found: dict[int, _Place] = {}
+    namespaces: set[int] = set()
+    for number, tgid in enumerate(["self", *map(str, proc.tgids())]):
+        process = proc.root / tgid
+        try:
+            namespace = (process / "ns" / "mnt").stat().st_ino
+        except OSError as error:
+            if not bounded.unreadable(error):
+                raise
+            continue
+        if namespace in namespaces or len(namespaces) == MAX_NAMESPACES:
+            continue
+        namespaces.add(namespace)
+        for mount in mounts(process):
+            if mount.kind in TMPFS and mount.is_whole and len(found) < MAX_TMPFS:
+                found.setdefault(mount.dev, _Place(process, mount.path, is_here=not number))
+    return found
+
+
+def _look(place: _Place, dev: int, mapped: set[tuple[int, int]], patience_s: float) -> _Files:
+    """Raises OSError: it is not there, or hidden by what is mounted over it."""
+    path = place.path.lstrip("/") or "."
+    with contextlib.ExitStack() as stack:
+        process = os.open(place.process / "root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, process)
+        there = stack.enter_context(_opened(process, path, os.O_PATH, RESOLVE_IN_ROOT))
+        if shmem.stat_of(there).dev != dev:  # what is mounted over it is not opened: it may be a FUSE
+            raise FileNotFoundError(errno.ENOENT, "another file system is there", place.path)
+        root = stack.enter_context(_opened(there, "."))
+        system = os.fstatvfs(root)
+        limit_bytes = system.f_blocks * system.f_frsize or None
+        seen_bytes, nr_seen, largest, is_whole = _largest(root, mapped, dev, patience_s)
+        used_bytes = (system.f_blocks - system.f_bfree) * system.f_frsize if limit_bytes else seen_bytes
+        nr_inodes = system.f_files - system.f_ffree if system.f_files else nr_seen
+        return _Files(used_bytes, limit_bytes, nr_inodes, largest, is_whole)
+
+
+def _largest(
+    root: int, mapped: set[tuple[int, int]], dev: int, patience_s: float
+) -> tuple[int, int, list[tuple[int, str]], bool]:
+    """Bytes and number of the files that were seen, the largest of those that nobody maps, and whether that is all."""
+    end_s = time.monotonic() + patience_s
+    largest: list[tuple[int, str]] = []
+    seen: dict[int, int] = {}  # bytes by inode: one may have several names
+    for path, stat in _walk(root):
+        if len(seen) == MAX_FILES or time.monotonic() > end_s:
+            return sum(seen.values()), len(seen), sorted(largest, reverse=True), False
+        if stat.ino in seen:
+            continue
+        seen[stat.ino] = stat.allocated_bytes
+        if stat.allocated_bytes and (dev, stat.ino) not in mapped:
+            heapq.heappush(largest, (stat.allocated_bytes, path))
+            if len(largest) > MOST_FILES:
+                heapq.heappop(largest)
+    return sum(seen.values()), len(seen), sorted(largest, reverse=True), True
+
+
+def _walk(root: int) -> Iterator[tuple[str, shmem.Stat]]:
+    """Each regular file of a tmpfs, but of what is mounted in it: a FUSE would keep us waiting."""
+    waiting = [""]
+    while waiting:
+        directory = waiting.pop()
+        try:
+            with _opened(root, directory or ".") as opened, os.scandir(opened) as entries:
+                for entry in entries:
+                    path = f"{directory}/{entry.name}".lstrip("/")
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(path)
+                    elif entry.is_file(follow_symlinks=False):
+                        yield path, shmem.stat_at(opened, entry.name)
+        except OSError as error:
+            if not bounded.unreadable(error) and error.errno not in (errno.EXDEV, errno.ELOOP):
+                raise
+
+
+@contextlib.contextmanager
+def _opened(
+    base: int,
+    path: str,
+    flags: int = os.O_RDONLY | os.O_NOATIME,
+    resolve: int = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS,
+) -> Iterator[int]:
+    """A directory's descriptor, by openat2(2): whatever its owners make of the path meanwhile, it leads nowhere else.
+
+    Raises OSError.
+    """
+    how = OPEN_HOW.pack(flags | os.O_DIRECTORY | os.O_CLOEXEC, 0, resolve)
+    opened = _libc.syscall(SYS_OPENAT2, base, os.fsencode(path), how, len(how))
+    if opened < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+    try:
+        yield opened
+    finally:
+        os.close(opened)

@@ -1,0 +1,56 @@
+"""What a capture says of shared memory that no process had mapped. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tracer.capture.capture import UNMAPPED, Capture
+
+PARTS = {"held": "held by descriptors", "sysv": "unattached SysV", "tmpfs": "tmpfs files"}
+"""Kinds that add up, as a person reads them; a file is part of its tmpfs."""
+
+
+class Unmapped(NamedTuple):
+    """A row of the capture's table of that name; schema.sql says what is in it."""
+
+    kind: str
+    name: str
+    reach: str
+    allocated_bytes: int
+    swapped_bytes: int | None
+    size_bytes: int | None
+    creator: int | None
+    creator_command: str | None
+    last_user: int | None
+    last_user_command: str | None
+    used_ns: int | None
+    holders: int | None
+    holder: int | None
+    holder_command: str | None
+    files: int | None
+
+    @property
+    def in_memory_bytes(self) -> int:
+        """At most, where it is not known what is swapped out."""
+        return self.allocated_bytes - (self.swapped_bytes or 0)
+
+    @property
+    def remedy(self) -> str:
+        """The command that frees it, or shows what is in it or who has it."""
+        if self.kind == "sysv":
+            return f"ipcrm -m {self.reach}"
+        if self.kind == "held":
+            return f"ls -l {self.reach}"
+        return f"du -ah {self.reach}" if self.kind == "tmpfs" else f"rm {self.reach}"
+
+
+def read(capture: Capture) -> tuple[Unmapped, ...]:
+    """As they were written: the largest first, each tmpfs followed by its largest files. Only of the whole host."""
+    return tuple(Unmapped(*row) for row in capture.rows(f"SELECT {UNMAPPED} FROM unmapped ORDER BY rowid"))  # noqa: S608
+
+
+def sums(rows: Sequence[Unmapped]) -> dict[str, int]:
+    """Bytes in memory by PARTS, those that have any."""
+    found = {part: sum(row.in_memory_bytes for row in rows if row.kind == kind) for kind, part in PARTS.items()}
+    return {part: size_bytes for part, size_bytes in found.items() if size_bytes}

@@ -1,8 +1,8 @@
-"""Shared memory that no process has mapped: SysV segments nobody is attached to, files that only a descriptor holds,
-and files of every tmpfs that a process of this host has mounted.
+"""Shared memory that no process maps: unattached SysV segments, files held only by descriptors, and files in tmpfs
+mounts.
 
-What is in flight over a socket, and what the kernel keeps for itself (GEM objects, zram), has no name anywhere: it is
-what Shmem of /proc/meminfo has beyond all of these.
+Memory in flight over a socket and the kernel's own (GEM objects, zram) has no name. It is what Shmem of /proc/meminfo
+has beyond all of these.
 """
 
 from __future__ import annotations
@@ -29,48 +29,51 @@ SYS_OPENAT2 = 437  # the same number on every architecture, v5.6
 RESOLVE_NO_XDEV, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 4, 8, 16
 OPEN_HOW = struct.Struct("=QQQ")
 TMPFS = ("tmpfs", "devtmpfs")
-MAX_NAMESPACES = 4096  # of mounts
+MAX_NAMESPACES = 4096  # mount namespaces
 MAX_TMPFS = 4096
-MAX_FILES = 200_000  # of one tmpfs, looked at
+MAX_FILES = 200_000  # looked at per tmpfs
 PATIENCE_S = 5.0
-WALK_S = 0.5  # in one tmpfs
-MOST_FILES = 5  # told of one tmpfs
+WALK_S = 0.5  # per tmpfs
+MOST_FILES = 5  # reported per tmpfs
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Unmapped(NamedTuple):
-    """Shared memory that nobody maps."""
+    """Shared memory that no process maps."""
 
     kind: str
-    """sysv; held: by a descriptor alone; tmpfs: the files of one that are neither mapped nor held so; file: one of its
-    largest, which is part of that sum"""
+    """sysv: an unattached segment.
+
+    held: only open descriptors refer to it. tmpfs: the files of one that are neither mapped nor held. file: one of its
+    largest files, included in that sum.
+    """
     name: str
-    """of the segment, the file, or where the tmpfs is mounted"""
+    """Of the segment or the file, or the mount point of the tmpfs."""
     reach: str
-    """where it is reached from here: a shmid, /proc/PID/fd/N, or a path"""
+    """How to access it from here: a shmid, /proc/PID/fd/N, or a path."""
     allocated_bytes: int
     swapped_bytes: int | None = None
-    """of allocated; None: unknown"""
+    """Part of the allocated bytes; None: unknown."""
     size_bytes: int | None = None
-    """of a tmpfs its limit; None: it has none"""
+    """For a tmpfs its limit; None: no limit."""
     creator: int | None = None
-    """tgid, alive or dead"""
+    """tgid, running or exited."""
     last_user: int | None = None
-    """tgid, of a SysV segment"""
+    """tgid, of a SysV segment."""
     used_ns: int | None = None
-    """CLOCK_REALTIME: when a SysV segment was last attached or detached"""
+    """CLOCK_REALTIME of the last attach or detach of a SysV segment."""
     holders: tuple[int, ...] = ()
-    """tgids, of what is held"""
+    """tgids of the processes that hold it."""
     files: int | None = None
-    """how many inodes a tmpfs has"""
+    """For a tmpfs: number of inodes."""
 
 
 class Found(NamedTuple):
-    """All of it, and what is not known of it."""
+    """What was found, and what could not be read."""
 
     unmapped: list[Unmapped]
-    """the largest first within a kind"""
+    """Largest first within a kind."""
     warnings: list[str]
 
 
@@ -81,10 +84,10 @@ def find(
     allocated_bytes: dict[int, int],
     patience_s: float = PATIENCE_S,
 ) -> Found:
-    """Of the whole host, but for segments of other IPC namespaces.
+    """Search the whole host, except segments of other IPC namespaces.
 
-    mapped: regions that are told of elsewhere. segments: shmids of those that are SysV's. allocated_bytes: what these
-    regions have, by device. patience_s: what takes longer is left out, and a warning says so.
+    mapped: regions accounted for elsewhere. segments: shmids of the SysV segments among them. allocated_bytes: what
+    these regions have allocated, by device. patience_s: what takes longer is left out, with a warning.
     """
     end_s = time.monotonic() + patience_s
     warnings: list[str] = []
@@ -117,7 +120,7 @@ def _segments(proc: Proc, known: Collection[int]) -> Iterator[Unmapped]:
 def _held(
     proc: Proc, mapped: set[RegionKey], end_s: float, warnings: list[str]
 ) -> tuple[list[Unmapped], dict[int, int]]:
-    """And how many bytes that is by device."""
+    """The held files, and their allocated bytes by device."""
     found: dict[RegionKey, tuple[Path, str, set[int]]] = {}
     tgids = proc.tgids()
     for nr_looked, (tgid, theirs) in enumerate(each(proc.folder, lambda tgid: list(_unnamed(proc, tgid)), tgids)):
@@ -149,7 +152,7 @@ def _held(
 
 
 def _unnamed(proc: Proc, tgid: int) -> Iterator[tuple[RegionKey, Path, str]]:
-    """A process's open files of a tmpfs that have no name any more, or never had one."""
+    """The open tmpfs files of a process that have no name, or no longer have one."""
     try:
         with os.scandir(proc.live_folder(tgid) / "fd") as entries:
             for entry in islice(entries, MAX_OPEN_FILES):
@@ -166,7 +169,7 @@ def _unnamed(proc: Proc, tgid: int) -> Iterator[tuple[RegionKey, Path, str]]:
 
 
 def _is_shmem(proc: Proc, tgid: int, key: RegionKey, path: Path) -> bool:
-    """hugetlb has an account of its own: Shmem has nothing of it."""
+    """Whether Shmem counts the file. hugetlb is counted separately."""
     magic = shmem.internal_file_systems().get(key.dev)
     if magic or key.generation is None:
         return magic is not None and magic != HUGETLBFS_MAGIC
@@ -177,33 +180,33 @@ def _is_shmem(proc: Proc, tgid: int, key: RegionKey, path: Path) -> bool:
 
 
 class _Place(NamedTuple):
-    """Where a tmpfs is reached: the root of a process, and the path from there."""
+    """How to reach a tmpfs: the root of a process, and the path below it."""
 
     process: Path
     path: str
     is_here: bool
-    """in this process's own mount namespace"""
+    """It is in this process's own mount namespace."""
 
     def reach(self, below: str = "") -> str:
         return "/".join(["" if self.is_here else f"{self.process}/root", *filter(None, [self.path.strip("/"), below])])
 
 
 class _Files(NamedTuple):
-    """What one tmpfs has."""
+    """What one tmpfs contains."""
 
     allocated_bytes: int
     limit_bytes: int | None
     nr_inodes: int
     largest: list[tuple[int, str]]
-    """bytes and path below its root, of files that nobody maps"""
+    """(bytes, path below its root) of files that no process maps."""
     is_whole: bool
-    """all files were looked at"""
+    """All files were looked at."""
 
 
 def _files(
     proc: Proc, elsewhere: dict[int, int], mapped: set[tuple[int, int]], end_s: float, warnings: list[str]
 ) -> list[Unmapped]:
-    """elsewhere: bytes of each device that are told of elsewhere. mapped: (dev, ino) of what somebody maps."""
+    """elsewhere: bytes by device that are accounted for elsewhere. mapped: (dev, ino) of mapped files."""
     found = []
     unreached = []
     for dev, place in sorted(_places(proc).items(), key=lambda item: not item[1].is_here):
@@ -234,7 +237,7 @@ def _files(
 
 
 def _places(proc: Proc) -> dict[int, _Place]:
-    """Each tmpfs that a process has mounted as a whole, by its device; in our own mount namespace, if it is there."""
+    """Every tmpfs whose root is mounted in some process's namespace, by device; in this process's own if possible."""
     found: dict[int, _Place] = {}
     namespaces: set[int] = set()
     for number, tgid in enumerate(["self", *map(str, proc.tgids())]):
@@ -255,13 +258,13 @@ def _places(proc: Proc) -> dict[int, _Place]:
 
 
 def _look(place: _Place, dev: int, mapped: set[tuple[int, int]], patience_s: float) -> _Files:
-    """Raises OSError: it is not there, or hidden by what is mounted over it."""
+    """Raises OSError where the tmpfs is gone, or hidden by another mount."""
     path = place.path.lstrip("/") or "."
     with contextlib.ExitStack() as stack:
         process = os.open(place.process / "root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, process)
         there = stack.enter_context(_opened(process, path, os.O_PATH, RESOLVE_IN_ROOT))
-        if shmem.stat_of(there).dev != dev:  # what is mounted over it is not opened: it may be a FUSE
+        if shmem.stat_of(there).dev != dev:  # what is mounted over it is not opened, since it may be a FUSE
             raise FileNotFoundError(errno.ENOENT, "another file system is there", place.path)
         root = stack.enter_context(_opened(there, "."))
         system = os.fstatvfs(root)
@@ -275,10 +278,10 @@ def _look(place: _Place, dev: int, mapped: set[tuple[int, int]], patience_s: flo
 def _largest(
     root: int, mapped: set[tuple[int, int]], dev: int, patience_s: float
 ) -> tuple[int, int, list[tuple[int, str]], bool]:
-    """Bytes and number of the files that were seen, the largest of those that nobody maps, and whether that is all."""
+    """(bytes seen, files seen, the largest unmapped files, whether all files were seen)."""
     end_s = time.monotonic() + patience_s
     largest: list[tuple[int, str]] = []
-    seen: dict[int, int] = {}  # bytes by inode: one may have several names
+    seen: dict[int, int] = {}  # bytes by inode, since a file may have several names
     for path, stat in _walk(root):
         if len(seen) == MAX_FILES or time.monotonic() > end_s:
             return sum(seen.values()), len(seen), sorted(largest, reverse=True), False
@@ -293,7 +296,7 @@ def _largest(
 
 
 def _walk(root: int) -> Iterator[tuple[str, shmem.Stat]]:
-    """Each regular file of a tmpfs, but of what is mounted in it: a FUSE would keep us waiting."""
+    """Yield the regular files of a tmpfs, without those of file systems mounted in it, which may block."""
     waiting = [""]
     while waiting:
         directory = waiting.pop()
@@ -317,7 +320,7 @@ def _opened(
     flags: int = os.O_RDONLY | os.O_NOATIME,
     resolve: int = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS,
 ) -> Iterator[int]:
-    """A directory's descriptor, by openat2(2): whatever its owners make of the path meanwhile, it leads nowhere else.
+    """A directory's descriptor, by openat2(2). It cannot lead outside, whatever its owners do to the path meanwhile.
 
     Raises OSError.
     """

@@ -1,4 +1,4 @@
-"""What the host has of shared memory besides the regions of a capture, written into it."""
+"""Writes the shared memory of the host that no process maps into a capture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tracer.record.regions import TracedRegion
 
 PATIENCE_S = unmapped.PATIENCE_S
 Commands = Callable[[int], Optional[str]]
-"""The command line of a tgid, dead or alive; None: unknown."""
+"""tgid to command line, running or exited; None: unknown."""
 
 
 def write(
@@ -22,9 +22,9 @@ def write(
     commands: Commands,
     patience_s: float = PATIENCE_S,
 ) -> list[str]:
-    """Find what nobody maps, and write it down. Returns warnings.
+    """Find and write the shared memory that no process maps. Returns warnings.
 
-    regions: those that the capture has, as they stand. patience_s: what takes longer is left out.
+    regions: those in the capture, as they are now. patience_s: what takes longer is left out.
     """
     allocated_bytes: dict[int, int] = {}
     for region in regions:

@@ -160,7 +160,7 @@ def test_the_long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
     monkeypatch.setattr(command, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(command, "FUZZERS", {"numbers": fuzzer(give)})
-    assert not command.run(0.2, "7", ["numbers"])
+    assert not command.run(3.0, "7", ["numbers"])
     printed = capsys.readouterr().out
     row = next(line for line in printed.splitlines() if line.startswith("numbers ")).split()
     tried, results, refused, tracebacks, hangs, wrong = map(int, row[1:7])

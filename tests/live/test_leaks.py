@@ -182,4 +182,4 @@ def test_smaps_is_not_read() -> None:
     package = Path(__file__).parents[2] / "tracer"
     reading = re.compile(r"(?<!/proc/self)[\"'/]smaps")
     found = {path.name for path in package.rglob("*.py") if reading.search(path.read_text())}
-    assert found <= {"demo.py", "experiment.py", "tools.py"}
+    assert found <= {"demo.py", "experiment.py", "ps_pmap_free.py"}

@@ -14,17 +14,20 @@ import ctypes
 import errno
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from tracer.errors import ShmtraceError
 from tracer.proc import bounded, shmem
+from tracer.proc.blocking import unanswered
 from tracer.proc.procfs import Proc
 from tracer.proc.shmem import PAGE_BYTES, Pages, RegionKey
 
 CHUNK_BYTES = 8 << 20
 MAX_PIECES = 4096  # of one opening, about 40 ms
+SILENCE_S = 5.0  # how long to wait for mappers that do not answer
 OPEN_TRIES = 3
 HUGE_BYTES = 2 << 20
 
@@ -101,13 +104,12 @@ class Contents:
     def _open(self) -> int:
         """Open the region through a process that maps it now.
 
-        Raises GoneError where there is none, and ShmtraceError where opening would block.
+        Raises GoneError where there is none, and ShmtraceError where opening would block or no mapper answers.
         """
         for _ in range(OPEN_TRIES):
+            self._path = self._path or self._find_patiently()
             if self._path is None:
-                self._path = self._find()
-                if self._path is None:
-                    break
+                break
             try:
                 return shmem.open_region(self._path, self._key)
             except BlockingIOError as error:
@@ -117,6 +119,18 @@ class Contents:
                     raise
                 self._path = None
         raise GoneError("the region is gone", "no process maps it any more")
+
+    def _find_patiently(self) -> Path | None:
+        """Like _find(), but wait for mappers that have not answered, as on a busy host: they may still map it."""
+        end_s = time.monotonic() + SILENCE_S
+        while True:
+            path = self._find()
+            silent = next((tgid for tgid in self._mappers if self._proc.folder(tgid) in unanswered), None)
+            if path or silent is None:
+                return path
+            if time.monotonic() > end_s:
+                raise ShmtraceError(f"process {silent}, which maps the region, does not answer", "try again later")
+            time.sleep(0.05)
 
     def _find(self) -> Path | None:
         for tgid in dict.fromkeys((*self._mappers, *self._proc.tgids())):

@@ -429,7 +429,7 @@ def test_only_a_page_is_replaced(
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     done = shmtrace("html", str(kept), "-o", str(tmp_path / name))
     assert done.returncode == 1
-    assert re.fullmatch(r"shmtrace: .*: name another.*\n", done.stderr)
+    assert re.fullmatch(r"shmtrace: .*: give another.*\n", done.stderr)
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 

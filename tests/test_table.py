@@ -207,7 +207,7 @@ def test_without_stacks(tmp_path: Path) -> None:
     assert fail("report", str(path), "--by", "stack") == (1, "the capture has no stacks: record with --stacks")
     status, line = fail("report", str(path), "--by", "stack", "--since", "+1s")
     assert status == 2
-    assert line.startswith("when a stack made its pages is not recorded: --since and --until go without --by stack")
+    assert line.startswith("--by stack takes no --since or --until: stacks are recorded without times")
 
 
 def test_sorted(tmp_path: Path) -> None:
@@ -237,11 +237,15 @@ def test_hostile_names_in_every_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        (["--json", "--csv"], 2, "name one of: --json, --csv: `shmtrace report --help` says more"),
+        (
+            ["--json", "--csv"],
+            2,
+            "--json and --csv exclude each other: give one of them: `shmtrace report --help` says more",
+        ),
         (
             ["--sort", "pages"],
             2,
-            "--sort needs a table: --by another than parent, or --csv: `shmtrace report --help` says more",
+            "--sort needs a table: add --csv, or --by with anything but parent: `shmtrace report --help` says more",
         ),
         (["--since", "+5s", "--until", "+2s"], 1, "--since +5s is not before --until +2s: turn them round"),
         (

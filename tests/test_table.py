@@ -247,11 +247,11 @@ def test_hostile_names_in_every_report(tmp_path: Path) -> None:
             2,
             "--sort needs a table: add --csv, or --by with anything but parent: `shmtrace report --help` says more",
         ),
-        (["--since", "+5s", "--until", "+2s"], 1, "--since +5s is not before --until +2s: turn them round"),
+        (["--since", "+5s", "--until", "+2s"], 1, "--since +5s is not before --until +2s: swap them"),
         (
             ["--until", "21:00"],
             1,
-            "nothing was captured with --until 21:00: the capture is from 2023-11-14 22:13:20 to 2023-11-14 22:14:01",
+            "--until 21:00 lies outside the capture: the capture is from 2023-11-14 22:13:20 to 2023-11-14 22:14:01",
         ),
     ],
 )

@@ -111,12 +111,12 @@ def test_the_doctor_finds_this_host_well(shmtrace: Run) -> None:
     assert done.returncode == 0
     assert re.match(r"tier (exact|faults): ", done.stdout)
     assert "missing" not in done.stdout
-    assert max(width(line) for line in done.stdout.splitlines() if "mend it: " not in line) <= 80
+    assert max(width(line) for line in done.stdout.splitlines() if "fix: " not in line) <= 80
 
 
 def test_the_doctor_says_what_is_missing_and_fails(tmp_path: Path) -> None:
     command = [*without_bcc(tmp_path), "doctor"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stdout.startswith("tier proc: only `shmtrace snapshot` works here; to trace lacks: exact by kprobe,")
-    assert re.search(r"^note     bcc .*\n(?: {26}.*\n)* +mend it: .*(?:bcc|site-packages)", done.stdout, re.MULTILINE)
+    assert done.stdout.startswith("tier proc: only `shmtrace snapshot` works here; tracing needs: exact by kprobe,")
+    assert re.search(r"^note     bcc .*\n(?: {26}.*\n)* +fix: .*(?:bcc|site-packages)", done.stdout, re.MULTILINE)

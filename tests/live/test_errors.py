@@ -272,7 +272,7 @@ def test_without_sys(change: str) -> None:
     line = in_own_mounts(*SHMTRACE, "doctor", change=change)
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "")
-    assert "only `shmtrace snapshot` works here; to trace lacks: BTF" in " ".join(done.stdout.split())
+    assert "only `shmtrace snapshot` works here; tracing needs: BTF" in " ".join(done.stdout.split())
     done = subprocess.run(in_own_mounts(*SHMTRACE, "snapshot", change=change), cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     failed = Failed(in_own_mounts(*SHMTRACE, "-a", change=change))

@@ -204,7 +204,7 @@ def test_a_function_may_be_called_anything(name: str, tmp_path: Path) -> None:
 
 def test_without_stacks(tmp_path: Path) -> None:
     path = pool(tmp_path / "x")
-    assert fail("report", str(path), "--by", "stack") == (1, "the capture has no stacks: record with --stacks")
+    assert fail("report", str(path), "--by", "stack") == (1, "the capture has no stacks: record it with --stacks")
     status, line = fail("report", str(path), "--by", "stack", "--since", "+1s")
     assert status == 2
     assert line.startswith("--by stack takes no --since or --until: stacks are recorded without times")
@@ -216,7 +216,9 @@ def test_sorted(tmp_path: Path) -> None:
     assert [row["ino"] for row in found] == ["1048", "1047"]
     status, line = fail("report", str(path), "--by", "region", "--sort", "rss")
     assert status == 1
-    assert line.startswith("there is no column 'rss' by region: sort by one of id, ino, what, name, kind, size_bytes, ")
+    assert line.startswith(
+        "the table by region has no column 'rss': sort by one of id, ino, what, name, kind, size_bytes, "
+    )
 
 
 def test_hostile_names_in_every_report(tmp_path: Path) -> None:

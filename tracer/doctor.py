@@ -228,13 +228,13 @@ def region_calls() -> list[Check]:
         else Check(READING, True, "can be read: one stat tells what a region has allocated"),
         Check("cachestat", True, "works: tells resident pages from swapped ones")
         if resident_bytes == PAGE_BYTES
-        else Check("cachestat", None, "missing before Linux 6.5: how much is swapped stays unknown"),
+        else Check("cachestat", None, "needs Linux 6.5 or later: how much is swapped stays unknown"),
         Check("generation", True, "name_to_handle_at works: tells regions with one inode number apart")
         if generation is not None
         else Check("generation", None, "name_to_handle_at fails: a SysV segment may be taken for another region"),
         Check("birth time", True, "statx works: tells when a region was created")
         if born_ns is not None
-        else Check("birth time", None, "missing before Linux 6.1: the creator of an older region is less certain"),
+        else Check("birth time", None, "needs Linux 6.1 or later: the creator of an older region is less sure"),
     ]
 
 

@@ -45,7 +45,7 @@ def by_label(account: Account, kind: str) -> Table:
     source = account.session.label
     kinds = labels.columns(source) if source else []
     if not kinds or kind not in ["label", *kinds]:
-        has = f"use --by {' or '.join(kinds)}" if kinds else "it has no labels; record with --label"
+        has = f"it has {', '.join(kinds)}" if kinds else "it has no labels; record it with --label"
         raise ShmtraceError(f"the capture has no {kind} to group by", has)
     of = kinds[0] if kind == "label" else kind
     found: dict[str | None, list[tuple[Labelled, str]]] = {}

@@ -737,7 +737,7 @@ class TestPage:
         capture.insert("session", **{**SESSION, "tier": tier})
         show()
         assert text_of(browser, "#headline").startswith("No shared memory")
-        assert text_of(browser, "#maps") == "There is no region with a page in it."
+        assert text_of(browser, "#maps") == "No region has a page."
         assert text_of(browser, "#tree") == "No process was seen."
 
     @pytest.mark.parametrize("width", [360, 1280])

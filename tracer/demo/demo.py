@@ -253,8 +253,7 @@ def _script(size_bytes: int) -> list[tuple[str, str]]:
         ),
         (
             f"child B writes the first {half} MB, of which A had written {quarter}",
-            "RSS counts the pages that both wrote twice. PSS adds up, but splits between A and B the pages that A "
-            "touched first.",
+            "RSS counts what both wrote twice. PSS adds up, but splits A's pages between A and B.",
         ),
         (
             "A exits; C, which does nothing, takes its place",
@@ -291,7 +290,7 @@ def _proof(parent: int, mapping: Mapping) -> str:
     return "\n".join(
         [
             "",
-            "The region in the parent's maps, and the type that `stat -f` reports of the file behind it:",
+            "The region in the parent's maps, and what `stat -f` says of the file behind it:",
             f"  {ps_pmap_free.maps_line(parent, mapping)}",
             f"  {path}: {ps_pmap_free.file_system(path)}",
             "A stat of this file gives the size (VSS, st_size) and what is allocated (RSS, st_blocks).",

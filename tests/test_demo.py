@@ -102,7 +102,7 @@ def test_an_experiment_that_dies_is_said_to() -> None:
 
 
 def test_what_is_too_big_for_the_host_is_refused_before_it_begins() -> None:
-    with pytest.raises(ShmtraceError, match=r"MB are available: --size makes it smaller"):
+    with pytest.raises(ShmtraceError, match=r"MB are available: give a smaller --size"):
         next(demo.run(1 << 60))
 
 

@@ -15,15 +15,17 @@ import pytest
 
 from tests.live.remains import nothing_remains
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE, patched
+from tests.live.shmem import PAGE_BYTES
 from tests.live.terminal import Terminal, on_terminal
 from tests.live.workload import Stepped, stepped
+from tracer.formatting import format_bytes
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc")]
 
 LEAVING = "\x1b[?1049l"  # the alternate screen
 BEFORE = "balance 13 pages = 0 touched + 13 before + 0 unseen"
 GROWN = "balance 41 pages = 28 touched + 13 before + 0 unseen"
-TOUCHED = {"A": "68.0K", "B": "32.0K", "main": "12.0K"}
+TOUCHED = {"A": "68.0 KiB", "B": "32.0 KiB", "main": "12.0 KiB"}
 COLOURED = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[\d;]*)?m")
 
 
@@ -57,10 +59,10 @@ def watched(workload: Stepped) -> Iterator[Terminal]:
 def test_without_textual_there_are_lines(workload: Stepped) -> None:
     command = patched("import sys; sys.modules['textual'] = None")
     with on_terminal([*command, "top", "-i", "0.3", "-p", str(workload.tgid)]) as terminal:
-        terminal.wait_for("`pip install textual` gives the screen")
+        terminal.wait_for("`pip install textual`")
         workload.go()
         workload.wait_for("grown")
-        terminal.wait_for("grower +68.0K")
+        terminal.wait_for("grower +68.0 KiB")
         terminal.type("\x03")
         assert terminal.finish() == 0
     assert LEAVING not in terminal.seen
@@ -75,7 +77,7 @@ def test_on_a_terminal(workload: Stepped) -> None:
             if part in TOUCHED:
                 terminal.wait_for(f"{tgid:>7} {TOUCHED[part]:>8} ")
         terminal.type("\r")
-        terminal.wait_for("before the trace 52.0K, unseen 0")
+        terminal.wait_for("before the trace 52.0 KiB, unseen 0 B")
         terminal.type("q")
         assert terminal.finish() == 0
     report = terminal.seen.rpartition(LEAVING)[2]
@@ -136,11 +138,11 @@ def test_through_a_pipe(workload: Stepped, number: signal.Signals) -> None:
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, errors) == (0, "")
     assert GROWN in output
-    changed = [float(change) for change in re.findall(r"^\S+ region ([+-][\d.]+)K ", output, re.MULTILINE)]
+    changed = [float(change) for change in re.findall(r"^\S+ region ([+-][\d.]+) KiB ", output, re.MULTILINE)]
     assert sum(changed) == 28 * 4
     for tgid, part in notes.parts.items():
         if part in TOUCHED:
-            told = re.findall(rf"^\S+ grower \S+  {tgid} .* touched (\S+) in 1 region", output, re.MULTILINE)
+            told = re.findall(rf"^\S+ grower \S+  {tgid} .* touched (\S+ KiB) in 1 region", output, re.MULTILINE)
             assert told[-1] == TOUCHED[part]
 
 
@@ -197,7 +199,9 @@ def test_by_label_on_a_terminal(talking: Stepped) -> None:
         terminal.wait_for("processes label")
         for text, pages in DONE.items():
             terminal.wait_for(text)
-            assert re.search(rf"{pages * 4}\.0K .* 1 +[12] {re.escape(text)}", terminal.seen)
+            assert re.search(
+                rf"{re.escape(format_bytes(pages * PAGE_BYTES))} .* 1 +[12] {re.escape(text)}", terminal.seen
+            )
         assert "\x1b[31m<b>" not in terminal.seen
         terminal.type("q")
         assert terminal.finish() == 0
@@ -212,5 +216,5 @@ def test_by_label_through_a_pipe(talking: Stepped) -> None:
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, errors) == (0, "")
     for text, pages in DONE.items():
-        line = rf"^\S+ grower \S+  [12] process\(es\), touched (\S+) in 1 region\(s\)  {re.escape(text)}$"
-        assert re.findall(line, output, re.MULTILINE)[-1] == f"{pages * 4}.0K"
+        line = rf"^\S+ grower \S+  [12] process\(es\), touched (\S+ KiB) in 1 region\(s\)  {re.escape(text)}$"
+        assert re.findall(line, output, re.MULTILINE)[-1] == format_bytes(pages * PAGE_BYTES)

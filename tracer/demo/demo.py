@@ -293,7 +293,7 @@ def _proof(parent: int, mapping: Mapping) -> str:
             "The region in the parent's maps, and what `stat -f` says of the file behind it:",
             f"  {ps_pmap_free.maps_line(parent, mapping)}",
             f"  {path}: {ps_pmap_free.file_system(path)}",
-            "A stat of this file gives the size (VSS, st_size) and what is allocated (RSS, st_blocks).",
+            "Its stat gives the size (VSS, st_size) and what is allocated (RSS, st_blocks).",
         ]
     )
 

@@ -166,6 +166,7 @@ class Region(NamedTuple):
 
     @property
     def touched_bytes(self) -> int:
+        """Of the pages allocated now, those touched in the window."""
         return sum(toucher.touched_bytes for toucher in self.touchers)
 
     @property
@@ -231,10 +232,12 @@ class Parent(NamedTuple):
 
     @property
     def allocated_bytes(self) -> int:
+        """Of its current regions."""
         return sum(region.allocated_bytes for region in self.current)
 
     @property
     def grown_bytes(self) -> int:
+        """Of its current regions."""
         return sum(region.grown_bytes for region in self.current)
 
 
@@ -273,6 +276,7 @@ class Session(NamedTuple):
 
     @property
     def private_is_exact(self) -> bool:
+        """The private memory is exact; otherwise it is an upper bound."""
         return self.private_how == EXACT
 
 
@@ -298,10 +302,12 @@ class Account(NamedTuple):
 
     @property
     def regions(self) -> list[Region]:
+        """All regions, by parent."""
         return [region for parent in self.parents for region in parent.regions]
 
     @property
     def has_stacks(self) -> bool:
+        """The trace recorded user stacks."""
         return any(toucher.made_by for region in self.regions for toucher in region.touchers)
 
     @property

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
+    """The unit, container and pod of a process. None: it is in none, or the name was not recognized."""
+
     unit: str | None
     """as systemctl takes it, with its escapes; a slice only if the process is in no other unit"""
     container: str | None

@@ -209,7 +209,7 @@ def try_tier(tier: Tier) -> Check:
     except ShmtraceError as error:
         return Check(tier.title, None, error.message)
     blind = f"; blind to: {', '.join(dict.fromkeys(probes.missing))}" if probes.missing else ""
-    return Check(tier.title, True, f"attached in {taken_s:.2f} s{blind}; to {', '.join(probes.attached)}")
+    return Check(tier.title, True, f"works, attached in {taken_s:.2f} s{blind}; probes: {', '.join(probes.attached)}")
 
 
 def region_calls() -> list[Check]:

@@ -12,6 +12,8 @@ MMAP_AREA = 104 << 40
 
 
 class Rule(NamedTuple):
+    """One guess: the regions of a parent with this name that look like this get this label. The first rule wins."""
+
     comm: str
     """the parent's process name begins with this"""
     label: str

@@ -31,6 +31,7 @@ class Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. Turns ShmtraceError and click.UsageError into Failure, which prints one line."""
         try:
             return super().invoke(ctx)
         except ShmtraceError as error:

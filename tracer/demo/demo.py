@@ -141,6 +141,7 @@ class Experiment:
 
     @property
     def parent(self) -> int:
+        """tgid of the experiment's parent process."""
         return self._process.pid
 
     def map(self) -> Mapping:
@@ -178,6 +179,10 @@ class Tracing:
         self._trace = trace
 
     def tell(self, allocated_pages: int) -> ToldByShmtrace:
+        """What the trace knows, once it has accounted for this many pages, or after CATCH_UP_S.
+
+        Raises ShmtraceError if it does not see the region.
+        """
         end_s = time.monotonic() + CATCH_UP_S
         touched: dict[int, int] = {}
         region = None
@@ -190,6 +195,7 @@ class Tracing:
         return ToldByShmtrace(region.creator.tgid if region.creator else None, "traced", touched)
 
     def account(self) -> Account:
+        """End the trace; returns its account."""
         self._trace.finish()
         return account.read(self._capture)
 
@@ -201,10 +207,12 @@ class Snapshots:
         self._parent = parent
 
     def tell(self, _: int) -> ToldByShmtrace:
+        """What a snapshot knows now."""
         creator = self.account().regions[0].creator
         return ToldByShmtrace(creator.process.tgid, creator.how, None) if creator else ToldByShmtrace(None, "", None)
 
     def account(self) -> Account:
+        """The account of a new snapshot."""
         with Capture() as capture:
             snapshot.take(capture, _only(self._parent))
             return account.read(capture)

@@ -18,6 +18,7 @@ PAGE = b"x" * mmap.PAGESIZE
 
 
 def main(size_bytes: int) -> None:
+    """Run the experiment with a region of this size, one stage for each line on standard input."""
     # The children read this pipe, and only the parent holds its write end: when the parent ends, they end too.
     hold, kept_by_parent = os.pipe()
 
@@ -62,15 +63,18 @@ def main(size_bytes: int) -> None:
 
 
 def next_stage() -> None:
+    """Wait for a line on standard input; exit at its end."""
     if not sys.stdin.readline():
         sys.exit()
 
 
 def say(name: str, tgid: int) -> None:
+    """Report that a process has done its part."""
     print(name, tgid, flush=True)
 
 
 def end(tgid: int) -> None:
+    """Terminate a child and wait for it."""
     os.kill(tgid, signal.SIGTERM)
     os.waitpid(tgid, 0)
 

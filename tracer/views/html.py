@@ -79,9 +79,11 @@ class Lists:
         self.texts: dict[int, int] = {}
 
     def who(self, process: Process | None) -> int | None:
+        """Position of a process."""
         return self.positions[process.row] if process else None
 
     def when(self, time_ns: int | None) -> int | None:
+        """Microseconds since the capture began; None stays None."""
         return None if time_ns is None else (time_ns - self.began_ns) // 1000
 
     def choose_texts(self, spans: Iterable[pictures.Span]) -> None:
@@ -93,9 +95,11 @@ class Lists:
         self.texts = {number: position for position, (number, _) in enumerate(pages.most_common(MAX_TEXTS))}
 
     def text(self, number: int) -> int:
+        """Position of a label text; UNKNOWN or OTHER_TEXT if it is not in the page."""
         return number if number == pictures.UNKNOWN else self.texts.get(number, OTHER_TEXT)
 
     def command(self, row: sqlite3.Row) -> int:
+        """Position of a command line, which is added if it is new."""
         return self.commands.setdefault(_name(row["command"] or row["comm"]), len(self.commands))
 
 

@@ -169,7 +169,7 @@ def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             callback=size,
             metavar="SIZE",
-            help="Reserve for regions created during the trace (costs 0.22% of it in kernel memory). A larger size "
+            help="Reserve for regions created during the trace (costs 0.24% of it in kernel memory). A larger size "
             "also makes room for more processes and regions.",
         ),
         a_label,

@@ -1,6 +1,6 @@
-"""Writes man/shmtrace.1: what --help says of every command, and what no command says of itself.
+"""Write man/shmtrace.1 from the help texts of all commands and the sections below.
 
-python3 man/generate.py
+Run it after changing a help text: python3 man/generate.py
 """
 
 from __future__ import annotations
@@ -24,83 +24,87 @@ shmtrace \- who grew the shared memory
 .SH SYNOPSIS
 """
 
-# roff, each section as it is to be.
+# The sections that no command's help provides, in roff.
 DESCRIPTION = r"""
 .SH DESCRIPTION
-Shared memory is in the resident size of no process that made it, leaves that of the process that filled it when this
-exits, and is counted again by each that has it mapped.
-.B shmtrace
-records, with BPF, who makes each region of it and who first touches each of its pages, and reports that with a balance:
-what a region has allocated, by its inode's own count, is what processes touched, what was there before, and what could
-not be seen.
+The usual tools cannot tell who grew shared memory.
+It does not count in the resident size (RSS) of the process that created it.
+When the process that filled it exits, no RSS contains it any more.
+While several processes use it, each RSS counts it again.
 .PP
-A region is one such inode: shared anonymous memory, a memfd, a segment of System V or of POSIX, or hugetlb.
-.PP
-Without a command,
 .B shmtrace
-with options is
+uses BPF to record who creates each region and who first touches each of its pages.
+It reports this with a balance:
+the pages that a region has allocated, by its inode's own count, are the pages that processes touched,
+the pages that were there before, and the pages that could not be seen.
+.PP
+A region is one inode of shared memory: a shared anonymous mapping, a memfd, a System V or POSIX segment, or hugetlb.
+.PP
+Without a command, the options are those of
 .BR "shmtrace trace" .
-What looks at live processes needs root, or the capabilities that the error names; what reads a file does not.
+Commands that look at live processes need root, or the capabilities that the error names.
+Commands that read a capture need neither.
 """
 
 TAIL = r"""
 .SH EXIT STATUS
 .TP
 .B 0
-All is well. A trace that Ctrl-C, SIGTERM or
+Success, also of a trace that Ctrl-C, SIGTERM or
 .B \-d
-ends is.
+ended.
 .TP
 .B 1
-Something is wrong; a line on standard error says what, and what mends it.
+Failure. One line on standard error says what is wrong and how to fix it.
 .B doctor
-ends so where tracing does not work.
+exits with it where tracing does not work.
 .TP
 .B 2
-The command line is wrong.
+A wrong command line.
 .TP
 .B 3
 .B read
-has left out pages that are swapped out.
+left out swapped-out pages.
 .TP
 .B 70
-A fault of shmtrace's own, in one line; please report it.
+A bug in shmtrace, in one line on standard error. Please report it.
 .TP
 .BI 128+ N
 Signal
 .I N
-ended it; 141 is a reader who had seen enough.
+ended it. 141 means that the reader of its output closed the pipe.
 .PP
 .B shmtrace \-\- COMMAND
-ends with the status of the command.
+exits with the status of the command.
 .SH ENVIRONMENT
 .TP
 .B NO_COLOR
-Where it is set, and not empty, nothing is coloured. Nor is anything that does not go to a terminal.
+If it is set and not empty, output is not coloured. Only output to a terminal is coloured at all.
 .TP
 .B SHMTRACE_TRACEBACK
-Where it is 1, such a fault is told in all its lines.
+If it is 1, a bug in shmtrace prints its whole traceback.
 .TP
 .B TZ
-The time of day in reports.
+The time zone of the times in reports.
 .TP
 .BR SQLITE_TMPDIR ", " TMPDIR
-Where the capture of a trace is that nobody asked to keep. Its file has no name, and goes with the trace.
+The directory of the temporary capture of a trace without
+.BR \-o .
+Its file has no name and is gone when the trace ends.
 .TP
 .B _SHMTRACE_COMPLETE
-Set by the scripts of
-.B shmtrace completion
-alone.
+For internal use by the scripts of
+.BR "shmtrace completion" .
 .SH FILES
 .TP
 .I /proc/PID/map_files
-Where regions are looked at. None is kept open, and no page of one comes into being by it.
+Regions are examined through these links. None is kept open, and no page is allocated by looking.
 .TP
 .I /sys/kernel/btf/vmlinux
-Where the kernel says how its structures are laid out; its headers are not needed.
+The layout of the kernel's structures. Kernel headers are not needed.
 .TP
 .I /sys/kernel/tracing
-Mounted for the moment of attaching where it is not.
+Mounted while attaching, if it is not mounted already.
 .SH SEE ALSO
 .BR ps (1),
 .BR pmap (1),
@@ -112,14 +116,14 @@ Mounted for the moment of attaching where it is not.
 
 
 def roff(text: str) -> str:
-    """Text of a line, as it is; a word in `backticks` bold."""
+    """One line of text, escaped for roff; words in `backticks` become bold."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "\\[u2026]")
     text = re.sub(r"`([^`]+)`", r"\\fB\1\\fR", text)
     return f"\\&{text}" if text.startswith((".", "'")) else text
 
 
 def paragraphs(text: str) -> Iterator[str]:
-    """A docstring as click reads it: what begins with \\b is left as it is."""
+    """The lines of a docstring in roff. A paragraph that begins with \\b keeps its lines, as in click."""
     for number, paragraph in enumerate(inspect.cleandoc(text).split("\n\n")):
         lines = paragraph.split("\n")
         if number:
@@ -131,6 +135,7 @@ def paragraphs(text: str) -> Iterator[str]:
 
 
 def described(command: click.Command, context: click.Context) -> Iterator[str]:
+    """The lines of one command's section: its help and its options."""
     yield f".SS {context.command_path}"
     yield from paragraphs(command.help or "")
     for parameter in command.get_params(context):
@@ -140,6 +145,7 @@ def described(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def render() -> str:
+    """The whole page."""
     main = click.Context(cli.main, info_name="shmtrace")
     commands = {
         name: click.Context(command, info_name=name, parent=main) for name, command in cli.main.commands.items()

@@ -202,7 +202,7 @@ def test_more_owners_than_pages(capture: Capture, read: Callable[..., Account]) 
     (found,) = account_of.regions
     assert (found.allocated_bytes, found.unseen_bytes) == (7 * PAGE_BYTES, -2 * PAGE_BYTES)
     assert account_of.session.warnings == [
-        f"2 more pages have an owner than there are: what is said of {found.id} is wrong"
+        f"2 more pages were counted than are allocated: the figures of {found.id} are wrong"
     ]
 
 

@@ -121,7 +121,7 @@ def test_says_what_failed_after_all_that_was_said(bootstrap: Bootstrap) -> None:
     assert done.stderr.splitlines() == [
         f"bootstrap: {task}",
         "cannot",
-        f"bootstrap: failed: {task} (its output is above): check the network, and run it again",
+        f"bootstrap: {task} failed (see its output above): check the network and run this again",
     ]
     bootstrap.broken.write_text("nothing")
     assert bootstrap.run("0").returncode == 0
@@ -152,8 +152,8 @@ def test_names_the_packages_where_there_is_no_apt_get(bootstrap: Bootstrap, rele
     (bootstrap.programs / "apt-get").unlink()
     done = bootstrap.run("0")
     assert done.returncode == 1
-    said = f"install python3-bpfcc, as Debian calls it (bcc is {package} here), and run it again"
-    assert done.stderr == f"bootstrap: no apt-get here; {said}\n"
+    said = f"install python3-bpfcc (Debian's names; bcc is {package} here) and run this again"
+    assert done.stderr == f"bootstrap: there is no apt-get: {said}\n"
 
 
 def test_says_so_where_it_is_not_root_and_there_is_no_sudo(bootstrap: Bootstrap) -> None:
@@ -161,7 +161,7 @@ def test_says_so_where_it_is_not_root_and_there_is_no_sudo(bootstrap: Bootstrap)
     done = bootstrap.run("snapshot")
     assert done.returncode == 1
     assert done.stderr == (
-        "bootstrap: needs root, to load BPF and to read /proc/PID/map_files, and finds no sudo here: run it as root\n"
+        "bootstrap: it needs root, to load BPF and to read /proc/PID/map_files, and there is no sudo: run it as root\n"
     )
 
 
@@ -190,7 +190,7 @@ def test_runs_the_checks_and_then_the_tests(bootstrap: Bootstrap, broken: str, s
         "-m mypy",
         "-m pytest -k a name",
     ]
-    assert ("bootstrap: the tests pass, these do not:" in done.stderr) == (broken == "-m mypy")
+    assert ("bootstrap: the tests pass, but these checks fail:" in done.stderr) == (broken == "-m mypy")
 
 
 def test_sets_up_for_the_tests_and_runs_none(bootstrap: Bootstrap) -> None:

@@ -109,7 +109,7 @@ def test_labels_of_a_window(name: str, paths: dict[str, Path]) -> None:
 def test_a_label_that_is_not_there(name: str, by: str, has: str, paths: dict[str, Path]) -> None:
     done = CliRunner().invoke(main, ["report", str(paths[name]), "--by", by])
     assert done.exit_code == 1
-    assert f"the capture tells nothing by {by}: " in done.output
+    assert f"the capture has no {by} to group by: " in done.output
     assert has in done.output
 
 

@@ -88,7 +88,7 @@ def test_help() -> None:
     assert output.startswith("Usage: shmtrace [OPTIONS] COMMAND [ARGS]...\n")
     for command in cli.main.commands:
         assert f"\n  {command} " in output
-    assert max(map(len, output.splitlines())) <= 100
+    assert max(map(len, output.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("command", cli.main.commands)
@@ -96,7 +96,7 @@ def test_help_of_a_command(command: str) -> None:
     status, output = run(command, "--help")
     assert status == 0
     assert output.startswith(f"Usage: shmtrace {command} [OPTIONS]")
-    assert max(map(len, output.splitlines())) <= 100
+    assert max(map(len, output.splitlines())) <= 80
 
 
 def test_no_arguments_is_help() -> None:
@@ -132,14 +132,14 @@ def test_help_needs_no_right_and_no_bcc(
             "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish: `shmtrace completion --help` says more",
         ),
         (["-p"], "Option '-p' requires an argument: `shmtrace --help` says more"),
-        (["trace"], "name one of: -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
-        (["--json"], "name one of: -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
-        (["-a", "-p", "x"], "name one of: -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
-        (["-a", "--", "x"], "name one of: -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
-        (["-p", "x", "--", "x"], "name one of: -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
+        (["trace"], "give one of -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
+        (["--json"], "give one of -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
+        (["-a", "-p", "x"], "give one of -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
+        (["-a", "--", "x"], "give one of -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
+        (["-p", "x", "--", "x"], "give one of -p NAME, -a (all), -- COMMAND: `shmtrace trace --help` says more"),
         (
             ["-a", "--stacks"],
-            "--stacks needs -o FILE: `shmtrace report FILE --by stack` shows them: `shmtrace trace --help` says more",
+            "--stacks needs -o FILE, for `shmtrace report FILE --by stack`: `shmtrace trace --help` says more",
         ),
         (
             ["top", "-a", "--by", "script"],
@@ -155,7 +155,7 @@ def test_help_needs_no_right_and_no_bcc(
         ),
         (
             ["-a", "--room", "big"],
-            "Invalid value for '--room': 'big' is no size: write 512M or 4G: `shmtrace trace --help` says more",
+            "Invalid value for '--room': 'big' is not a size: write 512M or 4G: `shmtrace trace --help` says more",
         ),
     ],
 )
@@ -170,7 +170,7 @@ def test_arguments_that_are_wrong(arguments: list[str], line: str) -> None:
 def test_sizes_that_are_none(size: str) -> None:
     status, line = fail("-a", "--room", size)
     assert status == 2
-    assert f"{size!r} is no size: write 512M or 4G" in line
+    assert f"{size!r} is not a size: write 512M or 4G" in line
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_pidfiles(command: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["trace", "snapshot"])
 def test_nothing_matches(command: str, host: Callable[[int, str], None]) -> None:
     host(811, "php-fpm8.2")
-    remedy = "--wait waits for one, -a takes the whole host"
+    remedy = "--wait waits for one, -a traces the whole host"
     assert fail(command, "-p", "xyzzy", "-p", "9") == (1, f"no process matches -p xyzzy -p 9: {remedy}")
     close = f"no process matches -p php-fmp: did you mean php-fpm8.2? {remedy}"
     assert fail(command, "-p", "php-fmp") == (1, close)
@@ -234,7 +234,7 @@ def test_an_empty_name() -> None:
 
 @pytest.mark.usefixtures("_may_trace")
 def test_shmtrace_itself() -> None:
-    line = f"-p {os.getpid()} is shmtrace itself, or what started it: name another"
+    line = f"-p {os.getpid()} is shmtrace itself or what started it: give another process"
     assert fail("-p", str(os.getpid())) == (1, line)
 
 
@@ -276,7 +276,7 @@ def test_capabilities_that_are_missing_are_named(
     done = shmtrace(*command, preexec_fn=drop_capabilities)
     assert (done.returncode, done.stdout) == (1, "")
     line, end, rest = done.stderr.partition("\n")
-    assert line.startswith(f"shmtrace: lacks {missing}: ")
+    assert line.startswith(f"shmtrace: this process lacks {missing}: ")
     assert (end, rest) == ("\n", "")
 
 
@@ -292,7 +292,7 @@ def test_who_lacks_capabilities_is_told_what_to_do(uid: int, remedy: str, monkey
         "tracer.kernel.host.missing_capabilities", lambda bpf: ["CAP_SYS_PTRACE", "CAP_CHECKPOINT_RESTORE"]
     )
     monkeypatch.setattr(os, "geteuid", lambda: uid)
-    assert fail("-a") == (1, f"lacks CAP_SYS_PTRACE, CAP_CHECKPOINT_RESTORE: {remedy}")
+    assert fail("-a") == (1, f"this process lacks CAP_SYS_PTRACE, CAP_CHECKPOINT_RESTORE: {remedy}")
 
 
 # ---- bcc ----
@@ -427,7 +427,7 @@ def test_a_reader_that_has_seen_enough() -> None:
 def test_a_report_that_cannot_be_written() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(report("'x'"), cwd=CHECKOUT, stdout=full, stderr=subprocess.PIPE, text=True)
-    line = "the output cannot be written (No space left on device): send it elsewhere\n"
+    line = "the output cannot be written (No space left on device): redirect it to another place\n"
     assert (done.stderr, done.returncode) == (line, 1)
 
 

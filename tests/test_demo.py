@@ -102,7 +102,7 @@ def test_an_experiment_that_dies_is_said_to() -> None:
 
 
 def test_what_is_too_big_for_the_host_is_refused_before_it_begins() -> None:
-    with pytest.raises(ShmtraceError, match=r"MB are available: --size makes it smaller"):
+    with pytest.raises(ShmtraceError, match=r"MB are available: give a smaller --size"):
         next(demo.run(1 << 60))
 
 
@@ -159,9 +159,9 @@ def test_without_tracing_what_was_touched_is_a_question_mark() -> None:
 def test_the_moral_says_whose_it_was() -> None:
     dead_b = DEAD_A._replace(name="B")
     assert demo.moral(stage(PARENT, DEAD_A, dead_b)) == (
-        "shmtrace has watched: of 1000 MB it puts 500 to A and 500 to B, both dead."
+        "shmtrace traced it: of 1000 MB allocated, A touched 500 first and B touched 500 first. Both have exited."
     )
-    assert "only by watching" in demo.moral(stage(PARENT._replace(touched_pages=None)))
+    assert "Only a trace could have told" in demo.moral(stage(PARENT._replace(touched_pages=None)))
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_the_root_of_a_container_with_users_of_its_own_sees_nothing(tmp_path: Pa
 
 def test_what_a_check_reads_may_be_absent(tmp_path: Path) -> None:
     check = doctor.tell("huge pages", None, lambda: Check("huge pages", True, (tmp_path / "absent").read_text()))
-    assert check == Check("huge pages", None, f"cannot be told ({tmp_path}/absent: No such file or directory)")
+    assert check == Check("huge pages", None, f"cannot be checked ({tmp_path}/absent: No such file or directory)")
 
 
 def test_the_hosts_pid_namespace_is_known_by_its_number(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_bcc_of_pypi_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bcc", stranger)
     check = doctor.bcc()
     assert not check.ok
-    assert check.found == "/venv/bcc is PyPI's, another project"
+    assert check.found == "/venv/bcc is PyPI's bcc, an unrelated project"
     assert check.remedy == f"{sys.executable} -m pip uninstall bcc"
 
 
@@ -167,7 +167,7 @@ def test_each_tier_is_tried(refusing: set[str]) -> None:
 
 def test_tiers_are_not_tried_for_nothing() -> None:
     checks = doctor.tried(tiers.TIERS, [Check("bcc", False, "not there"), Check("lockdown", True, "none")])
-    assert {check[1:3] for check in checks} == {(None, "not tried, for want of the above (bcc)")}
+    assert {check[1:3] for check in checks} == {(None, "not tried, because it needs bcc")}
 
 
 def settings(folder: Path, **values: str) -> Path:
@@ -230,24 +230,22 @@ def test_without_tracing_there_are_snapshots() -> None:
     assert not doctor.traces(checks)
     assert doctor.reads(checks)
     verdict, *rest = doctor.render(checks).splitlines()
-    assert verdict == "tier proc: only `shmtrace snapshot` works here; to trace lacks: bcc"
+    assert verdict == "tier proc: only `shmtrace snapshot` works here; tracing needs: bcc"
     assert "- who touched the pages" in rest
 
 
 def test_without_map_files_there_is_nothing() -> None:
     checks = [Check("map_files", False, "cannot be read", "sudo shmtrace doctor")]
     assert not doctor.reads(checks)
-    assert doctor.render(checks).startswith("no tier: not even `shmtrace snapshot` works here; missing: map_files\n")
+    assert doctor.render(checks).startswith("no tier: not even `shmtrace snapshot` works here; it needs: map_files\n")
 
 
 def test_every_line_fits_and_no_command_is_broken() -> None:
     command = "docker run " + "--cap-add=SOMETHING " * 9
     checks = [*ALL_WELL, Check("bcc", False, "no " * 60, command), Check("huge pages", None, "word-with-hyphens " * 9)]
     lines = doctor.render(checks).splitlines()
-    assert f"mend it: {command}" in [line.strip() for line in lines] or f"mend it: {command.strip()}" in map(
-        str.strip, lines
-    )
-    assert max(width(line) for line in lines if "mend it" not in line) <= 80
+    assert f"fix: {command}" in [line.strip() for line in lines] or f"fix: {command.strip()}" in map(str.strip, lines)
+    assert max(width(line) for line in lines if "fix: " not in line) <= 80
     assert [line.split()[0] for line in lines if line.startswith(("ok", "missing", "note"))] == [
         *["ok"] * 3,
         "missing",

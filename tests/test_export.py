@@ -298,14 +298,14 @@ def test_nothing_else_is_replaced(path: Path) -> None:
     before = path.read_bytes()
     done = CliRunner().invoke(main, ["export", str(path), "--format", "csv", "-o", str(path)])
     assert done.exit_code == 1
-    assert "is there already, and not of an earlier run: name another, or remove it" in done.output
+    assert "exists and is not an earlier output: give another name, or remove it" in done.output
     assert path.read_bytes() == before
 
 
 def test_nothing_is_lost_by_a_failure(path: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["export", str(path), "--format", "csv", "-o", str(tmp_path / "absent" / "output")])
     assert done.exit_code == 1
-    assert "cannot be written (No such file or directory): name another place" in done.output
+    assert "cannot be written (No such file or directory): give another path" in done.output
 
 
 def test_an_account_without_regions(tmp_path: Path) -> None:

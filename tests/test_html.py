@@ -429,7 +429,7 @@ def test_only_a_page_is_replaced(
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     done = shmtrace("html", str(kept), "-o", str(tmp_path / name))
     assert done.returncode == 1
-    assert re.fullmatch(r"shmtrace: .*: name another.*\n", done.stderr)
+    assert re.fullmatch(r"shmtrace: .*: give another.*\n", done.stderr)
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
@@ -737,7 +737,7 @@ class TestPage:
         capture.insert("session", **{**SESSION, "tier": tier})
         show()
         assert text_of(browser, "#headline").startswith("No shared memory")
-        assert text_of(browser, "#maps") == "There is no region with a page in it."
+        assert text_of(browser, "#maps") == "No region has a page."
         assert text_of(browser, "#tree") == "No process was seen."
 
     @pytest.mark.parametrize("width", [360, 1280])

@@ -57,7 +57,7 @@ def test_man_shows_it() -> None:
     for line in (
         "shmtrace - who grew the shared memory",
         "shmtrace read [OPTIONS] REGION",
-        "shmtrace -p nginx -p php-fpm -d 60  two trees, one minute",
+        "shmtrace -p nginx -p php-fpm -d 60  two process trees, one minute",
         "-p, --process NAME|PID|PIDFILE",
     ):
         assert f" {line}\n" in text

@@ -62,7 +62,7 @@ def test_ranges(text: str, start: int, end: int) -> None:
 )
 def test_ranges_that_are_none(text: str) -> None:
     with pytest.raises(
-        click.BadParameter, match=r"is no range: write 4K-20K, 0x1000-0x5000 or, in pages, p1-p5$"
+        click.BadParameter, match=r"is not a range: write 4K-20K, 0x1000-0x5000 or, in pages, p1-p5$"
     ) as error:
         options.byte_range(CONTEXT, PARAMETER, text)
     assert error.value.message.isprintable()
@@ -73,9 +73,12 @@ def test_arguments_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "missing_capabilities", lambda bpf: [])
     more = ": `shmtrace read --help` says more"
     assert fail("read") == (2, f"Missing argument 'REGION'{more}")
-    assert fail("read", "x", "--hex", "--strings") == (2, f"--hex or --strings, not both{more}")
+    assert fail("read", "x", "--hex", "--strings") == (
+        2,
+        f"--hex and --strings exclude each other: give one of them{more}",
+    )
     assert fail("read", "x", "--range", "9-1")[0] == 2
-    gone = "there is no process 999999999: `shmtrace snapshot` shows who has regions"
+    gone = "there is no process 999999999: `shmtrace snapshot` lists processes with regions"
     assert fail("read", "999999999:7f1000000000") == (1, gone)
 
 
@@ -83,7 +86,7 @@ def test_without_the_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setattr(host, "missing_capabilities", lambda bpf: ["CAP_SYS_ADMIN"])
     status, line = fail("read", "x", "-o", str(tmp_path / "dump"))
     assert status == 1
-    assert line.startswith("lacks CAP_SYS_ADMIN: ")
+    assert line.startswith("this process lacks CAP_SYS_ADMIN: ")
     assert not list(tmp_path.iterdir())
 
 

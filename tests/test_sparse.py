@@ -42,7 +42,7 @@ def test_one_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "elsewhere")
     for each in (path, link, Path("/dev/null")):
-        with pytest.raises(ShmtraceError, match=f"^{each} is there already: name another, or remove it$"):
+        with pytest.raises(ShmtraceError, match=f"^{each} exists: give another name, or remove it$"):
             Sink(each, -1)
     assert path.read_text() == "mine"
     assert not (tmp_path / "elsewhere").exists()
@@ -50,7 +50,7 @@ def test_one_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_one_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(
-        ShmtraceError, match=r"/no/dump cannot be written \(No such file or directory\): name another place"
+        ShmtraceError, match=r"/no/dump cannot be written \(No such file or directory\): give another path"
     ):
         Sink(tmp_path / "no" / "dump", -1)
 

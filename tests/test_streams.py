@@ -88,7 +88,7 @@ def test_documents_are_unicode_whatever_the_encoding(folder: Path, arguments: li
 
 @pytest.mark.parametrize("arguments", [*TEXTS[:5], *DOCUMENTS[1::2]], ids=" ".join)
 def test_a_full_disk(folder: Path, arguments: list[str]) -> None:
-    line = "shmtrace: the output cannot be written (No space left on device): send it elsewhere\n"
+    line = "shmtrace: the output cannot be written (No space left on device): redirect it to another place\n"
     warned = usual(folder, *arguments)[2]
     assert run(folder, *arguments, script='exec "$@" >/dev/full') == (1, b"", warned + line)
 
@@ -102,13 +102,16 @@ def test_a_reader_that_has_gone(folder: Path, arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
-        ('exec "$@" >&-', "shmtrace: standard output is closed: the report needs a place to go, if only /dev/null\n"),
+        ('exec "$@" >&-', "shmtrace: standard output is closed: redirect it, if only to /dev/null\n"),
         (
             'exec "$@" >&- <&-',
-            "shmtrace: standard output is closed: the report needs a place to go, if only /dev/null\n",
+            "shmtrace: standard output is closed: redirect it, if only to /dev/null\n",
         ),
         ('exec "$@" >&- 2>&-', ""),
-        ('exec "$@" 1</dev/null', "shmtrace: the output cannot be written (Bad file descriptor): send it elsewhere\n"),
+        (
+            'exec "$@" 1</dev/null',
+            "shmtrace: the output cannot be written (Bad file descriptor): redirect it to another place\n",
+        ),
     ],
 )
 def test_nowhere_to_print_to(folder: Path, script: str, expected: str) -> None:

@@ -204,10 +204,10 @@ def test_a_function_may_be_called_anything(name: str, tmp_path: Path) -> None:
 
 def test_without_stacks(tmp_path: Path) -> None:
     path = pool(tmp_path / "x")
-    assert fail("report", str(path), "--by", "stack") == (1, "the capture has no stacks: record with --stacks")
+    assert fail("report", str(path), "--by", "stack") == (1, "the capture has no stacks: record it with --stacks")
     status, line = fail("report", str(path), "--by", "stack", "--since", "+1s")
     assert status == 2
-    assert line.startswith("when a stack made its pages is not recorded: --since and --until go without --by stack")
+    assert line.startswith("--by stack takes no --since or --until: stacks are recorded without times")
 
 
 def test_sorted(tmp_path: Path) -> None:
@@ -216,7 +216,9 @@ def test_sorted(tmp_path: Path) -> None:
     assert [row["ino"] for row in found] == ["1048", "1047"]
     status, line = fail("report", str(path), "--by", "region", "--sort", "rss")
     assert status == 1
-    assert line.startswith("there is no column 'rss' by region: sort by one of id, ino, what, name, kind, size_bytes, ")
+    assert line.startswith(
+        "the table by region has no column 'rss': sort by one of id, ino, what, name, kind, size_bytes, "
+    )
 
 
 def test_hostile_names_in_every_report(tmp_path: Path) -> None:
@@ -237,17 +239,21 @@ def test_hostile_names_in_every_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        (["--json", "--csv"], 2, "name one of: --json, --csv: `shmtrace report --help` says more"),
+        (
+            ["--json", "--csv"],
+            2,
+            "--json and --csv exclude each other: give one of them: `shmtrace report --help` says more",
+        ),
         (
             ["--sort", "pages"],
             2,
-            "--sort needs a table: --by another than parent, or --csv: `shmtrace report --help` says more",
+            "--sort needs a table: add --csv, or --by with anything but parent: `shmtrace report --help` says more",
         ),
-        (["--since", "+5s", "--until", "+2s"], 1, "--since +5s is not before --until +2s: turn them round"),
+        (["--since", "+5s", "--until", "+2s"], 1, "--since +5s is not before --until +2s: swap them"),
         (
             ["--until", "21:00"],
             1,
-            "nothing was captured with --until 21:00: the capture is from 2023-11-14 22:13:20 to 2023-11-14 22:14:01",
+            "--until 21:00 lies outside the capture: the capture is from 2023-11-14 22:13:20 to 2023-11-14 22:14:01",
         ),
     ],
 )

@@ -135,7 +135,7 @@ def test_a_region_described() -> None:
     assert top.describe(row, complete=True) == [
         "opcache?  anon 256 MiB  /dev/zero",
         "region 0:1/1047/3a9c21f0",
-        "allocated 148 KiB, +120 KiB since the start, +28.0 KiB just now",
+        "allocated 148 KiB, +120 KiB since the start, delta +28.0 KiB",
         f"made by 811 (traced, alive) {MASTER}",
         "mapped by 811 812",
         "balance 37 pages = 30 touched + 7 before + 0 unseen",

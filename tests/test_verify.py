@@ -125,7 +125,7 @@ def test_a_process_that_is_not_there(tmp_path: Path) -> None:
     path = altered(tmp_path / "x.capture", "UPDATE extent SET process = 99 WHERE start = 50")
     done = shmtrace("report", path)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert f"{path} is damaged: it refers to process 99, which is not there: `sqlite3 FILE" in done.stderr
+    assert f"{path} is damaged: it refers to process 99, which is missing: `sqlite3 FILE" in done.stderr
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="SQLite's limits cannot be set by older Pythons")
@@ -146,7 +146,7 @@ def test_a_label_of_no_source(tmp_path: Path) -> None:
 def test_more_owners_than_pages(tmp_path: Path) -> None:
     """It is told, by every view; and nothing is shifted to hide it."""
     path = altered(tmp_path / "x.capture", "UPDATE region SET allocated_bytes = 36 * 4096 WHERE id = 1")
-    told = "warning: 5 more pages have an owner than there are: what is said of 0:1/1047/00000007 is wrong"
+    told = "warning: 5 more pages were counted than are allocated: the figures of 0:1/1047/00000007 are wrong"
     assert shmtrace("report", path).stdout.splitlines()[-1] == told
     assert shmtrace("report", path, "--csv").stderr == f"shmtrace: {told}\n"
     assert shmtrace("diff", path, path).stderr == f"shmtrace: {told}\n" * 2

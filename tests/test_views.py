@@ -610,7 +610,7 @@ def test_a_process_of_another_pid_namespace_is_named_by_both_numbers() -> None:
     ("grown", "private", "how", "verdict"),
     [
         (7001, 101, "memory.stat", "opcache? took 27.3 MiB of the 27.7 MiB that these processes grew"),
-        (7001, 101, "status", "opcache? took 27.3 MiB of the at most 27.7 MiB that these processes grew"),
+        (7001, 101, "status", "opcache? took 27.3 MiB of at most 27.7 MiB that these processes grew"),
         (7001, -101, "status", "opcache? took 27.3 MiB of the 27.3 MiB that these processes grew"),
         (0, 7001, "memory.stat", "not opcache?: private memory grew 27.3 MiB"),
         (101, 7001, "memory.stat", "not opcache?: private memory grew 27.3 MiB"),
@@ -640,7 +640,7 @@ def test_what_grew(grown: int, private: int | None, how: str | None, verdict: st
         assert told == [
             exact
             if how == "memory.stat"
-            else "private memory at most 66.4 MiB, +27.3 MiB; pages forks share count for each"
+            else "private memory at most 66.4 MiB, +27.3 MiB; pages shared by forks count for each"
         ]
     assert bool(told) == (private is not None)
 

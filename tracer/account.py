@@ -1,7 +1,7 @@
-"""The account of a capture: every page to the process that brought it in, every region to its parent. Pure.
+"""The account of a capture: each page with the process that touched it first, each region with its parent. Pure.
 
-For every region ``allocated = touched + before + unseen``. What is allocated is the inode's own count, what is touched
-and from before is the ledger's, and what is left over is unseen: shown, and never spread over the processes.
+For every region ``allocated = touched + before + unseen``. Allocated is the inode's own count. Touched and before come
+from the ledger. What is left over is unseen: it is shown as such and never distributed over the processes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tracer.unmapped import Unmapped
 
 
 class Process(NamedTuple):
-    """A process of the tree, dead or alive."""
+    """A process of the capture, alive or exited."""
 
     row: int
-    """in the capture: what tells it from all others there"""
+    """row in the capture's table process: its identity, because PIDs are used again"""
     tgid: int
     start_time_ns: int
-    """since boot; 0: nothing of it is known but the PID"""
+    """since boot; 0: nothing but the PID is known"""
     comm: str | None
     command: str | None
     parent: int | None
@@ -35,37 +35,38 @@ class Process(NamedTuple):
     exited_ns: int | None
     """CLOCK_REALTIME"""
     outside_tree: bool = False
-    """not of the tree: it touched a region of the tree's"""
+    """it is no descendant of the targets, but touched one of their regions"""
     started_ns: int | None = None
     """CLOCK_REALTIME"""
     cgroup: str | None = None
     ns_tgid: int | None = None
-    """its PID in its own PID namespace; None: the same, or not known"""
+    """its PID in its own PID namespace; None: the same as tgid, or unknown"""
 
     @property
     def name(self) -> str:
+        """Its command line, or else its comm."""
         return self.command or self.comm or "?"
 
     @property
     def who(self) -> str:
-        """Its PID and name: 4312 (7) is 7 in its own PID namespace."""
+        """Its PID and name. "4312 (7)" means PID 7 in its own PID namespace."""
         inside = "" if self.ns_tgid is None else f"({self.ns_tgid}) "
         return f"{self.tgid} {inside}{self.name}"
 
 
 class Creator(NamedTuple):
-    """Who made a region, and how that is known."""
+    """The process that created a region, and how that is known."""
 
     process: Process
     how: str
-    """traced, shmget (the kernel's own record) or inferred"""
+    """traced (seen by a probe), shmget (recorded by the kernel) or inferred"""
 
 
 class Made(NamedTuple):
-    """What a process made of a region by one user stack, given back since or not."""
+    """The pages of a region that a process allocated from one user stack, including those freed since."""
 
     frames: tuple[str, ...] | None
-    """callers first; None: it is not known by which"""
+    """callers first; None: the stack is unknown"""
     size_bytes: int
 
 
@@ -74,21 +75,25 @@ class Toucher(NamedTuple):
 
     process: Process
     touched_bytes: int
-    """of the pages there now, those it touched first"""
+    """of the pages allocated now, those it touched first"""
     freed_bytes: int
-    """of those it touched first, given back since"""
+    """of the pages it touched first, those freed since"""
     faults: int | None
-    """growth or not; None: not counted"""
+    """all its page faults on the region, also those that allocated nothing; None: not counted"""
     first_ns: int | None
+    """CLOCK_REALTIME of its first page that is still there"""
     last_ns: int | None
     made_for: Sequence[tuple[Process, int]] = ()
-    """in the address spaces of which others it made pages, and how many bytes: gone since or not"""
+    """bytes that it allocated in the address spaces of other processes, including those freed since"""
     made_by: Sequence[Made] = ()
-    """most first; empty: stacks were not recorded, or none of its own"""
+    """its stacks, most bytes first; empty: stacks were not recorded, or it has none"""
 
     @property
     def stacks(self) -> list[Made]:
-        """Which add up to what it touched first: what no stack is known of comes last."""
+        """The stacks, with one entry more, last, for bytes without a known stack.
+
+        They add up to touched_bytes + freed_bytes, or to more if the stacks have recorded more.
+        """
         known = [made for made in self.made_by if made.frames]
         told_bytes = sum(made.size_bytes for made in self.made_by)
         known_bytes = sum(made.size_bytes for made in known)
@@ -97,7 +102,7 @@ class Toucher(NamedTuple):
 
 
 class Label(NamedTuple):
-    """What a process was doing, in its own words; None: nothing that has a name, or not of this kind of label."""
+    """What a process was doing, as texts read from its memory. None: empty, or not part of this kind of label."""
 
     script: str | None = None
     request: str | None = None
@@ -108,11 +113,11 @@ class Label(NamedTuple):
 
 
 NAMELESS = "(none)"
-"""How a label without a name is shown."""
+"""How an empty label is shown."""
 
 
 class Labelled(NamedTuple):
-    """What processes first touched of one region while they were doing one thing."""
+    """The pages of one region that processes touched first with one label."""
 
     label: Label | None
     """None: unknown"""
@@ -122,17 +127,17 @@ class Labelled(NamedTuple):
     last_ns: int
 
     def text(self, kind: str) -> str | None:
-        """One kind of text of the label; empty: nothing that has a name; None: unknown."""
+        """One kind of text of the label; "": it was empty; None: unknown."""
         return None if self.label is None else getattr(self.label, kind) or ""
 
 
 class Region(NamedTuple):
-    """One region."""
+    """One region: an inode of shared memory."""
 
     row: int
-    """in the capture: what tells it from all others there"""
+    """row in the capture's table region: its identity"""
     id: str
-    """for people: dev/ino/generation, as maps prints the first two; /2 after it for a second one of the same"""
+    """for people: dev/ino/generation, the first two as in /proc/PID/maps; then /2 for a second region of the same id"""
     dev: int
     ino: int
     generation: int | None
@@ -143,55 +148,59 @@ class Region(NamedTuple):
     size_bytes: int | None
     allocated_bytes: int
     start_bytes: int
-    """allocated when the capture of it began"""
+    """allocated when the capture first saw it"""
     peak_bytes: int
     resident_bytes: int | None
     swapped_bytes: int | None
     address: int | None
-    """where it was last seen mapped"""
+    """where it was last seen mapped, in any process"""
     creator: Creator | None
     before_bytes: int
     unseen_bytes: int
     touchers: list[Toucher]
-    """most first"""
+    """most touched first"""
     mappers: list[int]
-    """tgids"""
+    """tgids of the processes that map it"""
     other_times_bytes: int = 0
-    """touched by processes, but not in the window that was asked for"""
+    """touched outside the requested window"""
     labelled: Sequence[Labelled] = ()
-    """what the touched bytes were for, where that was asked"""
+    """the touched bytes by label; empty without --label"""
 
     @property
     def touched_bytes(self) -> int:
+        """Of the pages allocated now, those touched in the window."""
         return sum(toucher.touched_bytes for toucher in self.touchers)
 
     @property
     def grown_bytes(self) -> int:
+        """Allocated since the capture first saw it. For a region that is gone: as when it went."""
         return self.allocated_bytes - self.start_bytes
 
     @property
     def remaining_grown_bytes(self) -> int:
-        """What its growth comes to at the end, when a region that has gone has nothing."""
+        """Growth up to the end of the capture, where a region that is gone has nothing allocated."""
         return (self.allocated_bytes if self.gone_ns is None else 0) - self.start_bytes
 
     @property
     def in_memory_bytes(self) -> int:
-        """As far as known: what is allocated and not known to be swapped."""
+        """Allocated and not swapped. All that is allocated, if it is unknown how much is swapped."""
         return self.allocated_bytes - (self.swapped_bytes or 0)
 
 
 def dev_text(dev: int) -> str:
+    """A device number as /proc/PID/maps prints it."""
     return f"{os.major(dev):x}:{os.minor(dev):x}"
 
 
 def charged(region: Region) -> list[tuple[str | None, int]]:
-    """Which cgroups the bytes of a region are charged to, most first. None is the rest, of which it is not known: from
-    before, unseen, or touched outside the window. They add up to what is allocated.
+    """Bytes of a region by the cgroup that is charged for them, most first. They add up to what is allocated.
 
-    A page is charged to the cgroup that its first toucher was in (and has here as it was last seen), and stays there,
-    whoever uses it and whatever becomes of that process; one that was made in the memory of another process to the
-    other's: shmem_get_folio_gfp() in mm/shmem.c charges the mm that faults. Where some were given back, nothing tells
-    which of the two sorts, and those in others' memory count as not known.
+    None stands for bytes whose cgroup is unknown: before, unseen, or touched outside the window.
+
+    The kernel charges a page to the cgroup of its first toucher and leaves it there, whoever uses it later. A page
+    made in another process's address space is charged to that process's cgroup: shmem_get_folio_gfp() in mm/shmem.c
+    charges the mm that faults. If a toucher's pages were freed, it is unknown which of the two kinds they were; its
+    pages in other address spaces then count as unknown. The cgroup of a process is the one it was last seen in.
     """
     found: Counter[str | None] = Counter()
     for toucher in region.touchers:
@@ -210,101 +219,113 @@ def charged(region: Region) -> list[tuple[str | None, int]]:
 
 
 class Parent(NamedTuple):
-    """A process that regions roll up to: their creator, or who stands in for a dead one."""
+    """A process with the regions that roll up to it: those it created, or those of an exited creator that it inherits.
+
+    process None: the creator exited before, and no traced process maps the regions.
+    """
 
     process: Process | None
     regions: list[Region]
 
     @property
     def current(self) -> list[Region]:
-        """The regions that are still there; where none is, what there was."""
+        """The regions that still exist; if none does, those that are gone."""
         return [region for region in self.regions if region.gone_ns is None] or self.regions
 
     @property
     def allocated_bytes(self) -> int:
+        """Of its current regions."""
         return sum(region.allocated_bytes for region in self.current)
 
     @property
     def grown_bytes(self) -> int:
+        """Of its current regions."""
         return sum(region.grown_bytes for region in self.current)
 
 
 class Session(NamedTuple):
-    """The capture as a whole."""
+    """The facts about the capture as a whole."""
 
     host: str
     kernel: str
     version: str
-    """of the shmtrace that made it"""
+    """of the shmtrace that recorded it"""
     tier: str
     mechanism: str
-    """by which its probes hang on the kernel: kprobe, fentry or tracepoint; empty: no probes"""
+    """how its probes were attached: kprobe, fentry or tracepoint; empty: no probes"""
     blind_to: list[str]
     started_ns: int
     ended_ns: int
     complete: bool
-    """it came to its end; else it runs still, or was cut off at ended_ns"""
+    """the trace ended properly; otherwise it still runs, or was cut off at ended_ns"""
     sum_of_rss_bytes: int | None
     private_start_bytes: int | None
     private_end_bytes: int | None
-    """of the tree's processes, at the start and at the end of the trace; those that had exited have none"""
+    """private memory of the living processes of the tree, at the start and at the end of the trace"""
     private_how: str | None
-    """memory.stat: exact; status: at most, for what forked processes still share counts once for each"""
+    """memory.stat: exact; status: an upper bound, because pages that forked processes share count for each of them"""
     shmem_total_bytes: int | None
     lost_events: int
     lost_pages: int
     lost_probes: int
-    """how often the kernel skipped a program"""
+    """how often the kernel skipped a probe"""
     warnings: list[str]
     self_cpu_seconds: float | None
     self_rss_bytes: int | None
     attach_seconds: float | None
     label: str | None = None
-    """what --label asked for"""
+    """the argument of --label"""
 
     @property
     def private_is_exact(self) -> bool:
+        """The private memory is exact; otherwise it is an upper bound."""
         return self.private_how == EXACT
 
 
 class Window(NamedTuple):
-    """A part of the capture's time, [since_ns, until_ns) of CLOCK_REALTIME; None: open on that side."""
+    """A part of the capture's time: [since_ns, until_ns) in CLOCK_REALTIME. None: open on that side."""
 
     since_ns: int | None = None
     until_ns: int | None = None
 
 
 ALL_TIME = Window()
-MAX_OVERDRAWN = 3  # regions, by their ids in a warning
+MAX_OVERDRAWN = 3  # region ids named in one warning
 
 
 class Account(NamedTuple):
-    """All a report shows."""
+    """Everything that a report shows."""
 
     session: Session
     parents: list[Parent]
     """most allocated first"""
     window: Window = ALL_TIME
-    """touched is what was touched in it; all else is as of the capture's end"""
+    """touched counts only pages touched in it; everything else is as of the capture's end"""
     unmapped: Sequence[Unmapped] = ()
-    """what nobody maps; empty: there is nothing, or the capture is not of the whole host"""
+    """what no process maps; empty: there is nothing, or the capture is not of the whole host"""
 
     @property
     def regions(self) -> list[Region]:
+        """All regions, by parent."""
         return [region for parent in self.parents for region in parent.regions]
 
     @property
     def has_stacks(self) -> bool:
+        """The trace recorded user stacks."""
         return any(toucher.made_by for region in self.regions for toucher in region.touchers)
 
     @property
     def private_grown_bytes(self) -> int | None:
+        """Growth of the tree's private memory during the trace; None: unknown."""
         start_bytes, end_bytes = self.session.private_start_bytes, self.session.private_end_bytes
         return None if start_bytes is None or end_bytes is None else end_bytes - start_bytes
 
     @property
     def shmem_unexplained_bytes(self) -> int | None:
-        """Of the host's shared memory, what is of no region here. hugetlb is not in the host's figure."""
+        """Bytes of the host's shared memory (Shmem of /proc/meminfo, without hugetlb) that belong to no region here.
+
+        None: unknown.
+        """
         if self.session.shmem_total_bytes is None:
             return None
         known = [region for region in self.regions if region.gone_ns is None and region.kind != "hugetlb"]
@@ -320,7 +341,10 @@ class Account(NamedTuple):
 
 
 def read(capture: Capture, window: Window = ALL_TIME) -> Account:
-    """The account of a capture: of one that runs still or was cut off, as of its last commit."""
+    """The account of a capture; of one that still runs or was cut off, as of its last commit.
+
+    Raises ShmtraceError if the capture is empty or damaged.
+    """
     session = read_session(capture)
     processes = read_processes(capture)
     labels = {row["id"]: Label(*row[1:]) for row in capture.rows(LABELS)}
@@ -329,7 +353,7 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     rows = _Rows(capture, window, session.complete)
     for row in capture.rows("SELECT * FROM region ORDER BY id"):
         identity = _identity(row)
-        ids[identity] += 1  # the kernel may give a number and a generation again, once the first region is gone
+        ids[identity] += 1  # the kernel may reuse an inode number and generation once the first region is gone
         name = identity if ids[identity] == 1 else f"{identity}/{ids[identity]}"
         region = _region(rows, row, name, processes, labels if session.label else None)
         parents.setdefault(row["parent"], []).append(region)
@@ -346,12 +370,12 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     if overdrawn:
         pages = -sum(region.unseen_bytes for region in overdrawn) // PAGE_BYTES
         some = ", ".join(region.id for region in overdrawn[:MAX_OVERDRAWN]) + " …" * (len(overdrawn) > MAX_OVERDRAWN)
-        session.warnings.append(f"{pages} more pages have an owner than there are: what is said of {some} is wrong")
+        session.warnings.append(f"{pages} more pages were counted than are allocated: the figures of {some} are wrong")
     return read
 
 
 def read_session(capture: Capture) -> Session:
-    """Raises ShmtraceError for a capture that was cut off before it had begun."""
+    """The facts about a capture. Raises ShmtraceError if it was cut off before anything was recorded."""
     sessions = capture.rows("SELECT * FROM session")
     if not sessions:
         raise ShmtraceError("the capture is empty", "it was cut off before anything was recorded; record another")
@@ -364,24 +388,24 @@ def read_session(capture: Capture) -> Session:
         "blind_to": _lines(session["blind_to"]),
         "warnings": [*capture.remarks, *_lines(session["warnings"])],
         "complete": bool(session["complete"]),
-        "ended_ns": max(session["started_ns"], session["ended_ns"]),  # the clock may have been put back
+        "ended_ns": max(session["started_ns"], session["ended_ns"]),  # the clock may have been set back
     }
     return Session(**{**dict(session), **known})
 
 
 class ProcessesByRow(dict[int, Process]):
-    """Of a capture, by row. Raises ShmtraceError for one that is not there."""
+    """The processes of a capture by row. A missing row raises ShmtraceError: the capture is damaged."""
 
     def __init__(self, capture: Capture, found: Iterable[Process]) -> None:
         super().__init__((process.row, process) for process in found)
         self._capture = capture
 
     def __missing__(self, row: int) -> Process:
-        raise self._capture.damaged(f"it refers to process {row}, which is not there")
+        raise self._capture.damaged(f"it refers to process {row}, which is missing")
 
 
 def read_processes(capture: Capture) -> ProcessesByRow:
-    """By row."""
+    """All processes of a capture, by row."""
     return ProcessesByRow(
         capture,
         (
@@ -404,10 +428,10 @@ def read_processes(capture: Capture) -> ProcessesByRow:
 
 
 LABEL_AND_PROCESS = "ifnull(label, 0) << 32 | ifnull(process, 0)"
-# An extent lies within a second, and counts as of its first page.
+# The pages of an extent were touched within one second. It counts at the time of its first page.
 IN_WINDOW = """(process IS NULL OR (
   (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)))"""
-FEW = 256  # extents: of a region of more, they are summed in a table of its own
+FEW = 256  # regions with more extents than this are summed by Capture.sums(), one at a time
 SUMS_OF_FEW = f"""
 SELECT region, {LABEL_AND_PROCESS} AS key, sum("end" - start), min(first_ns), max(last_ns) FROM extent
 WHERE region IN (SELECT region FROM extent GROUP BY region HAVING count(*) <= :few) AND {IN_WINDOW}
@@ -425,7 +449,7 @@ By = dict[int, list[tuple[Any, ...]]]
 
 
 class _Rows:
-    """What the tables have of each region, by its row: there may be very many, and each table is read once."""
+    """The rows of the capture's tables by region. Each table is read once, because there may be very many regions."""
 
     def __init__(self, capture: Capture, window: Window, complete: bool) -> None:
         self._capture = capture
@@ -434,14 +458,14 @@ class _Rows:
         self._few = _by_region(capture, SUMS_OF_FEW, {**self._window, "few": FEW})
         self._many = _by_region(capture, MANY, {"few": FEW})
         self.pages = {} if window == ALL_TIME else _by_region(capture, EXTENT_PAGES)
-        """of all extents, of the window or not, where there is one"""
+        """pages of all extents, inside and outside the window; empty without a window"""
         self.usages = _by_region(capture, USAGES)
         self.mappers = _by_region(capture, MAPPERS)
         self.made_for = _by_region(capture, MADE_FOR)
         self.made_by = _by_region(capture, MADE_BY)
 
     def sums(self, region: int) -> list[tuple[Any, ...]]:
-        """(LABEL_AND_PROCESS, pages, first_ns, last_ns) of its extents in the window."""
+        """Rows of (LABEL_AND_PROCESS, pages, first_ns, last_ns): the region's extents in the window, summed."""
         if region not in self._many:
             return self._few.get(region, [])
         where = f"region = :region AND {IN_WINDOW}"
@@ -449,6 +473,7 @@ class _Rows:
 
 
 def _by_region(capture: Capture, query: str, values: Mapping[str, Any] | tuple[()] = ()) -> By:
+    """The rows of a query by their first column, a region."""
     found: By = {}
     for region, *row in capture.each(query, values):
         found.setdefault(region, []).append(tuple(row))
@@ -463,7 +488,7 @@ def _identity(row: sqlite3.Row) -> str:
 def _region(
     rows: _Rows, row: sqlite3.Row, name: str, processes: dict[int, Process], labels: dict[int, Label] | None
 ) -> Region:
-    """name: its id. labels: by row; None: nobody asked for any."""
+    """name: the region's id. labels: by row; None: the trace had no --label."""
     touched: dict[int, tuple[int, int, int]] = {}
     doing: dict[int, list[tuple[int, int, int, int]]] = {}
     before_pages = other_times_pages = 0
@@ -506,7 +531,7 @@ def _region(
     ]
     known_bytes = (touched_pages + other_times_pages + before_pages) * PAGE_BYTES
     allocated_bytes = row["allocated_bytes"] or 0
-    if not rows.complete:  # its size may be the older of the two
+    if not rows.complete:  # a trace that still runs may have committed pages after the last size sample
         allocated_bytes = max(allocated_bytes, known_bytes)
     return Region(
         row=row["id"],
@@ -550,7 +575,7 @@ def _most_touched_first(toucher: Toucher) -> tuple[int, int, int, int]:
 
 
 def _most_first(regions: Iterable[Region]) -> list[Region]:
-    """The living before the gone, then by what they have."""
+    """Regions that exist before those that are gone, then by what they have allocated."""
     return sorted(
         regions, key=lambda region: (region.gone_ns is not None, -region.allocated_bytes, region.dev, region.ino)
     )

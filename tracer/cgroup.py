@@ -1,7 +1,7 @@
-"""Where a process belongs, by the path of its cgroup: a systemd unit, a container, a Kubernetes pod. Pure.
+"""Find the systemd unit, container and Kubernetes pod of a process from the path of its cgroup. Pure.
 
-The path is read from the root down, and the innermost counts: of a container within a container the inner one, of a
-service that a container's own systemd started that service. What is not recognized is None, and nothing is guessed.
+The path is read from the root down, and the innermost name wins: for a container in a container the inner one, for a
+service of a container's own systemd that service. What is not recognized is None; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -12,42 +12,44 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
+    """The unit, container and pod of a process. None: it is in none, or the name was not recognized."""
+
     unit: str | None
-    """as systemctl takes it, escapes and all; a slice only of who is in no other unit"""
+    """as systemctl takes it, with its escapes; a slice only if the process is in no other unit"""
     container: str | None
-    """64 hexadecimal digits, of docker, containerd, cri-o and podman; the name, of lxc and systemd-nspawn"""
+    """64 hexadecimal digits for docker, containerd, cri-o and podman; the name for lxc and systemd-nspawn"""
     pod: str | None
-    """the uid that Kubernetes gave it"""
+    """the UID that Kubernetes gave it"""
 
 
 UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:service|scope|socket|mount|swap)")
 SLICE = re.compile(r"[A-Za-z0-9:_.\\@-]+\.slice")
-# docker-ID.scope, libpod-payload-ID …, or the ID alone where no systemd is asked; a monitor has crio-conmon-ID.scope
+# docker-ID.scope, libpod-payload-ID …, or the ID alone without systemd. A monitor has crio-conmon-ID.scope: no match.
 OCI = re.compile(
     r"(?:(?:docker|cri-containerd|containerd|nerdctl|crio|libpod|libpod-payload)-)?([0-9a-f]{64})(?:\.scope)?"
 )
-# "slice:prefix:name" is meant for systemd, and what runc calls the cgroup where it was not told to ask systemd
+# "slice:prefix:name" is meant for systemd. runc without its systemd driver uses it as the cgroup's name.
 UNRESOLVED = re.compile(r"([^:]*):(?:docker|cri-containerd|crio|libpod|nerdctl):([0-9a-f]{64})")
-# podUID, or kubepods-burstable-podUID.slice, where "-" goes down a level of slices and the UID has "_" for it
+# podUID, or kubepods-burstable-podUID.slice. In a slice's name "-" separates levels, so the UID has "_" instead.
 POD = re.compile(r"(?:.*kubepods-(?:.*-)?)?pod([0-9a-f]{8}(?:[-_]?[0-9a-f]{4}){3}[-_]?[0-9a-f]{12})(?:\.slice)?")
 NAMED = re.compile(
     r"lxc\.payload\.(?P<lxc>.+)"
     r"|systemd-nspawn@(?P<nspawn>.+)\.service"
-    r"|machine-(?!qemu\\x2d)(?P<machine>.+)\.scope"  # qemu's is a virtual machine, and its guest's memory is its own
+    r"|machine-(?!qemu\\x2d)(?P<machine>.+)\.scope"  # machine-qemu is a virtual machine, no container
 )
-LXC_PARENTS = {"lxc", "lxc.payload"}  # before 4.0, and with a cgroup.pattern of one's own
+LXC_PARENTS = {"lxc", "lxc.payload"}  # of LXC before 4.0, or with a configured cgroup.pattern
 SHORT_DIGITS = 12
-MONITORS = {"conmon", "supervisor"}  # in a container's cgroup, and not of the container
+MONITORS = {"conmon", "supervisor"}  # processes of the runtime that live in the container's cgroup
 
 
 @functools.lru_cache(maxsize=4096)
 def place(cgroup: str | None) -> Place:
-    """Of a path as /proc/PID/cgroup has it, of either version."""
+    """The unit, container and pod of a path from /proc/PID/cgroup, of cgroup v1 or v2. None: no cgroup is known."""
     unit = within = pod = None
     containers: list[str | None] = [None]
     before, before_is = "", None
     for written in (cgroup or "").removesuffix(" (deleted)").split("/"):
-        name = written.removeprefix("_")  # systemd's, where the kernel could take it for a file of its own
+        name = written.removeprefix("_")  # systemd adds it to names that clash with the kernel's files
         container, parent = _container(name, before)
         if container:
             containers.append(container)
@@ -65,12 +67,12 @@ def place(cgroup: str | None) -> Place:
 
 
 def short(container: str | None) -> str | None:
-    """As docker and crictl print it."""
+    """The first 12 digits of a container's ID, as docker and crictl print it. A name is left as it is."""
     return container[:SHORT_DIGITS] if container and OCI.fullmatch(container) else container
 
 
 def _container(name: str, before: str) -> tuple[str | None, str | None]:
-    """Which one a part of a path is of, and the slice it was meant to be in. before: the part above."""
+    """(container, slice that an UNRESOLVED name contains) of one part of a path. before: the part above it."""
     oci, unresolved, named = OCI.fullmatch(name), UNRESOLVED.fullmatch(name), NAMED.fullmatch(name)
     if unresolved:
         return unresolved[2], unresolved[1]
@@ -80,7 +82,7 @@ def _container(name: str, before: str) -> tuple[str | None, str | None]:
 
 
 def _unescape(name: str) -> str:
-    r"""As systemd.unit(5) escapes: my\x2dmachine."""
+    r"""Undo the escapes of systemd.unit(5), as in my\x2dmachine."""
     escaped = re.sub(
         rb"\\x([0-9a-f]{2})", lambda code: bytes([int(code[1], 16)]), name.encode(errors="surrogateescape")
     )

@@ -1,4 +1,4 @@
-"""Which region is meant: as reports print it, by an address where it is mapped, by its name or what it probably is."""
+"""Find the region that a user names: by id, by PID:ADDRESS, by name, or by its guessed use."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ PLACE = re.compile(r"(\d{1,9}):(?:0[xX])?([0-9a-fA-F]{1,15})", re.ASCII)
 
 
 class Known(NamedTuple):
-    """A region with all that it may be called."""
+    """A region and its guessed use, such as "opcache?"."""
 
     region: Region
     guess: str | None
 
     @property
     def names(self) -> list[str]:
+        """All that a user may call it; the guess also without its question mark."""
         names = [self.region.id, self.region.name, printable(self.region.name)]
         return names + ([self.guess, self.guess.rstrip("?")] if self.guess else [])
 
 
 def tgid_of(word: str) -> int | None:
-    """The process of PID:ADDRESS; None for all else."""
+    """The PID of PID:ADDRESS; None if the word has another form."""
     place = PLACE.fullmatch(word)
     return int(place[1]) if place else None
 
 
 def find(capture: Capture, word: str) -> list[Known]:
-    """The regions of a capture that a word may mean, biggest first."""
+    """The regions of a capture that the word names, most allocated first."""
     regions = known(capture)
     place = PLACE.fullmatch(word)
     if not place:
@@ -48,15 +49,15 @@ def find(capture: Capture, word: str) -> list[Known]:
 
 
 def close_to(capture: Capture, word: str) -> list[str]:
-    """Up to three names that look like the word."""
-    import difflib  # takes as long to import as all the rest of this, for an error
+    """Up to three names of regions that are spelt like the word."""
+    import difflib  # slow to import, and needed only for an error
 
     names = {name for each in known(capture) for name in (each.guess, printable(each.region.name), each.region.id)}
     return difflib.get_close_matches(word, sorted(filter(None, names)), n=3, cutoff=0.5)
 
 
 def known(capture: Capture) -> list[Known]:
-    """All of a capture's regions, biggest first."""
+    """All regions of a capture, most allocated first."""
     found = [
         Known(region, guess(region, parent.process))
         for parent in account.read(capture).parents

@@ -1,4 +1,4 @@
-"""Values as text for a terminal: bytes, times, and text from strangers, which is made printable and cut to width."""
+"""Format values for a terminal: bytes, times, and text from other programs (made printable, cut to width)."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ COLUMNS = 80
 
 
 def format_bytes(size_bytes: int) -> str:
-    """As 81.2 MiB or 812 MiB, at most 8 columns up to a PiB; the page's formatBytes() writes the same."""
+    """Bytes as 81.2 MiB or 812 MiB: at most 8 columns below 1 PiB. formatBytes() of the page does the same."""
     if abs(size_bytes) < 1024:
         return f"{size_bytes} B"
     value, unit = size_bytes / 1024, "KiB"
     for larger in ("MiB", "GiB", "TiB"):
-        if value < 1023.5:  # what is more is printed as 1.0 of the next
+        if value < 1023.5:  # a larger value would round to 1024: print it as 1.0 of the next unit
             break
         value, unit = value / 1024, larger
     return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
 
 
 def format_change(size_bytes: int) -> str:
+    """A change in bytes, always with its sign."""
     return ("+" if size_bytes >= 0 else "-") + format_bytes(abs(size_bytes))
 
 
 def printable(text: str) -> str:
-    """Text from strangers: what could move the cursor, colour, reorder or hide is shown as its code."""
-    if text.isprintable():  # most is
+    """Text from another program, with control and format characters replaced by \\x codes.
+
+    These could move the cursor, colour, reorder or hide text on the terminal.
+    """
+    if text.isprintable():  # the usual case, and fast
         return text
     return "".join(
         character
@@ -37,15 +41,15 @@ def printable(text: str) -> str:
 
 
 def width(text: str) -> int:
-    """Terminal columns: East Asian wide characters take two, combining ones none."""
-    if text.isascii():  # most is
+    """Terminal columns that the text takes: two for an East Asian wide character, none for a combining one."""
+    if text.isascii():  # the usual case, and fast
         return len(text)
     seen = (character for character in text if unicodedata.category(character) not in ("Mn", "Me"))
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in seen)
 
 
 def fit(text: str, columns: int) -> str:
-    """Cut to so many columns, with an ellipsis where something was cut."""
+    """The text cut to at most this many columns, with an ellipsis if it was cut."""
     if width(text) <= columns:
         return text
     cut, left = "", columns - 1
@@ -58,10 +62,10 @@ def fit(text: str, columns: int) -> str:
 
 
 def clock(unix_ns: int | None) -> str:
-    """Local time of day."""
+    """Local time of day of nanoseconds since 1970, as 14:00:05; "?" for None."""
     return "?" if unix_ns is None else datetime.fromtimestamp(unix_ns / 1e9).strftime("%H:%M:%S")  # noqa: DTZ006
 
 
 def moment(unix_ns: int) -> str:
-    """Local date and time."""
+    """Local date and time of nanoseconds since 1970, as 2026-11-25 14:00:05."""
     return datetime.fromtimestamp(unix_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")  # noqa: DTZ006

@@ -1,4 +1,4 @@
-"""What a region probably is, for the reader who knows the application: a guess, and marked with a question mark."""
+"""Guess what an application uses a region for. Every guess ends with a question mark."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ from typing import Callable, NamedTuple
 
 from tracer.account import Process, Region
 
-# Of x86-64: programs begin at 2/3 of 128 TiB, mmap(2) at the end and downwards; chance moves either by 16 TiB at most.
+# On x86-64, programs are loaded from 2/3 of 128 TiB upwards, and mmap(2) starts at the top and goes down. Address space
+# randomization moves either by 16 TiB at most, so this address lies between them.
 MMAP_AREA = 104 << 40
 
 
 class Rule(NamedTuple):
+    """One guess: the regions of a parent with this name that look like this get this label. The first rule wins."""
+
     comm: str
-    """beginning of the parent's process name"""
+    """the parent's process name begins with this"""
     label: str
     fits: Callable[[Region], bool]
+    """whether the region looks like this use"""
 
 
 RULES = [
-    # fpm_shm_alloc() maps one scoreboard a pool, of some 1200 bytes a worker
+    # fpm_shm_alloc() maps one scoreboard for each pool, with about 1200 bytes for each worker.
     Rule("php", "scoreboard?", lambda region: region.kind == "anon" and (region.size_bytes or 0) <= 1 << 20),
-    # shared_alloc_mmap.c wants opcodes to reach it: below 4 GiB, and since PHP 8.3 beside PHP's own text. That is below
-    # where mmap(2) puts what comes without a wish, as apcu does; so does PHP 7.4's opcache, and passes for apcu.
+    # shared_alloc_mmap.c maps opcache where opcodes can reach it: below 4 GiB, or since PHP 8.3 beside PHP's own text.
+    # Both lie below the area where mmap(2) puts mappings without an address hint, like apcu's. PHP 7.4 gives no hint
+    # either, so its opcache is taken for apcu.
     Rule("php", "opcache?", lambda region: region.kind != "posix" and 0 < (region.address or 0) < MMAP_AREA),
     Rule("php", "apcu?", lambda region: region.kind == "anon"),
     Rule("postgres", "shared buffers?", lambda region: region.kind in ("anon", "hugetlb")),
@@ -32,5 +37,6 @@ RULES = [
 
 
 def guess(region: Region, parent: Process | None) -> str | None:
+    """The guessed use of a region, from the name of its parent process; None if no rule fits."""
     comm = (parent.comm if parent else None) or ""
     return next((rule.label for rule in RULES if comm.startswith(rule.comm) and rule.fits(region)), None)

@@ -1,4 +1,4 @@
-"""What a trace may want compiled, compiled before it does: for this kernel, and for others whose layout is known."""
+"""Compile ahead what a trace may need, for this kernel or for another one whose structure layout is known."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ ANY_LABEL = parse("BINARY:SYMBOL")
 
 
 class Variant(NamedTuple):
-    """One of the things to compile."""
+    """One BPF program to compile. title: the tier and the options that use it, for people."""
 
     title: str
     wanted: Wanted
 
 
 def variants(layout: KernelLayout, tier: Tier, fexit: bool) -> list[Variant]:
-    """Of a tier on a kernel: with labels of each kind and without, with stacks and without."""
+    """The programs of a tier on a kernel, for every combination of --label and --stacks.
+
+    fexit: the kernel can attach fexit programs to what this tier traces.
+    """
     labels: dict[tuple[str, ...], list[str]] = {(): []}
     for source in (*READY.values(), ANY_LABEL):
         labels.setdefault(source.flags, []).append(source.name)
@@ -40,7 +43,7 @@ def variants(layout: KernelLayout, tier: Tier, fexit: bool) -> list[Variant]:
 
 
 def of_kernel(cache: Cache) -> list[Variant]:
-    """All that the running kernel can have. Raises ShmtraceError."""
+    """The programs of every tier that the running kernel supports. Raises ShmtraceError if its BTF cannot be read."""
     layout = tiers.layout(cache)
     found: list[Variant] = []
     for tier in tiers.TIERS:
@@ -51,7 +54,10 @@ def of_kernel(cache: Cache) -> list[Variant]:
 
 
 def compile_all(wanted: list[Variant], cache: Cache) -> Iterator[Variant]:
-    """Those that are not kept yet, as they are done. Raises ShmtraceError."""
+    """Compile the variants in parallel, unless the cache has them. Yields each as it is done.
+
+    Raises ShmtraceError if one cannot be compiled; the others are cancelled then.
+    """
     with ThreadPoolExecutor() as pool:
         jobs = {pool.submit(compiled, variant.wanted, cache): variant for variant in wanted}
         try:

@@ -1,4 +1,4 @@
-"""A moment as a person writes it, looking at a capture: 14:00 of its day, +30s of its start, or in full. Pure."""
+"""Parse --since and --until: 14:00 on the capture's day, +30s after its start, or a whole date and time. Pure."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ EXAMPLES = "write 14:00, 14:05:30, '2026-11-25 14:00', 2026-11-25T14:00:00Z, +30
 RELATIVE = re.compile(r"[+-](\d{1,9}[smhd])+", re.ASCII)
 CLOCK = re.compile(r"\d\d?:\d\d(:\d\d(\.\d{1,6})?)?", re.ASCII)
 LONGEST_S = 10**9  # 31 years
-MAX_SHOWN = 40  # characters of what cannot be read
+MAX_SHOWN = 40  # characters of an invalid time that the error repeats
 UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def window(since: str | None, until: str | None, session: Session) -> Window:
-    """Raises ShmtraceError, for one that is empty, or has nothing of the capture in it, too."""
+    """The window that --since and --until select. None: open on that side.
+
+    Raises ShmtraceError for a time that cannot be parsed, an empty window, and one outside the capture.
+    """
     bounds = (session.started_ns, session.ended_ns)
     since_ns, until_ns = (None if text is None else parse(text, *bounds) for text in (since, until))
     if since_ns is not None and until_ns is not None and since_ns >= until_ns:
-        raise ShmtraceError(f"--since {since} is not before --until {until}", "turn them round")
+        raise ShmtraceError(f"--since {since} is not before --until {until}", "swap them")
     if (since_ns is not None and since_ns > session.ended_ns) or (until_ns is not None and until_ns <= bounds[0]):
         first, last = (datetime.fromtimestamp(ns / 1e9).strftime("%Y-%m-%d %H:%M:%S") for ns in bounds)  # noqa: DTZ006
         asked = " ".join(f"--{name} {text}" for name, text in (("since", since), ("until", until)) if text is not None)
-        raise ShmtraceError(f"nothing was captured with {asked}", f"the capture is from {first} to {last}")
+        raise ShmtraceError(f"{asked} lies outside the capture", f"the capture is from {first} to {last}")
     return Window(since_ns, until_ns)
 
 
 def parse(text: str, started_ns: int, ended_ns: int) -> int:
-    """Nanoseconds since 1970 of what is meant in a capture of these times. Where no zone is given it is the viewer's,
-    and a time of day alone is of the capture's day.
+    """Nanoseconds since 1970 for a time in a capture that lasted from started_ns to ended_ns.
 
-    Raises ShmtraceError for what cannot be read, and for what was more than once.
+    Without a zone, the time is in the local zone. A time of day alone is on a day of the capture. Raises ShmtraceError
+    if the text cannot be parsed, or if it means more than one moment.
     """
     if RELATIVE.fullmatch(text):
         seconds = sum(int(part[:-1]) * UNIT_S[part[-1]] for part in re.findall(r"\d+[smhd]", text))
@@ -49,12 +52,12 @@ def parse(text: str, started_ns: int, ended_ns: int) -> int:
 
 
 def _whole(text: str) -> str:
-    """With six digits after the point: Python 3.9 reads no other number of them."""
+    """The text with six digits after the point: Python 3.9 parses only three or six."""
     return re.sub(r"\.(\d{1,6})(?!\d)", lambda digits: f".{digits[1]:0<6}", text, flags=re.ASCII)
 
 
 def _of_day(text: str, started_ns: int, ended_ns: int) -> int:
-    """That one in the capture, or else the one closest to it."""
+    """The moment with this time of day that lies in the capture, or else the closest one."""
     try:
         clock = time.fromisoformat(_whole(text.zfill(len(text) + (text[1] == ":"))))
     except ValueError:
@@ -64,23 +67,25 @@ def _of_day(text: str, started_ns: int, ended_ns: int) -> int:
     moments = [_unix_ns(datetime.combine(day, clock), text) for day in days]
     inside = [moment for moment in moments if started_ns <= moment <= ended_ns]
     if len(inside) > 1:
-        raise ShmtraceError(f"{text} was on {len(inside)} days of the capture", f"say which: '{first} {text}'")
+        raise ShmtraceError(
+            f"{text} occurs on {len(inside)} days of the capture", f"add the day, as in '{first} {text}'"
+        )
     return inside[0] if inside else min(moments, key=lambda ns: max(started_ns - ns, ns - ended_ns))
 
 
 def _unix_ns(moment: datetime, text: str) -> int:
-    """Local where it has no zone. Raises ShmtraceError for an hour that the clocks were put over."""
+    """In the local zone if it has none. Raises ShmtraceError for an hour that a clock change skips or repeats."""
     if moment.tzinfo is None:
         early, late = moment.replace(fold=0).astimezone(), moment.replace(fold=1).astimezone()
         if early.utcoffset() != late.utcoffset():
             raise ShmtraceError(
-                f"{text} is twice or never, for the clocks were changed", f"write {early.isoformat()} with its zone"
+                f"{text} occurs twice or never, because of a clock change", f"add the zone, as in {early.isoformat()}"
             )
     unix_ns = int(moment.replace(microsecond=0).timestamp()) * 10**9 + moment.microsecond * 1000
-    if abs(unix_ns) >= 1 << 63:  # a capture has no such integers
+    if abs(unix_ns) >= 1 << 63:  # more than an integer of SQLite holds
         raise _unreadable(text)
     return unix_ns
 
 
 def _unreadable(text: str) -> ShmtraceError:
-    return ShmtraceError(f"{text[:MAX_SHOWN]!r} is no time", EXAMPLES)
+    return ShmtraceError(f"{text[:MAX_SHOWN]!r} is not a time", EXAMPLES)

@@ -74,9 +74,9 @@ def fails(*arguments: object) -> Failed:
         (["-a", "-d", "0"], "0.0 is not in the range x>0"),
         (["-a", "-d", "soon"], "'soon' is not a valid float"),
         (["-a", "-i", "0"], "0.0 is not in the range 0.1<=x<=1"),
-        (["-a", "--room", "0"], "'0' is no size: write 512M or 4G"),
-        (["-a", "--room", "4Q"], "'4Q' is no size: write 512M or 4G"),
-        (["-a", "--room", ""], "'' is no size: write 512M or 4G"),
+        (["-a", "--room", "0"], "'0' is not a size: write 512M or 4G"),
+        (["-a", "--room", "4Q"], "'4Q' is not a size: write 512M or 4G"),
+        (["-a", "--room", ""], "'' is not a size: write 512M or 4G"),
     ],
 )
 def test_arguments_that_are_none(arguments: list[str], said: str) -> None:
@@ -156,7 +156,7 @@ def test_the_end_of_the_target_is_said(program: Path, tmp_path: Path) -> None:
             workload.go()
             output, errors = tracing.process.communicate(timeout=PATIENCE_S)
     assert tracing.process.returncode == 0
-    assert b"all of the traced processes have ended" in errors
+    assert b"all traced processes have exited" in errors
     assert len(read_report(output)["regions"]) == 1
 
 
@@ -272,7 +272,7 @@ def test_without_sys(change: str) -> None:
     line = in_own_mounts(*SHMTRACE, "doctor", change=change)
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "")
-    assert "only `shmtrace snapshot` works here; to trace lacks: BTF" in " ".join(done.stdout.split())
+    assert "only `shmtrace snapshot` works here; tracing needs: BTF" in " ".join(done.stdout.split())
     done = subprocess.run(in_own_mounts(*SHMTRACE, "snapshot", change=change), cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     failed = Failed(in_own_mounts(*SHMTRACE, "-a", change=change))

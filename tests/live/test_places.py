@@ -258,7 +258,7 @@ def test_in_a_pid_namespace_of_its_own() -> None:
     doctor = subprocess.run([*IN_ITS_OWN, *SHMTRACE, "doctor"], cwd=ROOT, capture_output=True, text=True)
     assert doctor.returncode == 1
     assert re.search(
-        r"^missing  PID namespace .*\n(?:  .*\n)*? +mend it: docker run --pid=host …", doctor.stdout, re.MULTILINE
+        r"^missing  PID namespace .*\n(?:  .*\n)*? +fix: docker run --pid=host …", doctor.stdout, re.MULTILINE
     )
     snapshot = subprocess.run([*IN_ITS_OWN, *SHMTRACE, "snapshot"], cwd=ROOT, capture_output=True, text=True)
     assert (snapshot.returncode, snapshot.stderr) == (0, "")

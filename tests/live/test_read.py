@@ -296,9 +296,7 @@ def test_what_is_swapped_out_stays_out(way: list[str], tmp_path: Path) -> None:
 
         done = run(region.place, "-o", tmp_path / "dump", shmtrace=way, status=LEFT_OUT)
         assert not changed(before, region.state())
-        said = re.fullmatch(
-            rb"shmtrace: (\d+) pages are swapped out, and left out: --swapped reads them too\n", done.stderr
-        )
+        said = re.fullmatch(rb"shmtrace: (\d+) swapped-out pages are left out: --swapped reads them too\n", done.stderr)
         assert said
         left_out = int(said[1])
         assert left_out == before.swapped_pages >= len(absent)  # mincore takes for resident what is in memory still
@@ -408,7 +406,7 @@ def test_what_was_read_of_one_that_died_is_kept(tmp_path: Path) -> None:
             region.end()
             (tmp_path / "wait").unlink()
             errors = process.communicate(timeout=PATIENCE_S)[1]
-    assert errors == f"shmtrace: the region is gone, after 20480 of {len(CONTENT)} bytes: {dump} has these\n"
+    assert errors == f"shmtrace: the region is gone, after 20480 of {len(CONTENT)} bytes: {dump} holds what was read\n"
     assert process.returncode == 1
     assert dump.read_bytes() == CONTENT[: 5 * PAGE_BYTES]
 
@@ -467,25 +465,25 @@ def test_by_name_when_there_is_only_one() -> None:
         done = run("/memfd:pool", status=1)
         lines = done.stderr.decode().splitlines()
         assert {region_id(one), region_id(other)} <= {line.split()[0] for line in lines}
-        assert lines[-1] == "shmtrace: 2 regions are /memfd:pool: name one by its id, or narrow them with -p"
+        assert lines[-1] == "shmtrace: /memfd:pool names 2 regions: give the id of one, or narrow them with -p"
         assert not done.stdout
 
 
 def test_words_that_mean_nothing(tmp_path: Path) -> None:
     with held("memfd") as region:
         line = fails("/memfd:poll", "-p", region.tgid)
-        assert line == "shmtrace: no region is /memfd:poll: did you mean /memfd:pool?"
+        assert line == "shmtrace: no region is called /memfd:poll: did you mean /memfd:pool?"
         line = fails(f"{region.tgid}:{region.address - 1:x}")
-        assert line.endswith("is in none of its regions: name one of these by its id")
+        assert line.endswith("lies in none of its regions: give the id of one of these")
         assert (
             fails("999999999:7f10")
-            == "shmtrace: there is no process 999999999: `shmtrace snapshot` shows who has regions"
+            == "shmtrace: there is no process 999999999: `shmtrace snapshot` lists processes with regions"
         )
         line = fails(region.place, "--range", "0-4G")
-        assert line == f"shmtrace: the region ends at byte {len(CONTENT)}: --range must end there, or before"
+        assert line == f"shmtrace: the region ends at byte {len(CONTENT)}: give a --range that ends there or before"
         (tmp_path / "dump").write_text("mine")
         line = fails(region.place, "-o", tmp_path / "dump")
-        assert line == f"shmtrace: {tmp_path}/dump is there already: name another, or remove it"
+        assert line == f"shmtrace: {tmp_path}/dump exists: give another name, or remove it"
         assert (tmp_path / "dump").read_text() == "mine"
 
 
@@ -494,7 +492,10 @@ def test_a_full_disk() -> None:
         line = [*SHMTRACE, "read", region.place]
         done = subprocess.run(line, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1
-    assert done.stderr == "shmtrace: the output cannot be written (No space left on device): send it elsewhere\n"
+    assert (
+        done.stderr
+        == "shmtrace: the output cannot be written (No space left on device): redirect it to another place\n"
+    )
 
 
 # ---- on a terminal ----
@@ -503,7 +504,7 @@ def test_a_full_disk() -> None:
 def test_bytes_are_not_sent_to_a_terminal() -> None:
     with held() as region, on_terminal([*SHMTRACE, "read", region.place]) as terminal:
         assert terminal.finish() == 2
-    assert "a terminal cannot show it as it is: --hex, --strings or -o FILE" in terminal.seen
+    assert "a terminal cannot show raw bytes: give --hex, --strings or -o FILE" in terminal.seen
 
 
 def test_a_bar_once_it_takes_a_second(tmp_path: Path) -> None:

@@ -196,8 +196,8 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 1
     [_, said] = done.stderr.decode().splitlines()
-    assert said.startswith("shmtrace: the capture cannot be written (database or disk is full): make room for ")
-    assert said.endswith(f"{path}: what was traced until then is in it")
+    assert said.startswith("shmtrace: the capture cannot be written (database or disk is full): free disk space for ")
+    assert said.endswith(f"{path}, which holds all that was traced before")
     with Capture.open(path) as capture:
         found = account.read(capture)
     assert not found.session.complete

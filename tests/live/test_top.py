@@ -59,7 +59,7 @@ def watched(workload: Stepped) -> Iterator[Terminal]:
 def test_without_textual_there_are_lines(workload: Stepped) -> None:
     command = patched("import sys; sys.modules['textual'] = None")
     with on_terminal([*command, "top", "-i", "0.3", "-p", str(workload.tgid)]) as terminal:
-        terminal.wait_for("`pip install textual` gives the screen")
+        terminal.wait_for("`pip install textual`")
         workload.go()
         workload.wait_for("grown")
         terminal.wait_for("grower +68.0 KiB")

@@ -1,4 +1,4 @@
-"""The command line: all of click is here. A command parses, runs one pipeline, renders."""
+"""The command line. Only tracer.cli uses click. A command parses its options, runs one pipeline, renders the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tracer.errors import ShmtraceError
 
 
 class Failure(click.ClickException):
-    """Whatever is wrong, on one line."""
+    """An error for the user: one line on standard error. status: the exit status."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class Failure(click.ClickException):
 
 
 class Commands(click.Group):
-    """`shmtrace -p X` and `shmtrace -- COMMAND` are short for `shmtrace trace …`."""
+    """The group of commands. Without a command name, the arguments are those of `shmtrace trace`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
@@ -31,6 +31,7 @@ class Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. Turns ShmtraceError and click.UsageError into Failure, which prints one line."""
         try:
             return super().invoke(ctx)
         except ShmtraceError as error:
@@ -41,7 +42,7 @@ class Commands(click.Group):
             raise Failure(f"{message}: `{command} --help` says more", error.exit_code) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # as they are needed, not by the alphabet
+        return list(self.commands)  # click would sort them; this order is by use
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["--help"], "max_content_width": 100})
@@ -50,19 +51,19 @@ def main() -> None:
     """Who grew the shared memory?
 
     \b
-    shmtrace -p php-fpm                  trace a pool and its workers until Ctrl-C, then report
+    shmtrace -p php-fpm                  trace a pool until Ctrl-C, then report
     shmtrace -p php-fpm -d 30            the same for 30 seconds
-    shmtrace -- ./server --flag          trace a command from its first instruction to its end
-    shmtrace top -p php-fpm              watch who grows it, live
+    shmtrace -- ./server --flag          trace a command from start to exit
+    shmtrace top -p php-fpm              watch live who grows it
     shmtrace record -p php-fpm -o x.capture
-                                         trace into a file, to be looked at later
-    shmtrace report x.capture --by time  look at it: report, diff, html, export
-    shmtrace snapshot -p php-fpm         what there is now, from /proc alone
+                                         trace into a file, to analyse later
+    shmtrace report x.capture --by time  analyse it; also diff, html, export
+    shmtrace snapshot -p php-fpm         list regions now, from /proc, without BPF
     shmtrace demo                        see ps, pmap and free get it wrong
-    shmtrace doctor                      what this host allows, and what mends the rest
-    shmtrace prepare                     compile beforehand, to attach at once
+    shmtrace doctor                      check what works on this host
+    shmtrace prepare                     compile ahead, to attach at once
 
-    `shmtrace -p X` is short for `shmtrace trace -p X`; `shmtrace trace --help` has its options.
+    `shmtrace -p X` is short for `shmtrace trace -p X`; `shmtrace trace --help` lists its options.
     """
 
 

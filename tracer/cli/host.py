@@ -1,4 +1,4 @@
-"""Commands that look at the host as it is: without a trace, without a capture."""
+"""The commands that need neither a trace nor a capture: snapshot, read, demo, doctor, prepare and completion."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from tracer.proc.procfs import Proc
 if TYPE_CHECKING:
     from tracer.account import Region
 
-LEFT_OUT = 3  # what read ends with where it left out what is swapped
+LEFT_OUT = 3  # exit status of read if it left out swapped pages
 SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
-@click.command(short_help="What shared memory there is now, from /proc alone.")
+@click.command(short_help="List the shared memory there is now, from /proc, without BPF.")
 @options.which_processes
 @options.as_json
 def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """What shared memory there is now, whose, and how much: from /proc alone, without BPF.
+    """List the shared memory there is now: which regions, how big, and whose. It reads /proc and needs no BPF.
 
     \b
     shmtrace snapshot                    the whole host
     shmtrace snapshot -p php-fpm         a pool, by name
-    shmtrace snapshot -p 2472 --json     a process and its descendants, for a program to read
+    shmtrace snapshot -p 2472 --json     a process and its descendants, as JSON
 
-    Who made a region is inferred, and labelled so; who touched it cannot be known. Without -p: the whole host.
+    Without -p it lists the whole host. /proc does not record who created a region, so its creator is inferred and
+    marked so. Who touched the pages is unknown.
     """
     from tracer import account
     from tracer.capture.capture import Capture
@@ -48,19 +49,19 @@ def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
         output.report(account.read(capture), as_json)
 
 
-@click.command(short_help="What is in a region now.")
+@click.command(short_help="Print the contents of a region.")
 @options.which_process
-@options.output("A new file, of mode 0600; holes stay holes.")
-@click.option("--hex", "as_hex", is_flag=True, help="As hexdump -C shows it.")
-@click.option("--strings", "as_strings", is_flag=True, help="Only the text in it, with its offsets.")
+@options.output("Write to this new file (mode 0600); holes in the region become holes in the file.")
+@click.option("--hex", "as_hex", is_flag=True, help="Print it like hexdump -C.")
+@click.option("--strings", "as_strings", is_flag=True, help="Print only the text in it, with offsets, like strings.")
 @click.option(
     "--range",
     "bounds",
     callback=options.byte_range,
     metavar="A-B",
-    help="From A up to, not including, B: bytes (4K-20K, 0x1000-0x5000) or pages (p1-p5).",
+    help="Read from A up to, but not including, B: bytes (4K-20K, 0x1000-0x5000) or pages (p1-p5).",
 )
-@click.option("--swapped", is_flag=True, help="What is swapped out too, which brings it back into memory.")
+@click.option("--swapped", is_flag=True, help="Also read swapped-out pages. Reading swaps them in.")
 @click.argument("region")
 def read(
     names: tuple[str, ...],
@@ -71,16 +72,16 @@ def read(
     swapped: bool,
     region: str,
 ) -> None:
-    """What is in a region now, without a page coming into being by it.
+    """Print the contents of a region as they are now. Reading allocates no page in the region.
 
     \b
-    shmtrace read opcache -p php-fpm --strings    by what it probably is, among those of a pool
-    shmtrace read 2472:7f1000000000 -o dump       by process and address, in hexadecimal
-    shmtrace read 0:1/1047/3a9c21f0 --hex         by id, as --json has it
-    shmtrace read /dev/shm/cache --range p0-p5    by name; its first five pages
+    shmtrace read opcache -p php-fpm --strings  by its guessed use, within a pool
+    shmtrace read 2472:7f1000000000 -o dump     by PID and hexadecimal address
+    shmtrace read 0:1/1047/3a9c21f0 --hex       by id, as in --json
+    shmtrace read /dev/shm/cache --range p0-p5  by name; its first five pages
 
-    Pages that are swapped out are left out, as holes, and it then ends with 3. While it reads, the region goes on
-    changing, and may go away: what was read by then stays in the FILE of -o. After any other error the FILE is removed.
+    Swapped-out pages are left out as holes, and the exit status is then 3. The region may change while it is read. If
+    it goes away, the FILE of -o keeps what was read; after any other error the FILE is removed.
     """
     from tracer.cli.sparse_file import Sink
     from tracer.proc.contents import DATA, Contents, GoneError
@@ -88,9 +89,9 @@ def read(
     from tracer.views import hexdump
 
     if as_hex and as_strings:
-        raise click.UsageError("--hex or --strings, not both")
+        raise click.UsageError("--hex and --strings exclude each other: give one of them")
     if not (as_hex or as_strings or output_path) and sys.stdout.isatty():
-        raise click.UsageError("a terminal cannot show it as it is: --hex, --strings or -o FILE")
+        raise click.UsageError("a terminal cannot show raw bytes: give --hex, --strings or -o FILE")
     need_root(bpf=False)
     meant = _meant(region, names)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -98,7 +99,9 @@ def read(
     contents = Contents(Proc(), RegionKey(meant.dev, meant.ino, meant.generation), meant.kind, meant.mappers)
     start, end = bounds or (0, contents.size_bytes)
     if end > contents.size_bytes:
-        raise ShmtraceError(f"the region ends at byte {contents.size_bytes}", "--range must end there, or before")
+        raise ShmtraceError(
+            f"the region ends at byte {contents.size_bytes}", "give a --range that ends there or before"
+        )
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(Sink(output_path, sys.stdout.fileno()))
         stack.enter_context(streams.writing())
@@ -118,13 +121,13 @@ def read(
                         sink.skip(piece.end - piece.start)
         except GoneError as error:
             sink.finish()
-            remedy = f"{output_path} has these" if output_path else error.remedy
+            remedy = f"{output_path} holds what was read" if output_path else error.remedy
             raise ShmtraceError(
                 f"{error.message}, after {contents.read_bytes} of {end - start} bytes", remedy
             ) from None
         sink.finish()
     if contents.left_out_pages:
-        left_out = f"{contents.left_out_pages} pages are swapped out, and left out"
+        left_out = f"{contents.left_out_pages} swapped-out pages are left out"
         raise ShmtraceError(left_out, "--swapped reads them too", LEFT_OUT)
 
 
@@ -136,16 +139,16 @@ def read(
     default=200,
     show_default=True,
     metavar="MB",
-    help="Of the region, half of which is written; the original had 2000.",
+    help="Size of the demo's region in MB (2**20 bytes); half of it is written.",
 )
 def demo(size_mb: int) -> None:
-    """See ps, pmap and free get it wrong: a small experiment, and what each tool says of it at every stage.
+    """See ps, pmap and free get it wrong: run a small experiment and print what each tool reports at every stage.
 
     \b
-    shmtrace demo                in two seconds, with 200 MB
-    shmtrace demo --size 2000    as big as the experiment this began with
+    shmtrace demo                takes two seconds, with 200 MB
+    shmtrace demo --size 2000    the original experiment's size
 
-    A parent maps shared memory, two children fill some of it and exit. All processes are the demo's own.
+    A parent maps shared memory; two children write some of it and exit. All processes are the demo's own.
     """
     from tracer.demo import demo as demos
 
@@ -157,15 +160,15 @@ def demo(size_mb: int) -> None:
             output.say(text)
 
 
-@click.command(short_help="What this host allows, and what mends the rest.")
+@click.command(short_help="Check what works on this host, and how to fix the rest.")
 def doctor() -> None:
-    """What this host allows, what shmtrace is blind to here, and the command that mends what is missing.
+    """Check what works on this host, what shmtrace cannot see here, and print a command that fixes what is missing.
 
     \b
-    shmtrace doctor                   found out by trying
-    shmtrace doctor && shmtrace -a    only where tracing works
+    shmtrace doctor                   tries everything, leaves nothing behind
+    shmtrace doctor && shmtrace -a    trace only if tracing works
 
-    Ends with 0 where tracing works, with 1 where at most snapshot does.
+    The exit status is 0 if tracing works, and 1 if only snapshot works or nothing does.
     """
     from tracer import doctor as doctors
 
@@ -174,14 +177,14 @@ def doctor() -> None:
     sys.exit(0 if doctors.traces(checks) else 1)
 
 
-@click.command(short_help="Compile beforehand what a trace takes.")
+@click.command(short_help="Compile the BPF programs ahead, to attach at once.")
 def prepare() -> None:
-    """Compile beforehand all that a trace on this kernel may take, so that it attaches at once and needs no compiler.
+    """Compile every BPF program that a trace on this kernel may need. A trace then attaches at once, without bcc.
 
     \b
-    shmtrace prepare        after a new kernel has been booted
+    shmtrace prepare        run it after booting a new kernel
 
-    A host of the same kernel that has no bcc can use what is in /var/cache/shmtrace, copied there as root.
+    To trace on a host without bcc, run prepare on a host with the same kernel and copy /var/cache/shmtrace as root.
     """
     from tracer.kernel.cache import Cache
     from tracer.prepare import compile_all, of_kernel
@@ -196,14 +199,14 @@ def prepare() -> None:
     output.say(f"kept in {cache.directory}")
 
 
-@click.command(short_help="Completion for bash, zsh and fish.")
+@click.command(short_help="Print the completion script for bash, zsh or fish.")
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 def completion(shell: str) -> None:
-    """The script by which a shell completes commands, options, files and the names of running processes.
+    """Print the script that completes commands, options, files and names of running processes in a shell.
 
     \b
-    eval "$(shmtrace completion bash)"                           in ~/.bashrc
-    shmtrace completion bash >/etc/bash_completion.d/shmtrace    for everybody
+    eval "$(shmtrace completion bash)"                         in ~/.bashrc
+    shmtrace completion bash >/etc/bash_completion.d/shmtrace  for all users
     shmtrace completion zsh >"${fpath[1]}/_shmtrace"
     shmtrace completion fish >~/.config/fish/completions/shmtrace.fish
     """
@@ -213,7 +216,10 @@ def completion(shell: str) -> None:
 
 
 def _meant(word: str, names: Sequence[str]) -> Region:
-    """The one region that a word means, of what -p names or else of the whole host. Raises ShmtraceError."""
+    """The one region that the argument REGION names, among those of -p, or else of the whole host.
+
+    Raises ShmtraceError if it names none or several. Several are listed on standard error first.
+    """
     from tracer import find_region
     from tracer.capture.capture import Capture
     from tracer.record import snapshot as snapshots
@@ -221,7 +227,7 @@ def _meant(word: str, names: Sequence[str]) -> Region:
 
     tgid = find_region.tgid_of(word)
     if tgid is not None and not Proc().process(tgid):
-        raise ShmtraceError(f"there is no process {tgid}", "`shmtrace snapshot` shows who has regions")
+        raise ShmtraceError(f"there is no process {tgid}", "`shmtrace snapshot` lists processes with regions")
     names = names or ([str(tgid)] if tgid is not None else [])
     with Capture() as capture:
         snapshots.take(capture, wanted(names, not names, wait=False), ourselves())
@@ -230,10 +236,10 @@ def _meant(word: str, names: Sequence[str]) -> Region:
             return found[0].region
         if found:
             print(hexdump.choices(found), file=sys.stderr)
-            raise ShmtraceError(f"{len(found)} regions are {word}", "name one by its id, or narrow them with -p")
+            raise ShmtraceError(f"{word} names {len(found)} regions", "give the id of one, or narrow them with -p")
         if tgid is not None:
             print(hexdump.choices(find_region.known(capture)), file=sys.stderr)
-            raise ShmtraceError(f"{word} is in none of its regions", "name one of these by its id")
+            raise ShmtraceError(f"{word} lies in none of its regions", "give the id of one of these")
         close = find_region.close_to(capture, word)
-        hint = f"did you mean {' or '.join(close)}?" if close else "`shmtrace snapshot` shows which there are"
-        raise ShmtraceError(f"no region is {word}", hint)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`shmtrace snapshot` lists the regions"
+        raise ShmtraceError(f"no region is called {word}", hint)

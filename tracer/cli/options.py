@@ -1,4 +1,4 @@
-"""Options that commands share, and the kinds of values that they take."""
+"""Options that several commands share, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class Seconds(click.FloatRange):
-    """What is no number is in every range, by click."""
+    """A number of seconds in a range. Rejects NaN, which click accepts: NaN is neither below nor above a bound."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)
-        return self.fail(f"{value} is no time", param, ctx) if math.isnan(seconds) else seconds
+        return self.fail(f"{value} is not a number of seconds", param, ctx) if math.isnan(seconds) else seconds
 
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 def size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
-    """Bytes of a size like 512M or 4G."""
+    """Bytes for a size such as 512M or 4G. Raises click.BadParameter."""
     if value is None:
         return None
     match = re.fullmatch(r"(?ai)(\d{1,19})([kmgt]?)", value)
     size_bytes = int(match[1]) * UNITS[match[2].upper()] if match else 0
     if not 0 < size_bytes < 1 << 63:
-        raise click.BadParameter(f"{value[:40]!r} is no size: write 512M or 4G")
+        raise click.BadParameter(f"{value[:40]!r} is not a size: write 512M or 4G")
     return size_bytes
 
 
 def byte_range(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """[start, end) in bytes of 0x1000-0x5000, 4K-20K or p1-p5."""
+    """(start, end) in bytes, end excluded, for 0x1000-0x5000, 4K-20K or p1-p5. Raises click.BadParameter."""
     if value is None:
         return None
     match = re.fullmatch(r"(?i)(p?)(\w+)-(p?)(\w+)", value)
@@ -54,11 +54,11 @@ def byte_range(_ctx: click.Context, _parameter: click.Parameter, value: str | No
                 return start, end
     except ValueError:
         pass
-    raise click.BadParameter(f"{value[:40]!r} is no range: write 4K-20K, 0x1000-0x5000 or, in pages, p1-p5")
+    raise click.BadParameter(f"{value[:40]!r} is not a range: write 4K-20K, 0x1000-0x5000 or, in pages, p1-p5")
 
 
 def _offset(text: str, bare: bool) -> int:
-    """Of 4096, 4K or 0x1000; bare: the first only. Raises ValueError."""
+    """The number in 4096, 4K or 0x1000. bare: accept plain digits only. Raises ValueError."""
     match = re.fullmatch(r"(?ai)(\d+)" if bare else r"(?ai)(\d+)([kmgt]?)|0x([0-9a-f]+)", text)
     if not match:
         raise ValueError
@@ -67,6 +67,7 @@ def _offset(text: str, bare: bool) -> int:
 
 
 def label(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> labels.Source | None:
+    """The source that --label names. Raises click.BadParameter."""
     if value is None:
         return None
     try:
@@ -76,11 +77,15 @@ def label(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -
 
 
 def label_names(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Shell completions for --label."""
     return [CompletionItem(name) for name in labels.READY if name.startswith(begun)]
 
 
 def process_names(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
-    """What -p may go on with. Names that a shell, or a regular expression, would read otherwise are left out."""
+    """Shell completions for -p: names of running processes, or files after a slash.
+
+    Names with characters that are special to a shell or a regular expression are left out.
+    """
     if "/" in begun:
         return [CompletionItem(begun, type="file")]
     names = {process.comm for process in Proc().processes().values() if process.title}  # kernel threads have none
@@ -88,12 +93,12 @@ def process_names(_ctx: click.Context, _parameter: click.Parameter, begun: str) 
     return [CompletionItem(name) for name in fitting if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name)]
 
 
-A_FILE = click.Path(path_type=Path, readable=False)  # whoever opens it says better what is wrong
+A_FILE = click.Path(path_type=Path, readable=False)  # not checked here: the error of opening it says more
 
 a_capture = click.argument("capture_path", metavar="FILE", type=A_FILE)
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document, schema shmtrace/1.")
-as_csv = click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values with a heading.")
-wait = click.option("--wait", is_flag=True, help="Wait for a process that matches, if there is none yet.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, schema shmtrace/1.")
+as_csv = click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values with a header line.")
+wait = click.option("--wait", is_flag=True, help="Wait until a process matches -p, if none does yet.")
 which_process = click.option(
     "-p",
     "--process",
@@ -101,7 +106,8 @@ which_process = click.option(
     multiple=True,
     metavar="NAME|PID|PIDFILE",
     shell_complete=process_names,
-    help="Processes by name (as pgrep matches), PID (the host's) or pidfile, with all their descendants. Repeatable.",
+    help="Select processes and all their descendants: by name (a regular expression, as for pgrep), by PID on the "
+    "host, or by pidfile. Repeatable.",
 )
 a_label = click.option(
     "--label",
@@ -109,18 +115,20 @@ a_label = click.option(
     callback=label,
     shell_complete=label_names,
     metavar="php|php:file|postgres|BINARY:SYMBOL[+OFFSET]",
-    help="Note what a process was doing when it touched a page: PHP's script and request, or the file it compiled; "
-    "PostgreSQL's query; or whatever string a char * in its memory points to (&SYMBOL: a string that is there).",
+    help="Record what a process was doing when it touched a page. php: the script and request. php:file: also the file "
+    "being compiled. postgres: the query. BINARY:SYMBOL: the string that this char * points to "
+    "(BINARY:&SYMBOL: the string stored at SYMBOL).",
 )
-everything = click.option("-a", "--all", "everything", is_flag=True, help="Every process of the host.")
+everything = click.option("-a", "--all", "everything", is_flag=True, help="Select every process on the host.")
 
 
 def output(text: str, **more: Any) -> Decorator:
-    """-o, and what is written there."""
+    """The option -o. text: its help, which says what is written to the file."""
     return click.option("-o", "--output", "output_path", metavar="FILE", type=A_FILE, help=text, **more)
 
 
 def interval(kind: Seconds, default_s: float, text: str) -> Decorator:
+    """The option -i, in seconds. text: its help, which says what happens at each interval."""
     return click.option(
         "-i",
         "--interval",
@@ -134,24 +142,24 @@ def interval(kind: Seconds, default_s: float, text: str) -> Decorator:
 
 
 def which_processes(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say whose regions are meant."""
+    """The options that select processes: -p and -a."""
     return which_process(everything(command))
 
 
 def as_document(command: Callable[..., None]) -> Callable[..., None]:
-    """--json and --csv, of which a command takes one."""
+    """The options --json and --csv. Giving both raises click.UsageError."""
 
     @functools.wraps(command)
     def checked(**how: Any) -> None:
         if how["as_json"] and how["as_csv"]:
-            raise click.UsageError("name one of: --json, --csv")
+            raise click.UsageError("--json and --csv exclude each other: give one of them")
         command(**how)
 
     return as_json(as_csv(checked))
 
 
 def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of all that trace into a capture, and the command that may be run."""
+    """The options of every command that traces into a capture, and the COMMAND it may run."""
     for decorate in (
         click.argument("command", nargs=-1, type=click.UNPROCESSED),
         click.option(
@@ -161,18 +169,26 @@ def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             callback=size,
             metavar="SIZE",
-            help="Of regions still to come; the ledger takes 0.24% of it. More: room for more processes and regions.",
+            help="Reserve for regions created during the trace (costs 0.24% of it in kernel memory). A larger size "
+            "also makes room for more processes and regions.",
         ),
         a_label,
         click.option(
             "--stacks",
             is_flag=True,
-            help="Count first touches by user stack, too; built without frame pointers, as Debian's are, programs have "
-            "short ones. Needs -o.",
+            help="Count pages by user stack; needs frame pointers: Debian's php and libc have none, so their stacks "
+            "are short. Requires -o.",
         ),
         wait,
-        interval(Seconds(0.1, 1), 0.5, "Between two looks, each written into the capture; at most 1."),
-        click.option("-d", "--duration", "seconds", type=Seconds(min=0, min_open=True), help="Stop after so long."),
+        interval(Seconds(0.1, 1), 0.5, "Seconds between samples; each is committed to the capture."),
+        click.option(
+            "-d",
+            "--duration",
+            "seconds",
+            type=Seconds(min=0, min_open=True),
+            metavar="SECONDS",
+            help="Stop after this many seconds.",
+        ),
     ):
         command = decorate(command)
     return command

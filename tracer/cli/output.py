@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from tracer.account import Account
 
 PATIENCE_S = 1.0
-BEGINNING = 15  # characters, by which a file is told to be of an earlier run
+BEGINNING = 15  # characters that the old and the new file must share for save() to replace the old one
 
 Item = TypeVar("Item")
 
 
 def say(text: str) -> None:
-    """To standard output, at once, in its own encoding: click.echo would take another than ASCII."""
+    """Print to standard output and flush, in its own encoding. click.echo would replace an ASCII encoding."""
     print(text, flush=True)
 
 
 def tell(text: str) -> None:
-    """A line to whoever watches."""
+    """Print one line to standard error, with control characters made visible."""
     from tracer.formatting import printable
 
     print(f"shmtrace: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def report(account: Account, as_json: bool) -> None:
-    """What every trace ends with."""
+    """Print an account to standard output: the text report, or JSON."""
     from tracer.views import json
     from tracer.views import report as text
 
@@ -50,7 +50,7 @@ def report(account: Account, as_json: bool) -> None:
 
 
 def warn(*accounts: Account) -> None:
-    """Beside what has no place for warnings, what a report would say of these."""
+    """Print the warnings of these accounts to standard error, for output formats that have no place for them."""
     from tracer.views.report import warnings
 
     for account in accounts:
@@ -59,7 +59,7 @@ def warn(*accounts: Account) -> None:
 
 
 def coloured(text: str) -> str:
-    """A report as the terminal wants it, where it can and nobody asks for none: https://no-color.org."""
+    """The report in colour, if standard output is a terminal and NO_COLOR is not set (https://no-color.org)."""
     from tracer.views.report import paint
 
     wanted = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
@@ -68,25 +68,25 @@ def coloured(text: str) -> str:
 
 @contextlib.contextmanager
 def writing_capture(path: Path | None) -> Iterator[None]:
-    """Raises ShmtraceError where there is no room for it any more."""
+    """Turn SQLite's error into ShmtraceError if the capture cannot be written. path None: a temporary capture."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        where = f"{path}: what was traced until then is in it" if path else "the temporary directory"
-        raise ShmtraceError(f"the capture cannot be written ({error})", f"make room for {where}") from None
+        where = f"{path}, which holds all that was traced before" if path else "the temporary directory"
+        raise ShmtraceError(f"the capture cannot be written ({error})", f"free disk space for {where}") from None
 
 
 def save(path: Path | None, chunks: Iterable[str]) -> None:
-    """To standard output, or to a file of its owner's alone. One that is there is replaced only if it begins as this
-    one does, and only when this one is complete.
+    """Write to a file of mode 0600, or to standard output if path is None or "-".
 
-    Raises ShmtraceError.
+    An existing file is replaced only if it is empty or begins like the new text, and only once the new text is
+    complete. Raises ShmtraceError if the file is another one or cannot be written.
     """
     from tempfile import NamedTemporaryFile
 
     if not path or str(path) == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as in a file: these are for programs to read
+            sys.stdout.reconfigure(encoding="utf-8")  # as in a file: programs read this
         sys.stdout.writelines(chunks)
         sys.stdout.flush()
         return
@@ -94,7 +94,7 @@ def save(path: Path | None, chunks: Iterable[str]) -> None:
     first = next(rest, "")
     try:
         if path.exists() and not (path.is_file() and _begins(path, first)):
-            raise ShmtraceError(f"{path} is there already, and not of an earlier run", "name another, or remove it")
+            raise ShmtraceError(f"{path} exists and is not an earlier output", "give another name, or remove it")
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False))  # 0600
             undo = stack.enter_context(contextlib.ExitStack())
@@ -105,7 +105,7 @@ def save(path: Path | None, chunks: Iterable[str]) -> None:
             Path(file.name).replace(path)
             undo.pop_all()
     except OSError as error:
-        raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "name another place") from None
+        raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "give another path") from None
 
 
 def _begins(path: Path, text: str) -> bool:
@@ -116,7 +116,7 @@ def _begins(path: Path, text: str) -> bool:
 
 @contextlib.contextmanager
 def patience(what: str) -> Iterator[None]:
-    """On a terminal, say what takes more than a second."""
+    """On a terminal, print `what` if the body takes more than a second."""
     from threading import Timer
 
     timer = Timer(PATIENCE_S, lambda: tell(what))
@@ -131,7 +131,10 @@ def patience(what: str) -> Iterator[None]:
 def watched(
     items: Iterable[Item], size_of: Callable[[Item], int], total: int, shown: bool = True
 ) -> Generator[Item, None, None]:
-    """The items, and a bar on a terminal of how much of the total they are, once that takes longer than a second."""
+    """Yield the items, and show a progress bar on a terminal once that takes more than a second.
+
+    size_of and total are in the same unit. shown False: never show the bar.
+    """
     shown = shown and sys.stderr.isatty()
     begin = time.monotonic()
     done = 0

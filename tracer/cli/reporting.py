@@ -1,4 +1,4 @@
-"""Commands that look at a capture."""
+"""The commands that read a capture: report, diff, html and export."""
 
 from __future__ import annotations
 
@@ -17,30 +17,38 @@ if TYPE_CHECKING:
     from tracer.tables.table import Table
 
 
-@click.command(short_help="What a capture says, or a table by region, process or time.")
+@click.command(short_help="Report on a capture, by parent, region, process or time.")
 @options.a_capture
 @click.option(
     "--by",
     type=click.Choice(["parent", "region", "process", "unit", "container", "time", "stack", *labels.KINDS]),
     default="parent",
     show_default=True,
-    help="Of what.",
+    metavar="GROUP",
+    help="Group by this: parent, region, process, unit, container, time, stack; with labels in the capture also "
+    "script, request, file, query, label.",
 )
-@click.option("--since", metavar="TIME", help="Touched then or later: 14:00, 2026-11-25 14:00, +30s after the start.")
-@click.option("--until", metavar="TIME", help="Touched before then; -5m is five minutes before the capture's end.")
-@click.option("--sort", metavar="COLUMN", help="By a column of the table; one that is not there names them.")
+@click.option(
+    "--since",
+    metavar="TIME",
+    help="Count only pages touched at or after TIME: 14:00, '2026-11-25 14:00', or +30s after the capture's start.",
+)
+@click.option(
+    "--until", metavar="TIME", help="Count only pages touched before TIME; -5m is 5 minutes before the capture's end."
+)
+@click.option("--sort", metavar="COLUMN", help="Sort by this column of the table; an unknown name lists the columns.")
 @options.as_document
 def report(
     capture_path: Path, by: str, since: str | None, until: str | None, sort: str | None, as_json: bool, as_csv: bool
 ) -> None:
-    """What a capture says: the trace's own report, or a table by region, process and more.
+    """Report on a capture: the trace's own report, or a table by region, process, time and more.
 
     \b
-    shmtrace report x.capture                                        as the trace printed it
-    shmtrace report x.capture --by time --since 14:00 --until 14:05  who grew it then
-    shmtrace report x.capture --by process --sort freed              who gave most back
-    shmtrace report x.capture --by unit                              which service; or --by container
-    shmtrace report x.capture --csv > shares.csv                     every part of every region
+    shmtrace report x.capture                            the trace's own report
+    shmtrace report x.capture --by time --since 14:00    who grew it, and when
+    shmtrace report x.capture --by process --sort freed  whose pages were freed
+    shmtrace report x.capture --by unit                  by systemd service
+    shmtrace report x.capture --csv > shares.csv         each part of each region
     """
     from tracer import account, window
     from tracer.capture.capture import Capture
@@ -48,10 +56,10 @@ def report(
     from tracer.views import table
 
     if by == "stack" and (since or until):
-        raise click.UsageError("when a stack made its pages is not recorded: --since and --until go without --by stack")
+        raise click.UsageError("--by stack takes no --since or --until: stacks are recorded without times")
     whole = by == "parent" and not as_csv
     if whole and sort:
-        raise click.UsageError("--sort needs a table: --by another than parent, or --csv")
+        raise click.UsageError("--sort needs a table: add --csv, or --by with anything but parent")
     with Capture.open(capture_path) as capture:
         read = account.read(capture, window.window(since, until, account.read_session(capture)))
         tables: dict[str, Callable[[], Table]] = {
@@ -70,12 +78,12 @@ def report(
         output.say(table.json(found, read) if as_json else table.report(found, read))
 
 
-@click.command(short_help="What grew from capture A to capture B.")
+@click.command(short_help="Compare two captures: what grew from A to B.")
 @click.argument("path_a", metavar="A", type=options.A_FILE)
 @click.argument("path_b", metavar="B", type=options.A_FILE)
 @options.as_document
 def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
-    """What grew from capture A to capture B, by region and by process.
+    """Compare two captures: what grew from A to B, by region and by process.
 
     \b
     shmtrace diff monday.capture friday.capture
@@ -95,17 +103,17 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
         output.say(changes.json(found, a, b) if as_json else changes.text(found, a, b))
 
 
-@click.command(short_help="Draw a capture as a page.")
+@click.command(short_help="Draw a capture as a web page.")
 @options.a_capture
-@options.output("The page, in place of an earlier one; - is standard output.", required=True)
+@options.output("Write the page to this file, replacing an earlier page; - is standard output.", required=True)
 def html(capture_path: Path, output_path: Path) -> None:
-    """Draw a capture as a page: growth over time, who touched which page, the processes, and every figure in tables.
+    """Draw a capture as a web page: growth over time, who touched which page, the process tree, and tables.
 
     \b
     shmtrace html x.capture -o page.html    then open page.html in a browser
 
-    The page is one file that loads nothing else. Who may read it may read the commands of the processes in it: it is
-    made for its owner's eyes, as the capture is.
+    The page is one file that loads nothing else. It shows the processes' command lines, so only its owner can read it
+    (mode 0600), like the capture.
     """
     from tracer import account
     from tracer.capture.capture import Capture
@@ -116,26 +124,27 @@ def html(capture_path: Path, output_path: Path) -> None:
     output.save(output_path, [page])
 
 
-@click.command(short_help="A capture for flame graphs, traces and spreadsheets.")
+@click.command(short_help="Convert a capture for flame graphs, Perfetto, spreadsheets.")
 @options.a_capture
 @click.option(
     "--format",
     "form",
     type=click.Choice(["folded", "speedscope", "perfetto", "csv"]),
     required=True,
-    help="folded: for flamegraph.pl and inferno, in bytes. csv: a row for what each process touched in each second.",
+    help="folded: stacks with bytes, for flamegraph.pl and inferno. speedscope, perfetto: JSON for these viewers. "
+    "csv: a row for each second, process and region, with the pages touched.",
 )
-@options.output("Instead of standard output, in place of an earlier one.")
+@options.output("Write to this file instead of standard output, replacing an earlier export.")
 def export(capture_path: Path, form: str, output_path: Path | None) -> None:
-    """A capture for other programs: flame graphs, traces, spreadsheets.
+    """Convert a capture for other programs: flame graphs, trace viewers, spreadsheets.
 
-    Of a capture with stacks, folded and speedscope have them below each process, with what it has given back since.
+    If the capture has stacks, folded and speedscope show them below each process. They then include freed pages.
 
     \b
-    shmtrace export x.capture --format folded | flamegraph.pl --countname bytes > x.svg
-    shmtrace export x.capture --format speedscope -o x.speedscope.json   for speedscope.app
-    shmtrace export x.capture --format perfetto -o x.trace.json          for ui.perfetto.dev
-    shmtrace export x.capture --format csv -o x.csv                      for a spreadsheet
+    shmtrace export x.cap --format folded | flamegraph.pl --countname bytes >x.svg
+    shmtrace export x.cap --format speedscope -o x.json    for speedscope.app
+    shmtrace export x.cap --format perfetto -o trace.json  for ui.perfetto.dev
+    shmtrace export x.cap --format csv -o x.csv            for a spreadsheet
     """
     from tracer import account
     from tracer.capture.capture import Capture

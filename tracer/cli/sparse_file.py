@@ -1,4 +1,4 @@
-"""Where a region's content goes: a new file of the owner's alone, or standard output; holes stay holes in either."""
+"""The output of read: a new file of mode 0600, or standard output. Holes stay holes in either."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ZEROS = bytes(1 << 20)
 
 
 class Sink:
-    """Written from the beginning to the end. A context manager.
+    """A file written once from its beginning to its end. A context manager.
 
-    A file is removed again if it is not finished.
+    Leaving it without finish() removes the file. Standard output is left as it is.
     """
 
     def __init__(self, path: Path | None, fd: int) -> None:
-        """path None: what fd is open on, from where it stands. Raises ShmtraceError."""
+        """path None: write to fd, from its current offset. Raises ShmtraceError if path exists or cannot be made."""
         self.path = path
         self._fd = _create(path) if path else fd
         self._sparse = bool(path) or _can_be_sparse(fd)
@@ -42,7 +42,7 @@ class Sink:
             left = left[os.write(self._fd, left) :]
 
     def skip(self, size_bytes: int) -> None:
-        """So many zeros, which take no room where that can be. Raises OSError."""
+        """Write this many zeros, as a hole where the output can have one. Raises OSError."""
         if self._sparse:
             os.lseek(self._fd, size_bytes, os.SEEK_CUR)
             return
@@ -52,7 +52,7 @@ class Sink:
             size_bytes -= some
 
     def finish(self) -> None:
-        """All that came is to be kept. Raises OSError."""
+        """Set the file's length and keep the file. Raises OSError."""
         if self._sparse:
             os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_CUR))
         self._finished = True
@@ -62,13 +62,13 @@ def _create(path: Path) -> int:
     try:
         return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        raise ShmtraceError(f"{path} is there already", "name another, or remove it") from None
+        raise ShmtraceError(f"{path} exists", "give another name, or remove it") from None
     except OSError as error:
-        raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "name another place") from None
+        raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "give another path") from None
 
 
 def _can_be_sparse(fd: int) -> bool:
-    """A file, with nothing behind where we are to show through."""
+    """Whether skipping leaves zeros: in a regular file, not in append mode, with no data after the current offset."""
     held = os.fstat(fd)
     if not stat.S_ISREG(held.st_mode) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
         return False

@@ -1,5 +1,7 @@
-"""The standard files, as a program that runs where a host is in trouble wants them: the disk may be full, the terminal
-gone, the encoding ASCII, a descriptor closed."""
+"""Standard input, output and error for a host in trouble.
+
+The disk may be full, the terminal gone, the encoding ASCII, a descriptor closed. None of this may end a trace.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +20,21 @@ BUFFER_BYTES = 1 << 16
 
 
 class Output(io.FileIO):
-    """Standard output. Raises ShmtraceError where it is not taken; ends where nobody reads."""
+    """Standard output. A failed write raises ShmtraceError; a write to a closed pipe exits."""
 
     def write(self, data: Any) -> int:
         try:
             with writing():
-                while (written := super().write(data)) is None:  # who shares it has made it non-blocking
+                while (written := super().write(data)) is None:  # another process made it non-blocking
                     select.select([], [self], [])
-        except BaseException:  # as of a signal that ends all, once it has been written: it would be again
+        except BaseException:  # also SystemExit of a signal: the buffer would be written again at exit
             _discard()
             raise
         return written
 
 
 class Stderr(io.FileIO):
-    """Standard error, without a buffer. What is told to whoever watches may get lost, and nothing else may by that."""
+    """Standard error, unbuffered. A message that cannot be written is dropped: it must not end the trace."""
 
     def write(self, data: Any) -> int:
         with contextlib.suppress(OSError):
@@ -44,26 +46,28 @@ class Stderr(io.FileIO):
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """What cannot be written to standard output raises ShmtraceError; where nobody reads, this process ends."""
+    """Turn OSError into ShmtraceError, and a broken pipe into exit with 128 + SIGPIPE."""
     try:
         yield
     except OSError as error:
         _discard()
-        if isinstance(error, BrokenPipeError):  # the reader has seen enough
+        if isinstance(error, BrokenPipeError):  # the reader has closed the pipe, like head
             sys.exit(128 + signal.SIGPIPE)
-        raise ShmtraceError(f"the output cannot be written ({error.strerror})", "send it elsewhere") from None
+        raise ShmtraceError(
+            f"the output cannot be written ({error.strerror})", "redirect it to another place"
+        ) from None
 
 
 def _discard() -> None:
-    """What is left for standard output, or the exit tries it again."""
+    """Send the rest of standard output to /dev/null, or the interpreter writes its buffer again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def open_all() -> None:
-    """What the caller closed is opened on nothing, or files of our own would take its place; and what the caller's
-    encoding has not is written as its code.
+    """Reopen the standard files. Characters that the encoding lacks are written as escapes.
 
-    Raises ShmtraceError for the one that the report goes to.
+    A closed one is opened on /dev/null: the next file that is opened would get its descriptor. Raises ShmtraceError if
+    standard output was closed.
     """
     closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
     for name in closed:
@@ -72,7 +76,7 @@ def open_all() -> None:
     sys.stdout = _text(buffer, sys.stdout)
     sys.stderr = _text(Stderr(sys.stderr.fileno(), "w", closefd=False), sys.stderr, write_through=True)
     if "stdout" in closed:
-        raise ShmtraceError("standard output is closed", "the report needs a place to go, if only /dev/null")
+        raise ShmtraceError("standard output is closed", "redirect it, if only to /dev/null")
 
 
 def _text(buffer: Any, like: Any, write_through: bool = False) -> io.TextIOWrapper:

@@ -1,4 +1,4 @@
-"""Commands that trace: into a report, a file, or a table that is live."""
+"""The commands that trace: trace prints a report, record writes a capture, top shows a live table."""
 
 from __future__ import annotations
 
@@ -27,58 +27,59 @@ if TYPE_CHECKING:
     from tracer.record.signals import Signals
 
 FOREVER_S = 10**9
-BETWEEN_READINGS = 4  # times as long as one takes, for a region of a million fragments must not hold up its trace
+# top waits this many times as long as reading the account took: a region of a million extents must not stall its trace
+BETWEEN_READINGS = 4
 
 
-@click.command(short_help="Record who makes and first touches shared memory; then report.")
+@click.command(short_help="Trace who creates and first touches shared memory; then report.")
 @options.which_processes
 @options.as_json
 @options.how_to_trace
-@options.output("Keep the capture, as record does.")
+@options.output("Keep the capture in this new file, as record does.")
 def trace(as_json: bool, **how: Any) -> None:
-    """Record who makes and first touches shared memory, until Ctrl-C, SIGTERM or -d; then report.
+    """Trace who creates and first touches shared memory, then print a report. Ctrl-C, SIGTERM or -d ends the trace.
 
     \b
     shmtrace -p php-fpm                 by name, workers included
     shmtrace -p /run/php/php-fpm.pid    by pidfile
-    shmtrace -p nginx -p php-fpm -d 60  two trees, one minute
-    shmtrace -a -d 10 --json            the whole host, for a program to read
-    shmtrace -- make test               a command; ends with its status
+    shmtrace -p nginx -p php-fpm -d 60  two process trees, one minute
+    shmtrace -a -d 10 --json            the whole host, as JSON
+    shmtrace -- make test               a command; exits with its status
     """
     from tracer import account
 
     _trace(lambda capture: output.report(account.read(capture), as_json), **how)
 
 
-@click.command(short_help="Trace into a capture, to be looked at later.")
+@click.command(short_help="Trace into a capture file, to analyse later.")
 @options.which_processes
 @options.how_to_trace
-@options.output("The capture: a new file.", required=True)
+@options.output("Write the capture to this new file.", required=True)
 @click.option(
     "--max-size",
     "max_bytes",
     callback=options.size,
     metavar="SIZE",
-    help="Of the capture: beyond it, older samples of sizes are thinned out; never pages.",
+    help="Keep the capture below this by dropping every other old size sample; pages are never dropped.",
 )
 def record(output_path: Path, **how: Any) -> None:
-    """Trace into a capture, to be looked at later, by others, in many ways.
+    """Trace into a capture file, to analyse later with report, diff, html and export.
 
-    It is an SQLite file for its owner's eyes (0600), written once a second: what is cut off, by kill -9 or a full disk,
-    is all there but for the last second. `shmtrace report FILE` prints what a trace would have.
+    A capture is an SQLite file that only its owner can read (mode 0600). It is committed at least once a second, so a
+    trace that is cut off by kill -9 or a full disk loses only its last second.
 
     \b
-    shmtrace record -p php-fpm -o pool.capture           until Ctrl-C
-    shmtrace record -p php-fpm -o day.capture -d 86400   a day
-    shmtrace record -o build.capture -- make test        a command; ends with its status
+    shmtrace record -p php-fpm -o pool.capture          until Ctrl-C
+    shmtrace record -p php-fpm -o day.capture -d 86400  one day
+    shmtrace record -o build.capture -- make test       exits with make's status
     """
-    done = f"recorded into {output_path}; `shmtrace report {output_path}`"
+    done = f"recorded into {output_path}: `shmtrace report {output_path}` shows it"
     _trace(lambda _: output.tell(done), output_path=output_path, **how)
 
 
 @click.command(short_help="Watch regions and who grows them, live.")
 @options.which_processes
-@options.interval(options.Seconds(min=0.1), 1.0, "Between two looks.")
+@options.interval(options.Seconds(min=0.1), 1.0, "Seconds between updates of the table.")
 @options.wait
 @options.a_label
 @click.option(
@@ -86,19 +87,20 @@ def record(output_path: Path, **how: Any) -> None:
     type=click.Choice(["process", *labels.KINDS, "unit", "container"]),
     default="process",
     show_default=True,
-    help="What to tell growers apart by.",
+    metavar="GROUP",
+    help="Group growers by this: process, unit, container; with --label also script, request, file, query, label.",
 )
 def top(
     names: tuple[str, ...], everything: bool, interval_s: float, wait: bool, source: labels.Source | None, by: str
 ) -> None:
-    """Watch regions and who grows them, live; q, Ctrl-C or SIGTERM ends, and prints the report.
+    """Watch regions and who grows them, live. q, Ctrl-C or SIGTERM ends the trace and prints its report.
 
-    Sort, pause, look into a region: ? has the keys. Where it is not on a terminal, a line for whatever changes.
+    Press ? for the keys that sort, pause and open a region. Without a terminal, it prints a line for each change.
 
     \b
     shmtrace top -p php-fpm            a pool and its workers
     shmtrace top -a -i 5               the whole host, every 5 seconds
-    shmtrace top -p php-fpm | tee log  plain lines
+    shmtrace top -p php-fpm | tee log  plain lines, one for each change
     shmtrace top -p php-fpm --label php --by script
     """
     from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +108,7 @@ def top(
     from tracer.record.signals import Signals
 
     if bool(names) + everything != 1:
-        raise click.UsageError("name one of: -p NAME, -a (all)")
+        raise click.UsageError("give one of -p NAME, -a (all)")
     if by in labels.KINDS and not (source and by in ["label", *labels.kinds(source.name)]):
         telling = [name for name in labels.READY if by in ["label", *labels.kinds(name)]]
         telling += ["BINARY:SYMBOL"] if by == "label" else []
@@ -117,7 +119,7 @@ def top(
         signals = stack.enter_context(Signals())
         targets = wanted(names, everything, wait)
         stack.enter_context(output.writing_capture(None))
-        # all of the trace is in one thread, as SQLite wants it, and keeps up with the kernel while this one draws
+        # The trace runs in one thread, as SQLite requires, and reads the kernel's events while this thread draws.
         thread = stack.enter_context(ThreadPoolExecutor(1))
         lasting = wait or everything or bool(targets.patterns)
         accounts = _accounts(signals, targets, interval_s, source, lasting)
@@ -143,7 +145,10 @@ def _trace(
     output_path: Path | None,
     max_bytes: int | None = None,
 ) -> None:
-    """Trace into a capture, then do that with it; ends with the command's status, if one was run."""
+    """Trace into a capture, then call then() with it. Exits with the command's status if there is a command.
+
+    Raises click.UsageError for options that contradict each other, ShmtraceError where tracing is impossible.
+    """
     from tracer.capture.capture import Capture
     from tracer.record.child import Started
     from tracer.record.signals import Signals
@@ -151,9 +156,9 @@ def _trace(
     from tracer.views import status_line
 
     if bool(names) + everything + bool(command) != 1:
-        raise click.UsageError("name one of: -p NAME, -a (all), -- COMMAND")
+        raise click.UsageError("give one of -p NAME, -a (all), -- COMMAND")
     if stacks and not output_path:
-        raise click.UsageError("--stacks needs -o FILE: `shmtrace report FILE --by stack` shows them")
+        raise click.UsageError("--stacks needs -o FILE, for `shmtrace report FILE --by stack`")
     need_root(bpf=True)
     host.need_host_pids()
     started = Started(command) if command else None
@@ -174,7 +179,7 @@ def _trace(
         if started:
             started.go()
         if not started:
-            line.say(f"tracing {running.size()}; Ctrl-C {'ends' if output_path else 'reports'}")
+            line.say(f"tracing {running.size()}; Ctrl-C {'stops' if output_path else 'stops and reports'}")
         doubt = running.doubt()
         if doubt and not started:
             line.say(doubt)
@@ -186,11 +191,12 @@ def _trace(
             if started and started.ended():
                 break
             if not (started or targets.patterns or everything or wait) and running.over():
-                line.say("all of the traced processes have ended")
+                line.say("all traced processes have exited")
                 break
         line.clear()
         if started and not started.ended():
-            started.end(patience_s=1.0 if signals.first == signal.SIGINT else 0)  # Ctrl-C went to both
+            # The terminal sends Ctrl-C to the command too: give it a second to end by itself.
+            started.end(patience_s=1.0 if signals.first == signal.SIGINT else 0)
         running.finish(line.say)
         then(capture)
     if started:
@@ -200,9 +206,9 @@ def _trace(
 def _accounts(
     signals: Signals, targets: Targets, interval_s: float, source: labels.Source | None, lasting: bool
 ) -> Generator[Account, None, None]:
-    """Of a trace: as it begins, at every interval, and, complete, at its end.
+    """Accounts of a trace: one at its start, one at every interval, and the complete one at its end.
 
-    lasting: others may come when all that is traced has ended.
+    lasting: go on after all traced processes have exited, because others may still come.
     """
     from tracer import account
     from tracer.capture.capture import Capture
@@ -227,7 +233,10 @@ def _stop(signals: Signals) -> None:
 
 
 def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], None], by: str) -> Account | None:
-    """Show the accounts as they come, on a terminal or in plain lines; the complete one, that comes last."""
+    """Show the accounts that following() delivers, on a terminal's screen or as plain lines.
+
+    Returns the complete account, or None if the trace delivered none.
+    """
     from tracer.views import status_line
     from tracer.views import top as views
 
@@ -243,7 +252,7 @@ def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], N
         try:
             from tracer.views import top_screen
         except ImportError:
-            output.tell("textual is not here: a line for whatever changes; `pip install textual` gives the screen")
+            output.tell("textual is not installed, so changes are printed as lines: `pip install textual`")
         else:
             import asyncio
 

@@ -1,6 +1,6 @@
-"""The demo: the experiment the project began from, and at each stage what every tool says of it, side by side.
+"""The demo: run a small experiment and print, at each stage, what each tool reports about it, side by side.
 
-What there is to see is gathered into a Stage; how a Stage is shown, the second half, is pure.
+The first half collects the figures into a Stage. The second half, which renders a Stage, is pure.
 """
 
 from __future__ import annotations
@@ -31,56 +31,58 @@ from tracer.record.trace import Trace
 from tracer.shipped import shipped
 from tracer.views import report
 
-CATCH_UP_S = 2.0  # at most, until it is known whose all pages are
+CATCH_UP_S = 2.0  # longest wait until the trace has accounted for all pages
 STEP_S = 0.05
 
 
 class Row(NamedTuple):
-    """What is said of one process. None: nothing, for it has exited, or is not known."""
+    """What the tools report about one process. None: nothing, because it has exited, or unknown."""
 
     name: str
     tgid: int
     ps: ps_pmap_free.Ps | None
     pmap_bytes: int | None
-    """RSS of the region"""
+    """RSS of the region in this process"""
     pss_bytes: int | None
-    """of the region, by smaps"""
+    """PSS of the region in this process, from smaps"""
     made: str | None
-    """of the region's creator: how that is known, traced or inferred"""
+    """how it is known that this process created the region: traced or inferred; None: it did not"""
     touched_pages: int | None
 
 
 class Stage(NamedTuple):
-    """What is said at one stage."""
+    """What the tools report at one stage."""
 
     rows: list[Row]
     shared_bytes: int
-    """of the whole host, by free"""
+    """of the whole host, from free"""
     size_bytes: int
     allocated_bytes: int
-    """by a stat of the file behind the region"""
+    """from stat(2) of the file behind the region"""
 
 
 class ToldByShmtrace(NamedTuple):
-    """What shmtrace says of the region so far."""
+    """What shmtrace knows about the region so far."""
 
     creator: int | None
-    """tgid"""
+    """tgid; None: unknown"""
     how: str
-    """that is known"""
+    """how the creator is known: traced or inferred"""
     touched_pages: dict[int, int] | None
-    """by tgid; None: not known"""
+    """by tgid; None: unknown"""
 
 
 def run(size_bytes: int) -> Generator[str, None, None]:
-    """The demo, text by text as it goes. Closed, at its end or before, it leaves no process and no probe behind.
+    """Run the demo and yield its text piece by piece. Closing the generator ends all its processes and probes.
 
-    Raises ShmtraceError.
+    Raises ShmtraceError if there is not enough memory, or if the experiment fails.
     """
     before_bytes, available_bytes = ps_pmap_free.free()
     if available_bytes is not None and size_bytes // 2 > available_bytes:
-        lack = f"it writes {format_mb(size_bytes // 2)} MB, and {format_mb(available_bytes)} MB are available"
-        raise ShmtraceError(lack, "--size makes it smaller")
+        lack = (
+            f"the demo writes {format_mb(size_bytes // 2)} MB, but only {format_mb(available_bytes)} MB are available"
+        )
+        raise ShmtraceError(lack, "give a smaller --size")
     with contextlib.ExitStack() as stack:
         play = stack.enter_context(Experiment(size_bytes))
         refusal = None
@@ -101,22 +103,22 @@ def run(size_bytes: int) -> Generator[str, None, None]:
         yield _report(watch.account())
 
 
-# ---- what is seen ----
+# ---- what the tools report ----
 
 
 class Experiment:
-    """tracer/experiment.py, running; a context manager that ends it."""
+    """A running demo/experiment.py. A context manager that ends it."""
 
     def __init__(self, size_bytes: int) -> None:
         self._size_bytes = size_bytes
         self._kept = contextlib.ExitStack()
         self.processes: dict[str, int] = {}
-        """tgid by name, in the order of birth, the dead ones too"""
+        """tgid by name, in the order they started, including those that have exited"""
 
     def __enter__(self) -> Experiment:
         self._socket, theirs = socket.socketpair()
         with theirs:
-            # A fresh interpreter, so that the parent's RSS is its own; in a session of its own: Ctrl-C is for us alone.
+            # A fresh interpreter, so that the parent's RSS is its own. A new session, so that Ctrl-C reaches only us.
             program = self._kept.enter_context(resources.as_file(shipped("demo/experiment.py")))
             self._process = subprocess.Popen(
                 [sys.executable, "-IS", str(program), str(self._size_bytes >> 20)],
@@ -139,16 +141,17 @@ class Experiment:
 
     @property
     def parent(self) -> int:
+        """tgid of the experiment's parent process."""
         return self._process.pid
 
     def map(self) -> Mapping:
-        """The first stage; where the parent has the region."""
+        """Go to the first stage; returns the parent's mapping of the region."""
         self.go_on()
         return next(mapping for mapping in Proc().mappings(self.parent) if mapping.shared)
 
     def go_on(self) -> None:
-        """To the next stage; returns when it is reached."""
-        with contextlib.suppress(OSError):  # it has ended: there is nothing to hear then
+        """Go to the next stage; returns once it is reached. Raises ShmtraceError if the experiment has ended."""
+        with contextlib.suppress(OSError):  # it has ended: _hear() raises then
             self._socket.sendall(b"\n")
         self._hear()
 
@@ -158,7 +161,7 @@ class Experiment:
             line = self._lines.readline()
         name, _, tgid = line.strip().rpartition(" ")
         if not name:
-            raise ShmtraceError("the experiment has ended early", "is there memory enough? --size makes it smaller")
+            raise ShmtraceError("the experiment ended early, maybe for lack of memory", "give a smaller --size")
         self.processes[name] = int(tgid)
 
 
@@ -169,13 +172,17 @@ def _tracing(parent: int, size_bytes: int) -> Iterator[Tracing]:
 
 
 class Tracing:
-    """What shmtrace says where it can trace."""
+    """What shmtrace reports where tracing works."""
 
     def __init__(self, capture: Capture, trace: Trace) -> None:
         self._capture = capture
         self._trace = trace
 
     def tell(self, allocated_pages: int) -> ToldByShmtrace:
+        """What the trace knows, once it has accounted for this many pages, or after CATCH_UP_S.
+
+        Raises ShmtraceError if it does not see the region.
+        """
         end_s = time.monotonic() + CATCH_UP_S
         touched: dict[int, int] = {}
         region = None
@@ -184,25 +191,28 @@ class Tracing:
             region = next(iter(self._trace.regions.values()), None)
             touched = self._trace.touched_pages(region) if region else {}
         if region is None:
-            raise ShmtraceError("the trace does not see the experiment", "shmtrace doctor says why")
+            raise ShmtraceError("the trace does not see the experiment", "`shmtrace doctor` says why")
         return ToldByShmtrace(region.creator.tgid if region.creator else None, "traced", touched)
 
     def account(self) -> Account:
+        """End the trace; returns its account."""
         self._trace.finish()
         return account.read(self._capture)
 
 
 class Snapshots:
-    """What shmtrace says where it cannot."""
+    """What shmtrace reports where tracing does not work."""
 
     def __init__(self, parent: int) -> None:
         self._parent = parent
 
     def tell(self, _: int) -> ToldByShmtrace:
+        """What a snapshot knows now."""
         creator = self.account().regions[0].creator
         return ToldByShmtrace(creator.process.tgid, creator.how, None) if creator else ToldByShmtrace(None, "", None)
 
     def account(self) -> Account:
+        """The account of a new snapshot."""
         with Capture() as capture:
             snapshot.take(capture, _only(self._parent))
             return account.read(capture)
@@ -213,10 +223,10 @@ def _only(tgid: int) -> Targets:
 
 
 def _look(play: Experiment, mapping: Mapping, watch: Tracing | Snapshots) -> Stage:
-    """What all of them say now."""
+    """What all tools report now."""
     stat = shmem.region_stat(Proc().map_file(play.parent, mapping))
     if stat is None:
-        raise ShmtraceError("the experiment's region is gone", "did something end its processes?")
+        raise ShmtraceError("the experiment's region is gone", "check whether its processes were killed")
     told = watch.tell(stat.allocated_bytes // PAGE_BYTES)
     listed = ps_pmap_free.ps(list(play.processes.values()))
     rows = [
@@ -238,32 +248,32 @@ def _look(play: Experiment, mapping: Mapping, watch: Tracing | Snapshots) -> Sta
 
 
 def _script(size_bytes: int) -> list[tuple[str, str]]:
-    """The stages: what happens, and what there is to see."""
+    """The stages: (what happens, what it shows)."""
     whole, quarter, half = (format_mb(size_bytes // part) for part in (1, 4, 2))
     return [
         (
             f"the parent maps {whole} MB and touches none of it",
-            "VSZ has it all, and there is nothing yet: to map is not to use.",
+            "VSZ counts all of it, but nothing is allocated yet: mapping is not using.",
         ),
         (
             f"child A writes the first {quarter} MB",
-            "VSZ has it twice. RSS has it in A, never in the parent, whose region it is.",
+            "VSZ counts it twice. RSS counts it for A, never for the parent, who created the region.",
         ),
         (
             f"child B writes the first {half} MB, of which A had written {quarter}",
-            "RSS counts what two have written twice. PSS adds up, but halves between A and B what A alone brought in.",
+            "RSS counts what both wrote twice. PSS adds up, but splits A's pages between A and B.",
         ),
         (
             "A exits; C, which does nothing, takes its place",
-            "A's pages have left RSS with A, and are still there. By PSS they are B's now.",
+            "A's pages left RSS when A exited, but they are still allocated. PSS now counts them for B.",
         ),
         (
             "B exits; D, which does nothing, takes its place",
-            "By ps, pmap and smaps nobody has any of it. All of it is still there.",
+            "According to ps, pmap and smaps nobody has any of it. All of it is still allocated.",
         ),
         (
             "C and D exit; only the parent is left, which never touched it",
-            "free and stat say how much there is, and of nobody.",
+            "free and stat tell how much is allocated, but not who touched it.",
         ),
     ]
 
@@ -276,11 +286,10 @@ def _opening(size_bytes: int, refusal: ShmtraceError | None) -> str:
     )
     paragraphs = [synopsis]
     paragraphs += [
-        f"{tool} is not installed: {ps_pmap_free.STAND_INS[tool]} is read in its place."
-        for tool in ps_pmap_free.absent()
+        f"{tool} is not installed, so {ps_pmap_free.STAND_INS[tool]} is read instead." for tool in ps_pmap_free.absent()
     ]
     if refusal:
-        paragraphs.append(f"No tracing here, so who touched the pages stays unknown: {refusal}")
+        paragraphs.append(f"Tracing does not work here, so who touched the pages stays unknown: {refusal}")
     return "\n".join(map(_wrap, paragraphs))
 
 
@@ -289,20 +298,20 @@ def _proof(parent: int, mapping: Mapping) -> str:
     return "\n".join(
         [
             "",
-            "The region, in the parent's maps; and what `stat -f` says of the file behind it:",
+            "The region in the parent's maps, and what `stat -f` says of the file behind it:",
             f"  {ps_pmap_free.maps_line(parent, mapping)}",
             f"  {path}: {ps_pmap_free.file_system(path)}",
-            "A plain stat of it gives VSS (st_size), and what there is, RSS (st_blocks).",
+            "Its stat gives the size (VSS, st_size) and what is allocated (RSS, st_blocks).",
         ]
     )
 
 
 def render(stage: Stage, before_bytes: int) -> str:
-    """A stage for a person: 80 columns. before_bytes: what free said before the first."""
+    """The table of a stage, in 80 columns. before_bytes: shared memory of the host before the first stage."""
     lines = ["                   ps VSZ  ps RSS  pmap RSS     PSS  shmtrace: touched first"]
     for row in stage.rows:
         if not row.ps and row.touched_pages == 0:
-            continue  # it did nothing, and is no more
+            continue  # it has exited and touched nothing
         lines.append(_line(row.name, str(row.tgid), _said(row), row.touched_pages, _note(row)))
     if len(stage.rows) > 1:
         sums = map(_sum, zip(*(_said(row) for row in stage.rows if row.ps)))
@@ -315,11 +324,18 @@ def render(stage: Stage, before_bytes: int) -> str:
 
 
 def moral(stage: Stage) -> str:
-    """What it comes to, at the end."""
+    """The conclusion at the end."""
     if any(row.touched_pages is None for row in stage.rows):
-        return "Who filled it could have been told only by watching."
-    owners = [f"{format_mb(row.touched_pages * PAGE_BYTES)} to {row.name}" for row in stage.rows if row.touched_pages]
-    return f"shmtrace has watched: of {format_mb(stage.allocated_bytes)} MB it puts {' and '.join(owners)}, both dead."
+        return "Only a trace could have told who filled it."
+    owners = [
+        f"{row.name} touched {format_mb(row.touched_pages * PAGE_BYTES)} first"
+        for row in stage.rows
+        if row.touched_pages
+    ]
+    return (
+        f"shmtrace traced it: of {format_mb(stage.allocated_bytes)} MB allocated, {' and '.join(owners)}. "
+        "Both have exited."
+    )
 
 
 def _note(row: Row) -> str:
@@ -332,7 +348,7 @@ def _note(row: Row) -> str:
 
 
 def _said(row: Row) -> Sequence[int | None]:
-    """By the usual tools."""
+    """VSZ, RSS, pmap RSS and PSS."""
     return [*(row.ps or (None, None)), row.pmap_bytes, row.pss_bytes]
 
 
@@ -344,18 +360,18 @@ def _line(name: str, tgid: str, said: Iterable[int | None], touched_pages: int |
 
 
 def _sum(values: Iterable[int | None]) -> int | None:
-    """None if any is not known."""
+    """None if any value is unknown."""
     known = list(values)
     return None if None in known else sum(value or 0 for value in known)
 
 
 def _report(read: Account) -> str:
     command = "shmtrace snapshot -p" if read.session.tier == tiers.PROC.name else "shmtrace -p"
-    return f"\nAnd this is the account, as `{command}` gives it of any process:\n\n{report.render(read)}"
+    return f"\nThis is the report that `{command}` prints for any process:\n\n{report.render(read)}"
 
 
 def format_mb(size_bytes: int) -> str:
-    """In MB (2**20): to the tenth below 100, and without it where it is none."""
+    """In MB (2**20 bytes), with one decimal below 100 unless it is 0."""
     size_mb = size_bytes / 2**20
     return f"{size_mb:.0f}" if size_mb >= 100 else f"{size_mb:.1f}".removesuffix(".0")
 

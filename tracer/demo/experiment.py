@@ -1,10 +1,10 @@
-"""The experiment the project began from, as a program of its own that imports nothing of it.
+"""The demo's experiment, as a program that imports nothing of shmtrace.
 
-    python3 tracer/experiment.py 2000
+    python3 tracer/demo/experiment.py 2000
 
-A parent maps so many MB of shared memory and touches none of them; child A writes the first quarter, child B the first
-half; then idle children take their places. Each line on its input, an Enter, takes it one stage on; the name and PID of
-each process are printed when it has done its part. `shmtrace demo` drives it; by hand, it waits while you look around.
+A parent maps this many MB of shared memory and touches none of them. Child A writes the first quarter, child B the
+first half; then idle children take their places. Each line on standard input (an Enter) starts the next stage. A
+process's name and PID are printed when it has done its part. `shmtrace demo` drives it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ PAGE = b"x" * mmap.PAGESIZE
 
 
 def main(size_bytes: int) -> None:
-    # The children wait on this pipe, which the parent alone could write to: when it ends, however it does, so do they.
+    """Run the experiment with a region of this size, one stage for each line on standard input."""
+    # The children read this pipe, and only the parent holds its write end: when the parent ends, they end too.
     hold, kept_by_parent = os.pipe()
 
     def child(name: str, pages: int) -> int:
@@ -62,21 +63,24 @@ def main(size_bytes: int) -> None:
 
 
 def next_stage() -> None:
+    """Wait for a line on standard input; exit at its end."""
     if not sys.stdin.readline():
         sys.exit()
 
 
 def say(name: str, tgid: int) -> None:
+    """Report that a process has done its part."""
     print(name, tgid, flush=True)
 
 
 def end(tgid: int) -> None:
+    """Terminate a child and wait for it."""
     os.kill(tgid, signal.SIGTERM)
     os.waitpid(tgid, 0)
 
 
 def rename(name: str) -> None:
-    """As ps shows it. The arguments are overwritten where they are, as setproctitle of PHP and PostgreSQL does."""
+    """Set the name that ps shows, by overwriting the arguments in place, like setproctitle of PHP and PostgreSQL."""
     with open("/proc/self/comm", "w") as comm:
         comm.write(name)
     with open("/proc/self/stat") as stat:

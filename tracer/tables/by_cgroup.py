@@ -12,22 +12,24 @@ from tracer.tables.table import Column, Table
 
 
 class PlaceRow(NamedTuple):
+    """What the processes of one unit or container touched; or a part that no process touched in the window."""
+
     part: str
-    """touched, or outside the window, before the capture, unseen: of nobody"""
+    """touched, other_times, before, unseen or sum"""
     place: Place
-    """by container without the unit"""
+    """without the unit in the table by container"""
     cgroups: Sequence[str]
-    """of all that is put together here"""
+    """all cgroups that the row sums up"""
     size_bytes: int
     freed_bytes: int | None
     nr_processes: int | None
     nr_regions: int
     key: Hashable = None
-    """what tells it from the others that are touched, whatever joins it"""
+    """identity of a touched row, which stays the same while the row grows"""
 
 
 def _unit(row: PlaceRow) -> str:
-    """One that is in none has its cgroup."""
+    """The unit, or else the cgroups of processes in no unit."""
     return PARTS.get(row.part) or row.place.unit or ", ".join(row.cgroups) or "?"
 
 
@@ -65,12 +67,12 @@ BY_CONTAINER = [
 
 
 def by_unit(account: Account) -> Table:
-    """A row for who touched pages that are there still, or gave some back, by their systemd unit."""
+    """Touched and freed bytes by the systemd unit of the processes. The rows add up to what is allocated."""
     return _by_place(account, "unit", BY_UNIT, lambda found, cgroup: (found, None if found.unit else cgroup))
 
 
 def by_container(account: Account) -> Table:
-    """By container and pod; all that are in none are in a row together."""
+    """Touched and freed bytes by container and pod. All processes outside containers share one row."""
     return _by_place(account, "container", BY_CONTAINER, lambda found, cgroup: (found._replace(unit=None), not cgroup))
 
 

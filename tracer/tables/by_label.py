@@ -1,4 +1,4 @@
-"""A table of an account by label: what the processes said they were doing when they made the pages. Pure."""
+"""The table of an account by label: what processes were doing when they touched the pages first. Pure."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from tracer.tables.table import Column, Table
 
 
 class Deed(NamedTuple):
-    """What all processes first touched while they did one thing; or a part that has no label."""
+    """What all processes touched first under one label; or a part that has no label."""
 
     part: str
-    """touched, outside the window, before the capture, or unseen"""
+    """touched, other_times, before or unseen"""
     text: str | None
-    """None: unknown; empty: nothing that has a name"""
+    """of the label; None: unknown; "": it was empty"""
     size_bytes: int
     nr_processes: int | None = None
     first_ns: int | None = None
     last_ns: int | None = None
     regions: Sequence[str] = ()
-    """by what was touched of them, most first"""
+    """names of the regions, most touched first"""
 
     @property
     def key(self) -> str | None:
+        """Identity of a touched row."""
         return self.text
 
     @property
@@ -37,15 +38,15 @@ class Deed(NamedTuple):
 
 
 def by_label(account: Account, kind: str) -> Table:
-    """By one kind of text of the labels; "label": the most telling kind. The rows add up to what is allocated.
+    """Touched bytes by one kind of label text; "label" means the most specific kind that the capture has.
 
-    Raises ShmtraceError where the capture has none of that kind.
+    The rows add up to what is allocated. Raises ShmtraceError if the capture has no labels of that kind.
     """
     source = account.session.label
     kinds = labels.columns(source) if source else []
     if not kinds or kind not in ["label", *kinds]:
-        has = f"it has {', '.join(kinds)}" if kinds else "it has no labels: record it with --label"
-        raise ShmtraceError(f"the capture tells nothing by {kind}", has)
+        has = f"it has {', '.join(kinds)}" if kinds else "it has no labels; record it with --label"
+        raise ShmtraceError(f"the capture has no {kind} to group by", has)
     of = kinds[0] if kind == "label" else kind
     found: dict[str | None, list[tuple[Labelled, str]]] = {}
     for parent in account.parents:

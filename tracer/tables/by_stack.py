@@ -1,4 +1,4 @@
-"""A table of an account by stack: which code made the pages. Pure."""
+"""The table of an account by user stack: which code allocated the pages. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from tracer.tables.table import Column, Table
 
 
 class StackRow(NamedTuple):
+    """The pages of one region that were allocated from one user stack."""
+
     region: Region
     what: str
     frames: tuple[str, ...] | None
     """callers first; None: unknown"""
     made_bytes: int
-    """given back since or not"""
+    """including what was freed since"""
     processes: int
-    """how many of them"""
+    """how many processes had this stack"""
 
 
 BY_STACK = [
@@ -39,9 +41,9 @@ BY_STACK = [
 
 
 def by_stack(account: Account) -> Table:
-    """Of each region, the code that made it. Raises ShmtraceError for a capture without stacks."""
+    """Bytes of each region by user stack, most first. Raises ShmtraceError if the capture has no stacks."""
     if not account.has_stacks:
-        raise ShmtraceError("the capture has no stacks", "record with --stacks")
+        raise ShmtraceError("the capture has no stacks", "record it with --stacks")
     rows = []
     for parent in account.parents:
         for region in parent.regions:

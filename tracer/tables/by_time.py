@@ -1,4 +1,4 @@
-"""A table of an account by time, and what regions had when. Pure."""
+"""The table of an account by time, and the sizes of regions over time. Pure."""
 
 from __future__ import annotations
 
@@ -23,29 +23,32 @@ MAX_BUCKETS = 24
 
 
 class History(NamedTuple):
-    """What one region had allocated, by its samples."""
+    """Allocated bytes of one region over time. times_ns is CLOCK_REALTIME, ascending."""
 
     times_ns: Sequence[int]
     sizes_bytes: Sequence[int]
     start_bytes: int
 
     def at(self, time_ns: int) -> int:
+        """Allocated bytes at a time: of the last sample up to it."""
         number = bisect.bisect_right(self.times_ns, time_ns)
         return self.sizes_bytes[number - 1] if number else self.start_bytes
 
 
 class Bucket(NamedTuple):
-    """What happened in [time_ns, until_ns)."""
+    """What happened in [time_ns, until_ns) of CLOCK_REALTIME."""
 
     time_ns: int
     until_ns: int
     allocated_bytes: int
-    """at its end"""
+    """at until_ns"""
     grown_bytes: int
     touched_bytes: int
     grower: Process | None
+    """the process that touched most"""
     grower_bytes: int
     started: int
+    """processes of the tree that started"""
     exited: int
 
 
@@ -66,7 +69,7 @@ TOUCHED = """process IS NOT NULL AND first_ns IS NOT NULL
 
 
 def by_time(account: Account, capture: Capture) -> Table:
-    """About 20 equal parts of the window, that begin at round times."""
+    """The window in at most about 24 equal parts that begin at round local times."""
     since_ns, until_ns = bounds(account)
     origin_ns, size_ns = _buckets(since_ns, until_ns)
     nr = max(1, -(-(until_ns - origin_ns) // size_ns))
@@ -114,7 +117,7 @@ def by_time(account: Account, capture: Capture) -> Table:
 
 
 def bounds(account: Account) -> tuple[int, int]:
-    """Of the window, as far as it is in the capture."""
+    """(since_ns, until_ns) of the window, cut to the capture's time."""
     window, session = account.window, account.session
     since_ns = session.started_ns if window.since_ns is None else window.since_ns
     until_ns = session.ended_ns if window.until_ns is None else window.until_ns
@@ -122,7 +125,7 @@ def bounds(account: Account) -> tuple[int, int]:
 
 
 def _buckets(since_ns: int, until_ns: int) -> tuple[int, int]:
-    """Where the first one begins, and how long each is; round by the viewer's clock."""
+    """(begin of the first part, length of each part) in nanoseconds, round in the local zone."""
     seconds = (until_ns - since_ns) / 1e9
     size_ns = next((size for size in BUCKETS_S if seconds / size <= MAX_BUCKETS), BUCKETS_S[-1]) * 10**9
     offset = datetime.fromtimestamp(since_ns / 1e9).astimezone().utcoffset()
@@ -131,7 +134,7 @@ def _buckets(since_ns: int, until_ns: int) -> tuple[int, int]:
 
 
 def histories(account: Account, capture: Capture) -> Mapping[int, History]:
-    """By region's row. At its end a region has what the account says, or nothing if it is gone."""
+    """The history of each region, by its row. It ends with the account's size, or with 0 if the region is gone."""
     samples: dict[int, list[tuple[int, int]]] = {}
     for row, time_ns, size_bytes in capture.rows("SELECT region, time_ns, allocated_bytes FROM sample ORDER BY 2"):
         samples.setdefault(row, []).append((time_ns, size_bytes))

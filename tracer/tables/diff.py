@@ -1,4 +1,4 @@
-"""What two captures have in common, and what grew between them, by region and by process. Pure."""
+"""Compare two accounts, A and B: what grew between them, by region and by process. Pure."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from tracer.account import Account, Process, Region
 from tracer.tables.rollup import command, what
 from tracer.tables.table import Column, Table
 
-SAME_BOOT_NS = 10 * 10**9  # clocks are set; a boot takes longer
+SAME_BOOT_NS = 10 * 10**9  # boot times that differ by less are one boot: a clock may be adjusted, a boot takes longer
 T = TypeVar("T")
 
 
 class Change(NamedTuple):
-    """One region, one process or several of one command, in A and in B: their ids, how many, what they had."""
+    """One region, one process, or all processes of one command, in A and in B."""
 
     of: str
+    """region, process or sum"""
     what: str
     kind: str
     ids_a: Sequence[str]
     ids_b: Sequence[str]
     how: str
-    """same, alike (same name, another region or process), new, gone"""
+    """same, alike (another region or process with the same name), new or gone"""
     allocated_a_bytes: int | None
     allocated_b_bytes: int | None
     touched_a_bytes: int
@@ -41,15 +42,20 @@ class Change(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A region, by what it can be told from others where its inode is another."""
+    """A region with the names that identify it in a capture of another boot, where its inode number differs."""
 
     whose: str
+    """command line of its parent"""
     what: str
+    """its guessed use, or else its name"""
     region: Region
 
 
 class Diff(NamedTuple):
+    """The changes from A to B, in tables of Change rows with their sums."""
+
     same_boot: bool
+    """both are of one boot of one host"""
     regions: Table
     processes: Table
 
@@ -76,8 +82,11 @@ PROCESS_COLUMNS = [
 
 
 def diff(a: Account, b: Account) -> Diff:
-    """Where both are of one boot of one host, a region is known by its inode and a process by its start; what has no
-    counterpart so, and everything else, by what it is called. Of regions, what a parent has now counts.
+    """The changes from A to B, largest first.
+
+    In two captures of one boot, regions are matched by inode and processes by PID and start time. What this leaves
+    over, and everything in captures of two boots, is matched by name. Of a parent's regions, those that still exist
+    count.
     """
     same_boot = _same_boot(a, b)
     regions = sorted(_regions(a, b, same_boot), key=lambda row: -abs(row.allocated_change_bytes or 0))
@@ -90,7 +99,7 @@ def diff(a: Account, b: Account) -> Diff:
 
 
 def both(found: Diff) -> Table:
-    """Regions, then processes, in the columns of the regions."""
+    """One table for CSV: the regions, then the processes, in the columns of the regions."""
     return Table("diff", REGION_COLUMNS, [*found.regions.rows, *found.processes.rows])
 
 
@@ -102,7 +111,7 @@ def _same_boot(a: Account, b: Account) -> bool:
 
 
 def _booted_ns(account: Account) -> float | None:
-    """CLOCK_REALTIME, by processes whose start is known by both clocks."""
+    """CLOCK_REALTIME of the boot, computed from processes whose start is known in both clocks; None: unknown."""
     processes = {toucher.process for region in account.regions for toucher in region.touchers}
     processes |= {parent.process for parent in account.parents if parent.process}
     booted = [one.started_ns - one.start_time_ns for one in processes if one.started_ns and one.start_time_ns]
@@ -135,7 +144,7 @@ def _current(account: Account) -> list[Held]:
 def _match(
     first: Sequence[T], second: Sequence[T], key: Callable[[T], Hashable]
 ) -> tuple[list[tuple[T, T]], list[T], list[T]]:
-    """Pairs of the same key, one to one in the order given; what is left over of each."""
+    """(pairs with the same key, unmatched of first, unmatched of second). Each item is in one pair at most."""
     waiting: dict[Hashable, list[T]] = {}
     for one in second:
         waiting.setdefault(key(one), []).append(one)
@@ -150,7 +159,7 @@ def _match(
 
 
 def _region(how: str, one: Held | None, other: Held | None) -> Change:
-    """At least one is there."""
+    """The change of a region. one is from A, other from B; at most one of them is None."""
     a, b = ([held.region] if held else [] for held in (one, other))
     name = [held.what for held in (one, other) if held][-1]
     return Change(
@@ -211,7 +220,7 @@ def _process(name: str, before: list[tuple[Process, int]], after: list[tuple[Pro
 
 
 def _pids(row: Change) -> str:
-    """The one, or how many in A and in B."""
+    """The PID if there is only one, or else the numbers of processes in A and in B."""
     ids = {*row.ids_a, *row.ids_b}
     if len(ids) <= 1:
         return "".join(ids)

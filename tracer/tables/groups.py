@@ -1,4 +1,4 @@
-"""By what else an account may be looked at than by its regions and processes. Pure."""
+"""Group an account by something else than regions and processes: unit, container, stack or label. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tracer.tables.table import Table
 
 
 def table(account: Account, by: str) -> Table:
-    """Raises ShmtraceError where the capture does not tell."""
+    """The table by unit, container, stack or a kind of label. Raises ShmtraceError if the capture has no such data."""
     tables = {"unit": by_unit, "container": by_container, "stack": by_stack}
     return tables[by](account) if by in tables else by_label(account, by)
 
 
 def telling(account: Account) -> list[str]:
-    """By what this account falls into parts: the most telling first."""
+    """The groupings that make sense for this account, the most specific first."""
     places = {place(toucher.process.cgroup) for region in account.regions for toucher in region.touchers}
     return [
         *(labels.kinds(account.session.label) if account.session.label else []),

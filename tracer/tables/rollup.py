@@ -1,4 +1,4 @@
-"""Tables of an account, by what it is looked at: its regions, its processes, every part of it. Pure."""
+"""The tables of an account by region, by process and by parent. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from tracer.tables.by_time import bounds, histories
 from tracer.tables.table import Column, Table
 
 PARTS = {"other_times": "at other times", "before": "before the trace", "unseen": "unseen", "sum": "sum"}
-"""What a table calls that which nobody touched in the window, and the sum of all."""
+"""How tables show the parts that no process touched in the window, and the sum."""
 
 
 def command(process: Process | None) -> str:
+    """The command line of a process; empty for None."""
     return process.name if process else ""
 
 
 def who(process: Process | None) -> str:
+    """PID and name of a process; empty for None."""
     return process.who if process else ""
 
 
@@ -27,10 +29,14 @@ def who(process: Process | None) -> str:
 
 
 class RegionRow(NamedTuple):
+    """A region and its growth in the window."""
+
     region: Region
     what: str
+    """its guessed use, or else its name"""
     grown_bytes: int
     grower: Toucher | None
+    """the process that touched most of it in the window; None: nobody touched it"""
 
 
 BY_REGION = [
@@ -60,7 +66,7 @@ BY_REGION = [
 
 
 def by_region(account: Account, capture: Capture) -> Table:
-    """In a window, grown is what it grew in it, and the grower who touched most in it."""
+    """A row for each region; those that are gone come last. capture: read only if the account has a window."""
     found = None if account.window == ALL_TIME else histories(account, capture)
     rows = []
     for parent in account.parents:
@@ -76,7 +82,7 @@ def by_region(account: Account, capture: Capture) -> Table:
 
 
 def what(region: Region, parent: Parent) -> str:
-    """The guess, or else its name."""
+    """The guessed use of a region, or else its name."""
     return guess.guess(region, parent.process) or region.name
 
 
@@ -84,12 +90,14 @@ def what(region: Region, parent: Parent) -> str:
 
 
 class ProcessRow(NamedTuple):
+    """What one process did to all regions together."""
+
     process: Process
     touched_bytes: int
     freed_bytes: int
     faults: int | None
     regions: Sequence[str]
-    """by what it touched of them, most first"""
+    """names of the regions it touched, most touched first"""
 
 
 BY_PROCESS = [
@@ -110,7 +118,7 @@ BY_PROCESS = [
 
 
 def by_process(account: Account) -> Table:
-    """Those that touched, freed or faulted on a region."""
+    """A row for each process that touched a region or faulted on one, most touched first."""
     found: dict[Process, list[tuple[Toucher, str]]] = {}
     for parent in account.parents:
         for region in parent.regions:
@@ -143,8 +151,9 @@ class Share(NamedTuple):
     parent: Parent
     region: Region
     part: str
-    """touched, outside the window, before the capture, or unseen"""
+    """touched, other_times, before or unseen"""
     toucher: Toucher | None
+    """None unless part is touched"""
     size_bytes: int
 
 
@@ -169,7 +178,7 @@ BY_PARENT = [
 
 
 def by_parent(account: Account) -> Table:
-    """A row for every part of every region: they add up to what is allocated."""
+    """A row for each part of each region. A region's rows add up to what it has allocated."""
     rows = []
     for parent in account.parents:
         for region in parent.regions:

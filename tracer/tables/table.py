@@ -1,4 +1,4 @@
-"""A table: rows, and one list of columns that is all that text, CSV, JSON and sorting know of them."""
+"""A table: rows, and a list of columns. Text, CSV, JSON and sorting access the rows only through the columns."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ class Column(NamedTuple):
     """One column of a table, for every kind of output."""
 
     name: str
-    """its end is the unit: _bytes, or _ns since 1970"""
+    """a name that ends in _bytes or _ns (since 1970) has this unit"""
     title: str
-    """for people; empty: not for them"""
+    """the heading in text; empty: the column is only in CSV and JSON"""
     get: Callable[[Any], Value]
-    """of a row; None: unknown"""
+    """its value in a row; None: unknown"""
     align: str = ">"
-    """< is text, and cut where the line is too short"""
+    """"<": text, aligned left, and cut if the line is too long"""
     signed: bool = False
-    """a change"""
+    """a change in bytes, shown with its sign"""
     shown: Callable[[Any], str] | None = None
-    """to people, if that is more than the value"""
+    """its text for people, if that is more than the value"""
 
     @property
     def key(self) -> str:
-        """In CSV and JSON: a time is written there with its unit in itself."""
+        """Its name in CSV and JSON, without _ns: times are written there as RFC 3339."""
         return self.name.removesuffix("_ns")
 
 
 def told(columns: Sequence[Column], rows: Sequence[Any]) -> list[Column]:
-    """For people: those of which anything is known."""
+    """The columns to show people: those with a title, and a known value in at least one row."""
     return [
         column
         for column in columns
@@ -46,23 +46,26 @@ def _is_told(column: Column) -> bool:
 
 
 class Table(NamedTuple):
+    """Rows of one type, with the columns that read them."""
+
     by: str
+    """what the rows are grouped by, as in --by"""
     columns: Sequence[Column]
     rows: Sequence[Any]
     total: Any = None
-    """a row that is the sum of the others"""
+    """the sum of the rows, as one more row; None: it has none"""
 
     def name(self, row: Any) -> str:
-        """What a row is of: the texts of its line, those but the first as far as they are known."""
+        """What a row stands for: its first text column, and its other text columns as far as known."""
         first, *others = (column for column in self.columns if column.align == "<" and _is_told(column))
         names = [first, *(column for column in others if column.get(row) is not None)]
         return " ".join(column.shown(row) if column.shown else str(column.get(row)) for column in names)
 
     def sort(self, name: str | None) -> Table:
-        """By a column, called as its heading is or as in CSV, there with the unit or without: the most first, of texts
-        and times the first. Unknown comes last.
+        """The table sorted by a column; name is its heading, or its key with or without _bytes. None: as it is.
 
-        Raises ShmtraceError, with the columns there are.
+        Numbers are sorted descending, texts and times ascending; unknown values come last. Raises ShmtraceError, which
+        lists the columns, if no column has the name.
         """
         if name is None:
             return self
@@ -72,9 +75,9 @@ class Table(NamedTuple):
         column = names.get(name)
         if column is None:
             there_are = ", ".join(column.key for column in self.columns)
-            raise ShmtraceError(f"there is no column {name!r} by {self.by}", f"sort by one of {there_are}")
+            raise ShmtraceError(f"the table by {self.by} has no column {name!r}", f"sort by one of {there_are}")
         known = [row for row in self.rows if column.get(row) not in (None, "")]
         unknown = [row for row in self.rows if column.get(row) in (None, "")]
         downward = column.align == ">" and not column.name.endswith("_ns")
-        known.sort(key=column.get, reverse=downward)  # type: ignore[arg-type]  # of one column, all are of one kind
+        known.sort(key=column.get, reverse=downward)  # type: ignore[arg-type]  # the values of one column have one type
         return self._replace(rows=known + unknown)

@@ -1,4 +1,4 @@
-"""Every touch in a capture as a row of a table: who, which region, in which second, how many pages."""
+"""The CSV export: one row for each process, region and second, with the pages touched."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ GROUP BY region << 32 | process, first_ns / 1000000000 ORDER BY 3
 
 
 class TouchRow(NamedTuple):
-    """A part of what a region has."""
+    """A part of what a region has allocated."""
 
     region: Region
     part: str
     """touched, before or unseen"""
     process: Process | None
     time_ns: int | None
-    """of the first of these pages"""
+    """CLOCK_REALTIME of the first of these pages"""
     touched_bytes: int
 
 
@@ -42,9 +42,12 @@ COLUMNS = [
 
 
 def rows(account: Account, capture: Capture, processes: dict[int, Process]) -> Iterator[TouchRow]:
-    """The bytes of a region's rows add up to what it has allocated. Of all of the capture's time."""
+    """All touches of a capture, whatever the account's window. A region's rows add up to what it has allocated.
+
+    processes: by row, as read_processes() returns them.
+    """
     regions = {region.row: region for region in account.regions}
-    numbers = array("q")  # all of them, read at once: a trace commits nothing while it is being read
+    numbers = array("q")  # read all at once: while the capture is being read, a running trace cannot commit
     for touched in capture.each(TOUCHED):
         numbers.extend(touched)
     yield from _left(account, "before")

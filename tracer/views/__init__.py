@@ -1,1 +1,1 @@
-"""What an account looks like: text, JSON, a live line. Pure: an account in, text out."""
+"""Renderers of an account: text, JSON, a web page, a live table. Pure, except for top's screen and the status line."""

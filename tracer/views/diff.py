@@ -1,4 +1,4 @@
-"""The difference of two captures, for a person and for a program."""
+"""The difference of two captures, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ MAX_ROWS = 20
 
 
 def text(found: Diff, a: Account, b: Account) -> str:
+    """The two captures and tables of what changed, in 80 columns and at most MAX_ROWS rows each."""
     lines = []
     for name, account in (("A", a), ("B", b)):
         session = account.session
@@ -20,7 +21,7 @@ def text(found: Diff, a: Account, b: Account) -> str:
             f"{name}  {printable(session.host)}  {moment(session.started_ns)} to {moment(session.ended_ns)}{cut_off}"
         )
     lines += [
-        "the same are known by inode and start time" if found.same_boot else "two boots, or hosts: matched by name"
+        "same boot: matched by inode and start time" if found.same_boot else "different boots or hosts: matched by name"
     ]
     lines += ["", *table.text(found.regions, limit=MAX_ROWS), ""]
     lines += table.text(found.processes, limit=MAX_ROWS)
@@ -28,6 +29,7 @@ def text(found: Diff, a: Account, b: Account) -> str:
 
 
 def json(found: Diff, a: Account, b: Account) -> str:
+    """One JSON document, with all rows and their sums."""
     times = [
         {"host": one.session.host, "started": rfc3339(one.session.started_ns), "ended": rfc3339(one.session.ended_ns)}
         for one in (a, b)

@@ -1,8 +1,8 @@
-"""An account as stacks, for flame graphs: whose region, which one, who touched it, and how many bytes of it.
+"""An account as stacks for flame graphs: the parent, the region, the toucher, and the bytes it touched.
 
-The bytes of all stacks add up to what is allocated; where the ledger has more than the inode, and unseen is less than
-nothing, to what the ledger has: a stack has no room for that, and speedscope refuses the whole file. Of a capture with
-user stacks, they are below who touched, and add up to what has been given back, too: by which it was is not known.
+The bytes of all stacks add up to what is allocated. If unseen is negative, it is left out, and they add up to what the
+ledger has: speedscope refuses a file with a negative weight. In a capture with user stacks, these follow the toucher.
+The bytes then include what was freed since, because it is unknown from which stack the freed pages came.
 """
 
 from __future__ import annotations
@@ -19,21 +19,24 @@ SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
 
 class Stack(NamedTuple):
-    """From the root to the leaf."""
+    """One stack of a flame graph and its weight."""
 
     frames: tuple[str, ...]
-    """parent, region, toucher, and the toucher's own"""
+    """from the root to the leaf: parent, region, toucher, then the frames of the toucher's user stack"""
     size_bytes: int
 
 
 def folded(account: Account) -> Iterator[str]:
-    """A line a stack, as flamegraph.pl, inferno and speedscope read it: frames with ; between, a space, bytes."""
+    """One line for each stack: its frames, joined by ";", a space, and its bytes.
+
+    flamegraph.pl, inferno and speedscope read this format.
+    """
     for stack in stacks(account.parents):
         yield f"{';'.join(map(_escaped, stack.frames))} {stack.size_bytes}\n"
 
 
 def speedscope(account: Account) -> Iterator[str]:
-    """A document of speedscope's own format: a profile of all regions, and one of each, in the order of first touch."""
+    """A document in speedscope's own format: one profile of all regions, and one of each, in order of first touch."""
     session = account.session
     everything = list(stacks(account.parents))
     frames = {
@@ -57,7 +60,7 @@ def speedscope(account: Account) -> Iterator[str]:
 
 
 def stacks(parents: list[Parent]) -> Iterator[Stack]:
-    """What is from before the first, then by first touch, what is unseen last."""
+    """The stacks of these parents. Of a region, before comes first, then the touchers by first touch, unseen last."""
     for parent in parents:
         for region in parent.regions:
             has_stacks = any(toucher.made_by for toucher in region.touchers)

@@ -1,4 +1,4 @@
-"""A region's content for the eye: as hexadecimal, as hexdump -C shows it, or the text in it, as strings does."""
+"""The contents of a region for people: in hexadecimal, like hexdump -C, or only the text in it, like strings."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tracer.proc.contents import DATA, Piece
 from tracer.proc.shmem import PAGE_BYTES
 
 ROW_BYTES = 16
-BLOCK_BYTES = 1 << 18  # of text at a time
+BLOCK_BYTES = 1 << 18  # dumped at a time
 CHARACTERS = bytes(code if 0x20 <= code < 0x7F else ord(".") for code in range(256))
 PRINTABLE = b"\t" + bytes(range(0x20, 0x7F))
 TEXT = re.compile(rb"[\t\x20-\x7e]{4,}")
-LONGEST_BYTES = 1 << 16  # of one line; more becomes another
+LONGEST_BYTES = 1 << 16  # of one string; a longer one is split into lines
 
 
 def hexdump(pieces: Iterable[Piece]) -> Iterator[str]:
-    """Rows of 16 bytes at offsets divisible by it; like rows, holes and what was left out are a line each."""
+    """Lines of 16 bytes at offsets divisible by 16. Repeated rows, holes and left-out pages become one line each."""
     previous, squeezed, end = b"", False, 0
     for state, group in itertools.groupby(pieces, key=lambda piece: piece.state):
         start = None
@@ -63,8 +63,8 @@ def _amount(size_bytes: int) -> str:
 
 
 def strings(pieces: Iterable[Piece]) -> Iterator[str]:
-    """Runs of at least four printable ASCII characters, each with its offset in hexadecimal."""
-    text, start = b"", 0  # what the data so far ended with
+    """Lines with a hexadecimal offset and a run of at least four printable ASCII characters."""
+    text, start = b"", 0  # the end of the data so far, which the next piece may continue
     for piece in pieces:
         if piece.state != DATA:
             yield _lines(text, start)
@@ -72,7 +72,7 @@ def strings(pieces: Iterable[Piece]) -> Iterator[str]:
             continue
         start = start if text else piece.start
         text += piece.data
-        # what may go on in the next piece waits for it
+        # A run at the end may continue in the next piece, so it is kept back.
         stop = max(len(text.rstrip(PRINTABLE)), len(text) - LONGEST_BYTES)
         yield _lines(text[:stop], start)
         text, start = text[stop:], start + stop
@@ -85,11 +85,11 @@ def _lines(data: bytes, start: int) -> str:
         for match in TEXT.finditer(data)
         for at in range(0, len(match[0]), LONGEST_BYTES)
     )
-    return "".join(lines).replace("\t", "\\x09")  # as printable() has it, of which nothing else is needed here
+    return "".join(lines).replace("\t", "\\x09")  # what printable() does with the only control character in TEXT
 
 
 def choices(regions: Iterable[Known]) -> str:
-    """A line for each of several regions: its id, to name it by, and what may tell it from the others."""
+    """A table of regions to choose from: the id to name one by, and what distinguishes them."""
     rows = [
         (
             each.region.id,

@@ -1,4 +1,7 @@
-"""The page: one file that needs no other. The data is in it as JSON, and its script puts all of it in as text."""
+"""The web page of a capture: one file that loads no other.
+
+The data is embedded as JSON. The page's script inserts every value as text, never as markup.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ from tracer.views import pictures
 PAGE, VENDOR = shipped("views/page"), shipped("views/vendor")
 STYLES = [VENDOR / "uPlot.min.css", PAGE / "page.css"]
 SCRIPTS = [VENDOR / "uPlot.iife.min.js", *(PAGE / f"{name}.js" for name in ("data", "growth", "map", "tree", "table"))]
-MAX_NAME = 300  # characters: a command line may have megabytes
-MAX_REGIONS = 1000  # in pictures and tables, those that were biggest; a database makes one for every parallel query
-MAX_ROWS = 500  # of a table by label, place or stack; the rest is one more
-MAX_TEXTS = 1 << 11  # in the maps, those that most of their pages are for
-OTHER_TEXT = -2
+MAX_NAME = 300  # characters; a command line may have megabytes
+MAX_REGIONS = 1000  # shown, the biggest; a database may create a region for every parallel query
+MAX_ROWS = 500  # of a table by label, unit, container or stack; one more row sums up the rest
+MAX_TEXTS = 1 << 11  # label texts in the maps, those with most pages
+OTHER_TEXT = -2  # instead of a text beyond MAX_TEXTS
 MAX_SHORT_NAME = 40  # columns, in the headline
 
 
@@ -46,12 +49,12 @@ def render(account: Account, capture: Capture) -> str:
 
 
 def _hash(text: str) -> str:
-    """As a Content-Security-Policy has it."""
+    """The hash of a script or style, as a Content-Security-Policy wants it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _json(document: dict[str, Any]) -> str:
-    """Such that nothing in it ends the script element, or begins a comment there."""
+    """JSON that is safe in a script element: nothing in it ends the element or begins a comment."""
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=True)  # U+2028 and all else beyond ASCII as \u….
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -62,8 +65,10 @@ def _json(document: dict[str, Any]) -> str:
 
 
 class Lists:
-    """What the data points to: a process is its position among all, a text that among the most frequent ones; a time is
-    microseconds since the beginning.
+    """Convert references for the page's data.
+
+    A process becomes its position in the list of all processes, a label text its position among the most frequent ones,
+    a time microseconds since the capture began.
     """
 
     def __init__(self, capture: Capture, began_ns: int) -> None:
@@ -74,13 +79,15 @@ class Lists:
         self.texts: dict[int, int] = {}
 
     def who(self, process: Process | None) -> int | None:
+        """Position of a process."""
         return self.positions[process.row] if process else None
 
     def when(self, time_ns: int | None) -> int | None:
+        """Microseconds since the capture began; None stays None."""
         return None if time_ns is None else (time_ns - self.began_ns) // 1000
 
     def choose_texts(self, spans: Iterable[pictures.Span]) -> None:
-        """Those that most pages are for, as many as there is room for."""
+        """Keep the MAX_TEXTS texts that have most pages in these spans."""
         pages: Counter[int] = Counter()
         for span in spans:
             pages[span.text] += span.pages
@@ -88,14 +95,16 @@ class Lists:
         self.texts = {number: position for position, (number, _) in enumerate(pages.most_common(MAX_TEXTS))}
 
     def text(self, number: int) -> int:
+        """Position of a label text; UNKNOWN or OTHER_TEXT if it is not in the page."""
         return number if number == pictures.UNKNOWN else self.texts.get(number, OTHER_TEXT)
 
     def command(self, row: sqlite3.Row) -> int:
+        """Position of a command line, which is added if it is new."""
         return self.commands.setdefault(_name(row["command"] or row["comm"]), len(self.commands))
 
 
 def data(account: Account, capture: Capture) -> dict[str, Any]:
-    """All that the page shows."""
+    """The page's data, as a JSON document."""
     session = account.session
     lists = Lists(capture, session.started_ns)
     regions = {region.row: region for region in account.regions}
@@ -157,7 +166,7 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
 
 
 def _texts(capture: Capture, kind: str) -> tuple[list[str], dict[int, int]]:
-    """All of one kind that labels have, and the number of each by row of a label. Empty: nothing that has a name."""
+    """(distinct label texts of one kind, the number of a label's text by the label's row). "": the text was empty."""
     numbers: dict[str, int] = {}
     rows = capture.each(f"SELECT id, {kind} FROM label")  # noqa: S608
     by_row = {row: numbers.setdefault(text or "", len(numbers)) for row, text in rows}
@@ -192,7 +201,10 @@ def _region(region: Region, parent: Parent, lists: Lists) -> dict[str, Any]:
 
 
 def _map(cell_pages: int, spans: list[pictures.Span], lists: Lists, kind: str | None) -> dict[str, Any]:
-    """In columns, each span by its distance from the one before. Of exact ones, all pages are of the one process."""
+    """The spans of a map as columns; each span begins at a distance (gap) from the end of the one before.
+
+    In an exact map, with cells of one page, pages and present are left out: they equal the length.
+    """
     exact = cell_pages == 1
     firsts = [lists.when(span.first_ns) for span in spans]
     lasts = [lists.when(span.last_ns) for span in spans]
@@ -210,7 +222,7 @@ def _map(cell_pages: int, spans: list[pictures.Span], lists: Lists, kind: str | 
 
 
 def _table(table: Table, lists: Lists) -> dict[str, Any]:
-    """By column, for people. What nobody touched is never among the rest."""
+    """A table as columns. Rows beyond MAX_ROWS are summed up, except the parts that no process touched."""
     part = next((column for column in table.columns if column.name == "part"), None)
     touched = [row for row in table.rows if not part or part.get(row) == "touched"]
     columns = told(table.columns, table.rows)
@@ -232,7 +244,7 @@ def _table(table: Table, lists: Lists) -> dict[str, Any]:
 
 
 def _rest(columns: list[Column], rows: list[Any]) -> list[int | str | None]:
-    """What can be added up, in one row."""
+    """One row that sums up the bytes of these rows."""
     sums = [
         sum(int(column.get(row) or 0) for row in rows) if column.name.endswith("_bytes") else None for column in columns
     ]
@@ -258,7 +270,7 @@ def _name(text: str | None) -> str:
 def headline(account: Account) -> str:
     """Who owns what, how much it grew, and who grew it: one sentence."""
     if not account.parents:
-        return "No shared memory: none of these processes maps any, or did."
+        return "No shared memory: none of these processes maps any, or has mapped any."
     first, *rest = account.parents
     session = account.session
     sentence = f"{_short(first.process)} owns {format_bytes(first.allocated_bytes)}"
@@ -290,12 +302,12 @@ def _duration(seconds: float) -> str:
 
 def _short(process: Process | None) -> str:
     if process is None:
-        return "A process that had exited before"
+        return "An unknown process that has exited"
     return f"{fit(printable(process.comm or process.command or '?'), MAX_SHORT_NAME)} {process.tgid}"
 
 
 def balance(account: Account) -> dict[str, int]:
-    """In pages, of all regions; those that are gone as they were when they went."""
+    """The balance in pages of all regions. A region that is gone counts with what it had when it went."""
     regions = account.regions
     return {
         "allocated": sum(region.allocated_bytes for region in regions) // PAGE_BYTES,

@@ -1,4 +1,4 @@
-"""The account as one JSON document, of the schema shmtrace/1 that schema.json writes down. It only ever grows."""
+"""The account as one JSON document, of the schema that schema.json writes down. Fields are only ever added to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tracer.unmapped import Unmapped
 SCHEMA = "shmtrace/1"
 
 
-# what most of it is made of; for these json.dumps() is slow, as it makes an encoder each time
+# Most values have these types. json.dumps() would be slow for them, because it makes an encoder each time.
 PLAIN: dict[type, Callable[[Any], str]] = {
     str: encode_basestring_ascii,
     int: int.__repr__,
@@ -28,7 +28,10 @@ PLAIN: dict[type, Callable[[Any], str]] = {
 
 
 def render(account: Account) -> Iterator[str]:
-    """As json.dumps(…, indent=1) has it, in pieces, for it may be large; and a process is in it again and again."""
+    """The text of json.dumps(…, indent=1), in pieces, because it may be large.
+
+    The same process occurs many times, so its text is cached.
+    """
 
     @functools.cache
     def process_text(process: Process, margin: str) -> str:
@@ -48,7 +51,7 @@ def render(account: Account) -> Iterator[str]:
         return json.dumps(value)
 
     def pieces(value: Any, margin: str) -> Iterator[str]:
-        """What is still to be made, a generator, is a list."""
+        """Like text(), but a generator in a dict becomes a list, one item at a time."""
         inner = margin + " "
         if isinstance(value, dict) and any(isinstance(item, GeneratorType) for item in value.values()):
             before = "{"
@@ -165,7 +168,7 @@ def _unmapped(row: Unmapped) -> dict[str, Any]:
 
 
 def _labels(region: Region) -> list[dict[str, Any]]:
-    """What it was touched for; most first."""
+    """The touched bytes by label, most first."""
     touched: Counter[Label | None] = Counter()
     for labelled in region.labelled:
         touched[labelled.label] += labelled.touched_bytes
@@ -195,13 +198,13 @@ def _process(process: Process) -> dict[str, Any]:
 
 
 def rfc3339(unix_ns: int | None) -> str | None:
-    """RFC 3339 with microseconds, UTC."""
+    """Nanoseconds since 1970 in RFC 3339, in UTC, with microseconds; None stays None."""
     if unix_ns is None:
         return None
     seconds, ns = divmod(unix_ns, 1_000_000_000)
     return f"{_second(seconds)}.{ns // 1000:06}Z"
 
 
-@functools.lru_cache(maxsize=1 << 14)  # hours; of many things the times are within few
+@functools.lru_cache(maxsize=1 << 14)  # room for 4 hours of seconds; most times of a capture lie close together
 def _second(unix_s: int) -> str:
     return datetime.fromtimestamp(unix_s, timezone.utc).replace(tzinfo=None).isoformat()

@@ -1,8 +1,8 @@
-"""A capture as a trace that ui.perfetto.dev opens: sizes of regions, what each process touched, and the lives of all.
+"""A capture as a trace for ui.perfetto.dev: region sizes, what each process touched, and the processes' lifetimes.
 
-In the JSON form of trace events: times are microseconds since the capture began, and what took place before it began is
-put at its beginning. Counters are in bytes. A process has the number of its PID; where a PID was used again, each later
-life has a number of its own, or Perfetto would take them for one, and its name says the PID.
+The format is JSON trace events. Times are microseconds since the capture began; earlier events are placed at its
+beginning. Counters are in bytes. A process is numbered by its PID. If a PID was used again, each later process gets
+another number, because Perfetto would merge them; its name then contains the PID.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.formatting import printable
 from tracer.views.json import rfc3339
 
-HOST = 1 << 22  # above every PID (PID_MAX_LIMIT): the host, and then a region each
-LATER = 1 << 30  # and above these: the later lives of a PID
-MAX_COUNTS = 100_000  # of what processes touched; where there are more, they are told less often
+HOST = 1 << 22  # the host's number, above every PID (PID_MAX_LIMIT); the regions' numbers follow
+LATER = 1 << 30  # above those: processes whose PID was used before
+MAX_COUNTS = 100_000  # counter events of touched pages; with more, the time between two is made longer
 
 Event = dict[str, Any]
 
@@ -29,7 +29,7 @@ SELECT (first_ns - :began) / :step, process, sum("end" - start) FROM extent WHER
 
 
 def render(account: Account, capture: Capture) -> Iterator[str]:
-    """One event to a line."""
+    """The JSON document, one event to a line."""
     session = account.session
     about = {"exporter": f"shmtrace {session.version}", "started": rfc3339(session.started_ns)}
     head = {"displayTimeUnit": "ms", "otherData": about}
@@ -79,7 +79,7 @@ def _regions(account: Account, capture: Capture) -> Iterator[Event]:
 
 
 def _numbers(processes: dict[int, Process]) -> dict[int, int]:
-    """What stands for each process, by row."""
+    """The number of each process in the trace, by its row."""
     first: dict[int, int] = {}
     for row, process in sorted(processes.items(), key=lambda item: item[1].start_time_ns):
         first.setdefault(process.tgid, row)
@@ -110,12 +110,12 @@ def _lives(processes: dict[int, Process], numbers: dict[int, int], ended_ns: int
 
 
 def _touched(capture: Capture, numbers: dict[int, int], began_ns: int, ended_ns: int) -> Iterator[Event]:
-    """What each process has touched of all regions, of the pages that are there at the end: a sum that grows."""
+    """Counter events: the bytes each process has touched so far, of pages that are still allocated at the end."""
     (extents,) = capture.rows("SELECT count(*) FROM extent")[0]
     step_ns = 1_000_000_000 * max(1, extents // MAX_COUNTS)
     lasted_ns = ended_ns - began_ns
     counts = {(step, row): pages for step, row, pages in capture.each(TOUCHED, {"began": began_ns, "step": step_ns})}
-    while len(counts) > MAX_COUNTS and step_ns < lasted_ns:  # a count each is the least
+    while len(counts) > MAX_COUNTS and step_ns < lasted_ns:  # one event for each process is the minimum
         step_ns *= 2
         closer, counts = counts, {}
         for (step, row), pages in closer.items():

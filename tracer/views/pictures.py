@@ -1,4 +1,4 @@
-"""What the pictures of the page are drawn from: growth over time and the map of pages, bounded however big the capture.
+"""The data of the page's pictures: growth over time and the page maps. Its size is bounded for any capture.
 
 Pure: a capture and its account in, lists of integers out. Times are microseconds since the capture began.
 """
@@ -14,37 +14,42 @@ from typing import Any, NamedTuple, Optional
 from tracer.account import Account, Process, Region
 from tracer.capture.capture import PAGE_BYTES, Capture
 
-BINS = 240  # of time
+BINS = 240  # intervals on the time axis
 SECOND_NS = 1_000_000_000
-MAX_POINTS = 4 * BINS  # of a line
-MAX_COLOURS = 10  # touchers drawn each by itself; the others are one
+MAX_POINTS = 4 * BINS  # of one line
+MAX_COLOURS = 10  # touchers with a colour of their own; all others share one
 MAX_SPANS = 1 << 16  # of all maps together
-MIN_SPANS = 64  # of one
-BEFORE = -1  # in place of a process: there when the capture began
-UNKNOWN = -1  # in place of a text
+MIN_SPANS = 64  # of one map
+BEFORE = -1  # instead of a process: pages from before the capture
+UNKNOWN = -1  # instead of a text: unknown
 
 
 class Span(NamedTuple):
-    """Pages [start, end) of a region: all of one process, or the most of them."""
+    """Pages [start, end) of a region, and the process that touched most of them first."""
 
     start: int
     end: int
     process: int | None
+    """row; None: before"""
     pages: int
-    """of that process"""
+    """how many of them that process touched first"""
     present: int
-    """of whomever"""
+    """how many of them are allocated"""
     first_ns: int | None
+    """CLOCK_REALTIME when that process touched the first of them"""
     last_ns: int | None
     text: int = UNKNOWN
-    """what most of that process's pages are for: one of the texts by number"""
+    """number of the label text that most of that process's pages have"""
 
 
 # ---- who has a colour ----
 
 
 def coloured(account: Account) -> list[Process]:
-    """Those that are drawn each by itself, most touched first. Half of them are chosen by what is still there."""
+    """The processes with a colour of their own, most touched first.
+
+    Half are chosen by what they touched in regions that still exist, the others by what they touched in all.
+    """
     everything = touched(account.regions)
     living = touched([region for region in account.regions if region.gone_ns is None])
     half = living.most_common(MAX_COLOURS // 2)
@@ -53,7 +58,7 @@ def coloured(account: Account) -> list[Process]:
 
 
 def touched(regions: Iterable[Region]) -> Counter[Process]:
-    """Bytes, by process."""
+    """Touched bytes by process."""
     found: Counter[Process] = Counter()
     for region in regions:
         for toucher in region.touchers:
@@ -66,10 +71,10 @@ def touched(regions: Iterable[Region]) -> Counter[Process]:
 
 
 def growth(capture: Capture, account: Account, regions: Mapping[int, Region], top: Sequence[int]) -> dict[str, Any]:
-    """Bytes at each edge between the bins of time, by who touched them first, and the lines they are to meet.
+    """The growth chart: bytes at each edge between bins, in bands by first toucher, and the line of allocated bytes.
 
-    regions: by row. top: rows of the processes that have a band each.
-    An extent says what is there now: a page that was given back is in no band, and the line is above them till then.
+    regions: by row. top: rows of the processes with a band of their own. An extent records only pages that are still
+    allocated. A page that was freed is in no band, so the line lies above the bands until it was freed.
     """
     session = account.session
     bin_ns = max(-(-(session.ended_ns - session.started_ns) // BINS), 1)
@@ -77,7 +82,7 @@ def growth(capture: Capture, account: Account, regions: Mapping[int, Region], to
     unseen = [0] * (BINS + 1)
 
     def edge(time_ns: int) -> int:
-        """The first one that is not before."""
+        """Index of the first edge at or after a time."""
         return min(max(-(-(time_ns - session.started_ns) // bin_ns), 0), BINS)
 
     for row, who, begin, end, pages in _touched_when(capture, top, session.started_ns, bin_ns):
@@ -111,8 +116,8 @@ def growth(capture: Capture, account: Account, regions: Mapping[int, Region], to
 def _touched_when(
     capture: Capture, top: Sequence[int], began_ns: int, bin_ns: int
 ) -> Iterator[tuple[int, int, int, int, int]]:
-    """(region, process or 0 for the others, first bin, last bin, pages)"""
-    long = bin_ns >= SECOND_NS  # and an extent lies within a second
+    """Rows of (region, process or 0 for all others, first bin, last bin, pages)."""
+    long = bin_ns >= SECOND_NS  # an extent spans at most a second, so it lies in one bin then
     key = f"""(region * {len(top) + 1} + CASE process {_cases(top)} ELSE {len(top)} END) * {BINS * BINS}
               + min(max((first_ns - :began) / :bin, 0), {BINS - 1}) * {BINS}
               + {0 if long else f"min(max((last_ns - :began) / :bin, 0), {BINS - 1})"}"""
@@ -128,7 +133,7 @@ def _cases(top: Sequence[int]) -> str:
 
 
 def _allocated(capture: Capture, account: Account, regions: Mapping[int, Region]) -> list[tuple[int, int]]:
-    """What the inodes had, all together: (time, bytes)."""
+    """Allocated bytes of all regions by their inodes: (microseconds, bytes)."""
     session = account.session
     changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for region, time_ns, allocated_bytes in capture.rows("SELECT region, time_ns, allocated_bytes FROM sample"):
@@ -141,7 +146,7 @@ def _allocated(capture: Capture, account: Account, regions: Mapping[int, Region]
         else:
             changes[region.gone_ns - 1].append((row, region.allocated_bytes))
             changes[region.gone_ns].append((row, 0))
-    # a sample is written when something has changed: until the look before that, all was as it had been
+    # A sample is written only when the size has changed: the size before it was valid up to the previous host sample.
     looks = [time_ns for (time_ns,) in capture.rows("SELECT time_ns FROM host_sample ORDER BY 1")]
     had: dict[int, int] = {}
     line: list[tuple[int, int]] = []
@@ -159,7 +164,7 @@ def _since(began_ns: int, line: Sequence[Any]) -> list[tuple[int, int]]:
 
 
 def _thin(line: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """At most MAX_POINTS, the ends and what is highest and lowest between among them."""
+    """The line with at most MAX_POINTS points; keeps both ends and the highest and lowest point of each group."""
     group = -(-len(line) // (MAX_POINTS // 2))
     if group <= 2:
         return line
@@ -178,7 +183,7 @@ def _columns(line: list[tuple[int, int]]) -> dict[str, list[int]]:
 
 
 def _unseen(most: list[int], known: list[int], edges_us: list[int], allocated: list[tuple[int, int]]) -> list[int]:
-    """Nobody saw these pages come. How many is the account's, and when: by when the inodes had more than was seen."""
+    """Unseen bytes at each edge, estimated: what the inodes had beyond the pages seen, up to the account's figure."""
     times = [time for time, _ in allocated]
     found = []
     for limit, seen, time in zip(most, known, edges_us):
@@ -193,9 +198,9 @@ def _unseen(most: list[int], known: list[int], edges_us: list[int], allocated: l
 def maps(
     capture: Capture, regions: Collection[int], texts: Mapping[int, int] | None = None
 ) -> dict[int, tuple[int, list[Span]]]:
-    """By row of these regions: how many pages a span is made of at least, and the spans. 1: it is exact.
+    """The page maps of these regions, by row: (cell, spans). Spans are merged into cells of so many pages; 1: exact.
 
-    texts: number of its text by row of a label.
+    texts: the number of a label's text, by the label's row.
     """
     counts: dict[int, tuple[int, int]] = {
         region: (count, end)
@@ -227,7 +232,7 @@ def _cells(extents: Iterable[Extent], cell: int) -> Iterator[tuple[int, int, lis
     stop = 0
     inside: list[Extent] = []
     for start, end, process, first_ns, last_ns, label in extents:
-        while end > stop:  # what reaches into the next cells is cut there
+        while end > stop:  # split an extent that reaches into the next cell
             if start < stop:
                 inside.append((start, stop, process, first_ns, last_ns, label))
                 start = stop
@@ -240,7 +245,7 @@ def _cells(extents: Iterable[Extent], cell: int) -> Iterator[tuple[int, int, lis
 
 
 def _span(start: int, stop: int, inside: Sequence[Extent], texts: Mapping[int, int]) -> Span:
-    """Of whoever has most of what there is of these pages."""
+    """The span of one cell, for the process that touched most of its pages first."""
     pages: dict[int, int] = {}
     for first, end, process, *_ in inside:
         pages[process] = pages.get(process, 0) + end - first
@@ -253,7 +258,7 @@ def _span(start: int, stop: int, inside: Sequence[Extent], texts: Mapping[int, i
 
 
 def _text(inside: Sequence[Extent], process: int, texts: Mapping[int, int]) -> int:
-    """What most of that process's pages are for."""
+    """The text that most of that process's pages have."""
     pages: dict[int, int] = {}
     for first, end, whose, _, _, label in inside:
         if whose == process:

@@ -1,4 +1,4 @@
-"""The report for a person: 80 columns, most important first."""
+"""The text report, in 80 columns, most important first."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, 
 from tracer.unmapped import Unmapped
 
 PROCESS_COLUMNS = 22
-COMM_COLUMNS = 16  # the kernel keeps 15 bytes; more is only what a stranger's codes take
+COMM_COLUMNS = 16  # the kernel keeps 15 bytes; control characters, shown as codes, take more
 MAX_PARENTS = 20
-MAX_REGIONS = 6  # shown in full; of the rest a line each, up to
-MAX_LINES = 20
+MAX_REGIONS = 6  # of a parent, shown in full
+MAX_LINES = 20  # further regions of a parent, shown as one line each
 MAX_TOUCHERS = 10
 MAX_MADE_FOR = 3
 MADE_FOR_COLUMNS = 36
 MAX_CHARGED = 2
-BELONGS_COLUMNS = 19  # two of them, and how many more, to a line
+BELONGS_COLUMNS = 19  # a line has room for two of these, and the number of others
 HEADER = f"    {'PID':>7} {'process':<{PROCESS_COLUMNS}} {'touched':>8} {'share':>5}"
 FAULTS = f" {'faults':>7}"
 MAX_DEEDS = 5
@@ -32,7 +32,7 @@ DEEDS = "    {:>8} {:>5}  {}"
 
 
 def render(account: Account) -> str:
-    """The whole report; lines end where 80 columns do, except the warnings."""
+    """The whole report. Its lines are cut at 80 columns, except warnings."""
     lines: list[str] = []
     for parent in account.parents[:MAX_PARENTS]:
         lines += [*_parent(parent, account), ""]
@@ -41,14 +41,14 @@ def render(account: Account) -> str:
         total = sum(parent.allocated_bytes for parent in rest)
         lines += [f"…{len(rest)} more processes with regions, {format_bytes(total)} allocated", ""]
     if not account.regions:
-        lines += ["No shared memory: none of these processes maps any, or did.", ""]
+        lines += ["No shared memory: none of these processes maps any, or has mapped any.", ""]
     lines += _unmapped(account)
     lines += footer(account)
     return "\n".join([fit(line, COLUMNS) for line in lines] + warnings(account))
 
 
 def warnings(account: Account) -> list[str]:
-    """Whole, however long."""
+    """The account's warnings, one line each, never cut."""
     return [f"warning: {printable(text)}" for text in account.session.warnings]
 
 
@@ -70,14 +70,14 @@ def _parent(parent: Parent, account: Account) -> list[str]:
 
 def _heading(process: Process | None) -> str:
     if process is None:
-        return "?  made by a process that had exited before, and mapped by none of these now"
+        return "?  made by unknown processes that have exited; no process here maps them now"
     name = f"{fit(printable(process.comm or '?'), COMM_COLUMNS)} {_numbers(process)}"
     exited = f"  exited {clock(process.exited_ns)}" if process.exited_ns else ""
     return f"{name}  {fit(printable(process.command or ''), COLUMNS - width(name) - 2 - len(exited))}{exited}"
 
 
 def _summary(region: Region, parent: Process | None, account: Account) -> str:
-    """One line: which region, how big, how much it grew, whether it is gone."""
+    """The region in one line: name, size, allocated, growth, or when it went."""
     name = guess.guess(region, parent) or fit(printable(region.name), 24)
     size = "?" if region.size_bytes is None else format_bytes(region.size_bytes)
     line = f"  {name}  {region.kind} {size}, allocated {format_bytes(region.allocated_bytes)}"
@@ -120,13 +120,14 @@ def _region(region: Region, parent: Process | None, account: Account) -> list[st
         lines += _deeds(region, account)
     lines += _charged(region)
     if any(toucher.faults for toucher in others):
-        who = f"{len(others)} {'more' if touchers else 'processes'}"
-        lines.append(f"    used, and not grown, by {who}: {_faults(others)} faults")
+        noun = "more" if touchers else "process" if len(others) == 1 else "processes"
+        who = f"{len(others)} {noun}"
+        lines.append(f"    used without growing it by {who}: {_faults(others)} faults")
     return lines
 
 
 def _deeds(region: Region, account: Account) -> list[str]:
-    """What it was touched for, in the application's own words."""
+    """The touched bytes by label, most first."""
     if not region.labelled or account.session.label is None:
         return []
     kind = labels.columns(account.session.label)[0]
@@ -148,10 +149,10 @@ def _deeds(region: Region, account: Account) -> list[str]:
 
 
 def _made_by(region: Region, parent: Process | None) -> str:
-    """Who made it, unless that goes without saying: the parent, and seen to."""
+    """The creator of the region; empty if a probe saw the parent create it, which is the usual case."""
     creator = region.creator
     if creator is None:
-        return "made by a process that had exited before"
+        return "made by an unknown process that has exited"
     if creator.process == parent:
         return "" if creator.how == "traced" else f"made by {_numbers(creator.process)} ({creator.how})"
     exited = f", exited {clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
@@ -168,7 +169,7 @@ def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
     process = toucher.process
     notes = [f"exited {clock(process.exited_ns)}"] if process.exited_ns else []
     notes += ["outside tree"] if process.outside_tree else []
-    faults = "" if counted else None  # a column of which this one has nothing
+    faults = "" if counted else None  # an empty cell, or no such column
     row = _row(
         str(process.tgid),
         f"{_inner(process)}{_name(process)}",
@@ -182,17 +183,17 @@ def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
     if rest:
         made_for.append(f"{format_bytes(sum(made for _, made in rest))} for {len(rest)} more")
     if made_for and sum(made for _, made in toucher.made_for) > toucher.touched_bytes:
-        made_for[-1] += ", some gone since"
+        made_for[-1] += ", some freed since"
     return [row, *(f"{'':12}{line}" for line in made_for)]
 
 
 def _made_for(process: Process, made_bytes: int) -> str:
-    """In whose memory: process_vm_writev, ptrace, userfaultfd, khugepaged."""
+    """Pages made in another process's memory, as by process_vm_writev, ptrace, userfaultfd or khugepaged."""
     return f"{format_bytes(made_bytes)} for {_numbers(process)} {fit(_name(process), MADE_FOR_COLUMNS)}"
 
 
 def _freed(region: Region) -> list[str]:
-    """Pages that are there no more, of who touched them first."""
+    """The freed pages, by the process that had touched them first."""
     gave = sorted((row for row in region.touchers if row.freed_bytes), key=lambda row: -row.freed_bytes)
     if not gave:
         return []
@@ -203,7 +204,7 @@ def _freed(region: Region) -> list[str]:
 
 
 def _charged(region: Region) -> list[str]:
-    """Where it was made and which cgroups are charged for it, where that is more than one, or another."""
+    """The creator's cgroup and those charged for the region; empty if the only one charged is the creator's."""
     sizes: Counter[str | None] = Counter()
     for cgroup, size_bytes in charged(region):
         sizes[cgroup and _belongs(cgroup)] += size_bytes
@@ -225,13 +226,13 @@ def _charged(region: Region) -> list[str]:
 
 
 def _belongs(cgroup: str | None) -> str:
-    """The container, or else the unit, or else the cgroup."""
+    """The short name of a cgroup: its container, or else its unit, or else its path."""
     where = place(cgroup)
     return fit(printable(short(where.container) or where.unit or cgroup or "?"), BELONGS_COLUMNS)
 
 
 def _numbers(process: Process) -> str:
-    """4312 (7): the host's, and its own where that is another."""
+    """The PID on the host, then in parentheses the one in its own PID namespace if that differs: 4312 (7)."""
     return f"{process.tgid} {_inner(process)}".rstrip()
 
 
@@ -255,7 +256,7 @@ def _share(size_bytes: int, region: Region) -> str:
 
 
 def footer(account: Account) -> list[str]:
-    """What is true of the whole: the balance, the tier, the window, what is not known."""
+    """The lines about the whole account: balance, tier, window, and what is unknown."""
     session, regions = account.session, account.regions
     lines = _verdict(account) if account.window == ALL_TIME else []
     held = sum(region.allocated_bytes for region in regions if region.gone_ns is None)
@@ -269,7 +270,7 @@ def footer(account: Account) -> list[str]:
         grown = "" if grown_bytes is None else f", {format_change(grown_bytes)}"
         exact = session.private_is_exact
         private = f"private memory {'' if exact else 'at most '}{format_bytes(session.private_end_bytes)}{grown}"
-        lines.append(private if exact else f"{private}; pages forks share count for each")
+        lines.append(private if exact else f"{private}; pages shared by forks count for each")
     if session.tier != "proc":
         touched = sum(region.touched_bytes for region in regions) // PAGE_BYTES
         other_times = sum(region.other_times_bytes for region in regions) // PAGE_BYTES
@@ -283,14 +284,14 @@ def footer(account: Account) -> list[str]:
         since_ns, until_ns = account.window
         since = "the start" if since_ns is None else moment(since_ns)
         until = "the end" if until_ns is None else moment(until_ns)
-        lines.append(f"touched from {since} to {until}; allocated is of the end")
+        lines.append(f"touched from {since} to {until}; allocated at the end")
     lost = "" if session.tier == "proc" else f", lost {session.lost_events} events and {session.lost_pages} pages"
     by = f" by {session.mechanism}" if session.tier == "exact" else ""
     lines.append(f"tier {session.tier}{by}{lost}")
     if session.shmem_total_bytes is not None and account.shmem_unexplained_bytes is not None:
         lines += _shmem(account, session.shmem_total_bytes, account.shmem_unexplained_bytes)
     if not session.complete:
-        lines.append(f"cut off: this is how it stood at {clock(session.ended_ns)}, when it was last written")
+        lines.append(f"cut off: this is the state at {clock(session.ended_ns)}, when the capture was last written")
     if session.blind_to and any(region.unseen_bytes for region in regions):
         reasons = f"unseen may be {'; or '.join(session.blind_to)}"
         lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")
@@ -301,7 +302,9 @@ def _shmem(account: Account, total_bytes: int, unexplained_bytes: int) -> list[s
     """Where the host's shared memory is."""
     rest_bytes = account.shmem_rest_bytes
     if rest_bytes is None:
-        return [f"host shmem {format_bytes(total_bytes)}, {format_bytes(unexplained_bytes)} not of these"]
+        return [
+            f"host shmem {format_bytes(total_bytes)}, {format_bytes(unexplained_bytes)} of it outside these regions"
+        ]
     parts = [f"{format_bytes(total_bytes - unexplained_bytes)} mapped"]
     parts += [f"{format_bytes(size_bytes)} {part}" for part, size_bytes in unmapped.sums(account.unmapped).items()]
     line = f"host shmem {format_bytes(total_bytes)} = {' + '.join(parts)} + {format_bytes(rest_bytes)} rest"
@@ -345,7 +348,7 @@ def _what(row: Unmapped) -> str:
 
 
 def _verdict(account: Account) -> list[str]:
-    """What grew most: a region, or the private memory of the same processes."""
+    """One line on what grew most: a region, or the private memory of the same processes. Empty if nothing grew."""
     private_bytes = account.private_grown_bytes
     if private_bytes is None or not account.regions:
         return []
@@ -357,11 +360,11 @@ def _verdict(account: Account) -> list[str]:
     at_most = "" if account.session.private_is_exact else "at most "
     if most_bytes > 0 and most_bytes >= private_bytes:
         all_bytes = sum(size_bytes for size_bytes, _, _ in grown if size_bytes > 0) + max(private_bytes, 0)
-        whole = f"{at_most if private_bytes > 0 else ''}{format_bytes(all_bytes)}"
-        return [f"{name} took {format_bytes(most_bytes)} of the {whole} that these processes grew"]
+        whole = f"{at_most if private_bytes > 0 and at_most else 'the '}{format_bytes(all_bytes)}"
+        return [f"{name} took {format_bytes(most_bytes)} of {whole} that these processes grew"]
     if private_bytes <= 0:
         return []
-    if at_most and most_bytes > 0:  # which may still be more than the private memory really was
+    if at_most and most_bytes > 0:  # the region may still have grown more than private memory really did
         return [
             f"{name} took {format_bytes(most_bytes)}, and private memory grew at most {format_bytes(private_bytes)}"
         ]
@@ -371,13 +374,13 @@ def _verdict(account: Account) -> list[str]:
 # ---- colour ----
 
 BOLD, YELLOW, PLAIN = "\x1b[1m", "\x1b[33m", "\x1b[0m"
-# A process with its regions indented below it; the one other line that goes on so says why pages are unseen.
+# A line with indented lines below it is a process with its regions, except for the line on unseen pages.
 HEADING = re.compile(r"^(?!unseen may be )\S.*(?=\n  )", re.MULTILINE)
 WARNING = re.compile(r"^(?:warning: |cut off: | +unseen +[1-9-]).*", re.MULTILINE)
 
 
 def paint(report: str) -> str:
-    """For a terminal: the processes that regions belong to are bold, warnings and pages that were not seen yellow."""
+    """The report with ANSI colours: processes in bold, warnings and unseen pages in yellow."""
     return WARNING.sub(rf"{YELLOW}\g<0>{PLAIN}", HEADING.sub(rf"{BOLD}\g<0>{PLAIN}", report))
 
 

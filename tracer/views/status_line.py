@@ -1,4 +1,4 @@
-"""The one line that shows a trace at work, on a terminal."""
+"""The status line of a running trace on a terminal."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import TextIO
 
 from tracer.formatting import fit, printable, width
 
-# The terminal shows ^C for a Ctrl-C, and a character in the last column makes some scroll.
+# Room for the ^C that the terminal echoes. A character in the last column would make some terminals scroll.
 SPARE_COLUMNS = 3
 ATTACHING = "attaching"
 
 
 class Line:
-    """Rewritten in place; on anything but a terminal, silent."""
+    """A line that is rewritten in place. On anything but a terminal it stays empty."""
 
     def __init__(self, stream: TextIO, alone: bool = True) -> None:
-        """alone: nobody else writes to this terminal meanwhile."""
+        """alone: no other process writes to this terminal meanwhile."""
         self._stream = stream
         self.shown = alone and stream.isatty()
 
     def show(self, text: str) -> None:
+        """Replace the line by this text, cut to the terminal's width."""
         if self.shown:
             line = fit(text, self._columns())
             self._stream.write("\r" + line + " " * (self._columns() - width(line)))
@@ -30,7 +31,7 @@ class Line:
 
     @contextlib.contextmanager
     def showing(self, text: str) -> Iterator[None]:
-        """As long as something lasts."""
+        """Show the text while the body runs."""
         self.show(text)
         try:
             yield
@@ -38,6 +39,7 @@ class Line:
             self.clear()
 
     def clear(self) -> None:
+        """Erase the line."""
         if self.shown:
             self._stream.write("\r" + " " * self._columns() + "\r")
             self._stream.flush()
@@ -46,7 +48,7 @@ class Line:
         return shutil.get_terminal_size().columns - SPARE_COLUMNS
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line, on any stream."""
         self.clear()
         self._stream.write(f"shmtrace: {printable(text)}\n")
         self._stream.flush()

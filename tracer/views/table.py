@@ -1,4 +1,4 @@
-"""A table as text of 80 columns, as CSV and as JSON."""
+"""A table as text in 80 columns, as CSV and as JSON."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")
 
 
 def report(table: Table, account: Account) -> str:
-    """With what the live report has at its end."""
+    """The table as text, then the footer and warnings of the account's report."""
     session = account.session
     lines = text(table, days=session.ended_ns - session.started_ns >= DAY_NS)
     return "\n".join([*lines, "", *(fit(line, COLUMNS) for line in footer(account)), *warnings(account)])
 
 
 def text(table: Table, days: bool = False, limit: int | None = None) -> list[str]:
-    """A heading and a line a row, the sum last. days: times are told with their date. limit: of rows, if there is one.
+    """A heading, one line for each row, and the sum last. days: print times with their date. limit: of rows.
 
-    A column of which nothing is known is left out; where a line is too long the longest texts are cut.
+    Columns with no known value are left out. If the lines are longer than 80 columns, the widest text columns are cut.
     """
     rows = list(table.rows[:limit])
     columns = told(table.columns, rows)
@@ -69,10 +69,11 @@ def _cell(column: Column, row: Any, days: bool) -> str:
 
 
 def csv(columns: Sequence[Column], rows: Iterable[Any]) -> Iterator[str]:
-    """RFC 4180, line by line, a header, no sum. Bytes are plain numbers, times RFC 3339, unknown is empty.
+    """The lines of a CSV file (RFC 4180): a header and the rows, without the sum.
 
-    A text has what could move a cursor as its code, like the report. One that a spreadsheet would take for a formula
-    has an apostrophe before it, and so has one that began with an apostrophe: to read it, take one away.
+    Bytes are plain numbers, times are RFC 3339, unknown values are empty. Control characters are written as codes, as
+    in the report. A text that a spreadsheet would take for a formula, or that begins with an apostrophe, gets an
+    apostrophe in front; a reader must remove it.
     """
     writer = csv_format.writer(_Lines())
     yield writer.writerow([column.key for column in columns])
@@ -83,7 +84,7 @@ def csv(columns: Sequence[Column], rows: Iterable[Any]) -> Iterator[str]:
 
 
 class _Lines:
-    """Gives back what it is given to write, as csv.writer then does."""
+    """A file whose write() returns its argument; csv.writer.writerow() then returns the line."""
 
     def write(self, line: str) -> str:
         return line
@@ -93,27 +94,31 @@ def _defused(value: Value) -> Value:
     return _text(value) if isinstance(value, str) else value
 
 
-@functools.lru_cache(maxsize=1 << 10)  # the same few, row after row
+@functools.lru_cache(maxsize=1 << 10)  # the same few texts occur in most rows
 def _text(value: str) -> str:
     cell = printable(value)
     return f"'{cell}" if value.startswith(FORMULA) else cell
 
 
 def json(table: Table, account: Account) -> str:
+    """One JSON document with the window and all rows, without the sum."""
     since_ns, until_ns = account.window
     head = {"schema": SCHEMA, "by": table.by, "since": rfc3339(since_ns), "until": rfc3339(until_ns)}
     return dumps({**head, "rows": records(table)})
 
 
 def records(table: Table) -> list[dict[str, Value]]:
+    """The rows of a table as JSON objects."""
     return [record(table.columns, row) for row in table.rows]
 
 
 def record(columns: Sequence[Column], row: Any) -> dict[str, Value]:
+    """One row as a JSON object, by the columns' keys."""
     return {column.key: _plain(column, column.get(row)) for column in columns}
 
 
 def dumps(document: dict[str, Any]) -> str:
+    """A JSON document as indented ASCII text."""
     return json_format.dumps(document, indent=1, ensure_ascii=True)
 
 

@@ -1,6 +1,6 @@
-"""What `shmtrace top` shows of an account: regions and growers, and what has changed since the account before. Pure.
+"""What `shmtrace top` shows: the regions and growers of an account, and how they changed since the previous one. Pure.
 
-All text here is fit for a terminal: what came from strangers has been made printable.
+All text here is safe for a terminal: control characters in names are shown as codes.
 """
 
 from __future__ import annotations
@@ -15,20 +15,24 @@ from tracer.capture.capture import PAGE_BYTES
 from tracer.formatting import clock, fit, format_bytes, format_change, printable, width
 from tracer.tables import groups
 
-MAX_CHANGES = 20  # of regions, and of growers, in one interval of plain lines
+MAX_CHANGES = 20  # plain lines for regions, and for growers, in one interval
 MAX_MAPPERS = 100
 
 
 class RegionLine(NamedTuple):
+    """A region, with its state in the previous account."""
+
     key: int
     """the region's row in the capture"""
     region: Region
     label: str
+    """its guessed use, or else its name"""
     before: Region | None
-    """as it was in the account before; None: it was not there"""
+    """the region in the previous account; None: it is new"""
 
     @property
     def delta_bytes(self) -> int:
+        """Growth since the previous account; of a new region, since it was first seen."""
         return self.region.allocated_bytes - (self.before.allocated_bytes if self.before else self.region.start_bytes)
 
     @property
@@ -41,7 +45,7 @@ class RegionLine(NamedTuple):
 
 
 class GrowerLine(NamedTuple):
-    """A process that touched pages first: of all regions, or of one."""
+    """A process that touched pages of all regions, or of one, first."""
 
     key: int
     """the process's row in the capture"""
@@ -50,7 +54,7 @@ class GrowerLine(NamedTuple):
     delta_bytes: int
     nr_regions: int
     before: Process | None
-    """as it was in the account before; None: it had touched nothing"""
+    """the process in the previous account; None: it had touched nothing yet"""
 
     @property
     def changed(self) -> bool:
@@ -62,7 +66,7 @@ class GrowerLine(NamedTuple):
 
 
 class GroupLine(NamedTuple):
-    """What processes were doing when they touched pages first, or where they belong: of all regions, or of one."""
+    """What one label, unit or container touched first: of all regions, or of one."""
 
     key: Hashable
     name: str
@@ -71,7 +75,7 @@ class GroupLine(NamedTuple):
     nr_processes: int
     delta_bytes: int = 0
     is_new: bool = True
-    """in the account before there was none"""
+    """it was not in the previous account"""
 
     @property
     def changed(self) -> bool:
@@ -86,11 +90,11 @@ Grower = Union[GrowerLine, GroupLine]
 
 
 Touched = dict[int, tuple[Process, int, int]]
-"""By row of the process: who, how many bytes, in how many regions."""
+"""(process, touched bytes, number of regions) by row of the process."""
 
 
 class View(NamedTuple):
-    """An account, and what has changed since another."""
+    """An account, compared with the previous one."""
 
     account: Account
     regions: list[RegionLine]
@@ -98,17 +102,17 @@ class View(NamedTuple):
     touched: Touched
     by_key: dict[int, Region]
     previous: Account | None
-    """the other; None: there is none"""
+    """the previous account; None: this is the first"""
 
 
 def compare(now: Account, before: View | None) -> View:
-    """before: None where there is none; what a region got since its capture began is new then."""
+    """The view of an account. before: the previous view; None: deltas count from when each region was first seen."""
     by_key = {region.row: region for region in now.regions}
     labelled = {region.row: _label(region, parent.process) for parent in now.parents for region in parent.regions}
     rows = [
         RegionLine(key, region, labelled[key], before.by_key.get(key) if before else None)
         for key, region in by_key.items()
-        if region.peak_bytes or region.gone_ns is None  # else it came and went without a page
+        if region.peak_bytes or region.gone_ns is None  # leave out regions that are gone and never had a page
     ]
     touched = _touched(by_key.values())
     growers = _growers(touched, before.touched if before else {})
@@ -116,12 +120,12 @@ def compare(now: Account, before: View | None) -> View:
 
 
 def kinds(view: View) -> list[str]:
-    """By what growers may be told apart."""
+    """The groupings that the account offers, for --by and the key b."""
     return ["process", *groups.telling(view.account)]
 
 
 def growers(view: View, by: str, of: RegionLine | None = None) -> Sequence[Grower]:
-    """Who, or what, touched pages: of all regions, or of one."""
+    """The growers, grouped as --by says. of: only those of this region."""
     if by == "process":
         return touchers(of) if of else view.growers
     then = view.previous.regions if view.previous else []
@@ -131,7 +135,7 @@ def growers(view: View, by: str, of: RegionLine | None = None) -> Sequence[Growe
     now = _grouped(view.account, [of.region] if of else view.account.regions, by)
     rows = []
     for key, row in {**before, **now}.items():
-        if key not in now:  # all of it was given back
+        if key not in now:  # all its pages were freed
             row = row._replace(touched_bytes=0, nr_regions=0, nr_processes=0)
         was_bytes = before[key].touched_bytes if key in before else 0
         if row.touched_bytes or was_bytes:
@@ -140,7 +144,7 @@ def growers(view: View, by: str, of: RegionLine | None = None) -> Sequence[Growe
 
 
 def _grouped(account: Account, regions: list[Region], by: str) -> dict[Hashable, GroupLine]:
-    """What touched pages of these regions, as reports have it."""
+    """The touched rows of the report's table of these regions, by key."""
     table = groups.table(account._replace(parents=[Parent(None, regions)]), by)
     return {
         row.key: GroupLine(row.key, printable(table.name(row)), row.size_bytes, row.nr_regions, row.nr_processes)
@@ -150,7 +154,7 @@ def _grouped(account: Account, regions: list[Region], by: str) -> dict[Hashable,
 
 
 def touchers(row: RegionLine) -> list[GrowerLine]:
-    """Which processes touched pages of one region."""
+    """The processes that touched pages of one region first."""
     return _growers(_touched([row.region]), _touched([row.before] if row.before else []))
 
 
@@ -184,16 +188,18 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class LineColumn(Generic[Row]):
+    """A column of top's tables."""
+
     title: str
     columns: int
-    """of the terminal, at the least"""
+    """its minimal width"""
     text: Callable[[Row], str]
     order: Callable[[Row], Any]
-    """what it is sorted by; numbers are negated, for the most comes first"""
+    """sort key; numbers are negated, so that the largest comes first"""
     rank: int
-    """which one goes first where there is no room: the highest"""
+    """where room is short, columns with the highest rank are left out first"""
     stretches: bool = False
-    """takes what room is left, and is of text, to the left"""
+    """it is text, aligned left, and takes the room that is left"""
 
 
 def _made_by(row: RegionLine) -> str:
@@ -266,14 +272,14 @@ GROUP_COLUMNS: list[LineColumn[Any]] = [
 
 
 def grower_columns(by: str, of_one: bool = False) -> list[LineColumn[Any]]:
-    """of_one: region."""
+    """The columns of the growers' table. of_one: the table is of one region, so it has no column regions."""
     name: LineColumn[GroupLine] = LineColumn(by, 12, lambda row: row.name, lambda row: row.name, 0, stretches=True)
     columns = [*GROUP_COLUMNS, name] if by != "process" else GROWER_COLUMNS
     return [column for column in columns if not (of_one and column.title == "regions")]
 
 
 def sort(rows: Sequence[Row], column: LineColumn[Row]) -> list[Row]:
-    """By that column. Of regions, the living come before the gone; ties go to the largest."""
+    """The rows sorted by a column, ties by size. Regions that are gone come last."""
 
     def order(row: Any) -> Any:
         if isinstance(row, RegionLine):
@@ -284,7 +290,7 @@ def sort(rows: Sequence[Row], column: LineColumn[Row]) -> list[Row]:
 
 
 def layout(columns: Sequence[LineColumn[Row]], room: int) -> list[tuple[LineColumn[Row], int]]:
-    """The columns that fit into so much room, with how wide each is."""
+    """The columns that fit into so many terminal columns, each with its width."""
     chosen: list[LineColumn[Row]] = []
     left = room + 1
     for column in sorted(columns, key=lambda column: column.rank):
@@ -303,7 +309,7 @@ def layout(columns: Sequence[LineColumn[Row]], room: int) -> list[tuple[LineColu
 
 
 def heading(columns: Sequence[LineColumn[Row]], sorted_by: LineColumn[Row], room: int) -> str:
-    """The titles; an arrow tells which column they are sorted by."""
+    """The line of titles. An arrow marks the column that the rows are sorted by."""
     titles = [
         _cell(("▼" if column is sorted_by else "") + column.title, column, columns)
         for column, columns in layout(columns, room)
@@ -312,7 +318,7 @@ def heading(columns: Sequence[LineColumn[Row]], sorted_by: LineColumn[Row], room
 
 
 def lines(rows: Iterable[Row], columns: Sequence[LineColumn[Row]], room: int) -> Iterator[str]:
-    """A line for each, never wider than the room."""
+    """One line for each row, at most `room` terminal columns wide."""
     chosen = layout(columns, room)
     for row in rows:
         yield fit(" ".join(_cell(column.text(row), column, width) for column, width in chosen), room)
@@ -328,7 +334,7 @@ def _cell(text: str, column: LineColumn[Any], columns: int) -> str:
 
 
 def status(view: View) -> list[str]:
-    """Two lines: where it stands, and that it balances."""
+    """Two lines: the progress of the trace, and its balance."""
     session, regions = view.account.session, [row.region for row in view.regions if row.region.gone_ns is None]
     exited = sum(row.process.exited_ns is not None for row in view.growers)
     allocated_bytes = sum(region.allocated_bytes for region in regions)
@@ -346,7 +352,7 @@ def status(view: View) -> list[str]:
 
 
 def balance(regions: Sequence[Region]) -> str:
-    """In pages: what is allocated is what was touched, what was before, and what is unseen."""
+    """The balance in pages: allocated = touched + before + unseen."""
     touched = sum(region.touched_bytes + region.other_times_bytes for region in regions) // PAGE_BYTES
     before = sum(region.before_bytes for region in regions) // PAGE_BYTES
     unseen = sum(region.unseen_bytes for region in regions) // PAGE_BYTES
@@ -355,18 +361,18 @@ def balance(regions: Sequence[Region]) -> str:
 
 
 def describe(row: RegionLine, complete: bool) -> list[str]:
-    """A region in some lines. complete: the trace has ended, and who maps it is known."""
+    """The lines that describe an opened region. complete: the trace has ended, so its mappers are known."""
     region = row.region
     sizes = [
         f"allocated {format_bytes(region.allocated_bytes)}",
         f"{format_change(region.grown_bytes)} since the start",
     ]
-    sizes.append(f"gone {clock(region.gone_ns)}" if region.gone_ns else f"{_delta(row.delta_bytes)} just now")
+    sizes.append(f"gone {clock(region.gone_ns)}" if region.gone_ns else f"delta {_delta(row.delta_bytes)}")
     if region.peak_bytes > region.allocated_bytes:
         sizes.append(f"peak {format_bytes(region.peak_bytes)}")
     sizes += [f"{format_bytes(region.swapped_bytes)} swapped"] if region.swapped_bytes else []
     creator = region.creator
-    made_by = "made by a process that had exited before"
+    made_by = "made by an unknown process that has exited"
     if creator:
         command = _name(creator.process.command or creator.process.comm)
         made_by = f"made by {creator.process.tgid} ({creator.how}, {_state(creator.process)}) {command}"
@@ -385,7 +391,7 @@ def describe(row: RegionLine, complete: bool) -> list[str]:
 
 
 def changes(view: View, by: str = "process") -> Iterator[str]:
-    """Plain lines, each with its time: the regions and growers that came, changed, exited or went, most first."""
+    """Plain lines with their time: regions and growers that are new, changed, exited or gone, most changed first."""
     time = clock(view.account.session.ended_ns)
     regions = sorted((row for row in view.regions if row.changed), key=lambda row: -abs(row.delta_bytes))
     for region in regions[:MAX_CHANGES]:

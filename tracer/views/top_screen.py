@@ -1,7 +1,7 @@
-"""`shmtrace top` on a terminal: tables that are redrawn whenever there is a new account.
+"""`shmtrace top` on a terminal: tables that are redrawn for every new account.
 
-It is handed accounts, and knows nothing of where they come from. Rows are Text objects, never markup: names are from
-strangers.
+The screen is handed accounts and does not know where they come from. Rows are Text objects, never markup: a process
+could put markup into its name.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from tracer.account import Account
 from tracer.views import top
 from tracer.views.top import REGION_COLUMNS, LineColumn, RegionLine, Row
 
-MAX_ROWS = 200  # of a table; sorting brings up others
+MAX_ROWS = 200  # of a table; sorting by another column shows others
 
 HELP = """\
-s, S     sort by the next column, or the one before
-Tab      to the other table
-↑ ↓      to a row; at the first, what comes to the top is shown
-Enter    look into a region: who touched it, who maps it
-Esc      back
-b        growers by the next of what there is: process, with --label
-         script, request, file or query, and unit or container
-p        pause and go on; the trace goes on all the time
-q        end the trace and print its report; Ctrl-C too
-?        this help; any key leaves it
+s, S     sort by the next column, or by the previous one
+Tab      go to the other table
+↑ ↓      select a row; on the first row, the list stays at its top
+Enter    open the selected region: who touched it, who maps it
+Esc      go back
+b        group growers by the next of: process, with --label also
+         script, request, file or query, then unit or container
+p        pause or resume the display; the trace itself goes on
+q        stop the trace and print its report; Ctrl-C does the same
+?        this help; any key closes it
 
-delta    since the account before; "." is none
-grown    since the trace began
-touched  of the pages there now, what that grower touched first
+delta    change since the last update; "." means none
+grown    change since the trace began
+touched  of the pages allocated now, those the grower touched first
 """
 
 
 class TableWidget(Vertical, Generic[Row]):
-    """Rows in columns, as many as fit, sorted by one. The row the reader is on stays chosen wherever it goes."""
+    """A table sorted by one column, with as many columns as fit. The selected row stays selected when it moves."""
 
     def __init__(self, columns: Sequence[LineColumn[Row]], sorted_by: str, **options: Any) -> None:
         super().__init__(**options)
         self.reshape(columns, sorted_by)
 
     def reshape(self, columns: Sequence[LineColumn[Row]], sorted_by: str) -> None:
-        """Other columns, for the rows that are shown next."""
+        """Replace the columns. The rows are cleared."""
         self._columns = columns
         self._sorted_by = next(number for number, column in enumerate(columns) if column.title == sorted_by)
         self._rows: Sequence[Row] = []
@@ -63,11 +63,12 @@ class TableWidget(Vertical, Generic[Row]):
 
     @property
     def chosen(self) -> Row | None:
-        """The row that the reader is on."""
+        """The selected row."""
         number = self.query_one(OptionList).highlighted
         return self._shown[number] if number is not None and number < len(self._shown) else None
 
     def show(self, rows: Sequence[Row]) -> None:
+        """Replace the rows. The selection follows its row, but stays on the first line if it is there."""
         chosen: Any = self.chosen
         at_first = not self.query_one(OptionList).highlighted
         self._rows = rows
@@ -79,7 +80,7 @@ class TableWidget(Vertical, Generic[Row]):
         texts = top.lines(self._shown, self._columns, room)
         options = [Option(Text(text, _style(row), no_wrap=True)) for text, row in zip(texts, self._shown)]
         if len(rows) > MAX_ROWS:
-            options.append(Option(Text(f"…{len(rows) - MAX_ROWS} more: s sorts them differently"), disabled=True))
+            options.append(Option(Text(f"…{len(rows) - MAX_ROWS} more; press s to sort differently"), disabled=True))
         kept_y = table.scroll_y
         table.set_options(options)
         keys = [row.key for row in self._shown]  # type: ignore[attr-defined]
@@ -90,7 +91,7 @@ class TableWidget(Vertical, Generic[Row]):
         table.scroll_to(y=0 if at_first else kept_y, animate=False)
 
     def sort(self, step: int) -> None:
-        """By a column further on, of those that are shown."""
+        """Sort by another of the columns that are shown. step: how many columns to the right."""
         room = self.query_one(OptionList).scrollable_content_region.width
         shown = [column for column, _ in top.layout(self._columns, room)]
         now = self._columns[self._sorted_by]
@@ -109,6 +110,8 @@ def _style(row: Any) -> str:
 
 
 class Help(ModalScreen[None]):
+    """The help. Any key closes it."""
+
     def compose(self) -> ComposeResult:
         yield Static(HELP, id="help", markup=False)
 
@@ -117,7 +120,7 @@ class Help(ModalScreen[None]):
 
 
 class Top(App[Account]):
-    """Ends with the account that has come to its end."""
+    """The application. It exits with the complete account, or with None."""
 
     ENABLE_COMMAND_PALETTE = False
     CSS = """
@@ -153,7 +156,10 @@ class Top(App[Account]):
         stop: Callable[[], None],
         by: str = "process",
     ) -> None:
-        """following: waits for the next account; the last one is complete. stop: have it come. by: growers, first."""
+        """following: waits for the next account, the last of which is complete; None: there is no more.
+
+        stop: ask the trace to end. by: how growers are grouped at first.
+        """
         super().__init__(ansi_color=True)
         self._following = following
         self._stop = stop
@@ -192,7 +198,7 @@ class Top(App[Account]):
             self.exit(final)
 
     def _print_error_renderables(self) -> None:
-        """What went wrong is raised by show(): textual would show a traceback, with all variables in it."""
+        """Print nothing: show() raises the error. textual would print a traceback with all variables."""
         self._exit_renderables.clear()
 
     def on_resize(self, _: Resize) -> None:
@@ -218,7 +224,7 @@ class Top(App[Account]):
             self._main("#touchers", TableWidget).show(top.growers(self._view, self._by, row))
 
     def _main(self, selector: str, kind: Any) -> Any:
-        """Of the screen with the tables, whatever lies over it."""
+        """A widget of the main screen, also while the help covers it."""
         return self.screen_stack[0].query_one(selector, kind)
 
     # ---- keys ----
@@ -265,8 +271,10 @@ class Top(App[Account]):
 def show(
     first: Account, following: Callable[[], Awaitable[Account | None]], stop: Callable[[], None], by: str
 ) -> Account | None:
-    """Until the trace has ended; its last account, None if there is none. Raises whatever following(), or drawing,
-    raised."""
+    """Run the screen until the trace has ended. Returns the complete account, or None if there is none.
+
+    Raises what following() or the drawing raised.
+    """
     app = Top(first, following, stop, by)
     final = app.run()
     error = (app.follower and app.follower.error) or app._exception

@@ -1,15 +1,16 @@
 "use strict";
-/* The data, how its values are written, and what colour is whose. Names are strangers': they go in by textContent only. */
+/* The data, the formatting of its values, and the colours of processes. Names come from other programs: insert them by
+   textContent only. */
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const PAGE_BYTES = 4096;
 const BEFORE = -1;
 const OTHERS = -2;
-const UNKNOWN = -1, OTHER_TEXT = -2; // in place of a text
+const UNKNOWN = -1, OTHER_TEXT = -2; // instead of a label text
 const SESSION = DATA.session;
 const TOP = DATA.coloured;
 
-/** An element with attributes and children; a string among these is text. */
+/** An element with attributes and children. A string becomes a text node; null is skipped. */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -38,12 +39,12 @@ function formatBytes(bytes) {
   return `${sign}${value.toFixed(value < 99.95 ? 1 : 0)} ${unit}`;
 }
 
-/** As an axis has it: no fraction where there is none. */
+/** Bytes for an axis: without a fraction of 0. */
 const formatRound = (bytes) => formatBytes(bytes).replace(".0 ", " ");
 
 const formatCount = (count) => (count === null || count === undefined ? "?" : count.toLocaleString("en"));
 
-/** Local time of day of microseconds since the beginning; with the date where that is another day than the end's. */
+/** Local time of day of microseconds since the capture began; with the date unless it is the day of the end. */
 function formatTime(us, digits = 1) {
   if (us === null || us === undefined) return "?";
   const at = (time) => new Date((SESSION.started + time) / 1000);
@@ -66,11 +67,11 @@ function nameOf(owner) {
   return `${DATA.processes.tgid[owner]} ${commandOf(owner)}`;
 }
 
-/** What pages were touched for; null: the capture does not ask. */
+/** The label text of pages; null: the capture has no labels. */
 function doingOf(text) {
   if (!DATA.doing) return null;
   const { kind, texts } = DATA.doing;
-  const known = text === UNKNOWN ? "?" : text === OTHER_TEXT ? "one that few pages are for: the capture has it" : texts[text];
+  const known = text === UNKNOWN ? "?" : text === OTHER_TEXT ? "one with few pages, not in this page but in the capture" : texts[text];
   return `${kind} ${known}`;
 }
 
@@ -85,7 +86,7 @@ function regionName(region) {
 
 /* ---- colours: a process has the same one everywhere ---- */
 
-let emphasized = null; // a process, OTHERS or BEFORE, that is told from all others; null: none
+let emphasized = null; // the highlighted process, or OTHERS or BEFORE; null: none
 const onEmphasis = [];
 
 function emphasize(owner) {
@@ -103,7 +104,7 @@ function colourName(owner) {
   return owner === emphasized && owner >= 0 ? "ink" : "others";
 }
 
-/** What to fill with on a canvas. Hatched: before; a grid: unseen. */
+/** The fill style for a canvas: hatched for before, a grid for unseen, else a colour. */
 function paintOf(context, kind, scale = 1) {
   if (kind !== "before" && kind !== "unseen") return css(kind);
   const tile = document.createElement("canvas");

@@ -1,4 +1,4 @@
-/* Growth over time: what each process touched, stacked; on top what the inodes say; below what happened. */
+/* The growth chart: stacked bands of what each process touched, the line of allocated bytes, and lanes of events below. */
 
 const LANES = [
   ["starts", "process starts"], ["exits", "exits"], ["execs", "execs"], ["made", "regions made"], ["gone", "regions gone"],
@@ -6,7 +6,7 @@ const LANES = [
 const LANE_PX = 14;
 const GUTTER_PX = 88;
 
-/** Names, colours and heights, from the bottom up: who came first is lowest. */
+/** The bands from the bottom up: the process that touched first is lowest. */
 function growthBands() {
   const { bands, before, unseen, others } = DATA.growth;
   const came = (band) => band.bytes.findIndex((bytes) => bytes !== 0);
@@ -40,7 +40,7 @@ function showGrowth() {
   for (const band of bands) sums.push(band.bytes.map((bytes, i) => bytes + (sums.length ? sums[sums.length - 1][i] : 0)));
   if (SESSION.tier === "proc" || (!bands.length && !allocated.times.length)) {
     byId("growth-hint").hidden = byId("growth-readout").hidden = true;
-    holder.append(make("p", {}, SESSION.tier === "proc" ? "From /proc alone nothing is known over time." : "Nothing was allocated."));
+    holder.append(make("p", {}, SESSION.tier === "proc" ? "A snapshot from /proc has no growth over time." : "Nothing was allocated."));
     return;
   }
   const tables = [[edges.map(seconds), ...sums.slice().reverse()], [allocated.times.map(seconds), allocated.bytes]];
@@ -111,7 +111,7 @@ function showGrowth() {
       pen.fillStyle = css("line");
       pen.fillRect(left, middle + 5, u.bbox.width / scale, 1);
       pen.fillStyle = css("ink");
-      const counts = new Map(); // of every second pixel; where many are, those with more are taller
+      const counts = new Map(); // events by x, in steps of two pixels; more events draw a taller bar
       for (const time of events[key]) {
         const x = Math.round(u.valToPos(seconds(time), "x") / 2) * 2;
         if (x >= 0 && x <= u.bbox.width / scale) counts.set(x, (counts.get(x) || 0) + 1);
@@ -122,7 +122,7 @@ function showGrowth() {
         pen.fillRect(left + x - 1, middle + 5 - tall, 2, tall);
       }
     });
-    // where a program was started anew or a region went, a line through the picture
+    // a vertical line at every exec and wherever a region went
     u.ctx.save();
     u.ctx.strokeStyle = css("ink");
     u.ctx.lineWidth = scale;
@@ -139,7 +139,7 @@ function showGrowth() {
     u.ctx.font = `${11 * scale}px system-ui, sans-serif`;
     u.ctx.textBaseline = "top";
     u.ctx.textAlign = "left";
-    const labels = []; // those that would run into each other are one
+    const labels = []; // labels that would overlap are joined
     for (const [time, text] of happened) {
       const x = u.valToPos(seconds(time), "x", true);
       const last = labels[labels.length - 1];
@@ -199,7 +199,7 @@ function showGrowth() {
   showLegend(bands);
 }
 
-/** Local time; as much of it as the step between two ticks asks for. */
+/** Local time, as precise as the step between two ticks needs. */
 function formatTick(time, step) {
   const us = Math.round(time * 1e6) - SESSION.started;
   if (step < 1) return formatTime(us, step < 0.1 ? 2 : 1).slice(-(step < 0.1 ? 11 : 10));
@@ -221,5 +221,5 @@ function showLegend(bands) {
     onEmphasis.push(() => button.setAttribute("aria-pressed", String(emphasized !== null && emphasized === band.owner)));
     legend.append(make("li", {}, band.owner === null ? make("span", { class: "static" }, swatch(band.kind), name, figure) : button));
   }
-  legend.append(make("li", {}, make("span", { class: "static" }, swatch("total"), make("span", { class: "name" }, "allocated, as the inodes count"))));
+  legend.append(make("li", {}, make("span", { class: "static" }, swatch("total"), make("span", { class: "name" }, "allocated, by the inodes' count"))));
 }

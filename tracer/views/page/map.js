@@ -1,4 +1,4 @@
-/* The page map: a region, from its first page to its last, each cell by who touched its pages first. */
+/* The page map: a region from its first page to its last. A cell's colour shows who touched its pages first. */
 
 const MAP_PX = 300;
 const MAP_GUTTER_PX = 72;
@@ -6,7 +6,7 @@ const CELL_SIZES = [24, 16, 12, 8, 6, 5];
 const MAX_OPEN = 3;
 const MAX_MAPS = 24; // at first
 
-/** Columns of numbers, as they are drawn from. */
+/** The map's columns, with gaps and lengths converted to start and end pages. */
 function decodeMap(map) {
   const count = map.gap.length;
   const spans = { start: new Float64Array(count), end: new Float64Array(count), ...map, count };
@@ -18,7 +18,7 @@ function decodeMap(map) {
   return spans;
 }
 
-/** Into cells of so many pages from a page on: who has most of each, how many that is, and how many are there. */
+/** For each cell: who touched most of its pages, how many that is, and how many of its pages are allocated. */
 function tally(spans, from, pagesPerCell, cells) {
   const most = new Int32Array(cells).fill(-9);
   const mostPages = new Float64Array(cells);
@@ -53,7 +53,7 @@ function tally(spans, from, pagesPerCell, cells) {
   return { most, mostPages, present };
 }
 
-/** What fits: the biggest cells, of one page each if that can be, in rows that begin at round offsets. */
+/** The grid that fits: the biggest cells, of one page each if possible, in rows that begin at round offsets. */
 function layOut(pages, width) {
   let grid = null;
   for (const size of CELL_SIZES) {
@@ -68,7 +68,7 @@ function layOut(pages, width) {
   return grid;
 }
 
-/** So many columns, or a few less. */
+/** This many columns, or a few less to make a round number. */
 function round(columns, pages) {
   if (pages <= columns) return Math.max(1, columns);
   for (const step of [64, 32, 16, 8]) if (columns >= 2 * step) return columns - (columns % step);
@@ -157,12 +157,12 @@ class PageMap {
     if (read) this.read();
   }
 
-  /** Who touched most of it. */
+  /** The sentence below the map: who touched most of the region. */
   summary() {
     const { process, touched_bytes } = this.region.touchers;
     const parts = process.filter((_, i) => touched_bytes[i]).slice(0, 3).map((who, i) => `${nameOf(who)} ${formatBytes(touched_bytes[i])}`);
-    const nobody = SESSION.tier === "proc" ? "Who touched its pages is not known: /proc does not tell." : "Nobody touched a page of it in this time.";
-    const exact = this.region.map.cell_pages === 1 ? "" : ` Each ${formatCount(this.region.map.cell_pages)} pages are shown as of who has most of them.`;
+    const nobody = SESSION.tier === "proc" ? "Who touched its pages is unknown: /proc does not record it." : "No process touched a page of it during the trace.";
+    const exact = this.region.map.cell_pages === 1 ? "" : ` Every ${formatCount(this.region.map.cell_pages)} pages are drawn together, in the colour of who touched most of them.`;
     return `${parts.length ? `Most by ${parts.join(", ")}.` : nobody}${exact}`;
   }
 
@@ -185,7 +185,7 @@ class PageMap {
     this.readout.textContent = `${where}: ${nameOf(owner)}${exited ? ` (${exited})` : ""}${when}${rest}${doing ? `; ${doing}` : ""}`;
   }
 
-  /** What most of its pages are for. */
+  /** The label text that most of the owner's pages here have. */
   text(owner, first, until) {
     const { spans } = this, pages = new Map();
     for (let i = 0; i < spans.count && spans.start[i] < until; i++) {
@@ -259,10 +259,10 @@ class PageMap {
 
 function showMaps() {
   const holder = byId("maps");
-  const kinds = [["before", "before the capture"], ["others", "other processes"], ["absent", "absent, or unseen: of unseen pages nobody knows the place"]];
+  const kinds = [["before", "before the capture"], ["others", "other processes"], ["absent", "absent, or unseen: where unseen pages lie is unknown"]];
   byId("map-legend").append(...kinds.map(([kind, text]) => make("li", {}, make("span", { class: "static" }, swatch(kind), make("span", { class: "words" }, text)))));
   const regions = DATA.regions.filter((region) => region.peak_bytes > 0 || region.map.gap.length);
-  if (!regions.length) holder.append(make("p", { class: "hint" }, "There is no region with a page in it."));
+  if (!regions.length) holder.append(make("p", { class: "hint" }, "No region has a page."));
   regions.slice(0, MAX_MAPS).forEach((region, i) => addMap(holder, region, i < MAX_OPEN));
   const rest = regions.slice(MAX_MAPS);
   if (!rest.length) return;
@@ -281,7 +281,7 @@ function addMap(holder, region, isOpen) {
     `${formatBytes(region.allocated_bytes)} allocated${region.gone === null ? "" : ` when it went, ${formatTime(region.gone, 0)}`}`,
     `made by ${region.creator === null ? "?" : DATA.processes.tgid[region.creator]}`,
   ];
-  if (region.unseen_bytes) facts.push(`${formatBytes(region.unseen_bytes)} unseen: somewhere in what looks absent`);
+  if (region.unseen_bytes) facts.push(`${formatBytes(region.unseen_bytes)} unseen, somewhere in what is drawn as absent`);
   const details = make("details", { class: "map" }, make("summary", {}, make("strong", { class: "name" }, regionName(region)), ` ${facts.join(", ")}`));
   details.addEventListener("toggle", () => {
     if (details.open && !details.map) details.map = new PageMap(region, details);

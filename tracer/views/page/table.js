@@ -1,9 +1,9 @@
-/* Every figure of the pictures, in tables that sort; then all is shown. */
+/* The tables, which have every figure of the pictures and can be sorted. Loaded last, so it also starts the page. */
 
 const MAX_ROWS = 50;
 
-/** A column: title, value to sort by, and its text; one of `number` is at the right, and sorts from the most. What is in
-    the foot stays there. */
+/** A column has a title, a value to sort by, and a text. A `number` column is aligned right and sorts descending first.
+    Rows in the foot are not sorted. */
 function sortable(caption, columns, rows, foot) {
   let sorted = rows, by = null, descending = false, all = rows.length <= MAX_ROWS;
   const body = make("tbody");
@@ -59,7 +59,7 @@ const whoColumns = (process) => [
   { title: "command", value: (row) => (process(row) === null ? null : commandOf(process(row))), owner: process, name: true },
 ];
 
-/** One that was made as those of `report --by` are: by column, and so are the rows in its foot. */
+/** A table of `report --by`. columns and foot are as _table() in html.py makes them. */
 function showGroups({ by, columns, foot }, open) {
   const rows = columns[0].values.map((_, row) => columns.map((column) => column.values[row]));
   const texts = { bytes: formatBytes, ns: (us) => (us === null ? "" : formatTime(us, 3)), text: (text) => text };
@@ -109,7 +109,7 @@ function showTables() {
   showTable("table-growth", "Growth over time", [
     timeColumn("time", (row) => growth.edges[row], 3), ...growthBands().map((band) => bytesColumn(band.name, (row) => band.bytes[row])),
   ], growth.edges.map((_, row) => row), false);
-  showTable("table-samples", "Allocated, as the inodes count", [
+  showTable("table-samples", "Allocated, by the inodes' count", [
     timeColumn("time", (row) => growth.allocated.times[row], 3), bytesColumn("allocated", (row) => growth.allocated.bytes[row]),
   ], growth.allocated.times.map((_, row) => row), false);
   showTable("table-host", "Shared memory of the host", [
@@ -132,13 +132,13 @@ function showHead() {
   const begin = new Date(SESSION.started / 1000).toLocaleDateString(undefined, { dateStyle: "medium" });
   byId("where").textContent = `${SESSION.host} · ${begin}, ${formatTime(0, 0)} to ${formatTime(SESSION.ended, 0)} (${zone}) · tier ${SESSION.tier}${SESSION.tier === "exact" ? ` by ${SESSION.mechanism}` : ""} · Linux ${SESSION.kernel}`;
   const notes = [...SESSION.warnings];
-  if (!SESSION.complete) notes.unshift(`Cut off: this is how it stood at ${formatTime(SESSION.ended, 0)}, when it was last written.`);
-  if (DATA.left_out.regions) notes.push(`${formatCount(DATA.left_out.regions)} more regions, of ${formatBytes(DATA.left_out.peak_bytes)} at most, are in the balance and in the growth, but in no map and no table: they are in the capture.`);
+  if (!SESSION.complete) notes.unshift(`Cut off: this is the state at ${formatTime(SESSION.ended, 0)}, when the capture was last written.`);
+  if (DATA.left_out.regions) notes.push(`${formatCount(DATA.left_out.regions)} smaller regions, of at most ${formatBytes(DATA.left_out.peak_bytes)} each, count in the balance and the growth chart but have no map and no table row. The capture has them.`);
   if (DATA.balance.unseen && SESSION.blind_to.length) notes.push(`Unseen may be ${SESSION.blind_to.join("; or ")}.`);
   if (SESSION.lost_events || SESSION.lost_pages || SESSION.lost_probes) notes.push(`Lost: ${formatCount(SESSION.lost_events)} events, ${formatCount(SESSION.lost_pages)} pages, ${formatCount(SESSION.lost_probes)} probe runs.`);
   byId("notes").append(...notes.map((note) => make("p", {}, note)));
-  const facts = [`Host shmem ${formatBytes(SESSION.shmem_total_bytes)}, ${formatBytes(SESSION.shmem_unexplained_bytes)} of it not of these regions.`, `ps would add up to ${formatBytes(SESSION.sum_of_rss_bytes)} of RSS.`];
-  byId("made-by").textContent = `${facts.join(" ")} Made by shmtrace ${SESSION.version}, from a capture. The chart is drawn by uPlot, MIT licence: its text is in this file.`;
+  const facts = [`Host shmem ${formatBytes(SESSION.shmem_total_bytes)}, ${formatBytes(SESSION.shmem_unexplained_bytes)} of it outside these regions.`, `ps would add up to ${formatBytes(SESSION.sum_of_rss_bytes)} of RSS.`];
+  byId("made-by").textContent = `${facts.join(" ")} Made by shmtrace ${SESSION.version} from a capture. The chart is drawn by uPlot (MIT licence, whose text is in this file).`;
 }
 
 showHead();

@@ -1,8 +1,8 @@
-/* The processes as a tree: what each made, and what each touched. */
+/* The process tree: what each process made and touched. */
 
 const MAX_CHILDREN = 12;
 
-/** Bytes by process over all regions; made and touched: of the regions still there, and of those that are gone. */
+/** Bytes by process over all regions. madeGone and touchedGone are of regions that are gone. */
 function bytesByProcess() {
   const found = DATA.processes.tgid.map(() => ({ made: 0, madeGone: 0, touched: 0, touchedGone: 0, freed: 0, faults: null, regions: 0 }));
   for (const region of DATA.regions) {
@@ -21,7 +21,7 @@ function bytesByProcess() {
   return found;
 }
 
-/** A button that tells one process from all others, wherever it is drawn. */
+/** A button that highlights one process in all pictures. */
 function pick(process) {
   const mark = make("span");
   const button = make("button", { type: "button", class: "pick", onclick: () => emphasize(process) }, mark, make("span", { class: "name" }, nameOf(process)));

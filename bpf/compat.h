@@ -14,6 +14,9 @@
 		value_;                                                                                                \
 	})
 
+/* Hide a value from the compiler. LLVM 21 recognizes a comparison in arithmetic on a sign bit, and makes it a branch. */
+#define OPAQUE(value) __asm__ __volatile__("" : "+r"(value))
+
 /*
  * bpf_probe_read_user by its number (include/uapi/linux/bpf.h). By name, bcc would search all of /proc/kallsyms for it,
  * which takes a fifth of the startup time (BTypeVisitor::VisitCallExpr, bcc 0.26).
@@ -81,7 +84,9 @@ static inline u64 pivots_below(u64 pivots, u64 address)
 	bpf_probe_read_kernel(pivot, sizeof(pivot), (void *)pivots);
 	for (u32 i = 0; i < MAPLE_PIVOTS; i++) {
 		u64 last = pivot[i] - 1; /* 0, which means none, becomes the highest value */
-		is_below &= ((last - (address - 1)) & ~last) >> 63;
+		u64 sign = (last - (address - 1)) & ~last;
+		OPAQUE(sign);
+		is_below &= sign >> 63;
 		count += is_below;
 	}
 	return count;

@@ -102,7 +102,9 @@ static inline void freed(u32 region, u64 word, s64 nr_pages)
 /* 1 if the value is 0, else 0. Without a branch, since the verifier follows each branch separately. */
 static inline u64 is_zero(u64 value)
 {
-	return ~(value | -value) >> 63;
+	u64 sign = ~(value | -value);
+	OPAQUE(sign);
+	return sign >> 63;
 }
 
 /* Mark one page as given back, which counts as nr_pages small ones. */

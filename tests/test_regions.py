@@ -229,7 +229,11 @@ def test_no_baseline_of_what_is_gone(memfd: Callable[..., Path]) -> None:
 def test_sysv_knows_who_made_it(host: Host, memfd: Callable[..., Path]) -> None:
     region = region_of(memfd(), kind="sysv")
     (host.root / "sysvipc").mkdir()
-    (host.root / "sysvipc" / "shm").write_text(f"shmid cpid rss swap\n5 9 0 0\n{region.key.ino} 811 4096 0\n")
+    (host.root / "sysvipc" / "shm").write_text(
+        "key shmid perms size cpid lpid nattch uid gid cuid cgid atime dtime ctime rss swap\n"
+        "0 5 600 4096 9 0 0 0 0 0 0 0 0 1 0 0\n"
+        f"0 {region.key.ino} 600 4096 811 0 0 0 0 0 0 0 0 1 4096 0\n"
+    )
     with Capture() as capture:
         lives = Processes(capture, Clock.start())
         master = lives.begin(811, 10, None, "x", "x", began_us=-1)

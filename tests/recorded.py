@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sqlite3
 from pathlib import Path
@@ -105,6 +106,29 @@ def pool(
         capture.insert("usage", region=1, process=2, faults=None, freed_pages=3)
         for region, seconds, pages in ((1, 0, 11), (1, 3, 27), (2, 8, 5), (1, 21, 43)):
             capture.insert("sample", region=region, time_ns=at(seconds), allocated_bytes=pages * PAGE_BYTES)
+    return path
+
+
+def of_host(path: Path) -> Path:
+    """Of the whole host: besides a pool, shared memory of each kind that no process maps."""
+    pool(path)
+    held = {"holders": 2, "holder": 2063, "holder_command": "/usr/bin/renderer"}
+    segment = {"creator": 900, "last_user": 901, "last_user_command": "report-writer", "used_ns": at(-7200)}
+    rows: list[tuple[str, str, str, int, int | None, dict[str, object]]] = [
+        ("held", "/memfd:cache", "/proc/2063/fd/7", 2063, 2063, held),
+        ("sysv", "SysV 0x0000002a", "32769", 1031, 1031, segment),
+        ("tmpfs", "/dev/shm", "/dev/shm", 4128, 65536, {"files": 3}),
+        ("file", "/dev/shm/export", "/dev/shm/export", 4111, None, {}),
+    ]
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        for kind, name, reach, pages, size_pages, more in rows:
+            size_bytes = None if size_pages is None else size_pages * PAGE_BYTES
+            row = {"kind": kind, "name": name, "reach": reach, "allocated_bytes": pages * PAGE_BYTES}
+            row |= {"size_bytes": size_bytes, **more}
+            places = ", ".join(f":{column}" for column in row)
+            database.execute(f"INSERT INTO unmapped ({', '.join(row)}) VALUES ({places})", row)  # noqa: S608
+        database.execute("UPDATE session SET shmem_total_bytes = 31 * 1048576")
+        database.commit()
     return path
 
 

@@ -340,7 +340,7 @@ def _what(row: Unmapped) -> str:
         return f"{name}, held by {row.holder} {printable(row.holder_command or '?')}{more}"
     if row.kind == "sysv":
         used = f", last used {moment(row.used_ns)}" if row.used_ns else ""
-        return f"{name}, created by {row.creator} {printable(row.creator_command or '(exited)')}{used}"
+        return f"{name}{used}, created by {row.creator} {printable(row.creator_command or '(exited)')}"
     if row.kind == "tmpfs":
         limit = f" of {format_bytes(row.size_bytes)}" if row.size_bytes else ""
         return f"files of the tmpfs on {name}{limit}, {row.files} inodes"

@@ -17,7 +17,7 @@ from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.errors import ShmtraceError
 from tracer.labels import parse as parse_label
 from tracer.proc.private_memory import EXACT
-from tracer.unmapped import Unmapped
+from tracer.unmapped import UnmappedRow
 
 
 class Process(NamedTuple):
@@ -301,7 +301,7 @@ class Account(NamedTuple):
     """most allocated first"""
     window: Window = ALL_TIME
     """touched counts only pages touched in it; everything else is as of the capture's end"""
-    unmapped: Sequence[Unmapped] = ()
+    unmapped: Sequence[UnmappedRow] = ()
     """what no process maps; empty: there is nothing, or the capture is not of the whole host"""
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ PARTS = {"held": "held by descriptors", "sysv": "unattached SysV", "tmpfs": "tmp
 """Kinds that add up, as a person reads them; a file is part of its tmpfs."""
 
 
-class Unmapped(NamedTuple):
+class UnmappedRow(NamedTuple):
     """A row of the capture's table of that name; schema.sql says what is in it."""
 
     kind: str
@@ -38,19 +39,16 @@ class Unmapped(NamedTuple):
     @property
     def remedy(self) -> str:
         """The command that frees it, or shows what is in it or who has it."""
-        if self.kind == "sysv":
-            return f"ipcrm -m {self.reach}"
-        if self.kind == "held":
-            return f"ls -l {self.reach}"
-        return f"du -ah {self.reach}" if self.kind == "tmpfs" else f"rm {self.reach}"
+        commands = {"sysv": "ipcrm -m", "held": "ls -l", "tmpfs": "du -ah", "file": "ls -l"}
+        return f"{commands.get(self.kind, 'ls -l')} {shlex.quote(self.reach)}"  # a file may be called anything
 
 
-def read(capture: Capture) -> tuple[Unmapped, ...]:
+def read(capture: Capture) -> tuple[UnmappedRow, ...]:
     """As they were written: the largest first, each tmpfs followed by its largest files. Only of the whole host."""
-    return tuple(Unmapped(*row) for row in capture.rows(f"SELECT {UNMAPPED} FROM unmapped ORDER BY rowid"))  # noqa: S608
+    return tuple(UnmappedRow(*row) for row in capture.rows(f"SELECT {UNMAPPED} FROM unmapped ORDER BY rowid"))  # noqa: S608
 
 
-def sums(rows: Sequence[Unmapped]) -> dict[str, int]:
+def sums(rows: Sequence[UnmappedRow]) -> dict[str, int]:
     """Bytes in memory by PARTS, those that have any."""
     found = {part: sum(row.in_memory_bytes for row in rows if row.kind == kind) for kind, part in PARTS.items()}
     return {part: size_bytes for part, size_bytes in found.items() if size_bytes}

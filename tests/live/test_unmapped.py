@@ -14,6 +14,8 @@ import pytest
 
 from tests.live.reports import ROOT, SHMTRACE
 from tests.live.shmem import PAGE_BYTES
+from tracer.proc import unmapped
+from tracer.proc.procfs import Proc
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="others' descriptors are root's to see")
 
@@ -135,3 +137,71 @@ def test_the_text_names_what_frees_it(holder: tuple[int, int]) -> None:
     assert "host shmem" in text
     assert " rest\n" in text
     assert max(map(len, text.splitlines())) <= 80 or "warning: " in text
+
+
+# ---- strangers ----
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """One of 16 MiB, of this test alone."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16M", "mine", tmp_path], check=True)
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def filled(directory: Path, name: bytes, pages: int) -> None:
+    fd = os.open(os.fsencode(directory) + b"/" + name, os.O_WRONLY | os.O_CREAT, 0o600)
+    os.write(fd, b"x" * (pages * PAGE_BYTES))
+    os.close(fd)
+
+
+def test_files_that_are_called_anything(tmpfs: Path) -> None:
+    for pages, name in enumerate([b"\xff\xfe\x80", b"line\nbreak", b"\x1b[2J", b"x; touch pwned", b"n" * 255], 3):
+        filled(tmpfs, name, pages)
+    (tmpfs / "link").symlink_to("/")
+    os.mkfifo(tmpfs / "fifo")
+    rows = looked("snapshot")["unmapped"]
+    found = {row["name"].removeprefix(f"{tmpfs}/"): row for row in rows if row["reach"].startswith(f"{tmpfs}/")}
+    assert {name: row["allocated_bytes"] // PAGE_BYTES for name, row in found.items()} == {
+        "\\xff\\xfe\\x80": 3,
+        "line\nbreak": 4,
+        "\x1b[2J": 5,
+        "x; touch pwned": 6,
+        "n" * 255: 7,
+    }
+    assert found["x; touch pwned"]["remedy"] == f"ls -l '{tmpfs}/x; touch pwned'"
+    text = subprocess.check_output([*SHMTRACE, "snapshot"], cwd=ROOT, text=True)
+    assert "\x1b" not in text
+    assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith("warning: "))
+
+
+def test_directories_without_end(tmpfs: Path) -> None:
+    """Deeper than a path may be long: what is there is in the sum, and a warning says that not all was looked at."""
+    filled(tmpfs, b"top", 23)
+    at = os.open(tmpfs, os.O_PATH)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=at)
+        below = os.open("d" * 250, os.O_PATH, dir_fd=at)
+        os.close(at)
+        at = below
+    deep = os.open("deep", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=at)
+    os.write(deep, b"x" * (7 * PAGE_BYTES))
+    os.close(deep)
+    os.close(at)
+    report = looked("snapshot")
+    (sums,) = (row for row in report["unmapped"] if row["kind"] == "tmpfs" and row["name"] == str(tmpfs))
+    assert sums["allocated_bytes"] == 30 * PAGE_BYTES
+    assert any(warning.startswith(f"{tmpfs} has more files than could be looked at") for warning in report["warnings"])
+
+
+def test_files_without_end(tmpfs: Path) -> None:
+    """The sum is statfs's, however many there are; the walk ends in time."""
+    for number in range(3001):
+        (tmpfs / f"{number}").touch()
+    filled(tmpfs, b"one", 11)
+    found = unmapped.find(Proc(), [], [], {}, patience_s=0.01)
+    assert [row.allocated_bytes for row in found.unmapped if row.name == str(tmpfs)] == [11 * PAGE_BYTES]
+    assert [text for text in found.warnings if str(tmpfs) in text]

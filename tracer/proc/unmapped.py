@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tracer.proc import bounded, shmem
-from tracer.proc.blocking import NoAnswerError, each, promptly
+from tracer.proc.blocking import each, promptly
 from tracer.proc.mounts import mounts
 from tracer.proc.procfs import MAX_OPEN_FILES, Proc
 from tracer.proc.shmem import DELETED, HUGETLBFS_MAGIC, PATH_BYTES, RegionKey
@@ -39,7 +39,7 @@ MOST_FILES = 5  # reported per tmpfs
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Unmapped(NamedTuple):
+class UnmappedMemory(NamedTuple):
     """Shared memory that no process maps."""
 
     kind: str
@@ -72,7 +72,7 @@ class Unmapped(NamedTuple):
 class Found(NamedTuple):
     """What was found, and what could not be read."""
 
-    unmapped: list[Unmapped]
+    unmapped: list[UnmappedMemory]
     """Largest first within a kind."""
     warnings: list[str]
 
@@ -98,10 +98,10 @@ def find(
     return Found([*alone, *files], warnings)
 
 
-def _segments(proc: Proc, known: Collection[int]) -> Iterator[Unmapped]:
+def _segments(proc: Proc, known: Collection[int]) -> Iterator[UnmappedMemory]:
     for segment in proc.sysv_segments().values():
         if not segment.attached and segment.shmid not in known:
-            yield Unmapped(
+            yield UnmappedMemory(
                 "sysv",
                 f"SysV {segment.key:#010x}",
                 str(segment.shmid),
@@ -119,18 +119,20 @@ def _segments(proc: Proc, known: Collection[int]) -> Iterator[Unmapped]:
 
 def _held(
     proc: Proc, mapped: set[RegionKey], end_s: float, warnings: list[str]
-) -> tuple[list[Unmapped], dict[int, int]]:
+) -> tuple[list[UnmappedMemory], dict[int, int]]:
     """The held files, and their allocated bytes by device."""
     found: dict[RegionKey, tuple[Path, str, set[int]]] = {}
     tgids = proc.tgids()
-    for nr_looked, (tgid, theirs) in enumerate(each(proc.folder, lambda tgid: list(_unnamed(proc, tgid)), tgids)):
+    for nr_looked, (tgid, theirs) in enumerate(
+        each(proc.folder, lambda tgid: list(_unnamed(proc, tgid, end_s)), tgids)
+    ):
         if time.monotonic() > end_s:
             warnings.append(f"the open files of {len(tgids) - nr_looked} processes were not looked at")
             break
         for key, path, name in theirs or ():
             if key not in mapped:
                 found.setdefault(key, (path, name, set()))[2].add(tgid)
-    held: list[Unmapped] = []
+    held: list[UnmappedMemory] = []
     by_dev: dict[int, int] = {}
     for key, (path, name, holders) in found.items():
         stat = shmem.region_stat(path)
@@ -138,7 +140,7 @@ def _held(
             residency = shmem.residency(path, key)
             by_dev[key.dev] = by_dev.get(key.dev, 0) + stat.allocated_bytes
             held.append(
-                Unmapped(
+                UnmappedMemory(
                     "held",
                     name,
                     str(path),
@@ -151,11 +153,13 @@ def _held(
     return held, by_dev
 
 
-def _unnamed(proc: Proc, tgid: int) -> Iterator[tuple[RegionKey, Path, str]]:
+def _unnamed(proc: Proc, tgid: int, end_s: float) -> Iterator[tuple[RegionKey, Path, str]]:
     """The open tmpfs files of a process that have no name, or no longer have one."""
     try:
         with os.scandir(proc.live_folder(tgid) / "fd") as entries:
             for entry in islice(entries, MAX_OPEN_FILES):
+                if time.monotonic() > end_s:
+                    return
                 with contextlib.suppress(OSError):
                     name = os.readlink(entry.path)  # noqa: PTH115 - a Path of each takes as long as to look
                     if name.endswith(DELETED) and name.startswith("/"):
@@ -205,7 +209,7 @@ class _Files(NamedTuple):
 
 def _files(
     proc: Proc, elsewhere: dict[int, int], mapped: set[tuple[int, int]], end_s: float, warnings: list[str]
-) -> list[Unmapped]:
+) -> list[UnmappedMemory]:
     """elsewhere: bytes by device that are accounted for elsewhere. mapped: (dev, ino) of mapped files."""
     found = []
     unreached = []
@@ -213,27 +217,30 @@ def _files(
         patience_s = min(WALK_S, max((end_s - time.monotonic()) / 2, 0))
         try:
             files = promptly(place.process, _look, place, dev, mapped, patience_s)
-        except OSError as error:
-            if not isinstance(error, NoAnswerError) and not bounded.unreadable(error):
-                raise
-            unreached.append(place.path)
+        except OSError:  # hidden by another mount, gone, or in a place that does not answer
+            unreached.append(_text(place.path))
             continue
         allocated_bytes = max(files.allocated_bytes - elsewhere.get(dev, 0), 0)
         if not allocated_bytes:
             continue
+        name, reach = _text(place.path), _text(place.reach())
         found.append(
-            Unmapped(
-                "tmpfs", place.path, place.reach(), allocated_bytes, None, files.limit_bytes, files=files.nr_inodes
-            )
+            UnmappedMemory("tmpfs", name, reach, allocated_bytes, None, files.limit_bytes, files=files.nr_inodes)
         )
         for size_bytes, path in files.largest:
-            found.append(Unmapped("file", f"{place.path.rstrip('/')}/{path}", place.reach(path), size_bytes))
+            below = f"{place.path.rstrip('/')}/{path}"
+            found.append(UnmappedMemory("file", _text(below), _text(place.reach(path)), size_bytes))
         if not files.is_whole:
-            warnings.append(f"{place.path} has more files than could be looked at: the largest may not be among them")
+            warnings.append(f"{name} has more files than could be looked at: the largest may not be among them")
     if unreached:
         more = f" and {len(unreached) - 1} more" * (len(unreached) > 1)
         warnings.append(f"the tmpfs on {unreached[0]}{more} could not be reached: what it has is in the rest")
     return found
+
+
+def _text(path: str) -> str:
+    """A stranger may have called it anything, in any encoding."""
+    return bounded.text(os.fsencode(path), PATH_BYTES)
 
 
 def _places(proc: Proc) -> dict[int, _Place]:
@@ -279,12 +286,10 @@ def _largest(
     root: int, mapped: set[tuple[int, int]], dev: int, patience_s: float
 ) -> tuple[int, int, list[tuple[int, str]], bool]:
     """(bytes seen, files seen, the largest unmapped files, whether all files were seen)."""
-    end_s = time.monotonic() + patience_s
     largest: list[tuple[int, str]] = []
     seen: dict[int, int] = {}  # bytes by inode, since a file may have several names
-    for path, stat in _walk(root):
-        if len(seen) == MAX_FILES or time.monotonic() > end_s:
-            return sum(seen.values()), len(seen), sorted(largest, reverse=True), False
+    skipped: list[str] = []
+    for path, stat in _walk(root, time.monotonic() + patience_s, skipped):
         if stat.ino in seen:
             continue
         seen[stat.ino] = stat.allocated_bytes
@@ -292,25 +297,34 @@ def _largest(
             heapq.heappush(largest, (stat.allocated_bytes, path))
             if len(largest) > MOST_FILES:
                 heapq.heappop(largest)
-    return sum(seen.values()), len(seen), sorted(largest, reverse=True), True
+    return sum(seen.values()), len(seen), sorted(largest, reverse=True), not skipped
 
 
-def _walk(root: int) -> Iterator[tuple[str, shmem.Stat]]:
-    """Yield the regular files of a tmpfs, without those of file systems mounted in it, which may block."""
+def _walk(root: int, end_s: float, skipped: list[str]) -> Iterator[tuple[str, shmem.Stat]]:
+    """Yield the regular files of a tmpfs, without those of file systems mounted in it, which may block.
+
+    Appends to skipped what there was no time for, and directories whose path is too long to open.
+    """
     waiting = [""]
-    while waiting:
+    for nr_seen in range(MAX_FILES):
+        if not waiting:
+            return
         directory = waiting.pop()
         try:
             with _opened(root, directory or ".") as opened, os.scandir(opened) as entries:
                 for entry in entries:
+                    if time.monotonic() > end_s or len(waiting) + nr_seen > MAX_FILES:
+                        skipped.append(directory)
+                        return
                     path = f"{directory}/{entry.name}".lstrip("/")
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(path)
                     elif entry.is_file(follow_symlinks=False):
                         yield path, shmem.stat_at(opened, entry.name)
         except OSError as error:
-            if not bounded.unreadable(error) and error.errno not in (errno.EXDEV, errno.ELOOP):
-                raise
+            if error.errno not in (errno.EXDEV, errno.ELOOP, errno.ENOENT):  # a mount, a link, or gone
+                skipped.append(directory)
+    skipped.extend(waiting)
 
 
 @contextlib.contextmanager

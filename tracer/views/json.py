@@ -13,7 +13,7 @@ from typing import Any
 
 from tracer.account import Account, Label, Process, Region, charged, dev_text
 from tracer.cgroup import place
-from tracer.unmapped import Unmapped
+from tracer.unmapped import UnmappedRow
 
 SCHEMA = "shmtrace/1"
 
@@ -161,7 +161,7 @@ def _region(region: Region) -> dict[str, Any]:
     }
 
 
-def _unmapped(row: Unmapped) -> dict[str, Any]:
+def _unmapped(row: UnmappedRow) -> dict[str, Any]:
     document = {**row._asdict(), "used": rfc3339(row.used_ns), "remedy": row.remedy}
     del document["used_ns"]
     return document

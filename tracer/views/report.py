@@ -12,7 +12,7 @@ from tracer.account import ALL_TIME, NAMELESS, Account, Parent, Process, Region,
 from tracer.capture.capture import PAGE_BYTES
 from tracer.cgroup import place, short
 from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, moment, printable, width
-from tracer.unmapped import Unmapped
+from tracer.unmapped import UnmappedRow
 
 PROCESS_COLUMNS = 22
 COMM_COLUMNS = 16  # the kernel keeps 15 bytes; control characters, shown as codes, take more
@@ -333,7 +333,7 @@ def _unmapped(account: Account) -> list[str]:
     return [*lines, ""]
 
 
-def _what(row: Unmapped) -> str:
+def _what(row: UnmappedRow) -> str:
     name = printable(row.name)
     if row.kind == "held":
         more = f" and {row.holders - 1} more" if row.holders and row.holders > 1 else ""

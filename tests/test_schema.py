@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from tests.captures import NAMES, load
-from tests.recorded import shmtrace, with_labels, with_stacks
+from tests.recorded import of_host, shmtrace, with_labels, with_stacks
 from tests.schema import SCHEMA_FILE, validate
 from tracer.views.json import SCHEMA
 
@@ -37,6 +37,11 @@ def test_what_a_report_says(options: list[str], name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("kind", ["file", "script", "request", "label"])
 def test_what_a_table_by_label_says(kind: str, tmp_path: Path) -> None:
     assert validate(shmtrace("report", with_labels(tmp_path / "x"), "--json", "--by", kind).stdout)["rows"]
+
+
+def test_what_a_table_of_what_nobody_maps_says(tmp_path: Path) -> None:
+    assert len(validate(shmtrace("report", of_host(tmp_path / "x"), "--json", "--by", "unmapped").stdout)["rows"]) == 4
+    assert len(validate(shmtrace("report", tmp_path / "x", "--json").stdout)["unmapped"]) == 4
 
 
 def test_what_a_table_by_stack_says(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 @options.a_capture
 @click.option(
     "--by",
-    type=click.Choice(["parent", "region", "process", "unit", "container", "time", "stack", *labels.KINDS]),
+    type=click.Choice(["parent", "region", "process", "unit", "container", "time", "stack", "unmapped", *labels.KINDS]),
     default="parent",
     show_default=True,
     metavar="GROUP",
-    help="Group by this: parent, region, process, unit, container, time, stack; with labels in the capture also "
-    "script, request, file, query, label.",
+    help="Group by this: parent, region, process, unit, container, time, stack, unmapped (what no process "
+    "maps); with labels in the capture also script, request, file, query, label.",
 )
 @click.option(
     "--since",

@@ -8,12 +8,16 @@ from tracer.cgroup import place
 from tracer.tables.by_cgroup import by_container, by_unit
 from tracer.tables.by_label import by_label
 from tracer.tables.by_stack import by_stack
+from tracer.tables.by_unmapped import by_unmapped
 from tracer.tables.table import Table
 
 
 def table(account: Account, by: str) -> Table:
-    """The table by unit, container, stack or a kind of label. Raises ShmtraceError if the capture has no such data."""
-    tables = {"unit": by_unit, "container": by_container, "stack": by_stack}
+    """The table by unit, container, stack, unmapped or a kind of label.
+
+    Raises ShmtraceError if the capture has no such data.
+    """
+    tables = {"unit": by_unit, "container": by_container, "stack": by_stack, "unmapped": by_unmapped}
     return tables[by](account) if by in tables else by_label(account, by)
 
 

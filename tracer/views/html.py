@@ -158,7 +158,10 @@ def data(account: Account, capture: Capture) -> dict[str, Any]:
             "peak_bytes": max((region.peak_bytes for region in left_out), default=0),
         },
         **({"doing": {"kind": kind, "texts": [printable(texts[i]) or NAMELESS for i in lists.texts]}} if kind else {}),
-        "tables": [_table(groups.table(account, by), lists) for by in groups.telling(account)],
+        "tables": [
+            _table(groups.table(account, by), lists)
+            for by in [*groups.telling(account), *["unmapped"] * bool(account.unmapped)]
+        ],
         "coloured": [lists.positions[row] for row in coloured],
         "growth": pictures.growth(capture, account, regions, coloured),
         "commands": list(lists.commands),  # last, when all are in it

@@ -612,7 +612,7 @@ class TestPage:
         press(browser, canvas, *[Keys.ARROW_RIGHT] * 7)
         assert text_of(browser, readout) == "page 50, at 200 KiB: absent"
         press(browser, canvas, Keys.HOME)
-        assert text_of(browser, readout) == "page 0, at 0 B: before the capture"
+        assert text_of(browser, readout) == "page 0, at 0 B: before the trace"
 
     def test_the_map_says_what_it_was_doing(self, browser: Any, show_file: Any, tmp_path: Path) -> None:
         from selenium.webdriver.common.keys import Keys
@@ -624,7 +624,7 @@ class TestPage:
         press(browser, canvas, *[Keys.ARROW_RIGHT] * 14)
         assert re.fullmatch(r"page 25, .*: 812 .*; file \?", text_of(browser, readout))
         press(browser, canvas, "0", Keys.HOME)
-        assert text_of(browser, readout) == "pages 0 to 7, at 0 B: before the capture; 8 of 8 pages"
+        assert text_of(browser, readout) == "pages 0 to 7, at 0 B: before the trace; 8 of 8 pages"
         script = "const map = document.querySelector('#maps details').map; return map.text(1, 0, 40)"
         assert browser.execute_script(script) == 0
 
@@ -704,7 +704,7 @@ class TestPage:
         show()
         press(browser, "#growth .u-over", Keys.END)
         assert text_of(browser, "#growth-readout").endswith(
-            ": 380 KiB — 812 php-fpm: pool www 216 KiB; before the capture 80.0 KiB; unseen 52.0 KiB; "
+            ": 380 KiB — 812 php-fpm: pool www 216 KiB; before the trace 80.0 KiB; unseen 52.0 KiB; "
             "813 php-fpm: pool api 32.0 KiB"
         )
 

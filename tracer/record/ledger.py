@@ -49,7 +49,7 @@ class Extent(NamedTuple):
     start: int
     end: int
     owner: Owner
-    """None: the pages are from before the capture."""
+    """None: the pages are from before the trace."""
     first_us: int | None
     last_us: int | None
 

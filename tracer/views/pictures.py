@@ -20,7 +20,7 @@ MAX_POINTS = 4 * BINS  # of one line
 MAX_COLOURS = 10  # touchers with a colour of their own; all others share one
 MAX_SPANS = 1 << 16  # of all maps together
 MIN_SPANS = 64  # of one map
-BEFORE = -1  # instead of a process: pages from before the capture
+BEFORE = -1  # instead of a process: pages from before the trace
 UNKNOWN = -1  # instead of a text: unknown
 
 

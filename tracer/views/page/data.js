@@ -62,7 +62,7 @@ function commandOf(process) {
 
 function nameOf(owner) {
   if (owner === null) return "?";
-  if (owner === BEFORE) return "before the capture";
+  if (owner === BEFORE) return "before the trace";
   if (owner === OTHERS) return "other processes";
   return `${DATA.processes.tgid[owner]} ${commandOf(owner)}`;
 }

@@ -11,7 +11,7 @@ function growthBands() {
   const { bands, before, unseen, others } = DATA.growth;
   const came = (band) => band.bytes.findIndex((bytes) => bytes !== 0);
   const found = [
-    { owner: BEFORE, name: "before the capture", kind: "before", bytes: before },
+    { owner: BEFORE, name: "before the trace", kind: "before", bytes: before },
     ...TOP.map((process, rank) => ({ owner: process, name: nameOf(process), kind: `c${rank}`, bytes: bands[rank] }))
       .sort((a, b) => came(a) - came(b)),
     { owner: OTHERS, name: "other processes", kind: "others", bytes: others },

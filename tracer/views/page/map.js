@@ -259,7 +259,7 @@ class PageMap {
 
 function showMaps() {
   const holder = byId("maps");
-  const kinds = [["before", "before the capture"], ["others", "other processes"], ["absent", "absent, or unseen: where unseen pages lie is unknown"]];
+  const kinds = [["before", "before the trace"], ["others", "other processes"], ["absent", "absent, or unseen: where unseen pages lie is unknown"]];
   byId("map-legend").append(...kinds.map(([kind, text]) => make("li", {}, make("span", { class: "static" }, swatch(kind), make("span", { class: "words" }, text)))));
   const regions = DATA.regions.filter((region) => region.peak_bytes > 0 || region.map.gap.length);
   if (!regions.length) holder.append(make("p", { class: "hint" }, "No region has a page."));

@@ -63,7 +63,7 @@ const whoColumns = (process) => [
 function showGroups({ by, columns, foot }, open) {
   const rows = columns[0].values.map((_, row) => columns.map((column) => column.values[row]));
   const texts = { bytes: formatBytes, ns: (us) => (us === null ? "" : formatTime(us, 3)), text: (text) => text };
-  showTable(`table-by-${by}`, `By ${by}`, columns.map(({ title, unit }, i) => ({
+  showTable(`table-by-${by}`, by === "unmapped" ? "Mapped by no process" : `By ${by}`, columns.map(({ title, unit }, i) => ({
     title,
     value: (row) => row[i],
     text: (row) => (texts[unit] || ((number) => number ?? ""))(row[i]) ?? "",

@@ -88,7 +88,7 @@ def test_arguments_that_are_none(arguments: list[str], said: str) -> None:
 
 def test_a_pattern_that_is_none() -> None:
     """Also with --wait, which must not wait for it to become one."""
-    assert "no regular expression" in fails("-p", "(", "--wait").line
+    assert "is not a regular expression" in fails("-p", "(", "--wait").line
     assert "-a" in fails("-p", "").line
 
 
@@ -444,7 +444,7 @@ class TestFull:
         assert len(report["regions"]) == 7
         assert all(region["unseen_bytes"] == 0 for region in report["regions"])
         assert_warned(report, "more regions than there is room for")
-        assert_warned(report, "no room for more regions: 7 are of workload")
+        assert_warned(report, "no room for more regions: workload has 7 of them")
 
     def test_processes(self, program: Path, tmp_path: Path) -> None:
         """There is room for main alone; it makes 3 pages, and its hundred children 7 each."""

@@ -97,7 +97,8 @@ def test_two_in_quick_succession(target: str, pause_s: float) -> None:
         time.sleep(pause_s)
         process.send_signal(signal.SIGINT)
         output, errors = end(process)
-    assert process.returncode in (0, 128 + signal.SIGINT)
+    # one that comes as Python itself ends kills: a shell shows 130 of that, too
+    assert process.returncode in (0, 128 + signal.SIGINT, -signal.SIGINT)
     assert process.returncode or b"balance" in output
     assert errors == b""
 

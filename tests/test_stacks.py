@@ -12,7 +12,7 @@ import pytest
 
 from tests.proc_texts import put, stat_of
 from tests.test_elf import with_functions
-from tests.test_lives import CLOCK
+from tests.test_processes import CLOCK
 from tracer import wire
 from tracer.capture.capture import Capture
 from tracer.kernel import events

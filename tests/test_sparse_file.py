@@ -65,7 +65,7 @@ def test_a_half_is_removed(tmp_path: Path, error: type[BaseException]) -> None:
 
 def redirected(redirection: str, folder: Path) -> None:
     """A shell's child that writes to its standard output."""
-    program = "from tests.test_sparse import Sink, put\nwith Sink(None, 1) as sink: put(sink)"
+    program = "from tests.test_sparse_file import Sink, put\nwith Sink(None, 1) as sink: put(sink)"
     command = ["sh", "-c", f'"$0" -c "$1" {redirection}', sys.executable, program]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     subprocess.run(command, cwd=folder, env=environment, check=True)

@@ -154,5 +154,5 @@ STATIC = "eb6e2c8d1f0a4b3c9d7e5f6a8b1c2d3e"
         ("/\x1b[2J.service", None, None, None),
     ],
 )
-def test_places(cgroup: str | None, unit: str | None, container: str | None, pod: str | None) -> None:
+def test_cgroup(cgroup: str | None, unit: str | None, container: str | None, pod: str | None) -> None:
     assert place(cgroup) == Place(unit, container, pod)

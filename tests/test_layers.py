@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tracer"
 ROAD = """
-    errors wire clock shipped formatting status proc kernel capture labels record unmapped account cgroup guess window
+    errors wire clock shipped formatting status proc kernel capture labels unmapped record account cgroup guess window
     tables find_region views prepare doctor demo cli __main__
 """.split()  # noqa: SIM905, a line each tells no more
 """Folders and modules. Inside a folder modules import each other as they need, but in no circle."""

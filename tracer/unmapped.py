@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tracer.capture.capture import UNMAPPED, Capture
+from tracer.capture.capture import Capture
 
 PARTS = {"held": "held by descriptors", "sysv": "unattached SysV", "tmpfs": "tmpfs files"}
 """Kinds that add up, as a person reads them; a file is part of its tmpfs."""
@@ -37,15 +37,26 @@ class UnmappedRow(NamedTuple):
         return self.allocated_bytes - (self.swapped_bytes or 0)
 
     @property
+    def who(self) -> str | None:
+        """PID and command of a process that holds it, or else of its creator; None: unknown."""
+        if self.holder is not None:
+            return f"{self.holder} {self.holder_command or '?'}"
+        return None if self.creator is None else f"{self.creator} {self.creator_command or '(exited)'}"
+
+    @property
     def remedy(self) -> str:
         """The command that frees it, or shows what is in it or who has it."""
         commands = {"sysv": "ipcrm -m", "held": "ls -l", "tmpfs": "du -ah", "file": "ls -l"}
         return f"{commands.get(self.kind, 'ls -l')} {shlex.quote(self.reach)}"  # a file may be called anything
 
 
+COLUMNS = ", ".join(UnmappedRow._fields)
+"""Of the table unmapped."""
+
+
 def read(capture: Capture) -> tuple[UnmappedRow, ...]:
     """As they were written: the largest first, each tmpfs followed by its largest files. Only of the whole host."""
-    return tuple(UnmappedRow(*row) for row in capture.rows(f"SELECT {UNMAPPED} FROM unmapped ORDER BY rowid"))  # noqa: S608
+    return tuple(UnmappedRow(*row) for row in capture.rows(f"SELECT {COLUMNS} FROM unmapped ORDER BY rowid"))  # noqa: S608
 
 
 def sums(rows: Sequence[UnmappedRow]) -> dict[str, int]:

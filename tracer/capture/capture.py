@@ -23,11 +23,6 @@ from tracer.shipped import shipped
 APPLICATION_ID = 0x73686D74  # "shmt"
 SCHEMA_VERSION = 4
 REMEDY = "`shmtrace record` makes one"
-UNMAPPED = (
-    "kind, name, reach, allocated_bytes, swapped_bytes, size_bytes, creator, creator_command, last_user, "
-    "last_user_command, used_ns, holders, holder, holder_command, files"
-)
-"""Columns of the table unmapped."""
 PAGE_BYTES = 4096  # of a capture, whatever the page size of the host that reads it
 MIN_SAMPLES = 1000  # keep_small() keeps at least so many
 BUSY_SECONDS = 10.0  # how long a reader waits for the trace to commit, and the trace's last commit for readers

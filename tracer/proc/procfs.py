@@ -363,15 +363,17 @@ class Proc:
 
     def open_files(self, tgid: int) -> list[Path]:
         """/proc/PID/fd/N of open files, without pipes, sockets and the like; none if the process is gone."""
+        return sorted(Path(path) for path, link in self.descriptors(tgid) if link.startswith("/"))
+
+    def descriptors(self, tgid: int) -> Iterator[tuple[str, str]]:
+        """(/proc/PID/fd/N, its link) of whatever is open, at most MAX_OPEN_FILES. It does not block."""
         try:
             with os.scandir(self.live_folder(tgid) / "fd") as entries:
-                return sorted(
-                    Path(entry.path) for entry in islice(entries, MAX_OPEN_FILES) if _leads_to_a_file(entry.path)
-                )
+                for entry in islice(entries, MAX_OPEN_FILES):
+                    yield entry.path, _link(entry.path)
         except OSError as error:
             if not bounded.unreadable(error):
                 raise
-            return []
 
     def file_system(self, tgid: int, mapping: Mapping) -> int | None:
         """Magic number of a mapping's file system if it may hold regions (tmpfs or hugetlbfs), else None.
@@ -425,14 +427,14 @@ class Proc:
         return found
 
 
-def _leads_to_a_file(descriptor: str) -> bool:
-    """Whether the link is a path, rather than a pipe or socket. readlink(2) does not block."""
+def _link(descriptor: str) -> str:
+    """A path, or what a pipe or socket has instead; "" if it is closed. readlink(2) does not block."""
     try:
-        return os.readlink(descriptor).startswith("/")  # noqa: PTH115 - a Path for each would double the time
+        return os.readlink(descriptor)  # noqa: PTH115 - a Path for each would double the time
     except OSError as error:
         if not bounded.unreadable(error):
             raise
-        return False
+        return ""
 
 
 @functools.lru_cache(maxsize=1024)  # cached: each of 65530 mappings of one file has the same path

@@ -15,14 +15,13 @@ import os
 import struct
 import time
 from collections.abc import Collection, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from tracer.proc import bounded, shmem
 from tracer.proc.blocking import each, promptly
 from tracer.proc.mounts import mounts
-from tracer.proc.procfs import MAX_OPEN_FILES, Proc
+from tracer.proc.procfs import Proc
 from tracer.proc.shmem import DELETED, HUGETLBFS_MAGIC, PATH_BYTES, RegionKey
 
 SYS_OPENAT2 = 437  # the same number on every architecture, v5.6
@@ -31,7 +30,7 @@ OPEN_HOW = struct.Struct("=QQQ")
 TMPFS = ("tmpfs", "devtmpfs")
 MAX_NAMESPACES = 4096  # mount namespaces
 MAX_TMPFS = 4096
-MAX_FILES = 200_000  # looked at per tmpfs
+MAX_FILES = 200_000  # and directories, looked at per tmpfs
 PATIENCE_S = 5.0
 WALK_S = 0.5  # per tmpfs
 MOST_FILES = 5  # reported per tmpfs
@@ -155,21 +154,14 @@ def _held(
 
 def _unnamed(proc: Proc, tgid: int, end_s: float) -> Iterator[tuple[RegionKey, Path, str]]:
     """The open tmpfs files of a process that have no name, or no longer have one."""
-    try:
-        with os.scandir(proc.live_folder(tgid) / "fd") as entries:
-            for entry in islice(entries, MAX_OPEN_FILES):
-                if time.monotonic() > end_s:
-                    return
-                with contextlib.suppress(OSError):
-                    name = os.readlink(entry.path)  # noqa: PTH115 - a Path of each takes as long as to look
-                    if name.endswith(DELETED) and name.startswith("/"):
-                        key = shmem.identify(Path(entry.path))
-                        if key and _is_shmem(proc, tgid, key, Path(entry.path)):
-                            shown = bounded.text(os.fsencode(name), PATH_BYTES).removesuffix(DELETED)
-                            yield key, Path(entry.path), shown
-    except OSError as error:
-        if not bounded.unreadable(error):
-            raise
+    for descriptor, name in proc.descriptors(tgid):
+        if time.monotonic() > end_s:
+            return
+        if name.startswith("/") and name.endswith(DELETED):
+            path = Path(descriptor)
+            key = shmem.identify(path)
+            if key and _is_shmem(proc, tgid, key, path):
+                yield key, path, _text(name).removesuffix(DELETED)
 
 
 def _is_shmem(proc: Proc, tgid: int, key: RegionKey, path: Path) -> bool:
@@ -288,33 +280,34 @@ def _largest(
     """(bytes seen, files seen, the largest unmapped files, whether all files were seen)."""
     largest: list[tuple[int, str]] = []
     seen: dict[int, int] = {}  # bytes by inode, since a file may have several names
-    skipped: list[str] = []
-    for path, stat in _walk(root, time.monotonic() + patience_s, skipped):
-        if stat.ino in seen:
-            continue
-        seen[stat.ino] = stat.allocated_bytes
-        if stat.allocated_bytes and (dev, stat.ino) not in mapped:
-            heapq.heappush(largest, (stat.allocated_bytes, path))
-            if len(largest) > MOST_FILES:
-                heapq.heappop(largest)
-    return sum(seen.values()), len(seen), sorted(largest, reverse=True), not skipped
+    is_whole = True
+    for path, stat in _walk(root, time.monotonic() + patience_s):
+        if stat is None:
+            is_whole = False
+        elif stat.ino not in seen:
+            seen[stat.ino] = stat.allocated_bytes
+            if stat.allocated_bytes and (dev, stat.ino) not in mapped:
+                heapq.heappush(largest, (stat.allocated_bytes, path))
+                if len(largest) > MOST_FILES:
+                    heapq.heappop(largest)
+    return sum(seen.values()), len(seen), sorted(largest, reverse=True), is_whole
 
 
-def _walk(root: int, end_s: float, skipped: list[str]) -> Iterator[tuple[str, shmem.Stat]]:
+def _walk(root: int, end_s: float) -> Iterator[tuple[str, shmem.Stat | None]]:
     """Yield the regular files of a tmpfs, without those of file systems mounted in it, which may block.
 
-    Appends to skipped what there was no time for, and directories whose path is too long to open.
+    None stands for a directory that was not looked at to its end: there was no time, or its path is too long to open.
     """
     waiting = [""]
-    for nr_seen in range(MAX_FILES):
-        if not waiting:
-            return
+    nr_seen = 0
+    while waiting:
         directory = waiting.pop()
         try:
             with _opened(root, directory or ".") as opened, os.scandir(opened) as entries:
                 for entry in entries:
-                    if time.monotonic() > end_s or len(waiting) + nr_seen > MAX_FILES:
-                        skipped.append(directory)
+                    nr_seen += 1
+                    if nr_seen > MAX_FILES or time.monotonic() > end_s:
+                        yield directory, None
                         return
                     path = f"{directory}/{entry.name}".lstrip("/")
                     if entry.is_dir(follow_symlinks=False):
@@ -323,8 +316,7 @@ def _walk(root: int, end_s: float, skipped: list[str]) -> Iterator[tuple[str, sh
                         yield path, shmem.stat_at(opened, entry.name)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.ELOOP, errno.ENOENT):  # a mount, a link, or gone
-                skipped.append(directory)
-    skipped.extend(waiting)
+                yield directory, None
 
 
 @contextlib.contextmanager

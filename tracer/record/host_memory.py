@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Callable, Optional
 
-from tracer.capture.capture import UNMAPPED, Capture
+from tracer.capture.capture import Capture
 from tracer.proc import unmapped
 from tracer.proc.procfs import Proc
 from tracer.record.regions import TracedRegion
+from tracer.unmapped import COLUMNS, UnmappedRow
 
 PATIENCE_S = unmapped.PATIENCE_S
 Commands = Callable[[int], Optional[str]]
@@ -32,26 +33,29 @@ def write(
     segments = [region.key.ino for region in regions if region.kind == "sysv"]
     found = unmapped.find(proc, [region.key for region in regions], segments, allocated_bytes, patience_s)
 
+    capture.insert_all("unmapped", COLUMNS, (_row(each, commands) for each in found.unmapped))
+    return found.warnings
+
+
+def _row(found: unmapped.UnmappedMemory, commands: Commands) -> UnmappedRow:
     def command(tgid: int | None) -> str | None:
         return None if tgid is None else commands(tgid)
 
-    capture.insert_all(
-        "unmapped",
-        UNMAPPED,
-        (
-            (
-                *each[:6],
-                each.creator,
-                command(each.creator),
-                each.last_user,
-                command(each.last_user),
-                each.used_ns,
-                len(each.holders) or None,
-                each.holders[0] if each.holders else None,
-                command(each.holders[0] if each.holders else None),
-                each.files,
-            )
-            for each in found.unmapped
-        ),
+    holder = found.holders[0] if found.holders else None
+    return UnmappedRow(
+        found.kind,
+        found.name,
+        found.reach,
+        found.allocated_bytes,
+        found.swapped_bytes,
+        found.size_bytes,
+        found.creator,
+        command(found.creator),
+        found.last_user,
+        command(found.last_user),
+        found.used_ns,
+        len(found.holders) or None,
+        holder,
+        command(holder),
+        found.files,
     )
-    return found.warnings

@@ -5,14 +5,6 @@ from __future__ import annotations
 from tracer.account import Account
 from tracer.errors import ShmtraceError
 from tracer.tables.table import Column, Table
-from tracer.unmapped import UnmappedRow
-
-
-def _holder(row: UnmappedRow) -> str | None:
-    """Whoever has it, or created it."""
-    tgid, command = (row.holder, row.holder_command) if row.holder else (row.creator, row.creator_command)
-    return None if tgid is None else f"{tgid} {command or '(exited)'}"
-
 
 BY_UNMAPPED = [
     Column("kind", "kind", lambda row: row.kind, "<"),
@@ -22,7 +14,7 @@ BY_UNMAPPED = [
     Column("name", "name", lambda row: row.name, "<"),
     Column("files", "files", lambda row: row.files, shown=lambda row: str(row.files or "")),
     Column("holders", "", lambda row: row.holders),
-    Column("holder", "who", _holder, "<", shown=lambda row: _holder(row) or ""),
+    Column("holder", "who", lambda row: row.who, "<", shown=lambda row: row.who or ""),
     Column("used_ns", "", lambda row: row.used_ns),
     Column("reach", "", lambda row: row.reach, "<"),
     Column("remedy", "", lambda row: row.remedy, "<"),

@@ -337,10 +337,10 @@ def _what(row: UnmappedRow) -> str:
     name = printable(row.name)
     if row.kind == "held":
         more = f" and {row.holders - 1} more" if row.holders and row.holders > 1 else ""
-        return f"{name}, held by {row.holder} {printable(row.holder_command or '?')}{more}"
+        return f"{name}, held by {printable(row.who or '?')}{more}"
     if row.kind == "sysv":
         used = f", last used {moment(row.used_ns)}" if row.used_ns else ""
-        return f"{name}{used}, created by {row.creator} {printable(row.creator_command or '(exited)')}"
+        return f"{name}{used}, created by {printable(row.who or '?')}"
     if row.kind == "tmpfs":
         limit = f" of {format_bytes(row.size_bytes)}" if row.size_bytes else ""
         return f"files of the tmpfs on {name}{limit}, {row.files} inodes"

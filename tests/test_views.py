@@ -415,6 +415,7 @@ def test_format_bytes(size_bytes: int, formatted: str) -> None:
 
 def test_format_a_loss() -> None:
     assert formatting.format_change(-4096) == "-4.0 KiB"
+    assert formatting.format_change(-5 * 1024**3) == formatting.format_bytes(-5 * 1024**3) == "-5.0 GiB"
 
 
 @pytest.mark.parametrize(

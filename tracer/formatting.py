@@ -10,7 +10,9 @@ COLUMNS = 80
 
 def format_bytes(size_bytes: int) -> str:
     """Bytes as 81.2 MiB or 812 MiB: at most 8 columns below 1 PiB. formatBytes() of the page does the same."""
-    if abs(size_bytes) < 1024:
+    if size_bytes < 0:  # more is known than there is, in a damaged capture
+        return f"-{format_bytes(-size_bytes)}"
+    if size_bytes < 1024:
         return f"{size_bytes} B"
     value, unit = size_bytes / 1024, "KiB"
     for larger in ("MiB", "GiB", "TiB"):
@@ -22,7 +24,7 @@ def format_bytes(size_bytes: int) -> str:
 
 def format_change(size_bytes: int) -> str:
     """A change in bytes, always with its sign."""
-    return ("+" if size_bytes >= 0 else "-") + format_bytes(abs(size_bytes))
+    return "+" * (size_bytes >= 0) + format_bytes(size_bytes)
 
 
 def printable(text: str) -> str:

@@ -782,7 +782,9 @@ class Trace:
                     region, {alive[tgid]: found for tgid, found in mapped.get(region.id, {}).items()}
                 )
                 self._leave(region)
-        if self._wanted.everything:
+        if self._wanted.everything and self._is_urgent():  # what is mapped was not looked at either
+            self._warn("told to stop: what no process maps was not looked at")
+        elif self._wanted.everything:
             self._write_unmapped(regions)
         if self.regions:
             self._warn(f"told to stop: {len(self.regions)} regions are shown as last sampled, or all unseen")

@@ -9,8 +9,6 @@
 #define MAX_INDEX (1ULL << 40)
 #define MAX_ERROR 4095UL
 #define IS_ERROR(pointer) (!(pointer) || (pointer) >= (u64) - MAX_ERROR)
-#define S_IFMT 0170000
-#define S_IFREG 0100000
 
 /* ---- Regions made and mapped ---- */
 
@@ -53,7 +51,7 @@ static inline int file_made(u64 file)
 	if (name == 0x56535953) /* "SYSV": it has no inode number yet */
 		segments.update(&thread, &file);
 	else
-		tell_region(region, file, process);
+		tell_file(region, file, process);
 	return 0;
 }
 
@@ -86,7 +84,7 @@ int segment_made(RETURN *ctx)
 	struct region *region = region_at(RD(u64, inode, OFF_INODE_MAPPING), &id);
 	if (region) {
 		region->key.ino = RD(u64, inode, OFF_INODE_INO);
-		tell_region(region, *file, process);
+		tell_file(region, *file, process);
 	}
 	segments.delete(&thread);
 	return 0;
@@ -107,7 +105,7 @@ static inline int file_mapped(u64 file, u64 flags)
 	struct region *region = enter_region(inode, magic, &id);
 	if (region) {
 		region->size_bytes = RD(u64, inode, OFF_INODE_SIZE);
-		tell_region(region, file, process);
+		tell_file(region, file, process);
 	}
 	return 0;
 }

@@ -9,7 +9,7 @@
 /*
  * The programs that read labels. Others may preempt each on its CPU, but not itself, so each has its own scratch space.
  */
-enum reader { AT_ENTRY, AT_HUGETLB, AT_COLLAPSE, AT_FALLOCATE, NR_READERS };
+enum reader { AT_ENTRY, AT_HUGETLB, AT_COLLAPSE, AT_CALL, NR_READERS };
 
 #ifdef NR_TEXTS
 

@@ -29,7 +29,7 @@ static inline struct region *mapped_region(u64 vma, struct process *process, boo
 			created_by(region, process);
 	}
 	if (region)
-		tell_region(region, file, process);
+		tell_file(region, file, process);
 	return region;
 }
 
@@ -78,7 +78,7 @@ int sys_exit_memfd_create(struct leave *ctx)
 	u64 file = file_at(ctx->result);
 	struct region *region = enter_made(file, process, &id);
 	if (region)
-		tell_region(region, file, process);
+		tell_file(region, file, process);
 	return 0;
 }
 

@@ -4,7 +4,7 @@
  *
  * bcc compiles one text: this file, then the files of the tier (tracer/kernel/tiers.py). Both tiers use processes.c,
  * regions.c, ledger.c, labels.c and stacks.c. The exact tier adds inodes.c and pages.c; the faults tier adds
- * mappings.c, faults.c and fallocate.c. All programs are attached by tracer/kernel/probes.py, none by bcc's name
+ * mappings.c, faults.c and calls.c. All programs are attached by tracer/kernel/probes.py, none by bcc's name
  * prefixes.
  *
  * Defines (-D): NR_… stands for map sizes that user space sets when it creates the maps. EVENT_PAGES, LABEL_PAGES: ring
@@ -20,6 +20,8 @@
 #define TMPFS_MAGIC 0x01021994
 #define HUGETLBFS_MAGIC 0x958458f6
 #define MAX_FOLIO_BLOCKS 8 /* 2 MiB */
+#define S_IFMT 0170000
+#define S_IFREG 0100000
 #define FILTER_BITS 16
 #ifndef BPF_F_MMAPABLE
 #define BPF_F_MMAPABLE (1U << 10)

@@ -23,8 +23,9 @@ struct last {
 	u32 region;
 	u32 borrows; /* a kernel thread in another's address space */
 	struct last_block block;
-	u64 holes;	/* scratch space of write_large() */
-	u64 padding[2]; /* full cache lines */
+	u64 holes;	     /* scratch space of write_large() */
+	u64 nobody;	     /* pid_tgid of a thread that is not of the tree */
+	u64 nr_lives_nobody; /* of struct state at that time */
 };
 BPF_TABLE("array", u32, struct last, lasts, NR_CPUS);
 
@@ -217,21 +218,63 @@ static inline void write_large(struct last *last, struct region *region, u64 ind
 #define FOR_MM(ctx, state) mm_abroad(state)
 #endif
 
+/* The dentry of an inode; of several links the last one made. 0: it has none. */
+static inline u64 dentry_of(u64 inode)
+{
+	u64 alias = RD(u64, inode, OFF_INODE_DENTRY);
+	return alias ? alias - OFF_DENTRY_ALIAS : 0;
+}
+
+/*
+ * A file that the tree writes becomes a region with its first page, if it is none yet. It need never be mapped. NULL:
+ * this thread is not of the tree.
+ */
+static inline struct region *written_region(struct last *last, struct state *state, u64 mapping)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	u32 id = 0;
+	if (last->nobody == thread && last->nr_lives_nobody == state->nr_lives)
+		return NULL; /* most of the host's shared memory that is not traced ends here */
+	last->nr_lives_nobody = state->nr_lives;
+	struct process *process = current_process(OF_TREE);
+	if (!process || process->kind == OUTSIDE_TREE) {
+		last->nobody = thread;
+		return NULL;
+	}
+	return enter_region(RD(u64, mapping, OFF_MAPPING_HOST), TMPFS_MAGIC, &id);
+}
+
+/* Report a file of the tree that got a page before any process has mapped it. */
+static inline void tell_written(struct region *region, u64 mapping)
+{
+	u64 dentry = dentry_of(RD(u64, mapping, OFF_MAPPING_HOST));
+	struct process *process = tracked(bpf_get_current_pid_tgid() >> 32);
+	if (region->created_ns) /* the page may be that of a process outside the tree */
+		tell_region(region, dentry, region->creator_tgid, region->creator_start_time_ns);
+	else if (process)
+		tell_region(region, dentry, process->tgid, process->start_time_ns);
+}
+
 int adding(ENTRY *ctx)
 {
 	if (ARG(ctx, ARG_ADDING_EXPECTED)) /* the page is swapped in, and keeps its owner */
 		return 0;
-	struct region *region = region_on(POINTER(ctx, ARG_ADDING_MAPPING));
+	u64 mapping = POINTER(ctx, ARG_ADDING_MAPPING);
+	struct last *last = last_here();
+	struct state *state = state_now();
+	if (!last || !state)
+		return 0;
+	struct region *region = region_on(mapping);
+	if (!region)
+		region = written_region(last, state, mapping);
 	if (!region || region->gone_us) /* or another inode is at this address already */
 		return 0;
+	if (!region->used_ns)
+		tell_written(region, mapping);
 	u64 index = ARG(ctx, ARG_ADDING_INDEX);
 	u32 order = index & 1 ? 0 : ORDER_OF(ctx, ARG_ADDING_FOLIO) & 31; /* large folios are aligned to their size */
 	struct block *block = NULL;
-	struct last *last = last_here();
-	struct state *state = state_now();
 	u32 id = region->id;
-	if (!last || !state)
-		return 0;
 	if (!order) {
 		block = same_block(&last->block, id, index);
 		if (!block) {

@@ -187,18 +187,24 @@ static inline void tell_of(struct region *region)
 	tell(region_changes.lookup(&place));
 }
 
-/* Report a region when the first process of the tree has created or mapped it. */
-static inline void tell_region(struct region *region, u64 file, struct process *process)
+/* Report a region when the first process of the tree has created, mapped or written it. */
+static inline void tell_region(struct region *region, u64 dentry, u32 tgid, u64 start_time_ns)
 {
-	if (region->mapped_ns)
+	if (region->used_ns)
 		return;
-	region->mapped_ns = bpf_ktime_get_ns();
-	region->mapper_tgid = process->tgid;
-	region->mapper_start_time_ns = process->start_time_ns;
-	u64 dentry = RD(u64, file, OFF_FILE_DENTRY);
+	region->used_ns = bpf_ktime_get_ns();
+	region->user_tgid = tgid;
+	region->user_start_time_ns = start_time_ns;
+	u64 parent = RD(u64, dentry, OFF_DENTRY_PARENT);
+	region->deep = RD(u64, parent, OFF_DENTRY_PARENT) != parent;
 	long bytes = bpf_probe_read_kernel_str(region->name, NAME_BYTES, (void *)RD(u64, dentry, OFF_DENTRY_NAME));
 	region->name_bytes = bytes > 0 ? bytes - 1 : 0;
 	tell_of(region);
+}
+
+static inline void tell_file(struct region *region, u64 file, struct process *process)
+{
+	tell_region(region, RD(u64, file, OFF_FILE_DENTRY), process->tgid, process->start_time_ns);
 }
 
 /* Take the final measurement. From here on the pages go, one by one. */
@@ -232,7 +238,7 @@ int adopt(struct bpf_raw_tracepoint_args *ctx)
 	struct region *region = magic ? enter_region(inode, magic, &id) : NULL;
 	if (!region)
 		return 0;
-	region->mapped_ns = bpf_ktime_get_ns();
+	region->used_ns = bpf_ktime_get_ns();
 	return id;
 }
 

@@ -51,14 +51,16 @@ struct region {
 	__u64 punched_us;  /* when swapped pages or a large folio of it were last given back */
 	__u64 created_ns;  /* CLOCK_MONOTONIC; 0: its creation was not seen */
 	__u64 creator_start_time_ns;
-	__u64 mapped_ns; /* CLOCK_MONOTONIC, when the tree created or first mapped it; 0: not yet */
-	__u64 mapper_start_time_ns;
+	__u64 used_ns; /* CLOCK_MONOTONIC, when the tree created, mapped or wrote it first; 0: not yet */
+	__u64 user_start_time_ns;
 	__u32 creator_tgid;
-	__u32 mapper_tgid;
+	__u32 user_tgid;
 	__u32 id;    /* 0: the place is free */
 	__u32 huge;  /* on hugetlbfs */
 	__u32 order; /* hugetlbfs: its ledger counts pages of 1 << order; set when the first page is seen */
 	__u32 name_bytes;
+	__u32 deep; /* it is not in the root directory of its file system */
+	__u32 reserved;
 	char name[NAME_BYTES]; /* of the dentry: dev/zero, SYSV…, memfd:…, or a file's name */
 };
 

@@ -167,9 +167,9 @@ def test_where_a_process_maps_it(host: Host, memfd: Callable[..., Path]) -> None
     region = region_of(path)
     host.map_region(812, region, memfd())
     host.map_region(812, region, path, START + 0x10000)
-    host.finder.locate(region, host.finder.mapped([process(812)], [region]))
+    host.finder.locate(region, host.finder.mapped([process(812)], [region]), {})
     assert (region.path, region.address) == (host.map_file(812, START + 0x10000), START + 0x10000)
-    host.finder.locate(region, host.finder.mapped([process(811)], [region]))  # who does not
+    host.finder.locate(region, host.finder.mapped([process(811)], [region]), {})  # who does not
     assert (region.path, region.address) == (None, START + 0x10000)  # where it was last seen mapped
 
 
@@ -249,7 +249,7 @@ def test_else_it_is_inferred(host: Host, memfd: Callable[..., Path]) -> None:
         clock = Clock.start()
         lives = Processes(capture, clock)
         assert host.finder.creator(region, [worker, master], lives, clock) == (master, "inferred")
-        region.first_mapper = worker
+        region.first_user = worker
         assert host.finder.creator(region, [worker, master], lives, clock) == (worker, "inferred")
 
 

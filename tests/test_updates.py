@@ -158,13 +158,13 @@ def test_titles(title_bytes: int, title: bytes, titles: tuple[str, str]) -> None
 
 def region(*, mapped: tuple[int, int, int] = (0, 0, 0), made: tuple[int, int, int] = (0, 0, 0), **more: Any) -> bytes:
     """mapped, made: when, and start time and tgid of whom."""
-    values = {"gone_us": 0, "huge": 0, "name_bytes": 8, "name": b"dev/zero, and what was there", **more}
+    values = {"gone_us": 0, "huge": 0, "deep": 0, "name_bytes": 8, "name": b"dev/zero, and what was there", **more}
     return struct.pack(
-        "=QII13Q6I64s",
+        "=QII13Q8I64s",
         *(1047, 0x3A9C21F0, 1),
         *(0xFFFF, 256 << 20, 23, 4, 31, 2, values["gone_us"], 5, 0),
         *(made[0], made[1], mapped[0], mapped[1]),
-        *(made[2], mapped[2], 9, values["huge"], 0, values["name_bytes"], values["name"]),
+        *(made[2], mapped[2], 9, values["huge"], 0, values["name_bytes"], values["deep"], 0, values["name"]),
     )
 
 
@@ -173,7 +173,7 @@ def met(raw: bytes) -> list[Any]:
 
 
 MAPPED = (7_000_000_001, 5_230_000_000, 812)
-MET = RegionMet(Head(*MAPPED), RegionKey(1, 1047, 0x3A9C21F0), 9, 256 << 20, False, "dev/zero", made=None)
+MET = RegionMet(Head(*MAPPED), RegionKey(1, 1047, 0x3A9C21F0), 9, 256 << 20, False, False, "dev/zero", made=None)
 
 
 def test_a_region_that_was_mapped() -> None:
@@ -195,8 +195,8 @@ def test_a_file_that_nobody_mapped() -> None:
 
 
 def test_a_name_that_has_all_the_room() -> None:
-    (found,) = met(region(mapped=MAPPED, huge=1, name_bytes=64, name=b"x" * 64))
-    assert (found.name, found.huge) == ("x" * 64, True)
+    (found,) = met(region(mapped=MAPPED, huge=1, name_bytes=64, deep=1, name=b"x" * 64))
+    assert (found.name, found.huge, found.deep) == ("x" * 64, True, True)
 
 
 @pytest.mark.parametrize("raw", HOSTILE)

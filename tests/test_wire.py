@@ -70,9 +70,9 @@ REGION = r"""
     struct region region = {
         .key = {.ino = 91, .generation = 92, .dev = 1}, .mapping = ~0ULL - 93, .size_bytes = 94, .pages = 95,
         .swapped = 96, .peak_pages = 103, .start_pages = 104, .gone_us = 97, .torn_pages = 98, .punched_us = 99,
-        .created_ns = 100, .creator_start_time_ns = 101, .creator_tgid = 102, .mapped_ns = 106,
-        .mapper_start_time_ns = 107, .mapper_tgid = 108, .id = 105, .huge = 0, .order = 9,
-        .name_bytes = 8, .name = "dev/zerobeyond"};
+        .created_ns = 100, .creator_start_time_ns = 101, .creator_tgid = 102, .used_ns = 106,
+        .user_start_time_ns = 107, .user_tgid = 108, .id = 105, .huge = 0, .order = 9,
+        .name_bytes = 8, .deep = 1, .reserved = 109, .name = "dev/zerobeyond"};
     fwrite(&region, sizeof region, 1, stdout);
 """
 PROCESS = r"""
@@ -198,10 +198,11 @@ def test_a_region_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
         torn_pages=98,
         made_ns=100,
         maker=(102, 101),
-        mapped_ns=106,
-        mapper=(108, 107),
+        used_ns=106,
+        user=(108, 107),
         order=9,
         huge=False,
+        deep=True,
         name="dev/zero",
     )
 

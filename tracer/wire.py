@@ -22,7 +22,7 @@ EVENT_NEWS, EVENT_PUNCH, EVENT_LABEL = range(1, 4)
 # maps
 TGID = REGION_ID = struct.Struct("=I")
 REGION_KEY = struct.Struct("=QII")
-REGION = struct.Struct(f"=QIIQQQQQQQQQQQQQIIIIII{NAME_BYTES}s")
+REGION = struct.Struct(f"=QIIQQQQQQQQQQQQQIIIIIIII{NAME_BYTES}s")
 REGION_ID_BYTES = struct.calcsize("=QII13QII")  # offset of the id
 PART = struct.Struct("=II")
 BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQII")  # words, torn, number, part

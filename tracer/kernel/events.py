@@ -66,7 +66,7 @@ class Exit(NamedTuple):
 
 
 class RegionMet(NamedTuple):
-    """The tree created a region, or mapped it for the first time."""
+    """The tree created a region, or mapped or wrote it for the first time."""
 
     head: Head
     key: RegionKey
@@ -74,6 +74,8 @@ class RegionMet(NamedTuple):
     size_bytes: int
     huge: bool
     """It is on hugetlbfs."""
+    deep: bool
+    """It is not in the root directory of its file system."""
     name: str
     made: Head | None
     """When and by which process it was created; None: not seen."""

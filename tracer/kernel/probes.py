@@ -48,8 +48,7 @@ EVENT_PAGES = 256  # a power of two; 1 MiB, about 20,000 punches
 LABEL_PAGES = 1024  # 4 MiB, about 9,000 labels
 FILLED_AT_ONCE, EMPTIED_AT_ONCE = 128, 10  # limits of one run of the programs fill and empty, in bpf/maps.c
 GRACE_S = 0.05  # after this time no running program still uses something that was removed before
-# the order is that of the program array `again` in bpf/fallocate.c
-CALL_THEMSELVES = "sys_enter_fallocate", "sys_exit_fallocate"
+PARTS_OF_CALLS = "note_absent", "take_made"  # in the order of enum part_of_call in bpf/calls.c
 STACKS = "STACKS"  # the flag that makes the programs count pages by user stack
 
 
@@ -129,13 +128,13 @@ class Probes:
             self._adopt, self._measure, self._forget, self._enter, self._leave, self._empty = pool.map(
                 self._load_own, own
             )
+            if not self.tier.functions:
+                parts = self._loaded.map("parts_of_calls")
+                for place, program in enumerate(pool.map(self._load_call, PARTS_OF_CALLS)):
+                    parts[TGID.pack(place)] = TGID.pack(program)
             filling.result()
         if self.tier.by == "fentry":
             bpf_syscall.run(self._load_own("anchor"), 0)
-        if not self.tier.functions:
-            again = self._loaded.map("again")
-            for place, name in enumerate(CALL_THEMSELVES):
-                again[TGID.pack(place)] = TGID.pack(self._programs[name])
 
     def _open_maps(self, knows_owners: bool, counts_stacks: bool) -> None:
         """Map or open the BPF maps that user space reads."""
@@ -203,6 +202,10 @@ class Probes:
             return self._loaded.load(probe.program, bpf_syscall.TRACING, function, probe.kind == Kind.RETURN)
         kinds = {Kind.RAW: bpf_syscall.RAW_TRACEPOINT, Kind.TRACEPOINT: bpf_syscall.TRACEPOINT}
         return self._loaded.load(probe.program, kinds.get(probe.kind, bpf_syscall.KPROBE))
+
+    def _load_call(self, name: str) -> int:
+        """Load a program that those of system calls go on with."""
+        return self._loaded.load(name, bpf_syscall.TRACEPOINT)
 
     def _load_own(self, name: str) -> int:
         """Load a program that user space runs through BPF_PROG_TEST_RUN."""

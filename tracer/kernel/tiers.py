@@ -70,6 +70,8 @@ LABELS = [
 """Added to any tier when labels are asked for."""
 FREED = _raw("mm_filemap_delete_from_page_cache", "filemap:mm_filemap_delete_from_page_cache")
 FALLOCATE = "pages made by fallocate"
+WRITES = "pages made by write(2) and its kin"
+WRITE_CALLS = "write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile64", "copy_file_range"
 FAULTS_PROBES = [
     *PROCESSES,
     _call("sys_exit_mmap", "exit_mmap"),
@@ -81,6 +83,8 @@ FAULTS_PROBES = [
     _call("sys_exit_shmget", "exit_shmget", costs="who made a SysV segment"),
     _call("sys_exit_fallocate", "exit_fallocate", costs=FALLOCATE),
     _call("sys_enter_fallocate", "enter_fallocate", costs=FALLOCATE),
+    *[_call("sys_exit_write", f"exit_{call}", costs=WRITES) for call in WRITE_CALLS],
+    *[_call(f"sys_enter_{call.rstrip('2')}", f"enter_{call}", costs=WRITES) for call in WRITE_CALLS],
     FREED,
     _raw("page_fault", "exceptions:page_fault_kernel"),
     _raw("page_fault", "exceptions:page_fault_user"),
@@ -147,11 +151,11 @@ FENTRY = Tier("exact", "fentry", _EXACT, EXACT_PROBES, [])
 FAULTS = Tier(
     "faults",
     "tracepoint",
-    ("processes.c", "regions.c", "ledger.c", "labels.c", "stacks.c", "mappings.c", "faults.c", "fallocate.c"),
+    ("processes.c", "regions.c", "ledger.c", "labels.c", "stacks.c", "mappings.c", "faults.c", "calls.c"),
     FAULTS_PROBES,
     [
-        "pages made without a page fault: write(2), O_DIRECT, MADV_POPULATE, mlock, process_vm_writev",
-        "all but the first 64 MiB of a fallocate call",
+        "pages made without a page fault: splice, io_uring, O_DIRECT reads, MADV_POPULATE, mlock, process_vm_writev",
+        "all but the first 64 MiB of a call of fallocate or write",
         "processes outside the traced tree",
         "huge pages, except the page touched or the range given to fallocate",
         "who made the pages of hugetlbfs",

@@ -74,13 +74,15 @@ class KernelRegion(NamedTuple):
     """0: its creation was not seen."""
     maker: tuple[int, int]
     """(tgid, start_time_ns)."""
-    mapped_ns: int
-    """When the tree created or first mapped it. 0: not yet."""
-    mapper: tuple[int, int]
+    used_ns: int
+    """When the tree first created, mapped or wrote it. 0: not yet."""
+    user: tuple[int, int]
     """Which process did so. (0, 0): user space added the region."""
     huge: bool
     order: int
     """Of hugetlbfs: its ledger counts pages of 1 << order."""
+    deep: bool
+    """It is not in the root directory of its file system."""
     name: str
 
     @classmethod
@@ -88,7 +90,7 @@ class KernelRegion(NamedTuple):
         """Decode a struct region."""
         ino, generation, dev, *numbers, name = wire.REGION.unpack(raw)
         _, size_bytes, pages, swapped, peak, start, gone_us, torn, _, *rest = numbers
-        made_ns, maker_ns, mapped_ns, mapper_ns, maker, mapper, number, huge, order, name_bytes = rest
+        made_ns, maker_ns, used_ns, user_ns, maker, user, number, huge, order, name_bytes, deep, _ = rest
         return cls(
             key=region_key(ino, generation, dev),
             id=number,
@@ -101,10 +103,11 @@ class KernelRegion(NamedTuple):
             torn_pages=torn,
             made_ns=made_ns,
             maker=(maker, maker_ns),
-            mapped_ns=mapped_ns,
-            mapper=(mapper, mapper_ns),
+            used_ns=used_ns,
+            user=(user, user_ns),
             huge=bool(huge),
             order=order,
+            deep=bool(deep),
             name=text(name[:name_bytes]),
         )
 
@@ -180,9 +183,19 @@ class News:
 def met(region: KernelRegion) -> list[Event]:
     """The events of a region that changed."""
     found: list[Event] = []
-    if region.mapped_ns:
-        (tgid, start_time_ns), (maker, creator_start_ns) = region.mapper, region.maker
+    if region.used_ns:
+        (tgid, start_time_ns), (maker, creator_start_ns) = region.user, region.maker
         made = Head(region.made_ns, creator_start_ns, maker) if region.made_ns else None
-        head = Head(region.mapped_ns, start_time_ns, tgid)
-        found.append(RegionMet(head, region.key, region.id, region.size_bytes, region.huge, region.name, made))
+        found.append(
+            RegionMet(
+                Head(region.used_ns, start_time_ns, tgid),
+                region.key,
+                region.id,
+                region.size_bytes,
+                region.huge,
+                region.deep,
+                region.name,
+                made,
+            )
+        )
     return found + [RegionGone(region.id)] * bool(region.gone_us)

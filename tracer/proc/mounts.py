@@ -65,6 +65,10 @@ class Mounts:
         ours = next((mount.kind for mount in self._here() if mount.dev == dev), None)
         return ours or self._kinds_of(self._root / str(tgid)).get(dev)
 
+    def path(self, dev: int) -> str | None:
+        """Where this process has the root of a file system mounted; None: nowhere."""
+        return next((mount.path for mount in self._here() if mount.dev == dev and mount.is_whole), None)
+
     def why_not(self, process: Path | None, number: int | None) -> str | None:
         """Why opening a file on this mount might block. None: it does not.
 

@@ -120,7 +120,8 @@ class _Handle(ctypes.Structure):
 
 def _process(path: Path) -> Path | None:
     """/proc/PID of the process that a path leads through, or None."""
-    return path.parents[1] if path.parent.name in ("map_files", "fd") else None
+    is_entry = path.parent.name in ("map_files", "fd") and path.parents[1].name.isdecimal()
+    return path.parents[1] if is_entry else None
 
 
 def whom(path: Path) -> Path:

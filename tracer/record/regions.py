@@ -9,13 +9,15 @@ from pathlib import Path
 
 from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
-from tracer.proc import procfs, shmem
+from tracer.proc import procfs, shmem, tmpfs
 from tracer.proc.blocking import each
 from tracer.proc.procfs import Proc
 from tracer.proc.shmem import Pages, RegionKey
 from tracer.record.ledger import PageSet, Punches
 from tracer.record.processes import Processes, TracedProcess, infer_creator
 
+FILES = ("posix", "other")
+"""The kinds of regions that processes may write without mapping them."""
 Mapped = Mapping[int, Mapping[int, list[procfs.Mapping]]]
 """The mappings of each region, by region id and tgid."""
 
@@ -31,7 +33,7 @@ class TracedRegion:
     key: RegionKey
     kind: str
     path: Path | None
-    """Where it was last found, below /proc/PID/map_files or /proc/PID/fd. None: not found."""
+    """Where it was last found: below /proc/PID/map_files or /proc/PID/fd, or a file of a tmpfs. None: not found."""
     address: int | None = None
     """Where it was last seen mapped."""
     made: bool = False
@@ -39,8 +41,8 @@ class TracedRegion:
     created_ns: int | None = None
     """CLOCK_REALTIME, by the inode's birth time. None: not asked, or unknown."""
     creator: TracedProcess | None = None
-    first_mapper: TracedProcess | None = None
-    """The process first seen mapping it, if it was not mapped before the trace."""
+    first_user: TracedProcess | None = None
+    """The process first seen mapping or writing it, if it was not mapped before the trace."""
     size_bytes: int = 0
     start_bytes: int = 0
     """Allocated when its capture began."""
@@ -171,10 +173,13 @@ class Finder:
                         found.setdefault(region.id, {}).setdefault(tgid, []).append(mapping)
         return found
 
-    def locate(self, region: TracedRegion, mapped: Mapped) -> None:
-        """Set the region's path and address from one of its mappings, or clear the path if there is none."""
+    def locate(self, region: TracedRegion, mapped: Mapped, opened: Mapping[int, Path]) -> None:
+        """Set the region's path and address from one of its mappings, or else its path from an open file.
+
+        Where there is neither, clear the path.
+        """
         tgid, mappings = next(iter(mapped.get(region.id, {}).items()), (0, []))
-        region.path = self.proc.map_file(tgid, mappings[0]) if mappings else None
+        region.path = self.proc.map_file(tgid, mappings[0]) if mappings else opened.get(region.id)
         region.address = mappings[0].start if mappings else region.address
 
     def open_files(self, processes: Iterable[TracedProcess], regions: Iterable[TracedRegion]) -> dict[int, Path]:
@@ -191,6 +196,13 @@ class Finder:
                 found.setdefault(number, path)
         return found
 
+    def files(self, regions: Iterable[TracedRegion], patience_s: float) -> dict[int, tuple[str, Path]]:
+        """Find regions among the files of every tmpfs: name and path by region id. What takes longer is left out."""
+        wanted = {(region.key.dev, region.key.ino): region for region in regions}
+        found = tmpfs.find(self.proc, wanted.keys(), patience_s)
+        files = ((wanted[place], name, Path(path)) for place, (name, path) in found.items())
+        return {region.id: (name, path) for region, name, path in files if shmem.identify(path) == region.key}
+
     def creator(
         self, region: TracedRegion, mappers: list[TracedProcess], known: Processes, clock: Clock
     ) -> tuple[TracedProcess | None, str]:
@@ -206,5 +218,5 @@ class Finder:
         created_ns = region.created_ns
         if created_ns is None and region.path:
             created_ns = shmem.birth_time_ns(region.path)
-        suspects = [region.first_mapper] if region.first_mapper else mappers
+        suspects = [region.first_user] if region.first_user else mappers
         return infer_creator(suspects, created_ns, clock), "inferred"

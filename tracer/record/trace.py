@@ -31,7 +31,7 @@ from tracer.record.label_history import LabelHistory
 from tracer.record.ledger import ALL_PAGES, PageSet
 from tracer.record.processes import Processes, TracedProcess
 from tracer.record.region_writer import SAMPLE, RegionWriter
-from tracer.record.regions import Finder, TracedRegion, on_lease
+from tracer.record.regions import FILES, Finder, TracedRegion, on_lease
 from tracer.record.seed import Seeder
 from tracer.record.targets import Targets
 from tracer.status import Status
@@ -55,6 +55,7 @@ TEARDOWN_S = 1.0  # if no end of a teardown was seen by then, it was missed
 POLL_S = 0.2
 GATHER_S = 0.02
 PATIENCE_S = 1.0  # after the user asked to stop: time left for closing the accounts; the report comes on top
+FIND_S = 1.0  # at the end: for finding files that nobody has open
 SILENCE_S = 2.0  # closing may take this long before a progress message is shown
 HEARD_AT_ONCE = 1024  # events applied in one round, so that _keep_up() also gets to its other work
 MOST_TOUCHED = """
@@ -122,7 +123,7 @@ class Trace:
         # processes to look up in /proc, each with the regions it may map
         self._to_look: dict[TracedProcess, list[TracedRegion]] = {}
         self._to_locate: set[int] = set()  # ids of those regions
-        self._to_survey: set[int] = set()  # ids of regions that may hold pages from before
+        self._to_survey: set[int] = set()  # ids of regions not found yet, which may hold pages from before
         self._segments: dict[int, int] = {}  # SysV segments that existed at the start: shmid to the creator's tgid
         self._warnings: list[str] = []
         self._unread: dict[int, str] = {}  # region row to name, for regions whose baseline could not be read
@@ -320,6 +321,7 @@ class Trace:
     def _leave(self, region: TracedRegion) -> None:
         """Drop a region whose account is closed."""
         del self.regions[region.id]
+        self._to_survey.discard(region.id)
         self._dying.pop(region.id, None)
 
     def _warn(self, text: str) -> None:
@@ -410,17 +412,20 @@ class Trace:
         for process, stat in self._read_again(looked):
             self._refresh_title(process, stat)
         regions = [region for theirs in looked.values() for region in theirs]
-        mapped = self._finder.mapped([process for process, theirs in looked.items() if theirs], regions)
+        processes = [process for process, theirs in looked.items() if theirs]
+        mapped = self._finder.mapped(processes, regions)
+        written = [region for region in regions if region.kind in FILES and region.id not in mapped]
+        opened = self._finder.open_files(processes, written)
         for region in regions:
-            self._finder.locate(region, mapped)
+            self._finder.locate(region, mapped, opened)
             if region.path and region.id in self._to_survey:
-                self._first_look(region, region.path)
+                self._to_survey.discard(region.id)
+                self._first_look(region, region.path, shmem.link_name(region.path))
         self._to_locate.clear()
-        self._to_survey.clear()
 
-    def _first_look(self, region: TracedRegion, path: Path) -> None:
-        """Read a region's name and, if the region may be older than the trace, its baseline."""
-        self._capture.update("region", region.row, name=shmem.link_name(path))
+    def _first_look(self, region: TracedRegion, path: Path, name: str) -> None:
+        """Write a region's name and, if the region may be older than the trace, read its baseline."""
+        self._capture.update("region", region.row, name=name)
         born_ns = shmem.birth_time_ns(path)
         if not region.made and (born_ns is None or born_ns < self._clock.wall_ns):
             self._take_baseline(region)
@@ -569,14 +574,15 @@ class Trace:
             return
         file_system = shmem.HUGETLBFS_MAGIC if event.huge else shmem.TMPFS_MAGIC
         kind = shmem.kind_of(event.key.dev, file_system, event.name)
-        name = f"/dev/shm/{event.name}" if kind == "posix" else f"/{event.name}"
+        directory = (kind in FILES and self._proc.mounts.path(event.key.dev)) or ""
+        name = f"{directory.rstrip('/')}/{'…/' * event.deep}{event.name}"
         maker = event.made and self.lives.find(event.made.tgid, event.made.start_time_ns)
         created_ns = self._clock.wall(event.made.time_ns) if event.made and maker else None
         if not maker and kind == "sysv":
             maker = self._asker(event)
         region = self._enter(event.id, event.key, kind, name, created_ns, maker)
         region.size_bytes, region.made = event.size_bytes, bool(event.made)
-        region.first_mapper = process
+        region.first_user = process
         for earlier in self._unmet.pop(event.id, ()):
             self._apply(earlier)
         # it was created just now and has no path to write to before mapping it: the baseline is empty
@@ -770,14 +776,18 @@ class Trace:
         regions = [] if self._is_urgent() else list(self.regions.values())
         mapped = self._finder.mapped(alive.values(), regions)
         opened = self._finder.open_files(alive.values(), [region for region in regions if region.id not in mapped])
+        lost = [region for region in regions if region.kind in FILES and region.id not in {**mapped, **opened}]
+        files = self._finder.files(lost, min(self._late_at_s - time.monotonic(), FIND_S))
         if self._labelling:
             self._labelling.finish()
         if self._probes.tier.by == tiers.FENTRY.by and host.preempts():
             self._warn("the kernel's preemption model was changed during the trace: pages may be unseen")
         with self._writer.closing() if regions else contextlib.nullcontext():
             for region in self._in_time(regions):
-                self._finder.locate(region, mapped)
-                region.path = region.path or opened.get(region.id)
+                self._finder.locate(region, mapped, opened)
+                if region.id in files:
+                    name, region.path = files[region.id]
+                    self._first_look(region, region.path, name)
                 self._writer.close_alive(
                     region, {alive[tgid]: found for tgid, found in mapped.get(region.id, {}).items()}
                 )

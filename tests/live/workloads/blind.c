@@ -143,6 +143,31 @@ static void written_first(void)
 	note_file("pool", fd);
 }
 
+/* A file that nobody maps, in a tmpfs: main makes 1 page, A 22, B appends 5 and a bit, C reserves 7. */
+static void never_mapped(void)
+{
+	static char bytes[5 * PAGE];
+	int fd = make_private_file("size=1m", 0);
+	if (fd < 0)
+		die("tmpfs");
+	put_pages(fd, 0, 1);
+	CHILD("A")
+		put_pages(fd, 0, 23);
+	CHILD("B") {
+		struct iovec parts[] = {
+			{bytes, sizeof(bytes)},
+			{bytes, 100	   }
+		    };
+		int end = open("/mnt/pool", O_WRONLY | O_APPEND);
+		if (end < 0 || writev(end, parts, 2) != sizeof(bytes) + 100)
+			die("writev");
+	}
+	CHILD("C")
+		if (fallocate(fd, 0, 40 * PAGE, 7 * PAGE))
+			die("fallocate");
+	note_file("pool", fd);
+}
+
 static void populated(void)
 {
 	char *pool = map_anon(53);
@@ -208,7 +233,8 @@ static void remade_unseen(void)
 		write_pages(pool, 0, 31);
 	if (madvise(pool + 5 * PAGE, 20 * PAGE, MADV_REMOVE))
 		die("MADV_REMOVE");
-	put_pages(fd, 10, 21);
+	if (mmap(NULL, 11 * PAGE, RW, MAP_SHARED | MAP_POPULATE, fd, 10 * PAGE) == MAP_FAILED)
+		die("MAP_POPULATE");
 	CHILD("B")
 		write_pages(pool, 8, 23);
 	note_file("pool", fd);
@@ -224,6 +250,7 @@ const struct workload blind[] = {
 	{"remade", remade},
 	{"written", written},
 	{"written_first", written_first},
+	{"never_mapped", never_mapped},
 	{"populated", populated},
 	{"mapped_populated", mapped_populated},
 	{"locked", locked},

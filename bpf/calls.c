@@ -118,30 +118,28 @@ int note_absent(struct enter *ctx)
 	return 0;
 }
 
-/* Whether a process of the tree calls. What an earlier call has left, whose end was not seen, is forgotten. */
-static inline bool is_called(u64 thread)
+/*
+ * The file of a descriptor, if a process of the tree calls and the file is on a tmpfs; 0: there is nothing to see. What
+ * an earlier call has left, whose end was not seen, is forgotten.
+ */
+static inline u64 called_on(u64 thread, u32 fd)
 {
 	if (!tracked(thread >> 32))
-		return false;
+		return 0;
 	makings.delete(&thread);
-	return true;
-}
-
-/* A call makes pages of a file's [offset, offset + bytes). Most files are not on a tmpfs. */
-static inline int begin(struct enter *ctx, u64 thread, u32 fd, u64 offset, u64 bytes, bool writes)
-{
 	u64 file = file_at(fd);
 	u64 inode = RD(u64, file, OFF_FILE_INODE);
+	/* what is written to a FIFO or a device is not in the tmpfs */
+	return magic_of(inode) == TMPFS_MAGIC && (RD(u16, inode, OFF_INODE_MODE) & S_IFMT) == S_IFREG ? file : 0;
+}
+
+/* A call makes the pages of [offset, offset + bytes) of a file, as far as they are absent. */
+static inline int begin(struct enter *ctx, u64 thread, u64 file, u64 offset, u64 bytes)
+{
 	struct making asked = {};
-	if (magic_of(inode) != TMPFS_MAGIC || (RD(u16, inode, OFF_INODE_MODE) & S_IFMT) != S_IFREG)
-		return 0; /* what is written to a FIFO or a device is not in the tmpfs */
-	if (writes && RD(u32, file, OFF_FILE_FLAGS) & O_APPEND)
-		offset = RD(u64, inode, OFF_INODE_SIZE);
-	else if (offset == AT_POSITION)
-		offset = RD(u64, file, OFF_FILE_POS);
 	if ((s64)offset < 0 || (s64)bytes <= 0)
 		return 0;
-	asked.mapping = RD(u64, inode, OFF_INODE_MAPPING);
+	asked.mapping = RD(u64, RD(u64, file, OFF_FILE_INODE), OFF_INODE_MAPPING);
 	asked.dentry = RD(u64, file, OFF_FILE_DENTRY);
 	asked.offset = offset;
 	asked.first = asked.at = offset >> PAGE_SHIFT;
@@ -156,23 +154,34 @@ static inline int begin(struct enter *ctx, u64 thread, u32 fd, u64 offset, u64 b
 int sys_enter_fallocate(struct enter *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	if (!is_called(thread) || ctx->args[1] & ~FALLOC_FL_KEEP_SIZE)
+	u64 file = called_on(thread, ctx->args[0]);
+	if (!file || ctx->args[1] & ~FALLOC_FL_KEEP_SIZE)
 		return 0;
-	return begin(ctx, thread, ctx->args[0], ctx->args[2], ctx->args[3], false);
+	return begin(ctx, thread, file, ctx->args[2], ctx->args[3]);
+}
+
+/* Where a call writes that was given an offset, or AT_POSITION. */
+static inline u64 place(u64 file, u64 offset)
+{
+	if (RD(u32, file, OFF_FILE_FLAGS) & O_APPEND)
+		return RD(u64, RD(u64, file, OFF_FILE_INODE), OFF_INODE_SIZE);
+	return offset == AT_POSITION ? RD(u64, file, OFF_FILE_POS) : offset;
 }
 
 /* write(fd, text, bytes) */
 int sys_enter_write(struct enter *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	return is_called(thread) ? begin(ctx, thread, ctx->args[0], AT_POSITION, ctx->args[2], true) : 0;
+	u64 file = called_on(thread, ctx->args[0]);
+	return file ? begin(ctx, thread, file, place(file, AT_POSITION), ctx->args[2]) : 0;
 }
 
 /* pwrite64(fd, text, bytes, offset) */
 int sys_enter_pwrite64(struct enter *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	return is_called(thread) ? begin(ctx, thread, ctx->args[0], ctx->args[3], ctx->args[2], true) : 0;
+	u64 file = called_on(thread, ctx->args[0]);
+	return file ? begin(ctx, thread, file, place(file, ctx->args[3]), ctx->args[2]) : 0;
 }
 
 struct iovec {
@@ -180,14 +189,17 @@ struct iovec {
 	u64 bytes;
 };
 
+/* Without a branch, since v5.10 follows each to the end of the program. */
 static inline u64 bytes_of(u64 iovecs, u64 count)
 {
 	u64 bytes = 0;
 #pragma clang loop unroll(disable)
-	for (u32 i = 0; i < MAX_IOVECS && i < count; i++) {
+	for (u32 i = 0; i < MAX_IOVECS; i++) {
 		struct iovec iovec = {};
+		u64 is_counted = (s64)(i - count) >> 63;
+		OPAQUE(is_counted);
 		probe_read_user(&iovec, sizeof(iovec), (void *)(iovecs + i * sizeof(iovec)));
-		bytes += iovec.bytes;
+		bytes += iovec.bytes & is_counted;
 	}
 	return bytes;
 }
@@ -196,18 +208,20 @@ static inline u64 bytes_of(u64 iovecs, u64 count)
 int sys_enter_writev(struct enter *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	if (!is_called(thread))
+	u64 file = called_on(thread, ctx->args[0]);
+	if (!file)
 		return 0;
-	return begin(ctx, thread, ctx->args[0], AT_POSITION, bytes_of(ctx->args[1], ctx->args[2]), true);
+	return begin(ctx, thread, file, place(file, AT_POSITION), bytes_of(ctx->args[1], ctx->args[2]));
 }
 
 /* pwritev(fd, iovecs, count, offset), and pwritev2, whose offset may be AT_POSITION */
 int sys_enter_pwritev(struct enter *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	if (!is_called(thread))
+	u64 file = called_on(thread, ctx->args[0]);
+	if (!file)
 		return 0;
-	return begin(ctx, thread, ctx->args[0], ctx->args[3], bytes_of(ctx->args[1], ctx->args[2]), true);
+	return begin(ctx, thread, file, place(file, ctx->args[3]), bytes_of(ctx->args[1], ctx->args[2]));
 }
 
 /* How much a call can copy at most: callers often ask for more than the file has. */
@@ -221,21 +235,23 @@ static inline u64 copied(u32 from, u64 bytes)
 int sys_enter_sendfile64(struct enter *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
-	if (!is_called(thread))
+	u64 file = called_on(thread, ctx->args[0]);
+	if (!file)
 		return 0;
-	return begin(ctx, thread, ctx->args[0], AT_POSITION, copied(ctx->args[1], ctx->args[3]), true);
+	return begin(ctx, thread, file, place(file, AT_POSITION), copied(ctx->args[1], ctx->args[3]));
 }
 
 /* copy_file_range(from, &offset, to, &offset, bytes) */
 int sys_enter_copy_file_range(struct enter *ctx)
 {
 	u64 thread = bpf_get_current_pid_tgid();
+	u64 file = called_on(thread, ctx->args[2]);
 	u64 offset = AT_POSITION;
-	if (!is_called(thread))
+	if (!file)
 		return 0;
 	if (ctx->args[3])
 		probe_read_user(&offset, sizeof(offset), (void *)ctx->args[3]);
-	return begin(ctx, thread, ctx->args[2], offset, copied(ctx->args[0], ctx->args[4]), true);
+	return begin(ctx, thread, file, place(file, offset), copied(ctx->args[0], ctx->args[4]));
 }
 
 /* ---- Its end ---- */

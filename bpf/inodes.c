@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The exact tier: regions, at the kernel functions that create, map and drop their inodes, for all processes.
+ * The exact tier: regions, at the kernel functions that create, map and drop their inodes, for all processes; and the
+ * titles of processes that exit.
  *
  * ARG() and RESULT() depend on how programs attach (compat.h). The positions of arguments come from the kernel's BTF
  * (ARG_…, NARGS_…, from tracer/kernel/tiers.py).
@@ -181,3 +182,16 @@ int punching(ENTRY *ctx)
 	punch(region, id, first, last + 1 > last ? (last + 1) >> PAGE_SHIFT : MAX_INDEX);
 	return 0;
 }
+
+/* ---- Processes ---- */
+
+#ifdef NARGS_EXITING
+/* do_group_exit(), before the address space goes: exit(2) and fatal signals */
+int exiting(ENTRY *ctx)
+{
+	struct process *process = process_of(bpf_get_current_pid_tgid() >> 32);
+	if (process)
+		read_title(bpf_get_current_task(), process);
+	return 0;
+}
+#endif

@@ -56,6 +56,21 @@ static inline struct block *same_block(struct last_block *last, u32 id, u64 inde
 	return number ? ledger.lookup(&number) : NULL;
 }
 
+/*
+ * Read the names of a process that touches a region for the first time. When it exits it may be too late: before v6.16
+ * the address space is gone at sched_process_exit.
+ */
+static inline void name_toucher(u32 tgid)
+{
+	u64 task = bpf_get_current_task();
+	struct process *process = process_of(tgid);
+	if (!process || tgid != bpf_get_current_pid_tgid() >> 32)
+		return;
+	read_comm(task, process);
+	read_title(task, process);
+	tell_process(process);
+}
+
 /* The number of the usage of a region by a process, added if it is new; 0: no room. */
 static inline u32 usage_of(u32 region, u32 tgid, u64 start_time_ns)
 {
@@ -77,6 +92,7 @@ static inline u32 usage_of(u32 region, u32 tgid, u64 start_time_ns)
 	if (usage)
 		usage->key = key;
 	tell(usage_changes.lookup(&number));
+	name_toucher(tgid);
 	return number;
 }
 

@@ -4,8 +4,16 @@
  * does not matter how late user space reads.
  */
 
+#define SIGNAL_GROUP_EXIT 4 /* include/linux/sched/signal.h */
 #define NR_ANCESTORS 16
 #define TICK_NS 10000000 /* the resolution of start times in /proc (USER_HZ) */
+
+/* Read the name as /proc/PID/comm shows it: that of the first thread. */
+static inline void read_comm(u64 task, struct process *process)
+{
+	u64 leader = RD(u64, task, OFF_TASK_GROUP_LEADER);
+	bpf_probe_read_kernel(process->comm, COMM_BYTES, (void *)(leader + OFF_TASK_COMM));
+}
 
 /* Read the command line as /proc shows it, cut. If the memory is gone, what was read before stays. */
 static inline void read_title(u64 task, struct process *process)
@@ -86,7 +94,7 @@ static inline struct process *enter_process(struct process *process)
 static inline void describe(struct process *process, u64 task)
 {
 	process->began_ns = bpf_ktime_get_ns();
-	bpf_probe_read_kernel(process->comm, COMM_BYTES, (void *)(task + OFF_TASK_COMM));
+	read_comm(task, process);
 }
 
 /* The nearest known ancestor, if it is tracked. */
@@ -187,11 +195,20 @@ int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 	lives_changed();
 	keep_name(process);
 	process->executed_ns = bpf_ktime_get_ns();
-	bpf_get_current_comm(process->comm, COMM_BYTES);
+	read_comm(ctx->args[0], process);
 	process->title_bytes = 0;
 	read_title(ctx->args[0], process);
 	tell_process(process);
 	return 0;
+}
+
+/* As wait_task_zombie() in kernel/exit.c tells it. */
+static inline u32 exit_status(u64 task)
+{
+	u64 signal = RD(u64, task, OFF_TASK_SIGNAL);
+	if (RD(u32, signal, OFF_SIGNAL_FLAGS) & SIGNAL_GROUP_EXIT)
+		return RD(u32, signal, OFF_SIGNAL_GROUP_EXIT_CODE) & (EXITED - 1);
+	return RD(u32, RD(u64, task, OFF_TASK_GROUP_LEADER), OFF_TASK_EXIT_CODE) & (EXITED - 1);
 }
 
 /* sched:sched_process_exit(task), for the last thread */
@@ -202,8 +219,9 @@ int sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct process *process = process_of(tgid);
 	if (!process || RD(u32, RD(u64, task, OFF_TASK_SIGNAL), OFF_SIGNAL_LIVE))
 		return 0;
-	bpf_get_current_comm(process->comm, COMM_BYTES);
+	read_comm(task, process);
 	read_title(task, process);
+	process->exit_status = EXITED | exit_status(task);
 	end(process, tgid);
 	return 0;
 }

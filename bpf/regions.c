@@ -129,8 +129,11 @@ static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 {
 	u64 mapping = RD(u64, inode, OFF_INODE_MAPPING);
 	struct region *region = region_at(mapping, id);
+	struct state *state = state_now();
 	if (region)
 		return region;
+	if (!state || (state->only_dev && state->only_dev != RD(u32, RD(u64, inode, OFF_INODE_SB), OFF_SB_DEV)))
+		return NULL;
 	if (free_regions.pop(id)) {
 		lose(LOST_REGIONS);
 		return NULL;

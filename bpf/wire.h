@@ -13,6 +13,7 @@
 #define EARLIER_BYTES 64
 #define NAME_BYTES 64
 #define BLOCK_PAGES 64
+#define EXITED (1 << 16) /* in exit_status: it is known */
 #define SLOT_BITS 16 /* low bits of a region's id: its place in the array; the high bits count earlier regions there */
 #define MAX_TEXTS 4
 #define TEXT_BYTES 136 /* of one text of a label, with NUL; more than SHOWN_BYTES, to see that a text is longer */
@@ -77,15 +78,17 @@ struct block { /* number 0 means none */
 	struct part part;
 };
 
-/* The state of the trace. User space writes the first four fields before anything is attached. */
+/* The state of the trace. User space writes the first six fields before anything is attached. */
 struct state {
 	__u64 began_ns;	     /* CLOCK_MONOTONIC at the start of the capture */
 	__u64 began_boot_ns; /* the same by CLOCK_BOOTTIME */
 	__u32 everything;    /* track every process */
 	__u32 watches_execs; /* report every exec on the host, and track the process until user space drops it */
-	__u64 nr_lives;	     /* counts starts and ends of processes */
-	__u64 nr_mappings;   /* counts changes of mappings (faults tier) */
-	__s64 nr_abroad;     /* threads now working in another's address space */
+	__u32 only_dev;	     /* only the regions of this device; 0: of all */
+	__u32 reserved;
+	__u64 nr_lives;	   /* counts starts and ends of processes */
+	__u64 nr_mappings; /* counts changes of mappings (faults tier) */
+	__s64 nr_abroad;   /* threads now working in another's address space */
 };
 
 enum process_kind {
@@ -107,8 +110,8 @@ struct process {
 	__u32 tgid;
 	__u32 parent_tgid; /* or the nearest known ancestor, if the fork was not seen */
 	__u32 kind;	   /* enum process_kind */
-	__u32 title_bytes; /* size of the whole command line at its last exec or its end; 0: not read */
-	__u32 reserved;
+	__u32 title_bytes; /* size of the whole command line at its last exec, touch of a new region, or end; 0: not read */
+	__u32 exit_status; /* as wait(2) tells it, with EXITED; 0: not known */
 	char comm[COMM_BYTES];
 	char title[TITLE_BYTES]; /* arguments, each with its NUL, cut */
 	char earlier_comm[COMM_BYTES];

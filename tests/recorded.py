@@ -18,6 +18,18 @@ END_S = 41
 CONTAINER = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d"
 SERVICE, OTHER = "/system.slice/php8.2-fpm.service", f"/docker/{CONTAINER}"
 BOOT_NS = BEGAN_NS - 10**15
+SESSION = {
+    "version": "0.1.0",
+    "host": "web1",
+    "kernel": "6.1.0",
+    "tier": "exact",
+    "mechanism": "kprobe",
+    "blind_to": "",
+    "started_ns": BEGAN_NS,
+    "ended_ns": BEGAN_NS + END_S * 10**9,
+    "complete": 1,
+    "shmem_total_bytes": 1000 * PAGE_BYTES,
+}
 
 
 def shmtrace(*arguments: str | Path) -> Result:
@@ -40,19 +52,7 @@ def pool(
     shift = 100 if moved else 0
     boot_ns = BOOT_NS + (10**14 if moved else 0)
     with Capture(path) as capture:
-        capture.insert(
-            "session",
-            version="0.1.0",
-            host="web1",
-            kernel="6.1.0",
-            tier="exact",
-            mechanism="kprobe",
-            blind_to="",
-            started_ns=BEGAN_NS,
-            ended_ns=at(END_S),
-            complete=1,
-            shmem_total_bytes=1000 * PAGE_BYTES,
-        )
+        capture.insert("session", **SESSION)
         for row, (tgid, title, cgroup, started_s, exited_s) in enumerate(
             [
                 (811, "php-fpm: master", SERVICE, -60, None),
@@ -129,6 +129,32 @@ def of_host(path: Path) -> Path:
             database.execute(f"INSERT INTO unmapped ({', '.join(row)}) VALUES ({places})", row)  # noqa: S608
         database.execute("UPDATE session SET shmem_total_bytes = 31 * 1048576")
         database.commit()
+    return path
+
+
+def of_tmpfs(path: Path) -> Path:
+    """Of a tmpfs of 16 MiB: what one process has written to until it was full, one of before, one deleted and held."""
+    with Capture(path) as capture:
+        capture.insert("session", **SESSION, tmpfs="/dev/shm")
+        for tgid, command, status in [(902, "/usr/bin/exporter --all", 28 << 8), (903, "/usr/bin/renderer", None)]:
+            ended = {} if status is None else {"exited_ns": at(9), "exit_status": status}
+            comm = command.split()[0].rpartition("/")[2]
+            capture.insert("process", tgid=tgid, start_time_ns=tgid, comm=comm, command=command, **ended)
+        files = [("/dev/shm/export", 3001, 1), ("/dev/shm/cache/a", 511, 2), ("/dev/shm/old", 377, None)]
+        for number, (name, pages, process) in enumerate(files, 1):
+            size_bytes = pages * PAGE_BYTES
+            sizes = {"size_bytes": size_bytes, "allocated_bytes": size_bytes, "peak_bytes": size_bytes}
+            made = {"creator": process, "creator_how": "traced", "parent": process} if process else {}
+            start = {"start_bytes": 0 if process else size_bytes}
+            places = {"dev": 27, "ino": number, "generation": number, "kind": "posix", "name": name}
+            capture.insert("region", **places, **sizes, **start, **made)
+            times = {"first_ns": at(1), "last_ns": at(8)} if process else {}
+            capture.insert("extent", region=number, start=0, end=pages, process=process, **times)
+        rest = {"allocated_bytes": 0, "size_bytes": 4096 * PAGE_BYTES, "files": 5}
+        held = {"allocated_bytes": 207 * PAGE_BYTES, "holders": 1, "holder": 903, "holder_command": "/usr/bin/renderer"}
+        capture.insert("unmapped", kind="held", name="/dev/shm/gone", reach="/proc/903/fd/7", **held)
+        capture.insert("unmapped", kind="tmpfs", name="/dev/shm", reach="/dev/shm", **rest)
+        capture.commit()
     return path
 
 

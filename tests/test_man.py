@@ -58,7 +58,7 @@ def test_man_shows_it() -> None:
         "shmtrace - who grew the shared memory",
         "shmtrace read [OPTIONS] REGION",
         "shmtrace -p nginx -p php-fpm -d 60  two process trees, one minute",
-        "-p, --process NAME|PID|PIDFILE",
+        "-p, --process NAME|PID|PIDFILE|TMPFS",
     ):
         assert f" {line}\n" in text
 

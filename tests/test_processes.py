@@ -134,17 +134,17 @@ def test_they_are_entered_as_they_come(lives: Processes, capture: Capture) -> No
     worker = lives.begin(812, 20, 811, "php-fpm8.2", "php-fpm8.2 -F", began_us=7)
     assert worker.cgroup == "/system.slice"
     lives.rename(worker, "php-fpm8.2", "php-fpm: pool www")
-    lives.rename(worker, "gone", "")  # the kernel had dropped the command line
+    lives.rename(worker, "worker-7", "")  # the kernel had dropped the command line
     lives.move(worker, "/moved")
     lives.move(worker, None)  # it has ended, and /proc with it
     lives.number(worker, 7)
     lives.number(worker, None)
-    lives.end(worker, 1_700_000_000_000_000_001)
+    lives.end(worker, 1_700_000_000_000_000_001, 9)
     orphan = lives.begin(813, 30, 812, "x", "x", began_us=9)
     assert worker.parent is master
     assert orphan.parent is None  # 812 had ended: whoever 812 was then, it was not this one
     assert [tuple(row) for row in capture.rows("SELECT * FROM process")] == [
-        (1, 811, 10, None, None, 1, "php-fpm8.2", "php-fpm8.2 -F", "/system.slice", BOOTED_NS + 10, None, 0),
+        (1, 811, 10, None, None, 1, "php-fpm8.2", "php-fpm8.2 -F", "/system.slice", BOOTED_NS + 10, None, None, 0),
         (
             2,
             812,
@@ -152,14 +152,15 @@ def test_they_are_entered_as_they_come(lives: Processes, capture: Capture) -> No
             7,
             1,
             811,
-            "php-fpm8.2",
+            "worker-7",
             "php-fpm: pool www",
             "/moved",
             BOOTED_NS + 20,
             1_700_000_000_000_000_001,
+            9,
             0,
         ),
-        (3, 813, 30, None, None, 812, "x", "x", None, BOOTED_NS + 30, None, 0),
+        (3, 813, 30, None, None, 812, "x", "x", None, BOOTED_NS + 30, None, None, 0),
     ]
 
 

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from tests.captures import NAMES, load
-from tests.recorded import of_host, shmtrace, with_labels, with_stacks
+from tests.recorded import of_host, of_tmpfs, shmtrace, with_labels, with_stacks
 from tests.schema import SCHEMA_FILE, validate
 from tracer.views.json import SCHEMA
 
@@ -42,6 +42,13 @@ def test_what_a_table_by_label_says(kind: str, tmp_path: Path) -> None:
 def test_what_a_table_of_what_nobody_maps_says(tmp_path: Path) -> None:
     assert len(validate(shmtrace("report", of_host(tmp_path / "x"), "--json", "--by", "unmapped").stdout)["rows"]) == 4
     assert len(validate(shmtrace("report", tmp_path / "x", "--json").stdout)["unmapped"]) == 4
+
+
+def test_what_a_report_of_a_tmpfs_says(tmp_path: Path) -> None:
+    document = validate(shmtrace("report", of_tmpfs(tmp_path / "x"), "--json").stdout)
+    assert document["tmpfs"] == "/dev/shm"
+    assert document["shmem_rest_bytes"] is None
+    assert [row["name"] for row in document["unmapped"]] == ["/dev/shm/gone", "/dev/shm"]
 
 
 def test_what_a_table_by_stack_says(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def process(**more: Any) -> KernelProcess:
         "parent_tgid": PARENT[0],
         "kind": wire.OF_TREE,
         "title_bytes": 0,
-        "reserved": 0,
+        "exit_status": 0,
         "comm": b"php-fpm8.2",
         "title": b"",
         "earlier_comm": b"",
@@ -115,15 +115,23 @@ def test_the_end() -> None:
     told.begun([process(executed_ns=8, title_bytes=3, title=b"ls\0")])
     assert told.number(812, 5_230_000_000) == 3
     end = process(executed_ns=8, title_bytes=3, title=b"ls\0", ended_ns=9)
-    assert told.ended(end) == Exit(head(9), "php-fpm8.2", "")
+    assert told.ended(end) == Exit(head(9), "php-fpm8.2", "", None)
     assert told.number(812, 5_230_000_000) is None
 
 
 def test_a_title_that_was_read_at_the_end() -> None:
     told = News()
     told.begun([process()])
-    end = process(ended_ns=9, title_bytes=19, title=b"php-fpm: pool www  \0 that was longer once")
-    assert told.ended(end) == Exit(head(9), "php-fpm8.2", "php-fpm: pool www")
+    title = b"php-fpm: pool www  \0 that was longer once"
+    end = process(ended_ns=9, title_bytes=19, title=title, exit_status=wire.EXITED | 3 << 8)
+    assert told.ended(end) == Exit(head(9), "php-fpm8.2", "php-fpm: pool www", 3 << 8)
+
+
+def test_a_title_of_who_ended_before_its_fork_was_heard_of() -> None:
+    told = News()
+    end = process(ended_ns=9, title_bytes=11, title=b"pool: five\0")
+    told.begun([end])
+    assert told.ended(end).command == "pool: five"
 
 
 def test_a_place_has_another_after_it() -> None:

@@ -312,6 +312,25 @@ def test_reports(make: Callable[[], Account]) -> None:
     compare_with_golden(f"{make.__name__}.txt", report.render(make()))
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "signal_name", "ending"),
+    [
+        (None, None, None, "exited"),
+        (0, 0, None, "exited"),
+        (3 << 8, 3, None, "status 3"),
+        (9, None, "SIGKILL", "SIGKILL"),
+        (128 | 11, None, "SIGSEGV", "SIGSEGV"),  # with a core dump
+        (77, None, "signal 77", "signal 77"),
+        (-(2**62), 0, None, "exited"),  # of a damaged capture
+    ],
+)
+def test_how_a_process_ended(status: int | None, code: int | None, signal_name: str | None, ending: str) -> None:
+    ended = process(812, exited=20, exit_status=status)
+    assert (ended.exit_code, ended.exit_signal, ended.ending) == (code, signal_name, ending)
+    text = report.render(account(Parent(process(811, MASTER), [make_region(1, toucher(ended, 7))])))
+    assert f"{ending} " in text
+
+
 @pytest.mark.parametrize("make", ACCOUNTS)
 def test_reports_have_80_columns(make: Callable[[], Account]) -> None:
     lines = [line for line in report.render(make()).split("\n") if not line.startswith("warning: ")]
@@ -676,6 +695,8 @@ def test_a_process_of_which_only_the_pid_is_known() -> None:
         "parent": None,
         "started": None,
         "exited": None,
+        "exit_code": None,
+        "exit_signal": None,
         "cgroup": None,
         "unit": None,
         "container": None,

@@ -79,7 +79,7 @@ PROCESS = r"""
     struct process process = {
         .start_time_ns = 11, .parent_start_time_ns = 12, .began_ns = 13, .executed_ns = 14, .ended_ns = 15,
         .earlier_ns = 20, .read_ns = 21, .number = 16, .tgid = 17, .parent_tgid = 18, .kind = OUTSIDE_TREE,
-        .title_bytes = 7, .reserved = 19, .comm = "ls", .title = "ls\0-l /\0beyond",
+        .title_bytes = 7, .exit_status = 19, .comm = "ls", .title = "ls\0-l /\0beyond",
         .earlier_comm = "sh", .earlier_title = "/bin/sh"};
     fwrite(&process, sizeof process, 1, stdout);
 """

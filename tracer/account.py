@@ -7,6 +7,7 @@ from the ledger. What is left over is unseen: it is shown as such and never dist
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +42,25 @@ class Process(NamedTuple):
     cgroup: str | None = None
     ns_tgid: int | None = None
     """its PID in its own PID namespace; None: the same as tgid, or unknown"""
+    exit_status: int | None = None
+    """as wait(2) tells it; None: unknown, or it has not exited"""
+
+    @property
+    def exit_code(self) -> int | None:
+        """What it returned; None: unknown, or a signal ended it."""
+        return None if self.exit_status is None or self.exit_status & 0x7F else self.exit_status >> 8 & 0xFF
+
+    @property
+    def exit_signal(self) -> str | None:
+        """The signal that ended it, such as SIGKILL; None: none, or unknown."""
+        number = (self.exit_status or 0) & 0x7F
+        names = {each.value: each.name for each in signal.Signals}
+        return names.get(number, f"signal {number}") if number else None
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in a word or two: exited, if all is well or nothing is known."""
+        return self.exit_signal or (f"status {self.exit_code}" if self.exit_code else "exited")
 
     @property
     def name(self) -> str:
@@ -221,7 +241,7 @@ def charged(region: Region) -> list[tuple[str | None, int]]:
 class Parent(NamedTuple):
     """A process with the regions that roll up to it: those it created, or those of an exited creator that it inherits.
 
-    process None: the creator exited before, and no traced process maps the regions.
+    process None: the creator is unknown, and no traced process maps the regions.
     """
 
     process: Process | None
@@ -275,6 +295,8 @@ class Session(NamedTuple):
     attach_seconds: float | None
     label: str | None = None
     """the argument of --label"""
+    tmpfs: str | None = None
+    """the tmpfs whose files were looked at, if it was not processes"""
 
     @property
     def private_is_exact(self) -> bool:
@@ -302,7 +324,7 @@ class Account(NamedTuple):
     window: Window = ALL_TIME
     """touched counts only pages touched in it; everything else is as of the capture's end"""
     unmapped: Sequence[UnmappedRow] = ()
-    """what no process maps; empty: there is nothing, or the capture is not of the whole host"""
+    """what no process maps, or what of the tmpfs is in no region; empty: there is nothing, or it was not looked for"""
 
     @property
     def regions(self) -> list[Region]:
@@ -335,7 +357,7 @@ class Account(NamedTuple):
     def shmem_rest_bytes(self) -> int | None:
         """Of that, what nothing here has a name for; None: it was not looked for."""
         unexplained_bytes = self.shmem_unexplained_bytes
-        if unexplained_bytes is None or not self.unmapped:
+        if unexplained_bytes is None or not self.unmapped or self.session.tmpfs:
             return None
         return max(unexplained_bytes - sum(unmapped.sums(self.unmapped).values()), 0)
 
@@ -421,6 +443,7 @@ def read_processes(capture: Capture) -> ProcessesByRow:
                 row["started_ns"],
                 row["cgroup"],
                 row["ns_tgid"],
+                row["exit_status"],
             )
             for row in capture.rows("SELECT * FROM process")
         ),

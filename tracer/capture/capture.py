@@ -21,7 +21,7 @@ from tracer.errors import ShmtraceError
 from tracer.shipped import shipped
 
 APPLICATION_ID = 0x73686D74  # "shmt"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 REMEDY = "`shmtrace record` makes one"
 PAGE_BYTES = 4096  # of a capture, whatever the page size of the host that reads it
 MIN_SAMPLES = 1000  # keep_small() keeps at least so many
@@ -110,7 +110,7 @@ class Capture:
             if not capture.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
                 raise _empty(path)
             schema = shipped("capture/schema.sql").read_text()
-            damage = verify.damage(db, schema + migrations.undoing(version))
+            damage = verify.damage(db, schema + migrations.undoing(version, schema))
             if damage:
                 raise capture.damaged(damage)
             if version < SCHEMA_VERSION:

@@ -14,6 +14,7 @@ CREATE TABLE session (
     tier TEXT NOT NULL,                         -- exact, faults or proc
     mechanism TEXT NOT NULL,                    -- kprobe, fentry or tracepoint; empty in proc
     label TEXT,                                 -- as given to --label
+    tmpfs TEXT,                                 -- the tmpfs given to -p: only its files are regions here
     blind_to TEXT NOT NULL,                     -- what the tier does not see, one per line
     started_ns INTEGER NOT NULL, ended_ns INTEGER NOT NULL,
     complete INTEGER NOT NULL DEFAULT 0,        -- 1: finished; 0: still running, or cut off at ended_ns
@@ -38,7 +39,8 @@ CREATE TABLE process (
     comm TEXT, command TEXT,
     cgroup TEXT,                                -- path in the unified hierarchy, or in the memory controller's
     started_ns INTEGER, exited_ns INTEGER,
-    outside_tree INTEGER NOT NULL DEFAULT 0     -- 1: not of the tree, but it touched a region of the tree
+    exit_status INTEGER,                        -- as wait(2) tells it: exit code << 8, or the number of the signal
+    outside_tree INTEGER NOT NULL DEFAULT 0     -- 1: not of the tree, but it made or touched a region of it
 );
 
 -- Programs that processes of the tree have executed. A server may execute itself when it reloads.

@@ -19,6 +19,7 @@ from tracer.proc.procfs import Proc
 
 if TYPE_CHECKING:
     from tracer.account import Region
+    from tracer.proc.contents import Contents
 
 LEFT_OUT = 3  # exit status of read if it left out swapped pages
 SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
@@ -33,6 +34,7 @@ def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     \b
     shmtrace snapshot                    the whole host
     shmtrace snapshot -p php-fpm         a pool, by name
+    shmtrace snapshot -p /dev/shm        a tmpfs: how full it is, and its largest files
     shmtrace snapshot -p 2472 --json     a process and its descendants, as JSON
 
     Without -p it lists the whole host. /proc does not record who created a region, so its creator is inferred and
@@ -78,14 +80,13 @@ def read(
     shmtrace read opcache -p php-fpm --strings  by its guessed use, within a pool
     shmtrace read 2472:7f1000000000 -o dump     by PID and hexadecimal address
     shmtrace read 0:1/1047/3a9c21f0 --hex       by id, as in --json
-    shmtrace read /dev/shm/cache --range p0-p5  by name; its first five pages
+    shmtrace read /dev/shm/cache --range p0-p5  a file of a tmpfs; its first five pages
 
     Swapped-out pages are left out as holes, and the exit status is then 3. The region may change while it is read. If
     it goes away, the FILE of -o keeps what was read; after any other error the FILE is removed.
     """
     from tracer.cli.sparse_file import Sink
-    from tracer.proc.contents import DATA, Contents, GoneError
-    from tracer.proc.shmem import RegionKey
+    from tracer.proc.contents import DATA, GoneError
     from tracer.views import hexdump
 
     if as_hex and as_strings:
@@ -93,10 +94,9 @@ def read(
     if not (as_hex or as_strings or output_path) and sys.stdout.isatty():
         raise click.UsageError("a terminal cannot show raw bytes: give --hex, --strings or -o FILE")
     need_root(bpf=False)
-    meant = _meant(region, names)
+    contents = _contents(region, names)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    contents = Contents(Proc(), RegionKey(meant.dev, meant.ino, meant.generation), meant.kind, meant.mappers)
     start, end = bounds or (0, contents.size_bytes)
     if end > contents.size_bytes:
         raise ShmtraceError(
@@ -213,6 +213,19 @@ def completion(shell: str) -> None:
     output.say(
         SHELLS[shell](click.get_current_context().find_root().command, {}, "shmtrace", "_SHMTRACE_COMPLETE").source()
     )
+
+
+def _contents(word: str, names: Sequence[str]) -> Contents:
+    """What the argument REGION names: a file of a tmpfs, or else as _meant() has it. Raises as that does."""
+    from tracer.proc import tmpfs
+    from tracer.proc.contents import Contents
+    from tracer.proc.shmem import RegionKey
+
+    key = None if names else tmpfs.file(Path(word))
+    if key:
+        return Contents(Proc(), key, "other", (), Path(word))
+    region = _meant(word, names)
+    return Contents(Proc(), RegionKey(region.dev, region.ino, region.generation), region.kind, region.mappers)
 
 
 def _meant(word: str, names: Sequence[str]) -> Region:

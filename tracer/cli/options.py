@@ -104,10 +104,10 @@ which_process = click.option(
     "--process",
     "names",
     multiple=True,
-    metavar="NAME|PID|PIDFILE",
+    metavar="NAME|PID|PIDFILE|TMPFS",
     shell_complete=process_names,
     help="Select processes and all their descendants: by name (a regular expression, as for pgrep), by PID on the "
-    "host, or by pidfile. Repeatable.",
+    "host, or by pidfile. Repeatable. Or the mount point of a tmpfs: its files, whoever uses them.",
 )
 a_label = click.option(
     "--label",

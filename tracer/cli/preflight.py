@@ -41,7 +41,8 @@ def wanted(names: Sequence[str], everything: bool, wait: bool) -> targets.Target
     waiting = False
     while True:
         try:
-            wanted = targets.parse(names)._replace(everything=everything)
+            wanted = targets.parse(names)
+            wanted = wanted._replace(everything=everything or wanted.everything)
         except targets.NoPidfileError:
             if not wait:
                 raise

@@ -43,6 +43,7 @@ def trace(as_json: bool, **how: Any) -> None:
     shmtrace -p php-fpm                 by name, workers included
     shmtrace -p /run/php/php-fpm.pid    by pidfile
     shmtrace -p nginx -p php-fpm -d 60  two process trees, one minute
+    shmtrace -p /dev/shm                a tmpfs: who fills it
     shmtrace -a -d 10 --json            the whole host, as JSON
     shmtrace -- make test               a command; exits with its status
     """

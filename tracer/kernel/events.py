@@ -63,6 +63,8 @@ class Exit(NamedTuple):
     comm: str
     command: str
     """Empty if it is as last reported, or could not be read."""
+    status: int | None
+    """As wait(2) tells it. None: unknown."""
 
 
 class RegionMet(NamedTuple):

@@ -72,6 +72,8 @@ class Beginning(NamedTuple):
     """Track all processes."""
     watches_execs: bool = False
     """Also track every process that executes a program, as a candidate, until keep() or drop()."""
+    only_dev: int = 0
+    """Only the regions of this device, as the kernel numbers it; 0: of all."""
 
 
 class Probes:
@@ -118,7 +120,7 @@ class Probes:
 
     def _load_all(self, beginning: Beginning) -> None:
         """Load all programs and write what they need into the maps."""
-        self._loaded.map("states")[TGID.pack(0)] = STATE.pack(*beginning, 0, 0, 0)
+        self._loaded.map("states")[TGID.pack(0)] = STATE.pack(*beginning, 0, 0, 0, 0)
         probes = {probe.program: probe for probe in self.tier.probes if self._is_there(probe)}
         own = ("adopt", "measure", "forget", "enter", "leave", "empty")
         # most of the time to attach is the verifier's, which uses one CPU per program

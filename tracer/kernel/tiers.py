@@ -95,6 +95,7 @@ TOLD = ("adding", "charge_mm")
 FILLING = "shmem_mfill_filemap_add", "shmem_mfill_atomic_pte"
 EXACT_PROBES = [
     *PROCESSES,
+    _entry("exiting", "do_group_exit", costs="the title that a process had when it exited"),
     # Linux kernel commit e09764cff44b ("shmem: quota support") (in v6.6) moved the work to an inner function.
     _return("inode_made", "__shmem_get_inode", "shmem_get_inode", costs="who made a file of a tmpfs"),
     _return("shmem_file_made", "__shmem_file_setup"),

@@ -32,7 +32,8 @@ class KernelProcess(NamedTuple):
     """wire.OF_TREE, WATCHED (a candidate) or OUTSIDE_TREE."""
     title_bytes: int
     """Size of the whole command line; `title` holds only its beginning. 0: it was not read."""
-    reserved: int
+    exit_status: int
+    """As wait(2) tells it, with wire.EXITED. 0: unknown."""
     comm: bytes
     title: bytes
     earlier_comm: bytes
@@ -122,6 +123,11 @@ def user_dev(dev: int) -> int:
     return os.makedev(dev >> 20, dev & 0xFFFFF)
 
 
+def kernel_dev(dev: int) -> int:
+    """Convert a device number of os.makedev() to the kernel's dev_t."""
+    return os.major(dev) << 20 | os.minor(dev)
+
+
 def region_key(ino: int, generation: int, dev: int) -> RegionKey:
     """The key of struct region of bpf/wire.h. hugetlbfs has no generation numbers."""
     return RegionKey(user_dev(dev), ino, generation or None)
@@ -165,7 +171,7 @@ class News:
             if process.executed_ns:
                 head = process.head(process.executed_ns)
                 found.append(Exec(head, text(process.comm), *process.titles(), process.number))
-            self.know(process)
+            self.know(process if process.executed_ns else process._replace(title=b""))  # a Fork tells no title
         return sorted(found, key=lambda event: event.head.time_ns)
 
     def ended(self, process: KernelProcess) -> Exit:
@@ -173,7 +179,8 @@ class News:
         told = self._told.pop(process.number)
         self._numbers.pop(process.key, None)
         command = "" if told.title == process.title else process.titles()[1]
-        return Exit(process.head(process.ended_ns), text(process.comm), command)
+        status = process.exit_status - wire.EXITED if process.exit_status else None
+        return Exit(process.head(process.ended_ns), text(process.comm), command, status)
 
     def number(self, tgid: int, start_time_ns: int) -> int | None:
         """The number of a process that has not ended, or None."""

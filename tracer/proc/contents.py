@@ -62,13 +62,16 @@ class Piece(NamedTuple):
 class Contents:
     """The content of one region. Keeps nothing of it open."""
 
-    def __init__(self, proc: Proc, key: RegionKey, kind: str, mappers: Iterable[int]) -> None:
-        """mappers: tgids of processes that were seen to map it. Raises GoneError where no process maps it now."""
+    def __init__(self, proc: Proc, key: RegionKey, kind: str, mappers: Iterable[int], path: Path | None = None) -> None:
+        """mappers: tgids of processes that were seen to map it. path: where it was found, if no process need map it.
+
+        Raises GoneError where it is not there, and no process maps it now.
+        """
         self._proc = proc
         self._key = key
         self._kind = kind
         self._mappers = tuple(mappers)
-        self._path: Path | None = None
+        self._path = path
         self._data_end = 0
         """End of the data extent being read."""
         self.read_bytes = 0
@@ -102,7 +105,7 @@ class Contents:
             start = pieces[-1].end
 
     def _open(self) -> int:
-        """Open the region through a process that maps it now.
+        """Open the region by its path, or through a process that maps it now.
 
         Raises GoneError where there is none, and ShmtraceError where opening would block or no mapper answers.
         """

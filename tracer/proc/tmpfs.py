@@ -10,16 +10,20 @@ import ctypes
 import errno
 import heapq
 import os
+import shlex
 import struct
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from stat import S_ISDIR
 from typing import NamedTuple
 
+from tracer.errors import ShmtraceError
 from tracer.proc import bounded, shmem
 from tracer.proc.blocking import promptly
 from tracer.proc.mounts import mounts
 from tracer.proc.procfs import Proc
+from tracer.proc.shmem import RegionKey
 
 SYS_OPENAT2 = 437  # the same number on every architecture, v5.6
 RESOLVE_NO_XDEV, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 1, 4, 8, 16
@@ -28,6 +32,7 @@ KINDS = ("tmpfs", "devtmpfs")
 MAX_NAMESPACES = 4096  # mount namespaces
 MAX_TMPFS = 4096
 MAX_FILES = 200_000  # and directories, looked at per tmpfs
+MOST_FILES = 1000  # of a tmpfs, each as a region
 WALK_S = 0.5  # per tmpfs
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -86,6 +91,27 @@ def places(proc: Proc) -> list[Place]:
     return sorted(found.values(), key=lambda place: not place.is_here)
 
 
+def at(path: Path) -> Place | None:
+    """The tmpfs whose root directory a path leads to. None: it leads to something else than a directory.
+
+    Raises ShmtraceError for any other directory, and OSError.
+    """
+    directory = shmem.open_place(path)
+    try:
+        stat = shmem.stat_of(directory)
+    finally:
+        os.close(directory)
+    if not S_ISDIR(stat.mode):
+        return None
+    place = next((place for place in places(Proc()) if place.dev == stat.dev), None)
+    if not place:
+        raise ShmtraceError(f"{path} is a directory, but not on a tmpfs", "name a process, a pidfile or a tmpfs")
+    with place.opened() as root:
+        if shmem.stat_of(root).ino == stat.ino:
+            return place
+    raise ShmtraceError(f"{path} is a directory in a tmpfs", f"take all of it: -p {shlex.quote(place.reach())}")
+
+
 class File(NamedTuple):
     """A regular file of a tmpfs."""
 
@@ -107,6 +133,25 @@ class Files(NamedTuple):
     """All files were looked at."""
 
 
+def files(place: Place) -> tuple[list[tuple[str, Path]], list[str]]:
+    """(name, path from here) of its MOST_FILES largest files, and a warning if it has more."""
+
+    def look() -> Files:
+        with place.opened() as root:
+            return largest(place, root, MOST_FILES, (), WALK_S)
+
+    try:
+        found = promptly(place.process, look)
+    except OSError as error:
+        return [], [f"the files of {place.name()} were not looked at ({error.strerror})"]
+    named = [
+        (bounded.text(os.fsencode(place.name(file.path)), shmem.PATH_BYTES), Path(place.reach(file.path)))
+        for file in found.largest
+    ]
+    is_all = found.is_whole and len(named) < MOST_FILES
+    return named, [] if is_all else [f"{place.name()} has many files: of those, the largest {len(named)} are shown"]
+
+
 def largest(place: Place, root: int, most: int, without: Collection[tuple[int, int]], patience_s: float) -> Files:
     """The files with the most memory, at most `most` and none of `without`: (device, inode number)."""
     found: list[File] = []
@@ -122,6 +167,11 @@ def largest(place: Place, root: int, most: int, without: Collection[tuple[int, i
                 if len(found) > most:
                     heapq.heappop(found)
     return Files(sorted(found, reverse=True), sum(seen.values()), len(seen), is_whole)
+
+
+def file(path: Path) -> RegionKey | None:
+    """The file of a tmpfs that an absolute path leads to. None: it leads to nothing of that kind."""
+    return shmem.identify(path) if path.is_absolute() and shmem.is_tmpfs(path) and path.is_file() else None
 
 
 def find(proc: Proc, wanted: Collection[tuple[int, int]], patience_s: float) -> dict[tuple[int, int], tuple[str, str]]:

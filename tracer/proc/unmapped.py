@@ -65,20 +65,23 @@ def find(
     mapped: Collection[RegionKey],
     segments: Collection[int],
     allocated_bytes: dict[int, int],
+    only: tmpfs.Place | None = None,
     patience_s: float = PATIENCE_S,
 ) -> Found:
     """Search the whole host, except segments of other IPC namespaces.
 
     mapped: regions accounted for elsewhere. segments: shmids of the SysV segments among them. allocated_bytes: what
-    these regions have allocated, by device. patience_s: what takes longer is left out, with a warning.
+    these regions have allocated, by device. only: search this tmpfs alone; it is reported even with nothing in it.
+    patience_s: what takes longer is left out, with a warning.
     """
     end_s = time.monotonic() + patience_s
     warnings: list[str] = []
-    held, by_dev = _held(proc, set(mapped), end_s, warnings)
+    held, by_dev = _held(proc, set(mapped), only, end_s, warnings)
     elsewhere = {dev: allocated_bytes.get(dev, 0) + by_dev.get(dev, 0) for dev in {*allocated_bytes, *by_dev}}
-    files = _files(proc, elsewhere, {(key.dev, key.ino) for key in mapped}, end_s, warnings)
-    alone = sorted([*_segments(proc, segments), *held], key=lambda each: -each.allocated_bytes)
-    return Found([*alone, *files], warnings)
+    places = [only] if only else tmpfs.places(proc)
+    files = _files(places, elsewhere, {(key.dev, key.ino) for key in mapped}, end_s, warnings)
+    alone = sorted([*(() if only else _segments(proc, segments)), *held], key=lambda each: -each.allocated_bytes)
+    return Found([*alone, *(row for row in files if row.allocated_bytes or only)], warnings)
 
 
 def _segments(proc: Proc, known: Collection[int]) -> Iterator[UnmappedMemory]:
@@ -101,7 +104,7 @@ def _segments(proc: Proc, known: Collection[int]) -> Iterator[UnmappedMemory]:
 
 
 def _held(
-    proc: Proc, mapped: set[RegionKey], end_s: float, warnings: list[str]
+    proc: Proc, mapped: set[RegionKey], only: tmpfs.Place | None, end_s: float, warnings: list[str]
 ) -> tuple[list[UnmappedMemory], dict[int, int]]:
     """The held files, and their allocated bytes by device."""
     found: dict[RegionKey, tuple[Path, str, set[int]]] = {}
@@ -113,7 +116,7 @@ def _held(
             warnings.append(f"the open files of {len(tgids) - nr_looked} processes were not looked at")
             break
         for key, path, name in theirs or ():
-            if key not in mapped:
+            if key not in mapped and (not only or only.dev == key.dev):
                 found.setdefault(key, (path, name, set()))[2].add(tgid)
     held: list[UnmappedMemory] = []
     by_dev: dict[int, int] = {}
@@ -169,12 +172,16 @@ class _Files(NamedTuple):
 
 
 def _files(
-    proc: Proc, elsewhere: dict[int, int], mapped: set[tuple[int, int]], end_s: float, warnings: list[str]
+    places: list[tmpfs.Place],
+    elsewhere: dict[int, int],
+    mapped: set[tuple[int, int]],
+    end_s: float,
+    warnings: list[str],
 ) -> list[UnmappedMemory]:
     """elsewhere: bytes by device that are accounted for elsewhere. mapped: (dev, ino) of mapped files."""
     found = []
     unreached = []
-    for place in tmpfs.places(proc):
+    for place in places:
         patience_s = min(tmpfs.WALK_S, max((end_s - time.monotonic()) / 2, 0))
         try:
             files = promptly(place.process, _look, place, mapped, patience_s)
@@ -182,8 +189,6 @@ def _files(
             unreached.append(_text(place.path))
             continue
         allocated_bytes = max(files.allocated_bytes - elsewhere.get(place.dev, 0), 0)
-        if not allocated_bytes:
-            continue
         name, reach = _text(place.name()), _text(place.reach())
         found.append(
             UnmappedMemory("tmpfs", name, reach, allocated_bytes, None, files.limit_bytes, files=files.nr_inodes)

@@ -1,4 +1,4 @@
-"""Writes the shared memory of the host that no process maps into a capture."""
+"""Writes into a capture what of the host's shared memory no process maps, or what else one tmpfs has."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Callable, Optional
 from tracer.capture.capture import Capture
 from tracer.proc import unmapped
 from tracer.proc.procfs import Proc
+from tracer.proc.tmpfs import Place
 from tracer.record.regions import TracedRegion
 from tracer.unmapped import COLUMNS, UnmappedRow
 
@@ -21,18 +22,19 @@ def write(
     proc: Proc,
     regions: Collection[TracedRegion],
     commands: Commands,
+    only: Place | None = None,
     patience_s: float = PATIENCE_S,
 ) -> list[str]:
-    """Find and write the shared memory that no process maps. Returns warnings.
+    """Find and write the shared memory that is in no region. Returns warnings.
 
-    regions: those in the capture, as they are now. patience_s: what takes longer is left out.
+    regions: those in the capture, as they are now. only: look at this tmpfs alone. patience_s: what takes longer is
+    left out.
     """
     allocated_bytes: dict[int, int] = {}
     for region in regions:
         allocated_bytes[region.key.dev] = allocated_bytes.get(region.key.dev, 0) + region.allocated_bytes
     segments = [region.key.ino for region in regions if region.kind == "sysv"]
-    found = unmapped.find(proc, [region.key for region in regions], segments, allocated_bytes, patience_s)
-
+    found = unmapped.find(proc, [region.key for region in regions], segments, allocated_bytes, only, patience_s)
     capture.insert_all("unmapped", COLUMNS, (_row(each, commands) for each in found.unmapped))
     return found.warnings
 

@@ -3,7 +3,7 @@
 A process is one of three:
 
 - of the tree: selected by -p, -a or a command, or descended from such a process;
-- outside the tree: not selected, but it touched a region of the tree;
+- outside the tree: not selected, but it made or touched a region of the tree;
 - a candidate: its exec was seen, and user space has not matched it with -p yet. The probes track it meanwhile (WATCHED
   in bpf/wire.h). It then joins the tree or is dropped. A candidate that -p did not match has no record here.
 """
@@ -34,7 +34,7 @@ class TracedProcess:
     """Microseconds since the capture began. -1: it existed before."""
     exited: bool = False
     outside_tree: bool = False
-    """Not of the tree, but it touched one of the tree's regions."""
+    """Not of the tree, but it made or touched one of the tree's regions."""
     cgroup: str | None = None
     ns_tgid: int | None = None
     _heir: TracedProcess | None = None
@@ -129,8 +129,11 @@ class Processes:
         return processes[-1] if processes else None
 
     def find(self, tgid: int, start_time_ns: int) -> TracedProcess | None:
-        """The process with this PID and start time, or None."""
-        return self._known.get((tgid, start_time_ns))
+        """The process with this PID and start time, or None. /proc rounds the start time down to a clock tick."""
+        found = self._known.get((tgid, start_time_ns))
+        if not found and 0 <= start_time_ns - (alive.start_time_ns if (alive := self.alive(tgid)) else -1) < TICK_NS:
+            found = alive
+        return found
 
     def at(self, tgid: int, when_us: int) -> TracedProcess:
         """The process that had this PID at a time, in microseconds since the capture began.
@@ -175,17 +178,18 @@ class Processes:
             self._capture.update("process", process.row, ns_tgid=ns_tgid)
 
     def rename(self, process: TracedProcess, comm: str, command: str) -> None:
-        """Record its comm and command line if they have changed."""
+        """Record its comm and command line if they have changed. command: empty if it could not be read."""
         if command.endswith(CUT) and process.command.startswith(command[: -len(CUT)]):
             command = process.command  # a longer part of the same command line was read before
-        if command and (comm, command) != (process.comm, process.command):
+        command = command or process.command
+        if (comm, command) != (process.comm, process.command):
             process.comm, process.command = comm, command
             self._capture.update("process", process.row, comm=comm, command=command)
 
-    def end(self, process: TracedProcess, exited_ns: int | None) -> None:
-        """Record an exit. exited_ns: CLOCK_REALTIME; None: not known."""
+    def end(self, process: TracedProcess, exited_ns: int | None, status: int | None = None) -> None:
+        """Record an exit. exited_ns: CLOCK_REALTIME. status: as wait(2) tells it. None: not known."""
         self._exited(process)
-        self._capture.update("process", process.row, exited_ns=exited_ns)
+        self._capture.update("process", process.row, exited_ns=exited_ns, exit_status=status)
 
     def _exited(self, process: TracedProcess) -> None:
         process.exited = True

@@ -275,7 +275,8 @@ class RegionWriter:
         gone_ns: int | None,
     ) -> None:
         of_tree = [process for process in mappings if not process.outside_tree]
-        self.infer_creator(region, of_tree)
+        if not region.is_older:
+            self.infer_creator(region, of_tree)
         # Pages may have been given back between counting them and reading their owners.
         known_bytes = (entries.touched_pages + entries.before_pages) * PAGE_BYTES
         region.allocated_bytes = max(region.allocated_bytes, known_bytes)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tracer.capture.capture import PAGE_BYTES, Capture
@@ -16,6 +17,7 @@ from tracer.proc.shmem import Pages, RegionKey
 from tracer.record.ledger import PageSet, Punches
 from tracer.record.processes import Processes, TracedProcess, infer_creator
 
+AT_ONCE = 128  # processes looked at between two looks at the clock
 FILES = ("posix", "other")
 """The kinds of regions that processes may write without mapping them."""
 Mapped = Mapping[int, Mapping[int, list[procfs.Mapping]]]
@@ -43,6 +45,8 @@ class TracedRegion:
     creator: TracedProcess | None = None
     first_user: TracedProcess | None = None
     """The process first seen mapping or writing it, if it was not mapped before the trace."""
+    is_older: bool = False
+    """It was not mapped before the trace, but existed."""
     size_bytes: int = 0
     start_bytes: int = 0
     """Allocated when its capture began."""
@@ -127,8 +131,10 @@ def enter_mappings(
 class Finder:
     """Finds regions through the processes that map them."""
 
-    def __init__(self, proc: Proc) -> None:
+    def __init__(self, proc: Proc, only_dev: int | None = None) -> None:
+        """only_dev: leave out mappings of other devices."""
         self.proc = proc
+        self._only_dev = only_dev
         self.segments = functools.lru_cache(maxsize=1)(proc.sysv_segments)
         """Cached: call cache_clear() to read them again."""
 
@@ -137,7 +143,7 @@ class Finder:
         found = []
         others: set[int] = set()  # devices of other file systems
         for mapping in self.proc.mappings(tgid):
-            if mapping.dev in others:
+            if mapping.dev in others or self._only_dev not in (None, mapping.dev):
                 continue
             if self.proc.file_system(tgid, mapping):
                 found.append(mapping)
@@ -155,6 +161,11 @@ class Finder:
 
     def mapped(self, processes: Iterable[TracedProcess], regions: Iterable[TracedRegion]) -> Mapped:
         """Find where these processes map these regions."""
+        return self._mapped([process.tgid for process in processes], regions)
+
+    def _mapped(
+        self, tgids: Sequence[int], regions: Iterable[TracedRegion]
+    ) -> dict[int, dict[int, list[procfs.Mapping]]]:
         known: dict[tuple[int, int], list[TracedRegion]] = {}
         for region in regions:
             known.setdefault((region.key.dev, region.key.ino), []).append(region)
@@ -164,7 +175,7 @@ class Finder:
             return zip(mappings, self.proc.identify(tgid, mappings))
 
         found: dict[int, dict[int, list[procfs.Mapping]]] = {}
-        for tgid, theirs in each(self.proc.folder, look, [process.tgid for process in processes]):
+        for tgid, theirs in each(self.proc.folder, look, tgids):
             for mapping, key in theirs or ():
                 for region in known[mapping.dev, mapping.ino]:
                     # Inode numbers are reused, and a SysV segment's is its shmid, which other inodes may share. Compare
@@ -184,17 +195,22 @@ class Finder:
 
     def open_files(self, processes: Iterable[TracedProcess], regions: Iterable[TracedRegion]) -> dict[int, Path]:
         """Find regions among the open files of processes, in /proc/PID/fd: path by region id."""
-        wanted = {region.key: region.id for region in regions}
         found: dict[int, Path] = {}
+        for number, _, path in self._opened([process.tgid for process in processes], regions):
+            found.setdefault(number, path)
+        return found
+
+    def _opened(self, tgids: Sequence[int], regions: Iterable[TracedRegion]) -> Iterator[tuple[int, int, Path]]:
+        """(region id, tgid, path) of each open file that is one of these regions."""
+        wanted = {region.key: region.id for region in regions}
 
         def look(tgid: int) -> list[tuple[int, Path]]:
             files = ((shmem.identify(path), path) for path in self.proc.open_files(tgid))
             return [(wanted[key], path) for key, path in files if key in wanted]
 
-        for _, theirs in each(self.proc.folder, look, [process.tgid for process in processes] if wanted else []):
+        for tgid, theirs in each(self.proc.folder, look, tgids if wanted else []):
             for number, path in theirs or ():
-                found.setdefault(number, path)
-        return found
+                yield number, tgid, path
 
     def files(self, regions: Iterable[TracedRegion], patience_s: float) -> dict[int, tuple[str, Path]]:
         """Find regions among the files of every tmpfs: name and path by region id. What takes longer is left out."""
@@ -211,12 +227,54 @@ class Finder:
         "shmget": the kernel keeps the creator's PID of a SysV segment. "inferred": from the processes that map it, or
         the one first seen mapping it.
         """
+        born_ns = region.created_ns
+        if born_ns is None and region.path:
+            born_ns = shmem.birth_time_ns(region.path)
         if region.kind == "sysv":
             segment = self.segments().get(region.key.ino)
             if segment:
-                return known.at(segment.creator, -1), "shmget"
-        created_ns = region.created_ns
-        if created_ns is None and region.path:
-            created_ns = shmem.birth_time_ns(region.path)
-        suspects = [region.first_user] if region.first_user else mappers
-        return infer_creator(suspects, created_ns, clock), "inferred"
+                return self.maker(segment.creator, known, born_ns, clock), "shmget"
+        suspects = [region.first_user] if region.first_user and not region.is_older else mappers
+        return infer_creator(suspects, born_ns, clock), "inferred"
+
+    def maker(self, tgid: int, known: Processes, born_ns: int | None, clock: Clock) -> TracedProcess:
+        """The process that made something, by its PID. A placeholder if it has exited without being known."""
+        return (not known.last(tgid) and self.process(tgid, known, born_ns, clock)) or known.at(tgid, -1)
+
+    def process(self, tgid: int, known: Processes, born_ns: int | None, clock: Clock) -> TracedProcess | None:
+        """A running process, traced or as /proc shows it; None if it is gone, or began after born_ns.
+
+        born_ns: CLOCK_REALTIME; None: unknown.
+        """
+        stat = self.proc.process(tgid)
+        if not stat or (born_ns is not None and clock.wall_of_boot(stat.start_time_ns) > born_ns + procfs.TICK_NS):
+            return None
+        return known.alive(tgid) or known.begin(
+            tgid,
+            stat.start_time_ns,
+            stat.parent,
+            stat.comm,
+            stat.command,
+            began_us=-1,
+            cgroup=self.proc.cgroup(tgid),
+            outside_tree=True,
+            ns_tgid=self.proc.ns_tgid(tgid),
+        )
+
+    def users(self, regions: Collection[TracedRegion], patience_s: float) -> dict[int, set[int]]:
+        """Find all processes that map these regions or have them open: tgids by region id.
+
+        What takes longer is left out.
+        """
+        end_s = time.monotonic() + patience_s
+        tgids = self.proc.tgids() if regions else []
+        found: dict[int, set[int]] = {}
+        for first in range(0, len(tgids), AT_ONCE):
+            if time.monotonic() > end_s:
+                break
+            some = tgids[first : first + AT_ONCE]
+            for number, mappers in self._mapped(some, regions).items():
+                found.setdefault(number, set()).update(mappers)
+            for number, tgid, _ in self._opened(some, regions):
+                found.setdefault(number, set()).add(tgid)
+        return found

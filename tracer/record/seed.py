@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Callable, Optional
 
 from tracer.kernel import tiers
 from tracer.kernel.probes import Probes
-from tracer.proc import bounded, procfs, shmem
+from tracer.proc import bounded, procfs, shmem, tmpfs
 from tracer.proc.procfs import Proc, ProcessStat
 from tracer.proc.shmem import RegionKey
+from tracer.proc.tmpfs import Place
 from tracer.record.processes import Processes, TracedProcess
 from tracer.record.regions import Finder, TracedRegion
 
@@ -72,6 +75,14 @@ class Seeder:
             )
         )
 
+    def adopt_files(self, place: Place) -> None:
+        """Add the largest files of a tmpfs to the BPF maps."""
+        files, warnings = tmpfs.files(place)
+        for name, path in files:
+            self._seed_file(path, functools.partial(_describe_file, name))
+        for text in warnings:
+            self._warn(text)
+
     def seed(self, process: TracedProcess) -> None:
         """Add the regions that a process maps to the BPF maps."""
         mappings: list[procfs.Mapping] | None = None
@@ -102,13 +113,18 @@ class Seeder:
                 self._seed_region(process.tgid, mapping)
 
     def _seed_region(self, tgid: int, mapping: procfs.Mapping) -> None:
-        path = self._proc.map_file(tgid, mapping)
+        region = self._seed_file(self._proc.map_file(tgid, mapping), lambda _: self._finder.describe(tgid, mapping))
+        if region:
+            region.address = mapping.start
+
+    def _seed_file(self, path: Path, describe: Callable[[RegionKey], tuple[str, str]]) -> TracedRegion | None:
+        """Add the region that a path leads to. describe: its kind and name. None: it is gone, or there is no room."""
         try:
             fd = shmem.open_place(path)
         except OSError as error:  # unmapped in the meantime
             if not bounded.unreadable(error):
                 raise
-            return
+            return None
         try:
             number = self._probes.adopt(fd)
         finally:
@@ -116,8 +132,13 @@ class Seeder:
         found = self._probes.region(number) if number else None
         if not found:
             self._warn(tiers.LOSSES["regions"])
-            return
+            return None
         region = self._regions.get(number) or self._enter(
-            number, found.key, *self._finder.describe(tgid, mapping), shmem.birth_time_ns(path)
+            number, found.key, *describe(found.key), shmem.birth_time_ns(path)
         )
-        region.path, region.address = path, mapping.start
+        region.path = path
+        return region
+
+
+def _describe_file(name: str, key: RegionKey) -> tuple[str, str]:
+    return shmem.kind_of(key.dev, shmem.TMPFS_MAGIC, name), name

@@ -11,7 +11,7 @@ from tracer import __version__
 from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
 from tracer.kernel import host, tiers
-from tracer.proc import private_memory, procfs, shmem
+from tracer.proc import private_memory, procfs, shmem, tmpfs
 from tracer.proc.blocking import each
 from tracer.proc.leases import leased
 from tracer.proc.procfs import Proc, ProcessStat
@@ -31,7 +31,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
     """
     clock = Clock.start()
     proc = Proc()
-    finder = Finder(proc)
+    finder = Finder(proc, wanted.tmpfs and wanted.tmpfs.dev)
     processes = proc.processes()
     known = Processes(capture, clock)
     rss_bytes = 0
@@ -70,11 +70,20 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
                 regions[key] = TracedRegion(row, row, key, kind, proc.map_file(tgid, mapping), mapping.start)
                 names[key] = name
             mappers.setdefault(key, {}).setdefault(process, []).append(mapping)
+    files, warnings = tmpfs.files(wanted.tmpfs) if wanted.tmpfs else ([], [])
+    for name, path in files:
+        key = shmem.identify(path)
+        if key and key not in regions:
+            kind = shmem.kind_of(key.dev, shmem.TMPFS_MAGIC, name)
+            row = capture.insert("region", dev=key.dev, ino=key.ino, generation=key.generation, kind=kind, name=name)
+            regions[key] = TracedRegion(row, row, key, kind, path)
+            names[key] = name
     for region, measured in each(_whom, _measure, list(regions.values())):
         size, residency, region.created_ns = measured or UNKNOWN
         region.allocated_bytes = size.allocated_bytes
-        creator, how = finder.creator(region, list(mappers[region.key]), known, clock)
-        parent = stands_for(creator, mappers[region.key])
+        mapped = mappers.get(region.key, {})
+        creator, how = finder.creator(region, list(mapped), known, clock)
+        parent = stands_for(creator, mapped)
         capture.update(
             "region",
             region.row,
@@ -92,15 +101,14 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         )
         # a snapshot has no start: all pages count as from before, and their places are not known
         capture.insert("extent", region=region.row, start=0, end=size.allocated_bytes // PAGE_BYTES)
-        enter_mappings(capture, region, mappers[region.key])
+        enter_mappings(capture, region, mapped)
     shut = [name for key, name in names.items() if leased(key.dev, key.ino)]
     tree = known.tree()
     now = private_memory.measure(proc, (process.tgid for process in tree), (process.cgroup for process in tree))
     _, private_bytes, how = private_memory.change(now, now)
-    warnings = []
     if wanted.everything:
         commands = {tgid: process.command for tgid, process in processes.items()}
-        warnings = host_memory.write(capture, proc, regions.values(), commands.get)
+        warnings += host_memory.write(capture, proc, regions.values(), commands.get, wanted.tmpfs)
     used = resource.getrusage(resource.RUSAGE_SELF)
     capture.insert(
         "session",
@@ -109,14 +117,15 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         host=procfs.host(),
         kernel=host.release(),
         tier=tiers.PROC.name,
+        tmpfs=wanted.tmpfs and wanted.tmpfs.name(),
         mechanism=tiers.PROC.by,
         blind_to="\n".join(tiers.PROC.blind_to),
         warnings="\n".join(proc.warnings() + warnings + on_lease("the resident part of {} is not known", shut)),
         started_ns=clock.wall_ns,
         ended_ns=time.time_ns(),
-        sum_of_rss_bytes=rss_bytes,
-        private_end_bytes=private_bytes,
-        private_how=how,
+        sum_of_rss_bytes=None if wanted.tmpfs else rss_bytes,
+        private_end_bytes=None if wanted.tmpfs else private_bytes,
+        private_how=None if wanted.tmpfs else how,
         shmem_total_bytes=proc.memory().shmem_bytes,
         self_cpu_seconds=used.ru_utime + used.ru_stime,
         self_rss_bytes=used.ru_maxrss * 1024,

@@ -1,4 +1,7 @@
-"""Which processes to trace: names, PIDs and pidfiles, and the trees below them. Pure, except for reading pidfiles."""
+"""What to trace: processes by name, PID or pidfile, with the trees below them, or a tmpfs.
+
+Pure, except for reading pidfiles and finding the tmpfs.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tracer.errors import ShmtraceError
-from tracer.proc import shmem
+from tracer.proc import shmem, tmpfs
 from tracer.proc.procfs import ProcessStat
+from tracer.proc.tmpfs import Place
 
 PIDFILE_BYTES = 4096  # of a pidfile; the PID is on its first line
 MAX_DIGITS = 19  # of a PID; more than any PID has
@@ -27,6 +31,8 @@ class Targets(NamedTuple):
     tgids: frozenset[int]
     patterns: tuple[re.Pattern[str], ...]
     everything: bool = False
+    tmpfs: Place | None = None
+    """Only the files of this tmpfs, whichever process uses them."""
 
     def match(self, comm: str, title: str) -> bool:
         """Whether a process matches by name. A partial match of comm or title is enough, as with pgrep."""
@@ -56,8 +62,8 @@ class Targets(NamedTuple):
 def parse(words: Sequence[str]) -> Targets:
     """The targets of -p's words.
 
-    Digits are a PID, a word with a slash is a pidfile, and anything else is a regular expression. Raises ShmtraceError
-    where a word cannot be used, and NoPidfileError where a pidfile cannot be read.
+    Digits are a PID, a word with a slash is a tmpfs or a pidfile, and anything else is a regular expression. Raises
+    ShmtraceError where a word cannot be used, and NoPidfileError where a pidfile cannot be read.
     """
     tgids, patterns = set(), []
     for word in words:
@@ -66,6 +72,11 @@ def parse(words: Sequence[str]) -> Targets:
         if word.isdecimal():
             tgids.add(int(word[:MAX_DIGITS]))
         elif "/" in word:
+            place = _tmpfs(Path(word))
+            if place and len(words) == 1:
+                return Targets(frozenset(), (), everything=True, tmpfs=place)
+            if place:
+                raise ShmtraceError(f"-p {word} is a tmpfs, which is looked at for every process", "give it alone")
             tgids.add(_read_pidfile(Path(word)))
         else:
             try:
@@ -75,6 +86,13 @@ def parse(words: Sequence[str]) -> Targets:
                     f"-p {word[:40]!r} is not a regular expression ({error})", "escape it with \\"
                 ) from None
     return Targets(frozenset(tgids), tuple(patterns))
+
+
+def _tmpfs(path: Path) -> Place | None:
+    try:
+        return tmpfs.at(path)
+    except OSError:  # _read_pidfile() says what is wrong
+        return None
 
 
 def _read_pidfile(path: Path) -> int:

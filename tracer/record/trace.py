@@ -20,12 +20,14 @@ from tracer.errors import ShmtraceError
 from tracer.kernel import events, host, probes, tiers
 from tracer.kernel.events import Event
 from tracer.kernel.probes import Beginning, Sizes
+from tracer.kernel.updates import kernel_dev
 from tracer.labels import Source
 from tracer.proc import private_memory, procfs, shmem
 from tracer.proc.blocking import each
 from tracer.proc.private_memory import Private
 from tracer.proc.procfs import Proc, ProcessStat
 from tracer.proc.shmem import RegionKey
+from tracer.proc.tmpfs import Place
 from tracer.record import host_memory, ledger, targets
 from tracer.record.label_history import LabelHistory
 from tracer.record.ledger import ALL_PAGES, PageSet
@@ -114,7 +116,7 @@ class Trace:
         self._wants_stacks = stacks
         self._stacks: Stacks | None = None
         self._proc = Proc()
-        self._finder = Finder(self._proc)
+        self._finder = Finder(self._proc, wanted.tmpfs and wanted.tmpfs.dev)
         self._dying: dict[int, TracedRegion] = {}
         self._heard: deque[Event] = deque()  # events read but not yet applied
         self._heard_at_s = 0.0
@@ -159,6 +161,7 @@ class Trace:
                 clock.boot_ns,
                 self._wanted.everything,
                 watches_execs=self._wanted.everything or bool(self._wanted.patterns),
+                only_dev=kernel_dev(self._wanted.tmpfs.dev) if self._wanted.tmpfs else 0,
             ),
             *flags,
         )
@@ -175,6 +178,7 @@ class Trace:
                 tier=self._probes.tier.name,
                 mechanism=self._probes.tier.by,
                 label=self._source.name if self._source else None,
+                tmpfs=self._wanted.tmpfs and self._wanted.tmpfs.name(),
                 blind_to="\n".join(dict.fromkeys(self._probes.tier.blind_to + self._probes.missing)),
                 started_ns=clock.wall(self._attached_ns),
                 ended_ns=clock.wall(self._attached_ns),
@@ -200,6 +204,8 @@ class Trace:
                 self._stacks = Stacks(self._capture, self._probes, self.lives, self.regions, self._warn)
             self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
             self._adopt_tree(processes)
+            if self._wanted.tmpfs:
+                self._adopt_files(self._wanted.tmpfs)
             self._private = self._measure_private()
         except BaseException:
             self._probes.__exit__(None, None, None)
@@ -260,6 +266,12 @@ class Trace:
             processes = self._proc.processes(processes)
         self._begin_accounts(known)
 
+    def _adopt_files(self, place: Place) -> None:
+        """Take in the largest files of a tmpfs, whether a process uses them or not."""
+        known = set(self.regions)
+        self._adopting.adopt_files(place)
+        self._begin_accounts(known)
+
     def _begin_accounts(self, known: set[int]) -> None:
         """Start the account of every region not in `known`. These regions existed before the trace."""
         fresh = [self.regions[number] for number in self.regions.keys() - known]
@@ -299,8 +311,9 @@ class Trace:
         name: str,
         created_ns: int | None = None,
         creator: TracedProcess | None = None,
+        how: str = "traced",
     ) -> TracedRegion:
-        """creator: the process that was seen creating the region; None: nobody was seen."""
+        """creator: the process that created the region, and how that is known; None: it is not known."""
         row = self._capture.insert(
             "region",
             dev=key.dev,
@@ -310,7 +323,7 @@ class Trace:
             name=name,
             created_ns=created_ns,
             creator=creator.row if creator else None,
-            creator_how="traced" if creator else None,
+            creator_how=how if creator else None,
         )
         region = self.regions[number] = TracedRegion(row, number, key, kind, path=None)
         region.creator = creator
@@ -425,8 +438,11 @@ class Trace:
 
     def _first_look(self, region: TracedRegion, path: Path, name: str) -> None:
         """Write a region's name and, if the region may be older than the trace, read its baseline."""
-        self._capture.update("region", region.row, name=name)
+        if name:
+            self._capture.update("region", region.row, name=name)
         born_ns = shmem.birth_time_ns(path)
+        if born_ns is not None and born_ns < self._clock.wall_ns:
+            region.is_older = True
         if not region.made and (born_ns is None or born_ns < self._clock.wall_ns):
             self._take_baseline(region)
 
@@ -474,7 +490,7 @@ class Trace:
             self._labelling.ended(head.tgid)
         if process:
             self.lives.rename(process, event.comm, event.command)
-            self.lives.end(process, self._clock.wall(head.time_ns))
+            self.lives.end(process, self._clock.wall(head.time_ns), event.status)
 
     def _touched(self, event: events.Touch) -> None:
         process = self.lives.find(*event.process) or self._enter_stranger(event)
@@ -578,9 +594,10 @@ class Trace:
         name = f"{directory.rstrip('/')}/{'…/' * event.deep}{event.name}"
         maker = event.made and self.lives.find(event.made.tgid, event.made.start_time_ns)
         created_ns = self._clock.wall(event.made.time_ns) if event.made and maker else None
+        how = "traced"
         if not maker and kind == "sysv":
-            maker = self._asker(event)
-        region = self._enter(event.id, event.key, kind, name, created_ns, maker)
+            maker, how = self._asker(event.key.ino)
+        region = self._enter(event.id, event.key, kind, name, created_ns, maker, how)
         region.size_bytes, region.made = event.size_bytes, bool(event.made)
         region.first_user = process
         for earlier in self._unmet.pop(event.id, ()):
@@ -591,17 +608,15 @@ class Trace:
         self._to_survey.add(region.id)
         self._look_at(process, region)
 
-    def _asker(self, event: events.RegionMet) -> TracedProcess | None:
-        """The creator of a SysV segment.
+    def _asker(self, shmid: int) -> tuple[TracedProcess | None, str]:
+        """The creator of a SysV segment, and how that is known.
 
-        Either the kernel's own record at the start of the trace, or who called shmget() since. The inode number of a
-        segment is its shmid.
+        Either the kernel's own record at the start of the trace, or who called shmget() since.
         """
-        shmid = event.key.ino
         if shmid in self._segments:
-            return self.lives.at(self._segments[shmid], self._clock.since_us(event.head.time_ns))
+            return self._finder.maker(self._segments[shmid], self.lives, self._clock.wall_ns, self._clock), "shmget"
         asker = self._probes.asker(shmid)
-        return self.lives.find(*asker) if asker else None
+        return self.lives.find(*asker) if asker else None, "traced"
 
     def _gone(self, event: events.RegionGone) -> None:
         if event.id in self.regions:
@@ -778,6 +793,7 @@ class Trace:
         opened = self._finder.open_files(alive.values(), [region for region in regions if region.id not in mapped])
         lost = [region for region in regions if region.kind in FILES and region.id not in {**mapped, **opened}]
         files = self._finder.files(lost, min(self._late_at_s - time.monotonic(), FIND_S))
+        self._infer_older([region for region in regions if region.is_older and not region.creator])
         if self._labelling:
             self._labelling.finish()
         if self._probes.tier.by == tiers.FENTRY.by and host.preempts():
@@ -809,7 +825,7 @@ class Trace:
                     self._warn(f"there was no room for more {what}: {comm} has {number} of them")
         self._shmem_bytes = self._proc.memory().shmem_bytes
         ended: dict[str, Any] = {}
-        if len(alive) == len(known):
+        if len(alive) == len(known) and not self._wanted.tmpfs:
             start_bytes, end_bytes, how = private_memory.change(self._private, self._measure_private())
             ended = {"private_start_bytes": start_bytes, "private_end_bytes": end_bytes, "private_how": how}
             ended["sum_of_rss_bytes"] = rss_bytes
@@ -817,13 +833,30 @@ class Trace:
         self._capture.commit()
         self._stopping = True  # a second request to stop also cuts the report short
 
+    def _infer_older(self, regions: Collection[TracedRegion]) -> None:
+        """Infer who made regions that are older than the trace: not who was seen to begin using them, but another."""
+        users = self._finder.users(regions, min(self._late_at_s - time.monotonic(), FIND_S))
+        for region in regions:
+            born_ns = shmem.birth_time_ns(region.path) if region.path else None
+            first = region.first_user and region.first_user.tgid
+            suspects = (
+                self._finder.process(tgid, self.lives, born_ns, self._clock)
+                for tgid in users.get(region.id, ())
+                if tgid != first
+            )
+            self._writer.infer_creator(region, [process for process in suspects if process])
+
     def _write_unmapped(self, regions: Collection[TracedRegion]) -> None:
-        """Write the shared memory that no process maps. regions: those that exist at the end."""
+        """Write what else is in the tmpfs that -p names, or what of the host no process maps.
+
+        regions: those that exist at the end.
+        """
         patience_s = min(self._late_at_s - time.monotonic(), host_memory.PATIENCE_S)
 
         def command(tgid: int) -> str | None:
             process = self.lives.last(tgid)
             return process.command if process else None
 
-        for text in host_memory.write(self._capture, self._proc, regions, command, patience_s):
+        only = self._wanted.tmpfs
+        for text in host_memory.write(self._capture, self._proc, regions, command, only, patience_s):
             self._warn(text)

@@ -305,7 +305,7 @@ def _duration(seconds: float) -> str:
 
 def _short(process: Process | None) -> str:
     if process is None:
-        return "An unknown process that has exited"
+        return "An unknown process"
     return f"{fit(printable(process.comm or process.command or '?'), MAX_SHORT_NAME)} {process.tgid}"
 
 

@@ -105,6 +105,8 @@ def _lives(processes: dict[int, Process], numbers: dict[int, int], ended_ns: int
                 "cgroup": printable(process.cgroup or "?"),
                 "started": rfc3339(process.started_ns),
                 "exited": rfc3339(process.exited_ns),
+                "exit_code": process.exit_code,
+                "exit_signal": process.exit_signal,
             },
         }
 

@@ -33,18 +33,37 @@ DEEDS = "    {:>8} {:>5}  {}"
 
 def render(account: Account) -> str:
     """The whole report. Its lines are cut at 80 columns, except warnings."""
-    lines: list[str] = []
+    lines = _of_tmpfs(account)
     for parent in account.parents[:MAX_PARENTS]:
         lines += [*_parent(parent, account), ""]
     rest = account.parents[MAX_PARENTS:]
     if rest:
         total = sum(parent.allocated_bytes for parent in rest)
         lines += [f"…{len(rest)} more processes with regions, {format_bytes(total)} allocated", ""]
-    if not account.regions:
+    if not account.regions and not account.session.tmpfs:
         lines += ["No shared memory: none of these processes maps any, or has mapped any.", ""]
     lines += _unmapped(account)
     lines += footer(account)
     return "\n".join([fit(line, COLUMNS) for line in lines] + warnings(account))
+
+
+def _of_tmpfs(account: Account) -> list[str]:
+    """How full the tmpfs is that was looked at; empty if it was processes."""
+    session = account.session
+    if not session.tmpfs:
+        return []
+    row = next((row for row in account.unmapped if row.kind == "tmpfs"), None)
+    used_bytes = sum(region.allocated_bytes for region in account.regions if region.gone_ns is None)
+    used_bytes += sum(row.allocated_bytes for row in account.unmapped if row.kind != "file")
+    line = format_bytes(used_bytes)
+    if row and row.size_bytes:
+        line += f" of {format_bytes(row.size_bytes)} ({100 * used_bytes / row.size_bytes:.0f}%)"
+    if session.tier != "proc":
+        grown_bytes = sum(region.remaining_grown_bytes for region in account.regions)
+        line += f", {format_change(grown_bytes)} in {_seconds(account)}"
+    if row and row.files is not None:
+        line += f", {row.files} inodes"
+    return [f"{line}, of the tmpfs {printable(session.tmpfs)}", ""]
 
 
 def warnings(account: Account) -> list[str]:
@@ -70,9 +89,9 @@ def _parent(parent: Parent, account: Account) -> list[str]:
 
 def _heading(process: Process | None) -> str:
     if process is None:
-        return "?  made by unknown processes that have exited; no process here maps them now"
+        return "?  made by unknown processes; no process here maps them now"
     name = f"{fit(printable(process.comm or '?'), COMM_COLUMNS)} {_numbers(process)}"
-    exited = f"  exited {clock(process.exited_ns)}" if process.exited_ns else ""
+    exited = f"  {process.ending} {clock(process.exited_ns)}" if process.exited_ns else ""
     return f"{name}  {fit(printable(process.command or ''), COLUMNS - width(name) - 2 - len(exited))}{exited}"
 
 
@@ -149,13 +168,13 @@ def _deeds(region: Region, account: Account) -> list[str]:
 
 
 def _made_by(region: Region, parent: Process | None) -> str:
-    """The creator of the region; empty if a probe saw the parent create it, which is the usual case."""
+    """The creator of the region; empty if the heading says it, or a probe saw the parent create it, as usual."""
     creator = region.creator
     if creator is None:
-        return "made by an unknown process that has exited"
+        return "made by an unknown process" if parent else ""
     if creator.process == parent:
         return "" if creator.how == "traced" else f"made by {_numbers(creator.process)} ({creator.how})"
-    exited = f", exited {clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
+    exited = f", {creator.process.ending} {clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
     made_by, how = f"made by {_numbers(creator.process)} ", f" ({creator.how}{exited})"
     command = printable(creator.process.command or creator.process.comm or "?")
     return made_by + fit(command, COLUMNS - 4 - len(made_by) - len(how)) + how
@@ -167,7 +186,7 @@ def _faults(touchers: Iterable[Toucher]) -> int:
 
 def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
     process = toucher.process
-    notes = [f"exited {clock(process.exited_ns)}"] if process.exited_ns else []
+    notes = [f"{process.ending} {clock(process.exited_ns)}"] if process.exited_ns else []
     notes += ["outside tree"] if process.outside_tree else []
     faults = "" if counted else None  # an empty cell, or no such column
     row = _row(
@@ -288,7 +307,7 @@ def footer(account: Account) -> list[str]:
     lost = "" if session.tier == "proc" else f", lost {session.lost_events} events and {session.lost_pages} pages"
     by = f" by {session.mechanism}" if session.tier == "exact" else ""
     lines.append(f"tier {session.tier}{by}{lost}")
-    if session.shmem_total_bytes is not None and account.shmem_unexplained_bytes is not None:
+    if not session.tmpfs and session.shmem_total_bytes is not None and account.shmem_unexplained_bytes is not None:
         lines += _shmem(account, session.shmem_total_bytes, account.shmem_unexplained_bytes)
     if not session.complete:
         lines.append(f"cut off: this is the state at {clock(session.ended_ns)}, when the capture was last written")
@@ -312,17 +331,18 @@ def _shmem(account: Account, total_bytes: int, unexplained_bytes: int) -> list[s
 
 
 def _unmapped(account: Account) -> list[str]:
-    """What nobody maps, and the command that shows or frees it."""
+    """What nobody maps, and the command that shows or frees it; of a tmpfs, what is in no region."""
     if not account.unmapped:
         return []
-    lines = ["mapped by no process"]
-    for row in account.unmapped[:MAX_UNMAPPED]:
+    lines = ["not in these regions" if account.session.tmpfs else "mapped by no process"]
+    rows = [row for row in account.unmapped if row.allocated_bytes]
+    for row in rows[:MAX_UNMAPPED]:
         size, remedy = f"  {format_bytes(row.allocated_bytes):>8}  ", f"  {printable(row.remedy)}"
         what = ("  " if row.kind == "file" else "") + _what(row)
         lines.append(size + (fit(what, COLUMNS - width(size)) if row.kind == "file" else what))
         if row.kind != "file":
             lines.append(" " * len(size) + remedy)
-    rest = account.unmapped[MAX_UNMAPPED:]
+    rest = rows[MAX_UNMAPPED:]
     if rest:
         lines.append(f"  …{len(rest)} more")
     rest_bytes = account.shmem_rest_bytes
@@ -330,7 +350,7 @@ def _unmapped(account: Account) -> list[str]:
         lines.append(
             f"  {format_bytes(rest_bytes):>8}  the rest: in flight in a socket, or the kernel's own (GEM, zram)"
         )
-    return [*lines, ""]
+    return [*lines, ""] if len(lines) > 1 else []
 
 
 def _what(row: UnmappedRow) -> str:

@@ -215,7 +215,7 @@ def _name(name: str | None) -> str:
 
 def _state(process: Process) -> str:
     if process.exited_ns:
-        return f"exited {clock(process.exited_ns)}"
+        return f"exited {clock(process.exited_ns)}" if process.ending == "exited" else process.ending
     return "outside" if process.outside_tree else "alive"
 
 
@@ -372,7 +372,7 @@ def describe(row: RegionLine, complete: bool) -> list[str]:
         sizes.append(f"peak {format_bytes(region.peak_bytes)}")
     sizes += [f"{format_bytes(region.swapped_bytes)} swapped"] if region.swapped_bytes else []
     creator = region.creator
-    made_by = "made by an unknown process that has exited"
+    made_by = "made by an unknown process"
     if creator:
         command = _name(creator.process.command or creator.process.comm)
         made_by = f"made by {creator.process.tgid} ({creator.how}, {_state(creator.process)}) {command}"

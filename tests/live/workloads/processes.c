@@ -2,6 +2,9 @@
 /* Who touches pages: forks, threads, vfork, exec, short lives, and a reused PID. */
 #include "workload.h"
 
+#include <errno.h>
+#include <sys/prctl.h>
+
 #include <linux/sched.h>
 #include <pthread.h>
 #include <sched.h>
@@ -303,6 +306,42 @@ static void reused(void)
 	note_region("pool", pool);
 }
 
+/* As setproctitle(3) does it: over the program's own arguments. */
+static void take_title(const char *title)
+{
+	char arguments[4096];
+	int fd = open("/proc/self/cmdline", O_RDONLY);
+	ssize_t bytes = read(fd, arguments, sizeof(arguments));
+	close(fd);
+	if (bytes <= (ssize_t)strlen(title))
+		die("title");
+	strncpy(program_invocation_name, title, bytes);
+}
+
+/* A, B and C rename themselves, and end within a millisecond: with status 0, with status 3, and by SIGKILL. */
+static void renamed(void)
+{
+	char *pool = map_anon(53);
+	START("A") {
+		prctl(PR_SET_NAME, "renamed-3");
+		write_pages(pool, 0, 3);
+	}
+	wait(NULL);
+	START("B") {
+		take_title("pool: five");
+		write_pages(pool, 3, 8);
+		_exit(3);
+	}
+	wait(NULL);
+	START("C") {
+		write_pages(pool, 8, 15);
+		take_title("pool: seven");
+		kill(getpid(), SIGKILL);
+	}
+	wait(NULL);
+	note_region("pool", pool);
+}
+
 const struct workload processes[] = {
 	{"hundred", hundred},
 	{"brief", brief},
@@ -318,5 +357,6 @@ const struct workload processes[] = {
 	{"inherited", inherited},
 	{"inheritor", inheritor},
 	{"reused", reused},
+	{"renamed", renamed},
 	{},
 };

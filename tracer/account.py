@@ -185,6 +185,8 @@ class Region(NamedTuple):
     """touched outside the requested window"""
     labelled: Sequence[Labelled] = ()
     """the touched bytes by label; empty without --label"""
+    hint: str | None = None
+    """what its content says of its use"""
 
     @property
     def touched_bytes(self) -> int:
@@ -579,6 +581,7 @@ def _region(
         touchers=sorted(touchers, key=_most_touched_first),
         mappers=sorted(processes[process].tgid for (process,) in rows.mappers.get(row["id"], ())),
         other_times_bytes=other_times_pages * PAGE_BYTES,
+        hint=row["hint"],
         labelled=() if labels is None else [_labelled(labels.get(row), of, processes) for row, of in doing.items()],
     )
 

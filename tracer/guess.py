@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple
 
+from tracer import hints
 from tracer.account import Process, Region
 
 # On x86-64, programs are loaded from 2/3 of 128 TiB upwards, and mmap(2) starts at the top and goes down. Address space
@@ -33,10 +34,21 @@ RULES = [
     Rule("postgres", "dynamic shared memory?", lambda region: region.name.startswith("/dev/shm/PostgreSQL.")),
     Rule("postgres", "interlock?", lambda region: region.kind == "sysv"),
     Rule("nginx", "zone?", lambda region: region.kind == "anon" and (region.size_bytes or 0) > 1 << 16),
+    Rule("nginx", "counters?", lambda region: region.kind == "anon"),
+    # ap_create_scoreboard(): about 130 bytes for each thread that there may be
+    Rule("apache2", "scoreboard?", lambda region: region.kind == "anon" and (region.size_bytes or 0) <= 1 << 20),
+    Rule("apache2", "opcache?", lambda region: region.kind != "posix" and 0 < (region.address or 0) < MMAP_AREA),
+    Rule("apache2", "apcu?", lambda region: region.kind == "anon"),
+    # uwsgi_cache_init() maps each cache whole; its hash tables and the tables of workers take half a MiB at most
+    Rule("uwsgi", "cache?", lambda region: region.kind == "anon" and (region.size_bytes or 0) > 1 << 20),
+    # ZPhysicalMemoryBacking: "java_heap"; with transparent huge pages "java_heap.hugetlbfs" and the like
+    Rule("java", "heap?", lambda region: region.name.startswith("/memfd:java_heap")),
 ]
 
 
 def guess(region: Region, parent: Process | None) -> str | None:
-    """The guessed use of a region, from the name of its parent process; None if no rule fits."""
+    """The guessed use of a region, from its content or the name of its parent process; None if no rule fits."""
+    if region.hint and hints.SHOWN.fullmatch(region.hint):
+        return f"{region.hint}?"
     comm = (parent.comm if parent else None) or ""
     return next((rule.label for rule in RULES if comm.startswith(rule.comm) and rule.fits(region)), None)

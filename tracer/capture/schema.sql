@@ -55,6 +55,7 @@ CREATE TABLE region (
     dev INTEGER NOT NULL, ino INTEGER NOT NULL, generation INTEGER,
     kind TEXT NOT NULL,                         -- anon, memfd, sysv, posix, hugetlb or other
     name TEXT NOT NULL,
+    hint TEXT,                                  -- what its content says of its use
     created_ns INTEGER, gone_ns INTEGER,
     creator INTEGER REFERENCES process,
     creator_how TEXT,                           -- traced, shmget (the kernel's own record) or inferred

@@ -16,12 +16,13 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from tracer.errors import ShmtraceError
 from tracer.proc import bounded, shmem
-from tracer.proc.blocking import unanswered
+from tracer.proc.blocking import promptly, unanswered
 from tracer.proc.procfs import Proc
 from tracer.proc.shmem import PAGE_BYTES, Pages, RegionKey
 
@@ -188,6 +189,29 @@ class Contents:
             if not got:
                 raise GoneError(f"the region has shrunk to {os.fstat(fd).st_size} bytes", "read it again")
             done += got
+
+
+def beginning(path: Path, key: RegionKey, nr_pages: int) -> bytes:
+    """The first pages of a region that have data, without those that are swapped out. Allocates nothing.
+
+    Raises OSError.
+    """
+    return promptly(shmem.whom(path), _beginning, path, key, nr_pages)
+
+
+def _beginning(path: Path, key: RegionKey, nr_pages: int) -> bytes:
+    fd = shmem.open_region(path, key)
+    try:
+        pages: list[int] = []
+        for first, end in islice(shmem.data_pages(fd), nr_pages):
+            some = range(first, min(end, first + nr_pages - len(pages)))
+            swapped = {page for start, stop in swapped_pages(fd, some.start, some.stop) for page in range(start, stop)}
+            pages += [page for page in some if page not in swapped]
+            if len(pages) == nr_pages:
+                break
+        return b"".join(os.pread(fd, PAGE_BYTES, page * PAGE_BYTES) for page in pages)
+    finally:
+        os.close(fd)
 
 
 def _split(fd: int, start: int, end: int, whole: bool) -> Iterator[tuple[int, int, bool]]:

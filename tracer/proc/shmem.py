@@ -367,7 +367,7 @@ def _survey(path: Path, key: RegionKey | None) -> Iterator[Survey | None]:
         for _ in range(SURVEY_TRIES):
             before = os.fstat(fd)
             pages: list[Pages] = []
-            yield from _gather(_data_pages(fd), pages)
+            yield from _gather(data_pages(fd), pages)
             after = os.fstat(fd)
             if before.st_blocks == after.st_blocks:
                 break
@@ -387,7 +387,7 @@ def _gather(found: Iterator[Pages], pages: list[Pages]) -> Iterator[None]:
             yield None
 
 
-def _data_pages(fd: int) -> Iterator[Pages]:
+def data_pages(fd: int) -> Iterator[Pages]:
     end = 0
     try:
         while True:

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tracer import hints
 from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.clock import Clock
-from tracer.proc import procfs, shmem, tmpfs
+from tracer.proc import bounded, procfs, shmem, tmpfs
 from tracer.proc.blocking import each
+from tracer.proc.contents import beginning
 from tracer.proc.procfs import Proc
 from tracer.proc.shmem import Pages, RegionKey
 from tracer.record.ledger import PageSet, Punches
@@ -63,6 +65,8 @@ class TracedRegion:
     punches: Punches = dataclasses.field(default_factory=Punches)
     punched: list[Pages] = dataclasses.field(default_factory=list)
     """Page ranges whose extents in the capture are out of date: punches, and a baseline that was read late."""
+    hint: str | None = None
+    """What its content says of its use."""
     kept: bool = False
     """The capture already has extents of this region."""
     written: tuple[int | None, ...] = ()
@@ -211,6 +215,21 @@ class Finder:
         for tgid, theirs in each(self.proc.folder, look, tgids if wanted else []):
             for number, path in theirs or ():
                 yield number, tgid, path
+
+    def hint(self, region: TracedRegion, comm: str) -> str | None:
+        """What the content of a region says of its use; None: nothing. comm: the name of a process that maps it.
+
+        Reading it allocates nothing, and swaps nothing in.
+        """
+        known = hints.find(comm, region.kind)
+        if not known or not region.path:
+            return None
+        try:
+            return known.read(beginning(region.path, region.key, hints.LOOK_PAGES))
+        except OSError as error:
+            if not bounded.unreadable(error):
+                raise
+            return None
 
     def files(self, regions: Iterable[TracedRegion], patience_s: float) -> dict[int, tuple[str, Path]]:
         """Find regions among the files of every tmpfs: name and path by region id. What takes longer is left out."""

@@ -98,6 +98,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
             resident_bytes=residency.resident_bytes,
             swapped_bytes=residency.swapped_bytes,
             address=region.address,
+            hint=finder.hint(region, next((process.comm or "" for process in mapped), "")),
         )
         # a snapshot has no start: all pages count as from before, and their places are not known
         capture.insert("extent", region=region.row, start=0, end=size.allocated_bytes // PAGE_BYTES)

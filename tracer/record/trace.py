@@ -33,7 +33,7 @@ from tracer.record.label_history import LabelHistory
 from tracer.record.ledger import ALL_PAGES, PageSet
 from tracer.record.processes import Processes, TracedProcess
 from tracer.record.region_writer import SAMPLE, RegionWriter
-from tracer.record.regions import FILES, Finder, TracedRegion, on_lease
+from tracer.record.regions import FILES, Finder, Mapped, TracedRegion, on_lease
 from tracer.record.seed import Seeder
 from tracer.record.targets import Targets
 from tracer.status import Status
@@ -434,7 +434,16 @@ class Trace:
             if region.path and region.id in self._to_survey:
                 self._to_survey.discard(region.id)
                 self._first_look(region, region.path, shmem.link_name(region.path))
+            self._read_hint(region, mapped)
         self._to_locate.clear()
+
+    def _read_hint(self, region: TracedRegion, mapped: Mapped) -> None:
+        """Read what the content of a region says of its use, unless it has said that before."""
+        mapper = self.lives.alive(next(iter(mapped.get(region.id, ())), 0))
+        if not region.hint and mapper:
+            region.hint = self._finder.hint(region, mapper.comm or "")
+            if region.hint:
+                self._capture.update("region", region.row, hint=region.hint)
 
     def _first_look(self, region: TracedRegion, path: Path, name: str) -> None:
         """Write a region's name and, if the region may be older than the trace, read its baseline."""
@@ -804,6 +813,7 @@ class Trace:
                 if region.id in files:
                     name, region.path = files[region.id]
                     self._first_look(region, region.path, name)
+                self._read_hint(region, mapped)
                 self._writer.close_alive(
                     region, {alive[tgid]: found for tgid, found in mapped.get(region.id, {}).items()}
                 )

@@ -131,6 +131,7 @@ def _region(region: Region) -> dict[str, Any]:
         "generation": region.generation,
         "kind": region.kind,
         "name": region.name,
+        "hint": region.hint,
         "created": rfc3339(region.created_ns),
         "gone": rfc3339(region.gone_ns),
         "size_bytes": region.size_bytes,

@@ -11,7 +11,7 @@ import pytest
 
 from tests import recorded
 from tracer import account
-from tracer.account import Account, Creator, Process, Toucher, Window
+from tracer.account import Account, Creator, Label, Labelled, Process, Toucher, Window
 from tracer.capture.capture import Capture
 from tracer.proc.shmem import PAGE_BYTES
 
@@ -390,6 +390,25 @@ def test_many_extents_add_up_as_few_do(
     monkeypatch.setattr(account, "FEW", 0)
     assert account.read(capture, window) == few
     assert [toucher.touched_bytes > 0 for region in few.regions for toucher in region.touchers] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("label", "kind", "depth", "text"),
+    [
+        (Label(script="/srv/www/app/index.php"), "directory", None, "/srv/www/app"),
+        (Label(script="/srv/www/app/index.php"), "directory", 2, "/srv/www"),
+        (Label(script="/srv/www/app/index.php"), "directory", 9, "/srv/www/app"),
+        (Label(script="/index.php"), "directory", 1, "/"),
+        (Label(), "directory", None, ""),
+        (Label(query="SELECT 1"), "query", None, "SELECT ?"),
+        (Label(query="SELECT 1"), "statement", None, "SELECT 1"),
+        (Label(), "query", None, ""),
+        (None, "query", None, None),
+        (None, "directory", 1, None),
+    ],
+)
+def test_what_a_label_is_grouped_by(label: Label | None, kind: str, depth: int | None, text: str | None) -> None:
+    assert Labelled(label, [], 0, 0, 0).text(kind, depth) == text
 
 
 def test_labels_change_nothing_else(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_what_a_report_says(options: list[str], name: str, tmp_path: Path) -> No
     assert validate(shmtrace("report", load(name, tmp_path / name), "--json", *options).stdout)["schema"] == SCHEMA
 
 
-@pytest.mark.parametrize("kind", ["file", "script", "request", "label"])
+@pytest.mark.parametrize("kind", ["file", "script", "request", "directory", "label"])
 def test_what_a_table_by_label_says(kind: str, tmp_path: Path) -> None:
     assert validate(shmtrace("report", with_labels(tmp_path / "x"), "--json", "--by", kind).stdout)["rows"]
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tracer import unmapped
+from tracer import sql, unmapped
 from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.errors import ShmtraceError
 from tracer.labels import parse as parse_label
@@ -146,9 +146,21 @@ class Labelled(NamedTuple):
     first_ns: int
     last_ns: int
 
-    def text(self, kind: str) -> str | None:
-        """One kind of text of the label; "": it was empty; None: unknown."""
-        return None if self.label is None else getattr(self.label, kind) or ""
+    def text(self, kind: str, depth: int | None = None) -> str | None:
+        """One kind of text of the label; "": it was empty; None: unknown.
+
+        depth: of a directory, show only so many directories from the root.
+        """
+        if self.label is None:
+            return None
+        if kind == "query":
+            return sql.shape(self.label.query or "")
+        if kind == "statement":
+            return self.label.query or ""
+        if kind == "directory":
+            *directories, _ = (self.label.script or "").split("/")
+            return "/".join(directories[: None if depth is None else depth + 1]) or "/" * bool(self.label.script)
+        return getattr(self.label, kind) or ""
 
 
 class Region(NamedTuple):

@@ -13,7 +13,9 @@ SPELLING = re.compile(
 )
 USER_END = 1 << 63
 """No user address is higher, on any architecture."""
-KINDS = ["script", "request", "file", "query", "label"]
+DERIVED = {"script": ["directory"], "query": ["statement"]}
+"""More kinds of text, by the column that they come from: the script's directory; the query with its values."""
+KINDS = ["script", "request", "file", "directory", "query", "statement", "label"]
 """The kinds of text that --by accepts. "label" stands for the most telling text of any source."""
 
 
@@ -120,4 +122,5 @@ def columns(name: str) -> list[str]:
 
 def kinds(name: str) -> list[str]:
     """The KINDS that a source distinguishes, the most telling first."""
-    return [column for column in columns(name) if column in KINDS] or ["label"]
+    found = [column for column in columns(name) if column in KINDS]
+    return [*found, *(kind for column in found for kind in DERIVED.get(column, ()))] or ["label"]

@@ -34,7 +34,7 @@ def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     \b
     shmtrace snapshot                    the whole host
     shmtrace snapshot -p php-fpm         a pool, by name
-    shmtrace snapshot -p /dev/shm        a tmpfs: how full it is, and its largest files
+    shmtrace snapshot -p /dev/shm        a tmpfs: how full, and of what
     shmtrace snapshot -p 2472 --json     a process and its descendants, as JSON
 
     Without -p it lists the whole host. /proc does not record who created a region, so its creator is inferred and
@@ -80,7 +80,7 @@ def read(
     shmtrace read opcache -p php-fpm --strings  by its guessed use, within a pool
     shmtrace read 2472:7f1000000000 -o dump     by PID and hexadecimal address
     shmtrace read 0:1/1047/3a9c21f0 --hex       by id, as in --json
-    shmtrace read /dev/shm/cache --range p0-p5  a file of a tmpfs; its first five pages
+    shmtrace read /dev/shm/cache --range p0-p5  by path; its first five pages
 
     Swapped-out pages are left out as holes, and the exit status is then 3. The region may change while it is read. If
     it goes away, the FILE of -o keeps what was read; after any other error the FILE is removed.

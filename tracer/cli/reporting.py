@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="GROUP",
     help="Group by this: parent, region, process, unit, container, time, stack, unmapped (what no process "
-    "maps); with labels in the capture also script, request, file, query, label.",
+    "maps); with labels in the capture also script, request, file, directory, query (without its values), statement, "
+    "label.",
+)
+@click.option(
+    "--depth", type=click.IntRange(min=1), metavar="N", help="With --by directory: only N directories from the root."
 )
 @click.option(
     "--since",
@@ -39,7 +43,14 @@ if TYPE_CHECKING:
 @click.option("--sort", metavar="COLUMN", help="Sort by this column of the table; an unknown name lists the columns.")
 @options.as_document
 def report(
-    capture_path: Path, by: str, since: str | None, until: str | None, sort: str | None, as_json: bool, as_csv: bool
+    capture_path: Path,
+    by: str,
+    depth: int | None,
+    since: str | None,
+    until: str | None,
+    sort: str | None,
+    as_json: bool,
+    as_csv: bool,
 ) -> None:
     """Report on a capture: the trace's own report, or a table by region, process, time and more.
 
@@ -57,6 +68,8 @@ def report(
 
     if by == "stack" and (since or until):
         raise click.UsageError("--by stack takes no --since or --until: stacks are recorded without times")
+    if depth and by != "directory":
+        raise click.UsageError("--depth needs --by directory")
     whole = by == "parent" and not as_csv
     if whole and sort:
         raise click.UsageError("--sort needs a table: add --csv, or --by with anything but parent")
@@ -68,7 +81,7 @@ def report(
             "process": lambda: rollup.by_process(read),
             "time": lambda: by_time.by_time(read, capture),
         }
-        found = None if whole else (tables[by]() if by in tables else groups.table(read, by)).sort(sort)
+        found = None if whole else (tables[by]() if by in tables else groups.table(read, by, depth)).sort(sort)
     if found is None:
         output.report(read, as_json)
     elif as_csv:

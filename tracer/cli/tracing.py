@@ -89,7 +89,8 @@ def record(output_path: Path, **how: Any) -> None:
     default="process",
     show_default=True,
     metavar="GROUP",
-    help="Group growers by this: process, unit, container; with --label also script, request, file, query, label.",
+    help="Group growers by this: process, unit, container; with --label also script, request, file, "
+    "directory, query, statement, label.",
 )
 def top(
     names: tuple[str, ...], everything: bool, interval_s: float, wait: bool, source: labels.Source | None, by: str

@@ -37,23 +37,24 @@ class Deed(NamedTuple):
         return len(self.regions)
 
 
-def by_label(account: Account, kind: str) -> Table:
+def by_label(account: Account, kind: str, depth: int | None = None) -> Table:
     """Touched bytes by one kind of label text; "label" means the most specific kind that the capture has.
 
-    The rows add up to what is allocated. Raises ShmtraceError if the capture has no labels of that kind.
+    The rows add up to what is allocated. depth: as in Labelled.text(). Raises ShmtraceError if the capture has no
+    labels of that kind.
     """
     source = account.session.label
-    kinds = labels.columns(source) if source else []
+    kinds = labels.kinds(source) if source else []
     if not kinds or kind not in ["label", *kinds]:
         has = f"it has {', '.join(kinds)}" if kinds else "it has no labels; record it with --label"
         raise ShmtraceError(f"the capture has no {kind} to group by", has)
-    of = kinds[0] if kind == "label" else kind
+    of = labels.columns(source or "")[0] if kind == "label" else kind
     found: dict[str | None, list[tuple[Labelled, str]]] = {}
     for parent in account.parents:
         for region in parent.regions:
             name = f"{what(region, parent)} {region.ino}"
             for labelled in region.labelled:
-                found.setdefault(labelled.text(of), []).append((labelled, name))
+                found.setdefault(labelled.text(of, depth), []).append((labelled, name))
     rows = []
     for text, touched in found.items():
         regions: Counter[str] = Counter()

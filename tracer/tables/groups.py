@@ -12,13 +12,13 @@ from tracer.tables.by_unmapped import by_unmapped
 from tracer.tables.table import Table
 
 
-def table(account: Account, by: str) -> Table:
-    """The table by unit, container, stack, unmapped or a kind of label.
+def table(account: Account, by: str, depth: int | None = None) -> Table:
+    """The table by unit, container, stack, unmapped or a kind of label. depth: as in Labelled.text().
 
     Raises ShmtraceError if the capture has no such data.
     """
     tables = {"unit": by_unit, "container": by_container, "stack": by_stack, "unmapped": by_unmapped}
-    return tables[by](account) if by in tables else by_label(account, by)
+    return tables[by](account) if by in tables else by_label(account, by, depth)
 
 
 def telling(account: Account) -> list[str]:

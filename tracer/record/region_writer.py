@@ -14,7 +14,7 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from tracer import wire
 from tracer.capture.capture import Capture, ExtentRow
@@ -47,6 +47,26 @@ Changed = dict[int, dict[int, Block]]
 """Changed ledger blocks, by region id and block number."""
 Owner = tuple[int, Optional[int]]
 """(process row, label row). The label row is None if it is not known."""
+
+
+class Looked(NamedTuple):
+    """What a look at a region's file shows. None: unknown."""
+
+    survey: shmem.Survey | None
+    residency: shmem.Residency
+    born_ns: int | None
+    """CLOCK_REALTIME."""
+
+    @classmethod
+    def at(cls, region: TracedRegion) -> Looked:
+        """Look at a region before its ledger is read: a page added in between would otherwise have no owner."""
+        if not region.path:
+            return NOTHING
+        survey, residency = shmem.survey(region.path, region.key), shmem.residency(region.path, region.key)
+        return cls(survey, residency, region.created_ns or shmem.birth_time_ns(region.path))
+
+
+NOTHING = Looked(None, shmem.Residency(None, None), None)
 
 
 class RegionWriter:
@@ -209,13 +229,11 @@ class RegionWriter:
         self._probes.forget(region.id)
 
     def close_alive(
-        self,
-        region: TracedRegion,
-        mappings: Mapping[TracedProcess, list[procfs.Mapping]],
+        self, region: TracedRegion, mappings: Mapping[TracedProcess, list[procfs.Mapping]], looked: Looked
     ) -> None:
         """Close a region that still exists, at the end of the trace. mappings: of the processes that map it."""
-        # Survey the pages first, then read the ledger: a page added in between would otherwise have no owner.
-        found = shmem.survey(region.path, region.key) if region.path else None
+        found = looked.survey
+        region.created_ns = region.created_ns or looked.born_ns
         blocks = self._probes.blocks(region.id)
         present = ALL_PAGES  # it exists but has no path to survey by: trust the ledger
         if found:
@@ -225,8 +243,7 @@ class RegionWriter:
             return self.close_gone(region, self._probes.region(region.id))
         if region.kind == "hugetlb":  # SEEK_DATA on hugetlbfs reports the whole file
             present = ALL_PAGES
-        residency = shmem.residency(region.path, region.key) if region.path else shmem.Residency(None, None)
-        return self._write(region, self.read(region, blocks, present), mappings, residency, None)
+        return self._write(region, self.read(region, blocks, present), mappings, looked.residency, None)
 
     def close_unread(self, regions: Iterable[tuple[TracedRegion, KernelRegion | None]]) -> None:
         """Close regions without looking at their pages again.

@@ -74,6 +74,10 @@ class TracedRegion:
     dying_since_s: float | None = None
     """time.monotonic() when the start of its teardown was seen."""
 
+    def whom(self) -> Path | None:
+        """What a call on its path waits for."""
+        return self.path and shmem.whom(self.path)
+
     def take_baseline(self, owned: Callable[[], PageSet] = lambda: PageSet([]), start_pages: int | None = None) -> None:
         """Take the pages that exist now and have no owner as the baseline.
 
@@ -235,8 +239,9 @@ class Finder:
         """Find regions among the files of every tmpfs: name and path by region id. What takes longer is left out."""
         wanted = {(region.key.dev, region.key.ino): region for region in regions}
         found = tmpfs.find(self.proc, wanted.keys(), patience_s)
-        files = ((wanted[place], name, Path(path)) for place, (name, path) in found.items())
-        return {region.id: (name, path) for region, name, path in files if shmem.identify(path) == region.key}
+        files = [(wanted[place], name, Path(path)) for place, (name, path) in found.items()]
+        keys = each(lambda file: shmem.whom(file[2]), lambda file: shmem.identify(file[2]), files)
+        return {region.id: (name, path) for (region, name, path), key in keys if key == region.key}
 
     def creator(
         self, region: TracedRegion, mappers: list[TracedProcess], known: Processes, clock: Clock

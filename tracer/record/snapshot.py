@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from tracer import __version__
 from tracer.capture.capture import PAGE_BYTES, Capture
@@ -78,7 +77,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
             row = capture.insert("region", dev=key.dev, ino=key.ino, generation=key.generation, kind=kind, name=name)
             regions[key] = TracedRegion(row, row, key, kind, path)
             names[key] = name
-    for region, measured in each(_whom, _measure, list(regions.values())):
+    for region, measured in each(TracedRegion.whom, _measure, list(regions.values())):
         size, residency, region.created_ns = measured or UNKNOWN
         region.allocated_bytes = size.allocated_bytes
         mapped = mappers.get(region.key, {})
@@ -132,10 +131,6 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         self_rss_bytes=used.ru_maxrss * 1024,
     )
     capture.commit()
-
-
-def _whom(region: TracedRegion) -> Path | None:
-    return region.path and shmem.whom(region.path)
 
 
 def _measure(region: TracedRegion) -> tuple[RegionStat, Residency, int | None]:

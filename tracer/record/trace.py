@@ -9,7 +9,6 @@ import resource
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
@@ -32,7 +31,7 @@ from tracer.record import host_memory, ledger, targets
 from tracer.record.label_history import LabelHistory
 from tracer.record.ledger import ALL_PAGES, PageSet
 from tracer.record.processes import Processes, TracedProcess
-from tracer.record.region_writer import SAMPLE, RegionWriter
+from tracer.record.region_writer import NOTHING, SAMPLE, Looked, RegionWriter
 from tracer.record.regions import FILES, Finder, Mapped, TracedRegion, on_lease
 from tracer.record.seed import Seeder
 from tracer.record.targets import Targets
@@ -433,7 +432,8 @@ class Trace:
             self._finder.locate(region, mapped, opened)
             if region.path and region.id in self._to_survey:
                 self._to_survey.discard(region.id)
-                self._first_look(region, region.path, shmem.link_name(region.path))
+                born_ns = shmem.birth_time_ns(region.path)
+                self._first_look(region, shmem.link_name(region.path), born_ns)
             self._read_hint(region, mapped)
         self._to_locate.clear()
 
@@ -445,11 +445,10 @@ class Trace:
             if region.hint:
                 self._capture.update("region", region.row, hint=region.hint)
 
-    def _first_look(self, region: TracedRegion, path: Path, name: str) -> None:
+    def _first_look(self, region: TracedRegion, name: str, born_ns: int | None) -> None:
         """Write a region's name and, if the region may be older than the trace, read its baseline."""
         if name:
             self._capture.update("region", region.row, name=name)
-        born_ns = shmem.birth_time_ns(path)
         if born_ns is not None and born_ns < self._clock.wall_ns:
             region.is_older = True
         if not region.made and (born_ns is None or born_ns < self._clock.wall_ns):
@@ -801,7 +800,7 @@ class Trace:
         mapped = self._finder.mapped(alive.values(), regions)
         opened = self._finder.open_files(alive.values(), [region for region in regions if region.id not in mapped])
         lost = [region for region in regions if region.kind in FILES and region.id not in {**mapped, **opened}]
-        files = self._finder.files(lost, min(self._late_at_s - time.monotonic(), FIND_S))
+        names = self._finder.files(lost, min(self._late_at_s - time.monotonic(), FIND_S))
         self._infer_older([region for region in regions if region.is_older and not region.creator])
         if self._labelling:
             self._labelling.finish()
@@ -810,13 +809,14 @@ class Trace:
         with self._writer.closing() if regions else contextlib.nullcontext():
             for region in self._in_time(regions):
                 self._finder.locate(region, mapped, opened)
-                if region.id in files:
-                    name, region.path = files[region.id]
-                    self._first_look(region, region.path, name)
+                region.path = region.path or names.get(region.id, ("", None))[1]
                 self._read_hint(region, mapped)
-                self._writer.close_alive(
-                    region, {alive[tgid]: found for tgid, found in mapped.get(region.id, {}).items()}
-                )
+            for region, found in self._in_time(each(TracedRegion.whom, Looked.at, regions)):
+                looked = found or NOTHING
+                if region.id in names:
+                    self._first_look(region, names[region.id][0], looked.born_ns)
+                mappers = {alive[tgid]: theirs for tgid, theirs in mapped.get(region.id, {}).items()}
+                self._writer.close_alive(region, mappers, looked)
                 self._leave(region)
         if self._wanted.everything and self._is_urgent():  # what is mapped was not looked at either
             self._warn("told to stop: what no process maps was not looked at")

@@ -202,13 +202,14 @@ int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* As wait_task_zombie() in kernel/exit.c tells it. */
+/* As wait_task_zombie() in kernel/exit.c tells it. oom_mm is set for victims: mark_oom_victim() in mm/oom_kill.c. */
 static inline u32 exit_status(u64 task)
 {
 	u64 signal = RD(u64, task, OFF_TASK_SIGNAL);
+	u32 flags = EXITED | (RD(u64, signal, OFF_SIGNAL_OOM_MM) ? OOM_KILLED : 0);
 	if (RD(u32, signal, OFF_SIGNAL_FLAGS) & SIGNAL_GROUP_EXIT)
-		return RD(u32, signal, OFF_SIGNAL_GROUP_EXIT_CODE) & (EXITED - 1);
-	return RD(u32, RD(u64, task, OFF_TASK_GROUP_LEADER), OFF_TASK_EXIT_CODE) & (EXITED - 1);
+		return flags | (RD(u32, signal, OFF_SIGNAL_GROUP_EXIT_CODE) & (EXITED - 1));
+	return flags | (RD(u32, RD(u64, task, OFF_TASK_GROUP_LEADER), OFF_TASK_EXIT_CODE) & (EXITED - 1));
 }
 
 /* sched:sched_process_exit(task), for the last thread */
@@ -221,7 +222,7 @@ int sched_process_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	read_comm(task, process);
 	read_title(task, process);
-	process->exit_status = EXITED | exit_status(task);
+	process->exit_status = exit_status(task);
 	end(process, tgid);
 	return 0;
 }

@@ -13,7 +13,8 @@
 #define EARLIER_BYTES 64
 #define NAME_BYTES 64
 #define BLOCK_PAGES 64
-#define EXITED (1 << 16) /* in exit_status: it is known */
+#define EXITED (1 << 16)     /* in exit_status: it is known */
+#define OOM_KILLED (1 << 17) /* likewise: the OOM killer has chosen it */
 #define SLOT_BITS 16 /* low bits of a region's id: its place in the array; the high bits count earlier regions there */
 #define MAX_TEXTS 4
 #define TEXT_BYTES 136 /* of one text of a label, with NUL; more than SHOWN_BYTES, to see that a text is longer */
@@ -111,7 +112,7 @@ struct process {
 	__u32 parent_tgid; /* or the nearest known ancestor, if the fork was not seen */
 	__u32 kind;	   /* enum process_kind */
 	__u32 title_bytes; /* size of the whole command line at its last exec, touch of a new region, or end; 0: not read */
-	__u32 exit_status; /* as wait(2) tells it, with EXITED; 0: not known */
+	__u32 exit_status; /* as wait(2) tells it, with EXITED and perhaps OOM_KILLED; 0: not known */
 	char comm[COMM_BYTES];
 	char title[TITLE_BYTES]; /* arguments, each with its NUL, cut */
 	char earlier_comm[COMM_BYTES];

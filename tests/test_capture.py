@@ -50,6 +50,7 @@ def test_what_goes_in_comes_out() -> None:
                 "started_ns": None,
                 "exited_ns": 2**62,
                 "exit_status": None,
+                "oom_killed": None,
                 "outside_tree": 0,
             }
         ]

@@ -139,12 +139,27 @@ def test_they_are_entered_as_they_come(lives: Processes, capture: Capture) -> No
     lives.move(worker, None)  # it has ended, and /proc with it
     lives.number(worker, 7)
     lives.number(worker, None)
-    lives.end(worker, 1_700_000_000_000_000_001, 9)
+    lives.end(worker, 1_700_000_000_000_000_001, 9, oom_killed=True)
     orphan = lives.begin(813, 30, 812, "x", "x", began_us=9)
     assert worker.parent is master
     assert orphan.parent is None  # 812 had ended: whoever 812 was then, it was not this one
     assert [tuple(row) for row in capture.rows("SELECT * FROM process")] == [
-        (1, 811, 10, None, None, 1, "php-fpm8.2", "php-fpm8.2 -F", "/system.slice", BOOTED_NS + 10, None, None, 0),
+        (
+            1,
+            811,
+            10,
+            None,
+            None,
+            1,
+            "php-fpm8.2",
+            "php-fpm8.2 -F",
+            "/system.slice",
+            BOOTED_NS + 10,
+            None,
+            None,
+            None,
+            0,
+        ),
         (
             2,
             812,
@@ -158,9 +173,10 @@ def test_they_are_entered_as_they_come(lives: Processes, capture: Capture) -> No
             BOOTED_NS + 20,
             1_700_000_000_000_000_001,
             9,
+            1,
             0,
         ),
-        (3, 813, 30, None, None, 812, "x", "x", None, BOOTED_NS + 30, None, None, 0),
+        (3, 813, 30, None, None, 812, "x", "x", None, BOOTED_NS + 30, None, None, None, 0),
     ]
 
 

@@ -123,8 +123,8 @@ def test_a_title_that_was_read_at_the_end() -> None:
     told = News()
     told.begun([process()])
     title = b"php-fpm: pool www  \0 that was longer once"
-    end = process(ended_ns=9, title_bytes=19, title=title, exit_status=wire.EXITED | 3 << 8)
-    assert told.ended(end) == Exit(head(9), "php-fpm8.2", "php-fpm: pool www", 3 << 8)
+    end = process(ended_ns=9, title_bytes=19, title=title, exit_status=wire.EXITED | wire.OOM_KILLED | 3 << 8)
+    assert told.ended(end) == Exit(head(9), "php-fpm8.2", "php-fpm: pool www", 3 << 8, True)
 
 
 def test_a_title_of_who_ended_before_its_fork_was_heard_of() -> None:

@@ -331,6 +331,11 @@ def test_how_a_process_ended(status: int | None, code: int | None, signal_name: 
     assert f"{ending} " in text
 
 
+def test_who_was_killed_for_want_of_memory() -> None:
+    victim = process(812, exited=20, exit_status=9, oom_killed=True)
+    assert "OOM kill " in report.render(account(Parent(process(811, MASTER), [make_region(1, toucher(victim, 7))])))
+
+
 @pytest.mark.parametrize("make", ACCOUNTS)
 def test_reports_have_80_columns(make: Callable[[], Account]) -> None:
     lines = [line for line in report.render(make()).split("\n") if not line.startswith("warning: ")]
@@ -707,6 +712,7 @@ def test_a_process_of_which_only_the_pid_is_known() -> None:
         "exited": None,
         "exit_code": None,
         "exit_signal": None,
+        "oom_killed": False,
         "cgroup": None,
         "unit": None,
         "container": None,

@@ -44,6 +44,8 @@ class Process(NamedTuple):
     """its PID in its own PID namespace; None: the same as tgid, or unknown"""
     exit_status: int | None = None
     """as wait(2) tells it; None: unknown, or it has not exited"""
+    oom_killed: bool = False
+    """the OOM killer ended it"""
 
     @property
     def exit_code(self) -> int | None:
@@ -60,6 +62,8 @@ class Process(NamedTuple):
     @property
     def ending(self) -> str:
         """How it ended, in a word or two: exited, if all is well or nothing is known."""
+        if self.oom_killed:
+            return "OOM kill"
         return self.exit_signal or (f"status {self.exit_code}" if self.exit_code else "exited")
 
     @property
@@ -458,6 +462,7 @@ def read_processes(capture: Capture) -> ProcessesByRow:
                 row["cgroup"],
                 row["ns_tgid"],
                 row["exit_status"],
+                bool(row["oom_killed"]),
             )
             for row in capture.rows("SELECT * FROM process")
         ),

@@ -28,7 +28,7 @@ PART = struct.Struct("=II")
 BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQII")  # words, torn, number, part
 # start by CLOCK_MONOTONIC and CLOCK_BOOTTIME, everything, watches_execs, only_dev, reserved; the rest is the kernel's
 STATE = struct.Struct("=QQIIIIQQq")
-EXITED = 1 << 16
+EXITED, OOM_KILLED = 1 << 16, 1 << 17
 OF_TREE, WATCHED, OUTSIDE_TREE = range(3)
 PROCESS = struct.Struct(f"=QQQQQQQIIIIII{COMM_BYTES}s{TITLE_BYTES}s{COMM_BYTES}s{EARLIER_BYTES}s")
 PROCESS_READ_BYTES = struct.calcsize("=6Q")  # offset of read_ns; below, those of number and kind

@@ -8,6 +8,7 @@ import re
 import secrets
 import struct
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.live.reports import ROOT, SHMTRACE, find_region, trace
+from tests.live.reports import ROOT, SHMTRACE, find_region, trace, trace_command
 from tests.live.shmem import PAGE_BYTES
 from tests.live.workload import PATIENCE_SECONDS, Stepped
 from tracer.proc.procfs import Proc
@@ -262,3 +263,30 @@ def test_in_a_pid_namespace_of_its_own() -> None:
     )
     snapshot = subprocess.run([*IN_ITS_OWN, *SHMTRACE, "snapshot"], cwd=ROOT, capture_output=True, text=True)
     assert (snapshot.returncode, snapshot.stderr) == (0, "")
+
+
+LIMIT_BYTES = 48 << 20
+LIMITS = "memory.max", "memory.limit_in_bytes"
+GREEDY = f"""
+import mmap, os, sys
+open(sys.argv[1], "w").write(str(os.getpid()))
+pool = mmap.mmap(-1, {LIMIT_BYTES * 2})
+for page in range(len(pool) // {PAGE_BYTES}):
+    pool[page * {PAGE_BYTES}] = 1
+"""
+
+
+def test_who_was_killed_by_the_oom_killer() -> None:
+    """It had filled what its cgroup may have: the pages are its own, and it is said how it ended."""
+    with groups(f"shmtrace-oom-{os.getpid()}") as [group]:
+        limit = next(group.directory / name for name in LIMITS if (group.directory / name).exists())
+        limit.write_text(str(LIMIT_BYTES))
+        line = [sys.executable, "-c", GREEDY, group.directory / "cgroup.procs"]
+        report = trace_command("sh", "-c", '"$@"; exit 0', "sh", *line)
+    [row] = [toucher for region in report["regions"] for toucher in region["touchers"] if toucher["touched_bytes"]]
+    assert (row["process"]["exit_code"], row["process"]["exit_signal"]) == (None, "SIGKILL")
+    assert row["process"]["oom_killed"]
+    assert LIMIT_BYTES / 2 < row["touched_bytes"] <= LIMIT_BYTES
+    assert not any(
+        parent["process"]["oom_killed"] for parent in report["parents"] if parent["process"] != row["process"]
+    )

@@ -19,7 +19,10 @@ RENAMED = {
     4: [],
 }
 """By schema version: (table, column, name in the next schema). An empty column renames the table itself."""
-ADDED = {3: [("unmapped", "")], 4: [("session", "tmpfs"), ("process", "exit_status"), ("region", "hint")]}
+ADDED = {
+    3: [("unmapped", "")],
+    4: [("session", "tmpfs"), ("process", "exit_status"), ("process", "oom_killed"), ("region", "hint")],
+}
 """By schema version: (table, column) that the next schema adds. An empty column stands for the whole table."""
 
 

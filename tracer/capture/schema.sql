@@ -40,6 +40,7 @@ CREATE TABLE process (
     cgroup TEXT,                                -- path in the unified hierarchy, or in the memory controller's
     started_ns INTEGER, exited_ns INTEGER,
     exit_status INTEGER,                        -- as wait(2) tells it: exit code << 8, or the number of the signal
+    oom_killed INTEGER,                         -- 1: by the OOM killer
     outside_tree INTEGER NOT NULL DEFAULT 0     -- 1: not of the tree, but it made or touched a region of it
 );
 

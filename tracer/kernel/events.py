@@ -65,6 +65,8 @@ class Exit(NamedTuple):
     """Empty if it is as last reported, or could not be read."""
     status: int | None
     """As wait(2) tells it. None: unknown."""
+    oom_killed: bool = False
+    """The OOM killer has chosen it."""
 
 
 class RegionMet(NamedTuple):

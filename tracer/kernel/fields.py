@@ -34,6 +34,7 @@ FIELDS = {
     "TASK_EXIT_CODE": ["task_struct.exit_code"],
     "SIGNAL_LIVE": ["signal_struct.live"],
     "SIGNAL_FLAGS": ["signal_struct.flags"],
+    "SIGNAL_OOM_MM": ["signal_struct.oom_mm"],
     "SIGNAL_GROUP_EXIT_CODE": ["signal_struct.group_exit_code"],
     "MM_ARG_START": ["mm_struct.arg_start"],
     "MM_ARG_END": ["mm_struct.arg_end"],

@@ -33,7 +33,7 @@ class KernelProcess(NamedTuple):
     title_bytes: int
     """Size of the whole command line; `title` holds only its beginning. 0: it was not read."""
     exit_status: int
-    """As wait(2) tells it, with wire.EXITED. 0: unknown."""
+    """As wait(2) tells it, with wire.EXITED and perhaps wire.OOM_KILLED. 0: unknown."""
     comm: bytes
     title: bytes
     earlier_comm: bytes
@@ -179,8 +179,9 @@ class News:
         told = self._told.pop(process.number)
         self._numbers.pop(process.key, None)
         command = "" if told.title == process.title else process.titles()[1]
-        status = process.exit_status - wire.EXITED if process.exit_status else None
-        return Exit(process.head(process.ended_ns), text(process.comm), command, status)
+        status = process.exit_status & (wire.EXITED - 1) if process.exit_status else None
+        oom_killed = bool(process.exit_status & wire.OOM_KILLED)
+        return Exit(process.head(process.ended_ns), text(process.comm), command, status, oom_killed)
 
     def number(self, tgid: int, start_time_ns: int) -> int | None:
         """The number of a process that has not ended, or None."""

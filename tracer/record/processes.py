@@ -186,10 +186,14 @@ class Processes:
             process.comm, process.command = comm, command
             self._capture.update("process", process.row, comm=comm, command=command)
 
-    def end(self, process: TracedProcess, exited_ns: int | None, status: int | None = None) -> None:
+    def end(
+        self, process: TracedProcess, exited_ns: int | None, status: int | None = None, oom_killed: bool = False
+    ) -> None:
         """Record an exit. exited_ns: CLOCK_REALTIME. status: as wait(2) tells it. None: not known."""
         self._exited(process)
-        self._capture.update("process", process.row, exited_ns=exited_ns, exit_status=status)
+        self._capture.update(
+            "process", process.row, exited_ns=exited_ns, exit_status=status, oom_killed=int(oom_killed)
+        )
 
     def _exited(self, process: TracedProcess) -> None:
         process.exited = True

@@ -498,7 +498,7 @@ class Trace:
             self._labelling.ended(head.tgid)
         if process:
             self.lives.rename(process, event.comm, event.command)
-            self.lives.end(process, self._clock.wall(head.time_ns), event.status)
+            self.lives.end(process, self._clock.wall(head.time_ns), event.status, event.oom_killed)
 
     def _touched(self, event: events.Touch) -> None:
         process = self.lives.find(*event.process) or self._enter_stranger(event)

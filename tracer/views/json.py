@@ -193,6 +193,7 @@ def _process(process: Process) -> dict[str, Any]:
         "exited": rfc3339(process.exited_ns),
         "exit_code": process.exit_code,
         "exit_signal": process.exit_signal,
+        "oom_killed": process.oom_killed,
         "cgroup": process.cgroup,
         "unit": where.unit,
         "container": where.container,

@@ -107,6 +107,7 @@ def _lives(processes: dict[int, Process], numbers: dict[int, int], ended_ns: int
                 "exited": rfc3339(process.exited_ns),
                 "exit_code": process.exit_code,
                 "exit_signal": process.exit_signal,
+                "oom_killed": process.oom_killed,
             },
         }
 

@@ -222,6 +222,10 @@ class Capture:
         marks = ", ".join("?" for _ in columns.split(", "))
         self._db.executemany(f"REPLACE INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608
 
+    def empty(self, table: str) -> None:
+        """Delete all rows of a table."""
+        self._db.execute(f"DELETE FROM {table}")  # noqa: S608
+
     def update(self, table: str, row_id: int, **row: Any) -> None:
         """Change some columns of a row."""
         names = ", ".join(f"{name} = ?" for name in row)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 FOREVER_S = 10**9
 # top waits this many times as long as reading the account took: a region of a million extents must not stall its trace
 BETWEEN_READINGS = 4
+# top -a looks at what no process maps so often, and waits so many times as long as looking took
+HOST_S, HOST_IDLE = 5.0, 20
 
 
 @click.command(short_help="Trace who creates and first touches shared memory; then report.")
@@ -219,8 +221,12 @@ def _accounts(
     with Capture() as capture, Trace(capture, targets, ourselves(), min(interval_s, 0.5), source=source) as running:
         signals.trace = running
         running.run(0.01)
+        look_at_s = 0.0  # time.monotonic()
         while not running.stopping and (lasting or not running.over()):
             began_s = time.monotonic()
+            if targets.everything and began_s >= look_at_s:
+                running.look_at_host()
+                look_at_s = time.monotonic() + max(HOST_S, HOST_IDLE * (time.monotonic() - began_s))
             now = account.read(capture)
             reading_s = time.monotonic() - began_s
             yield now

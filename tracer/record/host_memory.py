@@ -25,7 +25,7 @@ def write(
     only: Place | None = None,
     patience_s: float = PATIENCE_S,
 ) -> list[str]:
-    """Find and write the shared memory that is in no region. Returns warnings.
+    """Find and write the shared memory that is in no region, in place of what was written before. Returns warnings.
 
     regions: those in the capture, as they are now. only: look at this tmpfs alone. patience_s: what takes longer is
     left out.
@@ -35,6 +35,7 @@ def write(
         allocated_bytes[region.key.dev] = allocated_bytes.get(region.key.dev, 0) + region.allocated_bytes
     segments = [region.key.ino for region in regions if region.kind == "sysv"]
     found = unmapped.find(proc, [region.key for region in regions], segments, allocated_bytes, only, patience_s)
+    capture.empty("unmapped")
     capture.insert_all("unmapped", COLUMNS, (_row(each, commands) for each in found.unmapped))
     return found.warnings
 

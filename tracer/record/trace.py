@@ -856,6 +856,11 @@ class Trace:
             )
             self._writer.infer_creator(region, [process for process in suspects if process])
 
+    def look_at_host(self) -> None:
+        """Write what of the host no process maps, as it is now; at the end of a trace with -a it is written anyway."""
+        self._write_unmapped(list(self.regions.values()))
+        self._capture.commit()
+
     def _write_unmapped(self, regions: Collection[TracedRegion]) -> None:
         """Write what else is in the tmpfs that -p names, or what of the host no process maps.
 

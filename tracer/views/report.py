@@ -307,8 +307,8 @@ def footer(account: Account) -> list[str]:
     lost = "" if session.tier == "proc" else f", lost {session.lost_events} events and {session.lost_pages} pages"
     by = f" by {session.mechanism}" if session.tier == "exact" else ""
     lines.append(f"tier {session.tier}{by}{lost}")
-    if not session.tmpfs and session.shmem_total_bytes is not None and account.shmem_unexplained_bytes is not None:
-        lines += _shmem(account, session.shmem_total_bytes, account.shmem_unexplained_bytes)
+    if not session.tmpfs:
+        lines += textwrap.wrap(host_shmem(account), COLUMNS, subsequent_indent="  ")
     if not session.complete:
         lines.append(f"cut off: this is the state at {clock(session.ended_ns)}, when the capture was last written")
     if session.blind_to and any(region.unseen_bytes for region in regions):
@@ -317,17 +317,17 @@ def footer(account: Account) -> list[str]:
     return lines
 
 
-def _shmem(account: Account, total_bytes: int, unexplained_bytes: int) -> list[str]:
-    """Where the host's shared memory is."""
+def host_shmem(account: Account) -> str:
+    """Where the host's shared memory is; empty if it is unknown how much there is."""
+    total_bytes, unexplained_bytes = account.session.shmem_total_bytes, account.shmem_unexplained_bytes
+    if total_bytes is None or unexplained_bytes is None:
+        return ""
     rest_bytes = account.shmem_rest_bytes
     if rest_bytes is None:
-        return [
-            f"host shmem {format_bytes(total_bytes)}, {format_bytes(unexplained_bytes)} of it outside these regions"
-        ]
+        return f"host shmem {format_bytes(total_bytes)}, {format_bytes(unexplained_bytes)} of it outside these regions"
     parts = [f"{format_bytes(total_bytes - unexplained_bytes)} mapped"]
     parts += [f"{format_bytes(size_bytes)} {part}" for part, size_bytes in unmapped.sums(account.unmapped).items()]
-    line = f"host shmem {format_bytes(total_bytes)} = {' + '.join(parts)} + {format_bytes(rest_bytes)} rest"
-    return textwrap.wrap(line, COLUMNS, subsequent_indent="  ")
+    return f"host shmem {format_bytes(total_bytes)} = {' + '.join(parts)} + {format_bytes(rest_bytes)} rest"
 
 
 def _unmapped(account: Account) -> list[str]:

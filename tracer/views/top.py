@@ -14,6 +14,7 @@ from tracer.account import Account, Parent, Process, Region
 from tracer.capture.capture import PAGE_BYTES
 from tracer.formatting import clock, fit, format_bytes, format_change, printable, width
 from tracer.tables import groups
+from tracer.views.report import host_shmem
 
 MAX_CHANGES = 20  # plain lines for regions, and for growers, in one interval
 MAX_MAPPERS = 100
@@ -334,7 +335,7 @@ def _cell(text: str, column: LineColumn[Any], columns: int) -> str:
 
 
 def status(view: View) -> list[str]:
-    """Two lines: the progress of the trace, and its balance."""
+    """Two lines: the progress of the trace, and its balance; with -a a third, where the host's shared memory is."""
     session, regions = view.account.session, [row.region for row in view.regions if row.region.gone_ns is None]
     exited = sum(row.process.exited_ns is not None for row in view.growers)
     allocated_bytes = sum(region.allocated_bytes for region in regions)
@@ -348,7 +349,8 @@ def status(view: View) -> list[str]:
     lost = {"events": session.lost_events, "pages": session.lost_pages}
     told += [f"lost {number} {what}" for what, number in lost.items() if number]
     told += [f"{len(session.warnings)} warnings"] if session.warnings else []
-    return [" · ".join(told), balance(view.account.regions)]
+    whole = [host_shmem(view.account)] if view.account.unmapped else []
+    return [" · ".join(told), balance(view.account.regions), *whole]
 
 
 def balance(regions: Sequence[Region]) -> str:

@@ -126,7 +126,7 @@ class Top(App[Account]):
     CSS = """
     Static { height: auto; text-wrap: nowrap; text-overflow: ellipsis; }
     .heading { text-style: reverse; height: 1; width: 1fr; }
-    .status { height: 1; width: 1fr; }
+    .status { height: auto; max-height: 2; width: 1fr; }
     ContentSwitcher, Vertical { height: 1fr; }
     #regions { height: auto; min-height: 3; max-height: 45%; } #regions OptionList { height: auto; }
     #about { max-height: 50%; }
@@ -207,11 +207,11 @@ class Top(App[Account]):
     def _draw(self) -> None:
         if not self._paused:
             self._view = self._latest
-        where, balance = top.status(self._view)
+        where, *below = top.status(self._view)
         state = "ending · " if self._ending else "paused · " if self._paused else ""
         with self.batch_update():
             self._main("#where", Static).update(Text(f"{state}{where}", no_wrap=True, overflow="ellipsis"))
-            self._main("#balance", Static).update(Text(balance, no_wrap=True, overflow="ellipsis"))
+            self._main("#balance", Static).update(Text("\n".join(below), no_wrap=True, overflow="ellipsis"))
             self._main("#regions", TableWidget).show(self._view.regions)
             self._main("#growers", TableWidget).show(top.growers(self._view, self._by))
             self._draw_region()

@@ -21,6 +21,7 @@ from tests import recorded
 from tests.test_account import put_mapping, put_process, put_region
 from tracer import account, formatting
 from tracer.account import Account
+from tracer.answer import answer
 from tracer.capture.capture import Capture
 from tracer.proc.shmem import PAGE_BYTES
 from tracer.tables import groups
@@ -156,10 +157,9 @@ def test_the_balance_is_of_all_regions(filled: tuple[Account, dict[str, Any]]) -
     assert filled[1]["balance"] == {"allocated": 106, "touched": 73, "before": 20, "unseen": 13}
 
 
-def test_the_answer_is_one_sentence(filled: tuple[Account, dict[str, Any]]) -> None:
-    assert filled[1]["headline"] == (
-        "c811 811 owns 380 KiB; it grew by 300 KiB in 41 s; most by c812 812 (216 KiB, exited since)."
-    )
+def test_the_answer_is_the_report_s(filled: tuple[Account, dict[str, Any]]) -> None:
+    assert filled[1]["headline"] == answer(filled[0]).text
+    assert filled[1]["headline"].startswith("/dev/zero ×2 grew by 300 KiB to 380 KiB of 7.8 MiB in 41 s. ")
 
 
 def test_the_map_has_every_page(filled: tuple[Account, dict[str, Any]]) -> None:

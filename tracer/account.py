@@ -20,6 +20,8 @@ from tracer.labels import parse as parse_label
 from tracer.proc.private_memory import EXACT
 from tracer.unmapped import UnmappedRow
 
+COMM_LENGTH = 15
+
 
 class Process(NamedTuple):
     """A process of the capture, alive or exited."""
@@ -67,8 +69,18 @@ class Process(NamedTuple):
         return self.exit_signal or (f"status {self.exit_code}" if self.exit_code else "exited")
 
     @property
+    def is_renamed(self) -> bool:
+        """Whether it has taken a name that its command line does not show, as by prctl(2)."""
+        words = (self.command or "").split()
+        if not words or not self.comm or words[0].endswith(":"):  # such a title is its name
+            return False
+        return self.comm not in {word.lstrip("-").rpartition("/")[2][:COMM_LENGTH] for word in words}
+
+    @property
     def name(self) -> str:
-        """Its command line, or else its comm."""
+        """Its command line, or else its comm; both, if it has renamed itself."""
+        if self.is_renamed:
+            return f"{self.comm} ({self.command})"
         return self.command or self.comm or "?"
 
     @property

@@ -63,6 +63,18 @@ def fit(text: str, columns: int) -> str:
     return cut + "…" if columns > 0 else ""
 
 
+def wrap(text: str, columns: int) -> list[str]:
+    """The words of a text in lines of at most this many columns."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        word = fit(word, columns)
+        if lines and width(lines[-1]) + 1 + width(word) <= columns:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
 def clock(unix_ns: int | None) -> str:
     """Local time of day of nanoseconds since 1970, as 14:00:05; "?" for None."""
     return "?" if unix_ns is None else datetime.fromtimestamp(unix_ns / 1e9).strftime("%H:%M:%S")  # noqa: DTZ006

@@ -444,7 +444,7 @@ class TestFull:
         assert len(report["regions"]) == 7
         assert all(region["unseen_bytes"] == 0 for region in report["regions"])
         assert_warned(report, "more regions than there is room for")
-        assert_warned(report, "no room for more regions: workload has 7 of them")
+        assert_warned(report, "no room for more regions: main has 7 of them")
 
     def test_processes(self, program: Path, tmp_path: Path) -> None:
         """There is room for main alone; it makes 3 pages, and its hundred children 7 each."""

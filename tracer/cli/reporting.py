@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--until", metavar="TIME", help="Count only pages touched before TIME; -5m is 5 minutes before the capture's end."
 )
+@click.option("--summary", is_flag=True, help="Print only the answer, as one paragraph for a chat or a ticket.")
 @click.option("--sort", metavar="COLUMN", help="Sort by this column of the table; an unknown name lists the columns.")
 @options.as_document
 def report(
@@ -48,6 +49,7 @@ def report(
     depth: int | None,
     since: str | None,
     until: str | None,
+    summary: bool,
     sort: str | None,
     as_json: bool,
     as_csv: bool,
@@ -59,9 +61,11 @@ def report(
     shmtrace report x.capture --by time --since 14:00    who grew it, and when
     shmtrace report x.capture --by process --sort freed  whose pages were freed
     shmtrace report x.capture --by unit                  by systemd service
+    shmtrace report x.capture --summary                  the answer in a paragraph
     shmtrace report x.capture --csv > shares.csv         each part of each region
     """
     from tracer import account, window
+    from tracer import answer as answers
     from tracer.capture.capture import Capture
     from tracer.tables import by_time, groups, rollup
     from tracer.views import table
@@ -71,6 +75,8 @@ def report(
     if depth and by != "directory":
         raise click.UsageError("--depth needs --by directory")
     whole = by == "parent" and not as_csv
+    if summary and (not whole or as_json or sort):
+        raise click.UsageError("--summary takes no --by, --sort, --json or --csv")
     if whole and sort:
         raise click.UsageError("--sort needs a table: add --csv, or --by with anything but parent")
     with Capture.open(capture_path) as capture:
@@ -82,7 +88,9 @@ def report(
             "time": lambda: by_time.by_time(read, capture),
         }
         found = None if whole else (tables[by]() if by in tables else groups.table(read, by, depth)).sort(sort)
-    if found is None:
+    if summary:
+        output.say(answers.paragraph(read))
+    elif found is None:
         output.report(read, as_json)
     elif as_csv:
         output.warn(read)

@@ -16,8 +16,9 @@ from typing import Any
 
 from tracer import guess, labels
 from tracer.account import NAMELESS, Account, Parent, Process, Region
+from tracer.answer import NO_ANSWER, answer
 from tracer.capture.capture import PAGE_BYTES, Capture
-from tracer.formatting import fit, format_bytes, printable
+from tracer.formatting import printable
 from tracer.shipped import shipped
 from tracer.tables import groups
 from tracer.tables.table import Column, Table, told
@@ -31,7 +32,6 @@ MAX_REGIONS = 1000  # shown, the biggest; a database may create a region for eve
 MAX_ROWS = 500  # of a table by label, unit, container or stack; one more row sums up the rest
 MAX_TEXTS = 1 << 11  # label texts in the maps, those with most pages
 OTHER_TEXT = -2  # instead of a text beyond MAX_TEXTS
-MAX_SHORT_NAME = 40  # columns, in the headline
 
 
 def render(account: Account, capture: Capture) -> str:
@@ -271,42 +271,8 @@ def _name(text: str | None) -> str:
 
 
 def headline(account: Account) -> str:
-    """Who owns what, how much it grew, and who grew it: one sentence."""
-    if not account.parents:
-        return "No shared memory: none of these processes maps any, or has mapped any."
-    first, *rest = account.parents
-    session = account.session
-    sentence = f"{_short(first.process)} owns {format_bytes(first.allocated_bytes)}"
-    if session.tier != "proc":
-        grew = "grew" if first.grown_bytes >= 0 else "shrank"
-        lasted = _duration((session.ended_ns - session.started_ns) / 1e9)
-        sentence += f"; it {grew} by {format_bytes(abs(first.grown_bytes))} in {lasted}"
-        most = _grower(first)
-        if most:
-            process, touched_bytes = most
-            exited = ", exited since" if process.exited_ns else ""
-            sentence += f"; most by {_short(process)} ({format_bytes(touched_bytes)}{exited})"
-    if rest:
-        total = sum(parent.allocated_bytes for parent in rest)
-        others = "another owns" if len(rest) == 1 else f"{len(rest)} others own"
-        sentence += f"; {others} {format_bytes(total)}"
-    return sentence + "."
-
-
-def _grower(parent: Parent) -> tuple[Process, int] | None:
-    return next(iter(pictures.touched(parent.current).most_common(1)), None)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _short(process: Process | None) -> str:
-    if process is None:
-        return "An unknown process"
-    return f"{fit(printable(process.comm or process.command or '?'), MAX_SHORT_NAME)} {process.tgid}"
+    """The answer, or that there is none."""
+    return answer(account).text or NO_ANSWER
 
 
 def balance(account: Account) -> dict[str, int]:

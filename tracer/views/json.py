@@ -12,10 +12,12 @@ from types import GeneratorType
 from typing import Any
 
 from tracer.account import Account, Label, Process, Region, charged, dev_text
+from tracer.answer import Answer, answer
 from tracer.cgroup import place
 from tracer.unmapped import UnmappedRow
 
 SCHEMA = "shmtrace/1"
+MAX_GROUPS = 20  # of regions and of growers, in the answer
 
 
 # Most values have these types. json.dumps() would be slow for them, because it makes an encoder each time.
@@ -94,6 +96,7 @@ def _document(account: Account) -> dict[str, Any]:
         "complete": session.complete,
         "since": rfc3339(account.window.since_ns),
         "until": rfc3339(account.window.until_ns),
+        "answer": _answer(answer(account)),
         "regions": (_region(region) for region in account.regions),
         "parents": [
             {
@@ -167,6 +170,15 @@ def _unmapped(row: UnmappedRow) -> dict[str, Any]:
     document = {**row._asdict(), "used": rfc3339(row.used_ns), "remedy": row.remedy}
     del document["used_ns"]
     return document
+
+
+def _answer(found: Answer) -> dict[str, Any]:
+    document = found._asdict()
+    del document["sentences"]
+    document |= {
+        name: [row._asdict() for row in getattr(found, name)[:MAX_GROUPS]] for name in ("regions", "gone", "growers")
+    }
+    return {"text": found.text, **document}
 
 
 def _labels(region: Region) -> list[dict[str, Any]]:

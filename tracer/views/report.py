@@ -9,9 +9,10 @@ from collections.abc import Iterable
 
 from tracer import guess, labels, unmapped
 from tracer.account import ALL_TIME, NAMELESS, Account, Parent, Process, Region, Toucher, charged
+from tracer.answer import NO_ANSWER, answer
 from tracer.capture.capture import PAGE_BYTES
 from tracer.cgroup import place, short
-from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, moment, printable, width
+from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, moment, printable, width, wrap
 from tracer.unmapped import UnmappedRow
 
 PROCESS_COLUMNS = 22
@@ -33,7 +34,9 @@ DEEDS = "    {:>8} {:>5}  {}"
 
 def render(account: Account) -> str:
     """The whole report. Its lines are cut at 80 columns, except warnings."""
-    lines = _of_tmpfs(account)
+    text = answer(account).text
+    lines = [*wrap(text, COLUMNS), ""] if text else []
+    lines += _of_tmpfs(account)
     for parent in account.parents[:MAX_PARENTS]:
         lines += [*_parent(parent, account), ""]
     rest = account.parents[MAX_PARENTS:]
@@ -41,7 +44,7 @@ def render(account: Account) -> str:
         total = sum(parent.allocated_bytes for parent in rest)
         lines += [f"…{len(rest)} more processes with regions, {format_bytes(total)} allocated", ""]
     if not account.regions and not account.session.tmpfs:
-        lines += ["No shared memory: none of these processes maps any, or has mapped any.", ""]
+        lines += [NO_ANSWER, ""]
     lines += _unmapped(account)
     lines += footer(account)
     return "\n".join([fit(line, COLUMNS) for line in lines] + warnings(account))
@@ -260,7 +263,7 @@ def _inner(process: Process) -> str:
 
 
 def _name(process: Process) -> str:
-    return printable(process.command or process.comm or "?")
+    return printable(process.name)
 
 
 def _row(tgid: str, name: str, size_bytes: int, region: Region, faults: int | str | None = None, note: str = "") -> str:
@@ -277,7 +280,7 @@ def _share(size_bytes: int, region: Region) -> str:
 def footer(account: Account) -> list[str]:
     """The lines about the whole account: balance, tier, window, and what is unknown."""
     session, regions = account.session, account.regions
-    lines = _verdict(account) if account.window == ALL_TIME else []
+    lines: list[str] = []
     held = sum(region.allocated_bytes for region in regions if region.gone_ns is None)
     if session.sum_of_rss_bytes and held:
         lines.append(
@@ -365,30 +368,6 @@ def _what(row: UnmappedRow) -> str:
         limit = f" of {format_bytes(row.size_bytes)}" if row.size_bytes else ""
         return f"files of the tmpfs on {name}{limit}, {row.files} inodes"
     return name
-
-
-def _verdict(account: Account) -> list[str]:
-    """One line on what grew most: a region, or the private memory of the same processes. Empty if nothing grew."""
-    private_bytes = account.private_grown_bytes
-    if private_bytes is None or not account.regions:
-        return []
-    grown = [(region.remaining_grown_bytes, region, parent) for parent in account.parents for region in parent.regions]
-    most_bytes, region, parent = max(
-        grown, key=lambda item: (item[0], item[1].gone_ns is None, item[1].allocated_bytes)
-    )
-    name = guess.guess(region, parent.process) or fit(printable(region.name), 24)
-    at_most = "" if account.session.private_is_exact else "at most "
-    if most_bytes > 0 and most_bytes >= private_bytes:
-        all_bytes = sum(size_bytes for size_bytes, _, _ in grown if size_bytes > 0) + max(private_bytes, 0)
-        whole = f"{at_most if private_bytes > 0 and at_most else 'the '}{format_bytes(all_bytes)}"
-        return [f"{name} took {format_bytes(most_bytes)} of {whole} that these processes grew"]
-    if private_bytes <= 0:
-        return []
-    if at_most and most_bytes > 0:  # the region may still have grown more than private memory really did
-        return [
-            f"{name} took {format_bytes(most_bytes)}, and private memory grew at most {format_bytes(private_bytes)}"
-        ]
-    return [f"not {name}: private memory grew {at_most}{format_bytes(private_bytes)}"]
 
 
 # ---- colour ----

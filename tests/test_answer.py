@@ -1,0 +1,139 @@
+"""The answer: groups of what is alike, and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.test_views import MASTER, account, at, make_region, process, toucher
+from tracer import alike
+from tracer.account import PAGE_BYTES, Parent, Process, Region, Window
+from tracer.answer import answer, paragraph
+
+ZERO = "/dev/zero"
+
+
+def python(tgid: int, command: str = "python3 many.py", **fields: Any) -> Process:
+    return process(tgid, command, comm="python3", **fields)
+
+
+def text(*parents: Parent, **fields: Any) -> str:
+    return answer(account(*parents, **fields)).text
+
+
+@pytest.mark.parametrize(
+    ("comm", "command", "group"),
+    [
+        ("php-fpm8.2", "php-fpm: pool www", "php-fpm: pool www"),
+        ("postgres", "postgres: app orders [local] SELECT", "postgres: app orders"),
+        ("postgres", "postgres: app orders 10.0.0.7(41234) idle in transaction", "postgres: app orders"),
+        ("postgres", "postgres: parallel worker for PID 4711", "postgres: parallel worker for PID #"),
+        ("python3", "/usr/bin/python3 worker.py 17 --queue a", "python3 worker.py #"),
+        ("worker.py", "/usr/bin/python3 /srv/worker.py 17", "python3 /srv/worker.py #"),
+        ("bash", "-bash", "-bash"),
+        ("Web Content", "/usr/lib/firefox/firefox -contentproc 7", "Web Content"),
+        ("renamed-3", "./renamed", "renamed-#"),
+        ("kworker/1:2", "", "kworker/#:#"),
+        (None, None, "?"),
+        ("x", "/", "x"),
+        ("x", "/ 7", "x"),
+    ],
+)
+def test_processes_that_are_alike(comm: str | None, command: str | None, group: str) -> None:
+    assert alike.of_process(process(812, command, comm=comm)) == group
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("/dev/shm/torch_11043_412", "/dev/shm/torch_#_#"),
+        ("/memfd:shared-memory-3f9a01bc7d", "/memfd:shared-memory-#"),
+        ("/dev/shm/cafe", "/dev/shm/cafe"),
+        ("", "posix"),
+    ],
+)
+def test_regions_that_are_alike(name: str, group: str) -> None:
+    region = make_region(1, kind="posix", name=name)
+    assert alike.of_region(region, python(811)) == group
+
+
+def many(*touched: int, **fields: Any) -> Sequence[Region]:
+    return [
+        make_region(100 + n, toucher(python(811), pages), size_bytes=1 << 24, **fields)
+        for n, pages in enumerate(touched)
+    ]
+
+
+def test_many_alike_regions() -> None:
+    """Case W1: what is small in each region is much in all."""
+    parent = Parent(python(811), list(many(*[1049] * 61)))
+    found = text(parent, private_start_bytes=0, private_end_bytes=8 << 20, private_how="status")
+    assert found == (
+        "/dev/zero ×61 grew by 250 MiB to 250 MiB of 976 MiB in 41 s. By python3 many.py 250 MiB. "
+        "Private memory grew by at most 8.0 MiB."
+    )
+
+
+def test_a_pool_whose_workers_are_dead() -> None:
+    workers = [process(1000 + n, "php-fpm: pool www", exited=20) for n in range(250)]
+    opcache = make_region(1047, *(toucher(worker, 7) for worker in workers), before=11, address=0x10000000)
+    assert text(Parent(process(811, MASTER), [opcache])) == (
+        "opcache? grew by 6.8 MiB to 6.9 MiB of 256 MiB in 41 s. By php-fpm: pool www ×250 (250 exited) 6.8 MiB."
+    )
+
+
+def test_several_kinds() -> None:
+    others = [
+        make_region(n, toucher(python(811), 100 - n), name=f"/dev/shm/{'abcde'[n]}", kind="posix") for n in range(5)
+    ]
+    users = [process(n, f"{name}: x", comm=name) for n, name in enumerate("pqrst", 900)]
+    mixed = make_region(50, *(toucher(user, 10) for user in users), name="/dev/shm/z", kind="posix")
+    assert text(Parent(python(811), [*others, mixed])) == (
+        "Shared memory grew by 2.1 MiB in 41 s: /dev/shm/a 400 KiB, /dev/shm/b 396 KiB, /dev/shm/c 392 KiB, "
+        "others 972 KiB. By python3 many.py 1.9 MiB, p: x 40.0 KiB, q: x 40.0 KiB, others 120 KiB."
+    )
+
+
+def test_all_is_gone() -> None:
+    parent = Parent(python(811, exited=30), list(many(7, 5, 3, gone_ns=at(30))))
+    assert text(parent) == (
+        "3 regions with 60.0 KiB came and went in 41 s: /dev/zero ×3 60.0 KiB. By python3 many.py 60.0 KiB."
+    )
+
+
+def test_nothing_grew() -> None:
+    assert text(Parent(python(811), [make_region(1, before=7)])) == "Nothing grew in 41 s: 1 region, +0 B."
+    shrunk = make_region(1, before=7, start_bytes=9 * PAGE_BYTES)
+    assert text(Parent(python(811), [shrunk])) == "Nothing grew in 41 s: 1 region, -8.0 KiB."
+    assert text() == ""
+
+
+def test_more_is_unseen_than_seen() -> None:
+    region = make_region(1, toucher(python(811), 3), unseen=4)
+    assert text(Parent(python(811), [region])).startswith("Most was unseen: 16.0 KiB ")
+    region = make_region(1, toucher(python(811), 4), unseen=4)
+    assert text(Parent(python(811), [region])).startswith("/dev/zero grew by 32.0 KiB")
+
+
+def test_a_window_of_time_has_its_growers_alone() -> None:
+    found = account(Parent(python(811), list(many(7))))._replace(window=Window(at(1), at(2)))
+    assert answer(found).text == "By python3 many.py 28.0 KiB."
+
+
+def test_a_snapshot() -> None:
+    regions = [make_region(1, before=2560), make_region(2, before=512, kind="memfd", name="/memfd:x")]
+    found = text(Parent(process(811, MASTER), regions), Parent(None, [make_region(3, before=1)]), tier="proc")
+    assert found == (
+        "12.0 MiB of shared memory in 3 regions: apcu? 10.0 MiB, /memfd:x 2.0 MiB, /dev/zero 4.0 KiB. "
+        "Made by php-fpm: master process (/etc/php/#.#/fpm/p… 12.0 MiB, unknown processes 4.0 KiB."
+    )
+
+
+def test_one_paragraph_for_a_ticket() -> None:
+    found = paragraph(account(Parent(python(811), list(many(7)))))
+    assert found.startswith("web1, ")
+    assert found.endswith(" in 41 s. By python3 many.py 28.0 KiB.")
+    assert "\n" not in found
+    assert paragraph(account()).endswith("No shared memory: none of these processes maps any, or has mapped any.")

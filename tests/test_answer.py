@@ -37,6 +37,7 @@ def text(*parents: Parent, **fields: Any) -> str:
         ("renamed-3", "./renamed", "renamed-#"),
         ("kworker/1:2", "", "kworker/#:#"),
         (None, None, "?"),
+        ("ruby", "sidekiq 6.5.1 shop [3 of 5 busy]", "sidekiq #.#.# shop"),
         ("x", "/", "x"),
         ("x", "/ 7", "x"),
     ],

@@ -56,17 +56,17 @@ def test_what_is_no_label(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "columns"),
+    ("name", "columns", "kinds"),
     [
-        ("php", ["script", "request"]),
-        ("php:file", ["file", "script", "request"]),
-        ("postgres", ["query", "title"]),
-        ("app:doing", ["text"]),
+        ("php", ["script", "request"], ["script", "request", "directory"]),
+        ("php:file", ["file", "script", "request"], ["file", "script", "request", "directory"]),
+        ("postgres", ["query", "title"], ["query", "statement"]),
+        ("app:doing", ["text"], ["label"]),
     ],
 )
-def test_the_most_telling_text_comes_first(name: str, columns: list[str]) -> None:
+def test_the_most_telling_text_comes_first(name: str, columns: list[str], kinds: list[str]) -> None:
     assert labels.columns(name) == columns
-    assert labels.kinds(name) == ([column for column in columns if column not in ("title", "text")] or ["label"])
+    assert labels.kinds(name) == kinds
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,12 @@ class Process(NamedTuple):
 
     @property
     def is_renamed(self) -> bool:
-        """Whether it has taken a name that its command line does not show, as by prctl(2)."""
+        """Whether it has taken a name that its command line does not show, as by prctl(2).
+
+        Asked of a program's path alone: a title that a process gave itself is its name.
+        """
         words = (self.command or "").split()
-        if not words or not self.comm or words[0].endswith(":"):  # such a title is its name
+        if not words or not self.comm or "/" not in words[0]:
             return False
         return self.comm not in {word.lstrip("-").rpartition("/")[2][:COMM_LENGTH] for word in words}
 

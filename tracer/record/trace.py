@@ -57,6 +57,7 @@ POLL_S = 0.2
 GATHER_S = 0.02
 PATIENCE_S = 1.0  # after the user asked to stop: time left for closing the accounts; the report comes on top
 FIND_S = 1.0  # at the end: for finding files that nobody has open
+SMALL_BYTES = 1 << 16  # at the end files as small as this are not looked at one by one, if nobody has them open
 SILENCE_S = 2.0  # closing may take this long before a progress message is shown
 HEARD_AT_ONCE = 1024  # events applied in one round, so that _keep_up() also gets to its other work
 MOST_TOUCHED = """
@@ -431,9 +432,7 @@ class Trace:
         for region in regions:
             self._finder.locate(region, mapped, opened)
             if region.path and region.id in self._to_survey:
-                self._to_survey.discard(region.id)
-                born_ns = shmem.birth_time_ns(region.path)
-                self._first_look(region, shmem.link_name(region.path), born_ns)
+                self._first_look(region, shmem.link_name(region.path), shmem.birth_time_ns(region.path))
             self._read_hint(region, mapped)
         self._to_locate.clear()
 
@@ -446,13 +445,20 @@ class Trace:
                 self._capture.update("region", region.row, hint=region.hint)
 
     def _first_look(self, region: TracedRegion, name: str, born_ns: int | None) -> None:
-        """Write a region's name and, if the region may be older than the trace, read its baseline."""
+        """Write a region's name and, if the region may be older than the trace and this is the first, its baseline."""
         if name:
             self._capture.update("region", region.row, name=name)
-        if born_ns is not None and born_ns < self._clock.wall_ns:
-            region.is_older = True
-        if not region.made and (born_ns is None or born_ns < self._clock.wall_ns):
+        if region.id not in self._to_survey:
+            return
+        self._to_survey.discard(region.id)
+        region.is_older = born_ns is not None and born_ns < self._clock.wall_ns
+        if self._had_pages(region) and not region.made and (born_ns is None or region.is_older):
             self._take_baseline(region)
+
+    def _had_pages(self, region: TracedRegion) -> bool:
+        """Whether a region had pages when the probes met it."""
+        last = self._probes.region(region.id)
+        return last is None or last.start_pages > 0
 
     def _take_baseline(self, region: TracedRegion) -> None:
         def owned() -> PageSet:
@@ -809,7 +815,10 @@ class Trace:
         with self._writer.closing() if regions else contextlib.nullcontext():
             for region in self._in_time(regions):
                 self._finder.locate(region, mapped, opened)
-                region.path = region.path or names.get(region.id, ("", None))[1]
+                # there may be very many: of those that the trace has seen from their first page the probes know all
+                is_small = region.allocated_bytes <= SMALL_BYTES and not self._had_pages(region)
+                if region.id in names and not is_small:
+                    region.path = names[region.id][1]
                 self._read_hint(region, mapped)
             for region, found in self._in_time(each(TracedRegion.whom, Looked.at, regions)):
                 looked = found or NOTHING

@@ -35,8 +35,8 @@ DEEDS = "    {:>8} {:>5}  {}"
 def render(account: Account) -> str:
     """The whole report. Its lines are cut at 80 columns, except warnings."""
     text = answer(account).text
-    lines = [*wrap(text, COLUMNS), ""] if text else []
-    lines += _of_tmpfs(account)
+    lines = _of_tmpfs(account)
+    lines += [*wrap(text, COLUMNS), ""] if text else []
     for parent in account.parents[:MAX_PARENTS]:
         lines += [*_parent(parent, account), ""]
     rest = account.parents[MAX_PARENTS:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -173,5 +174,25 @@ def test_a_file_is_found_in_its_tmpfs(filler: subprocess.Popen[bytes], tmp_path:
     place = path.stat().st_dev, path.stat().st_ino
     found = tmpfs.find(Proc(), {place, (place[0], 99999)}, 5.0)
     assert {key: name for key, (name, _) in found.items()} == {place: f"{tmp_path}/deep/written"}
-    assert Path(found[place][1]).samefile(path)
+    assert found[place][1].samefile(path)
     assert tmpfs.find(Proc(), {place}, 0.0) == {}
+
+
+@pytest.mark.bpf
+def test_files_that_are_called_anything(tmp_path: Path) -> None:
+    """Names in no encoding, with what moves a cursor, as long as they may be."""
+    directory = Path(f"/dev/shm/named-{os.getpid()}")
+    names = [b"\xff\xfe", b"\x1b[2J", b"line\nbreak", b"n" * 255]
+    write = "import os, sys\nos.mkdir(sys.argv[1])\nfor n, name in enumerate(eval(sys.argv[2])):\n"
+    write += "    fd = os.open(os.fsencode(sys.argv[1]) + b'/' + name, os.O_CREAT | os.O_WRONLY)\n"
+    write += "    os.write(fd, b'x' * 4096 * (3 + 30 * n)); os.close(fd)"
+    line = [*SHMTRACE, "-o", tmp_path / "capture", "--", sys.executable, "-c", write, directory, repr(names)]
+    try:
+        text = subprocess.check_output(line, cwd=ROOT, text=True, stdin=subprocess.DEVNULL)
+        report = json.loads(subprocess.check_output([*SHMTRACE, "report", "--json", tmp_path / "capture"], cwd=ROOT))
+    finally:
+        shutil.rmtree(directory)
+    pages = {row["name"].rpartition("/")[2]: row["allocated_bytes"] // PAGE_BYTES for row in report["regions"]}
+    assert pages == {"\\xff\\xfe": 3, "\x1b[2J": 33, "line\nbreak": 63, "n" * 255: 93}
+    assert not {"\x1b", "\r"} & set(text)
+    assert max(map(len, text.splitlines())) <= 80

@@ -49,13 +49,17 @@ class Place(NamedTuple):
     is_here: bool
     """It is mounted in this process's own mount namespace."""
 
+    def file(self, below: str = "") -> Path:
+        """The path of a file from here."""
+        return Path("/" if self.is_here else self.process / "root", self.path.strip("/"), below)
+
     def name(self, below: str = "") -> str:
-        """The path of a file as that process sees it."""
-        return "/".join(["", *filter(None, [self.path.strip("/"), below])])
+        """The path of a file as that process sees it, as text: a stranger may have called it anything."""
+        return _text(Path("/", self.path.strip("/"), below))
 
     def reach(self, below: str = "") -> str:
-        """The path of a file from here."""
-        return ("" if self.is_here else f"{self.process}/root") + self.name(below)
+        """file(), as text."""
+        return _text(self.file(below))
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[int]:
@@ -68,6 +72,10 @@ class Place(NamedTuple):
             if shmem.stat_of(there).dev != self.dev:  # what is mounted over it is not opened, since it may be a FUSE
                 raise FileNotFoundError(errno.ENOENT, "another file system is there", self.path)
             yield stack.enter_context(_opened(there, "."))
+
+
+def _text(path: Path) -> str:
+    return bounded.text(os.fsencode(path), shmem.PATH_BYTES)
 
 
 def places(proc: Proc) -> list[Place]:
@@ -144,10 +152,7 @@ def files(place: Place) -> tuple[list[tuple[str, Path]], list[str]]:
         found = promptly(place.process, look)
     except OSError as error:
         return [], [f"the files of {place.name()} were not looked at ({error.strerror})"]
-    named = [
-        (bounded.text(os.fsencode(place.name(file.path)), shmem.PATH_BYTES), Path(place.reach(file.path)))
-        for file in found.largest
-    ]
+    named = [(place.name(file.path), place.file(file.path)) for file in found.largest]
     is_all = found.is_whole and len(named) < MOST_FILES
     return named, [] if is_all else [f"{place.name()} has many files: of those, the largest {len(named)} are shown"]
 
@@ -174,10 +179,10 @@ def file(path: Path) -> RegionKey | None:
     return shmem.identify(path) if path.is_absolute() and shmem.is_tmpfs(path) and path.is_file() else None
 
 
-def find(proc: Proc, wanted: Collection[tuple[int, int]], patience_s: float) -> dict[tuple[int, int], tuple[str, str]]:
+def find(proc: Proc, wanted: Collection[tuple[int, int]], patience_s: float) -> dict[tuple[int, int], tuple[str, Path]]:
     """(name, path from here) of files by (device, inode number), of those that are found in time."""
     end_s = time.monotonic() + patience_s
-    found: dict[tuple[int, int], tuple[str, str]] = {}
+    found: dict[tuple[int, int], tuple[str, Path]] = {}
     devices = {dev for dev, _ in wanted}
     for place in places(proc) if devices else ():
         patience_s = min(WALK_S, end_s - time.monotonic())
@@ -189,10 +194,10 @@ def find(proc: Proc, wanted: Collection[tuple[int, int]], patience_s: float) -> 
 
 def _find(
     place: Place, wanted: Collection[tuple[int, int]], patience_s: float
-) -> dict[tuple[int, int], tuple[str, str]]:
+) -> dict[tuple[int, int], tuple[str, Path]]:
     with place.opened() as root:
         return {
-            (place.dev, stat.ino): (place.name(path), place.reach(path))
+            (place.dev, stat.ino): (place.name(path), place.file(path))
             for path, stat in walk(root, time.monotonic() + patience_s)
             if stat and (place.dev, stat.ino) in wanted
         }

@@ -186,15 +186,15 @@ def _files(
         try:
             files = promptly(place.process, _look, place, mapped, patience_s)
         except OSError:  # hidden by another mount, gone, or in a place that does not answer
-            unreached.append(_text(place.path))
+            unreached.append(place.name())
             continue
         allocated_bytes = max(files.allocated_bytes - elsewhere.get(place.dev, 0), 0)
-        name, reach = _text(place.name()), _text(place.reach())
+        name, reach = place.name(), place.reach()
         found.append(
             UnmappedMemory("tmpfs", name, reach, allocated_bytes, None, files.limit_bytes, files=files.nr_inodes)
         )
         found += [
-            UnmappedMemory("file", _text(place.name(file.path)), _text(place.reach(file.path)), file.allocated_bytes)
+            UnmappedMemory("file", place.name(file.path), place.reach(file.path), file.allocated_bytes)
             for file in files.found.largest
         ]
         if not files.found.is_whole:

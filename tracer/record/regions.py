@@ -239,7 +239,7 @@ class Finder:
         """Find regions among the files of every tmpfs: name and path by region id. What takes longer is left out."""
         wanted = {(region.key.dev, region.key.ino): region for region in regions}
         found = tmpfs.find(self.proc, wanted.keys(), patience_s)
-        files = [(wanted[place], name, Path(path)) for place, (name, path) in found.items()]
+        files = [(wanted[place], name, path) for place, (name, path) in found.items()]
         keys = each(lambda file: shmem.whom(file[2]), lambda file: shmem.identify(file[2]), files)
         return {region.id: (name, path) for (region, name, path), key in keys if key == region.key}
 

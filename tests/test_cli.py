@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from tracer import __version__, cli
-from tracer.cli import preflight
+from tracer.cli import options, preflight
 from tracer.errors import ShmtraceError
 from tracer.kernel import host
 from tracer.proc.procfs import Proc
@@ -107,7 +108,7 @@ def test_version() -> None:
     assert run("--version") == (0, f"shmtrace, version {__version__}\n")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["snapshot", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--version"], ["snapshot", "--help"], ["report", "-h"]])
 def test_help_needs_no_right_and_no_bcc(
     arguments: list[str], shmtrace: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -126,7 +127,13 @@ def test_help_needs_no_right_and_no_bcc(
         (["--bogus"], "No such option: --bogus: `shmtrace trace --help` says more"),
         (["snapshot", "--bogus"], "No such option: --bogus: `shmtrace snapshot --help` says more"),
         (["snapshot", "-d", "3"], "No such option: -d: `shmtrace snapshot --help` says more"),
-        (["frobnicate"], "No such command 'frobnicate': `shmtrace --help` says more"),
+        (["php-fpm"], "no command is called php-fpm: to trace processes of that name, `shmtrace -p php-fpm`"),
+        (["1234"], "no command is called 1234: to trace processes of that name, `shmtrace -p 1234`"),
+        (["tpo"], "no command is called tpo: did you mean top? or, to trace processes of that name, `shmtrace -p tpo`"),
+        (
+            ["-a", "-d", "1x"],
+            "Invalid value for '-d' / '--duration': '1x' is not a valid float range: `shmtrace trace --help` says more",
+        ),
         (
             ["completion"],
             "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish: `shmtrace completion --help` says more",
@@ -441,3 +448,16 @@ def test_a_reader_that_is_slow() -> None:
         with open(reading, "rb") as reader:
             assert len(reader.read()) == 1_000_001
     assert printing.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("90", 90), ("1.5", 1.5), ("90s", 90), ("10m", 600), ("1.5h", 5400), ("2d", 172800)]
+)
+def test_durations(written: str, seconds: float) -> None:
+    assert options.Seconds(min=0).convert(written, None, None) == seconds
+
+
+@pytest.mark.parametrize("written", ["m", "1w", "-1m", "1 m", "1e3m", "nan", "9999999999m"])
+def test_what_is_no_duration(written: str) -> None:
+    with pytest.raises(click.BadParameter):
+        options.Seconds(min=0).convert(written, None, None)

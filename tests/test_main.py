@@ -159,5 +159,5 @@ def test_where_interrupts_are_ignored_they_stay_so() -> None:
 
 
 def test_its_own_mistakes_are_no_faults() -> None:
-    said = "No such command 'frobnicate': `shmtrace --help` says more"
+    said = "no command is called frobnicate: to trace processes of that name, `shmtrace -p frobnicate`"
     assert ended("import sys; sys.argv[0] = 'shmtrace'", "frobnicate") == (2, f"shmtrace: {said}\n")

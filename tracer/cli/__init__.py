@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -9,6 +10,9 @@ import click
 from tracer import __version__
 from tracer.cli import host, output, reporting, tracing
 from tracer.errors import ShmtraceError
+
+MAX_NAME = 40
+WRONG_USE = 2  # exit status, as click has it
 
 
 class Failure(click.ClickException):
@@ -26,7 +30,7 @@ class Commands(click.Group):
     """The group of commands. Without a command name, the arguments are those of `shmtrace trace`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0].startswith("-") and args[0] not in ("--help", "--version"):
+        if args and args[0].startswith("-") and args[0] not in ("-h", "--help", "--version"):
             args = ["trace", *args]
         return super().parse_args(ctx, args)
 
@@ -41,11 +45,28 @@ class Commands(click.Group):
             message = " ".join(error.format_message().split()).rstrip(".")  # click lists choices a line each
             raise Failure(f"{message}: `{command} --help` says more", error.exit_code) from None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. Whoever names a process instead is told how to trace it."""
+        name = args[0]
+        if name not in self.commands and not name.startswith("-"):
+            import difflib  # slow to import, and only needed for an error
+
+            close = difflib.get_close_matches(name, self.commands, n=1)
+            meant = f"did you mean {close[0]}? or, " if close else ""
+            raise ShmtraceError(
+                f"no command is called {name[:MAX_NAME]}",
+                f"{meant}to trace processes of that name, `shmtrace -p {shlex.quote(name[:MAX_NAME])}`",
+                WRONG_USE,
+            )
+        return super().resolve_command(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # click would sort them; this order is by use
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="shmtrace")
 def main() -> None:
     """Who grew the shared memory?

@@ -16,13 +16,20 @@ from tracer import labels
 from tracer.proc.procfs import Proc
 from tracer.proc.shmem import PAGE_BYTES
 
+TIMES_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class Seconds(click.FloatRange):
-    """A number of seconds in a range. Rejects NaN, which click accepts: NaN is neither below nor above a bound."""
+    """A number of seconds in a range, or 90s, 10m, 2h, 1d.
+
+    Rejects NaN, which click accepts: NaN is neither below nor above a bound.
+    """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        match = re.fullmatch(r"(?a)(\d{1,9}(?:\.\d{1,9})?)([smhd])", value) if isinstance(value, str) else None
+        if match:
+            value = float(match[1]) * TIMES_S[match[2]]
         seconds = super().convert(value, param, ctx)
         return self.fail(f"{value} is not a number of seconds", param, ctx) if math.isnan(seconds) else seconds
 
@@ -187,7 +194,7 @@ def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
             "seconds",
             type=Seconds(min=0, min_open=True),
             metavar="SECONDS",
-            help="Stop after this many seconds.",
+            help="Stop after this many seconds; or 90s, 10m, 2h, 1d.",
         ),
     ):
         command = decorate(command)

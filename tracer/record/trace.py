@@ -805,8 +805,9 @@ class Trace:
         regions = [] if self._is_urgent() else list(self.regions.values())
         mapped = self._finder.mapped(alive.values(), regions)
         opened = self._finder.open_files(alive.values(), [region for region in regions if region.id not in mapped])
-        lost = [region for region in regions if region.kind in FILES and region.id not in {**mapped, **opened}]
-        names = self._finder.files(lost, min(self._late_at_s - time.monotonic(), FIND_S))
+        in_use = mapped.keys() | opened.keys()
+        alone = [region for region in regions if region.kind in FILES and region.id not in in_use]
+        names = self._finder.files(alone, min(self._late_at_s - time.monotonic(), FIND_S))
         self._infer_older([region for region in regions if region.is_older and not region.creator])
         if self._labelling:
             self._labelling.finish()

@@ -14,7 +14,7 @@ from typing import Any
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # what moves the cursor, hides, reorders or begins a line
 FORMULA = re.compile(r"[=+@\t\r-]")
-NEGATIVE = {"grown_bytes", "allocated_change_bytes"}
+NEGATIVE = {"grown_bytes", "private_grown_bytes", "allocated_change_bytes"}
 OVERDRAWN = "more pages were counted than are allocated"
 """Changes may be less than nothing; sizes and counts may not."""
 

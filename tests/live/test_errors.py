@@ -65,7 +65,6 @@ def fails(*arguments: object) -> Failed:
     [
         (["--bogus"], "--bogus"),
         (["-p"], "requires an argument"),
-        (["frobnicate"], "no command is called frobnicate"),
         (["snapshot", "extra"], "unexpected extra argument (extra)"),
         (["trace"], "-p NAME, -a (all), -- COMMAND"),
         (["-d", "1"], "-p NAME, -a (all), -- COMMAND"),

@@ -248,4 +248,4 @@ def test_snapshot_by_name(program: Path, tmp_path: Path, word: str) -> None:
             line = [*SHMTRACE, "snapshot", "-p", word]
             done = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True)
     assert word in done.stdout
-    assert done.stdout.count("/dev/zero") == 1
+    assert done.stdout.count("/dev/zero  anon") == 1

@@ -164,8 +164,8 @@ static inline u64 pages_in_block(u64 index, u32 nr_pages)
 static inline void mark_holes(u64 mapping, u64 first, u64 *holes)
 {
 	u64 entry = xa_descend(mapping, first);
-	if (!xa_is_node(
-		    entry)) { /* nothing, a large folio, or all that there is: the page of index 0, without a node */
+	/* no node: nothing, a large folio, or all that there is is the page of index 0 */
+	if (!xa_is_node(entry)) {
 		bool is_alone = entry == RD(u64, mapping, OFF_MAPPING_XA_HEAD);
 		*holes = !entry ? ~0ULL : is_alone ? ~1ULL : 0;
 		return;

@@ -232,13 +232,14 @@ static inline u64 dentry_of(u64 inode)
 static inline struct region *written_region(struct last *last, struct state *state, u64 mapping)
 {
 	u64 thread = bpf_get_current_pid_tgid();
+	u64 nr_lives = state->nr_lives;
 	u32 id = 0;
-	if (last->nobody == thread && last->nr_lives_nobody == state->nr_lives)
+	if (last->nobody == thread && last->nr_lives_nobody == nr_lives)
 		return NULL; /* most of the host's shared memory that is not traced ends here */
-	last->nr_lives_nobody = state->nr_lives;
 	struct process *process = current_process(OF_TREE);
 	if (!process || process->kind == OUTSIDE_TREE) {
 		last->nobody = thread;
+		last->nr_lives_nobody = nr_lives;
 		return NULL;
 	}
 	return enter_region(RD(u64, mapping, OFF_MAPPING_HOST), TMPFS_MAGIC, &id);

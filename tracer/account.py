@@ -21,6 +21,7 @@ from tracer.proc.private_memory import EXACT
 from tracer.unmapped import UnmappedRow
 
 COMM_LENGTH = 15
+SIGNALS = {each.value: each.name for each in signal.Signals}
 
 
 class Process(NamedTuple):
@@ -58,8 +59,7 @@ class Process(NamedTuple):
     def exit_signal(self) -> str | None:
         """The signal that ended it, such as SIGKILL; None: none, or unknown."""
         number = (self.exit_status or 0) & 0x7F
-        names = {each.value: each.name for each in signal.Signals}
-        return names.get(number, f"signal {number}") if number else None
+        return SIGNALS.get(number, f"signal {number}") if number else None
 
     @property
     def ending(self) -> str:

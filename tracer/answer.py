@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tracer import alike
-from tracer.account import ALL_TIME, Account, Parent, Region
+from tracer.account import ALL_TIME, Account, Parent, Process, Region
 from tracer.formatting import clock, fit, format_bytes, format_change, moment, printable
 
 MOST = 3  # groups named in a sentence
@@ -68,23 +68,12 @@ def answer(account: Account) -> Answer:
     session = account.session
     exist = [(region, parent) for parent in account.parents for region in parent.regions if region.gone_ns is None]
     gone = [(region, parent) for parent in account.parents for region in parent.regions if region.gone_ns is not None]
-    touched: Counter[str] = Counter()
-    members: dict[str, dict[int, bool]] = {}
-    for region in account.regions:
-        for toucher in region.touchers:
-            if toucher.touched_bytes:
-                who = alike.of_process(toucher.process)
-                touched[who] += toucher.touched_bytes
-                members.setdefault(who, {})[toucher.process.row] = toucher.process.exited_ns is not None
     found = Answer(
         seconds=(session.ended_ns - session.started_ns) / 1e9,
         grown_bytes=sum(region.grown_bytes for region, _ in exist) - sum(region.start_bytes for region, _ in gone),
         regions=_groups(exist),
         gone=_groups(gone),
-        growers=[
-            Grower(who, len(members[who]), sum(members[who].values()), size_bytes)
-            for who, size_bytes in touched.most_common()
-        ],
+        growers=_growers(account),
         unseen_bytes=sum(max(region.unseen_bytes, 0) for region in account.regions),
         private_grown_bytes=account.private_grown_bytes,
         private_is_exact=session.private_is_exact,
@@ -120,6 +109,27 @@ def _groups(regions: Sequence[tuple[Region, Parent]]) -> list[Grown]:
         for what, some in alikes.items()
     ]
     return sorted((each for each in found if each.grown_bytes > 0), key=lambda each: -each.grown_bytes)
+
+
+def _growers(account: Account) -> list[Grower]:
+    touched: Counter[Process] = Counter()
+    for region in account.regions:
+        for toucher in region.touchers:
+            touched[toucher.process] += toucher.touched_bytes
+    alikes: dict[str, list[Process]] = {}
+    for process, size_bytes in touched.items():
+        if size_bytes:
+            alikes.setdefault(alike.of_process(process), []).append(process)
+    found = [
+        Grower(
+            who,
+            len(some),
+            sum(process.exited_ns is not None for process in some),
+            sum(touched[process] for process in some),
+        )
+        for who, some in alikes.items()
+    ]
+    return sorted(found, key=lambda each: -each.touched_bytes)
 
 
 # ---- in words ----

@@ -211,10 +211,15 @@ def region_stat(path: Path) -> RegionStat | None:
     return RegionStat(stat.size_bytes, stat.allocated_bytes) if stat else None
 
 
+def path_text(path: Path | str) -> str:
+    """A path as text: a stranger may have called it anything, in any encoding."""
+    return bounded.text(os.fsencode(path), PATH_BYTES)
+
+
 def link_name(path: Path) -> str:
     """The target of a map_files entry, without the kernel's `` (deleted)``; empty if it is gone."""
     target = _asked(os.readlink, path)
-    return bounded.text(os.fsencode(target), PATH_BYTES).removesuffix(DELETED) if target else ""
+    return path_text(target).removesuffix(DELETED) if target else ""
 
 
 def magic(path: Path) -> int | None:

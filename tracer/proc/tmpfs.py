@@ -55,11 +55,11 @@ class Place(NamedTuple):
 
     def name(self, below: str = "") -> str:
         """The path of a file as that process sees it, as text: a stranger may have called it anything."""
-        return _text(Path("/", self.path.strip("/"), below))
+        return shmem.path_text(Path("/", self.path.strip("/"), below))
 
     def reach(self, below: str = "") -> str:
         """file(), as text."""
-        return _text(self.file(below))
+        return shmem.path_text(self.file(below))
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[int]:
@@ -72,10 +72,6 @@ class Place(NamedTuple):
             if shmem.stat_of(there).dev != self.dev:  # what is mounted over it is not opened, since it may be a FUSE
                 raise FileNotFoundError(errno.ENOENT, "another file system is there", self.path)
             yield stack.enter_context(_opened(there, "."))
-
-
-def _text(path: Path) -> str:
-    return bounded.text(os.fsencode(path), shmem.PATH_BYTES)
 
 
 def places(proc: Proc) -> list[Place]:

@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer.proc import bounded, shmem, tmpfs
+from tracer.proc import shmem, tmpfs
 from tracer.proc.blocking import each, promptly
 from tracer.proc.procfs import Proc
-from tracer.proc.shmem import DELETED, HUGETLBFS_MAGIC, PATH_BYTES, RegionKey
+from tracer.proc.shmem import DELETED, HUGETLBFS_MAGIC, RegionKey
 
 PATIENCE_S = 5.0
 MOST_FILES = 5  # reported per tmpfs
@@ -148,7 +148,7 @@ def _unnamed(proc: Proc, tgid: int, end_s: float) -> Iterator[tuple[RegionKey, P
             path = Path(descriptor)
             key = shmem.identify(path)
             if key and _is_shmem(proc, tgid, key, path):
-                yield key, path, _text(name).removesuffix(DELETED)
+                yield key, path, shmem.path_text(name).removesuffix(DELETED)
 
 
 def _is_shmem(proc: Proc, tgid: int, key: RegionKey, path: Path) -> bool:
@@ -203,11 +203,6 @@ def _files(
         more = f" and {len(unreached) - 1} more" * (len(unreached) > 1)
         warnings.append(f"the tmpfs on {unreached[0]}{more} could not be reached: what it has is in the rest")
     return found
-
-
-def _text(path: str) -> str:
-    """A stranger may have called it anything, in any encoding."""
-    return bounded.text(os.fsencode(path), PATH_BYTES)
 
 
 def _look(place: tmpfs.Place, mapped: set[tuple[int, int]], patience_s: float) -> _Files:

@@ -14,7 +14,7 @@ from tracer.clock import Clock
 from tracer.proc import bounded, procfs, shmem, tmpfs
 from tracer.proc.blocking import each
 from tracer.proc.contents import beginning
-from tracer.proc.procfs import Proc
+from tracer.proc.procfs import Proc, ProcessStat
 from tracer.proc.shmem import Pages, RegionKey
 from tracer.record.ledger import PageSet, Punches
 from tracer.record.processes import Processes, TracedProcess, infer_creator
@@ -273,16 +273,20 @@ class Finder:
         stat = self.proc.process(tgid)
         if not stat or (born_ns is not None and clock.wall_of_boot(stat.start_time_ns) > born_ns + procfs.TICK_NS):
             return None
-        return known.alive(tgid) or known.begin(
-            tgid,
+        return known.alive(tgid) or self.enter(stat, known, outside_tree=True)
+
+    def enter(self, stat: ProcessStat, known: Processes, outside_tree: bool = False) -> TracedProcess:
+        """Add a process that existed before, as /proc shows it."""
+        return known.begin(
+            stat.tgid,
             stat.start_time_ns,
             stat.parent,
             stat.comm,
             stat.command,
             began_us=-1,
-            cgroup=self.proc.cgroup(tgid),
-            outside_tree=True,
-            ns_tgid=self.proc.ns_tgid(tgid),
+            cgroup=self.proc.cgroup(stat.tgid),
+            outside_tree=outside_tree,
+            ns_tgid=self.proc.ns_tgid(stat.tgid),
         )
 
     def users(self, regions: Collection[TracedRegion], patience_s: float) -> dict[int, set[int]]:

@@ -58,22 +58,11 @@ class Seeder:
         if now and now.start_time_ns == stat.start_time_ns:
             stat = now
         entered = self._probes.enter(stat.tgid, stat.start_time_ns)
-        if not entered:
+        if entered:  # the kernel's value is exact, /proc rounds it to a clock tick
+            stat = stat._replace(start_time_ns=entered.start_time_ns)
+        else:
             self._warn(tiers.LOSSES["processes"])
-        cgroup = self._proc.cgroup(stat.tgid)
-        self.seed(
-            self._lives.begin(
-                stat.tgid,
-                # the kernel's value is exact, /proc rounds it to a clock tick
-                entered.start_time_ns if entered else stat.start_time_ns,
-                stat.parent,
-                stat.comm,
-                stat.command,
-                began_us=-1,
-                cgroup=cgroup,
-                ns_tgid=self._proc.ns_tgid(stat.tgid),
-            )
-        )
+        self.seed(self._finder.enter(stat, self._lives))
 
     def adopt_files(self, place: Place) -> None:
         """Add the largest files of a tmpfs to the BPF maps."""

@@ -47,16 +47,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         stat = stat or processes[tgid]
         if stat.start_time_ns != processes[tgid].start_time_ns:
             continue  # the PID was reused
-        process = known.begin(
-            tgid,
-            stat.start_time_ns,
-            stat.parent,
-            stat.comm,
-            stat.command,
-            began_us=-1,
-            cgroup=proc.cgroup(tgid),
-            ns_tgid=proc.ns_tgid(tgid),
-        )
+        process = finder.enter(stat, known)
         rss_bytes += proc.rss_bytes(tgid) or 0
         for mapping, key in zip(mappings, keys):
             if key is None:  # unmapped in the meantime

@@ -408,7 +408,7 @@ def test_many_extents_add_up_as_few_do(
     ],
 )
 def test_what_a_label_is_grouped_by(label: Label | None, kind: str, depth: int | None, text: str | None) -> None:
-    assert Labelled(label, [], 0, 0, 0).text(kind, depth) == text
+    assert Labelled(label, known(1, 812), 0, 0, 0).text(kind, depth) == text
 
 
 def test_labels_change_nothing_else(tmp_path: Path) -> None:
@@ -422,16 +422,16 @@ def test_labels_change_nothing_else(tmp_path: Path) -> None:
     assert [region._replace(labelled=()) for region in read.regions] == without.regions
     assert [
         [
-            (labelled.label and labelled.label.file, [process.tgid for process in labelled.processes], labelled[2:])
+            (labelled.label and labelled.label.file, labelled.process.tgid, labelled[2:])
             for labelled in region.labelled
         ]
         for region in read.regions
     ] == [
         [
-            (None, [812], (9 * PAGE_BYTES, recorded.at(20.5), recorded.at(20.5))),
-            ("/srv/www/vendor/autoload.php", [812], (14 * PAGE_BYTES, recorded.at(2.5), recorded.at(2.5))),
-            ("/srv/www/index.php", [813], (7 * PAGE_BYTES, recorded.at(20.9), recorded.at(20.9))),
+            (None, 812, (9 * PAGE_BYTES, recorded.at(20.5), recorded.at(20.5))),
+            ("/srv/www/vendor/autoload.php", 812, (14 * PAGE_BYTES, recorded.at(2.5), recorded.at(2.5))),
+            ("/srv/www/index.php", 813, (7 * PAGE_BYTES, recorded.at(20.9), recorded.at(20.9))),
         ],
-        [(None, [813], (5 * PAGE_BYTES, recorded.at(7), recorded.at(7)))],
+        [(None, 813, (5 * PAGE_BYTES, recorded.at(7), recorded.at(7)))],
     ]
     assert [labelled.touched_bytes for labelled in again.regions[0].labelled] == [14 * PAGE_BYTES]

@@ -159,7 +159,7 @@ SERVICE, CONTAINER = "/system.slice/php8.2-fpm.service", "9ec39b91f3d7" + "0" * 
 def doing(*touched: tuple[str | None, Process, int], ino: int = 1047) -> Region:
     """A region, and what its pages are for: text (None: unknown), by whom, how many pages."""
     labelled = [
-        Labelled(None if text is None else Label(text=text), [who], size * PAGE_BYTES, at(1), at(2))
+        Labelled(None if text is None else Label(text=text), who, size * PAGE_BYTES, at(1), at(2))
         for text, who, size in touched
     ]
     return make_region(ino, *(toucher(who, size) for _, who, size in touched), labelled=labelled)

@@ -156,11 +156,11 @@ NAMELESS = "(none)"
 
 
 class Labelled(NamedTuple):
-    """The pages of one region that processes touched first with one label."""
+    """The pages of one region that a process touched first with one label."""
 
     label: Label | None
     """None: unknown"""
-    processes: Sequence[Process]
+    process: Process
     touched_bytes: int
     first_ns: int
     last_ns: int
@@ -215,7 +215,7 @@ class Region(NamedTuple):
     other_times_bytes: int = 0
     """touched outside the requested window"""
     labelled: Sequence[Labelled] = ()
-    """the touched bytes by label; empty without --label"""
+    """the touched bytes by label and process; empty without --label"""
     hint: str | None = None
     """what its content says of its use"""
 
@@ -547,12 +547,14 @@ def _region(
 ) -> Region:
     """name: the region's id. labels: by row; None: the trace had no --label."""
     touched: dict[int, tuple[int, int, int]] = {}
-    doing: dict[int, list[tuple[int, int, int, int]]] = {}
+    labelled = []
     before_pages = other_times_pages = 0
     for key, pages, first_ns, last_ns in rows.sums(row["id"]):
         label, process = divmod(key, 1 << 32)
         if process:
-            doing.setdefault(label, []).append((process, pages, first_ns, last_ns))
+            if labels is not None:
+                doing, who = labels.get(label), processes[process]
+                labelled.append(Labelled(doing, who, pages * PAGE_BYTES, first_ns, last_ns))
             if process in touched:
                 so_far, earliest_ns, latest_ns = touched[process]
                 touched[process] = so_far + pages, min(earliest_ns, first_ns), max(latest_ns, last_ns)
@@ -614,15 +616,8 @@ def _region(
         mappers=sorted(processes[process].tgid for (process,) in rows.mappers.get(row["id"], ())),
         other_times_bytes=other_times_pages * PAGE_BYTES,
         hint=row["hint"],
-        labelled=() if labels is None else [_labelled(labels.get(row), of, processes) for row, of in doing.items()],
+        labelled=tuple(labelled),
     )
-
-
-def _labelled(
-    label: Label | None, touched: Sequence[tuple[int, int, int, int]], processes: dict[int, Process]
-) -> Labelled:
-    of, pages, first_ns, last_ns = zip(*touched)
-    return Labelled(label, [processes[row] for row in of], sum(pages) * PAGE_BYTES, min(first_ns), max(last_ns))
 
 
 LABELS = f"SELECT id, {', '.join(Label._fields)} FROM label"  # noqa: S608

@@ -65,7 +65,7 @@ def by_label(account: Account, kind: str, depth: int | None = None) -> Table:
                 "touched",
                 text,
                 sum(regions.values()),
-                len({process for labelled, _ in touched for process in labelled.processes}),
+                len({labelled.process for labelled, _ in touched}),
                 min(labelled.first_ns for labelled, _ in touched),
                 max(labelled.last_ns for labelled, _ in touched),
                 [name for name, _ in regions.most_common()],

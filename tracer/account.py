@@ -402,7 +402,7 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     """
     session = read_session(capture)
     processes = read_processes(capture)
-    labels = {row["id"]: Label(*row[1:]) for row in capture.rows(LABELS)}
+    labels = read_labels(capture)
     parents: dict[int | None, list[Region]] = {}
     ids: Counter[str] = Counter()
     rows = _Rows(capture, window, session.complete)
@@ -482,6 +482,14 @@ def read_processes(capture: Capture) -> ProcessesByRow:
             for row in capture.rows("SELECT * FROM process")
         ),
     )
+
+
+LABELS = f"SELECT id, {', '.join(Label._fields)} FROM label"  # noqa: S608
+
+
+def read_labels(capture: Capture) -> dict[int, Label]:
+    """All labels of a capture, by row."""
+    return {row["id"]: Label(*row[1:]) for row in capture.rows(LABELS)}
 
 
 LABEL_AND_PROCESS = "ifnull(label, 0) << 32 | ifnull(process, 0)"
@@ -618,9 +626,6 @@ def _region(
         hint=row["hint"],
         labelled=tuple(labelled),
     )
-
-
-LABELS = f"SELECT id, {', '.join(Label._fields)} FROM label"  # noqa: S608
 
 
 def _most_touched_first(toucher: Toucher) -> tuple[int, int, int, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from tracer import guess
 from tracer.account import Process, Region
@@ -17,18 +19,45 @@ BACKEND = re.compile(r"(postgres: \S+ \S+) (?:\[local\]|\S+\(\d+\)) .*")
 
 
 def of_process(process: Process) -> str:
-    """What processes of one pool have in common: a title, or a program and its first arguments."""
+    """What processes of one pool have in common: a title, or a program and its first arguments, with # for numbers."""
+    name = _title(process)
+    return (NUMBER if name.is_title else VARIES).sub("#", name.text)
+
+
+def called(processes: Iterable[Process]) -> str:
+    """What to call processes that are alike: their title if they all have the same, or else what of_process() says."""
+    some = list(processes)
+    titles = {_title(process).text for process in some}
+    return titles.pop() if len(titles) == 1 else of_process(some[0])
+
+
+class _Title(NamedTuple):
+    text: str
+    is_title: bool
+    """no command line, in which a number after a letter is part of a name"""
+
+
+def _title(process: Process) -> _Title:
     words = (process.command or "").split()
-    if not words:
-        return NUMBER.sub("#", process.comm or "?")
-    if words[0].endswith(":"):  # a title
-        return NUMBER.sub("#", BACKEND.sub(r"\1", " ".join(words)))
-    if process.is_renamed:
-        return NUMBER.sub("#", process.comm or "?")
+    if not words or process.is_renamed:
+        return _Title(process.comm or "?", is_title=True)
+    if words[0].endswith(":"):
+        return _Title(BACKEND.sub(r"\1", " ".join(words)), is_title=True)
     program = PurePosixPath(words[0]).name or words[0]
-    return " ".join([program, *(VARIES.sub("#", word) for word in words[1 : 1 + MAX_WORDS])])
+    return _Title(" ".join([program, *words[1 : 1 + MAX_WORDS]]), is_title=False)
 
 
 def of_region(region: Region, parent: Process | None) -> str:
-    """What regions of one kind have in common: a guessed use, or a name."""
-    return VARIES.sub("#", guess.guess(region, parent) or region.name or region.kind)
+    """What regions of one kind have in common: a guessed use, or a name, with # for numbers."""
+    return VARIES.sub("#", _name(region, parent))
+
+
+def regions_called(regions: Iterable[tuple[Region, Process | None]]) -> str:
+    """What to call regions that are alike, each with its parent: as called() does."""
+    some = list(regions)
+    names = {_name(region, parent) for region, parent in some}
+    return names.pop() if len(names) == 1 else of_region(*some[0])
+
+
+def _name(region: Region, parent: Process | None) -> str:
+    return guess.guess(region, parent) or region.name or region.kind

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tracer import alike
 from tracer.account import ALL_TIME, Account, Parent, Process, Region
 from tracer.formatting import clock, fit, format_bytes, format_change, moment, printable
+from tracer.tables import dimensions
 
 MOST = 3  # groups named in a sentence
 WHOLE = 0.9  # a group with this share of the growth stands for all of it
@@ -93,43 +94,30 @@ def paragraph(account: Account) -> str:
 
 
 def _groups(regions: Sequence[tuple[Region, Parent]]) -> list[Grown]:
-    alikes: dict[str, list[Region]] = {}
+    alikes: dict[str, list[tuple[Region, Process | None]]] = {}
     for region, parent in regions:
-        alikes.setdefault(alike.of_region(region, parent.process), []).append(region)
+        alikes.setdefault(alike.of_region(region, parent.process), []).append((region, parent.process))
     found = [
         Grown(
-            what,
+            alike.regions_called(some),
             len(some),
-            sum(region.grown_bytes for region in some),
-            sum(region.allocated_bytes for region in some),
+            sum(region.grown_bytes for region, _ in some),
+            sum(region.allocated_bytes for region, _ in some),
             None
-            if any(region.size_bytes is None for region in some)
-            else sum(region.size_bytes or 0 for region in some),
+            if any(region.size_bytes is None for region, _ in some)
+            else sum(region.size_bytes or 0 for region, _ in some),
         )
-        for what, some in alikes.items()
+        for some in alikes.values()
     ]
     return sorted((each for each in found if each.grown_bytes > 0), key=lambda each: -each.grown_bytes)
 
 
 def _growers(account: Account) -> list[Grower]:
-    touched: Counter[Process] = Counter()
-    for region in account.regions:
-        for toucher in region.touchers:
-            touched[toucher.process] += toucher.touched_bytes
-    alikes: dict[str, list[Process]] = {}
-    for process, size_bytes in touched.items():
-        if size_bytes:
-            alikes.setdefault(alike.of_process(process), []).append(process)
-    found = [
-        Grower(
-            who,
-            len(some),
-            sum(process.exited_ns is not None for process in some),
-            sum(touched[process] for process in some),
-        )
-        for who, some in alikes.items()
+    return [
+        Grower(str(row.texts[0]), row.nr_processes, row.nr_exited, row.size_bytes)
+        for row in dimensions.by(account, ["command"]).rows
+        if row.part == "touched"
     ]
-    return sorted(found, key=lambda each: -each.touched_bytes)
 
 
 # ---- in words ----

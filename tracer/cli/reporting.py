@@ -7,27 +7,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
-from tracer import labels
 from tracer.cli import options, output
 from tracer.shipped import shipped
 
 if TYPE_CHECKING:
     from tracer.account import Account
-    from tracer.tables.table import Table
+
+
+class By(click.ParamType):
+    """A grouping of a report, or two with a comma between them."""
+
+    name = "by"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The value, if there is such a table."""
+        from tracer.tables import groups
+
+        names = value.split(",")
+        for name in names:
+            if name not in groups.NAMES:
+                self.fail(f"{name[:40]!r} is none of {', '.join(groups.NAMES)}", param, ctx)
+        if len(names) > 1 and (len(names) > 2 or names[0] == names[1] or not set(names) <= set(groups.DIMENSIONS)):
+            self.fail(f"{value!r} is not two of {', '.join(groups.DIMENSIONS)}", param, ctx)
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The groupings; after a comma, those that go with another."""
+        from tracer.tables import groups
+
+        first, comma, begun = incomplete.rpartition(",")
+        names = groups.DIMENSIONS if comma else groups.NAMES
+        return [CompletionItem(f"{first}{comma}{name}") for name in names if name.startswith(begun) and name != first]
 
 
 @click.command(short_help="Report on a capture, by parent, region, process or time.")
 @options.a_capture
 @click.option(
     "--by",
-    type=click.Choice(["parent", "region", "process", "unit", "container", "time", "stack", "unmapped", *labels.KINDS]),
+    type=By(),
     default="parent",
     show_default=True,
-    metavar="GROUP",
-    help="Group by this: parent, region, process, unit, container, time, stack, unmapped (what no process "
-    "maps); with labels in the capture also script, request, file, directory, query (without its values), statement, "
-    "label.",
+    metavar="GROUP[,GROUP]",
+    help="Group by this: parent, region, process, command (processes that are alike), creator (of the region), unit, "
+    "container, time, stack, unmapped (what no process maps); with labels in the capture also script, request, file, "
+    "directory, query (without its values), statement, label. Or by two of them, as in script,command.",
 )
 @click.option(
     "--depth", type=click.IntRange(min=1), metavar="N", help="With --by directory: only N directories from the root."
@@ -67,12 +92,12 @@ def report(
     from tracer import account, window
     from tracer import answer as answers
     from tracer.capture.capture import Capture
-    from tracer.tables import by_time, groups, rollup
+    from tracer.tables import groups
     from tracer.views import table
 
     if by == "stack" and (since or until):
         raise click.UsageError("--by stack takes no --since or --until: stacks are recorded without times")
-    if depth and by != "directory":
+    if depth and "directory" not in by.split(","):
         raise click.UsageError("--depth needs --by directory")
     whole = by == "parent" and not as_csv
     if summary and (not whole or as_json or sort):
@@ -81,13 +106,7 @@ def report(
         raise click.UsageError("--sort needs a table: add --csv, or --by with anything but parent")
     with Capture.open(capture_path) as capture:
         read = account.read(capture, window.window(since, until, account.read_session(capture)))
-        tables: dict[str, Callable[[], Table]] = {
-            "parent": lambda: rollup.by_parent(read),
-            "region": lambda: rollup.by_region(read, capture),
-            "process": lambda: rollup.by_process(read),
-            "time": lambda: by_time.by_time(read, capture),
-        }
-        found = None if whole else (tables[by]() if by in tables else groups.table(read, by, depth)).sort(sort)
+        found = None if whole else groups.table(read, by, capture, depth).sort(sort)
     if summary:
         output.say(answers.paragraph(read))
     elif found is None:

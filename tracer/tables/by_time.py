@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from tracer.account import Account, Process, read_processes
+from tracer.account import Account, Labelled, Process, read_labels, read_processes
 from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.tables.table import Column, Table
 
@@ -63,23 +63,23 @@ BY_TIME = [
     Column("started", "started", lambda row: row.started),
     Column("exited", "exited", lambda row: row.exited),
 ]
-BUCKET_AND_PROCESS = "max(0, min(:last, (first_ns - :origin) / :size)) << 32 | process"
+BUCKET = "max(0, min(:last, (first_ns - :origin) / :size))"
 TOUCHED = """process IS NOT NULL AND first_ns IS NOT NULL
   AND (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)"""
+TOUCHED_FOR = f"""
+SELECT region, label, process, {BUCKET}, sum("end" - start), min(first_ns), max(last_ns) FROM extent WHERE {TOUCHED}
+GROUP BY 1, 2, 3, 4"""  # noqa: S608
 
 
 def by_time(account: Account, capture: Capture) -> Table:
     """The window in at most about 24 equal parts that begin at round local times."""
     since_ns, until_ns = bounds(account)
-    origin_ns, size_ns = _buckets(since_ns, until_ns)
-    nr = max(1, -(-(until_ns - origin_ns) // size_ns))
+    origin_ns, size_ns, nr = parts = _parts(account)
     touched = [0] * nr
     growers: dict[int, tuple[int | None, int]] = {}
     nobody = None, 0
     processes = read_processes(capture)
-    window = {"since": account.window.since_ns, "until": account.window.until_ns}
-    place = {"origin": origin_ns, "size": size_ns, "last": nr - 1}
-    for key, pages, _, _ in capture.sums(BUCKET_AND_PROCESS, TOUCHED, {**window, **place}):
+    for key, pages, _, _ in capture.sums(f"{BUCKET} << 32 | process", TOUCHED, parts.values(account)):
         bucket, process = key >> 32, key & 0xFFFFFFFF
         touched[bucket] += pages * PAGE_BYTES
         if pages * PAGE_BYTES > growers.get(bucket, nobody)[1]:
@@ -124,13 +124,37 @@ def bounds(account: Account) -> tuple[int, int]:
     return max(since_ns, session.started_ns), min(until_ns, session.ended_ns)
 
 
-def _buckets(since_ns: int, until_ns: int) -> tuple[int, int]:
-    """(begin of the first part, length of each part) in nanoseconds, round in the local zone."""
+class Parts(NamedTuple):
+    """Equal parts of the window, round in the local zone."""
+
+    origin_ns: int
+    """where the first begins"""
+    size_ns: int
+    number: int
+
+    def values(self, account: Account) -> dict[str, int | None]:
+        """What BUCKET and TOUCHED want."""
+        window = {"since": account.window.since_ns, "until": account.window.until_ns}
+        return {**window, "origin": self.origin_ns, "size": self.size_ns, "last": self.number - 1}
+
+
+def _parts(account: Account) -> Parts:
+    since_ns, until_ns = bounds(account)
     seconds = (until_ns - since_ns) / 1e9
     size_ns = next((size for size in BUCKETS_S if seconds / size <= MAX_BUCKETS), BUCKETS_S[-1]) * 10**9
     offset = datetime.fromtimestamp(since_ns / 1e9).astimezone().utcoffset()
     offset_ns = int(offset.total_seconds()) * 10**9 if offset else 0
-    return since_ns - (since_ns + offset_ns) % size_ns, size_ns
+    origin_ns = since_ns - (since_ns + offset_ns) % size_ns
+    return Parts(origin_ns, size_ns, max(1, -(-(until_ns - origin_ns) // size_ns)))
+
+
+def parts_of_time(account: Account, capture: Capture) -> Iterator[tuple[int, int, Labelled]]:
+    """(row of the region, when a part of the time begins, what was touched in it): the parts are those of by_time()."""
+    since_ns, _ = bounds(account)
+    parts, processes, texts = _parts(account), read_processes(capture), read_labels(capture)
+    for region, label, process, number, pages, first_ns, last_ns in capture.each(TOUCHED_FOR, parts.values(account)):
+        time_ns = max(since_ns, parts.origin_ns + number * parts.size_ns)
+        yield region, time_ns, Labelled(texts.get(label), processes[process], pages * PAGE_BYTES, first_ns, last_ns)
 
 
 def histories(account: Account, capture: Capture) -> Mapping[int, History]:

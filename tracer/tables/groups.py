@@ -1,31 +1,59 @@
-"""Group an account by something else than regions and processes: unit, container, stack or label. Pure."""
+"""Every table of an account that --by names. Pure."""
 
 from __future__ import annotations
 
-from tracer import labels
+from collections.abc import Mapping
+from typing import Callable
+
+from tracer import alike, labels
 from tracer.account import Account
+from tracer.capture.capture import Capture
 from tracer.cgroup import place
+from tracer.tables import by_time, dimensions, rollup
 from tracer.tables.by_cgroup import by_container, by_unit
-from tracer.tables.by_label import by_label
 from tracer.tables.by_stack import by_stack
 from tracer.tables.by_unmapped import by_unmapped
 from tracer.tables.table import Table
 
+ALONE: Mapping[str, Callable[[Account], Table]] = {
+    "parent": rollup.by_parent,
+    "process": rollup.by_process,
+    "unit": by_unit,
+    "container": by_container,
+    "stack": by_stack,
+    "unmapped": by_unmapped,
+}
+FROM_CAPTURE: Mapping[str, Callable[[Account, Capture], Table]] = {
+    "region": rollup.by_region,
+    "time": by_time.by_time,
+}
+DIMENSIONS = [*dimensions.NAMES, *labels.KINDS]
+"""What may be crossed with one another."""
+NAMES = list(dict.fromkeys([*ALONE, *FROM_CAPTURE, *DIMENSIONS]))
 
-def table(account: Account, by: str, depth: int | None = None) -> Table:
-    """The table by unit, container, stack, unmapped or a kind of label. depth: as in Labelled.text().
 
-    Raises ShmtraceError if the capture has no such data.
+def table(account: Account, by: str, capture: Capture | None = None, depth: int | None = None) -> Table:
+    """The table by one of NAMES, or by two of DIMENSIONS, as in "script,command".
+
+    capture: needed for region and time. depth: of a directory, as in Labelled.text(). Raises ShmtraceError if the
+    capture has no such data.
     """
-    tables = {"unit": by_unit, "container": by_container, "stack": by_stack, "unmapped": by_unmapped}
-    return tables[by](account) if by in tables else by_label(account, by, depth)
+    if by in ALONE:
+        return ALONE[by](account)
+    if capture and by in FROM_CAPTURE:
+        return FROM_CAPTURE[by](account, capture)
+    return dimensions.by(account, by.split(","), capture, depth)
 
 
 def telling(account: Account) -> list[str]:
     """The groupings that make sense for this account, the most specific first."""
-    places = {place(toucher.process.cgroup) for region in account.regions for toucher in region.touchers}
+    processes = {toucher.process for region in account.regions for toucher in region.touchers}
+    places = {place(process.cgroup) for process in processes}
+    creators = {alike.of_process(region.creator.process) for region in account.regions if region.creator}
     return [
         *(labels.kinds(account.session.label) if account.session.label else []),
+        *(["command"] if len({alike.of_process(process) for process in processes}) < len(processes) else []),
+        *(["creator"] if len(creators) > 1 else []),
         *(["unit"] if len({where.unit for where in places}) > 1 else []),
         *(["container"] if any(where.container for where in places) else []),
         *(["stack"] if account.has_stacks else []),

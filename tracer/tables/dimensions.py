@@ -1,0 +1,236 @@
+"""The table of an account by one or two dimensions: what was touched first, by whom, for what, where, when. Pure.
+
+A dimension is something that every touched page has: the process that touched it, the region it is in, the process
+that created that, what the process was doing, the time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Callable, NamedTuple, Union
+
+from tracer import alike, labels
+from tracer.account import NAMELESS, Account, Labelled, Parent, Process, Region
+from tracer.capture.capture import Capture
+from tracer.cgroup import place, short
+from tracer.errors import ShmtraceError
+from tracer.tables.by_time import parts_of_time
+from tracer.tables.rollup import PARTS, what
+from tracer.tables.table import Column, Table
+
+NAMES = ["command", "creator", "process", "region", "unit", "container", "time"]
+"""The dimensions of every capture. command and creator stand for groups of processes that are alike."""
+
+Text = Union[str, int, None]
+
+
+class Cell(NamedTuple):
+    """Pages of one region that one process touched first, with one label."""
+
+    parent: Parent
+    region: Region
+    labelled: Labelled
+    time_ns: int | None = None
+    """CLOCK_REALTIME when the part of the time began that they were touched in; None: of any time"""
+
+
+class Group(NamedTuple):
+    """The cells that are alike in each dimension, summed up; or a part that no process touched."""
+
+    part: str
+    """touched, other_times, before or unseen"""
+    texts: Sequence[Text]
+    """one for each dimension: nanoseconds since 1970 for time. None: unknown; "": the label was empty"""
+    size_bytes: int
+    nr_processes: int | None = None
+    nr_exited: int | None = None
+    first_ns: int | None = None
+    last_ns: int | None = None
+    regions: Sequence[str] = ()
+    """names of the regions, most touched first"""
+    key: Hashable = None
+    """identity of a touched row, which stays the same while the row grows"""
+
+    @property
+    def nr_regions(self) -> int:
+        return len(self.regions)
+
+
+def by(account: Account, names: Sequence[str], capture: Capture | None = None, depth: int | None = None) -> Table:
+    """Touched bytes by these dimensions, most first; if time is one of them, in its order.
+
+    names: of NAMES and of labels.KINDS; "label" is the most telling kind that the capture has. The rows add up to what
+    is allocated. capture: needed for time alone. depth: as in Label.text(). Raises ShmtraceError if the capture has no
+    labels of that kind.
+    """
+    of = [_kind(account, name) if name in labels.KINDS else name for name in names]
+    names_of = {region.row: _name(parent, region) for parent in account.parents for region in parent.regions}
+    dimensions = [_dimension(name, depth, names_of) for name in of]
+    found: dict[tuple[Hashable, ...], list[Cell]] = {}
+    for cell in _of_parts_of_time(account, capture) if capture and "time" in names else cells(account):
+        found.setdefault(tuple(dimension.key(cell) for dimension in dimensions), []).append(cell)
+    rows = [
+        _group(key, [dimension.text(some) for dimension in dimensions], some, names_of) for key, some in found.items()
+    ]
+    times = [place for place, name in enumerate(of) if name == "time"]
+    rows.sort(
+        key=lambda row: (
+            [row.texts[place] for place in times],
+            -row.size_bytes,
+            [(text is None, str(text)) for text in row.texts],
+        )
+    )
+    rows += [
+        Group(part, [None] * len(of), size_bytes)
+        for part in ("other_times", "before", "unseen")
+        if (size_bytes := sum(getattr(region, f"{part}_bytes") for region in account.regions))
+    ]
+    return Table(",".join(names), _columns(of), rows)
+
+
+def cells(account: Account) -> Iterator[Cell]:
+    """What was touched in the account's window, in the smallest pieces that an account has."""
+    for parent in account.parents:
+        for region in parent.regions:
+            yield from (Cell(parent, region, labelled) for labelled in region.labelled or _unlabelled(region))
+
+
+def _unlabelled(region: Region) -> Iterator[Labelled]:
+    for process, touched_bytes, _, _, first_ns, last_ns, *_ in region.touchers:
+        if touched_bytes:
+            yield Labelled(None, process, touched_bytes, first_ns or 0, last_ns or 0)
+
+
+def _of_parts_of_time(account: Account, capture: Capture) -> Iterator[Cell]:
+    """The same, each cell in one part of the time."""
+    of = {region.row: (parent, region) for parent in account.parents for region in parent.regions}
+    for row, time_ns, labelled in parts_of_time(account, capture):
+        if row in of:
+            yield Cell(*of[row], labelled, time_ns)
+
+
+def _kind(account: Account, name: str) -> str:
+    """The kind of label text that a name stands for. Raises ShmtraceError if the capture has none."""
+    source = account.session.label
+    kinds = labels.kinds(source) if source else []
+    if not kinds or name not in ["label", *kinds]:
+        has = f"it has {', '.join(kinds)}" if kinds else "it has no labels; record it with --label"
+        raise ShmtraceError(f"the capture has no {name} to group by", has)
+    return labels.columns(source or "")[0] if name == "label" else name
+
+
+# ---- dimensions ----
+
+
+class _Dimension(NamedTuple):
+    key: Callable[[Cell], Hashable]
+    """what the cells of one group have in common"""
+    text: Callable[[Sequence[Cell]], Text]
+    """of a group"""
+
+
+def _dimension(name: str, depth: int | None, names: Mapping[int, str]) -> _Dimension:
+    """names: of the regions, by row."""
+    if name == "command":
+        return _of_processes(lambda cell: cell.labelled.process)
+    if name == "creator":
+        return _of_processes(lambda cell: cell.region.creator and cell.region.creator.process)
+    if name == "process":
+        return _Dimension(lambda cell: cell.labelled.process.row, lambda some: some[0].labelled.process.who)
+    if name == "region":
+        return _Dimension(lambda cell: cell.region.row, lambda some: names[some[0].region.row])
+    if name == "unit":
+        return _of_texts(lambda cell: place(cell.labelled.process.cgroup).unit or cell.labelled.process.cgroup)
+    if name == "container":
+        return _of_texts(lambda cell: _container(cell.labelled.process.cgroup))
+    if name == "time":
+        return _of_texts(lambda cell: cell.time_ns)
+    return _of_texts(lambda cell: cell.labelled.text(name, depth))
+
+
+def _of_texts(text: Callable[[Cell], Text]) -> _Dimension:
+    return _Dimension(text, lambda some: text(some[0]))
+
+
+def _of_processes(get: Callable[[Cell], Process | None]) -> _Dimension:
+    """Groups of processes that are alike. get: returns None if the process is unknown."""
+    known: dict[Process, str] = {}
+
+    def key(cell: Cell) -> str | None:
+        process = get(cell)
+        if process and process not in known:
+            known[process] = alike.of_process(process)
+        return process and known[process]
+
+    def text(some: Sequence[Cell]) -> str | None:
+        return alike.called(process for cell in some if (process := get(cell))) if get(some[0]) else None
+
+    return _Dimension(key, text)
+
+
+def _container(cgroup: str | None) -> str | None:
+    return cgroup and (short(place(cgroup).container) or "-")
+
+
+def _name(parent: Parent, region: Region) -> str:
+    return f"{what(region, parent)} {region.ino}"
+
+
+def _group(key: Hashable, texts: Sequence[Text], some: Sequence[Cell], names: Mapping[int, str]) -> Group:
+    regions: Counter[int] = Counter()
+    for cell in some:
+        regions[cell.region.row] += cell.labelled.touched_bytes
+    processes = {cell.labelled.process for cell in some}
+    return Group(
+        "touched",
+        texts,
+        sum(regions.values()),
+        len(processes),
+        sum(process.exited_ns is not None for process in processes),
+        min(cell.labelled.first_ns for cell in some),
+        max(cell.labelled.last_ns for cell in some),
+        [names[row] for row, _ in regions.most_common()],
+        key,
+    )
+
+
+# ---- columns ----
+
+
+def _columns(names: Sequence[str]) -> list[Column]:
+    alone = len(names) == 1
+    texts = [place for place, name in enumerate(names) if name != "time"]
+    return [
+        *(Column("time_ns", "from", _text(place)) for place, name in enumerate(names) if name == "time"),
+        Column("part", "", lambda row: row.part, "<"),
+        Column("allocated_bytes", "allocated", lambda row: row.size_bytes),
+        Column("processes", "by", lambda row: row.nr_processes, shown=lambda row: str(row.nr_processes or "")),
+        Column(
+            "exited",
+            "exited" if "command" in names else "",
+            lambda row: row.nr_exited,
+            shown=lambda row: str(row.nr_exited or ""),
+        ),
+        Column("first_ns", "first" * alone, lambda row: row.first_ns),
+        Column("last_ns", "last" * alone, lambda row: row.last_ns),
+        Column("regions", "", lambda row: ", ".join(row.regions), "<"),
+        *(
+            Column(names[place], names[place], _text(place), "<", shown=_shown(place, place == texts[0]))
+            for place in texts
+        ),
+    ]
+
+
+def _text(place: int) -> Callable[[Group], Text]:
+    return lambda row: row.texts[place]
+
+
+def _shown(place: int, names_parts: bool) -> Callable[[Group], str]:
+    def shown(row: Group) -> str:
+        if row.part in PARTS:
+            return PARTS[row.part] * names_parts
+        text = row.texts[place]
+        return "?" if text is None else str(text) or NAMELESS
+
+    return shown

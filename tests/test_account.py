@@ -421,10 +421,7 @@ def test_labels_change_nothing_else(tmp_path: Path) -> None:
         again = account.read(told, Window(until_ns=recorded.at(20)))
     assert [region._replace(labelled=()) for region in read.regions] == without.regions
     assert [
-        [
-            (labelled.label and labelled.label.file, labelled.process.tgid, labelled[2:])
-            for labelled in region.labelled
-        ]
+        [(labelled.label and labelled.label.file, labelled.process.tgid, labelled[2:]) for labelled in region.labelled]
         for region in read.regions
     ] == [
         [

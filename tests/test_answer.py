@@ -52,6 +52,7 @@ def test_processes_that_are_alike(comm: str | None, command: str | None, group: 
         ("/dev/shm/torch_11043_412", "/dev/shm/torch_#_#"),
         ("/memfd:shared-memory-3f9a01bc7d", "/memfd:shared-memory-#"),
         ("/dev/shm/cafe", "/dev/shm/cafe"),
+        ("/SYSV0052e2c1", "/SYSV#"),
         ("", "posix"),
     ],
 )
@@ -128,7 +129,7 @@ def test_a_snapshot() -> None:
     found = text(Parent(process(811, MASTER), regions), Parent(None, [make_region(3, before=1)]), tier="proc")
     assert found == (
         "12.0 MiB of shared memory in 3 regions: apcu? 10.0 MiB, /memfd:x 2.0 MiB, /dev/zero 4.0 KiB. "
-        "Made by php-fpm: master process (/etc/php/#.#/fpm/p… 12.0 MiB, unknown processes 4.0 KiB."
+        "Made by php-fpm: master proce…/8.2/fpm/php-fpm.conf) 12.0 MiB, unknown processes 4.0 KiB."
     )
 
 

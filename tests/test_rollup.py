@@ -251,7 +251,7 @@ def test_by_time_adds_up(window: Window, large: Path) -> None:
     ("seconds", "size_s"), [(0, 1), (20, 1), (41, 2), (300, 30), (3600, 300), (86400, 3600), (7 * 86400, 12 * 3600)]
 )
 def test_buckets(seconds: int, size_s: int) -> None:
-    origin_ns, size_ns = by_time._buckets(BEGAN_NS, BEGAN_NS + seconds * 10**9)
+    origin_ns, size_ns, _ = by_time._parts(BEGAN_NS, BEGAN_NS + seconds * 10**9)
     assert size_ns == size_s * 10**9
     assert origin_ns % size_ns == 0
     assert 0 <= BEGAN_NS - origin_ns < size_ns

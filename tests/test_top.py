@@ -215,7 +215,7 @@ def test_by_unit_and_container() -> None:
         (f"/docker/{CONTAINER} 9ec39b91f3d7", 5, 5, 1, 1),
     ]
     assert rows_by(view, "container") == [("-", 30, 10, 1, 2), ("9ec39b91f3d7", 5, 5, 1, 1)]
-    assert top.kinds(view) == ["process", "unit", "container"]
+    assert top.kinds(view) == ["process", "command", "unit", "container"]
     assert top.kinds(top.compare(IS, None)) == ["process", "label"]
 
 

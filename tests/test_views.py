@@ -343,6 +343,23 @@ def test_reports_have_80_columns(make: Callable[[], Account]) -> None:
     assert not [line for line in lines if line != line.rstrip()]
 
 
+@pytest.mark.parametrize(
+    ("text", "columns", "shortened"),
+    [
+        ("/dev/shm/torch_11043_412", 24, "/dev/shm/torch_11043_412"),
+        ("/dev/shm/torch_11043_412", 15, "/dev/sh…043_412"),
+        ("/dev/shm/torch_11043_412", 4, "/…12"),
+        ("/dev/shm/torch_11043_412", 2, "/…"),
+        ("/dev/shm/torch_11043_412", 1, "…"),
+        ("/dev/shm/torch_11043_412", 0, ""),
+        ("日本語日本語", 7, "日本…語"),
+        ("日本語日本語", 8, "日…本語"),
+    ],
+)
+def test_shortened_in_the_middle(text: str, columns: int, shortened: str) -> None:
+    assert formatting.shorten(text, columns) == shortened
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("place", ["comm", "command", "region"])
 def test_a_stranger_cannot_write_on_the_terminal(name: str, place: str) -> None:
@@ -378,10 +395,71 @@ def test_what_is_not_counted_is_not_shown(make: Callable[[], Account]) -> None:
 
 
 def test_what_is_not_counted_is_not_shown_of_the_rest() -> None:
-    touchers = [toucher(process(2000 + i), 100 - i) for i in range(15)]
+    touchers = [toucher(process(2000 + i, f"worker-{chr(97 + i)}"), 100 - i) for i in range(15)]
     shown = report.render(exactly(Parent(process(811), [make_region(1, *touchers)])))
-    (rest,) = re.findall(r"^ +…5 more .*", shown, re.MULTILINE)
-    assert rest.split() == ["…5", "more", "1.7", "MiB", "32%"]
+    (rest,) = re.findall(r"^ .* …5 more", shown, re.MULTILINE)
+    assert rest.split() == ["1.7", "MiB", "32%", "…5", "more"]
+
+
+def test_more_than_a_handful_of_processes_that_are_alike_share_a_row() -> None:
+    master, other = process(811, MASTER), process(700, "cron")
+    workers = [process(2000 + i, exited=20 if i < 4 else None) for i in range(6)]
+    touchers = [
+        toucher(workers[0], 23, 30, freed=3, made_for={master: 7, other: 2}),
+        *(toucher(worker, 7, None) for worker in workers[1:]),
+        toucher(other, 11, 12, freed=1, made_for={master: 7}),
+    ]
+    lines = report.render(account(Parent(master, [make_region(1, *touchers)]))).split("\n")
+    first = lines.index("        PID  touched share  faults process")
+    assert lines[first + 1 : first + 8] == [
+        "         ×6  232 KiB   84%      30 php-fpm: pool www  4 exited",
+        "            28.0 KiB for 811 php-fpm: master process (/etc/php/8…",
+        "            8.0 KiB for 700 cron",
+        "        700 44.0 KiB   16%      12 cron",
+        "            28.0 KiB for 811 php-fpm: master process (/etc/php/8…",
+        "                 0 B    0%         unseen",
+        "    freed: 12.0 KiB of 2000 php-fpm: pool www, 4.0 KiB of 1 more",
+    ]
+    few = report.render(account(Parent(master, [make_region(1, *touchers[:5])])))
+    assert "×5" not in "\n".join(few.split("\n\n")[1:])
+
+
+def test_more_than_a_handful_of_regions_that_are_alike_share_a_table() -> None:
+    """Whoever made them, if those are alike, too; what is gone by itself."""
+    backends = [process(1000 + i, f"postgres: app orders 10.0.0.{i}(4711) idle", comm="postgres") for i in range(8)]
+    segments = [
+        make_region(
+            10 + i,
+            toucher(backend, 23 + i, 30),
+            kind="posix",
+            name=f"/dev/shm/PostgreSQL.{i}23",
+            creator=Creator(backend, "traced"),
+            gone_ns=at(20 + i) if i < 6 else None,
+            swapped_bytes=PAGE_BYTES if i == 6 else 0,
+        )
+        for i, backend in enumerate(backends)
+    ]
+    parents = [Parent(backend, [segment]) for backend, segment in zip(backends, segments)]
+    lines = report.render(account(*parents)).split("\n\n")[1].split("\n")
+    assert lines == [
+        "postgres ×8  postgres: app orders",
+        "  dynamic shared memory?  posix 256 MiB, allocated 120 KiB, +120 KiB in 41 s",
+        "      id 0:1/17/3a9c21f0",
+        "        PID  touched share  faults process",
+        "       1007  120 KiB  100%      30 postgres: app orders 10.0.0.7(4711) idle",
+        "                 0 B    0%         unseen",
+        "  dynamic shared memory?  posix 256 MiB, allocated 116 KiB, +116 KiB in 41 s",
+        "      4.0 KiB swapped, id 0:1/16/3a9c21f0",
+        "        PID  touched share  faults process",
+        "       1006  116 KiB  100%      30 postgres: app orders 10.0.0.6(4711) idle",
+        "                 0 B    0%         unseen",
+        "  dynamic shared memory? ×6  posix 1.5 GiB, had 612 KiB when they went",
+        "      22:13:40 to 22:13:45",
+        "    largest 112 KiB  /dev/shm/PostgreSQL.523  0:1/15/3a9c21f0",
+        "        PID  touched share  faults process",
+        "         ×6  612 KiB  100%     180 postgres: app orders",
+        "                 0 B    0%         unseen",
+    ]
 
 
 def test_a_stranger_that_has_exited() -> None:
@@ -636,7 +714,7 @@ def test_a_process_of_another_pid_namespace_is_named_by_both_numbers() -> None:
     shown = report.render(account(Parent(master, [make_region(1, *rows, creator=made)])))
     assert "\n\nphp-fpm8.2 4312 (1)  php-fpm: master" in shown
     assert "    made by 4312 (1) (inferred)" in shown
-    assert "    4194303 (4194302) php-fpm: po… 92.0 KiB   77%       4  exited 22:13:40" in shown
+    assert "    4194303 92.0 KiB   77%       4 (4194302) php-fpm: pool www  exited 22:13:40" in shown
     assert "28.0 KiB for 4312 (1) php-fpm: master" in shown
     assert "freed: 4.0 KiB of 4194303 (4194302) php-fpm" in shown
     assert max(map(formatting.width, shown.split("\n"))) <= 80

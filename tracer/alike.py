@@ -14,6 +14,7 @@ MAX_WORDS = 2  # of a command line, after the program
 # Numbers, and long hexadecimal ones. After a letter a number is part of a name, as in python3, but not at a title's.
 VARIES = re.compile(r"(?<![A-Za-z])(?:(?=[0-9a-f]*\d)[0-9a-f]{8,}(?![A-Za-z])|\d+)")
 NUMBER = re.compile(r"\d+")
+IN_REGION = re.compile(r"(?=[0-9a-f]*\d)[0-9a-f]{8,}(?![A-Za-z])|\d+")  # as in /SYSV0052e2c1
 # PostgreSQL adds to a backend's title where its client is, and what it does: postgres: app orders 10.0.0.7(41234) idle
 BACKEND = re.compile(r"(postgres: \S+ \S+) (?:\[local\]|\S+\(\d+\)) .*")
 
@@ -49,7 +50,7 @@ def _title(process: Process) -> _Title:
 
 def of_region(region: Region, parent: Process | None) -> str:
     """What regions of one kind have in common: a guessed use, or a name, with # for numbers."""
-    return VARIES.sub("#", _name(region, parent))
+    return IN_REGION.sub("#", _name(region, parent))
 
 
 def regions_called(regions: Iterable[tuple[Region, Process | None]]) -> str:

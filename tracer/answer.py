@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tracer import alike
 from tracer.account import ALL_TIME, Account, Parent, Process, Region
-from tracer.formatting import clock, fit, format_bytes, format_change, moment, printable
+from tracer.formatting import clock, format_bytes, format_change, moment, printable, shorten
 from tracer.tables import dimensions
 
 MOST = 3  # groups named in a sentence
@@ -136,14 +136,22 @@ def _sentences(found: Answer, account: Account) -> list[str]:
 
 def _held(account: Account) -> str:
     """Of a snapshot, which knows no growth."""
-    whats: Counter[str] = Counter()
-    whose: Counter[str] = Counter()
+    whats: dict[str, list[tuple[Region, Process | None]]] = {}
+    whose: dict[str | None, list[Parent]] = {}
     for parent in account.parents:
+        whose.setdefault(parent.process and alike.of_process(parent.process), []).append(parent)
         for region in parent.regions:
-            whats[alike.of_region(region, parent.process)] += region.allocated_bytes
-            whose[alike.of_process(parent.process) if parent.process else "unknown processes"] += region.allocated_bytes
-    total = f"{format_bytes(sum(whats.values()))} of shared memory in {_count(len(account.regions), 'region')}"
-    return f"{total}: {_listed(whats)}. Made by {_listed(whose)}."
+            whats.setdefault(alike.of_region(region, parent.process), []).append((region, parent.process))
+    what: Counter[str] = Counter()
+    for some in whats.values():
+        what[alike.regions_called(some)] += sum(region.allocated_bytes for region, _ in some)
+    who: Counter[str] = Counter()
+    for parents in whose.values():
+        processes = [parent.process for parent in parents if parent.process]
+        name = alike.called(processes) if processes else "unknown processes"
+        who[name] += sum(region.allocated_bytes for parent in parents for region in parent.regions)
+    total = f"{format_bytes(sum(what.values()))} of shared memory in {_count(len(account.regions), 'region')}"
+    return f"{total}: {_listed(what)}. Made by {_listed(who)}."
 
 
 def _listed(sizes: Counter[str]) -> str:
@@ -220,7 +228,7 @@ def _many(group: Grown) -> str:
 
 
 def _short(name: str) -> str:
-    return fit(printable(name), NAME_COLUMNS)
+    return shorten(printable(name), NAME_COLUMNS)
 
 
 def _count(number: int, noun: str) -> str:

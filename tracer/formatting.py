@@ -63,6 +63,19 @@ def fit(text: str, columns: int) -> str:
     return cut + "…" if columns > 0 else ""
 
 
+def shorten(text: str, columns: int) -> str:
+    """The text cut to at most this many columns in its middle: many names differ at their end alone."""
+    if width(text) <= columns:
+        return text
+    end, left = "", columns // 2
+    for character in reversed(text[-columns:]):
+        left -= width(character)
+        if left < 0:
+            break
+        end = character + end
+    return fit(text, columns - width(end)) + end if columns > 2 else fit(text, columns)
+
+
 def wrap(text: str, columns: int) -> list[str]:
     """The words of a text in lines of at most this many columns."""
     lines: list[str] = []

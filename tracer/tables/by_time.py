@@ -74,7 +74,7 @@ GROUP BY 1, 2, 3, 4"""  # noqa: S608
 def by_time(account: Account, capture: Capture) -> Table:
     """The window in at most about 24 equal parts that begin at round local times."""
     since_ns, until_ns = bounds(account)
-    origin_ns, size_ns, nr = parts = _parts(account)
+    origin_ns, size_ns, nr = parts = _parts(since_ns, until_ns)
     touched = [0] * nr
     growers: dict[int, tuple[int | None, int]] = {}
     nobody = None, 0
@@ -138,8 +138,7 @@ class Parts(NamedTuple):
         return {**window, "origin": self.origin_ns, "size": self.size_ns, "last": self.number - 1}
 
 
-def _parts(account: Account) -> Parts:
-    since_ns, until_ns = bounds(account)
+def _parts(since_ns: int, until_ns: int) -> Parts:
     seconds = (until_ns - since_ns) / 1e9
     size_ns = next((size for size in BUCKETS_S if seconds / size <= MAX_BUCKETS), BUCKETS_S[-1]) * 10**9
     offset = datetime.fromtimestamp(since_ns / 1e9).astimezone().utcoffset()
@@ -150,8 +149,8 @@ def _parts(account: Account) -> Parts:
 
 def parts_of_time(account: Account, capture: Capture) -> Iterator[tuple[int, int, Labelled]]:
     """(row of the region, when a part of the time begins, what was touched in it): the parts are those of by_time()."""
-    since_ns, _ = bounds(account)
-    parts, processes, texts = _parts(account), read_processes(capture), read_labels(capture)
+    since_ns, until_ns = bounds(account)
+    parts, processes, texts = _parts(since_ns, until_ns), read_processes(capture), read_labels(capture)
     for region, label, process, number, pages, first_ns, last_ns in capture.each(TOUCHED_FOR, parts.values(account)):
         time_ns = max(since_ns, parts.origin_ns + number * parts.size_ns)
         yield region, time_ns, Labelled(texts.get(label), processes[process], pages * PAGE_BYTES, first_ns, last_ns)

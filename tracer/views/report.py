@@ -5,28 +5,31 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple, Optional
 
-from tracer import guess, labels, unmapped
+from tracer import alike, labels, unmapped
 from tracer.account import ALL_TIME, NAMELESS, Account, Parent, Process, Region, Toucher, charged
 from tracer.answer import NO_ANSWER, answer
 from tracer.capture.capture import PAGE_BYTES
 from tracer.cgroup import place, short
-from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, moment, printable, width, wrap
+from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, moment, printable, shorten, width, wrap
+from tracer.tables.rollup import PARTS
 from tracer.unmapped import UnmappedRow
 
-PROCESS_COLUMNS = 22
+HANDFUL = 5  # of processes or regions that are alike: more share a line
+NAME_COLUMNS = 16  # of a region, at least
 COMM_COLUMNS = 16  # the kernel keeps 15 bytes; control characters, shown as codes, take more
-MAX_PARENTS = 20
-MAX_REGIONS = 6  # of a parent, shown in full
-MAX_LINES = 20  # further regions of a parent, shown as one line each
+MAX_OWNERS = 20
+MAX_REGIONS = 6  # of an owner, shown in full
+MAX_LINES = 20  # further regions of an owner, shown as one line each
 MAX_TOUCHERS = 10
 MAX_MADE_FOR = 3
 MADE_FOR_COLUMNS = 36
 MAX_CHARGED = 2
 BELONGS_COLUMNS = 19  # a line has room for two of these, and the number of others
-HEADER = f"    {'PID':>7} {'process':<{PROCESS_COLUMNS}} {'touched':>8} {'share':>5}"
-FAULTS = f" {'faults':>7}"
+HEADER = "    {:>7} {:>8} {:>5}{} {}"
+FAULTS = " {:>7}"
 MAX_DEEDS = 5
 MAX_UNMAPPED = 20
 DEEDS = "    {:>8} {:>5}  {}"
@@ -37,12 +40,14 @@ def render(account: Account) -> str:
     text = answer(account).text
     lines = _of_tmpfs(account)
     lines += [*wrap(text, COLUMNS), ""] if text else []
-    for parent in account.parents[:MAX_PARENTS]:
-        lines += [*_parent(parent, account), ""]
-    rest = account.parents[MAX_PARENTS:]
+    owners = _owners(account.parents)
+    for owner in owners[:MAX_OWNERS]:
+        lines += [*_owner(owner, account), ""]
+    rest = owners[MAX_OWNERS:]
     if rest:
-        total = sum(parent.allocated_bytes for parent in rest)
-        lines += [f"…{len(rest)} more processes with regions, {format_bytes(total)} allocated", ""]
+        total_bytes = sum(owner.allocated_bytes for owner in rest)
+        nr_processes = sum(len(owner.processes) or 1 for owner in rest)
+        lines += [f"…{nr_processes} more processes with regions, {format_bytes(total_bytes)} allocated", ""]
     if not account.regions and not account.session.tmpfs:
         lines += [NO_ANSWER, ""]
     lines += _unmapped(account)
@@ -74,177 +79,333 @@ def warnings(account: Account) -> list[str]:
     return [f"warning: {printable(text)}" for text in account.session.warnings]
 
 
-def _parent(parent: Parent, account: Account) -> list[str]:
-    shown = [region for region in parent.regions if region.peak_bytes or region.gone_ns is None]
-    lines = [_heading(parent.process)]
-    for region in shown[:MAX_REGIONS]:
-        lines += _region(region, parent.process, account)
-    lines += [_summary(region, parent.process, account) for region in shown[MAX_REGIONS:][:MAX_LINES]]
-    rest = shown[MAX_REGIONS + MAX_LINES :]
+# ---- who owns which regions ----
+
+
+class Owner(NamedTuple):
+    """Processes that are alike, or one, with the regions that roll up to them."""
+
+    processes: Sequence[Process]
+    """empty: unknown"""
+    regions: Sequence[Owned]
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Of the regions that exist; if none does, of those that are gone."""
+        return sum(
+            region.allocated_bytes
+            for region, _ in [owned for owned in self.regions if owned[0].gone_ns is None] or self.regions
+        )
+
+
+Owned = tuple[Region, Optional[Process]]
+"""A region and its parent."""
+
+
+def _owners(parents: Sequence[Parent]) -> list[Owner]:
+    """The parents, those that are alike as one if they are more than a handful; most allocated first."""
+    groups: dict[str | None, list[Parent]] = {}
+    for parent in parents:
+        groups.setdefault(parent.process and alike.of_process(parent.process), []).append(parent)
+    owners = [
+        Owner(
+            [parent.process for parent in some if parent.process],
+            [(region, parent.process) for parent in some for region in parent.regions],
+        )
+        for alikes in groups.values()
+        for some in ([alikes] if len(alikes) > HANDFUL else [[parent] for parent in alikes])
+    ]
+    return sorted(owners, key=lambda owner: -owner.allocated_bytes)
+
+
+def _owner(owner: Owner, account: Account) -> list[str]:
+    shown = [owned for owned in owner.regions if owned[0].peak_bytes or owned[0].gone_ns is None]
+    alikes = _alike(shown)
+    names = Counter(_called(some) for some in alikes)
+    lines = [_heading(owner.processes)]
+    for some in alikes[:MAX_REGIONS]:
+        lines += _regions(some, names[_called(some)] > 1, owner, account)
+    further = alikes[MAX_REGIONS:]
+    for some in further[:MAX_LINES]:
+        lines += _summary(some, names[_called(some)] > 1, account)
+    rest = [region for some in further[MAX_LINES:] for region, _ in some]
     if rest:
-        total = sum(region.allocated_bytes for region in rest)
-        lines.append(f"  …{len(rest)} more regions, {format_bytes(total)} allocated")
-    hidden = len(parent.regions) - len(shown)
+        total_bytes = sum(region.allocated_bytes for region in rest)
+        lines.append(f"  …{len(rest)} more regions, {format_bytes(total_bytes)} allocated")
+    hidden = len(owner.regions) - len(shown)
     if hidden:
         lines.append(f"  …{hidden} more came and went without a page")
     return lines
 
 
-def _heading(process: Process | None) -> str:
-    if process is None:
+def _key(owned: Owned) -> tuple[bool, str, str]:
+    region, parent = owned
+    return region.gone_ns is not None, region.kind, alike.of_region(region, parent)
+
+
+def _called(owned: Sequence[Owned]) -> tuple[bool, str]:
+    return owned[0][0].gone_ns is not None, alike.regions_called(owned)
+
+
+def _alike(owned: Sequence[Owned]) -> list[list[Owned]]:
+    """The regions, those that are alike together if they are more than a handful; those that are gone come last."""
+    groups: dict[tuple[bool, str, str], list[Owned]] = {}
+    for each in owned:
+        groups.setdefault(_key(each), []).append(each)
+    found = [
+        some
+        for alikes in groups.values()
+        for some in ([alikes] if len(alikes) > HANDFUL else [[each] for each in alikes])
+    ]
+    return sorted(found, key=lambda some: (some[0][0].gone_ns is not None, -_allocated(some)))
+
+
+def _allocated(owned: Iterable[Owned]) -> int:
+    return sum(region.allocated_bytes for region, _ in owned)
+
+
+def _heading(processes: Sequence[Process]) -> str:
+    if not processes:
         return "?  made by unknown processes; no process here maps them now"
-    name = f"{fit(printable(process.comm or '?'), COMM_COLUMNS)} {_numbers(process)}"
-    exited = f"  {process.ending} {clock(process.exited_ns)}" if process.exited_ns else ""
-    return f"{name}  {fit(printable(process.command or ''), COLUMNS - width(name) - 2 - len(exited))}{exited}"
+    first = processes[0]
+    name, command = f"{fit(printable(first.comm or '?'), COMM_COLUMNS)} {_number(processes)}", first.command or ""
+    notes = f"  {_ended(processes)}".rstrip()
+    if len(processes) > 1:
+        command = alike.called(processes)
+    return f"{name}  {fit(printable(command), COLUMNS - width(name) - 2 - len(notes))}{notes}"
 
 
-def _summary(region: Region, parent: Process | None, account: Account) -> str:
-    """The region in one line: name, size, allocated, growth, or when it went."""
-    name = guess.guess(region, parent) or fit(printable(region.name), 24)
-    size = "?" if region.size_bytes is None else format_bytes(region.size_bytes)
-    line = f"  {name}  {region.kind} {size}, allocated {format_bytes(region.allocated_bytes)}"
-    if region.gone_ns:
-        line += f" when it went, {clock(region.gone_ns)}"
+def _number(processes: Sequence[Process]) -> str:
+    """The PID; of several, how many they are."""
+    return _numbers(processes[0]) if len(processes) == 1 else f"×{len(processes)}"
+
+
+def _ended(processes: Sequence[Process]) -> str:
+    """How and when a process ended; of several, how many. Empty if none has."""
+    exited = [process for process in processes if process.exited_ns]
+    if len(processes) == 1 and exited:
+        return f"{exited[0].ending} {clock(exited[0].exited_ns)}"
+    return f"{len(exited)} exited" if exited else ""
+
+
+# ---- regions ----
+
+
+def _summary(owned: Sequence[Owned], collides: bool, account: Account) -> list[str]:
+    """The region, or regions that are alike, in a line: name, size, allocated, growth, or when they went.
+
+    collides: others have the same name.
+    """
+    regions = [region for region, _ in owned]
+    first = regions[0]
+    number = f" ×{len(regions)}" * (len(regions) > 1)
+    sizes = [region.size_bytes for region in regions if region.size_bytes is not None]
+    size = format_bytes(sum(sizes)) if len(sizes) == len(regions) else "?"
+    line = f"{number}  {first.kind} {size}, {'had' if first.gone_ns else 'allocated'} {format_bytes(_allocated(owned))}"
+    parts = []
+    if len(regions) > 1 and first.gone_ns:
+        went = [clock(time_ns) for time_ns in sorted(region.gone_ns or 0 for region in regions)]
+        line, parts = f"{line} when they went", [" to ".join(dict.fromkeys((went[0], went[-1])))]
+    elif first.gone_ns:
+        line += f" when it went, {clock(first.gone_ns)}"
     elif account.session.tier != "proc":
-        line += f", {format_change(region.grown_bytes)} in {_seconds(account)}"
-    if region.swapped_bytes:
-        line += f", {format_bytes(region.swapped_bytes)} swapped"
-    if region.peak_bytes > region.allocated_bytes:
-        line += f", peak {format_bytes(region.peak_bytes)}"
-    return line
+        line += f", {format_change(sum(region.grown_bytes for region in regions))} in {_seconds(account)}"
+    name = shorten(printable(alike.regions_called(owned)), max(COLUMNS - 2 - width(line), NAME_COLUMNS))
+    swapped_bytes = sum(region.swapped_bytes or 0 for region in regions)
+    if swapped_bytes:
+        parts.append(f"{format_bytes(swapped_bytes)} swapped")
+    if len(regions) == 1 and first.peak_bytes > first.allocated_bytes:
+        parts.append(f"peak {format_bytes(first.peak_bytes)}")
+    return _flow([f"  {name}{line}", *parts, *[f"id {first.id}"] * collides])
 
 
-def _region(region: Region, parent: Process | None, account: Account) -> list[str]:
-    lines = [_summary(region, parent, account)]
-    made_by = _made_by(region, parent)
-    if made_by:
-        lines.append(f"    {made_by}")
+def _flow(parts: Sequence[str], separator: str = ", ") -> list[str]:
+    """The parts with commas between them, in lines of at most 80 columns. separator: after the first."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if width(lines[-1] + separator + part) <= COLUMNS:
+            lines[-1] += separator + part
+        else:
+            lines.append(f"      {part}")
+        separator = ", "
+    return lines
+
+
+def _regions(owned: Sequence[Owned], collides: bool, owner: Owner, account: Account) -> list[str]:
+    """A region, or regions that are alike, with a table of who touched them. collides: others have the same name."""
+    regions = [region for region, _ in owned]
+    lines = _summary(owned, collides and len(regions) == 1, account)
+    lines += [f"    {line}" for line in (_largest(regions), _made_by(regions, owner)) if line]
     if account.session.tier == "proc":
         return lines
-    touchers = [toucher for toucher in region.touchers if toucher.touched_bytes]
-    others = [toucher for toucher in region.touchers if not toucher.touched_bytes]
-    if touchers or region.other_times_bytes or region.unseen_bytes:
-        counted = any(toucher.faults is not None for toucher in region.touchers)
-        lines.append(HEADER + FAULTS * counted)
-        for toucher in touchers[:MAX_TOUCHERS]:
-            lines += _toucher(toucher, region, counted)
-        rest = touchers[MAX_TOUCHERS:]
+    everyone = [toucher for region in regions for toucher in region.touchers]
+    touchers = [toucher for toucher in everyone if toucher.touched_bytes]
+    total_bytes = _allocated(owned)
+    parts = {
+        part: sum(getattr(region, f"{part}_bytes") for region in regions)
+        for part in ("other_times", "before", "unseen")
+    }
+    if touchers or parts["other_times"] or parts["unseen"]:
+        counted = any(toucher.faults is not None for toucher in everyone)
+        lines.append(HEADER.format("PID", "touched", "share", FAULTS.format("faults") * counted, "process"))
+        rows = _rows(touchers)
+        for row in rows[:MAX_TOUCHERS]:
+            lines += row.lines(total_bytes, counted)
+        rest = [toucher for row in rows[MAX_TOUCHERS:] for toucher in row.touchers]
         if rest:
-            touched_bytes = sum(toucher.touched_bytes for toucher in rest)
-            faults = _faults(rest) if counted else None
-            lines.append(_row("", f"…{len(rest)} more", touched_bytes, region, faults))
-        if region.other_times_bytes:
-            lines.append(_row("", "at other times", region.other_times_bytes, region))
-        if region.before_bytes:
-            lines.append(_row("", "before the trace", region.before_bytes, region))
-        lines.append(_row("", "unseen", region.unseen_bytes, region))
-        lines += _freed(region)
-        lines += _deeds(region, account)
-    lines += _charged(region)
-    if any(toucher.faults for toucher in others):
-        noun = "more" if touchers else "process" if len(others) == 1 else "processes"
-        who = f"{len(others)} {noun}"
-        lines.append(f"    used without growing it by {who}: {_faults(others)} faults")
+            lines += Row("", f"…{len(rows) - MAX_TOUCHERS} more", rest).lines(total_bytes, counted)
+        lines += [
+            _row("", parts[part], total_bytes, FAULTS.format("") * counted, name)
+            for part, name in PARTS.items()
+            if part in parts and (parts[part] or part == "unseen")
+        ]
+        lines += _freed(everyone)
+        lines += _deeds(regions, account)
+    lines += _charged(regions)
+    used = {toucher.process for toucher in everyone if toucher.faults} - {toucher.process for toucher in touchers}
+    if used:
+        noun = "more" if touchers else "process" if len(used) == 1 else "processes"
+        faults = sum(toucher.faults or 0 for toucher in everyone if toucher.process in used)
+        lines.append(f"    used without growing it by {len(used)} {noun}: {faults} faults")
     return lines
 
 
-def _deeds(region: Region, account: Account) -> list[str]:
-    """The touched bytes by label, most first."""
-    if not region.labelled or account.session.label is None:
-        return []
-    kind = labels.columns(account.session.label)[0]
-    touched: Counter[str | None] = Counter()
-    for labelled in region.labelled:
-        touched[labelled.text(kind)] += labelled.touched_bytes
-    if set(touched) == {""}:
-        return []
-    most = sorted(touched.items(), key=lambda item: (-item[1], item[0] is None, item[0]))
-    lines = [DEEDS.format("touched", "share", kind)]
-    for text, size_bytes in most[:MAX_DEEDS]:
-        words = "?" if text is None else " ".join(text.split()) or NAMELESS
-        lines.append(DEEDS.format(format_bytes(size_bytes), _share(size_bytes, region), printable(words)))
-    if most[MAX_DEEDS:]:
-        rest_bytes = sum(size_bytes for _, size_bytes in most[MAX_DEEDS:])
-        more = f"…{len(most) - MAX_DEEDS} more"
-        lines.append(DEEDS.format(format_bytes(rest_bytes), _share(rest_bytes, region), more))
-    return lines
+def _largest(regions: Sequence[Region]) -> str:
+    """Of regions that are alike."""
+    if len(regions) == 1:
+        return ""
+    most = max(regions, key=lambda region: region.allocated_bytes)
+    size = f"largest {format_bytes(most.allocated_bytes)}  "
+    return f"{size}{shorten(printable(most.name), COLUMNS - 6 - len(size) - len(most.id))}  {most.id}"
 
 
-def _made_by(region: Region, parent: Process | None) -> str:
-    """The creator of the region; empty if the heading says it, or a probe saw the parent create it, as usual."""
-    creator = region.creator
-    if creator is None:
-        return "made by an unknown process" if parent else ""
-    if creator.process == parent:
-        return "" if creator.how == "traced" else f"made by {_numbers(creator.process)} ({creator.how})"
-    exited = f", {creator.process.ending} {clock(creator.process.exited_ns)}" if creator.process.exited_ns else ""
-    made_by, how = f"made by {_numbers(creator.process)} ", f" ({creator.how}{exited})"
-    command = printable(creator.process.command or creator.process.comm or "?")
-    return made_by + fit(command, COLUMNS - 4 - len(made_by) - len(how)) + how
+def _made_by(regions: Sequence[Region], owner: Owner) -> str:
+    """The creators of the regions; empty if the heading says it, or a probe saw the parent create it, as usual."""
+    if any(region.creator is None for region in regions):
+        return "made by an unknown process" if owner.processes else ""
+    creators = list(dict.fromkeys(region.creator for region in regions if region.creator))
+    processes = list({creator.process: None for creator in creators})
+    hows = {creator.how for creator in creators}
+    if set(processes) <= set(owner.processes):
+        if hows == {"traced"} or len(processes) > 1:
+            return ""
+        return f"made by {_numbers(processes[0])} ({', '.join(sorted(hows))})"
+    made_by = f"made by {_number(processes)} "
+    how = f" ({', '.join([*sorted(hows), *filter(None, [_ended(processes)])])})"
+    command = alike.called(processes) if len(processes) > 1 else processes[0].command or processes[0].comm or "?"
+    return made_by + shorten(printable(command), COLUMNS - 4 - len(made_by) - len(how)) + how
 
 
-def _faults(touchers: Iterable[Toucher]) -> int:
-    return sum(toucher.faults or 0 for toucher in touchers)
+# ---- who touched them ----
 
 
-def _toucher(toucher: Toucher, region: Region, counted: bool) -> list[str]:
-    process = toucher.process
-    notes = [f"{process.ending} {clock(process.exited_ns)}"] if process.exited_ns else []
-    notes += ["outside tree"] if process.outside_tree else []
-    faults = "" if counted else None  # an empty cell, or no such column
-    row = _row(
-        str(process.tgid),
-        f"{_inner(process)}{_name(process)}",
-        toucher.touched_bytes,
-        region,
-        faults if toucher.faults is None else toucher.faults,
-        ", ".join(notes),
-    )
-    made_for = [_made_for(*made) for made in toucher.made_for[:MAX_MADE_FOR]]
-    rest = toucher.made_for[MAX_MADE_FOR:]
-    if rest:
-        made_for.append(f"{format_bytes(sum(made for _, made in rest))} for {len(rest)} more")
-    if made_for and sum(made for _, made in toucher.made_for) > toucher.touched_bytes:
-        made_for[-1] += ", some freed since"
-    return [row, *(f"{'':12}{line}" for line in made_for)]
+class Row(NamedTuple):
+    """A row of a region's table: a process, or processes that are alike."""
+
+    number: str
+    """the PID, or how many they are"""
+    name: str
+    touchers: Sequence[Toucher]
+    note: str = ""
+
+    @property
+    def touched_bytes(self) -> int:
+        return sum(toucher.touched_bytes for toucher in self.touchers)
+
+    @property
+    def freed_bytes(self) -> int:
+        return sum(toucher.freed_bytes for toucher in self.touchers)
+
+    def lines(self, total_bytes: int, counted: bool) -> list[str]:
+        """The row, and for whom they made pages. counted: there is a column for faults."""
+        known = [toucher.faults for toucher in self.touchers if toucher.faults is not None]
+        faults = FAULTS.format(sum(known) if known else "") * counted
+        row = _row(self.number, self.touched_bytes, total_bytes, faults, self.name, self.note)
+        sizes: Counter[Process] = Counter()
+        for toucher in self.touchers:
+            for process, made_bytes in toucher.made_for:
+                sizes[process] += made_bytes
+        made_for = [
+            f"{format_bytes(made_bytes)} for {_numbers(process)} {fit(_name(process), MADE_FOR_COLUMNS)}"
+            for process, made_bytes in sizes.most_common(MAX_MADE_FOR)
+        ]
+        rest_bytes = sum(sizes.values()) - sum(made_bytes for _, made_bytes in sizes.most_common(MAX_MADE_FOR))
+        if rest_bytes:
+            made_for.append(f"{format_bytes(rest_bytes)} for {len(sizes) - MAX_MADE_FOR} more")
+        if made_for and sum(sizes.values()) > self.touched_bytes:
+            made_for[-1] += ", some freed since"
+        return [row, *(f"{'':12}{line}" for line in made_for)]
 
 
-def _made_for(process: Process, made_bytes: int) -> str:
-    """Pages made in another process's memory, as by process_vm_writev, ptrace, userfaultfd or khugepaged."""
-    return f"{format_bytes(made_bytes)} for {_numbers(process)} {fit(_name(process), MADE_FOR_COLUMNS)}"
+def _rows(touchers: Sequence[Toucher]) -> list[Row]:
+    """A row for each process; those that are alike share one if they all are more than a handful."""
+    processes = {toucher.process for toucher in touchers}
+    groups: dict[Hashable, list[Toucher]] = {}
+    for toucher in touchers:
+        key = alike.of_process(toucher.process) if len(processes) > HANDFUL else toucher.process
+        groups.setdefault(key, []).append(toucher)
+    rows = []
+    for some in groups.values():
+        alikes = list({toucher.process: None for toucher in some})
+        name = _name(alikes[0]) if len(alikes) == 1 else printable(alike.called(alikes))
+        notes = [_ended(alikes), "outside tree" * all(process.outside_tree for process in alikes)]
+        inner = _inner(alikes[0]) * (len(alikes) == 1)
+        number = str(alikes[0].tgid) if len(alikes) == 1 else _number(alikes)
+        rows.append(Row(number, f"{inner}{name}", some, ", ".join(filter(None, notes))))
+    return sorted(rows, key=lambda row: -row.touched_bytes)
 
 
-def _freed(region: Region) -> list[str]:
-    """The freed pages, by the process that had touched them first."""
-    gave = sorted((row for row in region.touchers if row.freed_bytes), key=lambda row: -row.freed_bytes)
+def _freed(touchers: Sequence[Toucher]) -> list[str]:
+    """The freed pages, by who had touched them first."""
+    gave = sorted(_rows([row for row in touchers if row.freed_bytes]), key=lambda row: -row.freed_bytes)
     if not gave:
         return []
     most, *rest = gave
-    line = f"    freed: {format_bytes(most.freed_bytes)} of {_numbers(most.process)} {_name(most.process)}"
+    line = f"    freed: {format_bytes(most.freed_bytes)} of {most.number} {most.name}"
     more = f", {format_bytes(sum(row.freed_bytes for row in rest))} of {len(rest)} more" if rest else ""
     return [fit(line, COLUMNS - width(more)) + more]
 
 
-def _charged(region: Region) -> list[str]:
-    """The creator's cgroup and those charged for the region; empty if the only one charged is the creator's."""
+def _deeds(regions: Sequence[Region], account: Account) -> list[str]:
+    """The touched bytes by label, most first."""
+    if account.session.label is None:
+        return []
+    kind = labels.columns(account.session.label)[0]
+    touched: Counter[str | None] = Counter()
+    for region in regions:
+        for labelled in region.labelled:
+            touched[labelled.text(kind)] += labelled.touched_bytes
+    if set(touched) <= {""}:
+        return []
+    total_bytes = sum(region.allocated_bytes for region in regions)
+    most = sorted(touched.items(), key=lambda item: (-item[1], item[0] is None, item[0]))
+    lines = [DEEDS.format("touched", "share", kind)]
+    for text, size_bytes in most[:MAX_DEEDS]:
+        words = "?" if text is None else " ".join(text.split()) or NAMELESS
+        lines.append(DEEDS.format(format_bytes(size_bytes), _share(size_bytes, total_bytes), printable(words)))
+    if most[MAX_DEEDS:]:
+        rest_bytes = sum(size_bytes for _, size_bytes in most[MAX_DEEDS:])
+        more = f"…{len(most) - MAX_DEEDS} more"
+        lines.append(DEEDS.format(format_bytes(rest_bytes), _share(rest_bytes, total_bytes), more))
+    return lines
+
+
+def _charged(regions: Sequence[Region]) -> list[str]:
+    """The creators' cgroup and those charged for the regions; empty if the only one charged is the creators'."""
     sizes: Counter[str | None] = Counter()
-    for cgroup, size_bytes in charged(region):
-        sizes[cgroup and _belongs(cgroup)] += size_bytes
-    made = region.creator.process.cgroup if region.creator else None
+    for region in regions:
+        for cgroup, size_bytes in charged(region):
+            sizes[cgroup and _belongs(cgroup)] += size_bytes
+    made = {region.creator.process.cgroup for region in regions if region.creator} - {None}
+    made_in = ", ".join(sorted({_belongs(cgroup) for cgroup in made})) if made else ""
     known = sizes.keys() - {None}
-    if len(known) < 2 and (not made or known <= {_belongs(made)}):
+    if len(known) < 2 and (not made or known <= {made_in}):
         return []
     shares = [(where, size_bytes) for where, size_bytes in sizes.most_common() if where]
     rest_bytes = sum(size_bytes for _, size_bytes in shares[MAX_CHARGED:])
     shares = shares[:MAX_CHARGED] + ([(f"…{len(shares) - MAX_CHARGED} more", rest_bytes)] if rest_bytes else [])
     first, *others = (f"{format_bytes(size_bytes)} to {where}" for where, size_bytes in shares)
-    lines = [f"    made in {_belongs(made)}"]
-    for separator, indent, part in [("; ", "    ", f"charged {first}"), *((", ", "      ", other) for other in others)]:
-        if width(lines[-1] + separator + part) <= COLUMNS:
-            lines[-1] += separator + part
-        else:
-            lines.append(indent + part)
-    return lines
+    return _flow([f"    made in {made_in or '?'}", f"charged {first}", *others], "; ")
 
 
 def _belongs(cgroup: str | None) -> str:
@@ -266,15 +427,15 @@ def _name(process: Process) -> str:
     return printable(process.name)
 
 
-def _row(tgid: str, name: str, size_bytes: int, region: Region, faults: int | str | None = None, note: str = "") -> str:
-    name = fit(name, PROCESS_COLUMNS)
-    name += " " * (PROCESS_COLUMNS - width(name))
-    count = "" if faults is None else f" {faults:>7}"
-    return f"    {tgid:>7} {name} {format_bytes(size_bytes):>8} {_share(size_bytes, region):>5}{count}  {note}".rstrip()
+def _row(number: str, size_bytes: int, total_bytes: int, faults: str, name: str, note: str = "") -> str:
+    """note: kept whole, if the name must be cut."""
+    line = HEADER.format(number, format_bytes(size_bytes), _share(size_bytes, total_bytes), faults, "")
+    note = f"  {note}" * bool(note)
+    return f"{line}{shorten(name, COLUMNS - width(line) - len(note))}{note}"
 
 
-def _share(size_bytes: int, region: Region) -> str:
-    return f"{100 * size_bytes / region.allocated_bytes:.0f}%" if region.allocated_bytes else ""
+def _share(size_bytes: int, total_bytes: int) -> str:
+    return f"{100 * size_bytes / total_bytes:.0f}%" if total_bytes else ""
 
 
 def footer(account: Account) -> list[str]:

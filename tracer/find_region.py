@@ -1,16 +1,20 @@
-"""Find the region that a user names: by id, by PID:ADDRESS, by name, or by its guessed use."""
+"""Find what a user names: a region by id, by PID:ADDRESS, by name or by its guessed use; the regions of processes."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tracer import account
-from tracer.account import Region
+from tracer.account import Account, Region
 from tracer.capture.capture import Capture
+from tracer.errors import ShmtraceError
 from tracer.formatting import printable
 from tracer.guess import guess
+from tracer.record import targets
 
+MAX_SHOWN = 40  # characters of a word that an error repeats
 PLACE = re.compile(r"(\d{1,9}):(?:0[xX])?([0-9a-fA-F]{1,15})", re.ASCII)
 
 
@@ -33,9 +37,9 @@ def tgid_of(word: str) -> int | None:
     return int(place[1]) if place else None
 
 
-def find(capture: Capture, word: str) -> list[Known]:
-    """The regions of a capture that the word names, most allocated first."""
-    regions = known(capture)
+def find(read: Account, capture: Capture, word: str) -> list[Known]:
+    """The regions of an account, and of its capture, that the word names, most allocated first."""
+    regions = known(read)
     place = PLACE.fullmatch(word)
     if not place:
         return [each for each in regions if word in each.names]
@@ -48,19 +52,91 @@ def find(capture: Capture, word: str) -> list[Known]:
     return [each for each in regions if each.region.row in rows]
 
 
-def close_to(capture: Capture, word: str) -> list[str]:
-    """Up to three names of regions that are spelt like the word."""
+def did_you_mean(word: str, names: Iterable[str | None], otherwise: str) -> str:
+    """A question with up to three names that are spelt like the word; otherwise, if there is none."""
     import difflib  # slow to import, and needed only for an error
 
-    names = {name for each in known(capture) for name in (each.guess, printable(each.region.name), each.region.id)}
-    return difflib.get_close_matches(word, sorted(filter(None, names)), n=3, cutoff=0.5)
+    printed = sorted({printable(name) for name in names if name})
+    close = difflib.get_close_matches(word, printed, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise
 
 
-def known(capture: Capture) -> list[Known]:
-    """All regions of a capture, most allocated first."""
-    found = [
-        Known(region, guess(region, parent.process))
-        for parent in account.read(capture).parents
-        for region in parent.regions
-    ]
+def names(regions: Iterable[Known]) -> list[str | None]:
+    """What these regions may be called."""
+    return [name for each in regions for name in ((each.guess or "").rstrip("?"), each.region.name, each.region.id)]
+
+
+def known(read: Account) -> list[Known]:
+    """All regions of an account, most allocated first."""
+    found = [Known(region, guess(region, parent.process)) for parent in read.parents for region in parent.regions]
     return sorted(found, key=lambda each: -each.region.allocated_bytes)
+
+
+# ---- a part of a capture ----
+
+
+def narrow(capture: Capture, words: Sequence[str], of: Sequence[str]) -> None:
+    """Leave of a capture only the regions that words name, and of those only the ones that some processes use.
+
+    of: PIDs and regular expressions, as -p takes them. They stand for processes and all their descendants, and those
+    use the regions that they created, touched or map. Raises ShmtraceError if nothing is left.
+    """
+    read = account.read(capture)
+    regions = known(read)
+    rows = {each.region.row for each in regions}
+    if words:
+        rows = set()
+    for word in words:
+        found = find(read, capture, word)
+        if not found:
+            hint = did_you_mean(word, names(regions), "`shmtrace report --by region --csv` lists them")
+            raise ShmtraceError(f"no region of the capture is called {word[:MAX_SHOWN]}", hint)
+        rows |= {each.region.row for each in found}
+    if of:
+        rows &= _used_by(_processes(capture, of), read, capture)
+    if not rows:
+        raise ShmtraceError(f"{' '.join(of)[:MAX_SHOWN]} uses none of these regions", "name other processes")
+    capture.narrow(rows)
+
+
+def _processes(capture: Capture, of: Sequence[str]) -> set[int]:
+    """The rows of the processes that are meant, and of their descendants."""
+    processes = account.read_processes(capture)
+    found: set[int] = set()
+    for word in of:
+        pattern = targets.pattern(word)
+        matching = {
+            row
+            for row, process in processes.items()
+            if (
+                str(process.tgid) == word
+                if word.isdecimal()
+                else pattern.search(process.comm or "") or pattern.search(process.command or "")
+            )
+        }
+        if not matching:
+            comms = (process.comm for process in processes.values())
+            hint = did_you_mean(word, comms, "`shmtrace report --by process --csv` lists them")
+            raise ShmtraceError(f"no process of the capture matches {word[:MAX_SHOWN]}", hint)
+        found |= matching
+    children: dict[int, list[int]] = {}
+    for row, parent in capture.each("SELECT id, parent FROM process WHERE parent IS NOT NULL"):
+        children.setdefault(parent, []).append(row)
+    waiting = list(found)
+    while waiting:
+        new = set(children.get(waiting.pop(), ())) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def _used_by(processes: set[int], read: Account, capture: Capture) -> set[int]:
+    """The rows of the regions that one of these processes created, owns, touched or maps."""
+    found = {region for region, process in capture.each("SELECT region, process FROM mapping") if process in processes}
+    for parent in read.parents:
+        for region in parent.regions:
+            users = [parent.process, region.creator and region.creator.process]
+            users += [toucher.process for toucher in region.touchers]
+            if any(user and user.row in processes for user in users):
+                found.add(region.row)
+    return found

@@ -50,6 +50,9 @@ SPAN = """,
   last_ns = max(ifnull(last_ns, excluded.last_ns), ifnull(excluded.last_ns, last_ns))
 """
 
+OF_ALL = {"private_start_bytes", "private_end_bytes", "private_how", "sum_of_rss_bytes"}
+"""Columns of the session that are sums over all processes."""
+
 ExtentRow = tuple[int, int, int, Optional[int], Optional[int], Optional[int], Optional[int]]
 """(region, start page, end page, process, first_ns, last_ns, label), as in the table extent."""
 
@@ -287,15 +290,39 @@ class Capture:
         The times are NULL unless `times` is set.
         """
         add_up = ADD_UP.format(key=key, where=where, times="first_ns, last_ns" if times else "NULL, NULL")
-        self._db.execute("PRAGMA query_only = OFF")  # it also forbids temporary tables
-        self._db.execute("PRAGMA temp.cache_size = -65536")  # KiB; by label and process this saves a fourth of the time
-        try:
+        with self._temporary():
+            self._db.execute(
+                "PRAGMA temp.cache_size = -65536"
+            )  # KiB; by label and process this saves a fourth of the time
             self._db.execute("CREATE TEMP TABLE IF NOT EXISTS sums (key INTEGER PRIMARY KEY, pages, first_ns, last_ns)")
             self._db.execute("DELETE FROM temp.sums")
             self._db.execute(add_up + SPAN if times else add_up, values)
+        return list(self.each("SELECT * FROM temp.sums ORDER BY key"))
+
+    def narrow(self, regions: Iterable[int]) -> None:
+        """From now on read as if there were only these regions, by row, and nothing were known of the host.
+
+        Temporary views stand before the tables of the same names. Of the session, what was measured of all processes
+        together is NULL then.
+        """
+        with self._temporary():
+            self._db.execute("CREATE TEMP TABLE chosen (id INTEGER PRIMARY KEY)")
+            self._db.executemany("INSERT INTO temp.chosen VALUES (?)", [(row,) for row in regions])
+            for (table,) in self.rows("SELECT name FROM main.sqlite_master WHERE type = 'table'"):
+                columns = [row["name"] for row in self.rows(f"PRAGMA main.table_info({table})")]
+                shown = ", ".join(f'NULL AS "{name}"' if name in OF_ALL else f'"{name}"' for name in columns)
+                of = {"region": "id", "unmapped": "NULL"}.get(table, "region" if "region" in columns else None)
+                where = f"WHERE {of} IN (SELECT id FROM temp.chosen)" if of else ""  # noqa: S608
+                self._db.execute(f"CREATE TEMP VIEW {table} AS SELECT {shown} FROM main.{table} {where}")  # noqa: S608
+
+    @contextlib.contextmanager
+    def _temporary(self) -> Iterator[None]:
+        """Within it, temporary tables and views can be made."""
+        self._db.execute("PRAGMA query_only = OFF")
+        try:
+            yield
         finally:
             self._db.execute(f"PRAGMA query_only = {self._is_read:d}")
-        return list(self.each("SELECT * FROM temp.sums ORDER BY key"))
 
 
 def _check_header(path: Path) -> int:

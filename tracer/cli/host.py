@@ -233,7 +233,7 @@ def _meant(word: str, names: Sequence[str]) -> Region:
 
     Raises ShmtraceError if it names none or several. Several are listed on standard error first.
     """
-    from tracer import find_region
+    from tracer import account, find_region
     from tracer.capture.capture import Capture
     from tracer.record import snapshot as snapshots
     from tracer.views import hexdump
@@ -244,15 +244,16 @@ def _meant(word: str, names: Sequence[str]) -> Region:
     names = names or ([str(tgid)] if tgid is not None else [])
     with Capture() as capture:
         snapshots.take(capture, wanted(names, not names, wait=False), ourselves())
-        found = find_region.find(capture, word)
+        read = account.read(capture)
+        found = find_region.find(read, capture, word)
         if len(found) == 1:
             return found[0].region
         if found:
             print(hexdump.choices(found), file=sys.stderr)
             raise ShmtraceError(f"{word} names {len(found)} regions", "give the id of one, or narrow them with -p")
         if tgid is not None:
-            print(hexdump.choices(find_region.known(capture)), file=sys.stderr)
+            print(hexdump.choices(find_region.known(read)), file=sys.stderr)
             raise ShmtraceError(f"{word} lies in none of its regions", "give the id of one of these")
-        close = find_region.close_to(capture, word)
-        hint = f"did you mean {' or '.join(close)}?" if close else "`shmtrace snapshot` lists the regions"
+        names_of = find_region.names(find_region.known(read))
+        hint = find_region.did_you_mean(word, names_of, "`shmtrace snapshot` lists the regions")
         raise ShmtraceError(f"no region is called {word}", hint)

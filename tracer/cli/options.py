@@ -116,6 +116,31 @@ which_process = click.option(
     help="Select processes and all their descendants: by name (a regular expression, as for pgrep), by PID on the "
     "host, or by pidfile. Repeatable. Or the mount point of a tmpfs: its files, whoever uses them.",
 )
+
+
+def narrowed(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that leave only a part of a capture: --region and -p."""
+    for decorate in (
+        click.option(
+            "-p",
+            "--process",
+            "names",
+            multiple=True,
+            metavar="NAME|PID",
+            help="Show only regions that these processes or their descendants created, map or touched. Repeatable.",
+        ),
+        click.option(
+            "--region",
+            "words",
+            multiple=True,
+            metavar="REGION",
+            help="Show only this region: a guess such as opcache, a name, an id, or PID:ADDRESS. Repeatable.",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
 a_label = click.option(
     "--label",
     "source",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from tracer.shipped import shipped
 
 if TYPE_CHECKING:
     from tracer.account import Account
+    from tracer.capture.capture import Capture
 
 
 class By(click.ParamType):
@@ -57,6 +59,7 @@ class By(click.ParamType):
 @click.option(
     "--depth", type=click.IntRange(min=1), metavar="N", help="With --by directory: only N directories from the root."
 )
+@options.narrowed
 @click.option(
     "--since",
     metavar="TIME",
@@ -72,6 +75,8 @@ def report(
     capture_path: Path,
     by: str,
     depth: int | None,
+    words: tuple[str, ...],
+    names: tuple[str, ...],
     since: str | None,
     until: str | None,
     summary: bool,
@@ -91,7 +96,6 @@ def report(
     """
     from tracer import account, window
     from tracer import answer as answers
-    from tracer.capture.capture import Capture
     from tracer.tables import groups
     from tracer.views import table
 
@@ -104,7 +108,7 @@ def report(
         raise click.UsageError("--summary takes no --by, --sort, --json or --csv")
     if whole and sort:
         raise click.UsageError("--sort needs a table: add --csv, or --by with anything but parent")
-    with Capture.open(capture_path) as capture:
+    with _opened(capture_path, words, names) as capture:
         read = account.read(capture, window.window(since, until, account.read_session(capture)))
         found = None if whole else groups.table(read, by, capture, depth).sort(sort)
     if summary:
@@ -146,7 +150,8 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
 @click.command(short_help="Draw a capture as a web page.")
 @options.a_capture
 @options.output("Write the page to this file, replacing an earlier page; - is standard output.", required=True)
-def html(capture_path: Path, output_path: Path) -> None:
+@options.narrowed
+def html(capture_path: Path, output_path: Path, words: tuple[str, ...], names: tuple[str, ...]) -> None:
     """Draw a capture as a web page: growth over time, who touched which page, the process tree, and tables.
 
     \b
@@ -156,10 +161,9 @@ def html(capture_path: Path, output_path: Path) -> None:
     (mode 0600), like the capture.
     """
     from tracer import account
-    from tracer.capture.capture import Capture
     from tracer.views import html as pages
 
-    with Capture.open(capture_path) as capture, output.patience(f"drawing {capture_path}"):
+    with _opened(capture_path, words, names) as capture, output.patience(f"drawing {capture_path}"):
         page = pages.render(account.read(capture), capture)
     output.save(output_path, [page])
 
@@ -175,7 +179,10 @@ def html(capture_path: Path, output_path: Path) -> None:
     "csv: a row for each second, process and region, with the pages touched.",
 )
 @options.output("Write to this file instead of standard output, replacing an earlier export.")
-def export(capture_path: Path, form: str, output_path: Path | None) -> None:
+@options.narrowed
+def export(
+    capture_path: Path, form: str, output_path: Path | None, words: tuple[str, ...], names: tuple[str, ...]
+) -> None:
     """Convert a capture for other programs: flame graphs, trace viewers, spreadsheets.
 
     If the capture has stacks, folded and speedscope show them below each process. They then include freed pages.
@@ -187,11 +194,10 @@ def export(capture_path: Path, form: str, output_path: Path | None) -> None:
     shmtrace export x.cap --format csv -o x.csv            for a spreadsheet
     """
     from tracer import account
-    from tracer.capture.capture import Capture
     from tracer.tables import touches
     from tracer.views import flamegraph, perfetto, table
 
-    with Capture.open(capture_path) as capture, output.patience(f"exporting {capture_path}"):
+    with _opened(capture_path, words, names) as capture, output.patience(f"exporting {capture_path}"):
         read = account.read(capture)
         forms: dict[str, Callable[[], Iterable[str]]] = {
             "folded": lambda: flamegraph.folded(read),
@@ -211,6 +217,18 @@ def schema() -> None:
     shmtrace schema > shmtrace.schema.json
     """
     output.say(shipped("views/schema.json").read_text().rstrip("\n"))
+
+
+@contextlib.contextmanager
+def _opened(path: Path, words: Sequence[str], names: Sequence[str]) -> Iterator[Capture]:
+    """A capture; only the part of it that --region and -p leave."""
+    from tracer import find_region
+    from tracer.capture.capture import Capture
+
+    with Capture.open(path) as capture:
+        if words or names:
+            find_region.narrow(capture, words, names)
+        yield capture
 
 
 def _account(path: Path) -> Account:

@@ -67,8 +67,6 @@ def parse(words: Sequence[str]) -> Targets:
     """
     tgids, patterns = set(), []
     for word in words:
-        if not word:
-            raise ShmtraceError("-p '' would match every process", "name one, or take the whole host with -a")
         if word.isdecimal():
             tgids.add(int(word[:MAX_DIGITS]))
         elif "/" in word:
@@ -79,13 +77,18 @@ def parse(words: Sequence[str]) -> Targets:
                 raise ShmtraceError(f"-p {word} is a tmpfs, which is looked at for every process", "give it alone")
             tgids.add(_read_pidfile(Path(word)))
         else:
-            try:
-                patterns.append(re.compile(word))
-            except (re.error, OverflowError, RecursionError) as error:
-                raise ShmtraceError(
-                    f"-p {word[:40]!r} is not a regular expression ({error})", "escape it with \\"
-                ) from None
+            patterns.append(pattern(word))
     return Targets(frozenset(tgids), tuple(patterns))
+
+
+def pattern(word: str) -> re.Pattern[str]:
+    """The regular expression that a word of -p is. Raises ShmtraceError where it is none."""
+    if not word:
+        raise ShmtraceError("-p '' would match every process", "name one, or take the whole host with -a")
+    try:
+        return re.compile(word)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ShmtraceError(f"-p {word[:40]!r} is not a regular expression ({error})", "escape it with \\") from None
 
 
 def _tmpfs(path: Path) -> Place | None:

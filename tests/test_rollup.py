@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from tests.bench.captures import make
-from tests.recorded import BEGAN_NS, END_S, at, pool
+from tests.recorded import BEGAN_NS, END_S, at, pool, shmtrace, with_labels
+from tests.test_views import MASTER, make_region, process, toucher
+from tests.test_views import account as account_of
 from tracer import account, window
-from tracer.account import ALL_TIME, Account, Window
+from tracer.account import ALL_TIME, Account, Parent, Window
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
 from tracer.proc.shmem import PAGE_BYTES
@@ -291,7 +293,7 @@ def test_a_diff_of_two_boots(tmp_path: Path) -> None:
     assert not found.same_boot
     assert row(found.regions) == [("opcache?", "alike", 47, 30)]
     assert row(found.processes) == [("php-fpm: pool www", "alike", 47, 30)]
-    assert diff._pids(found.processes.rows[0]) == "x2"
+    assert diff._number(found.processes.rows[0]) == "×2"
     assert found.regions.total.allocated_change_bytes == -17 * PAGE_BYTES
 
 
@@ -307,6 +309,59 @@ def test_a_diff_of_what_has_nothing_in_common(tmp_path: Path) -> None:
     assert row(found.regions) == [("opcache?", "gone", 30, 0), ("/dev/zero", "new", 0, 30)]
     assert row(found.processes) == [("php-fpm: pool www", "gone", 30, 0), ("other", "new", 0, 30)]
     assert found.regions.total.allocated_change_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "comm", "size_bytes", "how"),
+    [
+        ("/srv/release/42/service /srv/release/42/service.conf", "service", 64 << 20, "alike"),  # the next release
+        ("/srv/release/41/service /srv/release/41/service.conf", "service", 96 << 20, "alike"),  # more memory
+        ("/srv/current/service --new", "service", 96 << 20, "alike"),  # the same program is all that they share
+        ("/srv/release/42/other /srv/release/42/service.conf", "other", 64 << 20, "new"),
+    ],
+)
+def test_a_diff_across_a_restart(command: str, comm: str, size_bytes: int, how: str) -> None:
+    """In one boot; and the other regions of a kind are told together, with how many they were."""
+    first = process(811, "/srv/release/41/service /srv/release/41/service.conf", comm="service", started_ns=at(1))
+    second = process(911, command, comm=comm, started_ns=at(2))
+    files = [make_region(20 + i, before=1, kind="posix", name=f"/dev/shm/job-{i}") for i in range(3)]
+    a = account_of(Parent(first, [make_region(1, toucher(first, 1031), size_bytes=64 << 20), *files[:2]]))
+    b = account_of(Parent(second, [make_region(2, toucher(second, 1301), size_bytes=size_bytes), files[2]]))
+    found = diff.diff(a, b)
+    (first_row, *_), rows = [one for one in found.regions.rows if one.what == "/dev/zero"], found.regions.rows
+    if how == "alike":
+        assert (first_row.how, first_row.allocated_change_bytes) == ("alike", 270 * PAGE_BYTES)
+        assert [(one.what, diff._number(one), one.allocated_change_bytes) for one in rows[1:]] == [
+            ("/dev/shm/job-#", "×2→1", -PAGE_BYTES)
+        ]
+    else:
+        assert sorted(one.how for one in rows if one.what == "/dev/zero") == ["gone", "new"]
+
+
+def test_a_diff_of_more_than_a_handful_of_processes() -> None:
+    workers = [process(812 + i, exited=20 if i < 3 else None) for i in range(6)]
+    rows = [toucher(worker, 7 + i) for i, worker in enumerate(workers)]
+    master = process(811, MASTER)
+    a, b = (account_of(Parent(master, [make_region(1, *some)])) for some in (rows[:3], rows))
+    (pool_row,) = diff.diff(a, b).processes.rows
+    assert (pool_row.what, pool_row.how, diff._number(pool_row)) == ("php-fpm: pool www", "alike", "×3→6")
+    assert pool_row.touched_change_bytes == (10 + 11 + 12) * PAGE_BYTES
+
+
+def test_a_diff_by_label(tmp_path: Path) -> None:
+    a, b = read(with_labels(tmp_path / "a")), read(with_labels(tmp_path / "b", "/srv/www/new.php"))
+    table = diff.diff(a, b).labels
+    assert table
+    assert row(table) == [
+        ("/srv/www/vendor/autoload.php", "gone", 14, 0),
+        ("/srv/www/new.php", "new", 0, 14),
+        ("?", "same", 9, 9),
+        ("/srv/www/index.php", "same", 7, 7),
+    ]
+    assert table.total.touched_change_bytes == 0
+    assert "/srv/www/new.php" in shmtrace("diff", tmp_path / "a", tmp_path / "b").stdout
+    assert "label,/srv/www/new.php," in shmtrace("diff", tmp_path / "a", tmp_path / "b", "--csv").stdout
+    assert diff.diff(a, read(pool(tmp_path / "c"))).labels is None
 
 
 def test_a_diff_of_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tracer import guess
 from tracer.account import Process, Region
 
+HANDFUL = 5  # of processes or regions that are alike: more are told together
 MAX_WORDS = 2  # of a command line, after the program
 # Numbers, and long hexadecimal ones. After a letter a number is part of a name, as in python3, but not at a title's.
 VARIES = re.compile(r"(?<![A-Za-z])(?:(?=[0-9a-f]*\d)[0-9a-f]{8,}(?![A-Za-z])|\d+)")

@@ -1,13 +1,15 @@
-"""Compare two accounts, A and B: what grew between them, by region and by process. Pure."""
+"""Compare two accounts, A and B: what grew between them, by region, by process and by label. Pure."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Hashable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Callable, NamedTuple, TypeVar
 
-from tracer.account import Account, Process, Region
-from tracer.tables.rollup import command, what
+from tracer import alike, labels
+from tracer.account import NAMELESS, Account, Parent, Process, Region
+from tracer.tables.rollup import command
 from tracer.tables.table import Column, Table
 
 SAME_BOOT_NS = 10 * 10**9  # boot times that differ by less are one boot: a clock may be adjusted, a boot takes longer
@@ -15,16 +17,16 @@ T = TypeVar("T")
 
 
 class Change(NamedTuple):
-    """One region, one process, or all processes of one command, in A and in B."""
+    """A region, a process or a label in A and in B; or regions or processes that are alike, together."""
 
     of: str
-    """region, process or sum"""
+    """region, process, label or sum"""
     what: str
     kind: str
     ids_a: Sequence[str]
     ids_b: Sequence[str]
     how: str
-    """same, alike (another region or process with the same name), new or gone"""
+    """same, alike (other regions or processes that are alike), new or gone"""
     allocated_a_bytes: int | None
     allocated_b_bytes: int | None
     touched_a_bytes: int
@@ -41,14 +43,8 @@ class Change(NamedTuple):
         return self.touched_b_bytes - self.touched_a_bytes
 
 
-class Held(NamedTuple):
-    """A region with the names that identify it in a capture of another boot, where its inode number differs."""
-
-    whose: str
-    """command line of its parent"""
-    what: str
-    """its guessed use, or else its name"""
-    region: Region
+Held = tuple[Region, Parent]
+"""A region and the parent that it rolls up to."""
 
 
 class Diff(NamedTuple):
@@ -58,11 +54,13 @@ class Diff(NamedTuple):
     """both are of one boot of one host"""
     regions: Table
     processes: Table
+    labels: Table | None
+    """None: the captures have no labels of one kind"""
 
 
 REGION_COLUMNS = [
     Column("of", "", lambda row: row.of, "<"),
-    Column("what", "what", lambda row: row.what, "<"),
+    Column("what", "what", lambda row: row.what, "<", shown=lambda row: f"{row.what} {_number(row)}".rstrip()),
     Column("kind", "kind", lambda row: row.kind, "<"),
     Column("how", "is", lambda row: row.how, "<"),
     Column("ids_a", "", lambda row: " ".join(row.ids_a), "<"),
@@ -75,7 +73,7 @@ REGION_COLUMNS = [
     Column("touched_change_bytes", "change", lambda row: row.touched_change_bytes, signed=True),
 ]
 PROCESS_COLUMNS = [
-    Column("tgids", "PID", lambda row: _pids(row)),
+    Column("tgids", "PID", lambda row: _number(row) or "".join({*row.ids_a, *row.ids_b})),
     Column("what", "process", lambda row: row.what, "<"),
     *[column for column in REGION_COLUMNS if column.name == "how" or column.name.startswith("touched")],
 ]
@@ -84,9 +82,10 @@ PROCESS_COLUMNS = [
 def diff(a: Account, b: Account) -> Diff:
     """The changes from A to B, largest first.
 
-    In two captures of one boot, regions are matched by inode and processes by PID and start time. What this leaves
-    over, and everything in captures of two boots, is matched by name. Of a parent's regions, those that still exist
-    count.
+    In two captures of one boot, regions are matched by inode, and processes, unless they are more than a handful, by
+    PID and start time. What this leaves over, and everything in captures of two boots, is matched by what it has in
+    common with others, as the answer says it: regions also by their creators, and by their size if that fits. Of a
+    parent's regions, those that still exist count.
     """
     same_boot = _same_boot(a, b)
     regions = sorted(_regions(a, b, same_boot), key=lambda row: -abs(row.allocated_change_bytes or 0))
@@ -95,12 +94,14 @@ def diff(a: Account, b: Account) -> Diff:
         same_boot,
         Table("region", REGION_COLUMNS, regions, _sum(regions, allocated=True)),
         Table("process", PROCESS_COLUMNS, processes, _sum(processes, allocated=False)),
+        _labels(a, b),
     )
 
 
 def both(found: Diff) -> Table:
-    """One table for CSV: the regions, then the processes, in the columns of the regions."""
-    return Table("diff", REGION_COLUMNS, [*found.regions.rows, *found.processes.rows])
+    """One table for CSV: the regions, the processes and the labels, in the columns of the regions."""
+    labelled = found.labels.rows if found.labels else []
+    return Table("diff", REGION_COLUMNS, [*found.regions.rows, *found.processes.rows, *labelled])
 
 
 def _same_boot(a: Account, b: Account) -> bool:
@@ -121,110 +122,146 @@ def _booted_ns(account: Account) -> float | None:
 # ---- regions ----
 
 
-def _regions(a: Account, b: Account, same_boot: bool) -> Iterable[Change]:
-    first, second = _current(a), _current(b)
-    pairs: list[tuple[Held, Held]] = []
+def _regions(a: Account, b: Account, same_boot: bool) -> Iterator[Change]:
+    keys: list[tuple[str, Callable[[Held], Hashable]]] = [
+        ("alike", lambda held: (*_kind(held), held[0].size_bytes)),
+        ("alike", _kind),
+        ("alike", lambda held: (_program(held), *_kind(held)[1:])),
+    ]
     if same_boot:
-        pairs, first, second = _match(first, second, lambda one: one.region.id)
-    alike, gone, new = _match(first, second, lambda one: (one.whose, one.what, one.region.kind, one.region.size_bytes))
-    yield from (_region("same", *pair) for pair in pairs)
-    yield from (_region("alike", *pair) for pair in alike)
-    yield from (_region("gone", one, None) for one in gone)
-    yield from (_region("new", None, one) for one in new)
+        keys.insert(0, ("same", lambda held: held[0].id))
+    for how, before, after in _matched(_current(a), _current(b), keys):
+        regions_a, regions_b = ([region for region, _ in some] for some in (before, after))
+        yield Change(
+            "region",
+            alike.regions_called((region, parent.process) for region, parent in before + after),
+            (regions_b or regions_a)[0].kind,
+            [region.id for region in regions_a],
+            [region.id for region in regions_b],
+            how,
+            sum(region.allocated_bytes for region in regions_a),
+            sum(region.allocated_bytes for region in regions_b),
+            sum(region.touched_bytes for region in regions_a),
+            sum(region.touched_bytes for region in regions_b),
+        )
 
 
 def _current(account: Account) -> list[Held]:
-    return [
-        Held(command(parent.process), what(region, parent), region)
-        for parent in account.parents
-        for region in parent.current
-    ]
+    return [(region, parent) for parent in account.parents for region in parent.current]
 
 
-def _match(
-    first: Sequence[T], second: Sequence[T], key: Callable[[T], Hashable]
-) -> tuple[list[tuple[T, T]], list[T], list[T]]:
-    """(pairs with the same key, unmatched of first, unmatched of second). Each item is in one pair at most."""
-    waiting: dict[Hashable, list[T]] = {}
-    for one in second:
-        waiting.setdefault(key(one), []).append(one)
-    pairs, left = [], []
-    for one in first:
-        others = waiting.get(key(one))
-        if others:
-            pairs.append((one, others.pop(0)))
-        else:
-            left.append(one)
-    return pairs, left, [one for others in waiting.values() for one in others]
+def _kind(held: Held) -> tuple[str | None, str, str]:
+    """What a region has in common with the one that takes its place when a service is started anew."""
+    region, parent = held
+    whose = parent.process and alike.of_process(parent.process)
+    return whose, alike.of_region(region, parent.process), region.kind
 
 
-def _region(how: str, one: Held | None, other: Held | None) -> Change:
-    """The change of a region. one is from A, other from B; at most one of them is None."""
-    a, b = ([held.region] if held else [] for held in (one, other))
-    name = [held.what for held in (one, other) if held][-1]
-    return Change(
-        "region",
-        name,
-        (a + b)[0].kind,
-        [region.id for region in a],
-        [region.id for region in b],
-        how,
-        sum(region.allocated_bytes for region in a),
-        sum(region.allocated_bytes for region in b),
-        sum(region.touched_bytes for region in a),
-        sum(region.touched_bytes for region in b),
-    )
+def _program(held: Held) -> str | None:
+    """A new release may have another command line, but it is the same program."""
+    _, parent = held
+    return parent.process and alike.NUMBER.sub("#", parent.process.comm or "?")
+
+
+def _matched(
+    first: list[T], second: list[T], keys: Sequence[tuple[str, Callable[[T], Hashable]]]
+) -> Iterator[tuple[str, list[T], list[T]]]:
+    """(how, some of first, some of second) by the first key that both have; what is in one alone is gone or new.
+
+    keys: each with what to call its matches.
+    """
+    alone: list[tuple[list[T], list[T]]] = []
+    for how, key in keys:
+        groups: dict[Hashable, tuple[list[T], list[T]]] = {}
+        for side, found in enumerate((first, second)):
+            for one in found:
+                groups.setdefault(key(one), ([], []))[side].append(one)
+        yield from ((how, *sides) for sides in groups.values() if all(sides))
+        alone = [sides for sides in groups.values() if not all(sides)]
+        first, second = ([one for sides in alone for one in sides[side]] for side in (0, 1))
+    yield from (("gone" if before else "new", before, after) for before, after in alone)
 
 
 # ---- processes ----
 
 
-def _processes(a: Account, b: Account, same_boot: bool) -> Iterable[Change]:
-    first, second = list(_touched(a).items()), list(_touched(b).items())
-    pairs: list[tuple[tuple[Process, int], tuple[Process, int]]] = []
-    if same_boot:
-        pairs, first, second = _match(first, second, lambda one: (one[0].tgid, one[0].start_time_ns))
-    for one, other in pairs:
-        yield _process(command(other[0]), [one], [other], "same")
-    names = dict.fromkeys(command(process) for process, _ in first + second)
-    members: dict[str, tuple[list[tuple[Process, int]], list[tuple[Process, int]]]] = {name: ([], []) for name in names}
-    for side, found in enumerate((first, second)):
-        for one in found:
-            members[command(one[0])][side].append(one)
-    for name, (before, after) in members.items():
-        yield _process(name, before, after, "alike" if before and after else "gone" if before else "new")
+def _processes(a: Account, b: Account, same_boot: bool) -> Iterator[Change]:
+    touched_a, touched_b = _touched(a), _touched(b)
+    keys: list[tuple[str, Callable[[Process], Hashable]]] = [("alike", alike.of_process)]
+    if same_boot and len({_identity(process) for process in [*touched_a, *touched_b]}) <= alike.HANDFUL:
+        keys.insert(0, ("same", _identity))
+    for how, before, after in _matched(list(touched_a), list(touched_b), keys):
+        some = after or before
+        yield Change(
+            "process",
+            command(some[0]) if len(some) == 1 else alike.called(some),
+            "",
+            [str(process.tgid) for process in before],
+            [str(process.tgid) for process in after],
+            how,
+            None,
+            None,
+            sum(touched_a[process] for process in before),
+            sum(touched_b[process] for process in after),
+        )
 
 
-def _touched(account: Account) -> dict[Process, int]:
-    touched: dict[Process, int] = {}
-    for held in _current(account):
-        for toucher in held.region.touchers:
+def _identity(process: Process) -> tuple[int, int]:
+    return process.tgid, process.start_time_ns
+
+
+def _touched(account: Account) -> Counter[Process]:
+    touched: Counter[Process] = Counter()
+    for region, _ in _current(account):
+        for toucher in region.touchers:
             if toucher.touched_bytes:
-                touched[toucher.process] = touched.get(toucher.process, 0) + toucher.touched_bytes
+                touched[toucher.process] += toucher.touched_bytes
     return touched
 
 
-def _process(name: str, before: list[tuple[Process, int]], after: list[tuple[Process, int]], how: str) -> Change:
-    return Change(
-        "process",
-        name,
-        "",
-        [str(process.tgid) for process, _ in before],
-        [str(process.tgid) for process, _ in after],
-        how,
-        None,
-        None,
-        sum(size_bytes for _, size_bytes in before),
-        sum(size_bytes for _, size_bytes in after),
-    )
+def _number(row: Change) -> str:
+    """How many there are in A and in B, if they are more than one."""
+    if len({*row.ids_a, *row.ids_b}) <= 1 or max(len(row.ids_a), len(row.ids_b)) == 1:
+        return ""
+    return f"×{len(row.ids_a)}" if len(row.ids_a) == len(row.ids_b) else f"×{len(row.ids_a)}→{len(row.ids_b)}"
 
 
-def _pids(row: Change) -> str:
-    """The PID if there is only one, or else the numbers of processes in A and in B."""
-    ids = {*row.ids_a, *row.ids_b}
-    if len(ids) <= 1:
-        return "".join(ids)
-    return f"x{len(row.ids_a)}" if len(row.ids_a) == len(row.ids_b) else f"x{len(row.ids_a)}→{len(row.ids_b)}"
+# ---- labels ----
+
+
+def _labels(a: Account, b: Account) -> Table | None:
+    """By the most telling kind of label that both captures have."""
+    kinds_a, kinds_b = ([] if of is None else labels.columns(of) for of in (a.session.label, b.session.label))
+    kind = next((kind for kind in kinds_a if kind in kinds_b), None)
+    if kind is None:
+        return None
+    touched_a, touched_b = _labelled(a, kind), _labelled(b, kind)
+    rows = [
+        Change(
+            "label",
+            "?" if text is None else text or NAMELESS,
+            "",
+            [],
+            [],
+            "same" if text in touched_a and text in touched_b else "gone" if text in touched_a else "new",
+            None,
+            None,
+            touched_a[text],
+            touched_b[text],
+        )
+        for text in dict.fromkeys([*touched_a, *touched_b])
+    ]
+    rows.sort(key=lambda row: -abs(row.touched_change_bytes))
+    name = Column("what", kind, lambda row: row.what, "<")
+    return Table("label", [*PROCESS_COLUMNS[2:], name], rows, _sum(rows, allocated=False))
+
+
+def _labelled(account: Account, kind: str) -> Counter[str | None]:
+    touched: Counter[str | None] = Counter()
+    for region, _ in _current(account):
+        for labelled in region.labelled:
+            touched[labelled.text(kind)] += labelled.touched_bytes
+    return touched
 
 
 def _sum(rows: Sequence[Change], allocated: bool) -> Change:

@@ -25,6 +25,8 @@ def text(found: Diff, a: Account, b: Account) -> str:
     ]
     lines += ["", *table.text(found.regions, limit=MAX_ROWS), ""]
     lines += table.text(found.processes, limit=MAX_ROWS)
+    if found.labels:
+        lines += ["", *table.text(found.labels, limit=MAX_ROWS)]
     return "\n".join(fit(line, COLUMNS) for line in lines)
 
 
@@ -36,7 +38,7 @@ def json(found: Diff, a: Account, b: Account) -> str:
     ]
     document = {"schema": SCHEMA, "by": "diff", "a": times[0], "b": times[1], "same_boot": found.same_boot}
     sums = {}
-    for name, part in (("regions", found.regions), ("processes", found.processes)):
-        document[name] = table.records(part)
-        sums[name] = table.record(part.columns, part.total)
+    for name, part in (("regions", found.regions), ("processes", found.processes), ("labels", found.labels)):
+        document[name] = table.records(part) if part else None
+        sums[name] = table.record(part.columns, part.total) if part else None
     return table.dumps({**document, "sums": sums})

@@ -17,7 +17,6 @@ from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, 
 from tracer.tables.rollup import PARTS
 from tracer.unmapped import UnmappedRow
 
-HANDFUL = 5  # of processes or regions that are alike: more share a line
 NAME_COLUMNS = 16  # of a region, at least
 COMM_COLUMNS = 16  # the kernel keeps 15 bytes; control characters, shown as codes, take more
 MAX_OWNERS = 20
@@ -113,7 +112,7 @@ def _owners(parents: Sequence[Parent]) -> list[Owner]:
             [(region, parent.process) for parent in some for region in parent.regions],
         )
         for alikes in groups.values()
-        for some in ([alikes] if len(alikes) > HANDFUL else [[parent] for parent in alikes])
+        for some in ([alikes] if len(alikes) > alike.HANDFUL else [[parent] for parent in alikes])
     ]
     return sorted(owners, key=lambda owner: -owner.allocated_bytes)
 
@@ -155,7 +154,7 @@ def _alike(owned: Sequence[Owned]) -> list[list[Owned]]:
     found = [
         some
         for alikes in groups.values()
-        for some in ([alikes] if len(alikes) > HANDFUL else [[each] for each in alikes])
+        for some in ([alikes] if len(alikes) > alike.HANDFUL else [[each] for each in alikes])
     ]
     return sorted(found, key=lambda some: (some[0][0].gone_ns is not None, -_allocated(some)))
 
@@ -342,7 +341,7 @@ def _rows(touchers: Sequence[Toucher]) -> list[Row]:
     processes = {toucher.process for toucher in touchers}
     groups: dict[Hashable, list[Toucher]] = {}
     for toucher in touchers:
-        key = alike.of_process(toucher.process) if len(processes) > HANDFUL else toucher.process
+        key = alike.of_process(toucher.process) if len(processes) > alike.HANDFUL else toucher.process
         groups.setdefault(key, []).append(toucher)
     rows = []
     for some in groups.values():

@@ -150,6 +150,20 @@ class Label(NamedTuple):
     title: str | None = None
     text: str | None = None
 
+    def told(self, kind: str, depth: int | None = None) -> str:
+        """One kind of text; "": it was empty.
+
+        depth: of a directory, show only so many directories from the root.
+        """
+        if kind == "query":
+            return sql.shape(self.query or "")
+        if kind == "statement":
+            return self.query or ""
+        if kind == "directory":
+            *directories, _ = (self.script or "").split("/")
+            return "/".join(directories[: None if depth is None else depth + 1]) or "/" * bool(self.script)
+        return getattr(self, kind) or ""
+
 
 NAMELESS = "(none)"
 """How an empty label is shown."""
@@ -166,20 +180,8 @@ class Labelled(NamedTuple):
     last_ns: int
 
     def text(self, kind: str, depth: int | None = None) -> str | None:
-        """One kind of text of the label; "": it was empty; None: unknown.
-
-        depth: of a directory, show only so many directories from the root.
-        """
-        if self.label is None:
-            return None
-        if kind == "query":
-            return sql.shape(self.label.query or "")
-        if kind == "statement":
-            return self.label.query or ""
-        if kind == "directory":
-            *directories, _ = (self.label.script or "").split("/")
-            return "/".join(directories[: None if depth is None else depth + 1]) or "/" * bool(self.label.script)
-        return getattr(self.label, kind) or ""
+        """One kind of text of the label, as Label.told() has it; None: unknown."""
+        return None if self.label is None else self.label.told(kind, depth)
 
 
 class Region(NamedTuple):

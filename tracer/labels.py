@@ -124,3 +124,9 @@ def kinds(name: str) -> list[str]:
     """The KINDS that a source distinguishes, the most telling first."""
     found = [column for column in columns(name) if column in KINDS]
     return [*found, *(kind for column in found for kind in DERIVED.get(column, ()))] or ["label"]
+
+
+def frames(name: str) -> list[str]:
+    """The texts that are frames of a flame graph, the most telling last: a script calls the files it includes."""
+    telling = columns(name)[0]
+    return ["script", telling] if telling == "file" else [telling]

@@ -1,18 +1,23 @@
-"""An account as stacks for flame graphs: the parent, the region, the toucher, and the bytes it touched.
+"""An account as stacks for flame graphs, folded and for speedscope.
+
+The frames of a stack are the parent, the region, the group of alike processes, the toucher, and the texts of its label.
+A group of one process is left out. In a capture with user stacks their functions follow the toucher, and no label:
+stacks are recorded by process alone.
 
 The bytes of all stacks add up to what is allocated. If unseen is negative, it is left out, and they add up to what the
-ledger has: speedscope refuses a file with a negative weight. In a capture with user stacks, these follow the toucher.
-The bytes then include what was freed since, because it is unknown from which stack the freed pages came.
+ledger has: speedscope refuses a file with a negative weight. With user stacks the bytes include what was freed since,
+because it is unknown from which stack the freed pages came.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tracer import guess
-from tracer.account import Account, Made, Parent, Process, Region
+from tracer import alike, guess, labels
+from tracer.account import NAMELESS, Account, Label, Labelled, Process, Region, Toucher
 from tracer.formatting import printable
 
 SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
@@ -22,8 +27,13 @@ class Stack(NamedTuple):
     """One stack of a flame graph and its weight."""
 
     frames: tuple[str, ...]
-    """from the root to the leaf: parent, region, toucher, then the frames of the toucher's user stack"""
+    """from the root to the leaf, not yet printable"""
     size_bytes: int
+    region: Region
+    process: Process | None = None
+    """None: before the trace, at other times or unseen"""
+    label: Label | None = None
+    """None: unknown, or there are no labels"""
 
 
 def folded(account: Account) -> Iterator[str]:
@@ -31,63 +41,107 @@ def folded(account: Account) -> Iterator[str]:
 
     flamegraph.pl, inferno and speedscope read this format.
     """
-    for stack in stacks(account.parents):
-        yield f"{';'.join(map(_escaped, stack.frames))} {stack.size_bytes}\n"
+    for frames, size_bytes in merged(stacks(account)).items():
+        yield f"{';'.join(map(_escaped, frames))} {size_bytes}\n"
 
 
 def speedscope(account: Account) -> Iterator[str]:
     """A document in speedscope's own format: one profile of all regions, and one of each, in order of first touch."""
     session = account.session
-    everything = list(stacks(account.parents))
+    everything = list(stacks(account))
+    regions: dict[int, list[Stack]] = {}
+    for stack in everything:
+        regions.setdefault(stack.region.row, []).append(stack)
     frames = {
         frame: i for i, frame in enumerate(dict.fromkeys(frame for stack in everything for frame in stack.frames))
     }
-    profiles = [_profile("all regions", everything, frames)]
-    for parent in account.parents:
-        for region in parent.regions:
-            theirs = list(stacks([Parent(parent.process, [region])]))
-            if theirs:
-                profiles.append(_profile(_region(region, parent.process), theirs, frames))
     document = {
         "$schema": SPEEDSCOPE_SCHEMA,
         "name": f"shared memory of {printable(session.host)}",
         "exporter": f"shmtrace@{session.version}",
         "activeProfileIndex": 0,
         "shared": {"frames": [{"name": printable(frame)} for frame in frames]},
-        "profiles": profiles,
+        "profiles": [
+            _profile("all regions", everything, frames),
+            *(_profile(theirs[0].frames[1], theirs, frames) for theirs in regions.values()),
+        ],
     }
     yield json.dumps(document)
 
 
-def stacks(parents: list[Parent]) -> Iterator[Stack]:
-    """The stacks of these parents. Of a region, before comes first, then the touchers by first touch, unseen last."""
-    for parent in parents:
+def merged(some: Iterable[Stack]) -> dict[tuple[str, ...], int]:
+    """The bytes of stacks by their frames, in the order of the first of each."""
+    sizes: dict[tuple[str, ...], int] = {}
+    for stack in some:
+        sizes[stack.frames] = sizes.get(stack.frames, 0) + stack.size_bytes
+    return sizes
+
+
+def stacks(account: Account) -> Iterator[Stack]:
+    """All stacks of an account. Of a region, before comes first, then the touchers by first touch, unseen last."""
+    group_of = functools.cache(alike.of_process)
+    label = None if account.has_stacks else account.session.label
+    kinds = labels.frames(label) if label else []
+    for parent in account.parents:
         for region in parent.regions:
-            has_stacks = any(toucher.made_by for toucher in region.touchers)
             root = _process(parent.process), _region(region, parent.process)
-            touchers = sorted(region.touchers, key=lambda toucher: toucher.first_ns or 0)
-            rows: list[tuple[tuple[str, ...], int]] = [(("[before the trace]",), region.before_bytes)]
-            rows += [(("[at other times]",), region.other_times_bytes)]
-            for toucher in touchers:
-                made_by = toucher.stacks if has_stacks else [Made((), toucher.touched_bytes)]
-                rows += [((_process(toucher.process), *_frames(made)), made.size_bytes) for made in made_by]
-            rows += [(("[unseen]",), region.unseen_bytes)]
-            yield from (Stack((*root, *rest), size_bytes) for rest, size_bytes in rows if size_bytes > 0)
+            found = [
+                Stack(("[before the trace]",), region.before_bytes, region),
+                Stack(("[at other times]",), region.other_times_bytes, region),
+                *_touched(region, kinds, group_of),
+                Stack(("[unseen]",), region.unseen_bytes, region),
+            ]
+            yield from (stack._replace(frames=(*root, *stack.frames)) for stack in found if stack.size_bytes > 0)
 
 
-def _frames(made: Made) -> tuple[str, ...]:
-    return ("?",) if made.frames is None else made.frames
+def _touched(region: Region, kinds: Sequence[str], group_of: Callable[[Process], str]) -> Iterator[Stack]:
+    """Stacks of the processes that touched a region, by group, without parent and region."""
+    below = _below(region, kinds)
+    groups: dict[str, list[Toucher]] = {}
+    for toucher in sorted(region.touchers, key=lambda toucher: toucher.first_ns or 0):
+        if toucher.process.row in below:
+            groups.setdefault(group_of(toucher.process), []).append(toucher)
+    for group, touchers in groups.items():
+        for toucher in touchers:
+            above = *(group,) * (len(touchers) > 1), _process(toucher.process)
+            for stack in below[toucher.process.row]:
+                yield stack._replace(frames=(*above, *stack.frames))
 
 
-def _profile(name: str, theirs: list[Stack], frames: dict[str, int]) -> dict[str, Any]:
+def _below(region: Region, kinds: Sequence[str]) -> dict[int, list[Stack]]:
+    """What stands below each process: user stacks, texts of labels, or nothing. By the process's row."""
+    if any(toucher.made_by for toucher in region.touchers):
+        made = [(toucher.process, made) for toucher in region.touchers for made in toucher.stacks]
+        found = [Stack(made.frames or ("?",), made.size_bytes, region, process) for process, made in made]
+    elif kinds:
+        found = [
+            Stack(_texts(labelled, kinds), labelled.touched_bytes, region, labelled.process, labelled.label)
+            for labelled in region.labelled
+        ]
+    else:
+        found = [Stack((), toucher.touched_bytes, region, toucher.process) for toucher in region.touchers]
+    below: dict[int, list[Stack]] = {}
+    for stack in found:
+        if stack.process and stack.size_bytes:
+            below.setdefault(stack.process.row, []).append(stack)
+    return below
+
+
+def _texts(labelled: Labelled, kinds: Sequence[str]) -> tuple[str, ...]:
+    texts = (labelled.text(kind) for kind in kinds)
+    return tuple("?" if text is None else text or NAMELESS for text in texts)
+
+
+def _profile(name: str, some: Iterable[Stack], frames: dict[str, int]) -> dict[str, Any]:
+    theirs = merged(some)
     return {
         "type": "sampled",
         "name": printable(name),
         "unit": "bytes",
         "startValue": 0,
-        "endValue": sum(stack.size_bytes for stack in theirs),
-        "samples": [[frames[frame] for frame in stack.frames] for stack in theirs],
-        "weights": [stack.size_bytes for stack in theirs],
+        "endValue": sum(theirs.values()),
+        "samples": [[frames[frame] for frame in stack] for stack in theirs],
+        "weights": list(theirs.values()),
     }
 
 

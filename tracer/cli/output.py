@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import os
 import sqlite3
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from tracer.account import Account
 
 PATIENCE_S = 1.0
-BEGINNING = 15  # characters that the old and the new file must share for save() to replace the old one
+BEGINNING = 15  # bytes that the old and the new file must share for save() to replace the old one
 
 Item = TypeVar("Item")
 
@@ -76,27 +75,31 @@ def writing_capture(path: Path | None) -> Iterator[None]:
         raise ShmtraceError(f"the capture cannot be written ({error})", f"free disk space for {where}") from None
 
 
-def save(path: Path | None, chunks: Iterable[str]) -> None:
-    """Write to a file of mode 0600, or to standard output if path is None or "-".
+def is_terminal(path: Path | None) -> bool:
+    """Whether save() would write to a terminal."""
+    return (not path or str(path) == "-") and sys.stdout.isatty()
 
-    An existing file is replaced only if it is empty or begins like the new text, and only once the new text is
+
+def save(path: Path | None, chunks: Iterable[str | bytes]) -> None:
+    """Write to a file of mode 0600, or to standard output if path is None or "-". Texts are written as UTF-8.
+
+    An existing file is replaced only if it is empty or begins like the new one, and only once the new one is
     complete. Raises ShmtraceError if the file is another one or cannot be written.
     """
     from tempfile import NamedTemporaryFile
 
+    rest = (chunk.encode() if isinstance(chunk, str) else chunk for chunk in chunks)
     if not path or str(path) == "-":
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as in a file: programs read this
-        sys.stdout.writelines(chunks)
         sys.stdout.flush()
+        sys.stdout.buffer.writelines(rest)
+        sys.stdout.buffer.flush()
         return
-    rest = iter(chunks)
-    first = next(rest, "")
+    first = next(rest, b"")
     try:
         if path.exists() and not (path.is_file() and _begins(path, first)):
             raise ShmtraceError(f"{path} exists and is not an earlier output", "give another name, or remove it")
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False))  # 0600
+            file = stack.enter_context(NamedTemporaryFile(dir=path.parent, delete=False))  # 0600
             undo = stack.enter_context(contextlib.ExitStack())
             undo.callback(Path(file.name).unlink)
             file.write(first)
@@ -108,10 +111,10 @@ def save(path: Path | None, chunks: Iterable[str]) -> None:
         raise ShmtraceError(f"{path} cannot be written ({error.strerror})", "give another path") from None
 
 
-def _begins(path: Path, text: str) -> bool:
-    beginning = text[:BEGINNING].encode()
+def _begins(path: Path, new: bytes) -> bool:
+    beginning = new[:BEGINNING]
     with path.open("rb") as file:
-        return file.read(len(beginning)) in (beginning, b"")
+        return file.read(len(beginning) or 1) in (beginning, b"")
 
 
 @contextlib.contextmanager

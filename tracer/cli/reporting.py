@@ -173,10 +173,11 @@ def html(capture_path: Path, output_path: Path, words: tuple[str, ...], names: t
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["folded", "speedscope", "perfetto", "csv"]),
+    type=click.Choice(["folded", "speedscope", "svg", "pprof", "perfetto", "csv"]),
     required=True,
-    help="folded: stacks with bytes, for flamegraph.pl and inferno. speedscope, perfetto: JSON for these viewers. "
-    "csv: a row for each second, process and region, with the pages touched.",
+    help="svg: a flame graph for a browser. folded: stacks with bytes, for flamegraph.pl and inferno. speedscope, "
+    "perfetto: JSON for these viewers. pprof: a profile for pprof. csv: a row for each second, process, label and "
+    "region, with the pages touched.",
 )
 @options.output("Write to this file instead of standard output, replacing an earlier export.")
 @options.narrowed
@@ -185,25 +186,34 @@ def export(
 ) -> None:
     """Convert a capture for other programs: flame graphs, trace viewers, spreadsheets.
 
-    If the capture has stacks, folded and speedscope show them below each process. They then include freed pages.
+    Flame graphs (svg, folded, speedscope, pprof) show below each process what its label says. If the capture has
+    stacks, they show these instead, and then include freed pages.
 
     \b
+    shmtrace export x.cap --format svg -o x.svg            open it in a browser
     shmtrace export x.cap --format folded | flamegraph.pl --countname bytes >x.svg
     shmtrace export x.cap --format speedscope -o x.json    for speedscope.app
+    shmtrace export x.cap --format pprof -o x.pb.gz        go tool pprof x.pb.gz
     shmtrace export x.cap --format perfetto -o trace.json  for ui.perfetto.dev
     shmtrace export x.cap --format csv -o x.csv            for a spreadsheet
     """
     from tracer import account
     from tracer.tables import touches
-    from tracer.views import flamegraph, perfetto, table
+    from tracer.views import flamegraph, perfetto, pprof, svg, table
 
+    if form == "pprof" and output.is_terminal(output_path):
+        raise click.UsageError("a terminal cannot show a compressed profile: give -o FILE, or pipe it to a program")
     with _opened(capture_path, words, names) as capture, output.patience(f"exporting {capture_path}"):
         read = account.read(capture)
-        forms: dict[str, Callable[[], Iterable[str]]] = {
+        forms: dict[str, Callable[[], Iterable[str | bytes]]] = {
             "folded": lambda: flamegraph.folded(read),
             "speedscope": lambda: flamegraph.speedscope(read),
+            "svg": lambda: svg.render(read),
+            "pprof": lambda: pprof.render(read),
             "perfetto": lambda: perfetto.render(read, capture),
-            "csv": lambda: table.csv(touches.COLUMNS, touches.rows(read, capture, account.read_processes(capture))),
+            "csv": lambda: table.csv(
+                touches.columns(read), touches.rows(read, capture, account.read_processes(capture))
+            ),
         }
         output.warn(read)
         output.save(output_path, forms[form]())

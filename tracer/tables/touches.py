@@ -1,4 +1,4 @@
-"""The CSV export: one row for each process, region and second, with the pages touched."""
+"""The CSV export: one row for each process, label, region and second, with the pages touched."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tracer.account import Account, Process, Region
+from tracer import alike, labels
+from tracer.account import Account, Label, Process, Region, read_labels
 from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.tables.table import Column
 
 TOUCHED = """
-SELECT region, process, min(first_ns), sum("end" - start) FROM extent WHERE process IS NOT NULL
-GROUP BY region << 32 | process, first_ns / 1000000000 ORDER BY 3
+SELECT region, process, ifnull(label, 0), min(first_ns), sum("end" - start) FROM extent WHERE process IS NOT NULL
+GROUP BY region << 32 | process, label, first_ns / 1000000000 ORDER BY 4
 """
 
 
@@ -23,22 +24,34 @@ class TouchRow(NamedTuple):
     part: str
     """touched, before or unseen"""
     process: Process | None
+    group: str | None
+    """what the process has in common with those alike"""
+    label: Label | None
     time_ns: int | None
     """CLOCK_REALTIME of the first of these pages"""
     touched_bytes: int
 
 
-COLUMNS = [
-    Column("time_ns", "", lambda touch: touch.time_ns),
-    Column("region", "", lambda touch: touch.region.id),
-    Column("kind", "", lambda touch: touch.region.kind),
-    Column("name", "", lambda touch: touch.region.name),
-    Column("part", "", lambda touch: touch.part),
-    Column("tgid", "", lambda touch: touch.process and touch.process.tgid),
-    Column("command", "", lambda touch: touch.process and touch.process.command),
-    Column("pages", "", lambda touch: touch.touched_bytes // PAGE_BYTES),
-    Column("bytes", "", lambda touch: touch.touched_bytes),
-]
+def columns(account: Account) -> list[Column]:
+    """The columns of the rows: with labels in the capture, also one for each of their texts."""
+    texts = labels.columns(account.session.label) if account.session.label else []
+    return [
+        Column("time_ns", "", lambda touch: touch.time_ns),
+        Column("region", "", lambda touch: touch.region.id),
+        Column("kind", "", lambda touch: touch.region.kind),
+        Column("name", "", lambda touch: touch.region.name),
+        Column("part", "", lambda touch: touch.part),
+        Column("tgid", "", lambda touch: touch.process and touch.process.tgid),
+        Column("command", "", lambda touch: touch.process and touch.process.command),
+        Column("group", "", lambda touch: touch.group),
+        *(_of_label(text) for text in texts),
+        Column("pages", "", lambda touch: touch.touched_bytes // PAGE_BYTES),
+        Column("bytes", "", lambda touch: touch.touched_bytes),
+    ]
+
+
+def _of_label(text: str) -> Column:
+    return Column(text, "", lambda touch: touch.label and getattr(touch.label, text))
 
 
 def rows(account: Account, capture: Capture, processes: dict[int, Process]) -> Iterator[TouchRow]:
@@ -47,12 +60,15 @@ def rows(account: Account, capture: Capture, processes: dict[int, Process]) -> I
     processes: by row, as read_processes() returns them.
     """
     regions = {region.row: region for region in account.regions}
+    groups = {row: alike.of_process(process) for row, process in processes.items()}
+    found = read_labels(capture) if account.session.label else {}
     numbers = array("q")  # read all at once: while the capture is being read, a running trace cannot commit
     for touched in capture.each(TOUCHED):
         numbers.extend(touched)
     yield from _left(account, "before")
-    for row, process, time_ns, pages in zip(*[iter(numbers)] * 4):
-        yield TouchRow(regions[row], "touched", processes[process], time_ns, pages * PAGE_BYTES)
+    for row, process, label, time_ns, pages in zip(*[iter(numbers)] * 5):
+        who = processes[process], groups[process]
+        yield TouchRow(regions[row], "touched", *who, found.get(label), time_ns, pages * PAGE_BYTES)
     yield from _left(account, "unseen")
 
 
@@ -60,4 +76,4 @@ def _left(account: Account, part: str) -> Iterator[TouchRow]:
     for region in account.regions:
         size_bytes = region.before_bytes if part == "before" else region.unseen_bytes
         if size_bytes:
-            yield TouchRow(region, part, None, None, size_bytes)
+            yield TouchRow(region, part, None, None, None, None, size_bytes)

@@ -1,4 +1,7 @@
-"""A capture as a trace for ui.perfetto.dev: region sizes, what each process touched, and the processes' lifetimes.
+"""A capture as a trace for ui.perfetto.dev: region sizes, what was touched, and the processes' lifetimes.
+
+What was touched is counted by process, by group of alike processes, and by the most telling text of the labels. Groups
+and texts have a track each, the largest ones; the last track has the others' sum.
 
 The format is JSON trace events. Times are microseconds since the capture began; earlier events are placed at its
 beginning. Counters are in bytes. A process is numbered by its PID. If a PID was used again, each later process gets
@@ -8,23 +11,29 @@ another number, because Perfetto would merge them; its name then contains the PI
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from tracer import guess
-from tracer.account import Account, Process, read_processes
+from tracer import alike, guess, labels
+from tracer.account import NAMELESS, Account, Process, read_labels, read_processes
 from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.formatting import printable
 from tracer.views.json import rfc3339
 
 HOST = 1 << 22  # the host's number, above every PID (PID_MAX_LIMIT); the regions' numbers follow
+BY_GROUP, BY_LABEL = (1 << 30) - 2, (1 << 30) - 1  # the tracks of groups, and of texts
 LATER = 1 << 30  # above those: processes whose PID was used before
-MAX_COUNTS = 100_000  # counter events of touched pages; with more, the time between two is made longer
+MAX_COUNTS = 100_000  # counter events of one kind of track; with more, the time between two is made longer
+MAX_TRACKS = 50  # of groups, and of texts
+OTHERS = "[others]"
 
 Event = dict[str, Any]
+Counts = dict[tuple[int, int], int]
+"""Pages by (step of time, row of a process or label)."""
 
 TOUCHED = """
-SELECT (first_ns - :began) / :step, process, sum("end" - start) FROM extent WHERE process IS NOT NULL GROUP BY 1, 2
+SELECT (first_ns - :began) / :step, {}, sum("end" - start) FROM extent WHERE process IS NOT NULL GROUP BY 1, 2
 """
 
 
@@ -53,7 +62,7 @@ def _events(account: Account, capture: Capture) -> Iterator[Event]:
     yield from _lives(processes, numbers, session.ended_ns, began_ns)
     for time_ns, row, command in capture.rows("SELECT time_ns, process, command FROM exec ORDER BY time_ns"):
         yield _instant(numbers[row], f"exec {printable(command or '?')}", time_ns - began_ns)
-    yield from _touched(capture, numbers, began_ns, session.ended_ns)
+    yield from _touched(account, capture, processes, numbers)
 
 
 def _regions(account: Account, capture: Capture) -> Iterator[Event]:
@@ -112,21 +121,67 @@ def _lives(processes: dict[int, Process], numbers: dict[int, int], ended_ns: int
         }
 
 
-def _touched(capture: Capture, numbers: dict[int, int], began_ns: int, ended_ns: int) -> Iterator[Event]:
-    """Counter events: the bytes each process has touched so far, of pages that are still allocated at the end."""
+def _touched(
+    account: Account, capture: Capture, processes: dict[int, Process], numbers: dict[int, int]
+) -> Iterator[Event]:
+    """Counter events: the bytes touched so far, of pages that are still allocated at the end."""
+    step_ns, counts = _counts(account, capture, "process")
+    yield from _counters(account, step_ns, counts, lambda row: (numbers[row], "touched"))
+    groups = {row: alike.of_process(process) for row, process in processes.items()}
+    yield _name(BY_GROUP, "touched by group of alike processes")
+    yield from _tracks(account, step_ns, counts, BY_GROUP, groups)
+    source = account.session.label
+    if source:
+        kind = labels.frames(source)[-1]
+        texts = {row: label.told(kind) or NAMELESS for row, label in read_labels(capture).items()}
+        yield _name(BY_LABEL, f"touched by {kind}")
+        yield from _tracks(account, *_counts(account, capture, "ifnull(label, 0)"), BY_LABEL, texts)
+
+
+def _counts(account: Account, capture: Capture, column: str) -> tuple[int, Counts]:
+    """How long a step is, in nanoseconds, and the pages touched in each by the rows of a column."""
+    session = account.session
     (extents,) = capture.rows("SELECT count(*) FROM extent")[0]
     step_ns = 1_000_000_000 * max(1, extents // MAX_COUNTS)
-    lasted_ns = ended_ns - began_ns
-    counts = {(step, row): pages for step, row, pages in capture.each(TOUCHED, {"began": began_ns, "step": step_ns})}
-    while len(counts) > MAX_COUNTS and step_ns < lasted_ns:  # one event for each process is the minimum
+    found = capture.each(TOUCHED.format(column), {"began": session.started_ns, "step": step_ns})
+    counts = {(step, row): pages for step, row, pages in found}
+    while (
+        len(counts) > MAX_COUNTS and step_ns < session.ended_ns - session.started_ns
+    ):  # one event a row is the minimum
         step_ns *= 2
         closer, counts = counts, {}
         for (step, row), pages in closer.items():
             counts[step // 2, row] = counts.get((step // 2, row), 0) + pages
-    sums: dict[int, int] = {}
+    return step_ns, counts
+
+
+def _tracks(account: Account, step_ns: int, counts: Counts, number: int, names: dict[int, str]) -> Iterator[Event]:
+    """Counter events of the tracks of one number, by name. Rows without one are unknown."""
+    shown = {row: printable(name) for row, name in names.items()}  # tracks of one name would be one in Perfetto
+    totals: Counter[str] = Counter()
+    for (_, row), pages in counts.items():
+        totals[shown.get(row, "?")] += pages
+    largest = {name for name, _ in totals.most_common(MAX_TRACKS)}
+
+    def track(row: int) -> tuple[int, str]:
+        name = shown.get(row, "?")
+        return number, name if name in largest else OTHERS
+
+    yield from _counters(account, step_ns, counts, track)
+
+
+def _counters(
+    account: Account, step_ns: int, counts: Counts, track: Callable[[int], tuple[int, str]]
+) -> Iterator[Event]:
+    """Counter events of the tracks that rows belong to, each a number and a name."""
+    lasted_ns = account.session.ended_ns - account.session.started_ns
+    grown: Counter[tuple[int, tuple[int, str]]] = Counter()
     for (step, row), pages in sorted(counts.items()):
-        sums[row] = sums.get(row, 0) + pages * PAGE_BYTES
-        yield _count(numbers[row], "touched", min((step + 1) * step_ns, lasted_ns), sums[row])
+        grown[step, track(row)] += pages
+    sums: Counter[tuple[int, str]] = Counter()
+    for (step, of), pages in grown.items():
+        sums[of] += pages
+        yield _count(*of, min((step + 1) * step_ns, lasted_ns), sums[of] * PAGE_BYTES)
 
 
 def _name(number: int, name: str) -> Event:

@@ -47,6 +47,11 @@ PROGRAM = b"".join(
     ]
 )
 
+CHROMIUM = """
+    headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update
+    disable-sync disable-dev-shm-usage window-size=1280,900
+"""
+
 
 @functools.cache
 def why_no_bpf() -> str | None:
@@ -115,3 +120,20 @@ def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         time.tzset()
         yield
     time.tzset()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for name in CHROMIUM.split():
+        options.add_argument(f"--{name}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
+    try:
+        yield driver
+    finally:
+        driver.quit()

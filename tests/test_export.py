@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import re
+import sqlite3
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,10 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from tests.recorded import shmtrace, with_stacks
+from tests import exported
+from tests.bench.captures import make
+from tests.live.terminal import on_terminal
+from tests.recorded import shmtrace, with_labels, with_stacks
 from tracer import account
 from tracer.capture.capture import Capture
 from tracer.cli import main
@@ -27,6 +33,7 @@ BEGAN_NS = 1_700_000_000_000_000_000
 SECOND_NS = 1_000_000_000
 SPEEDSCOPE_SCHEMA = json.loads(Path(__file__).with_name("speedscope-schema.json").read_text())
 """speedscope's own, of its package on npm (MIT, Jamie Wong)."""
+INDEX = "/srv/www/index.php"
 HOSTILE = "=cmd;rm -rf\n\x1b[2J 7"
 
 # region: pages of (seconds after the beginning, process, pages), before, unseen
@@ -85,10 +92,14 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def export(path: Path, form: str) -> str:
+def export_bytes(path: Path, form: str) -> bytes:
     done = shmtrace("export", path, "--format", form)
     assert done.exit_code == 0, done.output
-    return done.stdout
+    return done.stdout_bytes
+
+
+def export(path: Path, form: str) -> str:
+    return export_bytes(path, form).decode()
 
 
 def pages_wanted() -> Iterator[tuple[str, int]]:
@@ -144,12 +155,14 @@ def test_with_stacks(tmp_path: Path) -> None:
     for line in export(path, "folded").splitlines():
         stack, size = line.rsplit(" ", 1)
         pages[";".join(stack.split(";")[2:])] += int(size) // PAGE_BYTES
+    group = "php-fpm: pool www"
     assert pages == {
         "[before the trace]": 11,
-        r"812 php-fpm: pool www;main;alloc\x3b\x1b[2J": 20,
-        "812 php-fpm: pool www;main;php-fpm8.2+0x1f0;memset": 4,
-        "812 php-fpm: pool www;?": 2,
-        r"813 php-fpm: pool www;main;alloc\x3b\x1b[2J": 7 + 5,
+        rf"{group};812 php-fpm: pool www;main;alloc\x3b\x1b[2J": 20,
+        f"{group};812 php-fpm: pool www;main;php-fpm8.2+0x1f0;memset": 4,
+        f"{group};812 php-fpm: pool www;?": 2,
+        rf"{group};813 php-fpm: pool www;main;alloc\x3b\x1b[2J": 7,
+        r"813 php-fpm: pool www;main;alloc\x3b\x1b[2J": 5,  # alone in its region
         "[unseen]": 2,
     }
     document = json.loads(export(path, "speedscope"))
@@ -158,17 +171,116 @@ def test_with_stacks(tmp_path: Path) -> None:
     assert {"name": r"alloc;\x1b[2J"} in document["shared"]["frames"]
 
 
+LABELLED = {
+    ("opcache?", "[before the trace]"): 11,
+    ("opcache?", "php-fpm: pool www", "812 php-fpm: pool www", INDEX, "/srv/www/vendor/autoload.php"): 14,
+    ("opcache?", "php-fpm: pool www", "812 php-fpm: pool www", "?", "?"): 9,
+    ("opcache?", "php-fpm: pool www", "813 php-fpm: pool www", INDEX, INDEX): 7,
+    ("opcache?", "[unseen]"): 2,
+    ("apcu?", "813 php-fpm: pool www", "(none)", "(none)"): 5,
+}
+"""Pages by stack below the parent, of recorded.with_labels()."""
+
+
+def labelled(stacks: Iterable[tuple[tuple[str, ...], int]]) -> Counter[tuple[str, ...]]:
+    """Pages by stack, without the parent, and of regions without their numbers."""
+    pages: Counter[tuple[str, ...]] = Counter()
+    for (_, region, *frames), size_bytes in stacks:
+        pages[(region.split()[0], *frames)] += size_bytes // PAGE_BYTES
+    return pages
+
+
+def test_with_labels(tmp_path: Path) -> None:
+    """The script above its file, below each process."""
+    path = with_labels(tmp_path / "x")
+    assert labelled(exported.folded(export(path, "folded")).items()) == LABELLED
+    document = json.loads(export(path, "speedscope"))
+    jsonschema.validate(document, SPEEDSCOPE_SCHEMA)
+    names = [frame["name"] for frame in document["shared"]["frames"]]
+    whole = document["profiles"][0]
+    stacks = [tuple(names[frame] for frame in sample) for sample in whole["samples"]]
+    assert labelled(zip(stacks, whole["weights"])) == LABELLED
+
+
+def change(path: Path, *statements: str) -> Path:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        for statement in statements:
+            database.execute(statement)
+    return path
+
+
+def test_stacks_leave_no_room_for_labels(tmp_path: Path) -> None:
+    """They are recorded by process alone."""
+    path = with_stacks(tmp_path / "x")
+    before = export(path, "folded")
+    assert export(change(path, "UPDATE session SET label = 'php:file'"), "folded") == before
+
+
+def test_requests_of_one_script_are_one_stack(tmp_path: Path) -> None:
+    """Else it would have as many lines as it had requests."""
+    path = with_labels(tmp_path / "x", INDEX)
+    change(path, "UPDATE extent SET label = 2 WHERE start = 25")  # of 812, which had /?a=1 before
+    lines = export(path, "folded").splitlines()
+    assert len(lines) == len(LABELLED) - 1
+    found = labelled(exported.folded("\n".join(lines)).items())
+    assert found["opcache?", "php-fpm: pool www", "812 php-fpm: pool www", INDEX, INDEX] == 14 + 9
+
+
+def test_queries_have_no_values(tmp_path: Path) -> None:
+    path = change(
+        with_labels(tmp_path / "x"),
+        "UPDATE session SET label = 'postgres'",
+        "UPDATE label SET query = 'SELECT * FROM a WHERE b = ' || id WHERE id < 3",
+    )
+    pages: Counter[str] = Counter()
+    for frames, size_bytes in exported.folded(export(path, "folded")).items():
+        pages[frames[-1]] += size_bytes // PAGE_BYTES
+    assert pages["SELECT * FROM a WHERE b = ?"] == 14 + 7
+
+
+def test_perfetto_by_group_and_label(tmp_path: Path) -> None:
+    """A track each; the last counts are all that was touched."""
+    path = with_labels(tmp_path / "x")
+    assert tracks(path, "touched by group of alike processes") == {"php-fpm: pool www": [(3, 14), (8, 19), (21, 35)]}
+    assert tracks(path, "touched by file") == {
+        "/srv/www/vendor/autoload.php": [(3, 14)],
+        "(none)": [(8, 5)],
+        "?": [(21, 9)],
+        INDEX: [(21, 7)],
+    }
+
+
+def test_perfetto_has_few_tracks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest, and the others' sum."""
+    monkeypatch.setattr(perfetto, "MAX_TRACKS", 1)
+    assert tracks(path, "touched by group of alike processes") == {
+        "php-fpm: pool www": [(2, 23), (10, 28)],
+        "[others]": [(1, 3), (2, 10), (5, 21)],
+    }
+
+
 def events(path: Path, ph: str) -> list[dict[str, Any]]:
     document = json.loads(export(path, "perfetto"))
-    assert document["otherData"]["started"] == rfc3339(BEGAN_NS)
     for event in document["traceEvents"]:
         assert event["ph"] == "M" or event["ts"] >= 0
     return [event for event in document["traceEvents"] if event["ph"] == ph]
 
 
+def tracks(path: Path, process: str) -> dict[str, list[tuple[float, int]]]:
+    """(seconds, pages) by track, of what stands under one name."""
+    (number,) = (event["pid"] for event in events(path, "M") if event["args"]["name"] == process)
+    found: dict[str, list[tuple[float, int]]] = {}
+    for event in events(path, "C"):
+        if event["pid"] == number:
+            count = event["ts"] / 1e6, event["args"]["bytes"] // PAGE_BYTES
+            found.setdefault(event["name"], []).append(count)
+    return found
+
+
 def test_perfetto_counters(path: Path) -> None:
     """A track for each region and each process; the last count of each is the account's."""
     names = {event["pid"]: event["args"]["name"] for event in events(path, "M")}
+    assert json.loads(export(path, "perfetto"))["otherData"]["started"] == rfc3339(BEGAN_NS)
     tracks: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for event in events(path, "C"):
         counts = tracks.setdefault((names[event["pid"]], event["name"]), [])
@@ -280,18 +392,122 @@ def test_csv(path: Path) -> None:
         for seconds, process, pages in sorted([*TOUCHES["opcache"], *TOUCHES["apcu"]], key=lambda touch: touch[:2])
     ]
     assert {row["command"] for row in rows if row["tgid"] == "813"} == {r"'=cmd;rm -rf\x0a\x1b[2J 7"}
+    assert {(row["tgid"], row["group"]) for row in rows} == {
+        ("", ""),
+        ("811", "php-fpm: master process"),
+        ("812", "php-fpm: pool www"),
+        ("813", r"'=cmd;rm -rf \x1b[#J"),
+    }
 
 
-@pytest.mark.parametrize("form", ["folded", "speedscope", "perfetto", "csv"])
+def test_csv_with_labels(tmp_path: Path) -> None:
+    """A column for each text of the label."""
+    path = with_labels(tmp_path / "x")
+    change(path, "UPDATE extent SET first_ns = 1700000002500000000, label = 2 WHERE start = 25")  # in one second
+    rows = list(csv.DictReader(io.StringIO(export(path, "csv"), newline="")))
+    assert [(row["tgid"], row["file"], row["script"], row["request"], row["pages"]) for row in rows] == [
+        ("", "", "", "", "11"),
+        ("812", "/srv/www/vendor/autoload.php", INDEX, "/?a=1", "14"),
+        ("812", INDEX, INDEX, "/?a=2", "9"),
+        ("813", "", "", "", "5"),
+        ("813", INDEX, INDEX, "/?a=2", "7"),
+        ("", "", "", "", "2"),
+    ]
+
+
+@pytest.mark.needs("protoc")
+def test_pprof(path: Path) -> None:
+    profile = exported.pprof(export_bytes(path, "pprof"))
+    texts = profile.string_table
+    assert [(texts[each.type], texts[each.unit]) for each in profile.sample_type] == [
+        ("touched", "bytes"),
+        ("touched", "count"),
+    ]
+    assert texts[profile.default_sample_type] == "touched"
+    assert (profile.time_nanos, profile.duration_nanos) == (at(0), 10 * SECOND_NS)
+    (mapping,) = profile.mapping
+    assert mapping.has_functions
+    samples = exported.samples(profile)
+    assert all(size_bytes == pages * PAGE_BYTES for _, (size_bytes, pages), _ in samples)
+    folded = exported.folded(export(path, "folded"))
+    assert {
+        tuple(frame.replace(";", r"\x3b") for frame in frames): values[0] for frames, values, _ in samples
+    } == folded
+    regions: Counter[str] = Counter()
+    processes: Counter[tuple[int, str]] = Counter()
+    for _, (_, pages), labels in samples:
+        regions[labels["region"]] += pages
+        if "process" in labels:
+            processes[labels["process"], labels["group"]] += pages
+    assert list(regions.values()) == [pages for _, pages in pages_wanted()]
+    assert processes == {
+        (811, "php-fpm: master process"): 3,
+        (812, "php-fpm: pool www"): 28,
+        (813, r"=cmd;rm -rf \x1b[#J"): 18,
+    }
+
+
+@pytest.mark.needs("protoc")
+def test_pprof_with_labels(tmp_path: Path) -> None:
+    samples = exported.samples(exported.pprof(export_bytes(with_labels(tmp_path / "x"), "pprof")))
+    assert labelled((frames, size_bytes) for frames, (size_bytes, _), _ in samples) == LABELLED
+    found = {labels["file"]: labels for _, _, labels in samples if "file" in labels}
+    assert found["/srv/www/vendor/autoload.php"].items() >= {
+        "script": INDEX, "request": "/?a=1", "directory": "/srv/www", "process": 812,
+    }.items()  # fmt: skip
+    assert (found["?"]["request"], found["(none)"]["request"]) == ("?", "(none)")
+
+
+@pytest.mark.needs("protoc")
+def test_pprof_of_a_text_of_ones_own(tmp_path: Path) -> None:
+    path = change(
+        with_labels(tmp_path / "x"),
+        "UPDATE session SET label = 'app:&doing'",
+        "UPDATE label SET text = 'job ' || id WHERE id < 3",
+    )
+    samples = exported.samples(exported.pprof(export_bytes(path, "pprof")))
+    found = Counter({labels["label"]: pages for _, (_, pages), labels in samples if "label" in labels})
+    assert found == {"job 1": 14, "job 2": 7, "?": 9, "(none)": 5}
+
+
+def test_a_terminal_gets_no_profile(path: Path) -> None:
+    with on_terminal([sys.executable, "-m", "tracer", "export", str(path), "--format", "pprof"]) as terminal:
+        assert terminal.finish() == 2
+    assert "a terminal cannot show a compressed profile: give -o FILE" in terminal.seen
+
+
+@pytest.mark.needs("protoc")
+def test_a_large_capture(tmp_path: Path) -> None:
+    """Each export is of all that is allocated."""
+    path = tmp_path / "large.capture"
+    make(path, nr_extents=30_011, nr_processes=1_009)
+    with Capture.open(path) as capture:
+        regions = account.read(capture).regions
+    allocated_bytes = sum(region.allocated_bytes for region in regions)
+    touched_bytes = sum(region.touched_bytes for region in regions)
+    assert sum(exported.folded(export(path, "folded")).values()) == allocated_bytes
+    samples = exported.samples(exported.pprof(export_bytes(path, "pprof")))
+    assert sum(size_bytes for _, (size_bytes, _), _ in samples) == allocated_bytes
+    root, *below = exported.svg(export(path, "svg"))
+    assert root.size_bytes == allocated_bytes
+    assert sum(frame.size_bytes for frame in below if frame.row == 1) == allocated_bytes
+    assert min(frame.width for frame in below) >= 0.1
+    rows = csv.DictReader(io.StringIO(export(path, "csv"), newline=""))
+    assert sum(int(row["bytes"]) for row in rows) == allocated_bytes
+    of_groups = tracks(path, "touched by group of alike processes")
+    assert sum(counts[-1][1] for counts in of_groups.values()) == touched_bytes // PAGE_BYTES
+
+
+@pytest.mark.parametrize("form", ["folded", "speedscope", "svg", "pprof", "perfetto", "csv"])
 def test_into_a_file(form: str, path: Path, tmp_path: Path) -> None:
     """For its owner's eyes, and in place of an earlier one."""
     output = tmp_path / "output"
-    output.write_text(export(path, form)[:40])
+    output.write_bytes(export_bytes(path, form)[:40])
     output.chmod(0o644)
     done = CliRunner().invoke(main, ["export", str(path), "--format", form, "-o", str(output)])
     assert (done.exit_code, done.output) == (0, "")
     assert output.stat().st_mode & 0o777 == 0o600
-    assert output.read_text() == export(path, form)  # both with the ends of lines that are Python's
+    assert output.read_bytes() == export_bytes(path, form)
 
 
 def test_nothing_else_is_replaced(path: Path) -> None:

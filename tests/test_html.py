@@ -474,29 +474,6 @@ def test_colours_are_told_from_the_ground(scheme: int) -> None:
 # ---- in a browser ----
 
 
-CHROMIUM = """
-    headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update
-    disable-sync disable-dev-shm-usage window-size=1280,900
-"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = "/usr/bin/chromium"
-    for name in CHROMIUM.split():
-        options.add_argument(f"--{name}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
-
 @pytest.fixture
 def show_capture(browser: Any, tmp_path: Path) -> Iterator[Callable[[Capture], dict[str, Any]]]:
     """Opens the page of a capture, and gives the data in it; in the end the browser has had nothing to say."""

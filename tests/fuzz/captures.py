@@ -97,6 +97,10 @@ def check(given: Given, _directory: Path, stdout: str) -> None:
         outputs.folded(stdout)
     elif form in ("speedscope", "perfetto"):
         outputs.document(stdout)
+    elif form == "svg":
+        outputs.flame_graph(stdout)
+    elif form == "pprof":
+        outputs.compressed(stdout)
     elif command == "html":
         outputs.page(stdout)
     else:

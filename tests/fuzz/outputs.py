@@ -11,6 +11,7 @@ import json
 import re
 import unicodedata
 from typing import Any
+from xml.etree import ElementTree
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # what moves the cursor, hides, reorders or begins a line
 FORMULA = re.compile(r"[=+@\t\r-]")
@@ -71,6 +72,19 @@ def page(text: str) -> None:
     assert not hidden, f"what hides or moves is in the page\n{hidden}"
     assert "alert(1)</script>" not in text, "a name has become a script"
     assert len(re.findall(r"(?i)<script", text)) == len(re.findall(r"(?i)</script", text)), "scripts do not end"
+
+
+def flame_graph(text: str) -> None:
+    """SVG that loads nothing, in which names are texts: one script, the program's own."""
+    terminal(text)
+    elements = [element.tag.rpartition("}")[2] for element in ElementTree.fromstring(text).iter()]  # noqa: S314
+    assert set(elements) == {"svg", "style", "rect", "text", "title", "script"}, "a name has become an element"
+    assert elements.count("script") == 1, "a name has become a script"
+
+
+def compressed(text: str) -> None:
+    """Bytes that gzip wrote, read as if they were text."""
+    assert text.startswith("\x1f\\x8b\x08"), "not of gzip"
 
 
 def balance(report: Any) -> None:

@@ -117,8 +117,7 @@ def _bytes(field: int, data: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """A number of 64 bits, seven in a byte, the lowest first. A negative one is its two's complement."""
-    number &= (1 << 64) - 1
+    """A number that is not negative, seven bits in a byte, the lowest first."""
     found = bytearray()
     while number > 0x7F:
         found.append(number & 0x7F | 0x80)

@@ -34,6 +34,8 @@ DOCUMENTS = [
     ["html", HOSTILE, "-o", "-"],
     ["export", HOSTILE, "--format", "folded"],
     ["export", HOSTILE, "--format", "speedscope"],
+    ["export", HOSTILE, "--format", "svg"],
+    ["export", HOSTILE, "--format", "pprof"],
 ]
 ASCII = {"PYTHONIOENCODING": "ascii:strict"}
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -20,6 +20,8 @@ VIEWS = {
     "report --csv": ["report", "{}", "--csv"],
     "html": ["html", "{}", "-o", "-"],
     "export --format folded": ["export", "{}", "--format", "folded"],
+    "export --format svg": ["export", "{}", "--format", "svg"],
+    "export --format pprof": ["export", "{}", "--format", "pprof"],
     "export --format perfetto": ["export", "{}", "--format", "perfetto"],
     "export --format csv": ["export", "{}", "--format", "csv"],
 }

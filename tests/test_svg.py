@@ -69,16 +69,27 @@ def test_the_same_capture_makes_the_same_file(tmp_path: Path) -> None:
     assert export(pool(tmp_path / "x")) == export(pool(tmp_path / "y"))
 
 
-def test_what_is_too_narrow_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 25 px a page: 5 pages, 2 and 7 are, and the others stand where they stood."""
-    path = pool(tmp_path / "x")
-    whole = exported.svg(export(path))
+def test_what_is_too_narrow_is_drawn_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 22 px a page, 2 and 5 pages are too narrow, and where 11 are, too, these and 2 are wide enough together."""
     monkeypatch.setattr(svg, "NARROWEST_PX", 200)
-    text = export(path)
-    frames = exported.svg(text)
-    assert frames == [frame for frame in whole if frame.size_bytes >= 8 * PAGE_BYTES]
-    assert len(frames) == 6
-    assert " 4 frames are too small to be drawn." in text
+    text = export(pool(tmp_path / "x", more_pages=6))
+    assert pages(exported.svg(text)) == [
+        (0, "all regions", 0, 54),
+        (1, "811 php-fpm: master", 0, 54),
+        (2, "opcache? 0:1/1047/00000007", 0, 49),
+        (3, "[before the trace]", 0, 11),
+        (3, "php-fpm: pool www", 11, 36),
+        (4, "812 php-fpm: pool www", 11, 23),
+        (4, "813 php-fpm: pool www", 34, 13),
+    ]
+    assert " 3 frames are too small to be drawn." in text
+    monkeypatch.setattr(svg, "NARROWEST_PX", 250)
+    assert pages(exported.svg(export(tmp_path / "x")))[3:] == [
+        (3, "php-fpm: pool www", 0, 36),
+        (3, "[2 smaller]", 36, 13),
+        (4, "812 php-fpm: pool www", 0, 23),
+        (4, "813 php-fpm: pool www", 23, 13),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 The root is at the top. A frame is as wide as its share of all bytes, and its title has the figures; browsers show it
 where the pointer rests. The stacks and their sum are those of views/flamegraph.py. Frames too narrow to be seen are
-left out, and their bytes stay in the frames above. A click zooms in, Escape zooms out.
+drawn as one, after their neighbours. A click zooms in, Escape zooms out.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Placed(NamedTuple):
     depth: int
     from_bytes: int
     """bytes of the frames to its left"""
+    is_rest: bool = False
+    """it stands for several frames, each too narrow"""
 
 
 def render(account: Account) -> Iterator[str]:
@@ -58,7 +60,7 @@ def render(account: Account) -> Iterator[str]:
     heading = (
         f"Shared memory of {printable(session.host)}, {rfc3339(session.started_ns)} to {rfc3339(session.ended_ns)}"
     )
-    left_out = nr_frames - len(placed)
+    left_out = nr_frames - sum(not each.is_rest for each in placed)
     hint = "A click zooms in, Escape zooms out." + f" {left_out} frames are too small to be drawn." * bool(left_out)
     # save() knows an earlier output by its beginning, so this must be of no other program's SVG
     yield (
@@ -94,11 +96,15 @@ def _placed(root: Frame) -> list[Placed]:
     narrowest_bytes = root.size_bytes * NARROWEST_PX / WIDTH_PX
     placed = [Placed("all regions", root, 0, 0)]
     for each in placed:  # which grows
-        from_bytes = each.from_bytes
-        for name, frame in each.frame.below.items():
-            if frame.size_bytes >= narrowest_bytes and each.depth + 1 < MAX_DEPTH:
-                placed.append(Placed(name, frame, each.depth + 1, from_bytes))
-            from_bytes += frame.size_bytes
+        from_bytes, depth, rest = each.from_bytes, each.depth + 1, []
+        for name, frame in each.frame.below.items() if depth < MAX_DEPTH else ():
+            if frame.size_bytes < narrowest_bytes:
+                rest.append(frame.size_bytes)
+            else:
+                placed.append(Placed(name, frame, depth, from_bytes))
+                from_bytes += frame.size_bytes
+        if rest and sum(rest) >= narrowest_bytes:
+            placed.append(Placed(f"[{len(rest)} smaller]", Frame(sum(rest)), depth, from_bytes, is_rest=True))
     return sorted(placed, key=lambda each: (-each.frame.size_bytes, each.depth))[:MAX_FRAMES]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import importlib.util
+import json
 import re
 import subprocess
 import tempfile
@@ -15,6 +16,8 @@ from xml.etree import ElementTree
 
 PPROF_SCHEMA = Path("/usr/share/gocode/src/github.com/google/pprof/proto")
 """Debian's golang-github-google-pprof-dev."""
+SPEEDSCOPE_SCHEMA = json.loads(Path(__file__).with_name("speedscope-schema.json").read_text())
+"""speedscope's own, of its package on npm (MIT, Jamie Wong)."""
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -115,3 +118,27 @@ def samples(profile: Any) -> list[tuple[tuple[str, ...], tuple[int, ...], dict[s
         )
         for sample in profile.sample
     ]
+
+
+def trace_events(text: str) -> list[dict[str, Any]]:
+    """The events of a trace in JSON, each with the fields that the Trace Event Format gives its kind."""
+    events = json.loads(text)["traceEvents"]
+    for event in events:
+        kind, arguments = event["ph"], event.get("args", {})
+        assert isinstance(event["name"], str)
+        assert isinstance(event["pid"], int)
+        assert event["pid"] < 1 << 32
+        if kind == "M":
+            assert (event["name"], list(arguments)) == ("process_name", ["name"])
+            assert isinstance(arguments["name"], str)
+            continue
+        assert event["ts"] >= 0
+        if kind == "C":
+            assert all(value >= 0 for value in arguments.values())
+            assert arguments
+        elif kind == "X":
+            assert event["dur"] >= 0
+            assert isinstance(event["tid"], int)
+        else:
+            assert (kind, event["s"]) == ("i", "p")
+    return events

@@ -16,6 +16,7 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
@@ -163,7 +164,9 @@ def test_every_view_has_the_same_sums(name: str, paths: dict[str, Path]) -> None
     document = json.loads(look(paths[name], "json"))
     allocated = sum(region["allocated_bytes"] for region in document["regions"])
     assert sum(exported.folded(look(paths[name], "folded")).values()) == allocated
-    assert json.loads(look(paths[name], "speedscope"))["profiles"][0]["endValue"] == allocated
+    speedscope = json.loads(look(paths[name], "speedscope"))
+    jsonschema.validate(speedscope, exported.SPEEDSCOPE_SCHEMA)
+    assert speedscope["profiles"][0]["endValue"] == allocated
     rows = csv.DictReader(io.StringIO(look(paths[name], "touches.csv"), newline=""))
     assert sum(int(row["bytes"]) for row in rows) == allocated
     frames = exported.svg(look(paths[name], "svg"))
@@ -186,7 +189,7 @@ def test_perfetto_counts_all_that_was_touched(name: str, paths: dict[str, Path])
     """By process, by group, and by text of the labels if there are any."""
     regions = json.loads(look(paths[name], "json"))["regions"]
     touched = sum(toucher["touched_bytes"] for region in regions for toucher in region["touchers"])
-    events = json.loads(look(paths[name], "perfetto"))["traceEvents"]
+    events = exported.trace_events(look(paths[name], "perfetto"))
     names = {event["pid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
     last = {(event["pid"], event["name"]): event["args"]["bytes"] for event in events if event["ph"] == "C"}
     sums = Counter({"touched": 0, "touched by group of alike processes": 0})

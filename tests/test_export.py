@@ -31,8 +31,6 @@ from tracer.views.json import rfc3339
 
 BEGAN_NS = 1_700_000_000_000_000_000
 SECOND_NS = 1_000_000_000
-SPEEDSCOPE_SCHEMA = json.loads(Path(__file__).with_name("speedscope-schema.json").read_text())
-"""speedscope's own, of its package on npm (MIT, Jamie Wong)."""
 INDEX = "/srv/www/index.php"
 HOSTILE = "=cmd;rm -rf\n\x1b[2J 7"
 
@@ -129,7 +127,7 @@ def test_folded(path: Path) -> None:
 
 def test_speedscope(path: Path) -> None:
     document = json.loads(export(path, "speedscope"))
-    jsonschema.validate(document, SPEEDSCOPE_SCHEMA)
+    jsonschema.validate(document, exported.SPEEDSCOPE_SCHEMA)
     whole, *regions = document["profiles"]
     wanted = [pages * PAGE_BYTES for _, pages in pages_wanted()]
     assert [profile["endValue"] for profile in regions] == wanted
@@ -166,7 +164,7 @@ def test_with_stacks(tmp_path: Path) -> None:
         "[unseen]": 2,
     }
     document = json.loads(export(path, "speedscope"))
-    jsonschema.validate(document, SPEEDSCOPE_SCHEMA)
+    jsonschema.validate(document, exported.SPEEDSCOPE_SCHEMA)
     assert document["profiles"][0]["endValue"] == sum(pages.values()) * PAGE_BYTES
     assert {"name": r"alloc;\x1b[2J"} in document["shared"]["frames"]
 
@@ -195,7 +193,7 @@ def test_with_labels(tmp_path: Path) -> None:
     path = with_labels(tmp_path / "x")
     assert labelled(exported.folded(export(path, "folded")).items()) == LABELLED
     document = json.loads(export(path, "speedscope"))
-    jsonschema.validate(document, SPEEDSCOPE_SCHEMA)
+    jsonschema.validate(document, exported.SPEEDSCOPE_SCHEMA)
     names = [frame["name"] for frame in document["shared"]["frames"]]
     whole = document["profiles"][0]
     stacks = [tuple(names[frame] for frame in sample) for sample in whole["samples"]]
@@ -518,6 +516,15 @@ def test_nothing_else_is_replaced(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_nothing_is_replaced_by_nothing(path: Path, tmp_path: Path) -> None:
+    """As of a capture without regions."""
+    empty = change(path, "DELETE FROM extent", "DELETE FROM sample", "DELETE FROM region")
+    other = tmp_path / "other"
+    other.write_text("mine")
+    done = shmtrace("export", empty, "--format", "folded", "-o", other)
+    assert (done.exit_code, other.read_text()) == (1, "mine")
+
+
 def test_nothing_is_lost_by_a_failure(path: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["export", str(path), "--format", "csv", "-o", str(tmp_path / "absent" / "output")])
     assert done.exit_code == 1
@@ -533,6 +540,6 @@ def test_an_account_without_regions(tmp_path: Path) -> None:
         )  # fmt: skip
         assert not account.read(capture).regions
     assert export(path, "folded") == ""
-    jsonschema.validate(json.loads(export(path, "speedscope")), SPEEDSCOPE_SCHEMA)
+    jsonschema.validate(json.loads(export(path, "speedscope")), exported.SPEEDSCOPE_SCHEMA)
     assert events(path, "C") == []
     assert export(path, "csv").count("\n") == 1

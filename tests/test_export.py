@@ -419,7 +419,7 @@ def test_pprof(path: Path) -> None:
     texts = profile.string_table
     assert [(texts[each.type], texts[each.unit]) for each in profile.sample_type] == [
         ("touched", "bytes"),
-        ("touched", "count"),
+        ("pages", "count"),
     ]
     assert texts[profile.default_sample_type] == "touched"
     assert (profile.time_nanos, profile.duration_nanos) == (at(0), 10 * SECOND_NS)

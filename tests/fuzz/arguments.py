@@ -27,6 +27,7 @@ from tracer import cli
 from tracer.errors import ShmtraceError
 from tracer.kernel import host
 from tracer.proc.procfs import Proc
+from tracer.tables import groups
 
 TITLES = {1: b"/sbin/init\0", 811: b"php-fpm: master\0", 812: b"a" * 4000 + b"!", 813: b"\xff\x1b[2J\0-x\0", 814: b""}
 MADE = ["fifo", "directory", "socket", "nowhere", "loop", "empty", "large", "\udcff", "a b\n;c", "text", captures.FILE]
@@ -66,6 +67,8 @@ def _value(parameter: click.Parameter) -> st.SearchStrategy[str]:
     """What may be written for an option or argument: what it takes, and what it does not."""
     kinds: dict[str, st.SearchStrategy[str]] = {
         "names": st.sampled_from([*PATTERNS, *PATHS]),
+        "words": st.sampled_from(["opcache", "/dev/zero", "0:1/1047/00000007", "812:7f1000000000", *PATTERNS]),
+        "by": st.sampled_from([*groups.NAMES, "command,region", "time,command", "command,time,region", ","]),
         "source": words.inputs.map(lambda given: str(given["word"])) | st.sampled_from(["php", "postgres", "php:file"]),
         "since": words._times,
         "until": words._times,

@@ -17,11 +17,15 @@ from tests import captures, recorded
 from tests.fuzz import harness, outputs
 from tests.fuzz.harness import Given
 from tracer.cli import reporting
+from tracer.tables import groups
 
 FILE, OTHER = "x.capture", "good.capture"
 MADE = {"pool": recorded.pool, "stacks": recorded.with_stacks, "labels of a pool": recorded.with_labels}
 NAMES = [*captures.NAMES, *MADE]
 INTEGERS = 1 << 24  # up to which hypothesis draws evenly
+
+
+PAIRS = ["command,region", "time,creator", "script,process", "unit,label"]
 
 
 def _choices(command: Any, name: str) -> list[str]:
@@ -33,12 +37,15 @@ COMMANDS = [
     ["report", FILE, "--json"],
     ["report", FILE, "--json", "--since", "+1s", "--until", "-1s"],
     ["report", FILE, "--csv"],
-    *(["report", FILE, "--by", by, *form] for by in _choices(reporting.report, "by") for form in ([], ["--json"])),
+    *(["report", FILE, "--by", by, *form] for by in [*groups.NAMES, *PAIRS] for form in ([], ["--json"])),
     *(["report", FILE, "--by", by, "--csv"] for by in ("process", "stack", "label")),
     *(["report", FILE, "--by", by, "--csv", "--sort", "allocated"] for by in ("region", "unit", "script")),
     ["report", FILE, "--by", "time", "--since", "+1s"],
     *(["diff", *files, *form] for files in ([OTHER, FILE], [FILE, OTHER]) for form in ([], ["--json"], ["--csv"])),
     ["html", FILE, "-o", "-"],
+    ["report", FILE, "--region", "opcache", "-p", "php"],
+    ["html", FILE, "-o", "-", "--region", "opcache"],
+    *(["export", FILE, "--format", form, "-p", "php"] for form in _choices(reporting.export, "form")),
     *(["export", FILE, "--format", form] for form in _choices(reporting.export, "form")),
 ]
 commands = st.sampled_from([*[COMMANDS[0]] * 4, *COMMANDS])

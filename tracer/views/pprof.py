@@ -54,8 +54,8 @@ def _profile(account: Account) -> Iterator[bytes]:
     """The fields of a Profile. Which locations, functions and texts there are is known after the samples."""
     session = account.session
     texts, functions = Numbers(0, ""), Numbers(1)
-    for unit in ("bytes", "count"):
-        yield _bytes(SAMPLE_TYPE, _int(VALUE_TYPE_TYPE, texts["touched"]) + _int(VALUE_TYPE_UNIT, texts[unit]))
+    for kind, unit in (("touched", "bytes"), ("pages", "count")):
+        yield _bytes(SAMPLE_TYPE, _int(VALUE_TYPE_TYPE, texts[kind]) + _int(VALUE_TYPE_UNIT, texts[unit]))
     yield _int(DEFAULT_SAMPLE_TYPE, texts["touched"])
     yield _int(TIME_NANOS, session.started_ns)
     yield _int(DURATION_NANOS, session.ended_ns - session.started_ns)

@@ -78,6 +78,38 @@ def test_many_alike_regions() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("start", "peak", "end", "how", "told"),
+    [
+        (13, 213, 0, "status", "Private memory grew by at most 200 MiB, then shrank by 213 MiB."),
+        (13, 33, 13, "memory.stat", "Private memory grew by 20.0 MiB, then shrank by 20.0 MiB."),
+        (13, 33, 30, "memory.stat", "Private memory grew by 17.0 MiB."),
+        (13, None, 30, "memory.stat", "Private memory grew by 17.0 MiB."),
+        (13, 13, 0, "memory.stat", "16.0 KiB."),
+        (None, None, None, None, "16.0 KiB."),
+    ],
+)
+def test_private_memory(start: int | None, peak: int | None, end: int | None, how: str | None, told: str) -> None:
+    """Case W2: what a process had that has ended is told, too. In MiB."""
+    fields = {"start": start, "peak": peak, "end": end}
+    sizes = {f"private_{name}_bytes": None if size is None else size << 20 for name, size in fields.items()}
+    parent = Parent(python(811), [make_region(1, toucher(python(811), 4))])
+    assert text(parent, **sizes, private_how=how).endswith(told)
+
+
+@pytest.mark.parametrize(
+    ("fields", "remedy"),
+    [
+        ({}, "the exact tier would name it: `shmtrace doctor` says what that needs."),
+        ({"lost_pages": 4}, "there was no room to note it: give a larger --room."),
+        ({"tier": "exact"}, "the warnings below say why."),
+    ],
+)
+def test_what_would_see_the_unseen(fields: dict[str, Any], remedy: str) -> None:
+    parent = Parent(python(811), [make_region(1, toucher(python(811), 3), unseen=4)])
+    assert text(parent, **fields).startswith(f"Most was unseen: 16.0 KiB; {remedy}")
+
+
 def test_a_pool_whose_workers_are_dead() -> None:
     workers = [process(1000 + n, "php-fpm: pool www", exited=20) for n in range(250)]
     opcache = make_region(1047, *(toucher(worker, 7) for worker in workers), before=11, address=0x10000000)
@@ -114,7 +146,7 @@ def test_nothing_grew() -> None:
 
 def test_more_is_unseen_than_seen() -> None:
     region = make_region(1, toucher(python(811), 3), unseen=4)
-    assert text(Parent(python(811), [region])).startswith("Most was unseen: 16.0 KiB ")
+    assert text(Parent(python(811), [region])).startswith("Most was unseen: 16.0 KiB; ")
     region = make_region(1, toucher(python(811), 4), unseen=4)
     assert text(Parent(python(811), [region])).startswith("/dev/zero grew by 32.0 KiB")
 

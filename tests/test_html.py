@@ -43,6 +43,7 @@ SESSION = {
     "complete": True,
     "sum_of_rss_bytes": 123 * PAGE_BYTES,
     "private_start_bytes": None,
+    "private_peak_bytes": None,
     "private_end_bytes": None,
     "private_how": None,
     "shmem_total_bytes": 10_000 * PAGE_BYTES,

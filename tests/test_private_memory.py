@@ -107,8 +107,16 @@ def test_the_dead_have_none(host: Host) -> None:
     assert host.measure([4711]).status_bytes == 0
 
 
-def test_both_ends_are_told_in_the_same_way() -> None:
-    assert private_memory.change(Private(50, 5), Private(70, 7)) == (5, 7, EXACT)
-    assert private_memory.change(Private(50, 5), Private(70, None)) == (50, 70, AT_MOST)
-    assert private_memory.change(Private(50, None), Private(70, 7)) == (50, 70, AT_MOST)
-    assert private_memory.change(Private(50, 5), Private(0, 0)) == (5, 0, EXACT)
+def test_all_is_told_in_the_way_of_both_ends() -> None:
+    assert private_memory.change([Private(50, 5), Private(90, 9), Private(70, 7)]) == (5, 9, 7, EXACT)
+    assert private_memory.change([Private(50, 5), Private(90, None), Private(70, 7)]) == (5, 7, 7, EXACT)
+    assert private_memory.change([Private(50, 5), Private(90, 9), Private(70, None)]) == (50, 90, 70, AT_MOST)
+    assert private_memory.change([Private(50, None), Private(70, 7)]) == (50, 70, 70, AT_MOST)
+    assert private_memory.change([Private(50, 5), Private(0, 0)]) == (5, 5, 0, EXACT)
+    assert private_memory.change([Private(50, 5)]) == (5, 5, 5, EXACT)
+
+
+def test_the_highest() -> None:
+    assert private_memory.highest(Private(50, 9), Private(70, 7)) == (70, 9)
+    assert private_memory.highest(Private(50, None), Private(30, 7)) == (50, 7)
+    assert private_memory.highest(Private(50, None), Private(70, None)) == (70, None)

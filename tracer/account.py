@@ -332,6 +332,8 @@ class Session(NamedTuple):
     """the argument of --label"""
     tmpfs: str | None = None
     """the tmpfs whose files were looked at, if it was not processes"""
+    private_peak_bytes: int | None = None
+    """the most private memory that was measured in between"""
 
     @property
     def private_is_exact(self) -> bool:
@@ -376,6 +378,12 @@ class Account(NamedTuple):
         """Growth of the tree's private memory during the trace; None: unknown."""
         start_bytes, end_bytes = self.session.private_start_bytes, self.session.private_end_bytes
         return None if start_bytes is None or end_bytes is None else end_bytes - start_bytes
+
+    @property
+    def private_peak_grown_bytes(self) -> int | None:
+        """Growth of the tree's private memory to its peak; None: unknown."""
+        start_bytes, peak_bytes = self.session.private_start_bytes, self.session.private_peak_bytes
+        return None if start_bytes is None or peak_bytes is None else peak_bytes - start_bytes
 
     @property
     def shmem_unexplained_bytes(self) -> int | None:

@@ -14,6 +14,7 @@ from tracer.tables import dimensions
 MOST = 3  # groups named in a sentence
 WHOLE = 0.9  # a group with this share of the growth stands for all of it
 NAME_COLUMNS = 44
+PEAK_BYTES = 1 << 20  # of private memory that came and went
 
 
 class Grown(NamedTuple):
@@ -54,6 +55,8 @@ class Answer(NamedTuple):
     unseen_bytes: int
     private_grown_bytes: int | None
     """None: unknown"""
+    private_peak_grown_bytes: int | None
+    """to its peak; None: unknown"""
     private_is_exact: bool
     sentences: Sequence[str]
     """the answer in words, the most important first"""
@@ -77,6 +80,7 @@ def answer(account: Account) -> Answer:
         growers=_growers(account),
         unseen_bytes=sum(max(region.unseen_bytes, 0) for region in account.regions),
         private_grown_bytes=account.private_grown_bytes,
+        private_peak_grown_bytes=account.private_peak_grown_bytes,
         private_is_exact=session.private_is_exact,
         sentences=(),
     )
@@ -130,7 +134,7 @@ def _sentences(found: Answer, account: Account) -> list[str]:
         return [_held(account)]
     if account.window != ALL_TIME:
         return [sentence for sentence in [_who(found)] if sentence]
-    sentences = _unseen(found), _what(found, account), _gone(found), _who(found), _private(found)
+    sentences = _unseen(found, account), _what(found, account), _gone(found), _who(found), _private(found)
     return [sentence for sentence in sentences if sentence]
 
 
@@ -161,14 +165,17 @@ def _listed(sizes: Counter[str]) -> str:
     return ", ".join([*words, f"others {format_bytes(rest_bytes)}"] if len(sizes) > MOST else words)
 
 
-def _unseen(found: Answer) -> str:
+def _unseen(found: Answer, account: Account) -> str:
     """Said first if it is more than what was seen."""
     seen_bytes = sum(grower.touched_bytes for grower in found.growers)
     if found.unseen_bytes <= seen_bytes:
         return ""
-    return (
-        f"Most was unseen: {format_bytes(found.unseen_bytes)} that this tier gives no name; `shmtrace doctor` says why."
-    )
+    remedy = "the exact tier would name it: `shmtrace doctor` says what that needs"
+    if account.session.lost_pages:
+        remedy = "there was no room to note it: give a larger --room"
+    elif account.session.tier == "exact":
+        remedy = "the warnings below say why"
+    return f"Most was unseen: {format_bytes(found.unseen_bytes)}; {remedy}."
 
 
 def _what(found: Answer, account: Account) -> str:
@@ -217,10 +224,12 @@ def _who(found: Answer) -> str:
 
 
 def _private(found: Answer) -> str:
-    size_bytes = found.private_grown_bytes
-    if size_bytes is None or size_bytes <= 0:
-        return ""
-    return f"Private memory grew by {'' if found.private_is_exact else 'at most '}{format_bytes(size_bytes)}."
+    end_bytes, at_most = found.private_grown_bytes or 0, "" if found.private_is_exact else "at most "
+    peak_bytes = found.private_peak_grown_bytes or 0
+    if peak_bytes >= PEAK_BYTES and peak_bytes >= 2 * end_bytes:
+        shrank = format_bytes(peak_bytes - end_bytes)
+        return f"Private memory grew by {at_most}{format_bytes(peak_bytes)}, then shrank by {shrank}."
+    return f"Private memory grew by {at_most}{format_bytes(end_bytes)}." if end_bytes > 0 else ""
 
 
 def _many(group: Grown) -> str:

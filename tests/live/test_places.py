@@ -216,6 +216,24 @@ def test_private_memory_of_the_dead_is_none(program: Path, tmp_path: Path) -> No
     assert private_pages(found)[1] == 0
 
 
+LEAVER = """
+import mmap, time
+mmap.mmap(-1, 23 * 4096).write(b"x" * (7 * 4096))
+private = bytearray(b"x") * (101 << 20)
+time.sleep(2.5)
+"""
+
+
+def test_private_memory_that_came_and_went() -> None:
+    """Who ends with it has none at the end, but had it."""
+    found = trace_command(sys.executable, "-c", LEAVER)
+    start_bytes, peak_bytes = found["private_start_bytes"], found["private_peak_bytes"]
+    assert private_pages(found)[1] == 0
+    assert 101 << 20 <= peak_bytes < 160 << 20
+    assert found["answer"]["private_peak_grown_bytes"] == peak_bytes - start_bytes
+    assert "then shrank by" in found["answer"]["text"]
+
+
 # ---- PID namespaces ----
 
 

@@ -21,7 +21,7 @@ from tracer.errors import ShmtraceError
 from tracer.shipped import shipped
 
 APPLICATION_ID = 0x73686D74  # "shmt"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 REMEDY = "`shmtrace record` makes one"
 PAGE_BYTES = 4096  # of a capture, whatever the page size of the host that reads it
 MIN_SAMPLES = 1000  # keep_small() keeps at least so many
@@ -50,7 +50,7 @@ SPAN = """,
   last_ns = max(ifnull(last_ns, excluded.last_ns), ifnull(excluded.last_ns, last_ns))
 """
 
-OF_ALL = {"private_start_bytes", "private_end_bytes", "private_how", "sum_of_rss_bytes"}
+OF_ALL = {"private_start_bytes", "private_end_bytes", "private_peak_bytes", "private_how", "sum_of_rss_bytes"}
 """Columns of the session that are sums over all processes."""
 
 ExtentRow = tuple[int, int, int, Optional[int], Optional[int], Optional[int], Optional[int]]

@@ -19,7 +19,8 @@ CREATE TABLE session (
     started_ns INTEGER NOT NULL, ended_ns INTEGER NOT NULL,
     complete INTEGER NOT NULL DEFAULT 0,        -- 1: finished; 0: still running, or cut off at ended_ns
     sum_of_rss_bytes INTEGER,                   -- summed over the tree as ps shows it; written at the end
-    private_start_bytes INTEGER, private_end_bytes INTEGER, -- private memory of the tree; NULL until the end
+    private_start_bytes INTEGER, private_end_bytes INTEGER, -- private memory of the tree
+    private_peak_bytes INTEGER,                 -- the most that was measured
     private_how TEXT,                           -- memory.stat: exact, from cgroups that hold nothing else; or
                                                 -- status: upper bound, pages shared by fork count for each process
     shmem_total_bytes INTEGER,                  -- Shmem of the host's /proc/meminfo

@@ -12,7 +12,7 @@ before the process was moved into the cgroup stay charged to the other one.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,11 +42,30 @@ def measure(proc: Proc, tgids: Iterable[int], cgroups: Iterable[str | None]) -> 
     return Private(sum(map(proc.private_bytes, alive)), _of_cgroups(proc, alive, set(cgroups)) if alive else 0)
 
 
-def change(start: Private, end: Private) -> tuple[int, int, str]:
-    """(bytes at the start, bytes at the end, EXACT or AT_MOST), both measured the same way."""
+class Change(NamedTuple):
+    """The private memory of some processes over a time, measured in one way."""
+
+    start_bytes: int
+    peak_bytes: int
+    """Of the measurements: it may have been higher in between."""
+    end_bytes: int
+    how: str
+    """EXACT or AT_MOST."""
+
+
+def change(measured: Sequence[Private]) -> Change:
+    """The change from the first to the last measurement. How these two can both be measured is how it is."""
+    start, end = measured[0], measured[-1]
     if start.cgroups_bytes is None or end.cgroups_bytes is None:
-        return start.status_bytes, end.status_bytes, AT_MOST
-    return start.cgroups_bytes, end.cgroups_bytes, EXACT
+        return Change(start.status_bytes, max(each.status_bytes for each in measured), end.status_bytes, AT_MOST)
+    peak_bytes = max(each.cgroups_bytes or 0 for each in measured)
+    return Change(start.cgroups_bytes, peak_bytes, end.cgroups_bytes, EXACT)
+
+
+def highest(one: Private, other: Private) -> Private:
+    """The higher of two measurements; of the cgroups the one that is known."""
+    known = [each.cgroups_bytes for each in (one, other) if each.cgroups_bytes is not None]
+    return Private(max(one.status_bytes, other.status_bytes), max(known, default=None))
 
 
 def _of_cgroups(proc: Proc, tgids: set[int], cgroups: set[str | None]) -> int | None:

@@ -52,6 +52,8 @@ AT_ONCE = 512  # regions sampled in one batch
 BURY_S = 0.2  # longest time spent on closing dead regions in one round: meanwhile no events are read
 # the pause between samples is at least this many times as long as the last sample took, to leave time for events
 IDLE = 4
+PRIVATE_S = 1.0  # at least, between two measurements of private memory
+PRIVATE_IDLE = 50  # times as long as measuring it took
 TEARDOWN_S = 1.0  # if no end of a teardown was seen by then, it was missed
 POLL_S = 0.2
 GATHER_S = 0.02
@@ -130,6 +132,8 @@ class Trace:
         self._warnings: list[str] = []
         self._unread: dict[int, str] = {}  # region row to name, for regions whose baseline could not be read
         self._shmem_bytes: int | None = None
+        self._private: tuple[Private, Private, Private] | None = None  # at the start, the most, and the last
+        self._private_at_s = 0.0
         self._sample_at_s = self._rested_at_s = 0.0
         self._skipped_lives = 0
         self._clock = Clock.start()
@@ -206,7 +210,7 @@ class Trace:
             self._adopt_tree(processes)
             if self._wanted.tmpfs:
                 self._adopt_files(self._wanted.tmpfs)
-            self._private = self._measure_private()
+            self._measure_private()
         except BaseException:
             self._probes.__exit__(None, None, None)
             raise
@@ -217,11 +221,19 @@ class Trace:
     ) -> None:
         self._probes.__exit__(kind, error, trace)
 
-    def _measure_private(self) -> Private:
+    def _measure_private(self) -> None:
+        """Measure the private memory of the tree: what of it ends between two measurements is not seen."""
+        if self._wanted.tmpfs:
+            return
+        began_s = time.monotonic()
         tree = self.lives.tree()
-        return private_memory.measure(
+        now = private_memory.measure(
             self._proc, (process.tgid for process in tree), (process.cgroup for process in tree)
         )
+        start, peak = (self._private[0], self._private[1]) if self._private else (now, now)
+        self._private = start, private_memory.highest(peak, now), now
+        took_s = time.monotonic() - began_s
+        self._private_at_s = began_s + max(PRIVATE_S, PRIVATE_IDLE * took_s)
 
     def _tree(self, processes: dict[int, ProcessStat]) -> list[int]:
         found = targets.tree(processes, self._wanted.roots(processes, self._excluded))
@@ -671,6 +683,8 @@ class Trace:
         self._writer.checkpoint_usages(self.regions)
         if self._stacks:
             self._stacks.write()
+        if time.monotonic() >= self._private_at_s and not self._is_urgent():
+            self._measure_private()
         shmem_bytes = self._proc.memory().shmem_bytes
         if shmem_bytes != self._shmem_bytes:
             self._capture.insert_all("host_sample", "time_ns, shmem_bytes", [(now_ns, shmem_bytes)])
@@ -712,6 +726,9 @@ class Trace:
     def _keep_session(self, now_ns: int, **more: Any) -> None:
         losses = self._probes.losses()
         used = resource.getrusage(resource.RUSAGE_SELF)
+        if self._private:
+            private = private_memory.change(self._private)
+            more |= {f"private_{name}": value for name, value in private._asdict().items()}
         self._capture.update(
             "session",
             self._session,
@@ -846,8 +863,7 @@ class Trace:
         self._shmem_bytes = self._proc.memory().shmem_bytes
         ended: dict[str, Any] = {}
         if len(alive) == len(known) and not self._wanted.tmpfs:
-            start_bytes, end_bytes, how = private_memory.change(self._private, self._measure_private())
-            ended = {"private_start_bytes": start_bytes, "private_end_bytes": end_bytes, "private_how": how}
+            self._measure_private()
             ended["sum_of_rss_bytes"] = rss_bytes
         self._keep_session(time.time_ns(), complete=1, **ended)
         self._capture.commit()

@@ -110,6 +110,7 @@ def _document(account: Account) -> dict[str, Any]:
         "sum_of_rss_bytes": session.sum_of_rss_bytes,
         "private_start_bytes": session.private_start_bytes,
         "private_end_bytes": session.private_end_bytes,
+        "private_peak_bytes": session.private_peak_bytes,
         "private_how": session.private_how,
         "shmem_total_bytes": session.shmem_total_bytes,
         "shmem_unexplained_bytes": account.shmem_unexplained_bytes,

@@ -171,7 +171,7 @@ def _heading(processes: Sequence[Process]) -> str:
     notes = f"  {_ended(processes)}".rstrip()
     if len(processes) > 1:
         command = alike.called(processes)
-    return f"{name}  {fit(printable(command), COLUMNS - width(name) - 2 - len(notes))}{notes}"
+    return f"{name}  {shorten(printable(command), COLUMNS - width(name) - 2 - len(notes))}{notes}"
 
 
 def _number(processes: Sequence[Process]) -> str:
@@ -452,7 +452,10 @@ def footer(account: Account) -> list[str]:
         grown = "" if grown_bytes is None else f", {format_change(grown_bytes)}"
         exact = session.private_is_exact
         private = f"private memory {'' if exact else 'at most '}{format_bytes(session.private_end_bytes)}{grown}"
-        lines.append(private if exact else f"{private}; pages shared by forks count for each")
+        peak_bytes = session.private_peak_bytes or 0
+        private += f", peak {format_bytes(peak_bytes)}" * (peak_bytes > session.private_end_bytes)
+        shared = "" if exact else "; pages shared by forks count for each"
+        lines += textwrap.wrap(private + shared, COLUMNS, subsequent_indent="  ")
     if session.tier != "proc":
         touched = sum(region.touched_bytes for region in regions) // PAGE_BYTES
         other_times = sum(region.other_times_bytes for region in regions) // PAGE_BYTES

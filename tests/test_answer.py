@@ -31,6 +31,7 @@ def text(*parents: Parent, **fields: Any) -> str:
         ("postgres", "postgres: app orders 10.0.0.7(41234) idle in transaction", "postgres: app orders"),
         ("postgres", "postgres: parallel worker for PID 4711", "postgres: parallel worker for PID #"),
         ("python3", "/usr/bin/python3 worker.py 17 --queue a", "python3 worker.py #"),
+        ("chromium", "/usr/lib/chromium/chromium --type=renderer --crashpad-handler-pid=0", "chromium --type=renderer"),
         ("worker.py", "/usr/bin/python3 /srv/worker.py 17", "python3 /srv/worker.py #"),
         ("bash", "-bash", "-bash"),
         ("Web Content", "/usr/lib/firefox/firefox -contentproc 7", "Web Content"),
@@ -114,7 +115,7 @@ def test_a_pool_whose_workers_are_dead() -> None:
     workers = [process(1000 + n, "php-fpm: pool www", exited=20) for n in range(250)]
     opcache = make_region(1047, *(toucher(worker, 7) for worker in workers), before=11, address=0x10000000)
     assert text(Parent(process(811, MASTER), [opcache])) == (
-        "opcache? grew by 6.8 MiB to 6.9 MiB of 256 MiB in 41 s. By php-fpm: pool www ×250 (250 exited) 6.8 MiB."
+        "opcache? grew by 6.8 MiB to 6.9 MiB of 256 MiB in 41 s. By php-fpm: pool www ×250 (all exited) 6.8 MiB."
     )
 
 

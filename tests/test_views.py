@@ -413,10 +413,10 @@ def test_more_than_a_handful_of_processes_that_are_alike_share_a_row() -> None:
     first = lines.index("        PID  touched share  faults process")
     assert lines[first + 1 : first + 8] == [
         "         ×6  232 KiB   84%      30 php-fpm: pool www  4 exited",
-        "            28.0 KiB for 811 php-fpm: master process (/etc/php/8…",
+        "            28.0 KiB for 811 php-fpm: maste…m/php-fpm.conf)",
         "            8.0 KiB for 700 cron",
         "        700 44.0 KiB   16%      12 cron",
-        "            28.0 KiB for 811 php-fpm: master process (/etc/php/8…",
+        "            28.0 KiB for 811 php-fpm: maste…m/php-fpm.conf)",
         "                 0 B    0%         unseen",
         "    freed: 12.0 KiB of 2000 php-fpm: pool www, 4.0 KiB of 1 more",
     ]
@@ -581,6 +581,21 @@ def test_fit(raw: str, columns: int, fitted: str) -> None:
     assert formatting.fit(raw, columns) == fitted
 
 
+@pytest.mark.parametrize(
+    ("text", "columns", "shortened"),
+    [
+        ("/usr/lib/chromium/chromium --type=renderer", 42, "/usr/lib/chromium/chromium --type=renderer"),
+        ("/usr/lib/chromium/chromium --type=renderer", 41, "chromium --type=renderer"),
+        ("/usr/lib/chromium/chromium --type=renderer", 20, "chromium --type=ren…"),
+        ("/usr/lib/chromium/chromium", 20, "/usr/lib/…m/chromium"),
+        ("php-fpm: master process (/etc/x.conf)", 20, "php-fpm: …tc/x.conf)"),
+        ("/ x y z", 4, "/ x…"),
+    ],
+)
+def test_a_shortened_command(text: str, columns: int, shortened: str) -> None:
+    assert formatting.shorten_command(text, columns) == shortened
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_fits_fits(name: str) -> None:
     shown = formatting.printable(name)
@@ -715,7 +730,7 @@ def test_a_process_of_another_pid_namespace_is_named_by_both_numbers() -> None:
     assert "\n\nphp-fpm8.2 4312 (1)  php-fpm: master" in shown
     assert "    made by 4312 (1) (inferred)" in shown
     assert "    4194303 92.0 KiB   77%       4 (4194302) php-fpm: pool www  exited 22:13:40" in shown
-    assert "28.0 KiB for 4312 (1) php-fpm: master" in shown
+    assert "28.0 KiB for 4312 (1) php-fpm: maste…m/php-fpm.conf)" in shown
     assert "freed: 4.0 KiB of 4194303 (4194302) php-fpm" in shown
     assert max(map(formatting.width, shown.split("\n"))) <= 80
 

@@ -12,6 +12,7 @@ from tracer.account import Process, Region
 
 HANDFUL = 5  # of processes or regions that are alike: more are told together
 MAX_WORDS = 2  # of a command line, after the program
+ALONE = re.compile(r"--[^=]+=")  # as in --type=renderer: what follows says less
 # Numbers, and long hexadecimal ones. After a letter a number is part of a name, as in python3, but not at a title's.
 VARIES = re.compile(r"(?<![A-Za-z])(?:(?=[0-9a-f]*\d)[0-9a-f]{8,}(?![A-Za-z])|\d+)")
 NUMBER = re.compile(r"\d+")
@@ -45,8 +46,10 @@ def _title(process: Process) -> _Title:
         return _Title(process.comm or "?", is_title=True)
     if words[0].endswith(":"):
         return _Title(BACKEND.sub(r"\1", " ".join(words)), is_title=True)
-    program = PurePosixPath(words[0]).name or words[0]
-    return _Title(" ".join([program, *words[1 : 1 + MAX_WORDS]]), is_title=False)
+    arguments = words[1 : 1 + MAX_WORDS]
+    if arguments and ALONE.match(arguments[0]):
+        del arguments[1:]
+    return _Title(" ".join([PurePosixPath(words[0]).name or words[0], *arguments]), is_title=False)
 
 
 def of_region(region: Region, parent: Process | None) -> str:

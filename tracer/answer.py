@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tracer import alike
 from tracer.account import ALL_TIME, Account, Parent, Process, Region
-from tracer.formatting import clock, format_bytes, format_change, moment, printable, shorten
+from tracer.formatting import clock, format_bytes, format_change, moment, printable, shorten, shorten_command
 from tracer.tables import dimensions
 
 MOST = 3  # groups named in a sentence
@@ -215,12 +215,18 @@ def _who(found: Answer) -> str:
     for grower in found.growers[:MOST]:
         many, exited = "", " (exited)" * bool(grower.nr_exited)
         if grower.nr_processes > 1:
-            many, exited = f" ×{grower.nr_processes}", f" ({grower.nr_exited} exited)" * bool(grower.nr_exited)
-        growers.append(f"{_short(grower.who)}{many}{exited} {format_bytes(grower.touched_bytes)}")
+            many, exited = f" ×{grower.nr_processes}", f" ({how_many(grower.nr_exited, grower.nr_processes)} exited)"
+            exited *= bool(grower.nr_exited)
+        growers.append(f"{_short_command(grower.who)}{many}{exited} {format_bytes(grower.touched_bytes)}")
     rest = found.growers[MOST:]
     if rest:
         growers.append(f"others {format_bytes(sum(grower.touched_bytes for grower in rest))}")
     return f"By {', '.join(growers)}."
+
+
+def how_many(some: int, of: int) -> str:
+    """A number of several: "all", if it is."""
+    return "all" if some == of else str(some)
 
 
 def _private(found: Answer) -> str:
@@ -238,6 +244,10 @@ def _many(group: Grown) -> str:
 
 def _short(name: str) -> str:
     return shorten(printable(name), NAME_COLUMNS)
+
+
+def _short_command(name: str) -> str:
+    return shorten_command(printable(name), NAME_COLUMNS)
 
 
 def _count(number: int, noun: str) -> str:

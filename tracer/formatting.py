@@ -76,6 +76,17 @@ def shorten(text: str, columns: int) -> str:
     return fit(text, columns - width(end)) + end if columns > 2 else fit(text, columns)
 
 
+def shorten_command(text: str, columns: int) -> str:
+    """A command line or title cut to at most this many columns.
+
+    A title is cut in its middle. A command line loses its program's directory first, then its end.
+    """
+    program, *arguments = text.split(" ")
+    if width(text) <= columns or program.endswith(":") or not arguments:
+        return shorten(text, columns)
+    return fit(" ".join([program.rpartition("/")[2] or program, *arguments]), columns)
+
+
 def wrap(text: str, columns: int) -> list[str]:
     """The words of a text in lines of at most this many columns."""
     lines: list[str] = []

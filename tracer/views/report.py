@@ -5,15 +5,27 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
-from typing import NamedTuple, Optional
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Optional, TypeVar
 
 from tracer import alike, labels, unmapped
 from tracer.account import ALL_TIME, NAMELESS, Account, Parent, Process, Region, Toucher, charged
-from tracer.answer import NO_ANSWER, answer
+from tracer.answer import NO_ANSWER, answer, how_many
 from tracer.capture.capture import PAGE_BYTES
 from tracer.cgroup import place, short
-from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, moment, printable, shorten, width, wrap
+from tracer.formatting import (
+    COLUMNS,
+    clock,
+    fit,
+    format_bytes,
+    format_change,
+    moment,
+    printable,
+    shorten,
+    shorten_command,
+    width,
+    wrap,
+)
 from tracer.tables.rollup import PARTS
 from tracer.unmapped import UnmappedRow
 
@@ -24,7 +36,7 @@ MAX_REGIONS = 6  # of an owner, shown in full
 MAX_LINES = 20  # further regions of an owner, shown as one line each
 MAX_TOUCHERS = 10
 MAX_MADE_FOR = 3
-MADE_FOR_COLUMNS = 36
+MADE_FOR_COLUMNS = 30
 MAX_CHARGED = 2
 BELONGS_COLUMNS = 19  # a line has room for two of these, and the number of others
 HEADER = "    {:>7} {:>8} {:>5}{} {}"
@@ -32,6 +44,8 @@ FAULTS = " {:>7}"
 MAX_DEEDS = 5
 MAX_UNMAPPED = 20
 DEEDS = "    {:>8} {:>5}  {}"
+
+T = TypeVar("T")
 
 
 def render(account: Account) -> str:
@@ -111,10 +125,15 @@ def _owners(parents: Sequence[Parent]) -> list[Owner]:
             [parent.process for parent in some if parent.process],
             [(region, parent.process) for parent in some for region in parent.regions],
         )
-        for alikes in groups.values()
-        for some in ([alikes] if len(alikes) > alike.HANDFUL else [[parent] for parent in alikes])
+        for some in _together(groups.values())
     ]
     return sorted(owners, key=lambda owner: -owner.allocated_bytes)
+
+
+def _together(groups: Iterable[list[T]]) -> Iterator[list[T]]:
+    """Groups of more than a handful; of smaller ones each by itself."""
+    for some in groups:
+        yield from [some] if len(some) > alike.HANDFUL else ([each] for each in some)
 
 
 def _owner(owner: Owner, account: Account) -> list[str]:
@@ -151,12 +170,7 @@ def _alike(owned: Sequence[Owned]) -> list[list[Owned]]:
     groups: dict[tuple[bool, str, str], list[Owned]] = {}
     for each in owned:
         groups.setdefault(_key(each), []).append(each)
-    found = [
-        some
-        for alikes in groups.values()
-        for some in ([alikes] if len(alikes) > alike.HANDFUL else [[each] for each in alikes])
-    ]
-    return sorted(found, key=lambda some: (some[0][0].gone_ns is not None, -_allocated(some)))
+    return sorted(_together(groups.values()), key=lambda some: (some[0][0].gone_ns is not None, -_allocated(some)))
 
 
 def _allocated(owned: Iterable[Owned]) -> int:
@@ -171,7 +185,7 @@ def _heading(processes: Sequence[Process]) -> str:
     notes = f"  {_ended(processes)}".rstrip()
     if len(processes) > 1:
         command = alike.called(processes)
-    return f"{name}  {shorten(printable(command), COLUMNS - width(name) - 2 - len(notes))}{notes}"
+    return f"{name}  {shorten_command(printable(command), COLUMNS - width(name) - 2 - len(notes))}{notes}"
 
 
 def _number(processes: Sequence[Process]) -> str:
@@ -184,7 +198,7 @@ def _ended(processes: Sequence[Process]) -> str:
     exited = [process for process in processes if process.exited_ns]
     if len(processes) == 1 and exited:
         return f"{exited[0].ending} {clock(exited[0].exited_ns)}"
-    return f"{len(exited)} exited" if exited else ""
+    return f"{how_many(len(exited), len(processes))} exited" if exited else ""
 
 
 # ---- regions ----
@@ -202,11 +216,13 @@ def _summary(owned: Sequence[Owned], collides: bool, account: Account) -> list[s
     size = format_bytes(sum(sizes)) if len(sizes) == len(regions) else "?"
     line = f"{number}  {first.kind} {size}, {'had' if first.gone_ns else 'allocated'} {format_bytes(_allocated(owned))}"
     parts = []
-    if len(regions) > 1 and first.gone_ns:
+    if first.gone_ns:
         went = [clock(time_ns) for time_ns in sorted(region.gone_ns or 0 for region in regions)]
-        line, parts = f"{line} when they went", [" to ".join(dict.fromkeys((went[0], went[-1])))]
-    elif first.gone_ns:
-        line += f" when it went, {clock(first.gone_ns)}"
+        line += f" when {'they' if number else 'it'} went"
+        if went[0] == went[-1]:
+            line += f", {went[0]}"
+        else:
+            parts.append(f"{went[0]} to {went[-1]}")
     elif account.session.tier != "proc":
         line += f", {format_change(sum(region.grown_bytes for region in regions))} in {_seconds(account)}"
     name = shorten(printable(alike.regions_called(owned)), max(COLUMNS - 2 - width(line), NAME_COLUMNS))
@@ -292,7 +308,7 @@ def _made_by(regions: Sequence[Region], owner: Owner) -> str:
     made_by = f"made by {_number(processes)} "
     how = f" ({', '.join([*sorted(hows), *filter(None, [_ended(processes)])])})"
     command = alike.called(processes) if len(processes) > 1 else processes[0].command or processes[0].comm or "?"
-    return made_by + shorten(printable(command), COLUMNS - 4 - len(made_by) - len(how)) + how
+    return made_by + shorten_command(printable(command), COLUMNS - 4 - len(made_by) - len(how)) + how
 
 
 # ---- who touched them ----
@@ -325,7 +341,7 @@ class Row(NamedTuple):
             for process, made_bytes in toucher.made_for:
                 sizes[process] += made_bytes
         made_for = [
-            f"{format_bytes(made_bytes)} for {_numbers(process)} {fit(_name(process), MADE_FOR_COLUMNS)}"
+            f"{format_bytes(made_bytes)} for {_numbers(process)} {shorten_command(_name(process), MADE_FOR_COLUMNS)}"
             for process, made_bytes in sizes.most_common(MAX_MADE_FOR)
         ]
         rest_bytes = sum(sizes.values()) - sum(made_bytes for _, made_bytes in sizes.most_common(MAX_MADE_FOR))
@@ -430,7 +446,7 @@ def _row(number: str, size_bytes: int, total_bytes: int, faults: str, name: str,
     """note: kept whole, if the name must be cut."""
     line = HEADER.format(number, format_bytes(size_bytes), _share(size_bytes, total_bytes), faults, "")
     note = f"  {note}" * bool(note)
-    return f"{line}{shorten(name, COLUMNS - width(line) - len(note))}{note}"
+    return f"{line}{shorten_command(name, COLUMNS - width(line) - len(note))}{note}"
 
 
 def _share(size_bytes: int, total_bytes: int) -> str:

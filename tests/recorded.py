@@ -9,7 +9,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from tracer.capture.capture import Capture
+from tracer.capture.capture import SUM_UP, Capture
 from tracer.cli import main
 from tracer.proc.shmem import PAGE_BYTES
 
@@ -103,6 +103,7 @@ def pool(
             times = {} if seconds is None else {"first_ns": at(seconds), "last_ns": at(seconds)}
             if end > start:
                 capture.insert("extent", region=region, start=start, end=end, process=process, **times)
+        capture.sum_up([1, 2])
         capture.insert("usage", region=1, process=2, faults=None, freed_pages=3)
         for region, seconds, pages in ((1, 0, 11), (1, 3, 27), (2, 8, 5), (1, 21, 43)):
             capture.insert("sample", region=region, time_ns=at(seconds), allocated_bytes=pages * PAGE_BYTES)
@@ -150,6 +151,7 @@ def of_tmpfs(path: Path) -> Path:
             capture.insert("region", **places, **sizes, **start, **made)
             times = {"first_ns": at(1), "last_ns": at(8)} if process else {}
             capture.insert("extent", region=number, start=0, end=pages, process=process, **times)
+            capture.sum_up([number])
         rest = {"allocated_bytes": 0, "size_bytes": 4096 * PAGE_BYTES, "files": 5}
         held = {"allocated_bytes": 207 * PAGE_BYTES, "holders": 1, "holder": 903, "holder_command": "/usr/bin/renderer"}
         capture.insert("unmapped", kind="held", name="/dev/shm/gone", reach="/proc/903/fd/7", **held)
@@ -185,6 +187,8 @@ def with_labels(path: Path, text: str = "/srv/www/vendor/autoload.php") -> Path:
     database.executemany("INSERT INTO label (id, script, request, file) VALUES (?, ?, ?, ?)", labels)
     for label, region, start in [(1, 1, 11), (2, 1, 50), (3, 2, 0)]:
         database.execute("UPDATE extent SET label = ? WHERE region = ? AND start = ?", (label, region, start))
+    database.execute("DELETE FROM touched")
+    database.executemany(SUM_UP, [(1,), (2,)])
     database.commit()
     database.close()
     return path

@@ -59,8 +59,13 @@ def capture() -> Iterator[Capture]:
 @pytest.fixture
 def read(capture: Capture) -> Callable[..., Account]:
     def complete_and_read(**session: Any) -> Account:
+        """The same of the extents and of their sums."""
         capture.insert("session", **{**SESSION, **session})
-        return account.read(capture)
+        found = account.read(capture)
+        capture.sum_up(region.row for region in found.regions)
+        capture.verify_sums()
+        assert account.read(capture) == found
+        return found
 
     return complete_and_read
 

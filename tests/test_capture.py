@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
 import sqlite3
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
+from tests.recorded import SESSION, shmtrace
+from tracer import account
+from tracer.capture import capture as captures
 from tracer.capture.capture import SCHEMA_VERSION, Capture
 from tracer.errors import ShmtraceError
 
 TABLES = """
-    exec extent host_sample label made_for mapping process region sample session stack stacked unmapped usage
+    exec extent host_sample label made_for mapping process region sample session stack stacked touched unmapped usage
 """.split()  # noqa: SIM905, a list takes as many lines
 
 
@@ -85,6 +89,90 @@ def test_sums_are_those_that_sqlite_makes(tmp_path: Path, seed: int) -> None:
             ]
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             capture.insert("region", ino=1)
+
+
+def with_extents(path: Path, labels: int, seed: int = 7) -> list[int]:
+    """A capture of three regions with extents of three processes and of nobody, in random order; and the fourth region
+    has none. Returns the regions."""
+    chance = random.Random(seed)
+    with Capture(path) as capture:
+        capture.insert("session", **SESSION)
+        for number in range(3):
+            capture.insert("process", tgid=811 + number, start_time_ns=number)
+        for number in range(labels):
+            capture.insert("label", script=f"/srv/{number}.php")
+        regions = [put_region(capture) for _ in range(4)]
+        for region in regions[:3]:
+            for page in range(0, 700, 10):
+                times = sorted(chance.choices(range(1, 99), k=2))
+                of = (chance.randrange(1, 4), *times, chance.randrange(1, labels + 1) if labels else None)
+                of = of if chance.random() < 0.8 else (None,) * 4
+                capture.replace_extents(region, page, page + 10, [(region, page, page + chance.randrange(1, 10), *of)])
+    return regions
+
+
+def summed(path: Path, regions: Iterable[int]) -> None:
+    """With the sums of these regions."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executemany(captures.SUM_UP, ((region,) for region in regions))
+        database.commit()
+
+
+@pytest.mark.parametrize(("labels", "pages"), [(0, 1002), (5, 1008)])
+def test_an_account_of_sums_is_that_of_the_extents(labels: int, pages: int, tmp_path: Path) -> None:
+    regions = with_extents(tmp_path / "x.capture", labels)
+    with Capture.open(tmp_path / "x.capture") as capture:
+        assert not capture.is_summed()
+        expected = account.read(capture)
+    summed(tmp_path / "x.capture", regions)
+    with Capture.open(tmp_path / "x.capture", whole=False) as capture:
+        assert capture.is_summed()
+        capture.verify_sums()
+        assert account.read(capture) == expected
+    assert sum(region.touched_bytes + region.before_bytes for region in expected.regions) == pages * 4096
+
+
+def test_sums_of_some_regions_are_not_those_of_the_capture(tmp_path: Path) -> None:
+    """As of a trace that was cut off: the regions that had gone have theirs."""
+    with_extents(tmp_path / "x.capture", 5)
+    with Capture.open(tmp_path / "x.capture") as capture:
+        expected = account.read(capture)
+    summed(tmp_path / "x.capture", [2, 3])
+    with Capture.open(tmp_path / "x.capture", whole=False) as capture:
+        assert not capture.is_summed()
+        capture.verify_sums()
+        assert account.read(capture) == expected
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE touched SET pages = pages + 1 WHERE region = 2 AND process = 3",
+        "UPDATE touched SET first_ns = first_ns - 1 WHERE region = 2 AND process = 3",
+        "UPDATE touched SET last_ns = last_ns + 1 WHERE region = 2 AND process = 3",
+        "UPDATE touched SET process = 2 WHERE region = 2 AND process = 3",
+        "UPDATE touched SET process = NULL, first_ns = NULL, last_ns = NULL WHERE region = 2 AND process = 3",
+        "DELETE FROM touched WHERE region = 2 AND process = 3",
+        "DELETE FROM touched WHERE region = 2 AND process IS NULL",
+        "INSERT INTO touched SELECT * FROM touched WHERE region = 2",
+        "DELETE FROM extent WHERE region = 2",
+        'UPDATE extent SET "end" = "end" + 1 WHERE region = 2 AND start = 40',
+        "INSERT INTO extent VALUES (2, 7000, 7001, NULL, NULL, NULL, NULL)",
+    ],
+)
+def test_sums_that_are_wrong_are_found(statement: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.capture"
+    summed(path, with_extents(path, 0))
+    before = shmtrace("report", path, "--verify")
+    assert before.stdout == shmtrace("report", path).stdout
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(statement)
+        database.commit()
+    done = shmtrace("report", path, "--verify")
+    assert (done.exit_code, done.stdout) == (1, "")
+    told = "the sums of region 2 are not those of its extents"
+    remedy = "`sqlite3 FILE 'DELETE FROM touched'` removes all sums; a report then reads the extents"
+    assert done.stderr == f"shmtrace: {path} is damaged: {told}: {remedy}\n"
 
 
 def test_a_file_that_sqlite_opens(tmp_path: Path) -> None:

@@ -133,6 +133,14 @@ def test_it_looks_as_it_did(view: str, name: str, paths: dict[str, Path]) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_its_sums_are_those_of_its_extents(name: str, paths: dict[str, Path]) -> None:
+    """Of what was cut off there are none."""
+    with Capture.open(paths[name]) as capture:
+        capture.verify_sums()
+        assert capture.is_summed() == (name != "cut_off")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_it_balances(name: str, paths: dict[str, Path]) -> None:
     """By SQL alone, and by the account."""
     with Capture.open(paths[name]) as capture:

@@ -217,7 +217,8 @@ def test_stacks_leave_no_room_for_labels(tmp_path: Path) -> None:
 def test_requests_of_one_script_are_one_stack(tmp_path: Path) -> None:
     """Else it would have as many lines as it had requests."""
     path = with_labels(tmp_path / "x", INDEX)
-    change(path, "UPDATE extent SET label = 2 WHERE start = 25")  # of 812, which had /?a=1 before
+    relabelled = "UPDATE extent SET label = 2 WHERE start = 25"  # of 812, which had /?a=1 before
+    change(path, relabelled, "DELETE FROM touched")
     lines = export(path, "folded").splitlines()
     assert len(lines) == len(LABELLED) - 1
     found = labelled(exported.folded("\n".join(lines)).items())

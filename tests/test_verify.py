@@ -83,6 +83,14 @@ def test_what_is_made_by_hand_is_not_damaged(make: type[object], tmp_path: Path)
         ("UPDATE extent SET first_ns = 'now' WHERE start = 50", "invalid extent.first_ns"),
         ("UPDATE extent SET first_ns = NULL WHERE start = 50", "invalid row of extent"),
         ("UPDATE extent SET region = 99 WHERE region = 2", "table extent refers to a region that does not exist"),
+        ("UPDATE touched SET pages = -1 WHERE process = 3", "invalid touched.pages"),
+        ("UPDATE touched SET pages = 7.5 WHERE process = 3", "invalid touched.pages"),
+        ("UPDATE touched SET pages = 1 << 52 WHERE process = 3", "invalid touched.pages"),
+        ("UPDATE touched SET first_ns = NULL WHERE process = 3", "invalid row of touched"),
+        ("UPDATE touched SET first_ns = last_ns + 1 WHERE process = 3", "invalid row of touched"),
+        ("UPDATE touched SET process = 99 WHERE process = 3", "table touched refers to a process that does not exist"),
+        ("UPDATE touched SET label = 7 WHERE process = 3", "table touched refers to a label that does not exist"),
+        ("UPDATE touched SET region = 99", "table touched refers to a region that does not exist"),
         ("UPDATE usage SET process = 99", "table usage refers to a process that does not exist"),
         ("UPDATE region SET parent = 99", "table region refers to a process that does not exist"),
         ("UPDATE session SET attach_seconds = -1.5", "invalid session.attach_seconds"),
@@ -123,9 +131,60 @@ def test_what_must_be_known_is(table: str, column: str, tmp_path: Path) -> None:
 def test_a_process_that_is_not_there(tmp_path: Path) -> None:
     """Of a million extents it is asked for when they are summed up."""
     path = altered(tmp_path / "x.capture", "UPDATE extent SET process = 99 WHERE start = 50")
-    done = shmtrace("report", path)
+    done = shmtrace("report", path, "--since", "+1s")
     assert (done.exit_code, done.stdout) == (1, "")
     assert f"{path} is damaged: it refers to process 99, which is missing: `sqlite3 FILE" in done.stderr
+
+
+OF_SUMS = [
+    ["report"],
+    ["report", "--json"],
+    ["report", "--csv"],
+    ["report", "--summary"],
+    *(["report", "--by", by] for by in ("region", "process", "command", "creator", "unit", "container,region")),
+    *(["export", "--format", form] for form in ("folded", "speedscope", "svg")),
+]
+OF_PAGES = [
+    ["report", "--verify"],
+    ["report", "--since", "+1s"],
+    ["report", "--until", "-1s", "--json"],
+    *(["report", "--by", by] for by in ("time", "command,time")),
+    ["report", "--by", "region", "--until", "-1s"],
+    ["html", "-o", "-"],
+    *(["export", "--format", form] for form in ("perfetto", "csv")),
+]
+
+
+@pytest.mark.parametrize("statement", ["UPDATE extent SET first_ns = 'now' WHERE start = 50", "DROP TABLE sample"])
+@pytest.mark.parametrize("view", OF_PAGES, ids=" ".join)
+def test_who_reads_pages_checks_them(view: list[str], statement: str, tmp_path: Path) -> None:
+    done = shmtrace(view[0], altered(tmp_path / "x.capture", statement), *view[1:])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "x.capture is damaged: " in done.stderr
+
+
+@pytest.mark.parametrize("view", OF_SUMS, ids=" ".join)
+def test_who_reads_sums_reads_no_page(view: list[str], tmp_path: Path) -> None:
+    path = pool(tmp_path / "x.capture")
+    expected = shmtrace(view[0], path, *view[1:])
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE extent SET first_ns = 'now', process = 99")
+        database.execute("UPDATE sample SET allocated_bytes = 'much'")
+    done = shmtrace(view[0], path, *view[1:])
+    assert (done.exit_code, done.stdout) == (0, expected.stdout)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("DELETE FROM touched WHERE region = 2")
+    assert shmtrace(view[0], path, *view[1:]).exit_code == 1
+
+
+def test_sums_of_more_than_there_is(tmp_path: Path) -> None:
+    """Who made the file may write any; the report says that they are wrong, and --verify which."""
+    path = altered(tmp_path / "x.capture", "UPDATE touched SET pages = pages + 5 WHERE process = 2")
+    told = "warning: 3 more pages were counted than are allocated: the figures of 0:1/1047/00000007 are wrong"
+    done = shmtrace("report", path)
+    assert done.stdout.splitlines()[-1] == told
+    assert "balance 48 pages = 40 touched + 11 before + -3 unseen" in done.stdout
+    assert "the sums of region 1 are not those of its extents" in shmtrace("report", path, "--verify").stderr
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="SQLite's limits cannot be set by older Pythons")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tracer import sql, unmapped
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import LABEL_AND_PROCESS, PAGE_BYTES, Capture
 from tracer.errors import ShmtraceError
 from tracer.labels import parse as parse_label
 from tracer.proc.private_memory import EXACT
@@ -471,25 +471,41 @@ class ProcessesByRow(dict[int, Process]):
 
 def read_processes(capture: Capture) -> ProcessesByRow:
     """All processes of a capture, by row."""
+    texts: dict[Any, Any] = {}
+    once = texts.setdefault  # most texts are those of another process, too: each is kept once
     return ProcessesByRow(
         capture,
         (
             Process(
-                row["id"],
-                row["tgid"],
-                row["start_time_ns"],
-                row["comm"],
-                row["command"],
-                row["parent_tgid"],
-                row["exited_ns"],
-                bool(row["outside_tree"]),
-                row["started_ns"],
-                row["cgroup"],
-                row["ns_tgid"],
-                row["exit_status"],
-                bool(row["oom_killed"]),
+                row,
+                tgid,
+                start_time_ns,
+                once(comm, comm),
+                once(command, command),
+                parent,
+                exited_ns,
+                bool(outside_tree),
+                started_ns,
+                once(cgroup, cgroup),
+                ns_tgid,
+                exit_status,
+                bool(oom_killed),
             )
-            for row in capture.rows("SELECT * FROM process")
+            for (
+                row,
+                tgid,
+                start_time_ns,
+                comm,
+                command,
+                parent,
+                exited_ns,
+                outside_tree,
+                started_ns,
+                cgroup,
+                ns_tgid,
+                exit_status,
+                oom_killed,
+            ) in capture.each(PROCESSES)
         ),
     )
 
@@ -502,10 +518,14 @@ def read_labels(capture: Capture) -> dict[int, Label]:
     return {row["id"]: Label(*row[1:]) for row in capture.rows(LABELS)}
 
 
-LABEL_AND_PROCESS = "ifnull(label, 0) << 32 | ifnull(process, 0)"
+PROCESSES = """
+SELECT id, tgid, start_time_ns, comm, command, parent_tgid, exited_ns, outside_tree, started_ns, cgroup, ns_tgid,
+  exit_status, oom_killed FROM process"""
+PROCESS = (1 << 32) - 1  # of LABEL_AND_PROCESS
 # The pages of an extent were touched within one second. It counts at the time of its first page.
 IN_WINDOW = """(process IS NULL OR (
   (:since IS NULL OR first_ns >= :since) AND (:until IS NULL OR first_ns < :until)))"""
+SUMS = f"SELECT region, {LABEL_AND_PROCESS}, pages, first_ns, last_ns FROM touched"  # noqa: S608
 FEW = 256  # regions with more extents than this are summed by Capture.sums(), one at a time
 SUMS_OF_FEW = f"""
 SELECT region, {LABEL_AND_PROCESS} AS key, sum("end" - start), min(first_ns), max(last_ns) FROM extent
@@ -513,7 +533,7 @@ WHERE region IN (SELECT region FROM extent GROUP BY region HAVING count(*) <= :f
 GROUP BY region, key ORDER BY region, key"""  # noqa: S608
 MANY = "SELECT region, NULL FROM extent GROUP BY region HAVING count(*) > :few"
 EXTENT_PAGES = 'SELECT region, sum("end" - start) FROM extent GROUP BY region'
-USAGES = "SELECT region, process, faults, freed_pages FROM usage"
+USAGES = "SELECT region, process, faults, freed_pages FROM usage WHERE faults IS NOT NULL OR freed_pages > 0"
 MAPPERS = "SELECT DISTINCT region, process FROM mapping"
 MADE_FOR = "SELECT region, process, for_process, pages FROM made_for ORDER BY pages DESC"
 MADE_BY = """
@@ -530,8 +550,11 @@ class _Rows:
         self._capture = capture
         self.complete = complete
         self._window = {"since": window.since_ns, "until": window.until_ns}
-        self._few = _by_region(capture, SUMS_OF_FEW, {**self._window, "few": FEW})
-        self._many = _by_region(capture, MANY, {"few": FEW})
+        if window == ALL_TIME and capture.is_summed():
+            self._few, self._many = _by_region(capture, SUMS), {}
+        else:
+            self._few = _by_region(capture, SUMS_OF_FEW, {**self._window, "few": FEW})
+            self._many = _by_region(capture, MANY, {"few": FEW})
         self.pages = {} if window == ALL_TIME else _by_region(capture, EXTENT_PAGES)
         """pages of all extents, inside and outside the window; empty without a window"""
         self.usages = _by_region(capture, USAGES)
@@ -550,8 +573,8 @@ class _Rows:
 def _by_region(capture: Capture, query: str, values: Mapping[str, Any] | tuple[()] = ()) -> By:
     """The rows of a query by their first column, a region."""
     found: By = {}
-    for region, *row in capture.each(query, values):
-        found.setdefault(region, []).append(tuple(row))
+    for row in capture.each(query, values):
+        found.setdefault(row[0], []).append(row[1:])
     return found
 
 
@@ -568,10 +591,10 @@ def _region(
     labelled = []
     before_pages = other_times_pages = 0
     for key, pages, first_ns, last_ns in rows.sums(row["id"]):
-        label, process = divmod(key, 1 << 32)
+        process = key & PROCESS
         if process:
             if labels is not None:
-                doing, who = labels.get(label), processes[process]
+                doing, who = labels.get(key >> 32), processes[process]
                 labelled.append(Labelled(doing, who, pages * PAGE_BYTES, first_ns, last_ns))
             if process in touched:
                 so_far, earliest_ns, latest_ns = touched[process]
@@ -579,7 +602,7 @@ def _region(
             else:
                 touched[process] = pages, first_ns, last_ns
         else:
-            before_pages = pages
+            before_pages += pages
     touched_pages = sum(pages for pages, _, _ in touched.values())
     for (pages,) in rows.pages.get(row["id"], ()):
         other_times_pages = pages - touched_pages - before_pages

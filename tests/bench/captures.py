@@ -73,6 +73,7 @@ def make(path: Path, nr_extents: int = 1_000_000, nr_processes: int = 10_000, nr
             gone_s = DURATION_S * 3 // 4 if number and number == nr_regions - 1 else None
             living = [life for life in workers[server] if life.from_s < (gone_s or DURATION_S)]
             _region(capture, number, int(server), gone_s, list(_extents(nr, living, gone_s, chance)), held, chance)
+        capture.sum_up(range(1, nr_regions + 1))
         capture.insert_all(
             "host_sample",
             "time_ns, shmem_bytes",

@@ -74,3 +74,15 @@ INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795663479375995250, 
 INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795663479909656860, 2818048);
 INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795663480434146460, 2752512);
 INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795663480896298890, 2748416);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 3, NULL, 19, 1795663479593602070, 1795663479600985070);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 4, NULL, 2, 1795663479622572070, 1795663479628558070);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (2, 7, NULL, 15, 1795663479849682070, 1795663479856794070);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (2, 8, NULL, 10, 1795663479881279070, 1795663479888324070);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (3, 11, NULL, 13, 1795663480128286070, 1795663480148294070);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (3, 12, NULL, 10, 1795663480169497070, 1795663480176477070);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (4, 14, NULL, 19, 1795663480376645070, 1795663480378555070);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (4, 15, NULL, 4, 1795663480412585070, 1795663480413491070);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (5, 17, NULL, 23, 1795663480588714070, 1795663480590130070);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (5, 18, NULL, 8, 1795663480612483070, 1795663480613540070);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (6, 20, NULL, 42, 1795663480768984070, 1795663480777659070);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (6, 21, NULL, 19, 1795663480815605070, 1795663480817506070);

@@ -82,3 +82,14 @@ INSERT INTO sample ("region", "time_ns", "allocated_bytes", "resident_bytes", "s
 INSERT INTO sample ("region", "time_ns", "allocated_bytes", "resident_bytes", "swapped_bytes") VALUES (3, 1795661940544548835, 8192, 8192, 0);
 INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795661940417142324, 1822932992);
 INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795661940514997726, 1823879168);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, NULL, NULL, 1109, NULL, NULL);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 2, 1, 21, 1795661940416169855, 1795661940416339855);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 4, 2, 8, 1795661940433280855, 1795661940433384855);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 5, 4, 6, 1795661940445236855, 1795661940445283855);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 3, 5, 14, 1795661940462549855, 1795661940462663855);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 2, 6, 14, 1795661940473991855, 1795661940474108855);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 4, 7, 30, 1795661940490824855, 1795661940491051855);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 5, 8, 28, 1795661940502887855, 1795661940503659855);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (2, NULL, NULL, 10, NULL, NULL);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (3, NULL, NULL, 1, NULL, NULL);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (3, 5, 3, 1, 1795661940444171855, 1795661940444171855);

@@ -310,3 +310,15 @@ INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795963747619400701, 
 INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795963748125603957, 1316737024);
 INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795963748690537283, 1317646336);
 INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795963749279414564, 1328730112);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, NULL, NULL, 1109, NULL, NULL);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 2, NULL, 481, 1795963746136365733, 1795963748040458733);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 3, NULL, 444, 1795963746149060733, 1795963748092470733);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 4, NULL, 386, 1795963746161613733, 1795963747816195733);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 5, NULL, 479, 1795963746122261733, 1795963748106846733);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 6, NULL, 119, 1795963748070485733, 1795963748753314733);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 7, NULL, 95, 1795963748162619733, 1795963748724611733);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 8, NULL, 76, 1795963748196542733, 1795963748765344733);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 9, NULL, 62, 1795963748234757733, 1795963748738288733);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (2, NULL, NULL, 10, NULL, NULL);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (3, NULL, NULL, 1, NULL, NULL);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (3, 5, NULL, 1, 1795963746119576733, 1795963746119576733);

@@ -192,3 +192,13 @@ INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795650974080550525, 
 INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795650974581655013, 2625507328);
 INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795650975082619294, 2631782400);
 INSERT INTO host_sample ("time_ns", "shmem_bytes") VALUES (1795650975198770169, 2631917568);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, NULL, NULL, 2026, NULL, NULL);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 7, NULL, 3252, 1795650974146158752, 1795650974661091752);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 8, NULL, 328, 1795650974635779752, 1795650974653680752);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 9, NULL, 80, 1795650974782125752, 1795650974796433752);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 10, NULL, 62, 1795650974831603752, 1795650975192490752);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 11, NULL, 106, 1795650974828747752, 1795650974990275752);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, 12, NULL, 74, 1795650974834025752, 1795650975070154752);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (2, NULL, NULL, 7, NULL, NULL);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (3, NULL, NULL, 1, NULL, NULL);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (4, NULL, NULL, 256, NULL, NULL);

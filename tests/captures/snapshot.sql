@@ -25,3 +25,6 @@ INSERT INTO mapping ("region", "process", "address", "first_page", "pages") VALU
 INSERT INTO mapping ("region", "process", "address", "first_page", "pages") VALUES (3, 3, 139643657162752, 0, 2);
 INSERT INTO mapping ("region", "process", "address", "first_page", "pages") VALUES (3, 4, 139643657162752, 0, 2);
 INSERT INTO mapping ("region", "process", "address", "first_page", "pages") VALUES (3, 5, 139643657162752, 0, 2);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (1, NULL, NULL, 1877, NULL, NULL);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (2, NULL, NULL, 10, NULL, NULL);
+INSERT INTO touched ("region", "process", "label", "pages", "first_ns", "last_ns") VALUES (3, NULL, NULL, 2, NULL, NULL);

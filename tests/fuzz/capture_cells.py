@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from tests.fuzz import captures
 from tests.fuzz.harness import Fuzzer, Given
 from tests.fuzz.values import sql, values
+from tracer.capture.capture import NOT_SUMMED
 
-PAGES = '(SELECT ifnull(sum("end" - start), 0) FROM extent WHERE region = region.id)'
-KNOWN = (
-    f"4096 * {PAGES} * (SELECT NOT max(complete) FROM session)"  # of a capture that was cut off, it may be the newer
-)
-"""Of a capture that was cut off, what is allocated may be from before its last pages."""
+OF_EXTENTS, OF_SUMS = 'ifnull(sum("end" - start), 0) FROM extent', "ifnull(sum(pages), 0) FROM touched"
+# Of a capture that was cut off, what is allocated may be from before its last pages.
+KNOWN = "4096 * (SELECT {pages} WHERE region = region.id) * (SELECT NOT max(complete) FROM session)"
 FACTORS = [-1, 0, 1000, 2**40, 0.5]
 PARENTS = [("process", "parent", "id"), ("process", "parent_tgid", "tgid"), ("region", "parent", "id")]
 
@@ -87,11 +86,13 @@ def check(given: Given, directory: Path, stdout: str) -> None:
     regions = json.loads(stdout)["regions"]
     uri = f"{(directory / captures.FILE).as_uri()}?immutable=1"
     with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
-        ((allocated_bytes,),) = database.execute(f"SELECT sum(max(ifnull(allocated_bytes, 0), {KNOWN})) FROM region")
-        ((pages,),) = database.execute('SELECT sum("end" - start) FROM extent')
+        of = OF_EXTENTS if database.execute(NOT_SUMMED).fetchone() else OF_SUMS
+        known = KNOWN.format(pages=of)
+        ((allocated_bytes,),) = database.execute(f"SELECT sum(max(ifnull(allocated_bytes, 0), {known})) FROM region")
+        ((pages,),) = database.execute(f"SELECT {of}")
     of_extents = [region["allocated_bytes"] - region["unseen_bytes"] for region in regions]
     assert sum(region["allocated_bytes"] for region in regions) == (allocated_bytes or 0), "other bytes are allocated"
-    assert sum(of_extents) == (pages or 0) * 4096, "other pages are touched"
+    assert sum(of_extents) == pages * 4096, "other pages are touched"
 
 
 FUZZER = Fuzzer("capture_cells", inputs, captures.give, 150, write, check, captures.warm)

@@ -37,6 +37,7 @@ COMMANDS = [
     ["report", FILE, "--json"],
     ["report", FILE, "--json", "--since", "+1s", "--until", "-1s"],
     ["report", FILE, "--csv"],
+    ["report", FILE, "--verify"],
     *(["report", FILE, "--by", by, *form] for by in [*groups.NAMES, *PAIRS] for form in ([], ["--json"])),
     *(["report", FILE, "--by", by, "--csv"] for by in ("process", "stack", "label")),
     *(["report", FILE, "--by", by, "--csv", "--sort", "allocated"] for by in ("region", "unit", "script")),

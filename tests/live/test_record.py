@@ -126,6 +126,7 @@ def test_killed(number: int, tmp_path: Path) -> None:
         process.wait()
     with Capture.open(path) as capture:
         assert [tuple(row) for row in capture.rows("PRAGMA integrity_check")] == [("ok",)]
+        capture.verify_sums()
         found = account.read(capture)
     [region] = found.regions
     assert not found.session.complete
@@ -166,6 +167,7 @@ def test_it_is_read_while_it_is_written(forker: int, tmp_path: Path) -> None:
             assert time.monotonic() < end
         for _ in range(READS):
             with Capture.open(path) as capture:
+                capture.verify_sums()
                 found = account.read(capture)
                 table = by_time.by_time(found, capture)
                 touched = sum(row.touched_bytes for row in table.rows)
@@ -209,7 +211,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
 @pytest.mark.needs("php-fpm*")
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_replay_reads_as_what_was_seen_live(form: str, tmp_path: Path) -> None:
-    """Byte for byte, for a real php-fpm whose workers are replaced meanwhile."""
+    """Byte for byte, for a real php-fpm whose workers are replaced meanwhile. Its sums are those of its pages."""
     path = tmp_path / "pool.capture"
     options = ["--json"] if form == "json" else []
     with running_fpm(300, max_requests=50) as fpm:
@@ -221,8 +223,11 @@ def test_a_replay_reads_as_what_was_seen_live(form: str, tmp_path: Path) -> None
             process.send_signal(signal.SIGINT)
             live, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
-    replay = subprocess.run([*SHMTRACE, "report", str(path), *options], cwd=ROOT, capture_output=True, check=True)
+    report = [*SHMTRACE, "report", "--verify", str(path), *options]
+    replay = subprocess.run(report, cwd=ROOT, capture_output=True, check=True)
     assert replay.stdout == live
+    with Capture.open(path) as capture:
+        assert capture.is_summed()
     assert b"php-fpm: pool www" in live
     assert form == "json" or b" 0 unseen" in live
 

@@ -39,6 +39,7 @@ STEPS, STEPS_A_BYTE = 50_000_000, 40
 HEAP_BYTES, HEAP_A_BYTE = 128 << 20, 4
 STEPS_AT_ONCE = 1_000_000
 MAX_REASON = 200  # characters
+HISTORY = ("exec", "sample", "host_sample")  # no account is read from these tables
 DAMAGE = (sqlite3.Error, UnicodeDecodeError, MemoryError)  # how reading a damaged file fails
 
 # For GROUP BY SQLite would sort: extents come in the order of pages, not of touchers. That takes twice the time.
@@ -52,6 +53,22 @@ SPAN = """,
 
 OF_ALL = {"private_start_bytes", "private_end_bytes", "private_peak_bytes", "private_how", "sum_of_rss_bytes"}
 """Columns of the session that are sums over all processes."""
+
+LABEL_AND_PROCESS = "ifnull(label, 0) << 32 | ifnull(process, 0)"
+"""Of an extent, or of a row of touched. SQLite groups by one integer faster than by two columns: in two thirds."""
+SUM_UP = f"""
+INSERT INTO touched SELECT region, process, label, sum("end" - start), min(first_ns), max(last_ns) FROM extent
+WHERE region = ? GROUP BY {LABEL_AND_PROCESS}"""  # noqa: S608
+NOT_SUMMED = """
+SELECT 1 FROM region WHERE id NOT IN (SELECT region FROM touched) AND EXISTS (SELECT 1 FROM extent WHERE region = id)
+LIMIT 1"""
+WRONG_SUMS = f"""
+SELECT region FROM (
+  SELECT 1 AS side, region, process, label, pages, first_ns, last_ns FROM touched
+  UNION ALL
+  SELECT -1, region, process, label, sum("end" - start), min(first_ns), max(last_ns) FROM extent
+  WHERE region IN (SELECT region FROM touched) GROUP BY region, {LABEL_AND_PROCESS})
+GROUP BY region, process, label, pages, first_ns, last_ns HAVING sum(side) <> 0 LIMIT 1"""  # noqa: S608
 
 ExtentRow = tuple[int, int, int, Optional[int], Optional[int], Optional[int], Optional[int]]
 """(region, start page, end page, process, first_ns, last_ns, label), as in the table extent."""
@@ -86,11 +103,14 @@ class Capture:
         self._db.executescript(f"BEGIN; {schema} {says} COMMIT; BEGIN")  # all in one transaction
 
     @classmethod
-    def open(cls, path: Path) -> Capture:
+    def open(cls, path: Path, whole: bool = True) -> Capture:
         """Open an existing capture to read, as it is at this moment. Writes nothing anywhere.
 
         The file may be hostile, so it is checked first. Raises ShmtraceError where it is missing, unreadable, damaged,
         or no capture.
+
+        whole: False if all that is read from it is the account of all time. What that does not read is not checked:
+        the tables of HISTORY, and the extents if is_summed().
         """
         capture = cls.__new__(cls)
         capture._path, capture._is_read, capture._max_bytes = path, True, None
@@ -113,9 +133,7 @@ class Capture:
             if not capture.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
                 raise _empty(path)
             schema = shipped("capture/schema.sql").read_text()
-            damage = verify.damage(db, schema + migrations.undoing(version, schema))
-            if damage:
-                raise capture.damaged(damage)
+            capture._check(schema + migrations.undoing(version, schema), whole or version < SCHEMA_VERSION)
             if version < SCHEMA_VERSION:
                 capture._begin(migrations.migrated(db, version, schema))
                 db.close()
@@ -124,6 +142,14 @@ class Capture:
             capture.__exit__(type(error), error)
             raise
         return capture
+
+    def _check(self, schema: str, whole: bool) -> None:
+        """schema: the statements that create an empty capture of this version. Raises ShmtraceError."""
+        damage = verify.damage(self._db, schema, () if whole else ("extent", *HISTORY))
+        if not (damage or whole or self.is_summed()):
+            damage = verify.damage(self._db, schema, HISTORY)
+        if damage:
+            raise self.damaged(damage)
 
     def _guard(self, size_bytes: int) -> None:
         """Limit what reading may take, and begin the transaction that all reading is part of."""
@@ -265,6 +291,22 @@ class Capture:
         """How many pages of a region have an extent."""
         found = self._db.execute('SELECT sum("end" - start) FROM extent WHERE region = ?', (region,)).fetchone()
         return int(found[0] or 0)
+
+    def sum_up(self, regions: Iterable[int]) -> None:
+        """Write the sums of the extents of these regions. No extent of theirs may change from then on."""
+        self._db.executemany(SUM_UP, ((region,) for region in regions))
+
+    def is_summed(self) -> bool:
+        """Whether it has sums of all extents. If the trace still runs, was cut off or had no time, it does not."""
+        return not self.rows(NOT_SUMMED)
+
+    def verify_sums(self) -> None:
+        """Hold the sums against the extents. Raises ShmtraceError if they differ."""
+        for (region,) in self.each(WRONG_SUMS):
+            raise ShmtraceError(
+                f"{self._path} is damaged: the sums of region {region} are not those of its extents",
+                "`sqlite3 FILE 'DELETE FROM touched'` removes all sums; a report then reads the extents",
+            )
 
     def add_stacked(self, rows: Iterable[tuple[int, int, int, int]]) -> None:
         """Add to counts of pages, given as (region, process, stack, pages). Pages may be negative."""

@@ -23,7 +23,7 @@ RENAMED = {
 ADDED = {
     3: [("unmapped", "")],
     4: [("session", "tmpfs"), ("process", "exit_status"), ("process", "oom_killed"), ("region", "hint")],
-    5: [("session", "private_peak_bytes")],
+    5: [("session", "private_peak_bytes"), ("touched", "")],
 }
 """By schema version: (table, column) that the next schema adds. An empty column stands for the whole table."""
 

@@ -87,6 +87,15 @@ CREATE TABLE extent (
     PRIMARY KEY (region, start)
 ) WITHOUT ROWID;
 
+-- The extents of a region summed up, one row for each process and label; written with the region's last account, and
+-- never changed. A region that has extents and no row here was not closed: the trace still runs, or was cut off.
+CREATE TABLE touched (
+    region INTEGER NOT NULL REFERENCES region, process INTEGER REFERENCES process,
+    label INTEGER REFERENCES label,
+    pages INTEGER NOT NULL,
+    first_ns INTEGER, last_ns INTEGER           -- of the pages that exist
+);
+
 -- What else a process did to a region.
 CREATE TABLE usage (
     region INTEGER NOT NULL REFERENCES region, process INTEGER NOT NULL REFERENCES process,

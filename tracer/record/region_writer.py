@@ -93,6 +93,7 @@ class RegionWriter:
         self._made_for_of: dict[int, list[MadeFor]] = {}
         self._changed: list[tuple[Any, ...]] = []  # REGION_COLUMNS, and the region's row
         self._rows: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)  # by table and columns
+        self._closed: list[int] = []  # rows of regions whose last extents are among them
 
     # ---- checkpoints ----
 
@@ -202,8 +203,10 @@ class RegionWriter:
         self._capture.update_all("region", REGION_COLUMNS, self._changed)
         for columns, rows in self._rows.items():
             self._capture.insert_all(*columns, rows)
+        self._capture.sum_up(self._closed)
         self._changed.clear()
         self._rows.clear()
+        self._closed.clear()
 
     def is_over(self, last: KernelRegion) -> bool:
         """Whether every page of a dying region has been torn down or was swapped out. Pages go one by one."""
@@ -303,6 +306,7 @@ class RegionWriter:
         if region.kept:
             self._capture.replace_extents(region.row, 0, ledger.MAX_PAGES, ())
         self._rows[EXTENT] += self.rows(region, entries)
+        self._closed.append(region.row)
         usage = self._usage(region, entries.freed_pages)
         self._rows[USAGE] += [(region.row, row, *values) for row, values in usage.items()]
         self._rows[MADE_FOR] += [(region.row, *values) for values in self._made_for(region)]

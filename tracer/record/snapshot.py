@@ -93,6 +93,7 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         # a snapshot has no start: all pages count as from before, and their places are not known
         capture.insert("extent", region=region.row, start=0, end=size.allocated_bytes // PAGE_BYTES)
         enter_mappings(capture, region, mapped)
+    capture.sum_up(region.row for region in regions.values())
     shut = [name for key, name in names.items() if leased(key.dev, key.ino)]
     tree = known.tree()
     now = private_memory.measure(proc, (process.tgid for process in tree), (process.cgroup for process in tree))

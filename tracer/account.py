@@ -70,14 +70,8 @@ class Process(NamedTuple):
 
     @property
     def is_renamed(self) -> bool:
-        """Whether it has taken a name that its command line does not show, as by prctl(2).
-
-        Asked of a program's path alone: a title that a process gave itself is its name.
-        """
-        words = (self.command or "").split()
-        if not words or not self.comm or "/" not in words[0]:
-            return False
-        return self.comm not in {word.lstrip("-").rpartition("/")[2][:COMM_LENGTH] for word in words}
+        """Whether it has taken a name that its command line does not show, as by prctl(2)."""
+        return is_renamed(self.comm, self.command)
 
     @property
     def name(self) -> str:
@@ -91,6 +85,17 @@ class Process(NamedTuple):
         """Its PID and name. "4312 (7)" means PID 7 in its own PID namespace."""
         inside = "" if self.ns_tgid is None else f"({self.ns_tgid}) "
         return f"{self.tgid} {inside}{self.name}"
+
+
+def is_renamed(comm: str | None, command: str | None) -> bool:
+    """Whether a process of this name and command line has renamed itself.
+
+    Asked of a program's path alone: a title that a process gave itself is its name.
+    """
+    words = (command or "").split()
+    if not words or not comm or "/" not in words[0]:
+        return False
+    return comm not in {word.lstrip("-").rpartition("/")[2][:COMM_LENGTH] for word in words}
 
 
 class Creator(NamedTuple):
@@ -260,6 +265,9 @@ def charged(region: Region) -> list[tuple[str | None, int]]:
     found: Counter[str | None] = Counter()
     for toucher in region.touchers:
         own = toucher.process.cgroup
+        if not toucher.made_for:  # as for most, and there may be very many
+            found[own] += toucher.touched_bytes
+            continue
         elsewhere = [(process.cgroup, made_bytes) for process, made_bytes in toucher.made_for if process.cgroup != own]
         made_bytes = sum(made_bytes for _, made_bytes in elsewhere)
         if toucher.freed_bytes or made_bytes > toucher.touched_bytes:

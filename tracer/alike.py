@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from tracer import guess
-from tracer.account import Process, Region
+from tracer.account import Process, Region, is_renamed
 
 HANDFUL = 5  # of processes or regions that are alike: more are told together
 MAX_WORDS = 2  # of a command line, after the program
@@ -23,33 +24,38 @@ BACKEND = re.compile(r"(postgres: \S+ \S+) (?:\[local\]|\S+\(\d+\)) .*")
 
 def of_process(process: Process) -> str:
     """What processes of one pool have in common: a title, or a program and its first arguments, with # for numbers."""
-    name = _title(process)
-    return (NUMBER if name.is_title else VARIES).sub("#", name.text)
+    return _name_of(process.comm, process.command).folded
 
 
 def called(processes: Iterable[Process]) -> str:
     """What to call processes that are alike: their title if they all have the same, or else what of_process() says."""
-    some = list(processes)
-    titles = {_title(process).text for process in some}
-    return titles.pop() if len(titles) == 1 else of_process(some[0])
+    names = [_name_of(*name) for name in {(process.comm, process.command) for process in processes}]
+    return names[0].text if len({name.text for name in names}) == 1 else names[0].folded
 
 
-class _Title(NamedTuple):
+class _Name(NamedTuple):
     text: str
-    is_title: bool
-    """no command line, in which a number after a letter is part of a name"""
+    folded: str
+    """with # for what varies"""
 
 
-def _title(process: Process) -> _Title:
-    words = (process.command or "").split()
-    if not words or process.is_renamed:
-        return _Title(process.comm or "?", is_title=True)
+@functools.lru_cache(maxsize=4096)  # most processes have the name of another
+def _name_of(comm: str | None, command: str | None) -> _Name:
+    words = (command or "").split()
+    if not words or is_renamed(comm, command):
+        return _title(comm or "?")
     if words[0].endswith(":"):
-        return _Title(BACKEND.sub(r"\1", " ".join(words)), is_title=True)
+        return _title(BACKEND.sub(r"\1", " ".join(words)))
     arguments = words[1 : 1 + MAX_WORDS]
     if arguments and ALONE.match(arguments[0]):
         del arguments[1:]
-    return _Title(" ".join([PurePosixPath(words[0]).name or words[0], *arguments]), is_title=False)
+    line = " ".join([PurePosixPath(words[0]).name or words[0], *arguments])
+    return _Name(line, VARIES.sub("#", line))
+
+
+def _title(text: str) -> _Name:
+    """In a title, any number varies; in a command line, one after a letter is part of a name."""
+    return _Name(text, NUMBER.sub("#", text))
 
 
 def of_region(region: Region, parent: Process | None) -> str:

@@ -155,13 +155,10 @@ def _of_texts(text: Callable[[Cell], Text]) -> _Dimension:
 
 def _of_processes(get: Callable[[Cell], Process | None]) -> _Dimension:
     """Groups of processes that are alike. get: returns None if the process is unknown."""
-    known: dict[Process, str] = {}
 
     def key(cell: Cell) -> str | None:
         process = get(cell)
-        if process and process not in known:
-            known[process] = alike.of_process(process)
-        return process and known[process]
+        return process and alike.of_process(process)
 
     def text(some: Sequence[Cell]) -> str | None:
         return alike.called(process for cell in some if (process := get(cell))) if get(some[0]) else None
@@ -179,17 +176,20 @@ def _name(parent: Parent, region: Region) -> str:
 
 def _group(key: Hashable, texts: Sequence[Text], some: Sequence[Cell], names: Mapping[int, str]) -> Group:
     regions: Counter[int] = Counter()
-    for cell in some:
-        regions[cell.region.row] += cell.labelled.touched_bytes
-    processes = {cell.labelled.process for cell in some}
+    processes: dict[int, Process] = {}
+    first_ns, last_ns = some[0].labelled.first_ns, some[0].labelled.last_ns
+    for _, region, (_, process, touched_bytes, cell_first_ns, cell_last_ns), _ in some:  # there may be very many
+        regions[region.row] += touched_bytes
+        processes[process.row] = process
+        first_ns, last_ns = min(first_ns, cell_first_ns), max(last_ns, cell_last_ns)
     return Group(
         "touched",
         texts,
         sum(regions.values()),
         len(processes),
-        sum(process.exited_ns is not None for process in processes),
-        min(cell.labelled.first_ns for cell in some),
-        max(cell.labelled.last_ns for cell in some),
+        sum(process.exited_ns is not None for process in processes.values()),
+        first_ns,
+        last_ns,
         [names[row] for row, _ in regions.most_common()],
         key,
     )

@@ -11,7 +11,7 @@ from json.encoder import encode_basestring_ascii
 from types import GeneratorType
 from typing import Any
 
-from tracer.account import Account, Label, Process, Region, charged, dev_text
+from tracer.account import Account, Label, Process, Region, Toucher, charged, dev_text
 from tracer.answer import Answer, answer
 from tracer.cgroup import place
 from tracer.unmapped import UnmappedRow
@@ -32,12 +32,28 @@ PLAIN: dict[type, Callable[[Any], str]] = {
 def render(account: Account) -> Iterator[str]:
     """The text of json.dumps(…, indent=1), in pieces, because it may be large.
 
-    The same process occurs many times, so its text is cached.
+    Most of it is touchers. The same process occurs many times, so its text is cached by its row and margin.
     """
+    texts: dict[tuple[int, str], str] = {}
 
-    @functools.cache
     def process_text(process: Process, margin: str) -> str:
-        return text(_process(process), margin)
+        key = process.row, margin
+        if key not in texts:
+            texts[key] = text(_process(process), margin)
+        return texts[key]
+
+    def toucher_text(toucher: Toucher, margin: str) -> str:
+        inner = margin + " "
+        made_for = [{"process": process, "made_bytes": made_bytes} for process, made_bytes in toucher.made_for]
+        return _template(TOUCHER, margin) % (
+            process_text(toucher.process, inner),
+            toucher.touched_bytes,
+            toucher.freed_bytes,
+            "null" if toucher.faults is None else toucher.faults,
+            _quoted(toucher.first_ns),
+            _quoted(toucher.last_ns),
+            text(made_for, inner) if made_for else "[]",
+        )
 
     def text(value: Any, margin: str) -> str:
         if plain := PLAIN.get(type(value)):
@@ -69,14 +85,30 @@ def render(account: Account) -> Iterator[str]:
         elif isinstance(value, GeneratorType):
             before = "["
             for item in value:
-                yield before + inner
-                yield from pieces(item, inner)
+                if isinstance(item, Toucher):
+                    yield before + inner + toucher_text(item, inner)
+                else:
+                    yield before + inner
+                    yield from pieces(item, inner)
                 before = ","
             yield "[]" if before == "[" else margin + "]"
         else:
             yield text(value, margin)
 
     return pieces(_document(account), "\n")
+
+
+TOUCHER = "process", "touched_bytes", "freed_bytes", "faults", "first", "last", "made_for"
+
+
+@functools.cache
+def _template(names: tuple[str, ...], margin: str) -> str:
+    """An object of these names, with %s for each value."""
+    return "{" + ",".join(f'{margin} "{name}": %s' for name in names) + margin + "}"
+
+
+def _quoted(unix_ns: int | None) -> str:
+    return "null" if unix_ns is None else f'"{rfc3339(unix_ns)}"'
 
 
 def _document(account: Account) -> dict[str, Any]:
@@ -148,20 +180,7 @@ def _region(region: Region) -> dict[str, Any]:
         "before_bytes": region.before_bytes,
         "other_times_bytes": region.other_times_bytes,
         "unseen_bytes": region.unseen_bytes,
-        "touchers": (
-            {
-                "process": toucher.process,
-                "touched_bytes": toucher.touched_bytes,
-                "freed_bytes": toucher.freed_bytes,
-                "faults": toucher.faults,
-                "first": rfc3339(toucher.first_ns),
-                "last": rfc3339(toucher.last_ns),
-                "made_for": [
-                    {"process": process, "made_bytes": made_bytes} for process, made_bytes in toucher.made_for
-                ],
-            }
-            for toucher in region.touchers
-        ),
+        "touchers": (toucher for toucher in region.touchers),
         "labels": _labels(region),
         "mappers": region.mappers,
     }

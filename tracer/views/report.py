@@ -277,10 +277,11 @@ def _regions(owned: Sequence[Owned], collides: bool, owner: Owner, account: Acco
         lines += _freed(everyone)
         lines += _deeds(regions, account)
     lines += _charged(regions)
-    used = {toucher.process for toucher in everyone if toucher.faults} - {toucher.process for toucher in touchers}
+    used = {toucher.process.row for toucher in everyone if toucher.faults}
+    used -= {toucher.process.row for toucher in touchers}
     if used:
         noun = "more" if touchers else "process" if len(used) == 1 else "processes"
-        faults = sum(toucher.faults or 0 for toucher in everyone if toucher.process in used)
+        faults = sum(toucher.faults or 0 for toucher in everyone if toucher.process.row in used)
         lines.append(f"    used without growing it by {len(used)} {noun}: {faults} faults")
     return lines
 
@@ -354,14 +355,14 @@ class Row(NamedTuple):
 
 def _rows(touchers: Sequence[Toucher]) -> list[Row]:
     """A row for each process; those that are alike share one if they all are more than a handful."""
-    processes = {toucher.process for toucher in touchers}
+    are_many = len({toucher.process.row for toucher in touchers}) > alike.HANDFUL
     groups: dict[Hashable, list[Toucher]] = {}
     for toucher in touchers:
-        key = alike.of_process(toucher.process) if len(processes) > alike.HANDFUL else toucher.process
+        key = alike.of_process(toucher.process) if are_many else toucher.process.row
         groups.setdefault(key, []).append(toucher)
     rows = []
     for some in groups.values():
-        alikes = list({toucher.process: None for toucher in some})
+        alikes = list({toucher.process.row: toucher.process for toucher in some}.values())
         name = _name(alikes[0]) if len(alikes) == 1 else printable(alike.called(alikes))
         notes = [_ended(alikes), "outside tree" * all(process.outside_tree for process in alikes)]
         inner = _inner(alikes[0]) * (len(alikes) == 1)

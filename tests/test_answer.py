@@ -54,6 +54,9 @@ def test_processes_that_are_alike(comm: str | None, command: str | None, group: 
         ("/memfd:shared-memory-3f9a01bc7d", "/memfd:shared-memory-#"),
         ("/dev/shm/cafe", "/dev/shm/cafe"),
         ("/SYSV0052e2c1", "/SYSV#"),
+        ("/dev/shm/sem.UyrEBN", "/dev/shm/sem.#"),
+        ("/dev/shm/sem.worker", "/dev/shm/sem.worker"),
+        ("/dev/shm/sem.Worker", "/dev/shm/sem.Worker"),
         ("", "posix"),
     ],
 )
@@ -74,7 +77,7 @@ def test_many_alike_regions() -> None:
     parent = Parent(python(811), list(many(*[1049] * 61)))
     found = text(parent, private_start_bytes=0, private_end_bytes=8 << 20, private_how="status")
     assert found == (
-        "/dev/zero ×61 grew by 250 MiB to 250 MiB of 976 MiB in 41 s. By python3 many.py 250 MiB. "
+        "/dev/zero ×61 are new and grew to 250 MiB of 976 MiB in 41 s. By python3 many.py 250 MiB. "
         "Private memory grew by at most 8.0 MiB."
     )
 
@@ -82,8 +85,8 @@ def test_many_alike_regions() -> None:
 @pytest.mark.parametrize(
     ("start", "peak", "end", "how", "told"),
     [
-        (13, 213, 0, "status", "Private memory grew by at most 200 MiB, then shrank by 213 MiB."),
-        (13, 33, 13, "memory.stat", "Private memory grew by 20.0 MiB, then shrank by 20.0 MiB."),
+        (13, 213, 0, "status", "Private memory grew by about 200 MiB, then shrank by 213 MiB."),
+        (13, 33, 13, "memory.stat", "Private memory grew by about 20.0 MiB, then shrank by 20.0 MiB."),
         (13, 33, 30, "memory.stat", "Private memory grew by 17.0 MiB."),
         (13, None, 30, "memory.stat", "Private memory grew by 17.0 MiB."),
         (13, 13, 0, "memory.stat", "16.0 KiB."),
@@ -133,15 +136,38 @@ def test_several_kinds() -> None:
 
 def test_all_is_gone() -> None:
     parent = Parent(python(811, exited=30), list(many(7, 5, 3, gone_ns=at(30))))
+    assert text(parent) == "/dev/zero ×3 with 60.0 KiB came and went in 41 s. By python3 many.py 60.0 KiB."
+    parent.regions.append(make_region(9, toucher(python(811), 4), kind="posix", name="/dev/shm/x", gone_ns=at(30)))
     assert text(parent) == (
-        "3 regions with 60.0 KiB came and went in 41 s: /dev/zero ×3 60.0 KiB. By python3 many.py 60.0 KiB."
+        "4 regions with 76.0 KiB came and went in 41 s: /dev/zero ×3 60.0 KiB, /dev/shm/x 16.0 KiB. "
+        "By python3 many.py 76.0 KiB."
     )
 
 
+def test_a_region_took_the_place_of_another() -> None:
+    """What went had more than what it grew by, and the growers more than what is there."""
+    worker = process(812, "php-fpm: pool www")
+    fields = {"address": 0x10000000}
+    old = make_region(1, toucher(worker, 1024), before=256, gone_ns=at(20), created_ns=at(-60), **fields)
+    new = make_region(2, toucher(worker, 2048), created_ns=at(20), **fields)
+    assert text(Parent(process(811, MASTER), [old, new])) == (
+        "opcache? is new and grew to 8.0 MiB of 256 MiB in 41 s. opcache? with 5.0 MiB went. "
+        "In all, shared memory changed by +7.0 MiB. By php-fpm: pool www 12.0 MiB (4.0 MiB gone)."
+    )
+
+
+def test_regions_that_are_new() -> None:
+    files = [
+        make_region(n, toucher(python(811), 23), kind="posix", name=f"/dev/shm/x-{n}", size_bytes=23 * PAGE_BYTES)
+        for n in range(2)
+    ]
+    assert text(Parent(python(811), files)).startswith("/dev/shm/x-# ×2 are new and grew to 184 KiB in 41 s. ")
+
+
 def test_nothing_grew() -> None:
-    assert text(Parent(python(811), [make_region(1, before=7)])) == "Nothing grew in 41 s: 1 region, +0 B."
+    assert text(Parent(python(811), [make_region(1, before=7)])) == "Nothing grew in 41 s: 28.0 KiB in 1 region."
     shrunk = make_region(1, before=7, start_bytes=9 * PAGE_BYTES)
-    assert text(Parent(python(811), [shrunk])) == "Nothing grew in 41 s: 1 region, -8.0 KiB."
+    assert text(Parent(python(811), [shrunk])) == "Nothing grew in 41 s: 28.0 KiB in 1 region, -8.0 KiB."
     assert text() == ""
 
 
@@ -149,12 +175,13 @@ def test_more_is_unseen_than_seen() -> None:
     region = make_region(1, toucher(python(811), 3), unseen=4)
     assert text(Parent(python(811), [region])).startswith("Most was unseen: 16.0 KiB; ")
     region = make_region(1, toucher(python(811), 4), unseen=4)
-    assert text(Parent(python(811), [region])).startswith("/dev/zero grew by 32.0 KiB")
+    assert text(Parent(python(811), [region])).startswith("/dev/zero is new and grew to 32.0 KiB")
 
 
 def test_a_window_of_time_has_its_growers_alone() -> None:
     found = account(Parent(python(811), list(many(7))))._replace(window=Window(at(1), at(2)))
-    assert answer(found).text == "By python3 many.py 28.0 KiB."
+    assert answer(found).text == "28.0 KiB touched first in this time. By python3 many.py 28.0 KiB."
+    assert paragraph(found).startswith("web1, 2023-11-14 22:13:21 to 22:13:22: ")
 
 
 def test_a_snapshot() -> None:
@@ -162,7 +189,7 @@ def test_a_snapshot() -> None:
     found = text(Parent(process(811, MASTER), regions), Parent(None, [make_region(3, before=1)]), tier="proc")
     assert found == (
         "12.0 MiB of shared memory in 3 regions: apcu? 10.0 MiB, /memfd:x 2.0 MiB, /dev/zero 4.0 KiB. "
-        "Made by php-fpm: master proce…/8.2/fpm/php-fpm.conf) 12.0 MiB, unknown processes 4.0 KiB."
+        "Made by php-fpm: master process (/etc/php/8.2/fpm/php-fpm.conf) 12.0 MiB, unknown processes 4.0 KiB."
     )
 
 

@@ -86,9 +86,22 @@ def test_by_time_and_something(tmp_path: Path) -> None:
     late = rows(by(path, "time,file", Window(since_ns=at(20.7))))
     assert late == [(at(20.7), INDEX, 7), ("other_times", 28), BEFORE, UNSEEN]
     text = shmtrace("report", path, "--by", "time,file").stdout.splitlines()
-    assert text[0].split() == ["from", "allocated", "by", "file"]
+    assert text[0].split() == ["from", "allocated", "gone", "by", "file"]
     assert text[1].split()[:3] == ["22:13:22", "56.0", "KiB"]
     assert text[5].split() == ["-", "44.0", "KiB", "before", "the", "trace"]
+
+
+def test_what_is_gone_is_told(tmp_path: Path) -> None:
+    """And of what nobody touched there is still a name."""
+    path = pool(tmp_path / "x")
+    assert pages(by(path, "what"), "gone_bytes") == [0, 5, 0, 0]
+    assert [row[0] for row in rows(by(path, "what,command"))] == ["opcache?", "apcu?", "before", "unseen"]
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("DELETE FROM extent WHERE process IS NOT NULL")
+        database.execute("DELETE FROM touched")
+        database.commit()
+    text = shmtrace("report", path, "--by", "command").stdout.splitlines()
+    assert text[:2] == ["allocated command", " 44.0 KiB before the trace"]
 
 
 def test_an_unknown_creator_and_a_process_number_used_again(tmp_path: Path) -> None:

@@ -54,6 +54,9 @@ def found(capture: Capture, word: str) -> list[tuple[int, int | None]]:
         ("0:1/13/3a9c21f0", [(13, 0x3A9C21F0)]),
         ("0:1/13/-", [(13, None)]),
         ("0:1/13", []),
+        ("13", [(13, None), (13, 0x3A9C21F0)]),
+        ("opcache? 11", [(11, 5)]),
+        ("/SYSV#", [(13, 0x3A9C21F0)]),
         ("0:1/11/5", []),
         ("opcache?", [(11, 5)]),
         ("opcache", [(11, 5)]),
@@ -168,6 +171,7 @@ def servers(tmp_path: Path) -> Path:
         (["-p", "posgres"], "no process of the capture matches posgres: did you mean postgres?"),
         (["-p", "("], "-p '(' is not a regular expression"),
         (["-p", ""], "-p '' would match every process"),
+        (["--region", "12"], [12]),
         (["--region", ""], "no region of the capture is called : "),
     ],
 )  # fmt: skip

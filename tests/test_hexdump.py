@@ -159,9 +159,11 @@ def test_no_content_takes_long(show: Callable[..., Iterator[str]], seconds: floa
 
 def test_choices() -> None:
     known = [
-        Known(make_region(1047, before=23, mappers=[811, 812, 813, 814]), "opcache?"),
+        Known(make_region(1047, before=23, mappers=[811, 812, 813, 814]), "opcache?", "opcache?"),
         Known(
-            make_region(9, id="0:1/9/0000000a", before=7, name="/memfd:\x1b[2Jx", kind="memfd", size_bytes=None), None
+            make_region(9, id="0:1/9/0000000a", before=7, name="/memfd:\x1b[2Jx", kind="memfd", size_bytes=None),
+            None,
+            "/memfd",
         ),
     ]
     assert hexdump.choices(known).splitlines() == [
@@ -173,7 +175,7 @@ def test_choices() -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_names_of_strangers(text: Any) -> None:
-    lines = hexdump.choices([Known(make_region(9, name=text), None)]).split("\n")
+    lines = hexdump.choices([Known(make_region(9, name=text), None, text)]).split("\n")
     assert len(lines) == 2
     assert all(line.isprintable() for line in lines)
     assert max(map(len, lines)) < 120

@@ -426,6 +426,23 @@ def test_cgroups(cgroup: str, path: str | None, proc: Proc) -> None:
     assert proc.cgroup(812) == path
 
 
+@pytest.mark.parametrize(
+    ("cgroup", "flags", "path"),
+    [
+        ("5:memory:/\n0::/x\n", 4194560, "/"),
+        ("5:memory:/\n0::/x\n", 4194560 | 4, None),
+        ("5:memory:/web\n0::/x\n", 4194560 | 4, "/web"),
+        ("0::/\n", 4194560 | 4, "/"),
+        ("5:memory:/\n", 10**30, None),
+    ],
+)
+def test_the_cgroup_of_one_that_exits(cgroup: str, flags: int, path: str | None, proc: Proc) -> None:
+    """Of v1's hierarchies it is in the root, whatever it was in."""
+    stat = stat_of(812, b"php) (fpm").replace(b" 4194560 ", b" %d " % flags)
+    put(proc, 812, cgroup=cgroup, stat=stat)
+    assert proc.cgroup(812) == path
+
+
 @pytest.mark.parametrize("statm", ["", "1", "1 x", "\0", "1 " + "9" * 5000])
 def test_no_statm(statm: str, proc: Proc) -> None:
     put(proc, 812, statm=statm)

@@ -17,7 +17,8 @@ ALONE = re.compile(r"--[^=]+=")  # as in --type=renderer: what follows says less
 # Numbers, and long hexadecimal ones. After a letter a number is part of a name, as in python3, but not at a title's.
 VARIES = re.compile(r"(?<![A-Za-z])(?:(?=[0-9a-f]*\d)[0-9a-f]{8,}(?![A-Za-z])|\d+)")
 NUMBER = re.compile(r"\d+")
-IN_REGION = re.compile(r"(?=[0-9a-f]*\d)[0-9a-f]{8,}(?![A-Za-z])|\d+")  # as in /SYSV0052e2c1
+# As in /SYSV0052e2c1, torch_11043_412 and sem.UyrEBN, which mkstemp(3) made
+IN_REGION = re.compile(r"(?=[0-9a-f]*\d)[0-9a-f]{8,}(?![A-Za-z])|\d+|(?<=[._-])(?=\w*[a-z])(?=\w+[A-Z])[A-Za-z0-9]{6}$")
 # PostgreSQL adds to a backend's title where its client is, and what it does: postgres: app orders 10.0.0.7(41234) idle
 BACKEND = re.compile(r"(postgres: \S+ \S+) (?:\[local\]|\S+\(\d+\)) .*")
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tracer import alike
-from tracer.account import ALL_TIME, Account, Parent, Process, Region
+from tracer.account import ALL_TIME, Account, Parent, Process, Region, Session
 from tracer.formatting import clock, format_bytes, format_change, moment, printable, shorten, shorten_command
 from tracer.tables import dimensions
+from tracer.tables.by_time import bounds
 
 MOST = 3  # groups named in a sentence
 WHOLE = 0.9  # a group with this share of the growth stands for all of it
-NAME_COLUMNS = 44
+NAME_COLUMNS = 60
 PEAK_BYTES = 1 << 20  # of private memory that came and went
 
 
@@ -23,11 +24,19 @@ class Grown(NamedTuple):
     what: str
     """their guessed use, or their name with what varies folded"""
     nr_regions: int
+    nr_new: int
+    """of them, made since the capture began"""
     grown_bytes: int
-    """of those that are gone: what they had when they went"""
+    """since the capture first saw them"""
     allocated_bytes: int
+    """of those that are gone: when they went"""
     size_bytes: int | None
     """None: unknown"""
+
+    @property
+    def is_new(self) -> bool:
+        """All of them were made since the capture began."""
+        return self.nr_new == self.nr_regions
 
 
 class Grower(NamedTuple):
@@ -38,6 +47,8 @@ class Grower(NamedTuple):
     nr_processes: int
     nr_exited: int
     touched_bytes: int
+    gone_bytes: int
+    """of it, in regions that are gone"""
 
 
 class Answer(NamedTuple):
@@ -49,7 +60,7 @@ class Answer(NamedTuple):
     regions: Sequence[Grown]
     """groups of regions that exist and grew, most first"""
     gone: Sequence[Grown]
-    """groups of regions that grew and are gone, most first"""
+    """groups of regions that are gone and had something, most first"""
     growers: Sequence[Grower]
     """groups that touched something first, most first"""
     unseen_bytes: int
@@ -75,8 +86,8 @@ def answer(account: Account) -> Answer:
     found = Answer(
         seconds=(session.ended_ns - session.started_ns) / 1e9,
         grown_bytes=sum(region.grown_bytes for region, _ in exist) - sum(region.start_bytes for region, _ in gone),
-        regions=_groups(exist),
-        gone=_groups(gone),
+        regions=_most_first(_groups(exist, session), lambda group: group.grown_bytes),
+        gone=_most_first(_groups(gone, session), lambda group: group.allocated_bytes),
         growers=_growers(account),
         unseen_bytes=sum(max(region.unseen_bytes, 0) for region in account.regions),
         private_grown_bytes=account.private_grown_bytes,
@@ -92,19 +103,20 @@ NO_ANSWER = "No shared memory: none of these processes maps any, or has mapped a
 
 def paragraph(account: Account) -> str:
     """The answer with its host and time, as one paragraph."""
-    session = account.session
-    when = f"{printable(session.host)}, {moment(session.started_ns)} to {clock(session.ended_ns)}"
+    since_ns, until_ns = bounds(account)
+    when = f"{printable(account.session.host)}, {moment(since_ns)} to {clock(until_ns)}"
     return f"{when}: {answer(account).text or NO_ANSWER}"
 
 
-def _groups(regions: Sequence[tuple[Region, Parent]]) -> list[Grown]:
+def _groups(regions: Sequence[tuple[Region, Parent]], session: Session) -> list[Grown]:
     alikes: dict[str, list[tuple[Region, Process | None]]] = {}
     for region, parent in regions:
         alikes.setdefault(alike.of_region(region, parent.process), []).append((region, parent.process))
-    found = [
+    return [
         Grown(
             alike.regions_called(some),
             len(some),
+            sum(_is_new(region, session) for region, _ in some),
             sum(region.grown_bytes for region, _ in some),
             sum(region.allocated_bytes for region, _ in some),
             None
@@ -113,12 +125,21 @@ def _groups(regions: Sequence[tuple[Region, Parent]]) -> list[Grown]:
         )
         for some in alikes.values()
     ]
-    return sorted((each for each in found if each.grown_bytes > 0), key=lambda each: -each.grown_bytes)
+
+
+def _is_new(region: Region, session: Session) -> bool:
+    """Whether it was made since the capture began. Of what existed before, it is mostly known when it was made."""
+    return region.created_ns >= session.started_ns if region.created_ns else not region.start_bytes
+
+
+def _most_first(groups: Sequence[Grown], size: Callable[[Grown], int]) -> list[Grown]:
+    """Those that have any of it."""
+    return sorted((group for group in groups if size(group) > 0), key=lambda group: -size(group))
 
 
 def _growers(account: Account) -> list[Grower]:
     return [
-        Grower(str(row.texts[0]), row.nr_processes, row.nr_exited, row.size_bytes)
+        Grower(str(row.texts[0]), row.nr_processes, row.nr_exited, row.size_bytes, row.gone_bytes or 0)
         for row in dimensions.by(account, ["command"]).rows
         if row.part == "touched"
     ]
@@ -133,7 +154,8 @@ def _sentences(found: Answer, account: Account) -> list[str]:
     if account.session.tier == "proc":
         return [_held(account)]
     if account.window != ALL_TIME:
-        return [sentence for sentence in [_who(found)] if sentence]
+        touched_bytes = sum(grower.touched_bytes for grower in found.growers)
+        return [f"{format_bytes(touched_bytes)} touched first in this time.", _who(found)][: 1 + bool(touched_bytes)]
     sentences = _unseen(found, account), _what(found, account), _gone(found), _who(found), _private(found)
     return [sentence for sentence in sentences if sentence]
 
@@ -155,14 +177,15 @@ def _held(account: Account) -> str:
         name = alike.called(processes) if processes else "unknown processes"
         who[name] += sum(region.allocated_bytes for parent in parents for region in parent.regions)
     total = f"{format_bytes(sum(what.values()))} of shared memory in {_count(len(account.regions), 'region')}"
-    return f"{total}: {_listed(what)}. Made by {_listed(who)}."
+    listed = [_listed([(_short(name), size) for name, size in of.most_common()]) for of in (what, who)]
+    return f"{total}: {listed[0]}. Made by {listed[1]}."
 
 
-def _listed(sizes: Counter[str]) -> str:
-    most = sizes.most_common(MOST)
-    words = [f"{_short(name)} {format_bytes(size_bytes)}" for name, size_bytes in most]
-    rest_bytes = sum(sizes.values()) - sum(size_bytes for _, size_bytes in most)
-    return ", ".join([*words, f"others {format_bytes(rest_bytes)}"] if len(sizes) > MOST else words)
+def _listed(sizes: Sequence[tuple[str, int]]) -> str:
+    """The first few of these names with their bytes, and the sum of the others."""
+    words = [f"{name} {format_bytes(size_bytes)}" for name, size_bytes in sizes[:MOST]]
+    rest_bytes = sum(size_bytes for _, size_bytes in sizes[MOST:])
+    return ", ".join([*words, f"others {format_bytes(rest_bytes)}"] if sizes[MOST:] else words)
 
 
 def _unseen(found: Answer, account: Account) -> str:
@@ -181,31 +204,34 @@ def _unseen(found: Answer, account: Account) -> str:
 def _what(found: Answer, account: Account) -> str:
     lasted = f"in {_duration(found.seconds)}"
     if not found.regions:
-        nr_regions = sum(region.gone_ns is None for region in account.regions)
-        held = f": {_count(nr_regions, 'region')}, {format_change(found.grown_bytes)}" * bool(nr_regions)
-        return "" if found.gone else f"Nothing grew {lasted}{held}."
+        exist = [region for region in account.regions if region.gone_ns is None]
+        held = f"{format_bytes(sum(region.allocated_bytes for region in exist))} in {_count(len(exist), 'region')}"
+        shrank = f", {format_change(found.grown_bytes)}" * (found.grown_bytes < 0)
+        return "" if found.gone else f"Nothing grew {lasted}: {held}{shrank}."
     first, all_bytes = found.regions[0], sum(group.grown_bytes for group in found.regions)
     if first.grown_bytes < WHOLE * all_bytes:
-        return f"Shared memory grew by {format_bytes(all_bytes)} {lasted}: {_groups_listed(found.regions)}."
-    now = f" to {format_bytes(first.allocated_bytes)}"
-    now += f" of {format_bytes(first.size_bytes)}" if first.size_bytes else ""
-    return f"{_many(first)} grew by {format_bytes(first.grown_bytes)}{now} {lasted}."
+        listed = _listed([(_many(group), group.grown_bytes) for group in found.regions])
+        return f"Shared memory grew by {format_bytes(all_bytes)} {lasted}: {listed}."
+    now = f"to {format_bytes(first.allocated_bytes)}"
+    if first.size_bytes and first.size_bytes != first.allocated_bytes:
+        now += f" of {format_bytes(first.size_bytes)}"
+    if first.is_new:
+        return f"{_many(first)} {'is' if first.nr_regions == 1 else 'are'} new and grew {now} {lasted}."
+    return f"{_many(first)} grew by {format_bytes(first.grown_bytes)} {now} {lasted}."
 
 
 def _gone(found: Answer) -> str:
     if not found.gone:
         return ""
     number = sum(group.nr_regions for group in found.gone)
-    size = format_bytes(sum(group.grown_bytes for group in found.gone))
+    size = format_bytes(sum(group.allocated_bytes for group in found.gone))
+    went = "came and went" if all(group.is_new for group in found.gone) else "went"
     lasted = "" if found.regions else f" in {_duration(found.seconds)}"
-    return f"{_count(number, 'region')} with {size} came and went{lasted}: {_groups_listed(found.gone)}."
-
-
-def _groups_listed(groups: Sequence[Grown]) -> str:
-    words = [f"{_many(group)} {format_bytes(group.grown_bytes)}" for group in groups[:MOST]]
-    if len(groups) > MOST:
-        words.append(f"others {format_bytes(sum(group.grown_bytes for group in groups[MOST:]))}")
-    return ", ".join(words)
+    change = f" In all, shared memory changed by {format_change(found.grown_bytes)}." if went == "went" else ""
+    if len(found.gone) == 1:
+        return f"{_many(found.gone[0])} with {size} {went}{lasted}.{change}"
+    listed = _listed([(_many(group), group.allocated_bytes) for group in found.gone])
+    return f"{_count(number, 'region')} with {size} {went}{lasted}: {listed}.{change}"
 
 
 def _who(found: Answer) -> str:
@@ -214,10 +240,11 @@ def _who(found: Answer) -> str:
     growers = []
     for grower in found.growers[:MOST]:
         many, exited = "", " (exited)" * bool(grower.nr_exited)
+        gone = f" ({format_bytes(grower.gone_bytes)} gone)" if grower.gone_bytes and found.regions else ""
         if grower.nr_processes > 1:
             many, exited = f" ×{grower.nr_processes}", f" ({how_many(grower.nr_exited, grower.nr_processes)} exited)"
             exited *= bool(grower.nr_exited)
-        growers.append(f"{_short_command(grower.who)}{many}{exited} {format_bytes(grower.touched_bytes)}")
+        growers.append(f"{_short_command(grower.who)}{many}{exited} {format_bytes(grower.touched_bytes)}{gone}")
     rest = found.growers[MOST:]
     if rest:
         growers.append(f"others {format_bytes(sum(grower.touched_bytes for grower in rest))}")
@@ -234,7 +261,7 @@ def _private(found: Answer) -> str:
     peak_bytes = found.private_peak_grown_bytes or 0
     if peak_bytes >= PEAK_BYTES and peak_bytes >= 2 * end_bytes:
         shrank = format_bytes(peak_bytes - end_bytes)
-        return f"Private memory grew by {at_most}{format_bytes(peak_bytes)}, then shrank by {shrank}."
+        return f"Private memory grew by about {format_bytes(peak_bytes)}, then shrank by {shrank}."
     return f"Private memory grew by {at_most}{format_bytes(end_bytes)}." if end_bytes > 0 else ""
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tracer import account
+from tracer import account, alike
 from tracer.account import Account, Region
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
@@ -23,12 +23,20 @@ class Known(NamedTuple):
 
     region: Region
     guess: str | None
+    alike: str
+    """what it is called together with those that are alike, as in /dev/shm/torch_#_#"""
+
+    @property
+    def shown(self) -> str:
+        """As reports call it."""
+        return self.guess or self.region.name
 
     @property
     def names(self) -> list[str]:
-        """All that a user may call it; the guess also without its question mark."""
-        names = [self.region.id, self.region.name, printable(self.region.name)]
-        return names + ([self.guess, self.guess.rstrip("?")] if self.guess else [])
+        """All that a user may call it; the guess also without its question mark, the inode as in the tables."""
+        names = [self.region.id, str(self.region.ino), self.region.name, printable(self.region.name), self.alike]
+        names += [self.guess, self.guess.rstrip("?")] if self.guess else []
+        return [*names, f"{self.shown} {self.region.ino}"]
 
 
 def tgid_of(word: str) -> int | None:
@@ -42,7 +50,9 @@ def find(read: Account, capture: Capture, word: str) -> list[Known]:
     regions = known(read)
     place = PLACE.fullmatch(word)
     if not place:
-        return [each for each in regions if word in each.names]
+        # a name that the kernel gave to all alike, such as /dev/zero, means those that have no other
+        shown = [each for each in regions if word in (each.shown, printable(each.shown))]
+        return shown or [each for each in regions if word in each.names]
     query = """
         SELECT DISTINCT region FROM mapping JOIN process ON process.id = mapping.process
         WHERE tgid = ? AND mapping.address <= ? AND ? < mapping.address + pages * 4096
@@ -68,7 +78,11 @@ def names(regions: Iterable[Known]) -> list[str | None]:
 
 def known(read: Account) -> list[Known]:
     """All regions of an account, most allocated first."""
-    found = [Known(region, guess(region, parent.process)) for parent in read.parents for region in parent.regions]
+    found = [
+        Known(region, guess(region, parent.process), alike.of_region(region, parent.process))
+        for parent in read.parents
+        for region in parent.regions
+    ]
     return sorted(found, key=lambda each: -each.region.allocated_bytes)
 
 

@@ -79,9 +79,12 @@ def shorten(text: str, columns: int) -> str:
 def shorten_command(text: str, columns: int) -> str:
     """A command line or title cut to at most this many columns.
 
-    A title is cut in its middle. A command line loses its program's directory first, then its end.
+    A title is cut in its middle. A command line loses its program's directory first, then its end. A PID before it
+    stays.
     """
     program, *arguments = text.split(" ")
+    if program.isdecimal() and arguments:
+        return fit(f"{program} {shorten_command(' '.join(arguments), columns - len(program) - 1)}", columns)
     if width(text) <= columns or program.endswith(":") or not arguments:
         return shorten(text, columns)
     return fit(" ".join([program.rpartition("/")[2] or program, *arguments]), columns)

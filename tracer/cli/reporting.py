@@ -63,8 +63,8 @@ def _uncollected() -> Iterator[None]:
     default="parent",
     show_default=True,
     metavar="GROUP",
-    help="Group by this: parent, region, process, command (processes that are alike), creator (of the region), unit, "
-    "container, time, stack, unmapped (what no process maps); with labels in the capture also script, request, file, "
+    help="Group by this: parent, region, process, command (processes that are alike), creator (of the region), what (regions "
+    "that are alike), unit, container, time, stack, unmapped (what no process maps); with labels in the capture also script, request, file, "
     "directory, query (without its values), statement, label. Or by two of them, as in script,command.",
 )
 @click.option(

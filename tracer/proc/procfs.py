@@ -55,6 +55,9 @@ NUMBER = re.compile(rb"\d{1,15}")
 SEGMENT = b"shmid cpid lpid nattch atime dtime ctime size rss swap".split()  # columns of /proc/sysvipc/shm
 
 
+FLAGS, PF_EXITING = 6, 0x4  # a field of /proc/PID/stat after the name, and a bit of it: include/linux/sched.h
+
+
 class ProcessStat(NamedTuple):
     """A process, from /proc/PID/stat and /proc/PID/cmdline."""
 
@@ -240,7 +243,14 @@ class Proc:
             for name in controllers.split(b","):
                 paths[name] = path
         found = paths.get(b"memory", paths.get(b""))
-        return None if found is None else bounded.text(found, PATH_BYTES)
+        # of a process that exits, v1 says "/" (proc_cgroup_show() of kernel/cgroup/cgroup.c)
+        if found is None or (found == b"/" and b"memory" in paths and self._is_exiting(tgid)):
+            return None
+        return bounded.text(found, PATH_BYTES)
+
+    def _is_exiting(self, tgid: int) -> bool:
+        fields = self._beginning(tgid, "stat").rpartition(b")")[2].split()
+        return len(fields) <= FLAGS or not NUMBER.fullmatch(fields[FLAGS]) or bool(int(fields[FLAGS]) & PF_EXITING)
 
     def ns_tgid(self, tgid: int) -> int | None:
         """Its PID in its own PID namespace, from NSpid of /proc/PID/status; None if it is the same."""

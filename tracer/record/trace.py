@@ -227,6 +227,8 @@ class Trace:
             return
         began_s = time.monotonic()
         tree = self.lives.tree()
+        if not self._private:  # a command that is to be run is still a copy of this process
+            tree = [process for process in tree if self._proc.parent(process.tgid) != os.getpid()]
         now = private_memory.measure(
             self._proc, (process.tgid for process in tree), (process.cgroup for process in tree)
         )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from tracer.account import Account, Labelled, Process, read_labels, read_processes
 from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.formatting import shorten_command
 from tracer.tables.table import Column, Table
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400
@@ -59,7 +60,7 @@ BY_TIME = [
     Column("grown_bytes", "grown", lambda row: row.grown_bytes, signed=True),
     Column("touched_bytes", "touched", lambda row: row.touched_bytes),
     Column("grower_bytes", "most", lambda row: row.grower_bytes),
-    Column("grower", "by", lambda row: row.grower.who if row.grower else "", "<"),
+    Column("grower", "by", lambda row: row.grower.who if row.grower else "", "<", cut=shorten_command),
     Column("started", "started", lambda row: row.started),
     Column("exited", "exited", lambda row: row.exited),
 ]

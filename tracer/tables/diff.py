@@ -9,6 +9,7 @@ from typing import Callable, NamedTuple, TypeVar
 
 from tracer import alike, labels
 from tracer.account import NAMELESS, Account, Parent, Process, Region
+from tracer.formatting import shorten, shorten_command
 from tracer.tables.rollup import command
 from tracer.tables.table import Column, Table
 
@@ -60,7 +61,9 @@ class Diff(NamedTuple):
 
 REGION_COLUMNS = [
     Column("of", "", lambda row: row.of, "<"),
-    Column("what", "what", lambda row: row.what, "<", shown=lambda row: f"{row.what} {_number(row)}".rstrip()),
+    Column(
+        "what", "what", lambda row: row.what, "<", shown=lambda row: f"{row.what} {_number(row)}".rstrip(), cut=shorten
+    ),
     Column("kind", "kind", lambda row: row.kind, "<"),
     Column("how", "is", lambda row: row.how, "<"),
     Column("ids_a", "", lambda row: " ".join(row.ids_a), "<"),
@@ -74,7 +77,7 @@ REGION_COLUMNS = [
 ]
 PROCESS_COLUMNS = [
     Column("tgids", "PID", lambda row: _number(row) or "".join({*row.ids_a, *row.ids_b})),
-    Column("what", "process", lambda row: row.what, "<"),
+    Column("what", "process", lambda row: row.what, "<", cut=shorten_command),
     *[column for column in REGION_COLUMNS if column.name == "how" or column.name.startswith("touched")],
 ]
 
@@ -252,7 +255,7 @@ def _labels(a: Account, b: Account) -> Table | None:
         for text in dict.fromkeys([*touched_a, *touched_b])
     ]
     rows.sort(key=lambda row: -abs(row.touched_change_bytes))
-    name = Column("what", kind, lambda row: row.what, "<")
+    name = Column("what", kind, lambda row: row.what, "<", cut=shorten)
     return Table("label", [*PROCESS_COLUMNS[2:], name], rows, _sum(rows, allocated=False))
 
 

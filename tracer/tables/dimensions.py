@@ -15,12 +15,19 @@ from tracer.account import NAMELESS, Account, Labelled, Parent, Process, Region
 from tracer.capture.capture import Capture
 from tracer.cgroup import place, short
 from tracer.errors import ShmtraceError
+from tracer.formatting import fit, format_bytes, shorten, shorten_command
 from tracer.tables.by_time import parts_of_time
 from tracer.tables.rollup import PARTS, what
 from tracer.tables.table import Column, Table
 
-NAMES = ["command", "creator", "process", "region", "unit", "container", "time"]
-"""The dimensions of every capture. command and creator stand for groups of processes that are alike."""
+NAMES = ["command", "creator", "process", "what", "region", "unit", "container", "time"]
+"""The dimensions of every capture. command and creator stand for processes that are alike, what for such regions."""
+
+CUTS: Mapping[str, Callable[[str, int], str]] = {
+    **dict.fromkeys(["command", "creator", "process"], shorten_command),
+    **dict.fromkeys(["what", "region", "unit", "script", "file", "directory"], shorten),
+}
+"""How a text is made to fit: many names differ at their end alone."""
 
 Text = Union[str, int, None]
 
@@ -49,6 +56,8 @@ class Group(NamedTuple):
     last_ns: int | None = None
     regions: Sequence[str] = ()
     """names of the regions, most touched first"""
+    gone_bytes: int = 0
+    """of it, in regions that are gone"""
     key: Hashable = None
     """identity of a touched row, which stays the same while the row grows"""
 
@@ -138,6 +147,11 @@ def _dimension(name: str, depth: int | None, names: Mapping[int, str]) -> _Dimen
         return _of_processes(lambda cell: cell.region.creator and cell.region.creator.process)
     if name == "process":
         return _Dimension(lambda cell: cell.labelled.process.row, lambda some: some[0].labelled.process.who)
+    if name == "what":
+        return _Dimension(
+            lambda cell: alike.of_region(cell.region, cell.parent.process),
+            lambda some: alike.regions_called((cell.region, cell.parent.process) for cell in some),
+        )
     if name == "region":
         return _Dimension(lambda cell: cell.region.row, lambda some: names[some[0].region.row])
     if name == "unit":
@@ -191,6 +205,7 @@ def _group(key: Hashable, texts: Sequence[Text], some: Sequence[Cell], names: Ma
         first_ns,
         last_ns,
         [names[row] for row, _ in regions.most_common()],
+        sum(cell.labelled.touched_bytes for cell in some if cell.region.gone_ns is not None),
         key,
     )
 
@@ -205,18 +220,39 @@ def _columns(names: Sequence[str]) -> list[Column]:
         *(Column("time_ns", "from", _text(place)) for place, name in enumerate(names) if name == "time"),
         Column("part", "", lambda row: row.part, "<"),
         Column("allocated_bytes", "allocated", lambda row: row.size_bytes),
-        Column("processes", "by", lambda row: row.nr_processes, shown=lambda row: str(row.nr_processes or "")),
+        Column(
+            "gone_bytes",
+            "gone",
+            lambda row: row.gone_bytes,
+            shown=lambda row: format_bytes(row.gone_bytes) if row.gone_bytes else "",
+            if_any=True,
+        ),
+        Column(
+            "processes",
+            "touchers" if "creator" in names else "by",
+            lambda row: row.nr_processes,
+            shown=lambda row: str(row.nr_processes or ""),
+        ),
         Column(
             "exited",
             "exited" if "command" in names else "",
             lambda row: row.nr_exited,
             shown=lambda row: str(row.nr_exited or ""),
+            if_any=True,
         ),
         Column("first_ns", "first" * alone, lambda row: row.first_ns),
         Column("last_ns", "last" * alone, lambda row: row.last_ns),
         Column("regions", "", lambda row: ", ".join(row.regions), "<"),
         *(
-            Column(names[place], names[place], _text(place), "<", shown=_shown(place, place == texts[0]))
+            Column(
+                names[place],
+                names[place],
+                _text(place),
+                "<",
+                shown=_shown(place, place == texts[0]),
+                always=True,
+                cut=CUTS.get(names[place], fit),
+            )
             for place in texts
         ),
     ]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tracer import guess
 from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher
 from tracer.capture.capture import Capture
+from tracer.formatting import shorten, shorten_command
 from tracer.tables.by_time import bounds, histories
 from tracer.tables.table import Column, Table
 
@@ -43,20 +44,25 @@ BY_REGION = [
     Column("id", "", lambda row: row.region.id, "<"),
     Column("ino", "region", lambda row: row.region.ino),
     Column(
-        "what", "what", lambda row: row.what, "<", shown=lambda row: f"{row.what}{', gone' * bool(row.region.gone_ns)}"
+        "what",
+        "what",
+        lambda row: row.what,
+        "<",
+        shown=lambda row: f"{row.what}{', gone' * bool(row.region.gone_ns)}",
+        cut=shorten,
     ),
     Column("name", "", lambda row: row.region.name, "<"),
     Column("kind", "kind", lambda row: row.region.kind, "<"),
     Column("size_bytes", "size", lambda row: row.region.size_bytes),
     Column("allocated_bytes", "allocated", lambda row: row.region.allocated_bytes),
     Column("grown_bytes", "grown", lambda row: row.grown_bytes, signed=True),
-    Column("peak_bytes", "peak", lambda row: row.region.peak_bytes),
-    Column("swapped_bytes", "swapped", lambda row: row.region.swapped_bytes),
+    Column("peak_bytes", "", lambda row: row.region.peak_bytes),
+    Column("swapped_bytes", "swapped", lambda row: row.region.swapped_bytes, if_any=True),
     Column("touched_bytes", "", lambda row: row.region.touched_bytes),
     Column("other_times_bytes", "", lambda row: row.region.other_times_bytes),
     Column("before_bytes", "", lambda row: row.region.before_bytes),
     Column("unseen_bytes", "", lambda row: row.region.unseen_bytes),
-    Column("grower", "most by", lambda row: who(row.grower and row.grower.process), "<"),
+    Column("grower", "most by", lambda row: who(row.grower and row.grower.process), "<", cut=shorten_command),
     Column("grower_bytes", "", lambda row: row.grower.touched_bytes if row.grower else 0),
     Column("creator", "creator", lambda row: row.region.creator and row.region.creator.process.tgid),
     Column("creator_command", "", lambda row: command(row.region.creator and row.region.creator.process), "<"),
@@ -105,12 +111,17 @@ BY_PROCESS = [
     Column("started_ns", "", lambda row: row.process.started_ns),
     Column("ns_tgid", "", lambda row: row.process.ns_tgid),
     Column(
-        "command", "process", lambda row: command(row.process), "<", shown=lambda row: row.process.who.partition(" ")[2]
+        "command",
+        "process",
+        lambda row: command(row.process),
+        "<",
+        shown=lambda row: row.process.who.partition(" ")[2],
+        cut=shorten_command,
     ),
     Column("parent", "", lambda row: row.process.parent),
     Column("cgroup", "", lambda row: row.process.cgroup, "<"),
     Column("touched_bytes", "touched", lambda row: row.touched_bytes),
-    Column("freed_bytes", "freed", lambda row: row.freed_bytes),
+    Column("freed_bytes", "freed", lambda row: row.freed_bytes, if_any=True),
     Column("faults", "faults", lambda row: row.faults),
     Column("exited_ns", "exited", lambda row: row.process.exited_ns),
     Column("regions", "of", lambda row: ", ".join(row.regions), "<"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple, Union
 
 from tracer.errors import ShmtraceError
+from tracer.formatting import fit
 
 Value = Union[int, str, None]
 
@@ -25,6 +26,12 @@ class Column(NamedTuple):
     """a change in bytes, shown with its sign"""
     shown: Callable[[Any], str] | None = None
     """its text for people, if that is more than the value"""
+    always: bool = False
+    """people see it even if all its values are unknown"""
+    cut: Callable[[str, int], str] = fit
+    """makes its text fit into so many terminal columns"""
+    if_any: bool = False
+    """people see it only if a value is neither unknown nor 0"""
 
     @property
     def key(self) -> str:
@@ -34,11 +41,12 @@ class Column(NamedTuple):
 
 def told(columns: Sequence[Column], rows: Sequence[Any]) -> list[Column]:
     """The columns to show people: those with a title, and a known value in at least one row."""
-    return [
-        column
-        for column in columns
-        if _is_told(column) and (not rows or any(column.get(row) is not None for row in rows))
-    ]
+    return [column for column in columns if _is_told(column) and (not rows or _tells(column, rows))]
+
+
+def _tells(column: Column, rows: Sequence[Any]) -> bool:
+    nothing = (None, 0) if column.if_any else (None,)
+    return column.always or any(column.get(row) not in nothing for row in rows)
 
 
 def _is_told(column: Column) -> bool:

@@ -21,7 +21,9 @@ def text(found: Diff, a: Account, b: Account) -> str:
             f"{name}  {printable(session.host)}  {moment(session.started_ns)} to {moment(session.ended_ns)}{cut_off}"
         )
     lines += [
-        "same boot: matched by inode and start time" if found.same_boot else "different boots or hosts: matched by name"
+        "same boot: matched by inode and start time, then by name"
+        if found.same_boot
+        else "different boots or hosts: matched by name"
     ]
     lines += ["", *table.text(found.regions, limit=MAX_ROWS), ""]
     lines += table.text(found.processes, limit=MAX_ROWS)

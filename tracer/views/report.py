@@ -41,6 +41,7 @@ MAX_CHARGED = 2
 BELONGS_COLUMNS = 19  # a line has room for two of these, and the number of others
 HEADER = "    {:>7} {:>8} {:>5}{} {}"
 FAULTS = " {:>7}"
+MAX_ENDINGS = 2
 MAX_DEEDS = 5
 MAX_UNMAPPED = 20
 DEEDS = "    {:>8} {:>5}  {}"
@@ -194,11 +195,14 @@ def _number(processes: Sequence[Process]) -> str:
 
 
 def _ended(processes: Sequence[Process]) -> str:
-    """How and when a process ended; of several, how many. Empty if none has."""
+    """How and when a process ended; of several, how many in which way. Empty if none has."""
     exited = [process for process in processes if process.exited_ns]
     if len(processes) == 1 and exited:
         return f"{exited[0].ending} {clock(exited[0].exited_ns)}"
-    return f"{how_many(len(exited), len(processes))} exited" if exited else ""
+    endings = Counter(process.ending for process in exited)
+    return ", ".join(
+        f"{how_many(number, len(processes))} {ending}" for ending, number in endings.most_common(MAX_ENDINGS)
+    )
 
 
 # ---- regions ----
@@ -219,10 +223,7 @@ def _summary(owned: Sequence[Owned], collides: bool, account: Account) -> list[s
     if first.gone_ns:
         went = [clock(time_ns) for time_ns in sorted(region.gone_ns or 0 for region in regions)]
         line += f" when {'they' if number else 'it'} went"
-        if went[0] == went[-1]:
-            line += f", {went[0]}"
-        else:
-            parts.append(f"{went[0]} to {went[-1]}")
+        parts.append(" to ".join(dict.fromkeys((went[0], went[-1]))))
     elif account.session.tier != "proc":
         line += f", {format_change(sum(region.grown_bytes for region in regions))} in {_seconds(account)}"
     name = shorten(printable(alike.regions_called(owned)), max(COLUMNS - 2 - width(line), NAME_COLUMNS))
@@ -282,7 +283,7 @@ def _regions(owned: Sequence[Owned], collides: bool, owner: Owner, account: Acco
     if used:
         noun = "more" if touchers else "process" if len(used) == 1 else "processes"
         faults = sum(toucher.faults or 0 for toucher in everyone if toucher.process.row in used)
-        lines.append(f"    used without growing it by {len(used)} {noun}: {faults} faults")
+        lines.append(f"    used without growing it by {len(used)} {noun}: {faults} fault{'s' * (faults != 1)}")
     return lines
 
 

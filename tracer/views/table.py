@@ -9,7 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable
 
 from tracer.account import Account
-from tracer.formatting import COLUMNS, clock, fit, format_bytes, format_change, moment, printable, width
+from tracer.formatting import (
+    COLUMNS,
+    clock,
+    fit,
+    format_bytes,
+    format_change,
+    moment,
+    printable,
+    width,
+)
 from tracer.tables.table import Column, Table, Value, told
 from tracer.views.json import SCHEMA, rfc3339
 from tracer.views.report import footer, warnings
@@ -52,13 +61,15 @@ def _align(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[st
 
 
 def _pad(column: Column, cell: str, columns: int) -> str:
-    cell = fit(cell, columns)
+    cell = column.cut(cell, columns)
     space = " " * (columns - width(cell))
     return cell + space if column.align == "<" else space + cell
 
 
 def _cell(column: Column, row: Any, days: bool) -> str:
-    value = column.shown(row) if column.shown else column.get(row)
+    if column.shown:
+        return printable(column.shown(row))
+    value = column.get(row)
     if column.name.endswith("_ns"):
         return "-" if value is None else moment(int(value)) if days else clock(int(value))
     if value is None:

@@ -69,7 +69,7 @@ def by(account: Account, names: Sequence[str], capture: Capture | None = None, d
     dimensions = [_dimension(name, depth, names_of) for name in of]
     found: dict[tuple[Hashable, ...], list[Cell]] = {}
     for cell in _of_parts_of_time(account, capture) if capture and "time" in names else cells(account):
-        found.setdefault(tuple(dimension.key(cell) for dimension in dimensions), []).append(cell)
+        found.setdefault(tuple([dimension.key(cell) for dimension in dimensions]), []).append(cell)
     rows = [
         _group(key, [dimension.text(some) for dimension in dimensions], some, names_of) for key, some in found.items()
     ]
@@ -155,16 +155,17 @@ def _of_texts(text: Callable[[Cell], Text]) -> _Dimension:
 
 def _of_processes(get: Callable[[Cell], Process | None]) -> _Dimension:
     """Groups of processes that are alike. get: returns None if the process is unknown."""
-    known: dict[Process, str] = {}
+    known: dict[int, str] = {}
 
     def key(cell: Cell) -> str | None:
         process = get(cell)
-        if process and process not in known:
-            known[process] = alike.of_process(process)
-        return process and known[process]
+        if process and process.row not in known:
+            known[process.row] = alike.of_process(process)
+        return process and known[process.row]
 
     def text(some: Sequence[Cell]) -> str | None:
-        return alike.called(process for cell in some if (process := get(cell))) if get(some[0]) else None
+        found = {process.row: process for cell in some if (process := get(cell))}
+        return alike.called(found.values()) if found else None
 
     return _Dimension(key, text)
 
@@ -181,13 +182,13 @@ def _group(key: Hashable, texts: Sequence[Text], some: Sequence[Cell], names: Ma
     regions: Counter[int] = Counter()
     for cell in some:
         regions[cell.region.row] += cell.labelled.touched_bytes
-    processes = {cell.labelled.process for cell in some}
+    processes = {cell.labelled.process.row: cell.labelled.process for cell in some}
     return Group(
         "touched",
         texts,
         sum(regions.values()),
         len(processes),
-        sum(process.exited_ns is not None for process in processes),
+        sum(process.exited_ns is not None for process in processes.values()),
         min(cell.labelled.first_ns for cell in some),
         max(cell.labelled.last_ns for cell in some),
         [names[row] for row, _ in regions.most_common()],

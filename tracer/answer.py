@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tracer import alike
 from tracer.account import ALL_TIME, Account, Parent, Process, Region
-from tracer.formatting import clock, fit, format_bytes, format_change, moment, printable
+from tracer.formatting import clock, duration, fit, format_bytes, format_change, moment, printable
 from tracer.tables import dimensions
 
 MOST = 3  # groups named in a sentence
@@ -164,7 +164,7 @@ def _unseen(found: Answer) -> str:
 
 
 def _what(found: Answer, account: Account) -> str:
-    lasted = f"in {_duration(found.seconds)}"
+    lasted = f"in {duration(found.seconds)}"
     if not found.regions:
         nr_regions = sum(region.gone_ns is None for region in account.regions)
         held = f": {_count(nr_regions, 'region')}, {format_change(found.grown_bytes)}" * bool(nr_regions)
@@ -182,7 +182,7 @@ def _gone(found: Answer) -> str:
         return ""
     number = sum(group.nr_regions for group in found.gone)
     size = format_bytes(sum(group.grown_bytes for group in found.gone))
-    lasted = "" if found.regions else f" in {_duration(found.seconds)}"
+    lasted = "" if found.regions else f" in {duration(found.seconds)}"
     return f"{_count(number, 'region')} with {size} came and went{lasted}: {_groups_listed(found.gone)}."
 
 
@@ -225,9 +225,3 @@ def _short(name: str) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

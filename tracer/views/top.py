@@ -428,7 +428,7 @@ def _used(row: RegionLine) -> str:
     share = _share(row)
     if share < 0:
         return "?"
-    return "<1%" if 0 < share < 0.01 else f"{int(share * 100)}%"
+    return "<1%" if 0 < share < 0.01 else f"{int(share * 100)}%" if share < 10 else ">999%"
 
 
 def _speed(row: RegionLine) -> str:
@@ -504,11 +504,13 @@ GROUP_COLUMNS: list[LineColumn[Any]] = [
 ]
 
 
-def grower_columns(by: str, of_one: bool = False) -> list[LineColumn[Any]]:
-    """The columns of the growers' table. of_one: the table is of one region, so it has no column regions."""
+def grower_columns(by: str, of: Opened | None = None) -> list[LineColumn[Any]]:
+    """The columns of a growers' table. of: what the table is inside of, of which there is no need to count one."""
     name: LineColumn[GroupLine] = LineColumn(by, 12, lambda row: row.name, lambda row: row.name, 0, stretches=True)
     columns = [*GROUP_COLUMNS, name] if by != "process" else GROWER_COLUMNS
-    return [column for column in columns if not (of_one and column.title == "regions")]
+    known = {"regions"} if of else set()
+    known |= {"processes", "exited"} if of and of.by == "process" else set()
+    return [column for column in columns if column.title not in known]
 
 
 def matching(rows: Sequence[Row], columns: Sequence[LineColumn[Row]], text: str) -> Sequence[Row]:

@@ -35,23 +35,23 @@ NOTE_S = 10.0
 NO_LABELS = "--label php or postgres tells what pages were made for: scripts, requests, queries"
 
 HELP = """\
-s, S     sort by the next column, or by the previous one; or click it
+s, S     sort by the next column, or the one before; or click on one
 Tab      go to the other table
 ↑ ↓      select a row; on the first row, the list stays at its top
-Enter    open the selected row: of a region, who touched it; of a
-         grower, its processes, regions and labels
+Enter    open the selected row: who touched a region; the processes,
+         regions and labels of a grower
 Esc      end the filter, or go back
-/        filter: show the rows that contain a text
-b        group growers by the next of: script, request, file or query
-         with --label, then command, creator, unit, container, process
+/        show only rows that contain a text
+b        group by the next of: script, request, file, query
+         (with --label), command, creator, unit, container, process
 p        pause or resume the display; the trace itself goes on
 q        stop the trace and print its report; Ctrl-C does the same
 ?        this help; any key closes it
 
 used     allocated, of the region's size
-rate     growth a second, over the last 10 seconds
-full in  the time until it is full, if it grows on as in 5 minutes
-5 min    growth in each half minute of the last 5
+rate     growth a second in the last 10 seconds
+full in  the time until it is full, if it grows as in 5 minutes
+5 min    growth in each half minute
 delta    change since the last update; "." means none
 grown    change since the trace began
 touched  of the pages allocated now, those the grower touched first;
@@ -260,11 +260,11 @@ class Top(App[Account]):
                 yield TableWidget(top.grower_columns("process"), "touched", id="growers")
             with Vertical(id="region"):
                 yield Static(id="about", classes="about", markup=False)
-                yield TableWidget(top.grower_columns("process", of_one=True), "touched", id="touchers")
+                yield TableWidget(top.grower_columns("process"), "touched", id="touchers")
             with Vertical(id="grower"):
                 yield Static(id="about_grower", classes="about", markup=False)
                 for number in range(MAX_PARTS):
-                    yield TableWidget(top.grower_columns("process", of_one=True), "touched", id=f"part{number}")
+                    yield TableWidget(top.grower_columns("process"), "touched", id=f"part{number}")
         yield Input(id="filter", placeholder="rows that contain …", compact=True, select_on_focus=False)
         yield Footer()
 
@@ -345,7 +345,7 @@ class Top(App[Account]):
         if row:
             by = self._grouped_by(view)
             self._tell("#about", *top.describe(row, view.account.session.complete))
-            self._show("#touchers", top.grower_columns(by, of_one=True), top.growers(view, by, row))
+            self._show("#touchers", top.grower_columns(by, opened), top.growers(view, by, row))
 
     def _draw_grower(self, view: top.View, opened: Opened) -> None:
         row = next((row for row in top.growers(view, opened.by) if row.key == opened.key), None)
@@ -355,7 +355,7 @@ class Top(App[Account]):
             for number in range(MAX_PARTS):
                 self._main(f"#part{number}", TableWidget).display = number < len(parts)
             for number, by in enumerate(parts):
-                columns = top.grower_columns(by, of_one=True)
+                columns = top.grower_columns(by, opened)
                 self._show(f"#part{number}", columns, top.inside(view, opened, by))
 
     def _grouped_by(self, view: top.View) -> str:

@@ -6,15 +6,16 @@ import asyncio
 import functools
 import re
 from collections.abc import Awaitable
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 from textual.app import App
 from textual.pilot import Pilot
-from textual.widgets import OptionList, Static
+from textual.screen import Screen
+from textual.widgets import Input, OptionList, Static
 
-from tests.test_top import BEFORE, FIRST, IS, NOW, SECOND, WAS, doing, labelled, opcache, pool
-from tests.test_views import HOSTILE, account, make_region, process, toucher
+from tests.test_top import BEFORE, FIRST, IS, NOW, POOL, SECOND, WAS, doing, labelled, opcache, pool
+from tests.test_views import HOSTILE, account, at, make_region, process, toucher
 from tracer.account import Account, Creator, Parent
 from tracer.formatting import format_bytes, printable
 from tracer.proc.shmem import PAGE_BYTES
@@ -36,18 +37,33 @@ def cells(line: str) -> list[str]:
 ATTACHING = "attaching to 33 processes …"
 
 
+MANY = pool(
+    opcache(*((who, 3 + number) for number, who in enumerate(POOL))),
+    make_region(1048, before=12),
+    make_region(1049, toucher(POOL[0], 5), name="/memfd:gone", gone_ns=at(30)),
+)
+"""More growers than are shown by process."""
+
+
 class Fed(Top):
     """Fed with accounts by the test."""
 
     def __init__(self, first: Account | None, by: str | None = None, ascii_only: bool = False) -> None:
         self.accounts: asyncio.Queue[Account | None] = asyncio.Queue()
         self.stopped = 0
+        self.frames: list[list[str]] = []
         if first:
             self.accounts.put_nowait(first)
         super().__init__(ATTACHING, self.accounts.get, self._count, by, ascii_only)
 
     def _count(self) -> None:
         self.stopped += 1
+
+    def _display(self, screen: Screen, renderable: Any) -> None:
+        """Keep what is painted, as lines of text."""
+        super()._display(screen, renderable)
+        strips = screen._compositor.render_strips()
+        self.frames.append(["".join(segment.text for segment in strip).rstrip() for strip in strips])
 
     async def feed(self, now: Account, pilot: Driven) -> None:
         self.accounts.put_nowait(now)
@@ -356,3 +372,170 @@ def test_what_goes_wrong_in_drawing_is_raised(
         top_screen.show(ATTACHING, following, lambda: None, "process")
     shown = capsys.readouterr()
     assert "Traceback" not in shown.out + shown.err
+
+
+# ---- before the first account, and between two frames ----
+
+
+def test_what_it_attaches_to_is_said_until_there_is_an_account() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        assert app.frames
+        for frame in app.frames:
+            assert [line for line in frame[:-1] if line] == [ATTACHING]
+        await pilot.press("s", "b", "slash", "enter", "p", "p", "escape")
+        await app.feed(NOW, pilot)
+        assert app.lines("regions")[0].startswith("opcache?")
+        assert ATTACHING not in app.frames[-1]
+        await pilot.press("enter")
+        assert app.inside
+
+    driven(script, None)
+
+
+def test_what_is_told_to_end_while_it_attaches_ends_then() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        await pilot.press("q")
+        assert app.stopped == 1
+        assert app.about("#where")[0].startswith("ending")
+        await app.feed(NOW, pilot)
+        assert app.stopped == 2
+
+    driven(script, None)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 50)])
+def test_no_frame_has_a_table_without_its_rows(size: tuple[int, int]) -> None:
+    """On the first account, on Enter, Esc and b, and when the terminal is resized."""
+
+    async def script(app: Fed, pilot: Driven) -> None:
+        for keys in (["enter"], ["escape"], ["tab", "enter"], ["escape"], ["b"], ["b"]):
+            await pilot.press(*keys)
+            await pilot.pause()
+        await pilot.resize_terminal(size[0] + 23, size[1] + 7)
+        await pilot.resize_terminal(size[0] - 17, size[1] - 3)
+        for frame in app.frames:
+            if ATTACHING in frame:
+                continue
+            headings = [number for number, line in enumerate(frame) if "▼" in line]
+            assert headings
+            assert all(frame[number + 1] for number in headings)
+            assert "…" not in [line.strip() for line in frame]
+
+    driven(script, MANY, size)
+
+
+# ---- what opens, what is filtered, what is clicked ----
+
+
+def test_growers_are_grouped_by_command_once_they_are_many() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        assert cells(app.lines("growers")[0])[:2] == ["812", "92.0 KiB"]
+        await app.feed(MANY, pilot)
+        assert [line.rstrip()[-17:] for line in app.lines("growers")] == ["php-fpm: pool api", "php-fpm: pool www"]
+        await pilot.press("b")
+        assert cells(app.lines("growers")[0])[:2] == ["818", "36.0 KiB"]
+        assert app.about("#balance")[-1] == top_screen.NO_LABELS
+        await pilot.press("b")
+        assert [cells(line)[0] for line in app.lines("growers")] == ["96.0 KiB", "92.0 KiB"]
+
+    driven(script)
+
+
+def test_look_into_a_grower_and_back() -> None:
+    """A command, one of its processes, one of its regions; each Esc leads to where Enter was."""
+
+    async def script(app: Fed, pilot: Driven) -> None:
+        await pilot.press("tab", "down", "enter")
+        assert app.about("#about_grower") == [
+            "command php-fpm: pool www",
+            "touched 92.0 KiB, delta +92.0 KiB, by 4 process(es), 0 exited",
+        ]
+        assert [cells(line)[0] for line in app.lines("part0")] == ["812", "815", "814", "813"]
+        assert [cells(line)[4:] for line in app.lines("part1")] == [["opcache?", "1047"], ["apcu?", "1049"]]
+        assert not app.query_one("#part2").display
+        await pilot.press("down", "enter")
+        assert app.about("#about_grower")[0] == "815 php-fpm: pool www"
+        assert [cells(line) for line in app.lines("part0")] == [["24.0 KiB", "+24.0 KiB", "opcache?", "1047"]]
+        await pilot.press("enter")
+        assert app.inside
+        assert app.about("#about")[1] == "region 0:1/1047/3a9c21f0"
+        await pilot.press("escape")
+        assert app.about("#about_grower")[0] == "815 php-fpm: pool www"
+        await pilot.press("escape")
+        assert app.about("#about_grower")[0] == "command php-fpm: pool www"
+        await pilot.press("escape", "escape", "escape")
+        assert not app.query_one("#grower").display
+        assert app.query_one("#growers", TableWidget).chosen == app.query_one("#growers", TableWidget)._shown[1]
+
+    driven(script, MANY)
+
+
+def test_labels_of_a_grower() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        await pilot.press("tab", "enter")
+        assert [cells(line)[-1] for line in app.lines("part1")] == ["a", "?", "(none)"]
+
+    driven(script, IS, by="process")
+
+
+def test_filter() -> None:
+    """What is typed is no key, whatever it is; on the level of an opened row there is another filter."""
+
+    async def script(app: Fed, pilot: Driven) -> None:
+        await pilot.press("slash", *"POOL Api")
+        assert [cells(line)[0] for line in app.lines("growers")] == ["813"]
+        assert app.lines("regions") == []
+        assert app.about("#where")[0].startswith("filter POOL Api · ")
+        await app.feed(NOW, pilot)
+        assert app.lines("regions") == []
+        await pilot.press("escape")
+        assert len(app.lines("regions")) == 3
+        await pilot.press("slash", *"opc", "enter")
+        assert [line[:8] for line in app.lines("regions")] == ["opcache?"]
+        assert isinstance(app.focused, top_screen.Rows)
+        await pilot.press("enter")
+        assert app.inside
+        assert len(app.lines("touchers")) == 2
+        await pilot.press("escape")
+        assert not app.inside
+        assert len(app.lines("regions")) == 1
+        await pilot.press("escape")
+        assert len(app.lines("regions")) == 3
+        assert not app.about("#where")[0].startswith("filter")
+        assert app.stopped == 0
+
+    driven(script, NOW)
+
+
+@pytest.mark.parametrize("name", HOSTILE[:-1])
+def test_hostile_filter(name: str) -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        await pilot.press("slash")
+        app.query_one("#filter", Input).value = name
+        await app.feed(NOW, pilot)
+        assert app.lines("regions") == []
+        assert printable(name)[:20] in app.about("#where")[0].replace("\n", "")
+
+    driven(script, NOW, size=WIDE)
+
+
+def test_a_click_on_a_heading_sorts_by_it() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        heading = app.about("#regions .heading")[0]
+        await pilot.click("#regions .heading", offset=(heading.index("rate"), 0))
+        assert "▼rate" in app.about("#regions .heading")[0]
+        await pilot.click("#growers .heading", offset=(1, 0))
+        assert "▼PID" in app.about("#growers .heading")[0]
+        await app.feed(BEFORE, pilot)
+        assert "▼rate" in app.about("#regions .heading")[0]
+
+    driven(script, NOW)
+
+
+def test_where_the_terminal_has_ascii_alone() -> None:
+    async def script(app: Fed, pilot: Driven) -> None:
+        assert "vgrown" in app.about("#regions .heading")[0]
+        assert app.lines("regions")[0].isascii()
+        assert "#" in app.lines("regions")[0]
+
+    driven(script, NOW, ascii_only=True)

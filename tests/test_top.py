@@ -8,9 +8,10 @@ import unicodedata
 import pytest
 
 from tests.test_views import HOSTILE, MASTER, account, at, make_region, process, toucher
-from tracer import formatting
+from tracer import answer, formatting
 from tracer.account import Account, Creator, Label, Labelled, Parent, Process, Region
 from tracer.proc.shmem import PAGE_BYTES
+from tracer.tables import groups
 from tracer.views import report, top
 from tracer.views.top import GROWER_COLUMNS, REGION_COLUMNS, LineColumn, View
 
@@ -343,3 +344,199 @@ def test_hostile_names(name: str, room: int) -> None:
     assert all(formatting.width(line) <= room for line in lines)
     for line in [*lines, *top.describe(row, complete=False), *top.changes(view), *top.status(view)]:
         assert not {unicodedata.category(character) for character in line} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+# ---- how fast, how full, since when ----
+
+
+def sized(second: float, pages: int, size_bytes: int | None = 256 << 20, **fields: int) -> Account:
+    """A region with so many pages that one process touched, as of a second."""
+    return pool(opcache((FIRST, pages), size_bytes=size_bytes, **fields), ended_s=second)  # type: ignore[arg-type]
+
+
+def watched(*accounts: Account) -> View:
+    view = None
+    for each in accounts:
+        view = top.compare(each, view)
+    assert view
+    return view
+
+
+def region_cells(view: View, *titles: str) -> list[str]:
+    return [column(REGION_COLUMNS, title).text(view.regions[0]) for title in titles]
+
+
+def test_a_rate_is_of_the_last_seconds_not_of_the_last_one() -> None:
+    """7 pages came in the 41st second, and none before or after."""
+    still, burst = [sized(second, 23) for second in range(1, 41)], [sized(second, 30) for second in range(41, 60)]
+    rates = [region_cells(watched(*still, *burst[:number]), "rate") for number in (0, 1, 5, 19)]
+    assert rates == [["."], ["+2.8 KiB/s"], ["+2.8 KiB/s"], ["."]]
+
+
+def test_what_shrinks_has_a_negative_rate_and_is_not_full_soon() -> None:
+    view = watched(sized(1, 23), sized(31, 900), sized(41, 500))
+    assert region_cells(view, "rate", "full in") == ["-160 KiB/s", "89 min"]
+    assert region_cells(watched(sized(1, 900), sized(31, 23)), "rate", "full in") == ["-117 KiB/s", "> 1 d"]
+
+
+def test_full_in_is_by_the_rate_of_the_last_minutes() -> None:
+    """41 pages in 300 s; 59 are free."""
+    grown = [sized(second, 30 if second == 1 else 71, 137 * PAGE_BYTES) for second in (1, 301)]
+    assert region_cells(watched(*grown), "full in", "used") == ["7 min", "56%"]
+    assert region_cells(
+        watched(*grown, *(sized(second, 71, 137 * PAGE_BYTES) for second in range(302, 700))), "full in"
+    ) == ["-"]
+
+
+@pytest.mark.parametrize(
+    ("region", "told"),
+    [
+        ({"size_bytes": None}, ["?", "?"]),
+        ({"size_bytes": 30 * PAGE_BYTES}, ["100%", "-"]),
+        ({"size_bytes": 31 * PAGE_BYTES}, ["96%", "2 s"]),
+        ({"size_bytes": 2 * PAGE_BYTES}, [">999%", "-"]),
+        ({"size_bytes": 1 << 40}, ["<1%", "> 1 d"]),
+        ({"size_bytes": 256 << 20, "gone_ns": at(41)}, ["<1%", "-"]),
+    ],
+)
+def test_what_cannot_be_told_of_being_full(region: dict[str, int], told: list[str]) -> None:
+    assert region_cells(watched(sized(1, 0, **region), sized(41.2, 23, **region)), "used", "full in") == told
+
+
+def test_a_trend() -> None:
+    """In the last half minute 3 pages, before it 41, and in the first ones none."""
+    view = watched(sized(1, 23), sized(130, 23), sized(241, 23), sized(271, 64), sized(301, 67))
+    assert region_cells(view, "5 min") == ["▁▁▁▁▁▁▁▁█▂"]
+    assert region_cells(watched(sized(1, 23), sized(241, 23), sized(301, 23)), "5 min") == ["▁▁▁▁▁▁▁▁▁▁"]
+    young = watched(sized(200, 23)._replace(session=NOW.session._replace(started_ns=at(150), ended_ns=at(200))))
+    assert region_cells(young, "5 min") == ["        ▅█"]
+
+
+def test_the_past_is_bounded() -> None:
+    """Of a region that grows, points seconds apart; of one that stands still, its ends."""
+    growing = watched(*(sized(second, second) for second in range(1, 1000)))
+    [past] = growing.past.values()
+    assert 60 < len(past) < 80
+    assert past[-1][0] - past[0][0] <= 306e9
+    [still] = watched(*(sized(second, 23) for second in range(1, 1000))).past.values()
+    assert len(still) == 2
+    assert growing.previous
+    assert growing.previous.previous is None
+
+
+def test_the_past_begins_anew_where_the_clock_was_set_back() -> None:
+    view = watched(sized(300, 23), sized(301, 24), sized(100, 30), sized(107, 37))
+    assert region_cells(view, "rate") == ["+4.0 KiB/s"]
+    assert region_cells(watched(sized(300, 23), sized(100, 30)), "rate", "full in") == [".", "-"]
+
+
+# ---- who comes first, and what belongs to it ----
+
+
+def test_those_that_grow_now_come_first_and_the_dead_last() -> None:
+    """By when they last touched a page, and what."""
+    quiet, grows, dead, dying = process(1), process(2), process(3, exited=20), process(4, exited=40)
+    touched = [
+        toucher(quiet, 900)._replace(last_ns=at(31)),
+        toucher(grows, 7)._replace(last_ns=at(31.3)),
+        toucher(dead, 5000)._replace(last_ns=at(19)),
+        toucher(dying, 5)._replace(last_ns=at(39)),
+    ]
+    view = top.compare(pool(make_region(1047, *touched)), None)
+    assert [row.process.tgid for row in top.sort(view.growers, column(GROWER_COLUMNS, "touched"))] == [2, 4, 1, 3]
+    [line] = top.growers(view, "command")
+    assert (line.grows, line.ended, line.touched_bytes) == (True, False, 5912 * PAGE_BYTES)
+
+
+POOL = [process(812 + number, f"php-fpm: pool {name}") for number, name in enumerate(["www"] * 4 + ["api"] * 3)]
+
+
+def test_by_command_is_the_default_for_more_than_a_handful() -> None:
+    views = [top.compare(pool(opcache(*((who, 3) for who in POOL[:number]))), None) for number in (0, 5, 6)]
+    assert [top.by_default(view) for view in views] == ["process", "process", "command"]
+    assert rows_by(views[2], "command") == [("php-fpm: pool www", 12, 12, 4), ("php-fpm: pool api", 6, 6, 2)]
+
+
+def test_summed_by_process_it_is_the_same() -> None:
+    """The answer, and the table by command, which are made of the sums."""
+    made = pool(
+        opcache(*((who, 3 + number) for number, who in enumerate(POOL))),
+        doing(("a", POOL[0], 11), (None, POOL[5], 7), ino=1049),
+        make_region(1050, toucher(POOL[1], 5), gone_ns=at(30)),
+    )
+    view = top.compare(made, None)
+    assert view.answer == answer.answer(made).text
+    table = groups.table(made, "command")
+    told = [
+        (row.texts[0], row.size_bytes // PAGE_BYTES, row.nr_processes) for row in table.rows if row.part == "touched"
+    ]
+    assert [(name, pages, number) for name, pages, _, number in rows_by(view, "command")] == told
+    assert top.balance(view.summed.regions) == top.balance(made.regions)
+
+
+def test_inside_a_grower() -> None:
+    then = labelled(doing(("a", POOL[0], 7), ("b", POOL[5], 5)), doing(("a", POOL[1], 3), ino=1049))
+    now = labelled(doing(("a", POOL[0], 9), ("b", POOL[5], 5), ("b", POOL[0], 4)), doing(("a", POOL[1], 3), ino=1049))
+    view = watched(then, now)
+    [group] = [row for row in top.growers(view, "command") if row.touched_bytes == 16 * PAGE_BYTES]
+    assert group.opens == top.Opened("command", "php-fpm: pool www")
+    assert top.parts(view, group.opens) == ["process", "region", "label"]
+
+    def told(by: str, opened: top.Opened = group.opens) -> list[tuple[object, int, int]]:
+        rows = top.sort(top.inside(view, opened, by), column(top.grower_columns(by), "touched"))
+        return [(row.key, row.touched_bytes // PAGE_BYTES, row.delta_bytes // PAGE_BYTES) for row in rows]
+
+    assert told("process") == [(812, 13, 6), (813, 3, 0)]
+    assert told("region") == [(1047, 13, 6), (1049, 3, 0)]
+    assert told("label") == [("a", 12, 2), ("b", 4, 4)]
+    alone = top.Opened("process", 812)
+    assert top.parts(view, alone) == ["region", "label"]
+    assert told("region", alone) == [(1047, 13, 6)]
+    assert top.parts(view, top.Opened("label", "a")) == ["process", "region"]
+    assert told("process", top.Opened("label", "a")) == [(812, 9, 2), (813, 3, 0)]
+    assert top.describe_grower(group) == [
+        "command php-fpm: pool www",
+        "touched 64.0 KiB, delta +24.0 KiB, by 2 process(es), 0 exited",
+    ]
+    [row] = [row for row in view.growers if row.key == 812]
+    assert top.describe_grower(row) == [
+        "812 php-fpm: pool www",
+        "touched 52.0 KiB, delta +24.0 KiB, alive, child of 811",
+    ]
+
+
+def test_what_a_table_contains() -> None:
+    view = top.compare(NOW, None)
+    matching = [
+        [row.region.ino for row in top.matching(view.regions, REGION_COLUMNS, text)] for text in ("OPC", "zzz", "")
+    ]
+    assert matching == [[1047], [], [1047, 1048, 1049]]
+    assert [row.key for row in top.matching(view.growers, GROWER_COLUMNS, "pool API")] == [813]
+
+
+def test_what_is_clicked_on() -> None:
+    heading = top.heading(REGION_COLUMNS, REGION_COLUMNS[0], 79)
+    for title in ("allocated", "full in", "grown"):
+        found = top.column_at(REGION_COLUMNS, 79, heading.index(title) + 2)
+        assert found
+        assert found.title == title
+    assert top.column_at(REGION_COLUMNS, 79, 79) is None
+
+
+@pytest.mark.parametrize("room", [1, 20, 79, 80, 200])
+def test_the_answer_in_two_lines(room: int) -> None:
+    view = top.compare(pool(*(opcache((who, 3), row=who.row) for who in POOL), make_region(3, name="x" * 200)), None)
+    lines = top.headline(view, room)
+    assert 1 <= len(lines) <= 2
+    assert all(formatting.width(line) <= room for line in lines)
+    assert room == 1 or view.answer.startswith(" ".join(lines).rstrip("…"))
+    assert top.headline(top.compare(pool(), None), 80) == [answer.NO_ANSWER]
+
+
+def test_what_ascii_shows_takes_the_same_room() -> None:
+    lines = told(top.compare(NOW, None), 80)
+    plain = [line.translate(top.ASCII) for line in lines]
+    assert all(line.isascii() for line in plain)
+    assert [len(line) for line in plain] == [len(line) for line in lines]
+    assert "vgrown" in plain[0]
+    assert "#" in plain[1]

@@ -23,7 +23,7 @@ ANSWER_LINES = 2
 SECOND_NS = 1_000_000_000
 RATE_NS = 10 * SECOND_NS  # a rate is of so long; who touched a page within it grows now
 PAST_NS = 300 * SECOND_NS  # what is kept of a region's past
-STEP_NS = 5 * SECOND_NS  # the points of it are so far apart, but for the newest
+STEP_NS = 5 * SECOND_NS  # of its points, of any three the first and the last are so far apart, but for the newest
 TREND_COLUMNS = 10
 LONG_S = 86400  # a time until full is not told beyond it
 HANDFUL = 5  # processes; more growers than these are shown by command
@@ -214,16 +214,18 @@ def _past(region: Region, now: Account, before: View | None) -> Past:
         return past
     if time_ns < past[-1][0]:  # the clock was set back
         past = ()
-    elif time_ns == past[-1][0] or (len(past) > 1 and _is_spare(past, region.allocated_bytes)):
+    elif time_ns == past[-1][0] or _is_spare(past, time_ns, region.allocated_bytes):
         past = past[:-1]
     oldest = max(bisect_right(past, (time_ns - PAST_NS,)) - 1, 0)
     return (*past[oldest:], (time_ns, region.allocated_bytes))
 
 
-def _is_spare(past: Past, now_bytes: int) -> bool:
-    """Whether the newest point is too close to the one before it, or tells nothing: the region stands still."""
-    (from_ns, from_bytes), (to_ns, to_bytes) = past[-2:]
-    return to_ns - from_ns < STEP_NS or from_bytes == to_bytes == now_bytes
+def _is_spare(past: Past, now_ns: int, now_bytes: int) -> bool:
+    """Whether the newest point tells nothing once there is another: they are close, or the region stands still."""
+    if len(past) < 2:
+        return False
+    (before_ns, before_bytes), (_, last_bytes) = past[-2:]
+    return now_ns - before_ns < STEP_NS or before_bytes == last_bytes == now_bytes
 
 
 def _size_at(past: Past, time_ns: int) -> int:

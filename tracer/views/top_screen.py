@@ -32,7 +32,7 @@ MAX_ROWS = 200  # of a table; sorting by another column shows others
 SCROLLBAR_COLUMNS = 1
 MAX_PARTS = 3  # tables of an opened grower
 NOTE_S = 10.0
-NO_LABELS = "--label php or postgres tells what pages were made for: scripts, requests, queries"
+NO_LABELS = "--label php or postgres tells what pages were made for: scripts or queries"
 
 HELP = """\
 s, S     sort by the next column, or the one before; or click on one
@@ -183,6 +183,7 @@ class Top(App[Account]):
     """The application. It exits with the complete account, or with None."""
 
     ENABLE_COMMAND_PALETTE = False
+    AUTO_FOCUS = ""  # there is nothing to select before the first account
     CSS = """
     * { color: ansi_default; background: ansi_default; }
     *, *:hover, *:focus { scrollbar-color: ansi_default; scrollbar-background: ansi_default; }
@@ -205,7 +206,7 @@ class Top(App[Account]):
         color: ansi_default; background: ansi_default;
     }
     #filter, #filter:focus { border: none; padding: 0; height: 1; display: none; }
-    #filter > .input--placeholder, #filter > .input--suggestion { color: ansi_default; }
+    #filter > .input--placeholder { color: ansi_default; text-style: none; }
     #filter > .input--cursor { color: ansi_default; background: ansi_default; text-style: reverse; }
     Help { align: center middle; }
     #help { border: round ansi_default; width: 72; max-width: 100%; max-height: 100%; overflow-y: auto; padding: 0 1; }
@@ -377,7 +378,7 @@ class Top(App[Account]):
     def _focus(self) -> None:
         """Put the cursor where it was on this level, or else into its first table."""
         level = self._levels[-1]
-        (level.focused or self._main(f"#{_widget_of(level)} Rows", Rows)).focus()
+        self.screen_stack[0].set_focus(level.focused or self._main(f"#{_widget_of(level)} Rows", Rows))
 
     # ---- keys ----
 
@@ -414,7 +415,7 @@ class Top(App[Account]):
             field = self._main("#filter", Input)
             field.display = True
             field.value = self._levels[-1].containing
-            field.focus()
+            self.screen.set_focus(field)  # at once: what is typed next belongs into it
 
     def on_input_changed(self, event: Input.Changed) -> None:
         if event.input.display:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.emulator import Screen, Style, contrast
+from tests.emulator import Screen, contrast
 from tests.live.terminal import Terminal, on_terminal
 
 LEGIBLE = 4.5  # WCAG 2.1, AA
@@ -42,20 +42,33 @@ def playing(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Iterator[Ter
         yield terminal
 
 
+class Watched:
+    """What a terminal shows now."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.terminal = terminal
+        self.screen = Screen()
+        self._nr_fed = 0
+
+    def wait_until(self, is_there: Callable[[Screen], bool], what: str) -> None:
+        def shows(seen: str) -> bool:
+            self.screen.feed(seen[self._nr_fed :])
+            self._nr_fed = len(seen)
+            return is_there(self.screen)
+
+        self.terminal.wait_until(shows, what)
+
+    def wait_for(self, text: str) -> None:
+        self.wait_until(lambda screen: any(text in line for line in screen.lines()), text)
+
+
 @pytest.mark.parametrize(
     "environment", [{}, {"COLORTERM": "truecolor"}, {"NO_COLOR": "1"}, {"TERM": "xterm"}], ids=lambda each: str(each)
 )
 def test_all_text_is_legible(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
-    """The tables, a region, a grower, the filter and the help. Where the cursor is, the row is reversed."""
-    screen, nr_fed = Screen(), 0
-
-    def shows(text: str) -> bool:
-        nonlocal nr_fed
-        screen.feed(terminal.seen[nr_fed:])
-        nr_fed = len(terminal.seen)
-        return any(text in line for line in screen.lines())
-
+    """The tables, a region, a grower, the filter and the help."""
     with playing(monkeypatch, **environment) as terminal:
+        watched = Watched(terminal)
         for keys, text in [
             ("", "attaching to 33 processes"),
             ("", "php-fpm: pool api"),
@@ -66,17 +79,37 @@ def test_all_text_is_legible(monkeypatch: pytest.MonkeyPatch, environment: dict[
             ("b", "--label php or postgres"),
             ("/", "rows that contain"),
             ("opc", "filter opc"),
-            ("\r?", "any key closes it"),
+            ("\r", "Open"),
+            ("?", "any key closes it"),
             ("x", "▼grown"),
         ]:
             terminal.type(keys)
-            terminal.wait_until(lambda _, text=text: shows(text), text)  # type: ignore[misc]
-            for character, style in screen.cells.values():
+            watched.wait_for(text)
+            for character, style in watched.screen.cells.values():
                 if not character.isspace():
                     assert contrast(style, is_light=True) >= LEGIBLE, (character, style)
                     assert contrast(style, is_light=False) >= LEGIBLE, (character, style)
-        chosen = [number for number, line in enumerate(screen.lines()) if line.startswith("opcache?")]
-        assert [screen.cells[number, 0][1] for number in chosen[-1:]] == [Style(is_reversed=True)]
+        terminal.type("q")
+        assert terminal.finish() == 0
+
+
+def test_the_cursor_is_seen_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row is reversed, and no other but the headings."""
+
+    def reversed_lines(screen: Screen) -> list[str]:
+        lines = screen.lines()
+        styles = {number: screen.cells[number, 0][1] for number, line in enumerate(lines) if line.strip()}
+        return [lines[number].split()[0] for number, style in styles.items() if style.is_reversed]
+
+    with playing(monkeypatch, NO_COLOR="1") as terminal:
+        watched = Watched(terminal)
+        for keys, first_words in [
+            ("", ["region", "opcache?", "▼touched"]),
+            ("\x1b[B", ["region", "apcu?", "▼touched"]),
+            ("\t", ["region", "▼touched", "96.0"]),
+        ]:
+            terminal.type(keys)
+            watched.wait_until(lambda screen, words=first_words: reversed_lines(screen) == words, str(first_words))  # type: ignore[misc]
         terminal.type("q")
         assert terminal.finish() == 0
 

@@ -19,6 +19,7 @@ from textual.containers import Vertical
 from textual.events import Click, Resize
 from textual.geometry import Size
 from textual.screen import ModalScreen
+from textual.style import Style
 from textual.widgets import ContentSwitcher, Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 from textual.worker import Worker
@@ -71,6 +72,12 @@ class Rows(OptionList):
     """The rows of a table."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "Open")]
+
+    def get_visual_style(self, *component_classes: str, partial: bool = False) -> Style:
+        """As the CSS says, and the cursor's row reversed: textual 8.2 leaves that out."""
+        style = super().get_visual_style(*component_classes, partial=partial)
+        is_cursor = self.has_focus and "option-list--option-highlighted" in component_classes
+        return style + Style(reverse=True) if is_cursor else style
 
 
 class TableWidget(Vertical, Generic[Row]):
@@ -201,7 +208,6 @@ class Top(App[Account]):
     OptionList > .option-list--option-hover, OptionList > .option-list--option-highlighted {
         color: ansi_default; background: ansi_default; text-style: none;
     }
-    OptionList:focus > .option-list--option-highlighted { text-style: reverse; }
     FooterKey .footer-key--key, FooterKey .footer-key--description, FooterKey:hover {
         color: ansi_default; background: ansi_default;
     }
@@ -375,6 +381,10 @@ class Top(App[Account]):
         """A widget of the main screen, also while the help covers it."""
         return self.screen_stack[0].query_one(selector, kind)
 
+    def _note_focus(self) -> None:
+        if isinstance(self.focused, Rows):
+            self._levels[-1].focused = self.focused
+
     def _focus(self) -> None:
         """Put the cursor where it was on this level, or else into its first table."""
         level = self._levels[-1]
@@ -385,7 +395,7 @@ class Top(App[Account]):
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         table = event.option_list.parent
         if isinstance(event.option_list, Rows) and isinstance(table, TableWidget) and table.chosen:
-            self._levels[-1].focused = event.option_list
+            self._note_focus()
             self._go(Level(table.chosen.opens))
 
     def action_leave(self) -> None:
@@ -412,6 +422,7 @@ class Top(App[Account]):
 
     def action_filter(self) -> None:
         if self._view:
+            self._note_focus()
             field = self._main("#filter", Input)
             field.display = True
             field.value = self._levels[-1].containing

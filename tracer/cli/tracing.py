@@ -282,6 +282,8 @@ def _watch(
         else:
             import asyncio
 
+            if first.done():  # an error that comes at once, as of a capture that cannot be made, needs no screen
+                first.result()
             waiting = itertools.chain([first], iter(following, None))
             return top_screen.show(attaching, lambda: asyncio.wrap_future(next(waiting)), stop, by)
     return _tell_changes(attaching, first, following, by)

@@ -49,6 +49,8 @@ class Screen:
                 self._line += 1
             elif character and character.isprintable():
                 self.cells[self._line, self._column] = character, self._style
+                if width(character) == 2:
+                    self.cells.pop((self._line, self._column + 1), None)
                 self._column += width(character)
 
     def lines(self) -> list[str]:

@@ -409,7 +409,7 @@ def test_a_trend() -> None:
     assert region_cells(view, "5 min") == ["▁▁▁▁▁▁▁▁█▂"]
     assert region_cells(watched(sized(1, 23), sized(241, 23), sized(301, 23)), "5 min") == ["▁▁▁▁▁▁▁▁▁▁"]
     young = watched(sized(200, 23)._replace(session=NOW.session._replace(started_ns=at(150), ended_ns=at(200))))
-    assert region_cells(young, "5 min") == ["        ▅█"]
+    assert region_cells(young, "5 min") == ["        ▆█"]
 
 
 def test_the_past_is_bounded() -> None:

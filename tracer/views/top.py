@@ -361,14 +361,19 @@ def _is_now(last_ns: int | None, account: Account) -> bool:
 
 
 def _touched(regions: Iterable[Region]) -> Touched:
-    found: Touched = {}
+    found: dict[int, list[Any]] = {}
     for region in regions:
         for toucher in region.touchers:
-            process, touched_bytes, last_ns = toucher.process, toucher.touched_bytes, toucher.last_ns or 0
-            _, so_far, nr_regions, latest_ns = found.get(process.row, (process, 0, 0, 0))
-            latest_ns = max(latest_ns, last_ns)
-            found[process.row] = process, so_far + touched_bytes, nr_regions + bool(touched_bytes), latest_ns
-    return found
+            touched_bytes, last_ns = toucher.touched_bytes, toucher.last_ns or 0
+            sums = found.get(toucher.process.row)
+            if sums is None:
+                found[toucher.process.row] = [toucher.process, touched_bytes, int(touched_bytes > 0), last_ns]
+                continue
+            sums[1] += touched_bytes
+            sums[2] += touched_bytes > 0
+            if last_ns > sums[3]:
+                sums[3] = last_ns
+    return {row: tuple(sums) for row, sums in found.items()}
 
 
 def _label(region: Region, parent: Process | None) -> str:
@@ -641,7 +646,8 @@ def describe(row: RegionLine, complete: bool) -> list[str]:
         made_by = f"made by {creator.process.tgid} ({creator.how}, {_state(creator.process)}) {command}"
     mappers = " ".join(map(str, region.mappers[:MAX_MAPPERS])) or ("nobody" if complete else "?")
     mappers += " …" * (len(region.mappers) > MAX_MAPPERS)
-    speed = [f"rate {_speed(row)}", f"{_used(row)} of its size", f"full in {_full_in(row)}"]
+    speed = [f"rate {format_change(round(row.bytes_per_second))}/s", f"{_used(row)} of its size"]
+    speed += [f"full in {_full_in(row)}"] if row.full_in_s is not None else []
     name = f"{row.label}  " if row.label != printable(region.name) else ""
     return [
         f"{name}{region.kind} {_size(region.size_bytes)}  {printable(region.name)}",

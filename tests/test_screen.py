@@ -397,6 +397,7 @@ def test_what_is_told_to_end_while_it_attaches_ends_then() -> None:
         await pilot.press("q")
         assert app.stopped == 1
         assert app.about("#where")[0].startswith("ending")
+        await app.feed(BEFORE, pilot)
         await app.feed(NOW, pilot)
         assert app.stopped == 2
 

@@ -27,6 +27,7 @@ STEP_NS = 5 * SECOND_NS  # of its points, of any three the first and the last ar
 TREND_COLUMNS = 10
 LONG_S = 86400  # a time until full is not told beyond it
 HANDFUL = 5  # processes; more growers than these are shown by command
+OF_PROCESSES = {"command", "process", "unit", "container"}  # groupings for which it is the same in which region
 BARS = "▁▂▃▄▅▆▇█"
 ASCII = str.maketrans(f"{BARS}▼…·×", "_.:-=+*#v~-x")
 """For terminals whose encoding has no such characters."""
@@ -318,7 +319,7 @@ def _groups(view: View, by: str, of: int | None = None) -> list[GroupLine]:
 def _table(view: View, by: str, of: int | None) -> dict[Hashable, GroupLine]:
     """The groups by key. of: the region, by key, that they are of; None: all."""
     if (by, of) not in view.tables:
-        account = view.summed if by in ("command", "unit", "container") and of is None else view.account
+        account = view.summed if of is None and OF_PROCESSES.issuperset(by.split(",")) else view.account
         if of is not None:
             parents = [Parent(parent.process, [r for r in parent.regions if r.row == of]) for parent in account.parents]
             account = account._replace(parents=parents)

@@ -285,9 +285,9 @@ class Top(App[Account]):
                 if now.session.complete:
                     final = now
                     break
-                if self._ending:  # it was told to end while it was still attaching
-                    self._stop()
                 is_first = not self._latest
+                if is_first and self._ending:  # there was no trace yet to be told
+                    self._stop()
                 self._latest = top.compare(now, self._latest)
                 self._draw()
                 if is_first:

@@ -392,14 +392,14 @@ def test_what_it_attaches_to_is_said_until_there_is_an_account() -> None:
     driven(script, None)
 
 
-def test_what_is_told_to_end_while_it_attaches_ends_then() -> None:
+def test_what_is_told_to_end_while_it_attaches_is_told_once() -> None:
     async def script(app: Fed, pilot: Driven) -> None:
         await pilot.press("q")
         assert app.stopped == 1
         assert app.about("#where")[0].startswith("ending")
-        await app.feed(BEFORE, pilot)
         await app.feed(NOW, pilot)
-        assert app.stopped == 2
+        assert app.about("#where")[0].startswith("ending · 41 s")
+        assert app.stopped == 1
 
     driven(script, None)
 

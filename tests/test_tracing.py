@@ -36,15 +36,15 @@ def test_what_takes_long_is_said_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, after_s: float, said: str
 ) -> None:
     monkeypatch.setattr(output, "PATIENCE_S", 0.2)
-    following = iter([Waited(NOW, after_s), Waited(FINAL, after_s)])
-    assert tracing._tell_changes(ATTACHING, Waited(BEFORE, after_s), lambda: next(following), None) == FINAL
+    following = iter([Waited(BEFORE, after_s), Waited(NOW, after_s), Waited(FINAL, after_s)])
+    assert tracing._tell_changes(ATTACHING, lambda: next(following), None) == FINAL
     assert capsys.readouterr().err == said
 
 
 def test_lines_of_what_changed_come_below_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
     """And nothing comes where nothing changed."""
-    following = iter([Waited(BEFORE), Waited(NOW), Waited(None)])
-    assert tracing._tell_changes(ATTACHING, Waited(BEFORE), lambda: next(following), "command") is None
+    following = iter([Waited(BEFORE), Waited(BEFORE), Waited(NOW), Waited(None)])
+    assert tracing._tell_changes(ATTACHING, lambda: next(following), "command") is None
     told = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
     assert told == ["answer", "region", "region", "grower", "answer", "region", "region", "grower", "grower"]
 

@@ -103,6 +103,21 @@ def test_two_signals_leave_the_terminal_as_it_was(workload: Stepped) -> None:
     assert LEAVING in terminal.seen
 
 
+@pytest.mark.parametrize("nr_signals", [1, 2])
+@pytest.mark.parametrize("shown", ["attaching to ", "\x1b[?1049h"])
+def test_a_signal_while_it_attaches(workload: Stepped, shown: str, nr_signals: int) -> None:
+    """One lets it attach and report; with two, whatever it does, the terminal is as it was."""
+    with on_terminal([*SHMTRACE, "top", "-p", str(workload.tgid)]) as terminal:
+        terminal.wait_for(shown)
+        for _ in range(nr_signals):
+            os.kill(terminal.tgid, signal.SIGTERM)
+        status = terminal.finish()
+    assert status in ((0,) if nr_signals == 1 else (0, 128 + signal.SIGTERM))
+    assert terminal.seen.count("\x1b[?1049h") == terminal.seen.count(LEAVING)
+    if status == 0:
+        assert BEFORE in terminal.seen.rpartition(LEAVING)[2]
+
+
 @pytest.mark.parametrize("no_colour", ["", "1"])
 def test_no_colour(workload: Stepped, monkeypatch: pytest.MonkeyPatch, no_colour: str) -> None:
     """The screen has the terminal's own colours."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import sys
@@ -83,6 +82,12 @@ def record(output_path: Path, **how: Any) -> None:
     _trace(lambda _: output.tell(done), output_path=output_path, **how)
 
 
+class Attaching:
+    """Stands in for the trace until there is one: what is told to stop by then stops as soon as it is there."""
+
+    stopping = False
+
+
 @click.command(short_help="Watch regions and who grows them, live.")
 @options.which_processes
 @options.interval(options.Seconds(min=0.1), 1.0, "Seconds between updates of the table.")
@@ -119,6 +124,7 @@ def top(
     """
     from concurrent.futures import ThreadPoolExecutor
 
+    import tracer.record.trace  # noqa: F401 see _watch() for why here
     from tracer.record.signals import Signals
 
     if bool(names) + everything != 1:
@@ -140,6 +146,7 @@ def top(
         stack.callback(lambda: thread.submit(accounts.close).result())
         stack.callback(lambda: _stop(signals))
         stack.callback(signals.ignore)
+        signals.trace = Attaching()
         final = _watch(_attaching(targets), lambda: thread.submit(next, accounts, None), lambda: _stop(signals), by)
         if final:
             output.report(final, as_json=False)
@@ -241,7 +248,8 @@ def _accounts(
 
     every_s = min(interval_s, 0.5)
     with Capture(output_path) as capture, Trace(capture, targets, ourselves(), every_s, source=source) as running:
-        signals.trace = running
+        attaching, signals.trace = signals.trace, running
+        running.stopping = running.stopping or attaching.stopping
         running.run(0.01)
         look_at_s = 0.0  # time.monotonic()
         while not running.stopping and (lasting or not running.over()):
@@ -259,8 +267,7 @@ def _accounts(
 
 
 def _stop(signals: Signals) -> None:
-    if signals.trace:
-        signals.trace.stopping = True
+    signals.trace.stopping = True
 
 
 def _watch(
@@ -270,33 +277,28 @@ def _watch(
 
     attaching: what is said before the first. Returns the complete account, or None if the trace delivered none.
     """
-    first = following()
     streams = (sys.stdin, sys.stdout, sys.stderr)
     if all(stream.isatty() for stream in streams) and os.environ.get("TERM") != "dumb":
-        line = status_line.Line(sys.stderr)
+        # All is imported before there is another thread: a signal may end an import halfway, and leave a lock that the
+        # other thread would wait for.
         try:
-            with line.showing(attaching):  # textual takes a moment to import
+            with status_line.Line(sys.stderr).showing(attaching):
                 from tracer.views import top_screen
         except ImportError:
             output.tell("textual is not installed, so changes are printed as lines: `pip install textual`")
         else:
             import asyncio
 
-            if first.done():  # an error that comes at once, as of a capture that cannot be made, needs no screen
-                first.result()
-            waiting = itertools.chain([first], iter(following, None))
-            return top_screen.show(attaching, lambda: asyncio.wrap_future(next(waiting)), stop, by)
-    return _tell_changes(attaching, first, following, by)
+            return top_screen.show(attaching, lambda: asyncio.wrap_future(following()), stop, by)
+    return _tell_changes(attaching, following, by)
 
 
-def _tell_changes(
-    attaching: str, first: Future[Account | None], following: Callable[[], Future[Account | None]], by: str | None
-) -> Account | None:
+def _tell_changes(attaching: str, following: Callable[[], Future[Account | None]], by: str | None) -> Account | None:
     """Print a line for each change. Returns as _watch() does."""
     from tracer.views import top as views
 
     with output.patience(attaching, anywhere=True):
-        now = first.result()
+        now = following().result()
     view = None
     while now:
         view = views.compare(now, view)

@@ -258,7 +258,7 @@ class Top(App[Account]):
         self.follower: Worker[None] | None = None
 
     def compose(self) -> ComposeResult:
-        yield Static(self._attaching, id="answer", classes="status", markup=False)
+        yield Static(self.told(self._attaching), id="answer", classes="status", markup=False)
         yield Static(id="where", classes="status", markup=False)
         yield Static(id="balance", markup=False)
         with ContentSwitcher(id="levels"):
@@ -286,8 +286,6 @@ class Top(App[Account]):
                     final = now
                     break
                 is_first = not self._latest
-                if is_first and self._ending:  # there was no trace yet to be told
-                    self._stop()
                 self._latest = top.compare(now, self._latest)
                 self._draw()
                 if is_first:
@@ -298,6 +296,12 @@ class Top(App[Account]):
     def _print_error_renderables(self) -> None:
         """Print nothing: show() raises the error. textual would print a traceback with all variables."""
         self._exit_renderables.clear()
+
+    def leave(self) -> None:
+        """Give the terminal back as it was, at once."""
+        if self._driver:
+            self._driver.stop_application_mode()
+            self._driver.close()
 
     def on_resize(self, event: Resize) -> None:
         self._resized_to = event.size  # before textual lays anything out
@@ -321,7 +325,7 @@ class Top(App[Account]):
         view, level = self._view, self._levels[-1]
         with self.batch_update():
             where, *below = top.status(view) if view else [""]
-            self._tell("#where", " · ".join([*self._states(), where]))
+            self._tell("#where", " · ".join(filter(None, [*self._states(), where])))
             if not view:
                 return
             self._tell("#answer", *top.headline(view, self.room))
@@ -484,7 +488,11 @@ def show(
     Raises what following() or the drawing raised.
     """
     app = Top(attaching, following, stop, by, not _has_bars())
-    final = app.run()
+    try:
+        final = app.run()
+    except SystemExit:  # a second signal, and textual has not left the screen
+        app.leave()
+        raise
     error = (app.follower and app.follower.error) or app._exception
     if error:
         raise error

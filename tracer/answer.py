@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tracer import alike
 from tracer.account import ALL_TIME, Account, Parent, Process, Region, Session
-from tracer.formatting import clock, format_bytes, format_change, moment, printable, shorten, shorten_command
+from tracer.formatting import clock, duration, format_bytes, format_change, moment, printable, shorten, shorten_command
 from tracer.tables import dimensions
 from tracer.tables.by_time import bounds
 
@@ -202,7 +202,7 @@ def _unseen(found: Answer, account: Account) -> str:
 
 
 def _what(found: Answer, account: Account) -> str:
-    lasted = f"in {_duration(found.seconds)}"
+    lasted = f"in {duration(found.seconds)}"
     if not found.regions:
         exist = [region for region in account.regions if region.gone_ns is None]
         held = f"{format_bytes(sum(region.allocated_bytes for region in exist))} in {_count(len(exist), 'region')}"
@@ -226,7 +226,7 @@ def _gone(found: Answer) -> str:
     number = sum(group.nr_regions for group in found.gone)
     size = format_bytes(sum(group.allocated_bytes for group in found.gone))
     went = "came and went" if all(group.is_new for group in found.gone) else "went"
-    lasted = "" if found.regions else f" in {_duration(found.seconds)}"
+    lasted = "" if found.regions else f" in {duration(found.seconds)}"
     change = f" In all, shared memory changed by {format_change(found.grown_bytes)}." if went == "went" else ""
     if len(found.gone) == 1:
         return f"{_many(found.gone[0])} with {size} {went}{lasted}.{change}"
@@ -279,9 +279,3 @@ def _short_command(name: str) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

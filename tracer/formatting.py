@@ -102,6 +102,13 @@ def wrap(text: str, columns: int) -> list[str]:
     return lines
 
 
+def duration(seconds: float) -> str:
+    """Seconds as 41 s, 12 min or 3.4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def clock(unix_ns: int | None) -> str:
     """Local time of day of nanoseconds since 1970, as 14:00:05; "?" for None."""
     return "?" if unix_ns is None else datetime.fromtimestamp(unix_ns / 1e9).strftime("%H:%M:%S")  # noqa: DTZ006

@@ -10,7 +10,7 @@ import signal
 import struct
 import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from tests.live.reports import ROOT
@@ -31,10 +31,14 @@ class Terminal:
         os.write(self._descriptor, keys.encode())
 
     def wait_for(self, text: str) -> None:
+        self.wait_until(lambda seen: text in seen, text)
+
+    def wait_until(self, is_there: Callable[[str], bool], what: str) -> None:
+        """Read until is_there(all that was seen). what: told if it never is."""
         deadline = time.monotonic() + PATIENCE_S
-        while text not in self.seen:
-            assert time.monotonic() < deadline, f"never said {text!r}, but {self.seen!r}"
-            assert self._read(), f"ended without {text!r}, but {self.seen!r}"
+        while not is_there(self.seen):
+            assert time.monotonic() < deadline, f"never said {what!r}, but {self.seen!r}"
+            assert self._read(), f"ended without {what!r}, but {self.seen!r}"
 
     def finish(self) -> int:
         """Its status, once it has ended; 128 + the signal that killed it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -102,14 +103,38 @@ def test_two_signals_leave_the_terminal_as_it_was(workload: Stepped) -> None:
     assert LEAVING in terminal.seen
 
 
-def test_no_colour(workload: Stepped, monkeypatch: pytest.MonkeyPatch) -> None:
-    for wanted in (True, False):
-        if not wanted:
-            monkeypatch.setenv("NO_COLOR", "1")
-        with watched(workload) as terminal:
-            terminal.type("q")
-            terminal.finish()
-        assert bool(COLOURED.search(terminal.seen)) == wanted
+@pytest.mark.parametrize("nr_signals", [1, 2])
+@pytest.mark.parametrize("shown", ["attaching to ", "\x1b[?1049h"])
+def test_a_signal_while_it_attaches(workload: Stepped, shown: str, nr_signals: int) -> None:
+    """One lets it attach and report; with two, whatever it does, the terminal is as it was."""
+    with on_terminal([*SHMTRACE, "top", "-p", str(workload.tgid)]) as terminal:
+        terminal.wait_for(shown)
+        for _ in range(nr_signals):
+            os.kill(terminal.tgid, signal.SIGTERM)
+        status = terminal.finish()
+    assert status in ((0,) if nr_signals == 1 else (0, 128 + signal.SIGTERM))
+    assert terminal.seen.count("\x1b[?1049h") == terminal.seen.count(LEAVING)
+    if status == 0:
+        assert BEFORE in terminal.seen.rpartition(LEAVING)[2]
+
+
+@pytest.mark.parametrize("no_colour", ["", "1"])
+def test_no_colour(workload: Stepped, monkeypatch: pytest.MonkeyPatch, no_colour: str) -> None:
+    """The screen has the terminal's own colours."""
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    with watched(workload) as terminal:
+        terminal.type("q")
+        terminal.finish()
+    assert not COLOURED.search(terminal.seen.partition(LEAVING)[0])
+
+
+def test_what_it_attaches_to_is_said_first(workload: Stepped) -> None:
+    with watched(workload) as terminal:
+        terminal.type("q")
+        assert terminal.finish() == 0
+    said = re.search(r"attaching to [1-9]\d* process", terminal.seen)
+    assert said
+    assert said.start() < terminal.seen.index("balance ")
 
 
 @contextmanager
@@ -121,10 +146,16 @@ def piped(workload: Stepped, *more: str) -> Iterator[subprocess.Popen[str]]:
     ) as process:
         try:
             assert process.stdout
+            assert " answer " in process.stdout.readline()
             assert " region +0 B  " in process.stdout.readline()
             yield process
         finally:
             process.kill()
+
+
+def unexpected(errors: str) -> list[str]:
+    """What was said besides what it attaches to, which is said if that takes more than a second."""
+    return [line for line in errors.splitlines() if not line.startswith("shmtrace: attaching to ")]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -136,7 +167,7 @@ def test_through_a_pipe(workload: Stepped, number: signal.Signals) -> None:
         time.sleep(0.7)
         process.send_signal(number)
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, unexpected(errors)) == (0, [])
     assert GROWN in output
     changed = [float(change) for change in re.findall(r"^\S+ region ([+-][\d.]+) KiB ", output, re.MULTILINE)]
     assert sum(changed) == 28 * 4
@@ -146,6 +177,28 @@ def test_through_a_pipe(workload: Stepped, number: signal.Signals) -> None:
             assert told[-1] == TOUCHED[part]
 
 
+def test_what_was_watched_is_kept(workload: Stepped, tmp_path: Path) -> None:
+    """As a capture of its owner's alone; what is there is not written over."""
+    kept = tmp_path / "kept.capture"
+    with piped(workload, "-o", str(kept)) as process:
+        workload.go()
+        workload.wait_for("grown")
+        time.sleep(0.7)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert [path.name for path in kept.parent.glob("kept*")] == [kept.name]
+    report = subprocess.check_output([*SHMTRACE, "report", str(kept)], cwd=ROOT, text=True)
+    assert GROWN in output
+    assert GROWN in report
+    again = subprocess.run(
+        [*SHMTRACE, "top", "-p", str(workload.tgid), "-o", str(kept)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert again.returncode == 1
+    assert unexpected(again.stderr) == [f"shmtrace: {kept} is there already: name another, or remove it"]
+
+
 def test_nobody_reads(workload: Stepped) -> None:
     with piped(workload) as process:
         assert process.stdout
@@ -153,7 +206,7 @@ def test_nobody_reads(workload: Stepped) -> None:
         workload.go()
         assert process.wait(ATTACH_SECONDS) == 128 + signal.SIGPIPE
         assert process.stderr
-        assert process.stderr.read() == ""
+        assert unexpected(process.stderr.read()) == []
 
 
 def test_it_ends_with_what_it_watches(workload: Stepped) -> None:
@@ -163,7 +216,7 @@ def test_it_ends_with_what_it_watches(workload: Stepped) -> None:
         workload.go()
         workload.finish()
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, unexpected(errors)) == (0, [])
     assert GROWN in output
     assert " gone " in output
 
@@ -196,11 +249,11 @@ def test_by_label_on_a_terminal(talking: Stepped) -> None:
         talking.wait_for("done")
         terminal.wait_for("balance 94 pages = 94 touched + 0 before + 0 unseen")
         terminal.type("b")
-        terminal.wait_for("processes label")
+        terminal.wait_for("exited label")
         for text, pages in DONE.items():
             terminal.wait_for(text)
             assert re.search(
-                rf"{re.escape(format_bytes(pages * PAGE_BYTES))} .* 1 +[12] {re.escape(text)}", terminal.seen
+                rf"{re.escape(format_bytes(pages * PAGE_BYTES))} .* [12] +\d {re.escape(text)}", terminal.seen
             )
         assert "\x1b[31m<b>" not in terminal.seen
         terminal.type("q")
@@ -214,7 +267,7 @@ def test_by_label_through_a_pipe(talking: Stepped) -> None:
         time.sleep(0.7)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, unexpected(errors)) == (0, [])
     for text, pages in DONE.items():
-        line = rf"^\S+ grower \S+ \w+  [12] process\(es\), touched (\S+ \w+) in 1 region\(s\)  {re.escape(text)}$"
+        line = rf"^\S+ grower \S+ \w+  [12] process\(es\), touched (\S+ \w+)  {re.escape(text)}$"
         assert re.findall(line, output, re.MULTILINE)[-1] == format_bytes(pages * PAGE_BYTES)

@@ -118,12 +118,12 @@ def _begins(path: Path, new: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def patience(what: str) -> Iterator[None]:
-    """On a terminal, print `what` if the body takes more than a second."""
+def patience(what: str, anywhere: bool = False) -> Iterator[None]:
+    """On a terminal, print `what` if the body takes more than a second. anywhere: if there is no terminal, too."""
     from threading import Timer
 
     timer = Timer(PATIENCE_S, lambda: tell(what))
-    if sys.stderr.isatty():
+    if anywhere or sys.stderr.isatty():
         timer.start()
     try:
         yield

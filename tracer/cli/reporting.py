@@ -63,9 +63,10 @@ def _uncollected() -> Iterator[None]:
     default="parent",
     show_default=True,
     metavar="GROUP",
-    help="Group by this: parent, region, process, command (processes that are alike), creator (of the region), what (regions "
-    "that are alike), unit, container, time, stack, unmapped (what no process maps); with labels in the capture also script, request, file, "
-    "directory, query (without its values), statement, label. Or by two of them, as in script,command.",
+    help="Group by this: parent, region, process, command (processes that are alike), creator (of the region), what "
+    "(regions that are alike), unit, container, time, stack, unmapped (what no process maps); with labels in the "
+    "capture also script, request, file, directory, query (without its values), statement, label. Or by two of them, "
+    "as in script,command.",
 )
 @click.option(
     "--depth", type=click.IntRange(min=1), metavar="N", help="With --by directory: only N directories from the root."

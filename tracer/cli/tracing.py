@@ -17,7 +17,9 @@ from tracer import labels, status
 from tracer.cli import options, output
 from tracer.cli.preflight import need_root, ourselves, wanted
 from tracer.kernel import host
-from tracer.record.targets import Targets
+from tracer.proc.procfs import Proc
+from tracer.record.targets import Targets, tree
+from tracer.views import status_line
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -80,6 +82,12 @@ def record(output_path: Path, **how: Any) -> None:
     _trace(lambda _: output.tell(done), output_path=output_path, **how)
 
 
+class Attaching:
+    """Stands in for the trace until there is one: what is told to stop by then stops as soon as it is there."""
+
+    stopping = False
+
+
 @click.command(short_help="Watch regions and who grows them, live.")
 @options.which_processes
 @options.interval(options.Seconds(min=0.1), 1.0, "Seconds between updates of the table.")
@@ -87,28 +95,36 @@ def record(output_path: Path, **how: Any) -> None:
 @options.a_label
 @click.option(
     "--by",
-    type=click.Choice(["process", *labels.KINDS, "unit", "container"]),
-    default="process",
-    show_default=True,
+    type=click.Choice(["command", "process", "creator", "unit", "container", *labels.KINDS]),
     metavar="GROUP",
-    help="Group growers by this: process, unit, container; with --label also script, request, file, "
-    "directory, query, statement, label.",
+    help="Group growers by this: command, process, creator, unit, container; with --label also script, request, file, "
+    "directory, query, statement, label. Without it by process, or by command once there are more than 5.",
 )
+@options.output("Keep the capture in this new file, as record does.")
 def top(
-    names: tuple[str, ...], everything: bool, interval_s: float, wait: bool, source: labels.Source | None, by: str
+    names: tuple[str, ...],
+    everything: bool,
+    interval_s: float,
+    wait: bool,
+    source: labels.Source | None,
+    by: str | None,
+    output_path: Path | None,
 ) -> None:
     """Watch regions and who grows them, live. q, Ctrl-C or SIGTERM ends the trace and prints its report.
 
-    Press ? for the keys that sort, pause and open a region. Without a terminal, it prints a line for each change.
+    Press ? for the keys that sort, filter, group, pause and open a row. Without a terminal, it prints a line for each
+    change.
 
     \b
     shmtrace top -p php-fpm            a pool and its workers
     shmtrace top -a -i 5               the whole host, every 5 seconds
     shmtrace top -p php-fpm | tee log  plain lines, one for each change
     shmtrace top -p php-fpm --label php --by script
+    shmtrace top -p php-fpm -o pool.capture
     """
     from concurrent.futures import ThreadPoolExecutor
 
+    import tracer.record.trace  # noqa: F401 see _watch() for why here
     from tracer.record.signals import Signals
 
     if bool(names) + everything != 1:
@@ -122,15 +138,16 @@ def top(
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         targets = wanted(names, everything, wait)
-        stack.enter_context(output.writing_capture(None))
+        stack.enter_context(output.writing_capture(output_path))
         # The trace runs in one thread, as SQLite requires, and reads the kernel's events while this thread draws.
         thread = stack.enter_context(ThreadPoolExecutor(1))
         lasting = wait or everything or bool(targets.patterns)
-        accounts = _accounts(signals, targets, interval_s, source, lasting)
+        accounts = _accounts(signals, targets, interval_s, source, lasting, output_path)
         stack.callback(lambda: thread.submit(accounts.close).result())
         stack.callback(lambda: _stop(signals))
         stack.callback(signals.ignore)
-        final = _watch(lambda: thread.submit(next, accounts, None), lambda: _stop(signals), by)
+        signals.trace = Attaching()
+        final = _watch(_attaching(targets), lambda: thread.submit(next, accounts, None), lambda: _stop(signals), by)
         if final:
             output.report(final, as_json=False)
 
@@ -157,7 +174,6 @@ def _trace(
     from tracer.record.child import Started
     from tracer.record.signals import Signals
     from tracer.record.trace import Trace
-    from tracer.views import status_line
 
     if bool(names) + everything + bool(command) != 1:
         raise click.UsageError("give one of -p NAME, -a (all), -- COMMAND")
@@ -207,8 +223,20 @@ def _trace(
         sys.exit(started.status)
 
 
+def _attaching(targets: Targets) -> str:
+    """What is said before the first account is there."""
+    processes = Proc().processes()
+    number = len(tree(processes, targets.roots(processes, ourselves())))
+    return f"{status_line.ATTACHING} to {number} process{'es' * (number != 1)} …"
+
+
 def _accounts(
-    signals: Signals, targets: Targets, interval_s: float, source: labels.Source | None, lasting: bool
+    signals: Signals,
+    targets: Targets,
+    interval_s: float,
+    source: labels.Source | None,
+    lasting: bool,
+    output_path: Path | None,
 ) -> Generator[Account, None, None]:
     """Accounts of a trace: one at its start, one at every interval, and the complete one at its end.
 
@@ -218,8 +246,10 @@ def _accounts(
     from tracer.capture.capture import Capture
     from tracer.record.trace import Trace
 
-    with Capture() as capture, Trace(capture, targets, ourselves(), min(interval_s, 0.5), source=source) as running:
-        signals.trace = running
+    every_s = min(interval_s, 0.5)
+    with Capture(output_path) as capture, Trace(capture, targets, ourselves(), every_s, source=source) as running:
+        attaching, signals.trace = signals.trace, running
+        running.stopping = running.stopping or attaching.stopping
         running.run(0.01)
         look_at_s = 0.0  # time.monotonic()
         while not running.stopping and (lasting or not running.over()):
@@ -232,43 +262,47 @@ def _accounts(
             yield now
             running.run(max(interval_s, BETWEEN_READINGS * reading_s))
         running.finish()
-        yield account.read(capture)
+        final = account.read(capture)
+    yield final  # the capture has been closed, with all that is in it
 
 
 def _stop(signals: Signals) -> None:
-    if signals.trace:
-        signals.trace.stopping = True
+    signals.trace.stopping = True
 
 
-def _watch(following: Callable[[], Future[Account | None]], stop: Callable[[], None], by: str) -> Account | None:
+def _watch(
+    attaching: str, following: Callable[[], Future[Account | None]], stop: Callable[[], None], by: str | None
+) -> Account | None:
     """Show the accounts that following() delivers, on a terminal's screen or as plain lines.
 
-    Returns the complete account, or None if the trace delivered none.
+    attaching: what is said before the first. Returns the complete account, or None if the trace delivered none.
     """
-    from tracer.views import status_line
-    from tracer.views import top as views
-
-    with status_line.Line(sys.stderr).showing(status_line.ATTACHING):
-        now = following().result()
     streams = (sys.stdin, sys.stdout, sys.stderr)
-    if (
-        now
-        and not now.session.complete
-        and all(stream.isatty() for stream in streams)
-        and os.environ.get("TERM") != "dumb"
-    ):
+    if all(stream.isatty() for stream in streams) and os.environ.get("TERM") != "dumb":
+        # All is imported before there is another thread: a signal may end an import halfway, and leave a lock that the
+        # other thread would wait for.
         try:
-            from tracer.views import top_screen
+            with status_line.Line(sys.stderr).showing(attaching):
+                from tracer.views import top_screen
         except ImportError:
             output.tell("textual is not installed, so changes are printed as lines: `pip install textual`")
         else:
             import asyncio
 
-            return top_screen.show(now, lambda: asyncio.wrap_future(following()), stop, by)
+            return top_screen.show(attaching, lambda: asyncio.wrap_future(following()), stop, by)
+    return _tell_changes(attaching, following, by)
+
+
+def _tell_changes(attaching: str, following: Callable[[], Future[Account | None]], by: str | None) -> Account | None:
+    """Print a line for each change. Returns as _watch() does."""
+    from tracer.views import top as views
+
+    with output.patience(attaching, anywhere=True):
+        now = following().result()
     view = None
     while now:
         view = views.compare(now, view)
-        for line in views.changes(view, by):
+        for line in views.changes(view, by or views.by_default(view)):
             output.say(line)
         if now.session.complete:
             return now

@@ -78,7 +78,7 @@ def by(account: Account, names: Sequence[str], capture: Capture | None = None, d
     dimensions = [_dimension(name, depth, names_of) for name in of]
     found: dict[tuple[Hashable, ...], list[Cell]] = {}
     for cell in _of_parts_of_time(account, capture) if capture and "time" in names else cells(account):
-        found.setdefault(tuple(dimension.key(cell) for dimension in dimensions), []).append(cell)
+        found.setdefault(tuple([dimension.key(cell) for dimension in dimensions]), []).append(cell)
     rows = [
         _group(key, [dimension.text(some) for dimension in dimensions], some, names_of) for key, some in found.items()
     ]
@@ -175,7 +175,8 @@ def _of_processes(get: Callable[[Cell], Process | None]) -> _Dimension:
         return process and alike.of_process(process)
 
     def text(some: Sequence[Cell]) -> str | None:
-        return alike.called(process for cell in some if (process := get(cell))) if get(some[0]) else None
+        found = {process.row: process for cell in some if (process := get(cell))}
+        return alike.called(found.values()) if found else None
 
     return _Dimension(key, text)
 

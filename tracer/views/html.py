@@ -81,7 +81,7 @@ class Owners(dict[int, int]):
     """
 
     def __init__(self, account: Account, capture: Capture) -> None:
-        self._processes = read_processes(capture)
+        self.processes = read_processes(capture)
         self._texts = dimensions.of_labels(account)
         self._labels = {row: Label(*texts) for row, *texts in capture.each(LABELS)} if self._texts else {}
         self.sizes = dimensions.sizes(account, self._texts)
@@ -102,7 +102,7 @@ class Owners(dict[int, int]):
 
     def _number(self, label: int, row: int) -> int:
         if row not in self._of_process:
-            process = self._processes[row]
+            process = self.processes[row]
             self._of_process[row] = (
                 self.place_of("command", process),
                 self.place_of("unit", process),
@@ -172,10 +172,12 @@ class Lists:
     A process becomes its position among those that the page has, a time microseconds since the capture began.
     """
 
-    def __init__(self, capture: Capture, began_ns: int, wanted: Iterable[int]) -> None:
-        """wanted: rows of the processes to have; those above them come with them."""
+    def __init__(
+        self, capture: Capture, began_ns: int, processes: Mapping[int, Process], wanted: Iterable[int]
+    ) -> None:
+        """processes: all, by row. wanted: those that the page has; those above them come with them."""
         self.began_ns = began_ns // 1000 * 1000
-        self.all = read_processes(capture)
+        self.all = processes
         parents: dict[int, int] = dict(capture.each("SELECT id, parent FROM process WHERE parent IS NOT NULL"))
         kept: set[int] = set()
         for row in wanted:
@@ -212,7 +214,7 @@ def data(account: Account, capture: Capture, marks: Sequence[tuple[int, str]] = 
     makers = [entry.region.creator.process.row for entry in entries if entry.region and entry.region.creator]
     parents = [parent.process.row for parent in account.parents if parent.process]
     wanted = [*map(_row, owners.places["process"]), *makers, *parents, *(row["process"] for row in execs)]
-    lists = Lists(capture, session.started_ns, wanted)
+    lists = Lists(capture, session.started_ns, owners.processes, wanted)
     left_out = [region for entry in entries if not entry.region for region in entry.regions]
     maps = {each.region: _map(each, moved) for each in touched}
     return {

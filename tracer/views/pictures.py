@@ -19,6 +19,7 @@ BINS = 240  # intervals on the time axis, and one more at most
 WIDTHS_NS = [number * 10**6 for number in (1, 2, 5, 10, 20, 50, 100, 200, 500)] + [size * 10**9 for size in BUCKETS_S]
 MAX_SPANS = 1 << 16  # of all maps together
 MIN_SPANS = 64  # of one map
+MAX_INTEGER = (1 << 63) - 1  # of SQLite
 BEFORE = -1  # instead of who touched pages: they are from before the trace
 # A sample is half a second old at most, unless asked for otherwise, and an extent counts at the time of its first page.
 LAG_NS = 2 * 10**9
@@ -101,7 +102,7 @@ def touched(capture: Capture, within: Bins, who: Mapping[int, int]) -> Iterator[
     """
     counts: dict[int, int] = dict(capture.each(COUNTS))
     total = sum(counts.values())
-    last_ns = within.origin_ns + within.number * within.width_ns
+    last_ns = min(within.origin_ns + within.number * within.width_ns, MAX_INTEGER)
     times = {"origin": within.origin_ns, "width": within.width_ns, "last": last_ns, "number": within.number}
     for region, count in counts.items():
         room = count if total <= MAX_SPANS else max(MAX_SPANS * count // total, MIN_SPANS)

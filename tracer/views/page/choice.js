@@ -40,7 +40,7 @@ function valueOf(by, region, who) {
 function nameOf(value, by = choice.by) {
   if (value === BEFORE) return "before the trace";
   if (value === UNSEEN) return "unseen";
-  if (value === OTHERS) return by === "process" ? "other processes" : by === "query" ? "other queries" : `other ${by}s`;
+  if (value === OTHERS) return `other ${by === "process" ? "processe" : by.replace(/y$/, "ie")}s`;
   if (value === UNKNOWN) return "?";
   if (by === "process") return processName(value);
   return by === "region" ? regionTitle(DATA.regions[value]) : VALUES.get(by)[value];
@@ -159,10 +159,10 @@ function isPicked(value) {
 }
 
 /** A button that picks a value. It shows its colour, and whether it is picked. */
-function pickButton(value, name, ...more) {
+function pickButton(value, name, title, ...more) {
   const mark = make("span");
   const button = make("button", { type: "button", class: "pick", onclick: (event) => { event.stopPropagation(); pick(value); } },
-    mark, make("span", { class: "name", title: name }, name), ...more);
+    mark, make("span", { class: "name", title }, name), ...more);
   button.show = () => {
     button.setAttribute("aria-pressed", String(choice.picked === value));
     mark.replaceChildren(swatch(colourName(value)));

@@ -7,24 +7,12 @@ const LANES = [
 const LANE_PX = 14;
 const GUTTER_PX = () => (innerWidth < 700 ? 60 : 88);
 const MAX_NOTES = 12; // listed at first
-const MAX_LABEL = 24; // characters of a mark on the chart
+const MAX_LABEL = 24; // characters of a mark on the chart, or of a path in the legend
 const EDGES = Array.from({ length: BINS.count + 1 }, (_, edge) => edge);
 const seconds = (us) => (SESSION.started + us) / 1e6;
 
 /** The line and the unseen bytes of all regions or of the chosen one; null: the page has none of that one. */
 const samplesOf = (region) => (region === null ? DATA.growth.all : DATA.growth.regions[region] || null);
-
-/** Bytes at each edge that came at edges, as { edge: bytes }, up to the edge where they went. */
-function held(into, came, goneEdge) {
-  const end = goneEdge === null ? BINS.count + 1 : goneEdge;
-  let gone = 0;
-  for (const [edge, bytes] of came) {
-    if (edge >= end) continue;
-    into[edge] += bytes;
-    gone += bytes;
-  }
-  if (goneEdge !== null && goneEdge <= BINS.count) into[goneEdge] -= gone;
-}
 
 /** The bands from the bottom up: { value, name, kind, bytes at each edge }. The value that touched first is lowest. */
 function growthBands() {
@@ -33,20 +21,27 @@ function growthBands() {
     if (!bands.has(value)) bands.set(value, new Float64Array(BINS.count + 1));
     return bands.get(value);
   };
+  const isThere = (region, edge) => DATA.regions[region].gone_edge === null || edge < DATA.regions[region].gone_edge;
+  const takeAway = (into, region, bytes) => { if (DATA.regions[region].gone_edge !== null) into[DATA.regions[region].gone_edge] -= bytes; };
   const rank = ranksOf();
   for (let group = 0; group < GROUPS; group++) {
     const region = DATA.cells.region[group];
     if (choice.region !== null && choice.region !== region) continue;
     const value = valueOf(choice.by, region, DATA.cells.who[group]);
-    const came = [];
+    const into = bytesOf(rank.get(value) < MAX_COLOURS ? value : OTHERS);
+    let there = 0;
     for (let cell = firstCell[group]; cell < firstCell[group + 1]; cell++) {
-      came.push([cellBin[cell] === BINS.count ? 0 : cellBin[cell] + 1, cellPages[cell] * PAGE_BYTES]);
+      const edge = cellBin[cell] === BINS.count ? 0 : cellBin[cell] + 1;
+      if (!isThere(region, edge)) continue;
+      into[edge] += cellPages[cell] * PAGE_BYTES;
+      there += cellPages[cell] * PAGE_BYTES;
     }
-    held(bytesOf(rank.get(value) < MAX_COLOURS ? value : OTHERS), came, DATA.regions[region].gone_edge);
+    takeAway(into, region, there);
   }
   DATA.regions.forEach((region, number) => {
-    if (!region.before_bytes || (choice.region !== null && choice.region !== number)) return;
-    held(bytesOf(BEFORE), [[region.created_edge, region.before_bytes]], region.gone_edge);
+    if (!region.before_bytes || (choice.region !== null && choice.region !== number) || !isThere(number, region.created_edge)) return;
+    bytesOf(BEFORE)[region.created_edge] += region.before_bytes;
+    takeAway(bytesOf(BEFORE), number, region.before_bytes);
   });
   for (const bytes of bands.values()) for (let edge = 1; edge <= BINS.count; edge++) bytes[edge] += bytes[edge - 1];
   const samples = samplesOf(choice.region);
@@ -307,13 +302,16 @@ function formatTick(time, step) {
   return step >= 60 ? clock.replace(/:\d\d$/, "") : clock;
 }
 
+/** The end of a path, which tells it from others. */
+const shortName = (name) => (name.startsWith("/") && name.length > MAX_LABEL ? `…${name.slice(1 - MAX_LABEL)}` : name);
+
 /* ---- the legend: what each value touched in the window ---- */
 
 function showLegend() {
   const pagesOf = new Map(sums().map(({ value, pages }) => [value, pages]));
   const top = [...ranksOf().keys()].slice(0, MAX_COLOURS).filter((value) => pagesOf.has(value) || !isSearch());
   const rest = [...pagesOf].reduce((sum, [value, pages]) => sum + (top.includes(value) ? 0 : pages), 0);
-  const line = (value, pages) => make("li", {}, pickButton(value, nameOf(value), make("span", { class: "figure" }, formatBytes(pages * PAGE_BYTES))));
+  const line = (value, pages) => make("li", {}, pickButton(value, shortName(nameOf(value)), nameOf(value), make("span", { class: "figure" }, formatBytes(pages * PAGE_BYTES))));
   const items = top.map((value) => line(value, pagesOf.get(value) || 0)); // as many in each window: nothing moves
   if (rest) items.push(line(OTHERS, rest));
   if (!isSearch()) {

@@ -59,7 +59,7 @@ class Sortable {
     const line = make("tr", {}, ...this.columns.map((column) => {
       const text = String((column.text ? column.text(row) : column.value(row)) ?? "?");
       const cell = make("td", { class: column.number ? "number" : column.name ? "name" : "" });
-      cell.append(column.owner && owner !== undefined ? pickButton(owner, text) : text);
+      cell.append(column.owner && owner !== undefined ? pickButton(owner, text, text) : text);
       return cell;
     }));
     if (owner !== undefined) line.addEventListener("click", () => pick(owner));
@@ -67,18 +67,22 @@ class Sortable {
   }
 }
 
-/** A table that is made when it is opened. isLive: it shows the window, and is read anew when that changes. */
-function showTable(id, title, columns, read, isLive = false) {
+/** A table that is made when it is opened. It shows what is chosen: columns and read are asked again when that changes. */
+function showTable(id, title, columns, read) {
   const count = read().rows.length;
   if (!count) return;
   const details = make("details", { class: "data", id }, make("summary", {}, `${title} (${formatCount(count)})`));
   let table = null;
-  details.addEventListener("toggle", () => {
+  const update = (isOther) => {
     if (!details.open) return;
-    if (!table) details.append((table = new Sortable(title, columns, read)).element);
-    else if (isLive) table.update();
-  });
-  if (isLive) onChoice.push((changed) => { if (table && details.open && (changed.size > 1 || !changed.has("picked"))) table.update(); });
+    if (table && !isOther) table.update();
+    else {
+      table?.element.remove();
+      details.append((table = new Sortable(title, columns(), read)).element);
+    }
+  };
+  details.addEventListener("toggle", () => update(true));
+  onChoice.push((changed) => { if (changed.size > 1 || !changed.has("picked")) update(changed.has("by") || changed.has("region")); });
   byId("tables").append(details);
 }
 
@@ -145,7 +149,7 @@ function showMainTable() {
 function showGroups({ by, columns, foot }) {
   const rows = columns[0].values.map((_, row) => columns.map((column) => column.values[row]));
   const texts = { bytes: formatBytes, ns: (us) => (us === null ? "" : formatTime(us, 3)), text: (text) => text };
-  showTable(`table-by-${by}`, by === "unmapped" ? "Mapped by no process" : `By ${by}, whenever touched`, columns.map(({ title, unit }, i) => ({
+  showTable(`table-by-${by}`, by === "unmapped" ? "Mapped by no process" : `By ${by}, whenever touched`, () => columns.map(({ title, unit }, i) => ({
     title,
     value: (row) => row[i],
     text: (row) => (texts[unit] || ((number) => number ?? ""))(row[i]) ?? "",
@@ -156,7 +160,7 @@ function showGroups({ by, columns, foot }) {
 
 function showTables() {
   const bytes = (title, name) => bytesColumn(title, (region) => region[name]);
-  showTable("table-regions", "Regions", [
+  showTable("table-regions", "Regions", () => [
     bytes("allocated", "allocated_bytes"), bytes("grown", "grown_bytes"),
     { title: "region", value: regionTitle, name: true }, { title: "id", value: (region) => region.id }, { title: "kind", value: (region) => region.kind },
     { title: "name", value: (region) => region.name, name: true },
@@ -165,24 +169,22 @@ function showTables() {
     bytes("size", "size_bytes"), bytes("peak", "peak_bytes"), bytes("resident", "resident_bytes"), bytes("swapped", "swapped_bytes"),
     bytes("before", "before_bytes"), bytes("unseen", "unseen_bytes"), countColumn("mappers", (region) => region.mappers),
     timeColumn("made", (region) => region.created), timeColumn("gone", (region) => region.gone),
-  ], () => ({ rows: DATA.regions.filter((region, number) => isShown(region) && (!isSearch() || found.region[number])) }), true);
-  showTable("table-processes", "Processes", [
+  ], () => ({ rows: DATA.regions.filter((region, number) => isShown(region) && (!isSearch() || found.region[number])) }));
+  showTable("table-processes", "Processes", () => [
     bytesColumn("touched", (row) => row.touched), pidColumn("PID", (row) => row.process), commandColumn("command", (row) => row.process),
     pidColumn("parent", (row) => DATA.processes.parent[row.process]),
     bytesColumn("made", (row) => row.made), bytesColumn("freed in all", (row) => DATA.processes.freed_bytes[row.process]),
     countColumn("faults in all", (row) => DATA.processes.faults[row.process]),
     timeColumn("started", (row) => DATA.processes.started[row.process]), timeColumn("exited", (row) => DATA.processes.exited[row.process]),
-  ], () => ({ rows: bytesByProcess().sum.map((sum, process) => ({ ...sum, process })).filter((row) => !isSearch() || row.touched) }), true);
+  ], () => ({ rows: bytesByProcess().sum.map((sum, process) => ({ ...sum, process })).filter((row) => !isSearch() || row.touched) }));
   DATA.tables.forEach(showGroups);
-  const bands = () => growthBands();
-  const { allocated } = DATA.growth.all;
-  showTable("table-growth", "Growth over time", [
-    timeColumn("time", (edge) => edgeTime(edge), 3), bytesColumn("allocated", (edge) => allocated[edge]),
-    ...bands().map((band) => bytesColumn(band.name, (edge) => band.bytes[edge])),
+  showTable("table-growth", "Growth over time", () => [
+    timeColumn("time", (edge) => edgeTime(edge), 3), bytesColumn("allocated", (edge) => samplesOf(choice.region)?.allocated[edge]),
+    ...growthBands().map((band) => bytesColumn(band.name, (edge) => band.bytes[edge])),
     bytesColumn("host shmem", (edge) => DATA.growth.host[edge]),
   ], () => ({ rows: SESSION.tier === "proc" ? [] : EDGES }));
   const execs = DATA.execs;
-  showTable("table-execs", "Programs started", [
+  showTable("table-execs", "Programs started", () => [
     timeColumn("time", (row) => execs.time[row], 3), pidColumn("PID", (row) => execs.process[row]),
     { title: "command", value: (row) => DATA.commands[execs.command[row]], name: true },
   ], () => ({ rows: execs.time.map((_, row) => row) }));

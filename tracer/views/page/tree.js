@@ -51,15 +51,16 @@ function drawTree() {
   const { sum, others } = bytesByProcess();
   const isFiltered = isWindow() || isSearch() || choice.region !== null;
   const weight = sum.map((of) => of.touched + (isFiltered ? 0 : of.made));
-  const below = new Map();
+  const below = new Float64Array(weight.length).fill(-1);
   const total = (process) => {
-    if (!below.has(process)) {
-      below.set(process, 0); // if it is its own ancestor
-      below.set(process, weight[process] + (childrenOf.get(process) || []).reduce((all, child) => all + total(child), 0));
-    }
-    return below.get(process);
+    if (below[process] >= 0) return below[process];
+    below[process] = 0; // if it is its own ancestor
+    let all = weight[process];
+    for (const child of childrenOf.get(process) || []) all += total(child);
+    below[process] = all;
+    return all;
   };
-  const most = Math.max(1, ...sum.map((of) => of.touched));
+  const most = sum.reduce((all, of) => Math.max(all, of.touched), 1);
 
   function item(process) {
     const of = sum[process];

@@ -916,6 +916,8 @@ class TestPage:
         self, show: Any, browser: Any, capture: Capture, monkeypatch: pytest.MonkeyPatch, first: float, until: float
     ) -> None:
         """As the command that the page shows does: it is run, and compared."""
+        from selenium.webdriver.support.wait import WebDriverWait
+
         monkeypatch.setenv("TZ", "UTC")
         fill(capture)
         data = show()
@@ -935,8 +937,12 @@ class TestPage:
         assert [row[0] for row in rows_of(browser)] == shown
         assert [row[0] for row in rows_of(browser, "table-processes") if row[0] != "0 B"] == shown or not shown
         figures = "return [...document.querySelectorAll('#tree .figures')].map((figures) => figures.textContent)"
-        in_tree = [text.partition("touched ")[2] for text in browser.execute_script(figures)]
-        assert [size for size in in_tree if size != "0 B"] == shown
+
+        def is_in_tree() -> bool:  # which is drawn afterwards
+            sizes = [text.partition("touched ")[2] for text in browser.execute_script(figures)]
+            return [size for size in sizes if size != "0 B"] == shown
+
+        WebDriverWait(browser, 20).until(lambda _: is_in_tree())
         lit = """
             let pages = 0;
             for (const details of document.querySelectorAll("#maps details")) {

@@ -128,3 +128,13 @@ function keepDrawn(element, draw) {
   }).observe(element);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 }
+
+/** What is out of sight can wait until the answer is on the screen: a function that has `act` called after that, once. */
+function afterwards(act) {
+  let isWaiting = false;
+  return () => {
+    if (isWaiting) return;
+    isWaiting = true;
+    requestAnimationFrame(() => setTimeout(() => { isWaiting = false; act(); }));
+  };
+}

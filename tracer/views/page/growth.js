@@ -5,7 +5,7 @@ const LANES = [
   ["starts", "process starts"], ["exits", "exits"], ["execs", "execs"], ["made", "regions made"], ["gone", "regions gone"],
 ];
 const LANE_PX = 14;
-const GUTTER_PX = () => (innerWidth < 700 ? 60 : 88);
+const isNarrow = () => innerWidth < 700;
 const MAX_NOTES = 12; // listed at first
 const MAX_LABEL = 24; // characters of a mark on the chart, or of a path in the legend
 const EDGES = Array.from({ length: BINS.count + 1 }, (_, edge) => edge);
@@ -120,8 +120,8 @@ class Growth {
       },
       scales: { y: { range: (_u, _low, high) => [0, Math.max(high, PAGE_BYTES) * 1.06] } },
       axes: [
-        { ...axis, space: 90, values: (_u, splits, _axis, _space, step) => splits.map((time) => formatTick(time, step)) },
-        { ...axis, size: GUTTER_PX(), values: (_u, splits) => splits.map(formatRound),
+        { ...axis, space: isNarrow() ? 64 : 90, values: (_u, splits, _axis, _space, step) => splits.map((time) => formatTick(time, step)) },
+        { ...axis, size: isNarrow() ? 60 : 88, values: (_u, splits) => splits.map(formatRound),
           incrs: Array.from({ length: 48 }, (_, i) => 2 ** i) },
       ],
       series: [

@@ -160,11 +160,12 @@ class PageMap {
       this.refresh();
     }, { rootMargin: "200px" }).observe(this.canvas);
     keepDrawn(holder, () => this.draw());
+    const tell = afterwards(() => { if (!this.isRead) this.readout.textContent = this.summary(); });
     onChoice.push((changed) => {
       this.isStale = true;
       if (changed.size > 1 || !changed.has("picked")) {
-        this.isJudged = false;
-        this.readout.textContent = this.summary();
+        this.isJudged = this.isRead = false;
+        tell();
       }
       this.refresh();
     });
@@ -266,6 +267,7 @@ class PageMap {
   }
 
   read() {
+    this.isRead = true; // so a summary that is under way does not replace it
     const { pagesPerCell } = this.grid;
     const cell = this.cellOf(this.cursor);
     const first = this.from + cell * pagesPerCell, last = Math.min(first + pagesPerCell, this.pages) - 1;

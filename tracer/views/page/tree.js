@@ -103,8 +103,9 @@ function drawTree() {
 
 function showTree() {
   drawTree();
+  const redraw = afterwards(drawTree);
   onChoice.push((changed) => {
-    if (["from", "until", "region", "search"].some((name) => changed.has(name))) drawTree();
+    if (["from", "until", "region", "search"].some((name) => changed.has(name))) redraw();
     else for (const button of document.querySelectorAll("#tree button.pick")) button.show();
   });
 }

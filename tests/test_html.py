@@ -27,7 +27,7 @@ from tracer.answer import answer
 from tracer.capture.capture import Capture
 from tracer.proc.shmem import PAGE_BYTES
 from tracer.tables import groups
-from tracer.views import html, notes, pictures
+from tracer.views import cells, html, notes, pictures
 from tracer.views import json as document
 from tracer.views import table as tables
 
@@ -132,9 +132,9 @@ def filled(capture: Capture) -> tuple[Account, dict[str, Any]]:
 
 def cells_of(data: dict[str, Any]) -> Iterator[tuple[int, int, int, int]]:
     """(region, who, bin, pages)"""
-    cells = data["cells"]
-    rows = iter(zip(cells["bin"], cells["pages"]))
-    for region, who, count in zip(cells["region"], cells["who"], cells["bins"]):
+    columns = data["cells"]
+    rows = iter(zip(columns["bin"], columns["pages"]))
+    for region, who, count in zip(columns["region"], columns["who"], columns["bins"]):
         for _, (number, pages) in zip(range(count), rows):
             yield region, who, number, pages
 
@@ -145,7 +145,7 @@ def name_of(data: dict[str, Any], by: str, region: int, who: int) -> Any:
         return data["regions"][region].get("id", "others")
     place = data["who"][by][who]
     if place < 0:
-        return {html.UNKNOWN: None, html.OTHERS: "others"}[place]
+        return {cells.UNKNOWN: None, cells.OTHERS: "others"}[place]
     if by == "process":
         return data["processes"]["tgid"][place]
     return next(each["values"] for each in data["dimensions"] if each["by"] == by)[place]
@@ -430,8 +430,8 @@ def test_without_labels_there_is_nothing_of_them(tmp_path: Path) -> None:
 
 
 def test_of_too_many_values_those_of_most_pages_are_kept(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "MAX_VALUES", 3)
-    monkeypatch.setattr(html, "MAX_PROCESSES", 2)
+    monkeypatch.setattr(cells, "MAX_VALUES", 3)
+    monkeypatch.setattr(cells, "MAX_PROCESSES", 2)
     capture.insert("session", **SESSION, label="php")
     region = put_region(capture, 60)
     touch(capture, region, 50, 3, None)
@@ -448,8 +448,8 @@ def test_of_too_many_values_those_of_most_pages_are_kept(capture: Capture, monke
 
 
 def test_of_too_many_cells_fewer_values_are_told_apart(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "MAX_CELLS", 100)
-    monkeypatch.setattr(html, "MAX_PROCESSES", 64)
+    monkeypatch.setattr(cells, "MAX_CELLS", 100)
+    monkeypatch.setattr(cells, "MAX_PROCESSES", 64)
     capture.insert("session", **SESSION)
     region = put_region(capture, 5000)
     page = 0
@@ -523,7 +523,7 @@ def test_few_spans_are_exact_beside_many(capture: Capture, monkeypatch: pytest.M
 
 def test_the_smallest_of_many_regions_are_left_out(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """But not of any sum, and those that went not of the chart before."""
-    monkeypatch.setattr(html, "MAX_REGIONS", 5)
+    monkeypatch.setattr(cells, "MAX_REGIONS", 5)
     capture.insert("session", **SESSION)
     process = put_process(capture, 5)
     for pages in range(1, 14):

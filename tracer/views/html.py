@@ -14,17 +14,19 @@ import json
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from tracer import answer as answers
 from tracer import dimensions, guess
-from tracer.account import LABELS, NAMELESS, Account, Label, Process, Region, read_processes
+from tracer.account import NAMELESS, Account, Process
 from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.formatting import fit, printable
 from tracer.shipped import shipped
 from tracer.tables import groups
 from tracer.tables.table import Column, Table, told
 from tracer.views import pictures
+from tracer.views.cells import Cells, Entry, Owners, cells, entries
+from tracer.views.growth import growth
 from tracer.views.notes import notes
 
 PAGE, VENDOR = shipped("views/page"), shipped("views/vendor")
@@ -32,16 +34,8 @@ STYLES = [VENDOR / "uPlot.min.css", PAGE / "page.css"]
 PARTS = ("data", "choice", "growth", "map", "tree", "table", "head")
 SCRIPTS = [VENDOR / "uPlot.iife.min.js", *(PAGE / f"{name}.js" for name in PARTS)]
 MAX_NAME = 200  # characters; a command line may have megabytes
-MAX_REGIONS = 1000  # shown, the biggest; a database may create a region for every parallel query
-MAX_LINES = 50  # regions with a line of their own of what they had allocated, the biggest
-MAX_VALUES = 500  # of a dimension, those of most bytes; the others are one
-MAX_PROCESSES = 2000  # told apart, those that touched most
-MAX_CELLS = 150_000  # if there are more, fewer values are told apart
 MAX_ROWS = 500  # of a table by container or stack; one more row sums up the rest
 MAX_EXECS = 500  # in the table
-UNKNOWN = -1  # instead of a value
-OTHERS = -2  # instead of a value beyond MAX_VALUES
-NOBODY = -3  # instead of a process that the page does not have
 
 
 def render(account: Account, capture: Capture, marks: Sequence[tuple[int, str]] = ()) -> str:
@@ -69,98 +63,6 @@ def _json(document: dict[str, Any]) -> str:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-# ---- who touched it ----
-
-
-class Owners(dict[int, int]):
-    """The page's number for those who touched pages alike, by LABEL_AND_PROCESS; BEFORE without a process.
-
-    Alike are touches that have the same place in every dimension.
-    """
-
-    def __init__(self, account: Account, capture: Capture) -> None:
-        self.processes = read_processes(capture)
-        self._texts = dimensions.of_labels(account)
-        self._labels = {row: Label(*texts) for row, *texts in capture.each(LABELS)} if self._texts else {}
-        self.sizes = dimensions.sizes(account, self._texts)
-        self.places = {by: _places(sizes, _room(by)) for by, sizes in self.sizes.items() if by != "region"}
-        """each value's place by dimension, the biggest first"""
-        self._of_process: dict[int, tuple[int, int, int]] = {}
-        self._numbers: dict[tuple[int, ...], int] = {}
-
-    @property
-    def whos(self) -> list[tuple[int, ...]]:
-        """For each number the place in each dimension, in the order of places."""
-        return list(self._numbers)
-
-    def __missing__(self, key: int) -> int:
-        label, process = divmod(key, 1 << 32)
-        self[key] = self._number(label, process) if process else pictures.BEFORE
-        return self[key]
-
-    def _number(self, label: int, row: int) -> int:
-        if row not in self._of_process:
-            process = self.processes[row]
-            self._of_process[row] = (
-                self.place_of("command", process),
-                self.place_of("unit", process),
-                self._place("process", row),
-            )
-        command, unit, number = self._of_process[row]
-        told = self._labels.get(label)
-        kinds = [
-            self.places[kind].get(texts[told], OTHERS) if told in texts else UNKNOWN
-            for kind, texts in self._texts.items()
-        ]
-        return self._numbers.setdefault((command, *kinds, unit, number), len(self._numbers))
-
-    def place_of(self, by: str, process: Process) -> int:
-        """The place of a process in the dimension command or unit."""
-        return self._place(by, dimensions.of_process(process, by))
-
-    def _place(self, by: str, value: dimensions.Value) -> int:
-        return UNKNOWN if value is None else self.places[by].get(value, OTHERS)
-
-
-def _room(by: str) -> int:
-    return MAX_PROCESSES if by == "process" else MAX_VALUES
-
-
-def _places(sizes: Counter[dimensions.Value], room: int) -> dict[dimensions.Value, int]:
-    known = (value for value, _ in sizes.most_common() if value is not None)
-    return {value: place for place, value in zip(range(room), known)}
-
-
-class Cells:
-    """What was touched, as pages by (region, who, bin)."""
-
-    def __init__(self, whos: Sequence[tuple[int, ...]], pages: dict[tuple[int, int], dict[int, int]]) -> None:
-        self.whos = whos
-        self.pages = pages
-        """by (region, who), then by bin"""
-
-    def narrowed(self) -> tuple[Cells, list[int]]:
-        """With at most MAX_CELLS, as far as possible, by telling fewer values apart; and the new number of each who."""
-        room, cells, moved = MAX_PROCESSES, self, list(range(len(self.whos)))
-        while room and sum(map(len, cells.pages.values())) > MAX_CELLS:
-            room //= 2
-            numbers: dict[tuple[int, ...], int] = {}
-            of = [
-                numbers.setdefault(tuple(OTHERS if place >= room else place for place in who), len(numbers))
-                for who in cells.whos
-            ]
-            pages: dict[tuple[int, int], dict[int, int]] = {}
-            for (region, who), bins in cells.pages.items():
-                _add(pages.setdefault((region, of[who]), {}), bins)
-            cells, moved = Cells(list(numbers), pages), [of[number] for number in moved]
-        return cells, moved
-
-
-def _add(into: dict[int, int], bins: dict[int, int]) -> None:
-    for number, pages in bins.items():
-        into[number] = into.get(number, 0) + pages
 
 
 # ---- what the page shows ----
@@ -207,15 +109,15 @@ def data(account: Account, capture: Capture, marks: Sequence[tuple[int, str]] = 
     session = account.session
     within = pictures.bins(session)
     owners = Owners(account, capture)
-    entries = _entries(account, within)
+    told = entries(account, within)
     touched = list(pictures.touched(capture, within, owners))
-    cells, moved = _cells(touched, owners, entries, within).narrowed()
+    found, moved = cells(touched, owners, told, within).narrowed()
     execs = capture.rows("SELECT * FROM exec ORDER BY time_ns DESC LIMIT ?", (MAX_EXECS,))[::-1]
-    makers = [entry.region.creator.process.row for entry in entries if entry.region and entry.region.creator]
-    parents = [parent.process.row for parent in account.parents if parent.process]
+    makers = [entry.region.creator.process.row for entry in told if entry.region and entry.region.creator]
+    parents = [entry.parent.row for entry in told if entry.parent]
     wanted = [*map(_row, owners.places["process"]), *makers, *parents, *(row["process"] for row in execs)]
     lists = Lists(capture, session.started_ns, owners.processes, wanted)
-    left_out = [region for entry in entries if not entry.region for region in entry.regions]
+    left_out = [region for entry in told if not entry.region for region in entry.regions]
     maps = {each.region: _map(each, moved) for each in touched}
     return {
         "headline": headline(account),
@@ -233,9 +135,9 @@ def data(account: Account, capture: Capture, marks: Sequence[tuple[int, str]] = 
         ],
         "by": dimensions.most_telling(owners.sizes),
         "short": [fit(printable(str(value)), answers.NAME_COLUMNS) for value in owners.places["command"]],
-        "who": _whos(cells.whos, owners, lists),
-        "cells": _columns(cells),
-        "regions": [_entry(entry, within, lists, maps) for entry in entries],
+        "who": _whos(found.whos, owners, lists),
+        "cells": _columns(found),
+        "regions": [_entry(entry, lists, maps) for entry in told],
         "processes": _processes(account, owners, lists),
         "execs": {
             "time": [lists.when(row["time_ns"]) for row in execs],
@@ -252,7 +154,7 @@ def data(account: Account, capture: Capture, marks: Sequence[tuple[int, str]] = 
             for note in notes(account, capture, marks)
         ],
         "events": _events(account, capture, lists.all.values(), within),
-        "growth": _growth(account, capture, entries, touched, within),
+        "growth": growth(account, capture, told, touched, within),
         "tables": [
             _table(groups.table(account, by), lists)
             for by in [*groups.telling(account), *["unmapped"] * bool(account.unmapped)]
@@ -288,44 +190,10 @@ def _session(account: Account, lists: Lists) -> dict[str, Any]:
 # ---- regions ----
 
 
-class Entry(NamedTuple):
-    """A region of the page, or several that it does not tell apart: they exist, or they went in one interval."""
-
-    region: Region | None
-    """None: several"""
-    parent: Process | None
-    regions: Sequence[Region]
-    created_edge: int
-    gone_edge: int | None
-    """None: it exists"""
-
-    def sum(self, name: str) -> int:
-        """A figure of all its regions."""
-        return sum(getattr(region, name) or 0 for region in self.regions)
-
-
-def _entries(account: Account, within: pictures.Bins) -> list[Entry]:
-    """The MAX_REGIONS biggest regions, by parent; then the others."""
-    shown = {
-        region.row for region in sorted(account.regions, key=lambda each: (-each.peak_bytes, each.row))[:MAX_REGIONS]
-    }
-    entries = []
-    others: dict[int | None, list[Region]] = {}
-    for parent in account.parents:
-        for region in parent.regions:
-            gone_edge = None if region.gone_ns is None else within.edge(region.gone_ns)
-            if region.row in shown:
-                created_edge = within.edge(region.created_ns or 0)
-                entries.append(Entry(region, parent.process, [region], created_edge, gone_edge))
-            else:
-                others.setdefault(gone_edge, []).append(region)
-    return entries + [Entry(None, None, regions, 0, gone_edge) for gone_edge, regions in others.items()]
-
-
 FIGURES = "size_bytes allocated_bytes peak_bytes resident_bytes swapped_bytes before_bytes unseen_bytes".split()  # noqa: SIM905
 
 
-def _entry(entry: Entry, within: pictures.Bins, lists: Lists, maps: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+def _entry(entry: Entry, lists: Lists, maps: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
     region = entry.region
     edges = {"created_edge": entry.created_edge, "gone_edge": entry.gone_edge}
     if region is None:
@@ -369,20 +237,6 @@ NO_MAP = _map(pictures.Touched(0, {}, 1, []), [])
 
 
 # ---- what was touched, and when ----
-
-
-def _cells(
-    touched: Iterable[pictures.Touched], owners: Owners, entries: Sequence[Entry], within: pictures.Bins
-) -> Cells:
-    numbers = {region.row: number for number, entry in enumerate(entries) for region in entry.regions}
-    pages: dict[tuple[int, int], dict[int, int]] = {}
-    for each in touched:
-        for key, count in each.cells.items():
-            who, interval = divmod(key, within.number + 1)
-            if who >= 0:
-                bins = pages.setdefault((numbers[each.region], who), {})
-                bins[interval] = bins.get(interval, 0) + count
-    return Cells(owners.whos, pages)
 
 
 def _columns(cells: Cells) -> dict[str, list[int]]:
@@ -456,80 +310,6 @@ def _events(
 def _counts(within: pictures.Bins, times: Iterable[int]) -> list[int]:
     found = Counter(map(within.of, times))
     return [found[number] for number in range(within.number)]
-
-
-def _growth(
-    account: Account,
-    capture: Capture,
-    entries: Sequence[Entry],
-    touched: Iterable[pictures.Touched],
-    within: pictures.Bins,
-) -> dict[str, Any]:
-    """What the inodes had at each edge, and how much of it was unseen: of all regions and of the biggest.
-
-    host: all shared memory of the host at each edge; None: unknown.
-    """
-    cells = {each.region: each.cells for each in touched}
-    seen = [_seen(entry, cells, within) for entry in entries]
-    unseen = [
-        pictures.held({entry.created_edge: max(entry.sum("unseen_bytes"), 0)}, entry.gone_edge, within)
-        for entry in entries
-    ]
-    changes = _changes(account, capture)
-    nothing = [0] * (within.number + 1)
-    all_changes = sorted(change for of_region in changes.values() for change in of_region)
-    biggest = sorted(range(len(entries)), key=lambda number: -entries[number].sum("peak_bytes"))[:MAX_LINES]
-    host: list[int | None] = [None] * (within.number + 1)
-    for time_ns, size_bytes in capture.each("SELECT time_ns, shmem_bytes FROM host_sample ORDER BY 1"):
-        host[within.edge(time_ns)] = size_bytes
-    return {
-        "all": _line(all_changes, list(map(sum, zip(nothing, *seen))), list(map(sum, zip(nothing, *unseen))), within),
-        "regions": {
-            number: _line(changes[region.row], seen[number], unseen[number], within)
-            for number in biggest
-            if (region := entries[number].region)
-        },
-        "host": host,
-    }
-
-
-def _seen(entry: Entry, cells: Mapping[int, Mapping[int, int]], within: pictures.Bins) -> list[int]:
-    """Bytes at each edge that were touched, or from before."""
-    came = Counter({entry.created_edge: entry.sum("before_bytes")})
-    for region in entry.regions:
-        for key, pages in cells.get(region.row, {}).items():
-            who, interval = divmod(key, within.number + 1)
-            if who >= 0:
-                came[0 if interval == within.number else interval + 1] += pages * PAGE_BYTES
-    return pictures.held(came, entry.gone_edge, within)
-
-
-def _line(
-    changes: Sequence[pictures.Change], seen: Sequence[int], unseen: Sequence[int], within: pictures.Bins
-) -> dict[str, Sequence[int | None]]:
-    allocated_bytes, unseen_bytes = pictures.line(changes, seen, unseen, within)
-    return {"allocated": allocated_bytes, "unseen": unseen_bytes}
-
-
-def _changes(account: Account, capture: Capture) -> dict[int, list[pictures.Change]]:
-    """What each region had, from its samples and the account, in the order of time."""
-    session = account.session
-    changes: dict[int, list[pictures.Change]] = {
-        region.row: [(region.created_ns or session.started_ns, region.row, region.start_bytes)]
-        for region in account.regions
-    }
-    gone = {region.row: region.gone_ns for region in account.regions}
-    for row, time_ns, size_bytes in capture.each("SELECT region, time_ns, allocated_bytes FROM sample ORDER BY 1, 2"):
-        gone_ns = gone[row]
-        if gone_ns is None or time_ns < gone_ns:
-            changes[row].append((time_ns, row, size_bytes))
-    for region in account.regions:
-        if region.gone_ns is None:
-            changes[region.row].append((session.ended_ns, region.row, region.allocated_bytes))
-        else:
-            last = (region.gone_ns - 1, region.row, region.allocated_bytes)
-            changes[region.row] += [last, (region.gone_ns, region.row, 0)]
-    return changes
 
 
 # ---- tables ----

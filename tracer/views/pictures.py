@@ -5,11 +5,9 @@ Pure: a capture and its account in, lists of integers out.
 
 from __future__ import annotations
 
-import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from tracer.account import LABEL_AND_PROCESS, Session
 from tracer.capture.capture import Capture
@@ -21,8 +19,6 @@ MAX_SPANS = 1 << 16  # of all maps together
 MIN_SPANS = 64  # of one map
 MAX_INTEGER = (1 << 63) - 1  # of SQLite
 BEFORE = -1  # instead of who touched pages: they are from before the trace
-# A sample is half a second old at most, unless asked for otherwise, and an extent counts at the time of its first page.
-LAG_NS = 2 * 10**9
 
 
 # ---- time ----
@@ -132,58 +128,3 @@ def _touched(region: int, extents: Iterable[Extent], merged: int, width: int, wh
     if present:
         spans.append(Span(begin, until, whose, when, most, present))
     return Touched(region, cells, merged, spans)
-
-
-# ---- what the inodes had ----
-
-Line = tuple[list[Optional[int]], list[int]]
-"""(allocated, unseen) bytes at each edge. None: no sample tells."""
-Change = tuple[int, int, int]
-"""(CLOCK_REALTIME, region, allocated bytes since then)"""
-
-
-def held(came: Mapping[int, int], gone_edge: int | None, within: Bins) -> list[int]:
-    """The bytes there are at each edge, of those that came at each; none from gone_edge on."""
-    there = list(accumulate(came.get(edge, 0) for edge in range(within.number + 1)))
-    return there if gone_edge is None else there[:gone_edge] + [0] * (within.number + 1 - gone_edge)
-
-
-def line(changes: Sequence[Change], seen_bytes: Sequence[int], unseen_bytes: Sequence[int], within: Bins) -> Line:
-    """What the inodes had allocated at each edge by their samples, and how much of it was unseen.
-
-    changes: in the order of time. seen_bytes: touched and before at each edge, by the ledger; unseen_bytes: at most so
-    much is unseen. A sample that knows less than the ledger knew LAG_NS before is too old to tell. At the last edge
-    both are as the account has them.
-    """
-    levels = _levels(changes, within)
-    lag = -(-LAG_NS // within.width_ns)
-    allocated: list[int | None] = []
-    unseen: list[int] = []
-    for edge, (level, seen, limit) in enumerate(zip(levels, seen_bytes, unseen_bytes)):
-        known = level >= seen_bytes[max(edge - lag, 0)]
-        guess = max(level - seen, 0) if known else unseen[-1] if unseen else 0
-        unseen.append(min(guess, limit))
-        allocated.append(max(level, seen) if known else None)
-    unseen[-1] = unseen_bytes[-1]
-    allocated[-1] = seen_bytes[-1] + unseen_bytes[-1]
-    return allocated, unseen
-
-
-def _levels(changes: Sequence[Change], within: Bins) -> list[int]:
-    """The last sum at each edge; where it was higher in between than at both edges, its peak."""
-    had: dict[int, int] = {}
-    total, times, totals = 0, [], []
-    for time_ns, region, size_bytes in changes:
-        total += size_bytes - had.get(region, 0)
-        had[region] = size_bytes
-        times.append(time_ns)
-        totals.append(total)
-    levels: list[int] = []
-    begin = 0
-    for edge in range(within.number + 1):
-        end = bisect.bisect_right(times, within.origin_ns + edge * within.width_ns)
-        last = totals[end - 1] if end else 0
-        peak = max(totals[begin:end], default=0)
-        levels.append(peak if levels and peak > max(last, levels[-1]) else last)
-        begin = end
-    return levels

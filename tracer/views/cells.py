@@ -128,7 +128,7 @@ class Cells:
         """by (number of the entry, owner), then by interval"""
 
     def narrowed(self) -> tuple[Cells, list[int]]:
-        """With at most MAX_CELLS, as far as possible, by telling fewer values apart; and the new number of each owner."""
+        """At most MAX_CELLS, if fewer values told apart make them so few; and the new number of each owner."""
         room, cells, moved = MAX_PROCESSES, self, list(range(len(self.whos)))
         while room and sum(map(len, cells.pages.values())) > MAX_CELLS:
             room //= 2

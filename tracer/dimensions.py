@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Union
@@ -27,7 +28,13 @@ def kinds(account: Account) -> list[str]:
 
 def of_process(process: Process, by: str) -> str | None:
     """The value of a process in the dimension command or unit. Without a unit, its cgroup stands for one."""
-    return alike.of_process(process) if by == "command" else place(process.cgroup).unit or process.cgroup
+    return _group(process.comm, process.command) if by == "command" else place(process.cgroup).unit or process.cgroup
+
+
+@functools.lru_cache(maxsize=4096)
+def _group(comm: str | None, command: str | None) -> str:
+    """As of any process of these names: in a pool many have one title."""
+    return alike.of_process(Process(0, 0, 0, comm, command, None, None))
 
 
 def of_labels(account: Account) -> dict[str, dict[Label, str]]:
@@ -48,18 +55,18 @@ def of_labels(account: Account) -> dict[str, dict[Label, str]]:
 def sizes(account: Account, texts: Mapping[str, Mapping[Label, str]]) -> dict[str, Counter[Value]]:
     """Touched bytes by value, for each dimension. texts: as of_labels() has them."""
     found: dict[str, Counter[Value]] = {by: Counter() for by in names(account)}
-    touched: Counter[Process] = Counter()
+    touchers: dict[int, Process] = {}
     for region in account.regions:
         found["region"][region.row] += region.touched_bytes
         for toucher in region.touchers:
-            touched[toucher.process] += toucher.touched_bytes
+            touchers[toucher.process.row] = toucher.process
+            found["process"][toucher.process.row] += toucher.touched_bytes
         for labelled in region.labelled:
             for kind, told in texts.items():
                 found[kind][told[labelled.label] if labelled.label else None] += labelled.touched_bytes
-    for process, size_bytes in touched.items():
-        found["process"][process.row] += size_bytes
+    for row, process in touchers.items():
         for by in ("command", "unit"):
-            found[by][of_process(process, by)] += size_bytes
+            found[by][of_process(process, by)] += found["process"][row]
     return {by: +sizes_bytes for by, sizes_bytes in found.items()}
 
 

@@ -286,6 +286,19 @@ def test_a_peak_between_two_edges_is_in_the_line(capture: Capture) -> None:
     assert [size // PAGE_BYTES for size in line[50:54]] == [7, 7, 977, 7]
 
 
+def test_where_a_region_goes_the_line_falls_with_its_bands(capture: Capture) -> None:
+    """However much it had grown in the last moment."""
+    capture.insert("session", **SESSION)
+    process, region = put_process(capture, 5), put_region(capture, 31, gone_ns=at(10.3))
+    touch(capture, region, 0, 20, process, 2)
+    touch(capture, region, 20, 11, process, 10.1)
+    put_region(capture, 7, ino=2, start_bytes=7 * PAGE_BYTES)
+    for seconds, pages in [(0, 0), (2.5, 20), (10.25, 31)]:
+        capture.insert("sample", region=region, time_ns=at(seconds), allocated_bytes=pages * PAGE_BYTES)
+    line = embedded(html.render(account.read(capture), capture))["growth"]["all"]["allocated"]
+    assert [size // PAGE_BYTES for size in line[49:54]] == [27, 27, 31, 7, 7]
+
+
 # ---- a window ----
 
 

@@ -114,7 +114,7 @@ def _line(changes: Sequence[Change], seen_bytes: Sequence[int], unseen_bytes: Se
     allocated: list[int | None] = []
     unseen: list[int] = []
     for edge, (level, seen, limit) in enumerate(zip(levels, seen_bytes, unseen_bytes)):
-        known = level >= seen_bytes[max(edge - lag, 0)]
+        known = level >= min(seen, seen_bytes[max(edge - lag, 0)])
         guess = max(level - seen, 0) if known else unseen[-1] if unseen else 0
         unseen.append(min(guess, limit))
         allocated.append(max(level, seen) if known else None)
@@ -124,7 +124,10 @@ def _line(changes: Sequence[Change], seen_bytes: Sequence[int], unseen_bytes: Se
 
 
 def _levels(changes: Sequence[Change], within: Bins) -> list[int]:
-    """The last sum at each edge; where it was higher in between than at both edges, its peak."""
+    """The last sum at each edge; where it has risen and come back since the edge before, its peak.
+
+    Not where it has fallen: the bands fall at that edge, too.
+    """
     had: dict[int, int] = {}
     total, times, totals = 0, [], []
     for time_ns, region, size_bytes in changes:
@@ -137,7 +140,7 @@ def _levels(changes: Sequence[Change], within: Bins) -> list[int]:
     for edge in range(within.number + 1):
         end = bisect.bisect_right(times, within.origin_ns + edge * within.width_ns)
         last = totals[end - 1] if end else 0
-        peak = max(totals[begin:end], default=0)
-        levels.append(peak if levels and peak > max(last, levels[-1]) else last)
+        peak = max(totals[begin:end], default=last)
+        levels.append(peak if levels and last >= levels[-1] else last)
         begin = end
     return levels

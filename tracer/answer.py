@@ -155,8 +155,9 @@ def _sentences(found: Answer, account: Account) -> list[str]:
         return [_held(account)]
     if account.window != ALL_TIME:
         touched_bytes = sum(grower.touched_bytes for grower in found.growers)
-        return [f"{format_bytes(touched_bytes)} touched first in this time.", _who(found)][: 1 + bool(touched_bytes)]
-    sentences = _unseen(found, account), _what(found, account), _gone(found), _who(found), _private(found)
+        touched = f"{format_bytes(touched_bytes)} touched first in this time."
+        return [touched, _who(found, whole=False)] if touched_bytes else [touched]
+    sentences = _unseen(found, account), _what(found, account), _gone(found), _who(found, whole=True), _private(found)
     return [sentence for sentence in sentences if sentence]
 
 
@@ -234,13 +235,14 @@ def _gone(found: Answer) -> str:
     return f"{_count(number, 'region')} with {size} {went}{lasted}: {listed}.{change}"
 
 
-def _who(found: Answer) -> str:
+def _who(found: Answer, whole: bool) -> str:
+    """whole: of all the capture's time."""
     if not found.growers:
         return ""
     growers = []
     for grower in found.growers[:MOST]:
         many, exited = "", " (exited)" * bool(grower.nr_exited)
-        gone = f" ({format_bytes(grower.gone_bytes)} gone)" if grower.gone_bytes and found.regions else ""
+        gone = f" ({format_bytes(grower.gone_bytes)} gone)" if grower.gone_bytes and found.regions and whole else ""
         if grower.nr_processes > 1:
             many, exited = f" ×{grower.nr_processes}", f" ({how_many(grower.nr_exited, grower.nr_processes)} exited)"
             exited *= bool(grower.nr_exited)

@@ -26,10 +26,23 @@ def window(since: str | None, until: str | None, session: Session) -> Window:
     if since_ns is not None and until_ns is not None and since_ns >= until_ns:
         raise ShmtraceError(f"--since {since} is not before --until {until}", "swap them")
     if (since_ns is not None and since_ns > session.ended_ns) or (until_ns is not None and until_ns <= bounds[0]):
-        first, last = (datetime.fromtimestamp(ns / 1e9).strftime("%Y-%m-%d %H:%M:%S") for ns in bounds)  # noqa: DTZ006
         asked = " ".join(f"--{name} {text}" for name, text in (("since", since), ("until", until)) if text is not None)
-        raise ShmtraceError(f"{asked} lies outside the capture", f"the capture is from {first} to {last}")
+        raise _outside(asked, session)
     return Window(since_ns, until_ns)
+
+
+def moment(text: str, session: Session) -> int:
+    """Nanoseconds since 1970 for a time in a capture. Raises ShmtraceError, also if it lies outside the capture."""
+    time_ns = parse(text, session.started_ns, session.ended_ns)
+    if not session.started_ns <= time_ns <= session.ended_ns:
+        raise _outside(text, session)
+    return time_ns
+
+
+def _outside(asked: str, session: Session) -> ShmtraceError:
+    bounds = (session.started_ns, session.ended_ns)
+    first, last = (datetime.fromtimestamp(ns / 1e9).strftime("%Y-%m-%d %H:%M:%S") for ns in bounds)  # noqa: DTZ006
+    return ShmtraceError(f"{asked} lies outside the capture", f"the capture is from {first} to {last}")
 
 
 def parse(text: str, started_ns: int, ended_ns: int) -> int:

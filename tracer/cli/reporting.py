@@ -164,25 +164,53 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
         output.say(changes.json(found, a, b) if as_json else changes.text(found, a, b))
 
 
+def _marks(_ctx: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> list[tuple[str, str]]:
+    """(TIME, TEXT) of each --mark. Raises click.BadParameter."""
+    found = []
+    for value in values:
+        time, _, text = value.partition("=")
+        if not time or not text.strip():
+            raise click.BadParameter(f"{value[:40]!r} is not a mark: write TIME=TEXT, as in 14:05='deploy 1.7.2'")
+        found.append((time, text))
+    return found
+
+
 @click.command(short_help="Draw a capture as a web page.")
 @options.a_capture
 @options.output("Write the page to this file, replacing an earlier page; - is standard output.", required=True)
 @options.narrowed
+@click.option(
+    "--mark",
+    "marks",
+    multiple=True,
+    callback=_marks,
+    metavar="TIME=TEXT",
+    help="Mark this time on the chart, such as that of a deploy; TIME as report --since takes it. Repeatable.",
+)
 @_uncollected()
-def html(capture_path: Path, output_path: Path, words: tuple[str, ...], names: tuple[str, ...]) -> None:
+def html(
+    capture_path: Path,
+    output_path: Path,
+    words: tuple[str, ...],
+    names: tuple[str, ...],
+    marks: list[tuple[str, str]],
+) -> None:
     """Draw a capture as a web page: growth over time, who touched which page, the process tree, and tables.
 
     \b
     shmtrace html x.capture -o page.html    then open page.html in a browser
+    shmtrace html x.capture -o page.html --mark 14:05='deploy 1.7.2'
 
-    The page is one file that loads nothing else. It shows the processes' command lines, so only its owner can read it
-    (mode 0600), like the capture.
+    A window of time that is chosen on the chart filters all of the page. It is one file that loads nothing else. It
+    shows the processes' command lines, so only its owner can read it (mode 0600), like the capture.
     """
-    from tracer import account
+    from tracer import account, window
     from tracer.views import html as pages
 
     with _opened(capture_path, words, names, reads_pages=True) as capture, output.patience(f"drawing {capture_path}"):
-        page = pages.render(account.read(capture), capture)
+        session = account.read_session(capture)
+        marked = [(window.moment(time, session), text) for time, text in marks]
+        page = pages.render(account.read(capture), capture, marked)
     output.save(output_path, [page])
 
 

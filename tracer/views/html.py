@@ -1,6 +1,9 @@
 """The web page of a capture: one file that loads no other.
 
 The data is embedded as JSON. The page's script inserts every value as text, never as markup.
+
+What was touched is embedded once, as cells: the pages that one toucher touched of one region in one interval. The page
+adds them up by the dimension and in the window that its reader chooses.
 """
 
 from __future__ import annotations
@@ -8,34 +11,35 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import sqlite3
 import string
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tracer import guess, labels
-from tracer.account import NAMELESS, Account, Parent, Process, Region
-from tracer.answer import NO_ANSWER, answer
+from tracer import answer as answers
+from tracer import guess
+from tracer.account import NAMELESS, Account, Process
 from tracer.capture.capture import PAGE_BYTES, Capture
-from tracer.formatting import printable
+from tracer.formatting import fit, printable
 from tracer.shipped import shipped
 from tracer.tables import groups
 from tracer.tables.table import Column, Table, told
-from tracer.views import pictures
+from tracer.views import colours, pictures
+from tracer.views.cells import Cells, Entry, Owners, cells, entries
+from tracer.views.growth import growth
+from tracer.views.notes import notes
 
 PAGE, VENDOR = shipped("views/page"), shipped("views/vendor")
 STYLES = [VENDOR / "uPlot.min.css", PAGE / "page.css"]
-SCRIPTS = [VENDOR / "uPlot.iife.min.js", *(PAGE / f"{name}.js" for name in ("data", "growth", "map", "tree", "table"))]
-MAX_NAME = 300  # characters; a command line may have megabytes
-MAX_REGIONS = 1000  # shown, the biggest; a database may create a region for every parallel query
-MAX_ROWS = 500  # of a table by label, unit, container or stack; one more row sums up the rest
-MAX_TEXTS = 1 << 11  # label texts in the maps, those with most pages
-OTHER_TEXT = -2  # instead of a text beyond MAX_TEXTS
+PARTS = ("data", "choice", "growth", "map", "tree", "table", "head")
+SCRIPTS = [VENDOR / "uPlot.iife.min.js", *(PAGE / f"{name}.js" for name in PARTS)]
+MAX_NAME = 200  # characters; a command line may have megabytes
+MAX_ROWS = 500  # of a table by container or stack; one more row sums up the rest
+MAX_EXECS = 500  # in the table
 
 
-def render(account: Account, capture: Capture) -> str:
-    """The page of a capture and its account."""
+def render(account: Account, capture: Capture, marks: Sequence[tuple[int, str]] = ()) -> str:
+    """The page of a capture and its account. marks: (CLOCK_REALTIME, text) of what a user knows to have happened."""
     style = "\n".join(path.read_text("utf-8") for path in STYLES)
     licence = (VENDOR / "LICENSE.uPlot").read_text("utf-8")
     script = "\n".join([f"/*! uPlot\n\n{licence}\n*/", *(path.read_text("utf-8") for path in SCRIPTS)])
@@ -44,7 +48,7 @@ def render(account: Account, capture: Capture) -> str:
         style_hash=_hash(style),
         script=script,
         style=style,
-        data=_json(data(account, capture)),
+        data=_json(data(account, capture, marks)),
     )
 
 
@@ -67,16 +71,25 @@ def _json(document: dict[str, Any]) -> str:
 class Lists:
     """Convert references for the page's data.
 
-    A process becomes its position in the list of all processes, a label text its position among the most frequent ones,
-    a time microseconds since the capture began.
+    A process becomes its position among those that the page has, a time microseconds since the capture began.
     """
 
-    def __init__(self, capture: Capture, began_ns: int) -> None:
-        self.began_ns = began_ns
-        self.processes = capture.rows("SELECT * FROM process ORDER BY id")
-        self.positions = {row["id"]: position for position, row in enumerate(self.processes)}
+    def __init__(
+        self, capture: Capture, began_ns: int, processes: Mapping[int, Process], wanted: Iterable[int]
+    ) -> None:
+        """processes: all, by row. wanted: those that the page has; those above them come with them."""
+        self.began_ns = began_ns // 1000 * 1000
+        self.all = processes
+        parents: dict[int, int] = dict(capture.each("SELECT id, parent FROM process WHERE parent IS NOT NULL"))
+        kept: set[int] = set()
+        for row in wanted:
+            while row in self.all and row not in kept:
+                kept.add(row)
+                row = parents.get(row, 0)
+        self.processes = [self.all[row] for row in sorted(kept)]
+        self.positions = {process.row: position for position, process in enumerate(self.processes)}
+        self.parents = [self.positions.get(parents.get(process.row, 0)) for process in self.processes]
         self.commands: dict[str, int] = {}
-        self.texts: dict[int, int] = {}
 
     def who(self, process: Process | None) -> int | None:
         """Position of a process."""
@@ -86,142 +99,220 @@ class Lists:
         """Microseconds since the capture began; None stays None."""
         return None if time_ns is None else (time_ns - self.began_ns) // 1000
 
-    def choose_texts(self, spans: Iterable[pictures.Span]) -> None:
-        """Keep the MAX_TEXTS texts that have most pages in these spans."""
-        pages: Counter[int] = Counter()
-        for span in spans:
-            pages[span.text] += span.pages
-        del pages[pictures.UNKNOWN]
-        self.texts = {number: position for position, (number, _) in enumerate(pages.most_common(MAX_TEXTS))}
-
-    def text(self, number: int) -> int:
-        """Position of a label text; UNKNOWN or OTHER_TEXT if it is not in the page."""
-        return number if number == pictures.UNKNOWN else self.texts.get(number, OTHER_TEXT)
-
-    def command(self, row: sqlite3.Row) -> int:
+    def command(self, text: str) -> int:
         """Position of a command line, which is added if it is new."""
-        return self.commands.setdefault(_name(row["command"] or row["comm"]), len(self.commands))
+        return self.commands.setdefault(_name(text), len(self.commands))
 
 
-def data(account: Account, capture: Capture) -> dict[str, Any]:
+def data(account: Account, capture: Capture, marks: Sequence[tuple[int, str]] = ()) -> dict[str, Any]:
     """The page's data, as a JSON document."""
     session = account.session
-    lists = Lists(capture, session.started_ns)
-    regions = {region.row: region for region in account.regions}
-    shown = sorted(regions, key=lambda row: (-regions[row].peak_bytes, row))[:MAX_REGIONS]
-    kind = labels.columns(session.label)[0] if session.label else None
-    texts, numbers = _texts(capture, kind) if kind else ([], {})
-    maps = pictures.maps(capture, set(shown), numbers)
-    lists.choose_texts(span for _, spans in maps.values() for span in spans)
-    drawn = {row: maps.get(row, (1, [])) for row in shown}
-    left_out = [region for region in account.regions if region.row not in drawn]
-    coloured = [process.row for process in pictures.coloured(account)]
-    execs = capture.rows("SELECT * FROM exec ORDER BY time_ns")
+    within = pictures.bins(session)
+    owners = Owners(account, capture)
+    told = entries(account, within)
+    touched = list(pictures.touched(capture, within, owners))
+    found, moved = cells(touched, owners, told, within).narrowed()
+    execs = capture.rows("SELECT * FROM exec ORDER BY time_ns DESC LIMIT ?", (MAX_EXECS,))[::-1]
+    makers = [entry.region.creator.process.row for entry in told if entry.region and entry.region.creator]
+    parents = [entry.parent.row for entry in told if entry.parent]
+    wanted = [*map(_row, owners.places["process"]), *makers, *parents, *(row["process"] for row in execs)]
+    lists = Lists(capture, session.started_ns, owners.processes, wanted)
+    left_out = [region for entry in told if not entry.region for region in entry.regions]
+    maps = {each.region: _map(each, moved) for each in touched}
     return {
         "headline": headline(account),
         "balance": balance(account),
-        "session": {
-            **{name: _name(getattr(session, name)) for name in ("host", "kernel", "version", "tier", "mechanism")},
-            "blind_to": session.blind_to,
-            "warnings": [printable(text) for text in session.warnings],
-            "started": session.started_ns // 1000,
-            "ended": lists.when(session.ended_ns),
-            "complete": session.complete,
-            "sum_of_rss_bytes": session.sum_of_rss_bytes,
-            "shmem_total_bytes": session.shmem_total_bytes,
-            "shmem_unexplained_bytes": account.shmem_unexplained_bytes,
-            "lost_events": session.lost_events,
-            "lost_pages": session.lost_pages,
-            "lost_probes": session.lost_probes,
+        "session": _session(account, lists),
+        "bins": {
+            "origin": (within.origin_ns - lists.began_ns) // 1000,
+            "width": within.width_ns // 1000,
+            "count": within.number,
         },
-        "processes": {
-            "tgid": [row["tgid"] for row in lists.processes],
-            "parent": [lists.positions.get(row["parent"]) for row in lists.processes],
-            "command": [lists.command(row) for row in lists.processes],
-            "started": [lists.when(row["started_ns"]) for row in lists.processes],
-            "exited": [lists.when(row["exited_ns"]) for row in lists.processes],
-            "outside_tree": [row["outside_tree"] for row in lists.processes],
-        },
+        "dimensions": [
+            {"by": by, "values": [_name(str(value) or NAMELESS) for value in values]}
+            for by, values in owners.places.items()
+            if by != "process"
+        ],
+        "by": colours.most_telling(owners.sizes),
+        "short": [fit(printable(str(value)), answers.NAME_COLUMNS) for value in owners.places["command"]],
+        "who": _whos(found.whos, owners, lists),
+        "cells": _columns(found),
+        "regions": [_entry(entry, lists, maps) for entry in told],
+        "processes": _processes(account, owners, lists),
         "execs": {
             "time": [lists.when(row["time_ns"]) for row in execs],
             "process": [lists.positions.get(row["process"]) for row in execs],
-            "command": [lists.command(row) for row in execs],
+            "command": [lists.command(row["command"] or row["comm"] or "?") for row in execs],
         },
-        "regions": [
-            {**_region(region, parent, lists), "map": _map(*drawn[region.row], lists, kind)}
-            for parent in account.parents
-            for region in parent.regions
-            if region.row in drawn
-        ],
         "left_out": {
             "regions": len(left_out),
             "peak_bytes": max((region.peak_bytes for region in left_out), default=0),
+            "processes": len(lists.all) - len(lists.processes),
         },
-        **({"doing": {"kind": kind, "texts": [printable(texts[i]) or NAMELESS for i in lists.texts]}} if kind else {}),
+        "notes": [
+            {"time": lists.when(note.time_ns), "kind": note.kind, "text": _name(note.text)}
+            for note in notes(account, capture, marks)
+        ],
+        "events": _events(account, capture, lists.all.values(), within),
+        "growth": growth(account, capture, told, touched, within),
         "tables": [
             _table(groups.table(account, by), lists)
             for by in [*groups.telling(account), *["unmapped"] * bool(account.unmapped)]
+            if by not in owners.sizes
         ],
-        "coloured": [lists.positions[row] for row in coloured],
-        "growth": pictures.growth(capture, account, regions, coloured),
         "commands": list(lists.commands),  # last, when all are in it
     }
 
 
-def _texts(capture: Capture, kind: str) -> tuple[list[str], dict[int, int]]:
-    """(distinct label texts of one kind, the number of a label's text by the label's row). "": the text was empty."""
-    numbers: dict[str, int] = {}
-    rows = capture.each(f"SELECT id, {kind} FROM label")  # noqa: S608
-    by_row = {row: numbers.setdefault(text or "", len(numbers)) for row, text in rows}
-    return list(numbers), by_row
+def _row(value: colours.Value) -> int:
+    """A process as a value: its row."""
+    return int(value or 0)
+
+
+def _session(account: Account, lists: Lists) -> dict[str, Any]:
+    session = account.session
+    return {
+        **{name: _name(getattr(session, name)) for name in ("host", "kernel", "version", "tier", "mechanism")},
+        "blind_to": session.blind_to,
+        "warnings": [printable(text) for text in session.warnings],
+        "started": session.started_ns // 1000,
+        "ended": lists.when(session.ended_ns),
+        "complete": session.complete,
+        "sum_of_rss_bytes": session.sum_of_rss_bytes,
+        "shmem_total_bytes": session.shmem_total_bytes,
+        "shmem_unexplained_bytes": account.shmem_unexplained_bytes,
+        "lost_events": session.lost_events,
+        "lost_pages": session.lost_pages,
+        "lost_probes": session.lost_probes,
+    }
+
+
+# ---- regions ----
 
 
 FIGURES = "size_bytes allocated_bytes peak_bytes resident_bytes swapped_bytes before_bytes unseen_bytes".split()  # noqa: SIM905
 
 
-def _region(region: Region, parent: Parent, lists: Lists) -> dict[str, Any]:
+def _entry(entry: Entry, lists: Lists, maps: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+    region = entry.region
+    edges = {"created_edge": entry.created_edge, "gone_edge": entry.gone_edge}
+    if region is None:
+        name = f"{len(entry.regions)} smaller regions"
+        return {"name": name, "label": None, **edges, **{figure: entry.sum(figure) for figure in FIGURES}, "map": None}
     return {
         "id": region.id,
         "kind": region.kind,
         "name": _name(region.name),
-        "label": guess.guess(region, parent.process),
+        "label": guess.guess(region, entry.parent),
         "creator": lists.who(region.creator.process) if region.creator else None,
         "how": region.creator.how if region.creator else None,
         "created": lists.when(region.created_ns),
         "gone": lists.when(region.gone_ns),
+        **edges,
         "grown_bytes": region.grown_bytes,
-        **{name: getattr(region, name) for name in FIGURES},
+        **{figure: getattr(region, figure) for figure in FIGURES},
         "mappers": len(region.mappers),
-        "touchers": {
-            "process": [lists.who(toucher.process) for toucher in region.touchers],
-            "touched_bytes": [toucher.touched_bytes for toucher in region.touchers],
-            "freed_bytes": [toucher.freed_bytes for toucher in region.touchers],
-            "faults": [toucher.faults for toucher in region.touchers],
-            "first": [lists.when(toucher.first_ns) for toucher in region.touchers],
-            "last": [lists.when(toucher.last_ns) for toucher in region.touchers],
-        },
+        "map": maps.get(region.row, NO_MAP),
     }
 
 
-def _map(cell_pages: int, spans: list[pictures.Span], lists: Lists, kind: str | None) -> dict[str, Any]:
+def _map(touched: pictures.Touched, moved: Sequence[int]) -> dict[str, Any]:
     """The spans of a map as columns; each span begins at a distance (gap) from the end of the one before.
 
-    In an exact map, with cells of one page, pages and present are left out: they equal the length.
+    In an exact map pages and present are left out: they equal the length. moved: the page's number of each who.
     """
-    exact = cell_pages == 1
-    firsts = [lists.when(span.first_ns) for span in spans]
-    lasts = [lists.when(span.last_ns) for span in spans]
+    exact, spans = touched.merged == 1, touched.spans
     return {
-        "cell_pages": cell_pages,
+        "merged": touched.merged,
         "gap": [span.start - end for span, end in zip(spans, [0, *(span.end for span in spans)])],
         "length": [span.end - span.start for span in spans],
-        "process": [pictures.BEFORE if span.process is None else lists.positions[span.process] for span in spans],
+        "who": [span.who if span.who < 0 else moved[span.who] for span in spans],
+        "bin": [span.bin for span in spans],
         "pages": None if exact else [span.pages for span in spans],
         "present": None if exact else [span.present for span in spans],
-        "first": firsts,
-        "lasted": [None if first is None or last is None else last - first for first, last in zip(firsts, lasts)],
-        **({"text": [lists.text(span.text) for span in spans]} if kind else {}),
     }
+
+
+NO_MAP = _map(pictures.Touched(0, {}, 1, []), [])
+
+
+# ---- what was touched, and when ----
+
+
+def _columns(cells: Cells) -> dict[str, list[int]]:
+    """The cells as columns: for each region and who, how many bins follow. A bin is as far from the one before."""
+    ordered = sorted((key, sorted(bins.items())) for key, bins in cells.pages.items())
+    return {
+        "region": [region for (region, _), _ in ordered],
+        "who": [who for (_, who), _ in ordered],
+        "bins": [len(bins) for _, bins in ordered],
+        "bin": [interval for _, bins in ordered for interval, _ in bins],
+        "pages": [pages for _, bins in ordered for _, pages in bins],
+    }
+
+
+def _whos(whos: Sequence[tuple[int, ...]], owners: Owners, lists: Lists) -> dict[str, list[int]]:
+    """The place of each who in each dimension; of a process its position."""
+    columns = zip(owners.places, zip(*whos)) if whos else ((by, ()) for by in owners.places)
+    found = {by: list(places) for by, places in columns}
+    rows = list(owners.places["process"])
+    found["process"] = [place if place < 0 else lists.positions[_row(rows[place])] for place in found["process"]]
+    return found
+
+
+def _processes(account: Account, owners: Owners, lists: Lists) -> dict[str, Any]:
+    freed: Counter[int] = Counter()
+    faults: dict[int, int] = {}
+    for region in account.regions:
+        for toucher in region.touchers:
+            freed[toucher.process.row] += toucher.freed_bytes
+            if toucher.faults is not None:
+                faults[toucher.process.row] = faults.get(toucher.process.row, 0) + toucher.faults
+    return {
+        "tgid": [process.tgid for process in lists.processes],
+        "parent": lists.parents,
+        "command": [lists.command(process.who.partition(" ")[2]) for process in lists.processes],
+        "started": [lists.when(process.started_ns) for process in lists.processes],
+        "exited": [lists.when(process.exited_ns) for process in lists.processes],
+        "ending": {
+            position: process.ending for position, process in enumerate(lists.processes) if process.ending != "exited"
+        },
+        "outside_tree": [int(process.outside_tree) for process in lists.processes],
+        "freed_bytes": [freed[process.row] for process in lists.processes],
+        "faults": [faults.get(process.row) for process in lists.processes],
+        "group": [owners.place_of("command", process) for process in lists.processes],
+        "unit": [owners.place_of("unit", process) for process in lists.processes],
+    }
+
+
+def _events(
+    account: Account, capture: Capture, processes: Iterable[Process], within: pictures.Bins
+) -> dict[str, list[int]]:
+    """How many of what happened in each interval."""
+    processes = list(processes)
+    session = account.session
+    regions = [region for region in account.regions if region.peak_bytes]
+    times: dict[str, Iterable[int | None]] = {
+        "starts": (process.started_ns for process in processes),
+        "exits": (process.exited_ns for process in processes),
+        "execs": (time_ns for (time_ns,) in capture.each("SELECT time_ns FROM exec")),
+        "made": (region.created_ns for region in regions),
+        "gone": (region.gone_ns for region in regions),
+    }
+    return {
+        name: _counts(
+            within, (time for time in found if time is not None and session.started_ns < time <= session.ended_ns)
+        )
+        for name, found in times.items()
+    }
+
+
+def _counts(within: pictures.Bins, times: Iterable[int]) -> list[int]:
+    found = Counter(map(within.of, times))
+    return [found[number] for number in range(within.number)]
+
+
+# ---- tables ----
 
 
 def _table(table: Table, lists: Lists) -> dict[str, Any]:
@@ -272,7 +363,7 @@ def _name(text: str | None) -> str:
 
 def headline(account: Account) -> str:
     """The answer, or that there is none."""
-    return answer(account).text or NO_ANSWER
+    return answers.answer(account).text or answers.NO_ANSWER
 
 
 def balance(account: Account) -> dict[str, int]:

@@ -1,14 +1,13 @@
 "use strict";
-/* The data, the formatting of its values, and the colours of processes. Names come from other programs: insert them by
-   textContent only. */
+/* The data, the formatting of its values, and colours. Names come from other programs: insert them by textContent
+   only. */
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const PAGE_BYTES = 4096;
-const BEFORE = -1;
-const OTHERS = -2;
-const UNKNOWN = -1, OTHER_TEXT = -2; // instead of a label text
+const UNKNOWN = -1, OTHERS = -2; // instead of a value
+const BEFORE = -3, UNSEEN = -4; // and of nobody's
 const SESSION = DATA.session;
-const TOP = DATA.coloured;
+const BINS = DATA.bins;
 
 /** An element with attributes and children. A string becomes a text node; null is skipped. */
 function make(tag, attributes = {}, ...children) {
@@ -56,53 +55,34 @@ function formatTime(us, digits = 1) {
   return day(time) === day(at(SESSION.ended)) ? clock : `${day(time)} ${clock}`;
 }
 
-function commandOf(process) {
-  return DATA.commands[DATA.processes.command[process]];
-}
+/** Microseconds since the capture began at an edge between bins; the first and last are the capture's own ends. */
+const edgeTime = (edge) => Math.max(0, Math.min(SESSION.ended, BINS.origin + edge * BINS.width));
+const DIGITS = BINS.width >= 1e6 ? 0 : 3;
 
-function nameOf(owner) {
-  if (owner === null) return "?";
-  if (owner === BEFORE) return "before the trace";
-  if (owner === OTHERS) return "other processes";
-  return `${DATA.processes.tgid[owner]} ${commandOf(owner)}`;
-}
+/* ---- names ---- */
 
-/** The label text of pages; null: the capture has no labels. */
-function doingOf(text) {
-  if (!DATA.doing) return null;
-  const { kind, texts } = DATA.doing;
-  const known = text === UNKNOWN ? "?" : text === OTHER_TEXT ? "one with few pages, not in this page but in the capture" : texts[text];
-  return `${kind} ${known}`;
-}
+const commandOf = (process) => DATA.commands[DATA.processes.command[process]];
+const processName = (process) => (process === null ? "?" : `${DATA.processes.tgid[process]} ${commandOf(process)}`);
 
-function exitOf(process) {
+function endOf(process) {
   const exited = process >= 0 ? DATA.processes.exited[process] : null;
-  return exited === null ? "" : `exited ${formatTime(exited, 0)}`;
+  return exited === null ? "" : `${DATA.processes.ending[process] || "exited"} ${formatTime(exited, 0)}`;
 }
 
-function regionName(region) {
-  return region.label || region.name;
+const regionName = (region) => region.label || region.name;
+const isShown = (region) => region.map !== null; // else it stands for several, which are not told apart
+const sameName = new Map();
+for (const region of DATA.regions) sameName.set(regionName(region), (sameName.get(regionName(region)) || 0) + 1);
+
+/** With its inode number if others are called the same. */
+function regionTitle(region) {
+  const name = regionName(region);
+  return sameName.get(name) > 1 && isShown(region) ? `${name} ${region.id.split("/")[1]}` : name;
 }
 
-/* ---- colours: a process has the same one everywhere ---- */
+/* ---- colours ---- */
 
-let emphasized = null; // the highlighted process, or OTHERS or BEFORE; null: none
-const onEmphasis = [];
-
-function emphasize(owner) {
-  emphasized = emphasized === owner ? null : owner;
-  for (const redraw of onEmphasis) redraw();
-}
-
-const rankOf = new Map(TOP.map((process, rank) => [process, rank]));
-const isEmphasized = (owner) => owner === emphasized || (emphasized === OTHERS && owner >= 0 && !rankOf.has(owner));
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-
-function colourName(owner) {
-  if (owner === BEFORE) return "before";
-  if (rankOf.has(owner)) return `c${rankOf.get(owner)}`;
-  return owner === emphasized && owner >= 0 ? "ink" : "others";
-}
 
 /** The fill style for a canvas: hatched for before, a grid for unseen, else a colour. */
 function paintOf(context, kind, scale = 1) {
@@ -147,5 +127,14 @@ function keepDrawn(element, draw) {
     }
   }).observe(element);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  onEmphasis.push(draw);
+}
+
+/** What is out of sight can wait until the answer is on the screen: a function that has `act` called after that, once. */
+function afterwards(act) {
+  let isWaiting = false;
+  return () => {
+    if (isWaiting) return;
+    isWaiting = true;
+    requestAnimationFrame(() => setTimeout(() => { isWaiting = false; act(); }));
+  };
 }

@@ -1,94 +1,111 @@
-/* The process tree: what each process made and touched. */
+/* The process tree: what each process made, and what it touched in the window. */
 
 const MAX_CHILDREN = 12;
 
-/** Bytes by process over all regions. madeGone and touchedGone are of regions that are gone. */
+/** Bytes by process. touched is of the window, and of what is found; all else is of the whole capture. */
 function bytesByProcess() {
-  const found = DATA.processes.tgid.map(() => ({ made: 0, madeGone: 0, touched: 0, touchedGone: 0, freed: 0, faults: null, regions: 0 }));
-  for (const region of DATA.regions) {
-    const gone = region.gone === null ? "" : "Gone";
-    if (region.creator !== null) {
-      found[region.creator][`made${gone}`] += region.allocated_bytes;
-      found[region.creator].regions += 1;
-    }
-    const { process, touched_bytes, freed_bytes, faults } = region.touchers;
-    process.forEach((who, i) => {
-      found[who][`touched${gone}`] += touched_bytes[i];
-      found[who].freed += freed_bytes[i];
-      if (faults[i] !== null) found[who].faults = (found[who].faults || 0) + faults[i];
-    });
+  const sum = DATA.processes.tgid.map(() => ({ made: 0, regions: 0, touched: 0 }));
+  DATA.regions.forEach((region, number) => {
+    if (!isShown(region) || region.creator === null || (choice.region !== null && choice.region !== number)) return;
+    sum[region.creator].made += region.allocated_bytes;
+    sum[region.creator].regions += 1;
+  });
+  let others = 0;
+  for (let group = 0; group < GROUPS; group++) {
+    if (!isFound(DATA.cells.region[group], DATA.cells.who[group])) continue;
+    const process = DATA.who.process[DATA.cells.who[group]];
+    if (process < 0) others += inside.pages[group] * PAGE_BYTES;
+    else sum[process].touched += inside.pages[group] * PAGE_BYTES;
   }
-  return found;
+  return { sum, others };
 }
 
-/** A button that highlights one process in all pictures. */
-function pick(process) {
+/** Picks what a process is of the chosen dimension; if it may be several there, the process itself. */
+function pickProcess(process) {
+  const value = valueOfProcess(process);
+  if (value === undefined) choose({ by: "process", picked: process });
+  else pick(value);
+}
+
+function processButton(process) {
   const mark = make("span");
-  const button = make("button", { type: "button", class: "pick", onclick: () => emphasize(process) }, mark, make("span", { class: "name" }, nameOf(process)));
-  const show = () => {
-    button.setAttribute("aria-pressed", String(emphasized === process));
-    mark.replaceChildren(swatch(colourName(process)));
+  const name = processName(process);
+  const button = make("button", { type: "button", class: "pick", onclick: () => pickProcess(process) }, mark, make("span", { class: "name" }, name));
+  button.show = () => {
+    const value = valueOfProcess(process);
+    button.setAttribute("aria-pressed", String(value !== undefined && choice.picked === value));
+    mark.replaceChildren(...(value === undefined ? [] : [swatch(colourName(value))]));
   };
-  onEmphasis.push(show);
-  show();
+  button.show();
   return button;
 }
 
-function showTree() {
-  const bytes = bytesByProcess();
-  const weight = bytes.map((of) => of.made + of.madeGone + of.touched + of.touchedGone);
-  const children = new Map();
-  const { parent, tgid } = DATA.processes;
-  tgid.forEach((_, process) => {
-    const above = parent[process];
-    if (!children.has(above)) children.set(above, []);
-    children.get(above).push(process);
-  });
-  const below = new Map();
+const parentOf = DATA.processes.parent;
+const childrenOf = new Map();
+parentOf.forEach((above, process) => {
+  if (!childrenOf.has(above)) childrenOf.set(above, []);
+  childrenOf.get(above).push(process);
+});
+
+function drawTree() {
+  const { sum, others } = bytesByProcess();
+  const isFiltered = isWindow() || isSearch() || choice.region !== null;
+  const weight = sum.map((of) => of.touched + (isFiltered ? 0 : of.made));
+  const below = new Float64Array(weight.length).fill(-1);
   const total = (process) => {
-    if (!below.has(process)) {
-      below.set(process, 0);
-      below.set(process, weight[process] + (children.get(process) || []).reduce((sum, child) => sum + total(child), 0));
-    }
-    return below.get(process);
+    if (below[process] >= 0) return below[process];
+    below[process] = 0; // if it is its own ancestor
+    let all = weight[process];
+    for (const child of childrenOf.get(process) || []) all += total(child);
+    below[process] = all;
+    return all;
   };
-  const most = Math.max(1, ...bytes.map((of) => of.touched + of.touchedGone));
+  const most = sum.reduce((all, of) => Math.max(all, of.touched), 1);
 
   function item(process) {
-    const of = bytes[process];
+    const of = sum[process];
     const figures = [];
-    if (of.regions) figures.push(`made ${formatBytes(of.made)}${of.madeGone ? ` and ${formatBytes(of.madeGone)} gone since` : ""}`);
-    const touched = of.touched + of.touchedGone;
-    figures.push(`touched ${formatBytes(touched)}`);
-    const exited = exitOf(process);
+    if (of.regions) figures.push(`made ${formatBytes(of.made)}`);
+    figures.push(`touched ${formatBytes(of.touched)}`);
+    const ended = endOf(process);
     const bar = make("span");
-    bar.style.width = `${(100 * touched) / most}%`;
-    bar.style.background = `var(--${colourName(process)})`;
-    const kids = children.get(process);
+    bar.style.width = `${(100 * of.touched) / most}%`;
+    const kids = childrenOf.get(process);
     return make("li", {},
       make("div", { class: "process" },
-        make("span", {}, pick(process), exited ? make("span", { class: "exited" }, ` ${exited}`) : null,
+        make("span", {}, processButton(process), ended ? make("span", { class: "exited" }, ` ${ended}`) : null,
           DATA.processes.outside_tree[process] ? " (outside the tree)" : null),
         make("span", { class: "figures" }, figures.join(" · ")),
-        touched ? make("span", { class: "bar", "aria-hidden": "true" }, bar) : null),
+        of.touched ? make("span", { class: "bar", "aria-hidden": "true" }, bar) : null),
       kids ? list(kids, "") : null);
   }
 
   function list(processes, kind) {
-    const sorted = processes.slice().sort((a, b) => total(b) - total(a) || tgid[a] - tgid[b]);
+    const sorted = processes.slice().sort((a, b) => total(b) - total(a) || DATA.processes.tgid[a] - DATA.processes.tgid[b]);
     const element = make("ul", { class: kind });
-    const add = (some) => element.append(...some.map(item));
-    const shown = sorted.filter((process, i) => i < MAX_CHILDREN && (total(process) > 0 || i < 3));
-    add(shown);
-    const rest = sorted.slice(shown.length);
+    const shown = sorted.filter((process, i) => i < MAX_CHILDREN && (total(process) > 0 || (!isFiltered && i < 3)));
+    element.append(...shown.map(item));
+    const rest = sorted.slice(shown.length).filter((process) => !isFiltered || total(process) > 0);
     if (rest.length) {
-      const text = `show ${formatCount(rest.length)} more, ${formatBytes(rest.reduce((sum, process) => sum + total(process), 0))}`;
-      const more = make("li", {}, make("button", { type: "button", onclick: () => { more.remove(); add(rest); } }, text));
+      const text = `show ${formatCount(rest.length)} more, ${formatBytes(rest.reduce((all, process) => all + total(process), 0))}`;
+      const more = make("li", {}, make("button", { type: "button", onclick: () => { more.remove(); element.append(...rest.map(item)); } }, text));
       element.append(more);
     }
     return element;
   }
 
-  const roots = tgid.map((_, process) => process).filter((process) => parent[process] === null);
-  byId("tree").append(roots.length ? list(roots, "tree") : make("p", { class: "hint" }, "No process was seen."));
+  const roots = childrenOf.get(null) || [];
+  const tree = list(roots, "tree");
+  if (others) tree.append(make("li", {}, make("div", { class: "process" }, make("span", {}, "other processes, which the page does not tell apart"), make("span", { class: "figures" }, `touched ${formatBytes(others)}`))));
+  const none = roots.length ? "No process that touched anything fits." : "No process was seen.";
+  byId("tree").replaceChildren(tree.childElementCount ? tree : make("p", { class: "hint" }, none));
+}
+
+function showTree() {
+  drawTree();
+  const redraw = afterwards(drawTree);
+  onChoice.push((changed) => {
+    if (["from", "until", "region", "search"].some((name) => changed.has(name))) redraw();
+    else for (const button of document.querySelectorAll("#tree button.pick")) button.show();
+  });
 }

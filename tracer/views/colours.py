@@ -1,0 +1,77 @@
+"""What the page's colours can stand for: dimensions of touched pages, such as the group of processes. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Union
+
+from tracer import alike, labels
+from tracer.account import Account, Label, Labelled, Process
+from tracer.cgroup import place
+
+Value = Union[str, int, None]
+"""The text of a command, label or unit; the row of a region or process. None: unknown."""
+MOST = 10  # values that a dimension is judged by
+
+
+def names(account: Account) -> list[str]:
+    """The dimensions of an account: command, the kinds of label it has, unit, region, process."""
+    return ["command", *kinds(account), "unit", "region", "process"]
+
+
+def kinds(account: Account) -> list[str]:
+    """The kinds of label that an account has, the most telling first."""
+    return labels.kinds(account.session.label) if account.session.label else []
+
+
+def of_process(process: Process, by: str) -> str | None:
+    """The value of a process in the dimension command or unit. Without a unit, its cgroup stands for one."""
+    return alike.of_process(process) if by == "command" else place(process.cgroup).unit or process.cgroup
+
+
+def of_labels(account: Account) -> dict[str, dict[Label, str]]:
+    """The text of each known label by kind. "": it was empty."""
+    source = account.session.label or ""
+    told: dict[Label, Labelled] = {
+        labelled.label: labelled for region in account.regions for labelled in region.labelled if labelled.label
+    }
+    return {
+        kind: {
+            label: labelled.text(labels.columns(source)[0] if kind == "label" else kind) or ""
+            for label, labelled in told.items()
+        }
+        for kind in kinds(account)
+    }
+
+
+def sizes(account: Account, texts: Mapping[str, Mapping[Label, str]]) -> dict[str, Counter[Value]]:
+    """Touched bytes by value, for each dimension. texts: as of_labels() has them."""
+    found: dict[str, Counter[Value]] = {by: Counter() for by in names(account)}
+    touchers: dict[int, Process] = {}
+    for region in account.regions:
+        found["region"][region.row] += region.touched_bytes
+        for toucher in region.touchers:
+            touchers[toucher.process.row] = toucher.process
+            found["process"][toucher.process.row] += toucher.touched_bytes
+        for labelled in region.labelled:
+            for kind, told in texts.items():
+                found[kind][told[labelled.label] if labelled.label else None] += labelled.touched_bytes
+    for row, process in touchers.items():
+        for by in ("command", "unit"):
+            found[by][of_process(process, by)] += found["process"][row]
+    return {by: +sizes_bytes for by, sizes_bytes in found.items()}
+
+
+def most_telling(found: Mapping[str, Counter[Value]]) -> str:
+    """The dimension whose biggest values explain most of the touched bytes; of equal ones the first.
+
+    A dimension with only one value tells nothing apart.
+    """
+    telling: Sequence[str] = [by for by, sizes_bytes in found.items() if len(sizes_bytes) > 1] or list(found)
+    return max(telling, key=lambda by: _explained_bytes(found[by]))
+
+
+def _explained_bytes(sizes_bytes: Counter[Value]) -> int:
+    known = Counter({value: size_bytes for value, size_bytes in sizes_bytes.items() if value is not None})
+    return sum(size_bytes for _, size_bytes in known.most_common(MOST))

@@ -980,7 +980,7 @@ class TestPage:
             "128 KiB touched first in this time. By php-fpm: pool www (exited) 124 KiB, php-fpm: pool api 4.0 KiB."
         )
         press(browser, "#window-from", Keys.ARROW_RIGHT)
-        assert text_of(browser, "#headline") == "By php-fpm: pool api 4.0 KiB."
+        assert text_of(browser, "#headline") == "4.0 KiB touched first in this time. By php-fpm: pool api 4.0 KiB."
         value = browser.execute_script("return document.getElementById('window-from').getAttribute('aria-valuetext')")
         assert value.endswith(":40.200")
 

@@ -185,19 +185,23 @@ def compare(now: Account, before: View | None) -> View:
 
 
 def _summed(account: Account, touched: Touched) -> Account:
-    """The account as if each process had touched all its pages in one region.
+    """The account as if each process had touched all its pages in one region, or in one that is gone.
 
     By process it comes to the same, and it takes far less time where many processes touched many regions.
     """
-    whole = [
-        Toucher(process, touched_bytes, 0, None, None, last_ns)
-        for process, touched_bytes, _, last_ns in touched.values()
-    ]
+    gone = _touched([region for region in account.regions if region.gone_ns is not None])
+    left: dict[bool, list[Toucher]] = {False: [], True: []}
+    for key, (process, touched_bytes, _, last_ns) in touched.items():
+        gone_bytes = gone[key][1] if key in gone else 0
+        for is_gone, size_bytes in ((True, gone_bytes), (False, touched_bytes - gone_bytes)):
+            if size_bytes:
+                left[is_gone].append(Toucher(process, size_bytes, 0, None, None, last_ns))
     parents = []
     for parent in account.parents:
-        regions = [region._replace(touchers=[], labelled=()) for region in parent.regions]
-        if whole and regions:
-            regions[0], whole = regions[0]._replace(touchers=whole), []
+        regions = []
+        for region in parent.regions:
+            touchers = left.pop(region.gone_ns is not None, [])  # all of them in the first
+            regions.append(region._replace(touchers=touchers, labelled=()))
         parents.append(parent._replace(regions=regions))
     return account._replace(parents=parents)
 

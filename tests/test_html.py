@@ -366,15 +366,14 @@ def page_of(path: Path) -> tuple[Account, dict[str, Any]]:
     [
         ("pool", "region", ["command", "unit", "region", "process"]),  # all is by one group of processes
         ("php_fpm", "command", ["command", "unit", "region", "process"]),
-        ("labels", "file", ["command", "file", "script", "request", "directory", "unit", "region", "process"]),
+        ("labels", "script", ["command", "file", "script", "request", "directory", "unit", "region", "process"]),
     ],
 )
 def test_colours_are_of_the_dimension_that_tells_most(name: str, by: str, names: list[str], tmp_path: Path) -> None:
     read, data = page_of(captures.load(name, tmp_path / "x"))
     assert colours.names(read) == names
     assert [each["by"] for each in data["dimensions"]] == names[:-2]
-    if name != "labels":
-        assert data["by"] == by
+    assert data["by"] == by
 
 
 def test_of_dimensions_that_explain_as_much_the_first_is_chosen() -> None:
@@ -383,6 +382,8 @@ def test_of_dimensions_that_explain_as_much_the_first_is_chosen() -> None:
     assert colours.most_telling({"command": Counter({"a": 12}), "unit": Counter(), "process": many}) == "process"
     assert colours.most_telling({"command": Counter({"a": 12}), "unit": Counter({None: 12})}) == "command"
     assert colours.most_telling({"script": Counter({None: 11, "a": 1}), "process": many}) == "process"
+    workers = Counter({str(number): 1 for number in range(21)})  # the ten biggest are less than half
+    assert colours.most_telling({"command": Counter({"pool www": 21}), "process": workers}) == "command"
 
 
 def test_a_pool_of_replaced_workers_is_one_value(capture: Capture) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Union
 
 from tracer import alike, labels
@@ -64,12 +64,14 @@ def sizes(account: Account, texts: Mapping[str, Mapping[Label, str]]) -> dict[st
 
 
 def most_telling(found: Mapping[str, Counter[Value]]) -> str:
-    """The dimension whose biggest values explain most of the touched bytes; of equal ones the first.
+    """The dimension whose biggest values explain most of the touched bytes, and at least half; of equal ones the first.
 
-    A dimension with only one value tells nothing apart.
+    A dimension with only one value tells nothing apart. If no other is left, it is the first: one colour for a pool
+    says more than grey for its many workers.
     """
-    telling: Sequence[str] = [by for by, sizes_bytes in found.items() if len(sizes_bytes) > 1] or list(found)
-    return max(telling, key=lambda by: _explained_bytes(found[by]))
+    telling = {by: _explained_bytes(sizes_bytes) for by, sizes_bytes in found.items() if len(sizes_bytes) > 1}
+    half = {by: size_bytes for by, size_bytes in telling.items() if 2 * size_bytes >= sum(found[by].values())}
+    return max(half, key=lambda by: half[by]) if half else next(iter(found))
 
 
 def _explained_bytes(sizes_bytes: Counter[Value]) -> int:

@@ -51,14 +51,18 @@ def test_processes_with_regions_are_bold(path: Path) -> None:
 
 def test_what_is_to_be_seen_is_yellow() -> None:
     lines = [
-        "                unseen                   20.0K   14%",
-        "                unseen                       0    0%",
-        "    812 unseen                   20.0K   14%",
+        "            20.0 KiB   14%      23 unseen",
+        "               512 B   14% unseen",
+        "           -20.0 KiB  -14%         unseen",
+        "                 0 B    0%         unseen",
+        "        812 20.0 KiB   14%      23 unseen",
         "warning: something was lost",
         "unseen may be write(2);",
         "  or huge pages",
+        "private memory at most 0 B, -15.6 MiB, peak 207 MiB; pages shared by forks count",
+        "  for each",
     ]
-    assert painted_lines("\n".join(lines), reports.YELLOW) == [lines[0], lines[3]]
+    assert painted_lines("\n".join(lines), reports.YELLOW) == [*lines[:3], lines[5]]
     assert painted_lines("\n".join(lines), reports.BOLD) == []
 
 

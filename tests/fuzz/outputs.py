@@ -15,7 +15,13 @@ from xml.etree import ElementTree
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # what moves the cursor, hides, reorders or begins a line
 FORMULA = re.compile(r"[=+@\t\r-]")
-NEGATIVE = {"grown_bytes", "private_grown_bytes", "allocated_change_bytes"}
+NEGATIVE = {
+    "grown_bytes",
+    "private_grown_bytes",
+    "private_peak_grown_bytes",
+    "allocated_change_bytes",
+    "touched_change_bytes",
+}
 OVERDRAWN = "more pages were counted than are allocated"
 """Changes may be less than nothing; sizes and counts may not."""
 

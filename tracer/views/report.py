@@ -16,6 +16,7 @@ from tracer.cgroup import place, short
 from tracer.formatting import (
     COLUMNS,
     clock,
+    duration,
     fit,
     format_bytes,
     format_change,
@@ -82,7 +83,7 @@ def _of_tmpfs(account: Account) -> list[str]:
         line += f" of {format_bytes(row.size_bytes)} ({100 * used_bytes / row.size_bytes:.0f}%)"
     if session.tier != "proc":
         grown_bytes = sum(region.remaining_grown_bytes for region in account.regions)
-        line += f", {format_change(grown_bytes)} in {_seconds(account)}"
+        line += f", {format_change(grown_bytes)} in {_lasted(account)}"
     if row and row.files is not None:
         line += f", {row.files} inodes"
     return [f"{line}, of the tmpfs {printable(session.tmpfs)}", ""]
@@ -225,7 +226,7 @@ def _summary(owned: Sequence[Owned], collides: bool, account: Account) -> list[s
         line += f" when {'they' if number else 'it'} went"
         parts.append(" to ".join(dict.fromkeys((went[0], went[-1]))))
     elif account.session.tier != "proc":
-        line += f", {format_change(sum(region.grown_bytes for region in regions))} in {_seconds(account)}"
+        line += f", {format_change(sum(region.grown_bytes for region in regions))} in {_lasted(account)}"
     name = shorten(printable(alike.regions_called(owned)), max(COLUMNS - 2 - width(line), NAME_COLUMNS))
     swapped_bytes = sum(region.swapped_bytes or 0 for region in regions)
     if swapped_bytes:
@@ -554,9 +555,9 @@ def _what(row: UnmappedRow) -> str:
 # ---- colour ----
 
 BOLD, YELLOW, PLAIN = "\x1b[1m", "\x1b[33m", "\x1b[0m"
-# A line with indented lines below it is a process with its regions, except for the line on unseen pages.
-HEADING = re.compile(r"^(?!unseen may be )\S.*(?=\n  )", re.MULTILINE)
-WARNING = re.compile(r"^(?:warning: |cut off: | +unseen +[1-9-]).*", re.MULTILINE)
+# A line with indented lines below it is a process with its regions, except for lines of the footer.
+HEADING = re.compile(r"^(?!unseen may be |private memory |balance |host shmem )\S.*(?=\n  )", re.MULTILINE)
+WARNING = re.compile(r"^(?:(?:warning: |cut off: ).*| +(?!0 B)-?[\d.]+ [KMGT]?i?B .* unseen)$", re.MULTILINE)
 
 
 def paint(report: str) -> str:
@@ -567,5 +568,5 @@ def paint(report: str) -> str:
 # ---- values to text ----
 
 
-def _seconds(account: Account) -> str:
-    return f"{(account.session.ended_ns - account.session.started_ns) / 1e9:.0f} s"
+def _lasted(account: Account) -> str:
+    return duration((account.session.ended_ns - account.session.started_ns) / 1e9)

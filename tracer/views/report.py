@@ -4,50 +4,26 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Optional, TypeVar
 
-from tracer import alike, labels, unmapped
-from tracer.account import ALL_TIME, NAMELESS, Account, Parent, Process, Region, Toucher, charged
-from tracer.answer import NO_ANSWER, answer, how_many
+from tracer import unmapped
+from tracer.account import ALL_TIME, Account
+from tracer.answer import NO_ANSWER, answer
 from tracer.capture.capture import PAGE_BYTES
-from tracer.cgroup import place, short
 from tracer.formatting import (
     COLUMNS,
     clock,
-    duration,
     fit,
     format_bytes,
     format_change,
     moment,
     printable,
-    shorten,
-    shorten_command,
     width,
     wrap,
 )
-from tracer.tables.rollup import PARTS
 from tracer.unmapped import UnmappedRow
+from tracer.views import blocks
 
-NAME_COLUMNS = 16  # of a region, at least
-COMM_COLUMNS = 16  # the kernel keeps 15 bytes; control characters, shown as codes, take more
-MAX_OWNERS = 20
-MAX_REGIONS = 6  # of an owner, shown in full
-MAX_LINES = 20  # further regions of an owner, shown as one line each
-MAX_TOUCHERS = 10
-MAX_MADE_FOR = 3
-MADE_FOR_COLUMNS = 30
-MAX_CHARGED = 2
-BELONGS_COLUMNS = 19  # a line has room for two of these, and the number of others
-HEADER = "    {:>7} {:>8} {:>5}{} {}"
-FAULTS = " {:>7}"
-MAX_ENDINGS = 2
-MAX_DEEDS = 5
 MAX_UNMAPPED = 20
-DEEDS = "    {:>8} {:>5}  {}"
-
-T = TypeVar("T")
 
 
 def render(account: Account) -> str:
@@ -55,14 +31,7 @@ def render(account: Account) -> str:
     text = answer(account).text
     lines = _of_tmpfs(account)
     lines += [*wrap(text, COLUMNS), ""] if text else []
-    owners = _owners(account.parents)
-    for owner in owners[:MAX_OWNERS]:
-        lines += [*_owner(owner, account), ""]
-    rest = owners[MAX_OWNERS:]
-    if rest:
-        total_bytes = sum(owner.allocated_bytes for owner in rest)
-        nr_processes = sum(len(owner.processes) or 1 for owner in rest)
-        lines += [f"…{nr_processes} more processes with regions, {format_bytes(total_bytes)} allocated", ""]
+    lines += blocks.render(account)
     if not account.regions and not account.session.tmpfs:
         lines += [NO_ANSWER, ""]
     lines += _unmapped(account)
@@ -83,7 +52,7 @@ def _of_tmpfs(account: Account) -> list[str]:
         line += f" of {format_bytes(row.size_bytes)} ({100 * used_bytes / row.size_bytes:.0f}%)"
     if session.tier != "proc":
         grown_bytes = sum(region.remaining_grown_bytes for region in account.regions)
-        line += f", {format_change(grown_bytes)} in {_lasted(account)}"
+        line += f", {format_change(grown_bytes)} in {blocks.lasted(account)}"
     if row and row.files is not None:
         line += f", {row.files} inodes"
     return [f"{line}, of the tmpfs {printable(session.tmpfs)}", ""]
@@ -92,368 +61,6 @@ def _of_tmpfs(account: Account) -> list[str]:
 def warnings(account: Account) -> list[str]:
     """The account's warnings, one line each, never cut."""
     return [f"warning: {printable(text)}" for text in account.session.warnings]
-
-
-# ---- who owns which regions ----
-
-
-class Owner(NamedTuple):
-    """Processes that are alike, or one, with the regions that roll up to them."""
-
-    processes: Sequence[Process]
-    """empty: unknown"""
-    regions: Sequence[Owned]
-
-    @property
-    def allocated_bytes(self) -> int:
-        """Of the regions that exist; if none does, of those that are gone."""
-        return sum(
-            region.allocated_bytes
-            for region, _ in [owned for owned in self.regions if owned[0].gone_ns is None] or self.regions
-        )
-
-
-Owned = tuple[Region, Optional[Process]]
-"""A region and its parent."""
-
-
-def _owners(parents: Sequence[Parent]) -> list[Owner]:
-    """The parents, those that are alike as one if they are more than a handful; most allocated first."""
-    groups: dict[str | None, list[Parent]] = {}
-    for parent in parents:
-        groups.setdefault(parent.process and alike.of_process(parent.process), []).append(parent)
-    owners = [
-        Owner(
-            [parent.process for parent in some if parent.process],
-            [(region, parent.process) for parent in some for region in parent.regions],
-        )
-        for some in _together(groups.values())
-    ]
-    return sorted(owners, key=lambda owner: -owner.allocated_bytes)
-
-
-def _together(groups: Iterable[list[T]]) -> Iterator[list[T]]:
-    """Groups of more than a handful; of smaller ones each by itself."""
-    for some in groups:
-        yield from [some] if len(some) > alike.HANDFUL else ([each] for each in some)
-
-
-def _owner(owner: Owner, account: Account) -> list[str]:
-    shown = [owned for owned in owner.regions if owned[0].peak_bytes or owned[0].gone_ns is None]
-    alikes = _alike(shown)
-    names = Counter(_called(some) for some in alikes)
-    lines = [_heading(owner.processes)]
-    for some in alikes[:MAX_REGIONS]:
-        lines += _regions(some, names[_called(some)] > 1, owner, account)
-    further = alikes[MAX_REGIONS:]
-    for some in further[:MAX_LINES]:
-        lines += _summary(some, names[_called(some)] > 1, account)
-    rest = [region for some in further[MAX_LINES:] for region, _ in some]
-    if rest:
-        total_bytes = sum(region.allocated_bytes for region in rest)
-        lines.append(f"  …{len(rest)} more regions, {format_bytes(total_bytes)} allocated")
-    hidden = len(owner.regions) - len(shown)
-    if hidden:
-        lines.append(f"  …{hidden} more came and went without a page")
-    return lines
-
-
-def _key(owned: Owned) -> tuple[bool, str, str]:
-    region, parent = owned
-    return region.gone_ns is not None, region.kind, alike.of_region(region, parent)
-
-
-def _called(owned: Sequence[Owned]) -> tuple[bool, str]:
-    return owned[0][0].gone_ns is not None, alike.regions_called(owned)
-
-
-def _alike(owned: Sequence[Owned]) -> list[list[Owned]]:
-    """The regions, those that are alike together if they are more than a handful; those that are gone come last."""
-    groups: dict[tuple[bool, str, str], list[Owned]] = {}
-    for each in owned:
-        groups.setdefault(_key(each), []).append(each)
-    return sorted(_together(groups.values()), key=lambda some: (some[0][0].gone_ns is not None, -_allocated(some)))
-
-
-def _allocated(owned: Iterable[Owned]) -> int:
-    return sum(region.allocated_bytes for region, _ in owned)
-
-
-def _heading(processes: Sequence[Process]) -> str:
-    if not processes:
-        return "?  made by unknown processes; no process here maps them now"
-    first = processes[0]
-    name, command = f"{fit(printable(first.comm or '?'), COMM_COLUMNS)} {_number(processes)}", first.command or ""
-    notes = f"  {_ended(processes)}".rstrip()
-    if len(processes) > 1:
-        command = alike.called(processes)
-    return f"{name}  {shorten_command(printable(command), COLUMNS - width(name) - 2 - len(notes))}{notes}"
-
-
-def _number(processes: Sequence[Process]) -> str:
-    """The PID; of several, how many they are."""
-    return _numbers(processes[0]) if len(processes) == 1 else f"×{len(processes)}"
-
-
-def _ended(processes: Sequence[Process]) -> str:
-    """How and when a process ended; of several, how many in which way. Empty if none has."""
-    exited = [process for process in processes if process.exited_ns]
-    if len(processes) == 1 and exited:
-        return f"{exited[0].ending} {clock(exited[0].exited_ns)}"
-    endings = Counter(process.ending for process in exited)
-    return ", ".join(
-        f"{how_many(number, len(processes))} {ending}" for ending, number in endings.most_common(MAX_ENDINGS)
-    )
-
-
-# ---- regions ----
-
-
-def _summary(owned: Sequence[Owned], collides: bool, account: Account) -> list[str]:
-    """The region, or regions that are alike, in a line: name, size, allocated, growth, or when they went.
-
-    collides: others have the same name.
-    """
-    regions = [region for region, _ in owned]
-    first = regions[0]
-    number = f" ×{len(regions)}" * (len(regions) > 1)
-    sizes = [region.size_bytes for region in regions if region.size_bytes is not None]
-    size = format_bytes(sum(sizes)) if len(sizes) == len(regions) else "?"
-    line = f"{number}  {first.kind} {size}, {'had' if first.gone_ns else 'allocated'} {format_bytes(_allocated(owned))}"
-    parts = []
-    if first.gone_ns:
-        went = [clock(time_ns) for time_ns in sorted(region.gone_ns or 0 for region in regions)]
-        line += f" when {'they' if number else 'it'} went"
-        parts.append(" to ".join(dict.fromkeys((went[0], went[-1]))))
-    elif account.session.tier != "proc":
-        line += f", {format_change(sum(region.grown_bytes for region in regions))} in {_lasted(account)}"
-    name = shorten(printable(alike.regions_called(owned)), max(COLUMNS - 2 - width(line), NAME_COLUMNS))
-    swapped_bytes = sum(region.swapped_bytes or 0 for region in regions)
-    if swapped_bytes:
-        parts.append(f"{format_bytes(swapped_bytes)} swapped")
-    if len(regions) == 1 and first.peak_bytes > first.allocated_bytes:
-        parts.append(f"peak {format_bytes(first.peak_bytes)}")
-    return _flow([f"  {name}{line}", *parts, *[f"id {first.id}"] * collides])
-
-
-def _flow(parts: Sequence[str], separator: str = ", ") -> list[str]:
-    """The parts with commas between them, in lines of at most 80 columns. separator: after the first."""
-    lines = [parts[0]]
-    for part in parts[1:]:
-        if width(lines[-1] + separator + part) <= COLUMNS:
-            lines[-1] += separator + part
-        else:
-            lines.append(f"      {part}")
-        separator = ", "
-    return lines
-
-
-def _regions(owned: Sequence[Owned], collides: bool, owner: Owner, account: Account) -> list[str]:
-    """A region, or regions that are alike, with a table of who touched them. collides: others have the same name."""
-    regions = [region for region, _ in owned]
-    lines = _summary(owned, collides and len(regions) == 1, account)
-    lines += [f"    {line}" for line in (_largest(regions), _made_by(regions, owner)) if line]
-    if account.session.tier == "proc":
-        return lines
-    everyone = [toucher for region in regions for toucher in region.touchers]
-    touchers = [toucher for toucher in everyone if toucher.touched_bytes]
-    total_bytes = _allocated(owned)
-    parts = {
-        part: sum(getattr(region, f"{part}_bytes") for region in regions)
-        for part in ("other_times", "before", "unseen")
-    }
-    if touchers or parts["other_times"] or parts["unseen"]:
-        counted = any(toucher.faults is not None for toucher in everyone)
-        lines.append(HEADER.format("PID", "touched", "share", FAULTS.format("faults") * counted, "process"))
-        rows = _rows(touchers)
-        for row in rows[:MAX_TOUCHERS]:
-            lines += row.lines(total_bytes, counted)
-        rest = [toucher for row in rows[MAX_TOUCHERS:] for toucher in row.touchers]
-        if rest:
-            lines += Row("", f"…{len(rows) - MAX_TOUCHERS} more", rest).lines(total_bytes, counted)
-        lines += [
-            _row("", parts[part], total_bytes, FAULTS.format("") * counted, name)
-            for part, name in PARTS.items()
-            if part in parts and (parts[part] or part == "unseen")
-        ]
-        lines += _freed(everyone)
-        lines += _deeds(regions, account)
-    lines += _charged(regions)
-    used = {toucher.process.row for toucher in everyone if toucher.faults}
-    used -= {toucher.process.row for toucher in touchers}
-    if used:
-        noun = "more" if touchers else "process" if len(used) == 1 else "processes"
-        faults = sum(toucher.faults or 0 for toucher in everyone if toucher.process.row in used)
-        lines.append(f"    used without growing it by {len(used)} {noun}: {faults} fault{'s' * (faults != 1)}")
-    return lines
-
-
-def _largest(regions: Sequence[Region]) -> str:
-    """Of regions that are alike."""
-    if len(regions) == 1:
-        return ""
-    most = max(regions, key=lambda region: region.allocated_bytes)
-    size = f"largest {format_bytes(most.allocated_bytes)}  "
-    return f"{size}{shorten(printable(most.name), COLUMNS - 6 - len(size) - len(most.id))}  {most.id}"
-
-
-def _made_by(regions: Sequence[Region], owner: Owner) -> str:
-    """The creators of the regions; empty if the heading says it, or a probe saw the parent create it, as usual."""
-    if any(region.creator is None for region in regions):
-        return "made by an unknown process" if owner.processes else ""
-    creators = list(dict.fromkeys(region.creator for region in regions if region.creator))
-    processes = list({creator.process: None for creator in creators})
-    hows = {creator.how for creator in creators}
-    if set(processes) <= set(owner.processes):
-        if hows == {"traced"} or len(processes) > 1:
-            return ""
-        return f"made by {_numbers(processes[0])} ({', '.join(sorted(hows))})"
-    made_by = f"made by {_number(processes)} "
-    how = f" ({', '.join([*sorted(hows), *filter(None, [_ended(processes)])])})"
-    command = alike.called(processes) if len(processes) > 1 else processes[0].command or processes[0].comm or "?"
-    return made_by + shorten_command(printable(command), COLUMNS - 4 - len(made_by) - len(how)) + how
-
-
-# ---- who touched them ----
-
-
-class Row(NamedTuple):
-    """A row of a region's table: a process, or processes that are alike."""
-
-    number: str
-    """the PID, or how many they are"""
-    name: str
-    touchers: Sequence[Toucher]
-    note: str = ""
-
-    @property
-    def touched_bytes(self) -> int:
-        return sum(toucher.touched_bytes for toucher in self.touchers)
-
-    @property
-    def freed_bytes(self) -> int:
-        return sum(toucher.freed_bytes for toucher in self.touchers)
-
-    def lines(self, total_bytes: int, counted: bool) -> list[str]:
-        """The row, and for whom they made pages. counted: there is a column for faults."""
-        known = [toucher.faults for toucher in self.touchers if toucher.faults is not None]
-        faults = FAULTS.format(sum(known) if known else "") * counted
-        row = _row(self.number, self.touched_bytes, total_bytes, faults, self.name, self.note)
-        sizes: Counter[Process] = Counter()
-        for toucher in self.touchers:
-            for process, made_bytes in toucher.made_for:
-                sizes[process] += made_bytes
-        made_for = [
-            f"{format_bytes(made_bytes)} for {_numbers(process)} {shorten_command(_name(process), MADE_FOR_COLUMNS)}"
-            for process, made_bytes in sizes.most_common(MAX_MADE_FOR)
-        ]
-        rest_bytes = sum(sizes.values()) - sum(made_bytes for _, made_bytes in sizes.most_common(MAX_MADE_FOR))
-        if rest_bytes:
-            made_for.append(f"{format_bytes(rest_bytes)} for {len(sizes) - MAX_MADE_FOR} more")
-        if made_for and sum(sizes.values()) > self.touched_bytes:
-            made_for[-1] += ", some freed since"
-        return [row, *(f"{'':12}{line}" for line in made_for)]
-
-
-def _rows(touchers: Sequence[Toucher]) -> list[Row]:
-    """A row for each process; those that are alike share one if they all are more than a handful."""
-    are_many = len({toucher.process.row for toucher in touchers}) > alike.HANDFUL
-    groups: dict[Hashable, list[Toucher]] = {}
-    for toucher in touchers:
-        key = alike.of_process(toucher.process) if are_many else toucher.process.row
-        groups.setdefault(key, []).append(toucher)
-    rows = []
-    for some in groups.values():
-        alikes = list({toucher.process.row: toucher.process for toucher in some}.values())
-        name = _name(alikes[0]) if len(alikes) == 1 else printable(alike.called(alikes))
-        notes = [_ended(alikes), "outside tree" * all(process.outside_tree for process in alikes)]
-        inner = _inner(alikes[0]) * (len(alikes) == 1)
-        number = str(alikes[0].tgid) if len(alikes) == 1 else _number(alikes)
-        rows.append(Row(number, f"{inner}{name}", some, ", ".join(filter(None, notes))))
-    return sorted(rows, key=lambda row: -row.touched_bytes)
-
-
-def _freed(touchers: Sequence[Toucher]) -> list[str]:
-    """The freed pages, by who had touched them first."""
-    gave = sorted(_rows([row for row in touchers if row.freed_bytes]), key=lambda row: -row.freed_bytes)
-    if not gave:
-        return []
-    most, *rest = gave
-    line = f"    freed: {format_bytes(most.freed_bytes)} of {most.number} {most.name}"
-    more = f", {format_bytes(sum(row.freed_bytes for row in rest))} of {len(rest)} more" if rest else ""
-    return [fit(line, COLUMNS - width(more)) + more]
-
-
-def _deeds(regions: Sequence[Region], account: Account) -> list[str]:
-    """The touched bytes by label, most first."""
-    if account.session.label is None:
-        return []
-    kind = labels.columns(account.session.label)[0]
-    touched: Counter[str | None] = Counter()
-    for region in regions:
-        for labelled in region.labelled:
-            touched[labelled.text(kind)] += labelled.touched_bytes
-    if set(touched) <= {""}:
-        return []
-    total_bytes = sum(region.allocated_bytes for region in regions)
-    most = sorted(touched.items(), key=lambda item: (-item[1], item[0] is None, item[0]))
-    lines = [DEEDS.format("touched", "share", kind)]
-    for text, size_bytes in most[:MAX_DEEDS]:
-        words = "?" if text is None else " ".join(text.split()) or NAMELESS
-        lines.append(DEEDS.format(format_bytes(size_bytes), _share(size_bytes, total_bytes), printable(words)))
-    if most[MAX_DEEDS:]:
-        rest_bytes = sum(size_bytes for _, size_bytes in most[MAX_DEEDS:])
-        more = f"…{len(most) - MAX_DEEDS} more"
-        lines.append(DEEDS.format(format_bytes(rest_bytes), _share(rest_bytes, total_bytes), more))
-    return lines
-
-
-def _charged(regions: Sequence[Region]) -> list[str]:
-    """The creators' cgroup and those charged for the regions; empty if the only one charged is the creators'."""
-    sizes: Counter[str | None] = Counter()
-    for region in regions:
-        for cgroup, size_bytes in charged(region):
-            sizes[cgroup and _belongs(cgroup)] += size_bytes
-    made = {region.creator.process.cgroup for region in regions if region.creator} - {None}
-    made_in = ", ".join(sorted({_belongs(cgroup) for cgroup in made})) if made else ""
-    known = sizes.keys() - {None}
-    if len(known) < 2 and (not made or known <= {made_in}):
-        return []
-    shares = [(where, size_bytes) for where, size_bytes in sizes.most_common() if where]
-    rest_bytes = sum(size_bytes for _, size_bytes in shares[MAX_CHARGED:])
-    shares = shares[:MAX_CHARGED] + ([(f"…{len(shares) - MAX_CHARGED} more", rest_bytes)] if rest_bytes else [])
-    first, *others = (f"{format_bytes(size_bytes)} to {where}" for where, size_bytes in shares)
-    return _flow([f"    made in {made_in or '?'}", f"charged {first}", *others], "; ")
-
-
-def _belongs(cgroup: str | None) -> str:
-    """The short name of a cgroup: its container, or else its unit, or else its path."""
-    where = place(cgroup)
-    return fit(printable(short(where.container) or where.unit or cgroup or "?"), BELONGS_COLUMNS)
-
-
-def _numbers(process: Process) -> str:
-    """The PID on the host, then in parentheses the one in its own PID namespace if that differs: 4312 (7)."""
-    return f"{process.tgid} {_inner(process)}".rstrip()
-
-
-def _inner(process: Process) -> str:
-    return "" if process.ns_tgid is None else f"({process.ns_tgid}) "
-
-
-def _name(process: Process) -> str:
-    return printable(process.name)
-
-
-def _row(number: str, size_bytes: int, total_bytes: int, faults: str, name: str, note: str = "") -> str:
-    """note: kept whole, if the name must be cut."""
-    line = HEADER.format(number, format_bytes(size_bytes), _share(size_bytes, total_bytes), faults, "")
-    note = f"  {note}" * bool(note)
-    return f"{line}{shorten_command(name, COLUMNS - width(line) - len(note))}{note}"
-
-
-def _share(size_bytes: int, total_bytes: int) -> str:
-    return f"{100 * size_bytes / total_bytes:.0f}%" if total_bytes else ""
 
 
 def footer(account: Account) -> list[str]:
@@ -563,10 +170,3 @@ WARNING = re.compile(r"^(?:(?:warning: |cut off: ).*| +(?!0 B)-?[\d.]+ [KMGT]?i?
 def paint(report: str) -> str:
     """The report with ANSI colours: processes in bold, warnings and unseen pages in yellow."""
     return WARNING.sub(rf"{YELLOW}\g<0>{PLAIN}", HEADING.sub(rf"{BOLD}\g<0>{PLAIN}", report))
-
-
-# ---- values to text ----
-
-
-def _lasted(account: Account) -> str:
-    return duration((account.session.ended_ns - account.session.started_ns) / 1e9)

@@ -13,7 +13,18 @@ from typing import Any, Callable, Generic, NamedTuple, TypeVar, Union
 from tracer import answer, guess, labels
 from tracer.account import Account, Parent, Process, Region, Toucher
 from tracer.capture.capture import PAGE_BYTES
-from tracer.formatting import clock, duration, fit, format_bytes, format_change, printable, width, wrap
+from tracer.formatting import (
+    clock,
+    duration,
+    fit,
+    format_bytes,
+    format_change,
+    printable,
+    shorten,
+    shorten_command,
+    width,
+    wrap,
+)
 from tracer.tables import dimensions, groups
 from tracer.views.report import host_shmem
 
@@ -404,6 +415,8 @@ class LineColumn(Generic[Row]):
     """where room is short, columns with the highest rank are left out first"""
     stretches: bool = False
     """it is text, aligned left, and takes the room that is left"""
+    cut: Callable[[str, int], str] = fit
+    """makes a text fit into so many terminal columns"""
 
 
 def _made_by(row: RegionLine) -> str:
@@ -459,7 +472,7 @@ def _full_in(row: RegionLine) -> str:
 
 
 REGION_COLUMNS: list[LineColumn[RegionLine]] = [
-    LineColumn("region", 20, lambda row: row.label, lambda row: row.label, 0, stretches=True),
+    LineColumn("region", 20, lambda row: row.label, lambda row: row.label, 0, stretches=True, cut=shorten),
     LineColumn("kind", 7, lambda row: row.region.kind, lambda row: row.region.kind, 10),
     LineColumn("size", 8, lambda row: _size(row.region.size_bytes), lambda row: -(row.region.size_bytes or 0), 8),
     LineColumn(
@@ -505,6 +518,7 @@ GROWER_COLUMNS: list[LineColumn[GrowerLine]] = [
         lambda row: row.process.command or "",
         3,
         stretches=True,
+        cut=shorten_command,
     ),
 ]
 
@@ -518,7 +532,9 @@ GROUP_COLUMNS: list[LineColumn[Any]] = [
 
 def grower_columns(by: str, of: Opened | None = None) -> list[LineColumn[Any]]:
     """The columns of a growers' table. of: what the table is inside of, of which there is no need to count one."""
-    name: LineColumn[GroupLine] = LineColumn(by, 12, lambda row: row.name, lambda row: row.name, 0, stretches=True)
+    name: LineColumn[GroupLine] = LineColumn(
+        by, 12, lambda row: row.name, lambda row: row.name, 0, stretches=True, cut=shorten
+    )
     columns = [*GROUP_COLUMNS, name] if by != "process" else GROWER_COLUMNS
     known = {"regions"} if of else set()
     known |= {"processes", "exited"} if of and of.by == "process" else set()
@@ -590,7 +606,7 @@ def lines(rows: Iterable[Row], columns: Sequence[LineColumn[Row]], room: int) ->
 
 
 def _cell(text: str, column: LineColumn[Any], columns: int) -> str:
-    text = fit(text, columns)
+    text = column.cut(text, columns)
     space = " " * (columns - width(text))
     return text + space if column.stretches or column.title in ("kind", "state") else space + text
 

@@ -109,7 +109,8 @@ def test_the_dead_have_none(host: Host) -> None:
 
 def test_all_is_told_in_the_way_of_both_ends() -> None:
     assert private_memory.change([Private(50, 5), Private(90, 9), Private(70, 7)]) == (5, 9, 7, EXACT)
-    assert private_memory.change([Private(50, 5), Private(90, None), Private(70, 7)]) == (5, 7, 7, EXACT)
+    assert private_memory.change([Private(50, 5), Private(90, None), Private(70, 7)]) == (5, 90, 7, EXACT)
+    assert private_memory.change([Private(0, 0), Private(90, None), Private(0, 0)]) == (0, 90, 0, EXACT)
     assert private_memory.change([Private(50, 5), Private(90, 9), Private(70, None)]) == (50, 90, 70, AT_MOST)
     assert private_memory.change([Private(50, None), Private(70, 7)]) == (50, 70, 70, AT_MOST)
     assert private_memory.change([Private(50, 5), Private(0, 0)]) == (5, 5, 0, EXACT)
@@ -118,5 +119,5 @@ def test_all_is_told_in_the_way_of_both_ends() -> None:
 
 def test_the_highest() -> None:
     assert private_memory.highest(Private(50, 9), Private(70, 7)) == (70, 9)
-    assert private_memory.highest(Private(50, None), Private(30, 7)) == (50, 7)
-    assert private_memory.highest(Private(50, None), Private(70, None)) == (70, None)
+    assert private_memory.highest(Private(50, None), Private(30, 7)) == (50, 50)
+    assert private_memory.highest(Private(50, None), Private(70, None)) == (70, 70)

@@ -61,6 +61,7 @@ def test_without_textual_there_are_lines(workload: Stepped) -> None:
     command = patched("import sys; sys.modules['textual'] = None")
     with on_terminal([*command, "top", "-i", "0.3", "-p", str(workload.tgid)]) as terminal:
         terminal.wait_for("`pip install textual`")
+        terminal.wait_for("region +0 B")
         workload.go()
         workload.wait_for("grown")
         terminal.wait_for("grower +68.0 KiB")
@@ -84,7 +85,7 @@ def test_on_a_terminal(workload: Stepped) -> None:
     report = terminal.seen.rpartition(LEAVING)[2]
     assert GROWN in report
     for tgid, part in notes.parts.items():
-        assert part not in TOUCHED or re.search(rf"^ +{tgid} .* {TOUCHED[part]} ", report, re.MULTILINE)
+        assert part not in TOUCHED or re.search(rf"^ +{tgid} +{TOUCHED[part]} ", report, re.MULTILINE)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -47,7 +47,7 @@ class Change(NamedTuple):
 
     start_bytes: int
     peak_bytes: int
-    """Of the measurements: it may have been higher in between."""
+    """Of the measurements: it may have been higher in between. Where EXACT was not to be had, it is at most so much."""
     end_bytes: int
     how: str
     """EXACT or AT_MOST."""
@@ -58,14 +58,16 @@ def change(measured: Sequence[Private]) -> Change:
     start, end = measured[0], measured[-1]
     if start.cgroups_bytes is None or end.cgroups_bytes is None:
         return Change(start.status_bytes, max(each.status_bytes for each in measured), end.status_bytes, AT_MOST)
-    peak_bytes = max(each.cgroups_bytes or 0 for each in measured)
-    return Change(start.cgroups_bytes, peak_bytes, end.cgroups_bytes, EXACT)
+    return Change(start.cgroups_bytes, max(map(_best, measured)), end.cgroups_bytes, EXACT)
 
 
 def highest(one: Private, other: Private) -> Private:
-    """The higher of two measurements; of the cgroups the one that is known."""
-    known = [each.cgroups_bytes for each in (one, other) if each.cgroups_bytes is not None]
-    return Private(max(one.status_bytes, other.status_bytes), max(known, default=None))
+    """The higher of two measurements, in either way."""
+    return Private(max(one.status_bytes, other.status_bytes), max(_best(one), _best(other)))
+
+
+def _best(measured: Private) -> int:
+    return measured.status_bytes if measured.cgroups_bytes is None else measured.cgroups_bytes
 
 
 def _of_cgroups(proc: Proc, tgids: set[int], cgroups: set[str | None]) -> int | None:

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, NamedTuple, TypeVar, Union
 
-from tracer import answer, guess, labels
+from tracer import alike, answer, guess, labels
 from tracer.account import Account, Parent, Process, Region, Toucher
 from tracer.capture.capture import PAGE_BYTES
 from tracer.formatting import (
@@ -37,7 +37,6 @@ PAST_NS = 300 * SECOND_NS  # what is kept of a region's past
 STEP_NS = 5 * SECOND_NS  # of its points, of any three the first and the last are so far apart, but for the newest
 TREND_COLUMNS = 10
 LONG_S = 86400  # a time until full is not told beyond it
-HANDFUL = 5  # processes; more growers than these are shown by command
 OF_PROCESSES = {"command", "process", "unit", "container"}  # groupings for which it is the same in which region
 BARS = "▁▂▃▄▅▆▇█"
 ASCII = str.maketrans(f"{BARS}▼…·×", "_.:-=+*#v~-x")
@@ -275,7 +274,7 @@ def trend(past: Past) -> str:
 
 def by_default(view: View) -> str:
     """How growers are grouped unless one says: by command, if they are more than a handful."""
-    return "command" if sum(row.touched_bytes > 0 for row in view.growers) > HANDFUL else "process"
+    return "command" if sum(row.touched_bytes > 0 for row in view.growers) > alike.HANDFUL else "process"
 
 
 def kinds(view: View) -> list[str]:

@@ -15,6 +15,26 @@ from tracer.answer import answer, paragraph
 ZERO = "/dev/zero"
 
 
+LONG = 1 << 17
+HOSTILE_RUNS = [
+    "a" * LONG,
+    "1a" * LONG + "g",
+    "_" * LONG,
+    "._" * LONG,
+    "1" * LONG,
+    "aB" * LONG + ".",
+    "0a" * LONG + "-" * LONG,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE_RUNS, ids=[run[:4] for run in HOSTILE_RUNS])
+def test_a_long_name_takes_no_longer_for_each_character(text: str) -> None:
+    """It would be hours if each character looked at all that follow."""
+    assert alike.of_region(make_region(1, kind="posix", name=f"/dev/shm/{text}"), None).startswith("/dev/shm/")
+    for command in (f"/usr/bin/python3 {text}", f"{text}: x", f"postgres: a b {text}(7) x", f"x --{text}= y"):
+        assert alike.of_process(process(812, command, comm="python3"))
+
+
 def python(tgid: int, command: str = "python3 many.py", **fields: Any) -> Process:
     return process(tgid, command, comm="python3", **fields)
 

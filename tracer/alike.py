@@ -15,10 +15,14 @@ HANDFUL = 5  # of processes or regions that are alike: more are told together
 MAX_WORDS = 2  # of a command line, after the program
 ALONE = re.compile(r"--[^=]+=")  # as in --type=renderer: what follows says less
 # Numbers, and long hexadecimal ones. After a letter a number is part of a name, as in python3, but not at a title's.
-VARIES = re.compile(r"(?<![A-Za-z])(?:(?=[0-9a-f]*\d)[0-9a-f]{8,}(?![A-Za-z])|\d+)")
+# Only at the beginning of a run of such characters does it look ahead: a stranger's name may have a million of them.
+VARIES = re.compile(r"(?<![A-Za-z0-9])(?=[0-9a-f]*\d)[0-9a-f]{8,}(?![A-Za-z0-9])|(?<![A-Za-z])\d+")
 NUMBER = re.compile(r"\d+")
 # As in /SYSV0052e2c1, torch_11043_412 and sem.UyrEBN, which mkstemp(3) made
-IN_REGION = re.compile(r"(?=[0-9a-f]*\d)[0-9a-f]{8,}(?![A-Za-z])|\d+|(?<=[._-])(?=\w*[a-z])(?=\w+[A-Z])[A-Za-z0-9]{6}$")
+IN_REGION = re.compile(
+    r"(?<![0-9a-f])(?=[0-9a-f]*\d)[0-9a-f]{8,}(?![A-Za-z0-9])|\d+"
+    r"|(?<=[._-])(?=[A-Za-z0-9]{6}$)(?=[A-Z0-9]*[a-z])(?=[A-Za-z0-9]+[A-Z])[A-Za-z0-9]{6}"
+)
 # PostgreSQL adds to a backend's title where its client is, and what it does: postgres: app orders 10.0.0.7(41234) idle
 BACKEND = re.compile(r"(postgres: \S+ \S+) (?:\[local\]|\S+\(\d+\)) .*")
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from tracer import alike
 from tracer.account import ALL_TIME, Account, Parent, Process, Region, Session
 from tracer.formatting import clock, duration, format_bytes, format_change, moment, printable, shorten, shorten_command
-from tracer.tables import dimensions
 from tracer.tables.by_time import bounds
 
 MOST = 3  # groups named in a sentence
@@ -138,11 +137,32 @@ def _most_first(groups: Sequence[Grown], size: Callable[[Grown], int]) -> list[G
 
 
 def _growers(account: Account) -> list[Grower]:
-    return [
-        Grower(str(row.texts[0]), row.nr_processes, row.nr_exited, row.size_bytes, row.gone_bytes or 0)
-        for row in dimensions.by(account, ["command"]).rows
-        if row.part == "touched"
+    """As the table by command, in a fifth of its time: there may be very many touchers."""
+    touched: dict[int, int] = {}
+    gone: dict[int, int] = {}
+    processes: dict[int, Process] = {}
+    for region in account.regions:
+        for process, touched_bytes, *_ in region.touchers:
+            if touched_bytes:
+                row = process.row
+                processes[row] = process
+                touched[row] = touched.get(row, 0) + touched_bytes
+                if region.gone_ns is not None:
+                    gone[row] = gone.get(row, 0) + touched_bytes
+    groups: dict[str, list[Process]] = {}
+    for process in processes.values():
+        groups.setdefault(alike.of_process(process), []).append(process)
+    growers = [
+        Grower(
+            alike.called(some),
+            len(some),
+            sum(process.exited_ns is not None for process in some),
+            sum(touched[process.row] for process in some),
+            sum(gone.get(process.row, 0) for process in some),
+        )
+        for some in groups.values()
     ]
+    return sorted(growers, key=lambda grower: (-grower.touched_bytes, grower.who))
 
 
 # ---- in words ----

@@ -159,10 +159,14 @@ def _number(processes: Sequence[Process]) -> str:
 
 def _ended(processes: Sequence[Process]) -> str:
     """How and when a process ended; of several, how many in which way. Empty if none has."""
+    first, *_ = processes
     exited = [process for process in processes if process.exited_ns]
     if len(processes) == 1 and exited:
-        return f"{exited[0].ending} {clock(exited[0].exited_ns)}"
-    endings = Counter(process.ending for process in exited)
+        return f"{first.ending} {clock(first.exited_ns)}"
+    ways = Counter((process.exit_status, process.oom_killed) for process in exited)
+    endings: Counter[str] = Counter()
+    for (exit_status, oom_killed), number in ways.items():
+        endings[first._replace(exit_status=exit_status, oom_killed=oom_killed).ending] += number
     return ", ".join(
         f"{how_many(number, len(processes))} {ending}" for ending, number in endings.most_common(MAX_ENDINGS)
     )
@@ -242,7 +246,8 @@ def _regions(owned: Sequence[Owned], collides: bool, owner: Owner, account: Acco
         lines += _deeds(regions, account)
     lines += _charged(regions)
     used = {toucher.process.row for toucher in everyone if toucher.faults}
-    used -= {toucher.process.row for toucher in touchers}
+    if used:  # faults are counted in one tier alone
+        used -= {toucher.process.row for toucher in touchers}
     if used:
         noun = "more" if touchers else "process" if len(used) == 1 else "processes"
         faults = sum(toucher.faults or 0 for toucher in everyone if toucher.process.row in used)

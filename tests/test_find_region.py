@@ -43,7 +43,8 @@ def capture() -> Iterator[Capture]:
 
 def found(capture: Capture, word: str) -> list[tuple[int, int | None]]:
     return [
-        (each.region.ino, each.region.generation) for each in find_region.find(account.read(capture), capture, word)
+        (each.region.ino, each.region.generation)
+        for each in find_region.find(find_region.known(account.read(capture)), capture, word)
     ]
 
 

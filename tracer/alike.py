@@ -76,4 +76,4 @@ def regions_called(regions: Iterable[tuple[Region, Process | None]]) -> str:
 
 
 def _name(region: Region, parent: Process | None) -> str:
-    return guess.guess(region, parent) or region.name or region.kind
+    return guess.called(region, parent) or region.kind

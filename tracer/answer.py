@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -100,11 +99,16 @@ def answer(account: Account) -> Answer:
 NO_ANSWER = "No shared memory: none of these processes maps any, or has mapped any."
 
 
+def headline(account: Account) -> str:
+    """The answer, or that there is none."""
+    return answer(account).text or NO_ANSWER
+
+
 def paragraph(account: Account) -> str:
     """The answer with its host and time, as one paragraph."""
     since_ns, until_ns = bounds(account)
     when = f"{printable(account.session.host)}, {moment(since_ns)} to {clock(until_ns)}"
-    return f"{when}: {answer(account).text or NO_ANSWER}"
+    return f"{when}: {headline(account)}"
 
 
 def _groups(regions: Sequence[tuple[Region, Parent]], session: Session) -> list[Grown]:
@@ -183,23 +187,20 @@ def _sentences(found: Answer, account: Account) -> list[str]:
 
 def _held(account: Account) -> str:
     """Of a snapshot, which knows no growth."""
-    whats: dict[str, list[tuple[Region, Process | None]]] = {}
+    owned = [(region, parent) for parent in account.parents for region in parent.regions]
+    what = [(_short(group.what), group.allocated_bytes) for group in _groups(owned, account.session)]
     whose: dict[str | None, list[Parent]] = {}
     for parent in account.parents:
         whose.setdefault(parent.process and alike.of_process(parent.process), []).append(parent)
-        for region in parent.regions:
-            whats.setdefault(alike.of_region(region, parent.process), []).append((region, parent.process))
-    what: Counter[str] = Counter()
-    for some in whats.values():
-        what[alike.regions_called(some)] += sum(region.allocated_bytes for region, _ in some)
-    who: Counter[str] = Counter()
+    who = []
     for parents in whose.values():
         processes = [parent.process for parent in parents if parent.process]
         name = alike.called(processes) if processes else "unknown processes"
-        who[name] += sum(region.allocated_bytes for parent in parents for region in parent.regions)
-    total = f"{format_bytes(sum(what.values()))} of shared memory in {_count(len(account.regions), 'region')}"
-    listed = [_listed([(_short(name), size) for name, size in of.most_common()]) for of in (what, who)]
-    return f"{total}: {listed[0]}. Made by {listed[1]}."
+        who.append((_short(name), sum(region.allocated_bytes for parent in parents for region in parent.regions)))
+    whats, whos = (_listed(sorted(sizes, key=lambda size: -size[1])) for sizes in (what, who))
+    total_bytes = sum(size_bytes for _, size_bytes in what)
+    total = f"{format_bytes(total_bytes)} of shared memory in {_count(len(owned), 'region')}"
+    return f"{total}: {whats}. Made by {whos}."
 
 
 def _listed(sizes: Sequence[tuple[str, int]]) -> str:

@@ -42,6 +42,11 @@ SHORT_DIGITS = 12
 MONITORS = {"conmon", "supervisor"}  # processes of the runtime that live in the container's cgroup
 
 
+def unit_or_path(cgroup: str | None) -> str | None:
+    """The unit of a cgroup, or else its path; None: no cgroup is known."""
+    return place(cgroup).unit or cgroup
+
+
 @functools.lru_cache(maxsize=4096)
 def place(cgroup: str | None) -> Place:
     """The unit, container and pod of a path from /proc/PID/cgroup, of cgroup v1 or v2. None: no cgroup is known."""

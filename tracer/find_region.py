@@ -45,9 +45,8 @@ def tgid_of(word: str) -> int | None:
     return int(place[1]) if place else None
 
 
-def find(read: Account, capture: Capture, word: str) -> list[Known]:
-    """The regions of an account, and of its capture, that the word names, most allocated first."""
-    regions = known(read)
+def find(regions: Sequence[Known], capture: Capture, word: str) -> list[Known]:
+    """Those of the regions, which are all of a capture, that the word names."""
     place = PLACE.fullmatch(word)
     if not place:
         # a name that the kernel gave to all alike, such as /dev/zero, means those that have no other
@@ -97,11 +96,9 @@ def narrow(capture: Capture, words: Sequence[str], of: Sequence[str]) -> None:
     """
     read = account.read(capture)
     regions = known(read)
-    rows = {each.region.row for each in regions}
-    if words:
-        rows = set()
+    rows = set() if words else {each.region.row for each in regions}
     for word in words:
-        found = find(read, capture, word)
+        found = find(regions, capture, word)
         if not found:
             hint = did_you_mean(word, names(regions), "`shmtrace report --by region --csv` lists them")
             raise ShmtraceError(f"no region of the capture is called {word[:MAX_SHOWN]}", hint)

@@ -46,6 +46,11 @@ RULES = [
 ]
 
 
+def called(region: Region, parent: Process | None) -> str:
+    """The guessed use of a region, or else its name."""
+    return guess(region, parent) or region.name
+
+
 def guess(region: Region, parent: Process | None) -> str | None:
     """The guessed use of a region, from its content or the name of its parent process; None if no rule fits."""
     if region.hint and hints.SHOWN.fullmatch(region.hint):

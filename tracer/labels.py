@@ -114,16 +114,25 @@ def parse(name: str) -> Source:
     return Source(name, binary, match["symbol"], (Text("text", how, offset),))
 
 
-def columns(name: str) -> list[str]:
-    """The columns of the table label that a source fills, the most telling first."""
+def columns(name: str | None) -> list[str]:
+    """The columns of the table label that a source fills, the most telling first. None: there is no source."""
+    if name is None:
+        return []
     source = parse(name)
     return list(dict.fromkeys([source.column, *(text.column for text in source.texts)]))
 
 
-def kinds(name: str) -> list[str]:
-    """The KINDS that a source distinguishes, the most telling first."""
+def kinds(name: str | None) -> list[str]:
+    """The KINDS that a source distinguishes, the most telling first. None: there is no source."""
+    if name is None:
+        return []
     found = [column for column in columns(name) if column in KINDS]
     return [*found, *(kind for column in found for kind in DERIVED.get(column, ()))] or ["label"]
+
+
+def meant(name: str | None, kind: str) -> str:
+    """The kind of text that "label" stands for in a source; any other stands for itself."""
+    return columns(name)[0] if kind == "label" else kind
 
 
 def frames(name: str) -> list[str]:

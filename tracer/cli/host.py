@@ -244,16 +244,15 @@ def _meant(word: str, names: Sequence[str]) -> Region:
     names = names or ([str(tgid)] if tgid is not None else [])
     with Capture() as capture:
         snapshots.take(capture, wanted(names, not names, wait=False), ourselves())
-        read = account.read(capture)
-        found = find_region.find(read, capture, word)
+        regions = find_region.known(account.read(capture))
+        found = find_region.find(regions, capture, word)
         if len(found) == 1:
             return found[0].region
         if found:
             print(hexdump.choices(found), file=sys.stderr)
             raise ShmtraceError(f"{word} names {len(found)} regions", "give the id of one, or narrow them with -p")
         if tgid is not None:
-            print(hexdump.choices(find_region.known(read)), file=sys.stderr)
+            print(hexdump.choices(regions), file=sys.stderr)
             raise ShmtraceError(f"{word} lies in none of its regions", "give the id of one of these")
-        names_of = find_region.names(find_region.known(read))
-        hint = find_region.did_you_mean(word, names_of, "`shmtrace snapshot` lists the regions")
+        hint = find_region.did_you_mean(word, find_region.names(regions), "`shmtrace snapshot` lists the regions")
         raise ShmtraceError(f"no region is called {word}", hint)

@@ -298,7 +298,6 @@ def _opened(
 
 def _account(path: Path) -> Account:
     from tracer import account
-    from tracer.capture.capture import Capture
 
-    with Capture.open(path, whole=False) as capture:
+    with _opened(path, (), (), reads_pages=False) as capture:
         return account.read(capture)

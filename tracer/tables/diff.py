@@ -234,7 +234,7 @@ def _number(row: Change) -> str:
 
 def _labels(a: Account, b: Account) -> Table | None:
     """By the most telling kind of label that both captures have."""
-    kinds_a, kinds_b = ([] if of is None else labels.columns(of) for of in (a.session.label, b.session.label))
+    kinds_a, kinds_b = (labels.columns(account.session.label) for account in (a, b))
     kind = next((kind for kind in kinds_a if kind in kinds_b), None)
     if kind is None:
         return None

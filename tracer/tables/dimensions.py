@@ -13,7 +13,7 @@ from typing import Callable, NamedTuple, Union
 from tracer import alike, labels
 from tracer.account import NAMELESS, Account, Labelled, Parent, Process, Region
 from tracer.capture.capture import Capture
-from tracer.cgroup import place, short
+from tracer.cgroup import place, short, unit_or_path
 from tracer.errors import ShmtraceError
 from tracer.formatting import fit, format_bytes, shorten, shorten_command
 from tracer.tables.by_time import parts_of_time
@@ -121,12 +121,11 @@ def _of_parts_of_time(account: Account, capture: Capture) -> Iterator[Cell]:
 
 def _kind(account: Account, name: str) -> str:
     """The kind of label text that a name stands for. Raises ShmtraceError if the capture has none."""
-    source = account.session.label
-    kinds = labels.kinds(source) if source else []
+    kinds = labels.kinds(account.session.label)
     if not kinds or name not in ["label", *kinds]:
         has = f"it has {', '.join(kinds)}" if kinds else "it has no labels; record it with --label"
         raise ShmtraceError(f"the capture has no {name} to group by", has)
-    return labels.columns(source or "")[0] if name == "label" else name
+    return labels.meant(account.session.label, name)
 
 
 # ---- dimensions ----
@@ -155,7 +154,7 @@ def _dimension(name: str, depth: int | None, names: Mapping[int, str]) -> _Dimen
     if name == "region":
         return _Dimension(lambda cell: cell.region.row, lambda some: names[some[0].region.row])
     if name == "unit":
-        return _of_texts(lambda cell: place(cell.labelled.process.cgroup).unit or cell.labelled.process.cgroup)
+        return _of_texts(lambda cell: unit_or_path(cell.labelled.process.cgroup))
     if name == "container":
         return _of_texts(lambda cell: _container(cell.labelled.process.cgroup))
     if name == "time":

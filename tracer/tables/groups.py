@@ -47,11 +47,12 @@ def table(account: Account, by: str, capture: Capture | None = None, depth: int 
 
 def telling(account: Account) -> list[str]:
     """The groupings that make sense for this account, the most specific first."""
-    processes = {toucher.process for region in account.regions for toucher in region.touchers}
+    touchers = {toucher.process.row: toucher.process for region in account.regions for toucher in region.touchers}
+    processes = list(touchers.values())
     places = {place(process.cgroup) for process in processes}
     creators = {alike.of_process(region.creator.process) for region in account.regions if region.creator}
     return [
-        *(labels.kinds(account.session.label) if account.session.label else []),
+        *labels.kinds(account.session.label),
         *(["command"] if len({alike.of_process(process) for process in processes}) < len(processes) else []),
         *(["creator"] if len(creators) > 1 else []),
         *(["unit"] if len({where.unit for where in places}) > 1 else []),

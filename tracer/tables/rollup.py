@@ -89,7 +89,7 @@ def by_region(account: Account, capture: Capture) -> Table:
 
 def what(region: Region, parent: Parent) -> str:
     """The guessed use of a region, or else its name."""
-    return guess.guess(region, parent.process) or region.name
+    return guess.called(region, parent.process)
 
 
 # ---- by process ----

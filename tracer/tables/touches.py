@@ -34,7 +34,7 @@ class TouchRow(NamedTuple):
 
 def columns(account: Account) -> list[Column]:
     """The columns of the rows: with labels in the capture, also one for each of their texts."""
-    texts = labels.columns(account.session.label) if account.session.label else []
+    texts = labels.columns(account.session.label)
     return [
         Column("time_ns", "", lambda touch: touch.time_ns),
         Column("region", "", lambda touch: touch.region.id),

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tracer.account import LABELS, Account, Label, Process, Region, read_processes
+from tracer.account import Account, Process, Region, read_labels, read_processes
 from tracer.capture.capture import Capture
 from tracer.views import colours
 from tracer.views.pictures import BEFORE, Bins, Touched
@@ -69,7 +69,7 @@ class Owners(dict[int, int]):
     def __init__(self, account: Account, capture: Capture) -> None:
         self.processes = read_processes(capture)
         self._texts = colours.of_labels(account)
-        self._labels = {row: Label(*texts) for row, *texts in capture.each(LABELS)} if self._texts else {}
+        self._labels = read_labels(capture) if self._texts else {}
         self.sizes = colours.sizes(account, self._texts)
         self.places = {by: _places(sizes, _room(by)) for by, sizes in self.sizes.items() if by != "region"}
         """each value's place by dimension, the biggest first"""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Union
 
 from tracer import alike, labels
-from tracer.account import Account, Label, Labelled, Process
-from tracer.cgroup import place
+from tracer.account import Account, Label, Process
+from tracer.cgroup import unit_or_path
 
 Value = Union[str, int, None]
 """The text of a command, label or unit; the row of a region or process. None: unknown."""
@@ -17,32 +17,19 @@ MOST = 10  # values that a dimension is judged by
 
 def names(account: Account) -> list[str]:
     """The dimensions of an account: command, the kinds of label it has, unit, region, process."""
-    return ["command", *kinds(account), "unit", "region", "process"]
-
-
-def kinds(account: Account) -> list[str]:
-    """The kinds of label that an account has, the most telling first."""
-    return labels.kinds(account.session.label) if account.session.label else []
+    return ["command", *labels.kinds(account.session.label), "unit", "region", "process"]
 
 
 def of_process(process: Process, by: str) -> str | None:
     """The value of a process in the dimension command or unit. Without a unit, its cgroup stands for one."""
-    return alike.of_process(process) if by == "command" else place(process.cgroup).unit or process.cgroup
+    return alike.of_process(process) if by == "command" else unit_or_path(process.cgroup)
 
 
 def of_labels(account: Account) -> dict[str, dict[Label, str]]:
     """The text of each known label by kind. "": it was empty."""
-    source = account.session.label or ""
-    told: dict[Label, Labelled] = {
-        labelled.label: labelled for region in account.regions for labelled in region.labelled if labelled.label
-    }
-    return {
-        kind: {
-            label: labelled.text(labels.columns(source)[0] if kind == "label" else kind) or ""
-            for label, labelled in told.items()
-        }
-        for kind in kinds(account)
-    }
+    source = account.session.label
+    found = {labelled.label for region in account.regions for labelled in region.labelled if labelled.label}
+    return {kind: {label: label.told(labels.meant(source, kind)) for label in found} for kind in labels.kinds(source)}
 
 
 def sizes(account: Account, texts: Mapping[str, Mapping[Label, str]]) -> dict[str, Counter[Value]]:

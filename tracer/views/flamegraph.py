@@ -151,7 +151,7 @@ def _process(process: Process | None) -> str:
 
 def _region(region: Region, parent: Process | None) -> str:
     gone = ", gone" if region.gone_ns else ""
-    return f"{guess.guess(region, parent) or region.name} {region.id}{gone}"
+    return f"{guess.called(region, parent)} {region.id}{gone}"
 
 
 def _escaped(frame: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 from tracer.account import Account
 from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.tables.by_time import histories
 from tracer.views.cells import Entry
 from tracer.views.pictures import Bins, Touched
 
@@ -80,22 +81,15 @@ def _held(came: Mapping[int, int], gone_edge: int | None, within: Bins) -> list[
 
 def _changes(account: Account, capture: Capture) -> dict[int, list[Change]]:
     """What each region had, from its samples and the account, in the order of time."""
-    session = account.session
-    changes: dict[int, list[Change]] = {
-        region.row: [(region.created_ns or session.started_ns, region.row, region.start_bytes)]
-        for region in account.regions
-    }
-    gone = {region.row: region.gone_ns for region in account.regions}
-    for row, time_ns, size_bytes in capture.each("SELECT region, time_ns, allocated_bytes FROM sample ORDER BY 1, 2"):
-        gone_ns = gone[row]
-        if gone_ns is None or time_ns < gone_ns:
-            changes[row].append((time_ns, row, size_bytes))
+    of = histories(account, capture)
+    changes: dict[int, list[Change]] = {}
     for region in account.regions:
-        if region.gone_ns is None:
-            changes[region.row].append((session.ended_ns, region.row, region.allocated_bytes))
-        else:
-            last = (region.gone_ns - 1, region.row, region.allocated_bytes)
-            changes[region.row] += [last, (region.gone_ns, region.row, 0)]
+        history, row = of[region.row], region.row
+        created_ns = region.created_ns or account.session.started_ns
+        changes[row] = [(created_ns, row, region.start_bytes)]
+        changes[row] += [(time_ns, row, size) for time_ns, size in zip(history.times_ns, history.sizes_bytes)]
+        if region.gone_ns is not None:
+            changes[row].insert(-1, (region.gone_ns - 1, row, region.allocated_bytes))
     return changes
 
 

@@ -120,7 +120,7 @@ def data(account: Account, capture: Capture, marks: Sequence[tuple[int, str]] = 
     left_out = [region for entry in told if not entry.region for region in entry.regions]
     maps = {each.region: _map(each, moved) for each in touched}
     return {
-        "headline": headline(account),
+        "headline": answers.headline(account),
         "balance": balance(account),
         "session": _session(account, lists),
         "bins": {
@@ -358,12 +358,7 @@ def _name(text: str | None) -> str:
     return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
-# ---- the answer ----
-
-
-def headline(account: Account) -> str:
-    """The answer, or that there is none."""
-    return answers.answer(account).text or answers.NO_ANSWER
+# ---- the balance ----
 
 
 def balance(account: Account) -> dict[str, int]:

@@ -70,7 +70,7 @@ def _regions(account: Account, capture: Capture) -> Iterator[Event]:
     for parent in account.parents:
         for region in parent.regions:
             number = HOST + region.row
-            name = f"{guess.guess(region, parent.process) or region.name} {region.id}"
+            name = f"{guess.called(region, parent.process)} {region.id}"
             yield _name(number, f"region {printable(name)}")
             if region.created_ns and region.created_ns >= began_ns:
                 yield _instant(number, "created", region.created_ns - began_ns)
@@ -145,9 +145,8 @@ def _counts(account: Account, capture: Capture, column: str) -> tuple[int, Count
     step_ns = 1_000_000_000 * max(1, extents // MAX_COUNTS)
     found = capture.each(TOUCHED.format(column), {"began": session.started_ns, "step": step_ns})
     counts = {(step, row): pages for step, row, pages in found}
-    while (
-        len(counts) > MAX_COUNTS and step_ns < session.ended_ns - session.started_ns
-    ):  # one event a row is the minimum
+    lasted_ns = session.ended_ns - session.started_ns
+    while len(counts) > MAX_COUNTS and step_ns < lasted_ns:  # one event a row is the minimum
         step_ns *= 2
         closer, counts = counts, {}
         for (step, row), pages in closer.items():

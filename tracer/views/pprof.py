@@ -80,8 +80,7 @@ def _profile(account: Account) -> Iterator[bytes]:
 def _labels(account: Account, texts: Numbers) -> Callable[[flamegraph.Stack], bytes]:
     """A function from a stack to the fields of its labels."""
     label = None if account.has_stacks else account.session.label
-    kinds = labels.kinds(label) if label else []
-    columns = {kind: labels.columns(label or "")[0] if kind == "label" else kind for kind in kinds}
+    columns = {kind: labels.meant(label, kind) for kind in labels.kinds(label)}
 
     def text(key: str, value: str) -> bytes:
         return _bytes(SAMPLE_LABEL, _int(LABEL_KEY, texts[key]) + _int(LABEL_STR, texts[printable(value)]))

@@ -189,9 +189,7 @@ def compare(now: Account, before: View | None) -> View:
     growers = _growers(touched, before.touched if before else {}, now)
     summed = _summed(now, touched)
     previous = before and before._replace(previous=None)
-    return View(
-        now, rows, growers, touched, by_key, past, summed, answer.answer(summed).text or answer.NO_ANSWER, previous, {}
-    )
+    return View(now, rows, growers, touched, by_key, past, summed, answer.headline(summed), previous, {})
 
 
 def _summed(account: Account, touched: Touched) -> Account:
@@ -307,8 +305,7 @@ def inside(view: View, opened: Opened, by: str) -> Sequence[Grower]:
 
 def parts(view: View, opened: Opened) -> list[str]:
     """What an opened grower is shown by."""
-    label = view.account.session.label
-    kinds = labels.kinds(label) if label else []
+    kinds = labels.kinds(view.account.session.label)
     return [
         *(["process"] if opened.by != "process" else []),
         "region",
@@ -392,7 +389,7 @@ def _touched(regions: Iterable[Region]) -> Touched:
 
 
 def _label(region: Region, parent: Process | None) -> str:
-    return guess.guess(region, parent) or printable(region.name)
+    return printable(guess.called(region, parent))
 
 
 # ---- columns ----

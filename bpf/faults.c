@@ -120,13 +120,14 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	if (!region)
 		return 0;
 
-	count_fault(last, tgid);
 	struct block *block = same_block(&last->block, id, index);
 	/*
 	 * Only the region's XArray tells whether this fault makes the page or maps an existing one. The word does not:
 	 * an earlier fault may have failed (no permission, beyond the end, no memory), or the page may be gone unseen.
 	 */
 	bool exists = page_exists(region->mapping, index);
+	if (!exists || !state->armed) /* armed, there must be room for who makes pages, for weeks */
+		count_fault(last, tgid);
 	if (!block) {
 		if (!exists)
 			lose(LOST_PAGES);

@@ -10,13 +10,17 @@ static inline void add_block(struct part *part)
 	u32 taken = 0;
 	if (free_blocks.pop(&taken))
 		return;
+	count_room(ROOM_FREE + FREE_BLOCK, -1);
 	struct block *block = ledger.lookup(&taken);
 	if (!block)
 		return;
 	block->part = *part;
 	block->number = taken;
-	if (parts.insert(part, &taken)) /* BPF_NOEXIST: one of two CPUs wins, and both find its block */
-		free_blocks.push(&taken, 0);
+	if (parts.insert(part, &taken)) { /* BPF_NOEXIST: one of two CPUs wins, and both find its block */
+		block->part.region = 0;
+		block->number = 0;
+		give_back(FREE_BLOCK, taken);
+	}
 }
 
 /* The number of the block with a page's word; 0: there is none, or no room for one. */
@@ -60,15 +64,22 @@ static inline struct block *same_block(struct last_block *last, u32 id, u64 inde
  * Read the names of a process that touches a region for the first time. When it exits it may be too late: before v6.16
  * the address space is gone at sched_process_exit.
  */
-static inline void name_toucher(u32 tgid)
+static inline void name_toucher(u32 tgid, struct usage *usage)
 {
 	u64 task = bpf_get_current_task();
 	struct process *process = process_of(tgid);
-	if (!process || tgid != bpf_get_current_pid_tgid() >> 32)
+	if (!process)
 		return;
-	read_comm(task, process);
-	read_title(task, process);
-	tell_process(process);
+	if (tgid == bpf_get_current_pid_tgid() >> 32) {
+		read_comm(task, process);
+		read_title(task, process);
+		tell_process(process);
+	}
+	if (usage->key.start_time_ns != process->start_time_ns)
+		return;
+	use(process);
+	usage->kind = process->kind;
+	__builtin_memcpy(usage->comm, process->comm, COMM_BYTES);
 }
 
 /* The number of the usage of a region by a process, added if it is new; 0: no room. */
@@ -83,16 +94,18 @@ static inline u32 usage_of(u32 region, u32 tgid, u64 start_time_ns)
 		lose(LOST_USAGE);
 		return 0;
 	}
+	count_room(ROOM_FREE + FREE_USAGE, -1);
 	if (usage_numbers.insert(&key, &number)) { /* another CPU was faster */
-		free_usages.push(&number, 0);
+		give_back(FREE_USAGE, number);
 		known = usage_numbers.lookup(&key);
 		return known ? *known : 0;
 	}
 	struct usage *usage = usages.lookup(&number);
-	if (usage)
-		usage->key = key;
+	if (!usage)
+		return 0;
+	usage->key = key;
+	name_toucher(tgid, usage);
 	tell(usage_changes.lookup(&number));
-	name_toucher(tgid);
 	return number;
 }
 

@@ -42,6 +42,7 @@ BPF_F_TABLE("array", u32, u64, region_changes, NR_REGIONS, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, u64, usage_changes, NR_USAGES, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, u64, told, 1, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, u64, losses, NR_LOSSES, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, u64, room, NR_ROOM, BPF_F_MMAPABLE);
 /* Indexes into the arrays, and queues of free places. Number 0 means none. */
 BPF_TABLE("hash", struct part, u32, parts, NR_BLOCKS);
 BPF_TABLE("hash", u32, u32, process_numbers, NR_PROCESSES); /* by tgid, of running processes */
@@ -69,6 +70,14 @@ static inline void lose(u32 what)
 	u64 *count = losses.lookup(&what);
 	if (count)
 		__sync_fetch_and_add(count, 1);
+}
+
+/* Add to one of enum room. */
+static inline void count_room(u32 what, s64 more)
+{
+	u64 *count = room.lookup(&what);
+	if (count)
+		__sync_fetch_and_add(count, more);
 }
 
 static inline void head(struct event *event, u32 type)
@@ -199,6 +208,7 @@ static inline void give_back(u32 kind, u32 number)
 		free_regions.push(&number, 0);
 	else
 		free_usages.push(&number, 0);
+	count_room(ROOM_FREE + kind, 1);
 }
 
 /*
@@ -225,6 +235,34 @@ int fill(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+static inline void empty_block(struct block *block, u32 number)
+{
+	struct part part = block->part;
+	parts.delete(&part);
+	__builtin_memset(block, 0, sizeof(*block));
+	give_back(FREE_BLOCK, number);
+}
+
+static inline void empty_process(struct process *process, u32 number)
+{
+	__builtin_memset(process, 0, sizeof(*process));
+	give_back(FREE_PROCESS, number);
+}
+
+static inline void empty_region(struct region *region, u32 id)
+{
+	__builtin_memset(region, 0, sizeof(*region));
+	give_back(FREE_REGION, id + (1 << SLOT_BITS)); /* the next region here gets another id */
+}
+
+static inline void empty_usage(struct usage *usage, u32 number)
+{
+	struct usage_key key = usage->key;
+	usage_numbers.delete(&key);
+	__builtin_memset(usage, 0, sizeof(*usage));
+	give_back(FREE_USAGE, number);
+}
+
 static inline void empty_one(u32 kind, u32 number)
 {
 	u32 place = number & ((1 << SLOT_BITS) - 1);
@@ -232,23 +270,14 @@ static inline void empty_one(u32 kind, u32 number)
 	struct process *process = kind == FREE_PROCESS ? processes.lookup(&number) : NULL;
 	struct region *region = kind == FREE_REGION ? regions.lookup(&place) : NULL;
 	struct usage *usage = kind == FREE_USAGE ? usages.lookup(&number) : NULL;
-	if (block) {
-		struct part part = block->part;
-		parts.delete(&part);
-		__builtin_memset(block, 0, sizeof(*block));
-	}
+	if (block)
+		empty_block(block, number);
 	if (process)
-		__builtin_memset(process, 0, sizeof(*process));
-	if (region) {
-		__builtin_memset(region, 0, sizeof(*region));
-		number += 1 << SLOT_BITS; /* the next region here gets another id */
-	}
-	if (usage) {
-		struct usage_key key = usage->key;
-		usage_numbers.delete(&key);
-		__builtin_memset(usage, 0, sizeof(*usage));
-	}
-	give_back(kind, number);
+		empty_process(process, number);
+	if (region)
+		empty_region(region, number);
+	if (usage)
+		empty_usage(usage, number);
 }
 
 /* Empty places: (kind, up to EMPTIED_AT_ONCE numbers, 0). They have been read, and no program uses them any more. */

@@ -55,6 +55,19 @@ static inline void end(struct process *process, u32 tgid)
 	tell_process(process);
 }
 
+/* Note that a child, a region or a usage names the process: recycle() keeps it as long as it can. */
+static inline void use(struct process *process)
+{
+	__sync_fetch_and_add(&process->nr_uses, 1);
+}
+
+static inline void enter_parent(struct process *child, struct process *parent)
+{
+	child->parent_start_time_ns = parent->start_time_ns;
+	child->parent_place = parent->number;
+	use(parent);
+}
+
 /* Take a free place for a process. */
 static inline struct process *new_process(u32 tgid, u64 start_time_ns, u32 kind)
 {
@@ -63,6 +76,7 @@ static inline struct process *new_process(u32 tgid, u64 start_time_ns, u32 kind)
 		lose(LOST_PROCESSES);
 		return NULL;
 	}
+	count_room(ROOM_FREE + FREE_PROCESS, -1);
 	struct process *process = processes.lookup(&number);
 	if (!process)
 		return NULL;
@@ -83,7 +97,7 @@ static inline struct process *enter_process(struct process *process)
 		end(other, tgid);
 	if (process_numbers.insert(&tgid, &number)) {
 		__builtin_memset(process, 0, sizeof(*process));
-		free_processes.push(&number, 0);
+		give_back(FREE_PROCESS, number);
 		return process_of(tgid);
 	}
 	lives_changed();
@@ -138,7 +152,9 @@ static inline struct process *current_process(u32 kind)
 		return NULL;
 	describe(process, leader);
 	process->parent_tgid = kin ? kin->tgid : RD(u32, RD(u64, leader, OFF_TASK_REAL_PARENT), OFF_TASK_TGID);
-	process->parent_start_time_ns = kin ? kin->start_time_ns : 0;
+	process->parent_start_time_ns = 0;
+	if (kin)
+		enter_parent(process, kin);
 	process = enter_process(process);
 	if (process)
 		tell_process(process);
@@ -163,7 +179,8 @@ int task_newtask(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	describe(child, task);
 	child->parent_tgid = parent_tgid;
-	child->parent_start_time_ns = parent ? parent->start_time_ns : 0;
+	if (parent)
+		enter_parent(child, parent);
 	if (enter_process(child))
 		tell_process(child);
 	return 0;
@@ -241,6 +258,7 @@ int enter(struct bpf_raw_tracepoint_args *ctx)
 	if (!process)
 		return 0;
 	process->kind = OF_TREE;
+	use(process); /* by user space, which has entered it in its capture */
 	lives_changed();
 	return process->number;
 }

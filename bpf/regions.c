@@ -138,6 +138,7 @@ static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 		lose(LOST_REGIONS);
 		return NULL;
 	}
+	count_room(ROOM_FREE + FREE_REGION, -1);
 	u32 place = place_of(*id);
 	region = regions.lookup(&place);
 	if (!region)
@@ -152,7 +153,7 @@ static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 	region->id = *id;
 	if (ids.insert(&mapping, id)) { /* another thread was faster, or the map is full */
 		region->id = 0;
-		free_regions.push(id, 0);
+		give_back(FREE_REGION, *id);
 		u32 *other = ids.lookup(&mapping);
 		if (!other) {
 			lose(LOST_REGIONS);
@@ -171,6 +172,7 @@ static inline void created_by(struct region *region, struct process *process)
 	region->created_ns = bpf_ktime_get_ns();
 	region->creator_tgid = process->tgid;
 	region->creator_start_time_ns = process->start_time_ns;
+	use(process);
 }
 
 /* The region of a file that the process has just created. */
@@ -198,6 +200,9 @@ static inline void tell_region(struct region *region, u64 dentry, u32 tgid, u64 
 	region->used_ns = bpf_ktime_get_ns();
 	region->user_tgid = tgid;
 	region->user_start_time_ns = start_time_ns;
+	struct process *user = process_of(tgid);
+	if (user)
+		use(user);
 	u64 parent = RD(u64, dentry, OFF_DENTRY_PARENT);
 	region->deep = RD(u64, parent, OFF_DENTRY_PARENT) != parent;
 	long bytes = bpf_probe_read_kernel_str(region->name, NAME_BYTES, (void *)RD(u64, dentry, OFF_DENTRY_NAME));
@@ -245,28 +250,37 @@ int adopt(struct bpf_raw_tracepoint_args *ctx)
 	return id;
 }
 
+/* The inode of a region; 0: the region no longer exists. */
+static inline u64 inode_of(struct region *region)
+{
+	u64 inode = RD(u64, region->mapping, OFF_MAPPING_HOST);
+	return is_of(region, inode) && RD(u32, inode, OFF_INODE_COUNT) ? inode : 0;
+}
+
 /* Measure a region again. Returns whether it still exists. */
 int measure(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct region *region = region_by_id(ctx->args[0]);
-	if (!region || region->gone_us)
-		return 0;
-	u64 inode = RD(u64, region->mapping, OFF_MAPPING_HOST);
-	if (!is_of(region, inode) || !RD(u32, inode, OFF_INODE_COUNT))
+	u64 inode = region && !region->gone_us ? inode_of(region) : 0;
+	if (!inode)
 		return 0;
 	measure_inode(region, inode);
 	return 1;
+}
+
+static inline void forget_region(struct region *region)
+{
+	u64 mapping = region->mapping;
+	u32 *known = ids.lookup(&mapping);
+	if (known && *known == region->id) /* otherwise another region is at that address now */
+		keep_out(mapping);
 }
 
 /* Make a region impossible to find. User space empties it once no program uses it any more. */
 int forget(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct region *region = region_by_id(ctx->args[0]);
-	if (!region)
-		return 0;
-	u64 mapping = region->mapping;
-	u32 *known = ids.lookup(&mapping);
-	if (known && *known == region->id) /* otherwise another region is at that address now */
-		keep_out(mapping);
+	if (region)
+		forget_region(region);
 	return 0;
 }

@@ -79,14 +79,35 @@ struct block { /* number 0 means none */
 	struct part part;
 };
 
-/* The state of the trace. User space writes the first six fields before anything is attached. */
+/* The arrays whose places are taken, and given back through empty() or recycle(). */
+enum free {
+	FREE_BLOCK,
+	FREE_PROCESS,
+	FREE_REGION,
+	FREE_USAGE,
+	NR_FREE
+};
+
+/* 64-bit counts of the map `room`. */
+enum room {
+	ROOM_FREE,			/* free places, by enum free */
+	ROOM_NEXT = ROOM_FREE + NR_FREE, /* where recycle() looks next, by enum free */
+	ROOM_LEFT = ROOM_NEXT + NR_FREE, /* about how many blocks recycled regions have left behind */
+	RECYCLED_PROCESSES, /* processes that touched pages, and are forgotten but for their comm */
+	RECYCLED_REGIONS,			  /* regions that were gone, and are forgotten */
+	RECYCLED_PAGES,				  /* what these had at their end */
+	NR_ROOM
+};
+
+/* The state of the trace. User space writes all up to `few` before anything is attached. */
 struct state {
 	__u64 began_ns;	     /* CLOCK_MONOTONIC at the start of the capture */
 	__u64 began_boot_ns; /* the same by CLOCK_BOOTTIME */
 	__u32 everything;    /* track every process */
 	__u32 watches_execs; /* report every exec on the host, and track the process until user space drops it */
 	__u32 only_dev;	     /* only the regions of this device; 0: of all */
-	__u32 reserved;
+	__u32 armed;	     /* no user space gives back what is over: recycle() does */
+	__u32 few[NR_FREE];  /* recycle what is over where no more places than this are free, by enum free */
 	__u64 nr_lives;	   /* counts starts and ends of processes */
 	__u64 nr_mappings; /* counts changes of mappings (faults tier) */
 	__s64 nr_abroad;   /* threads now working in another's address space */
@@ -113,6 +134,8 @@ struct process {
 	__u32 kind;	   /* enum process_kind */
 	__u32 title_bytes; /* size of the whole command line at its last exec, touch of a new region, or end; 0: not read */
 	__u32 exit_status; /* as wait(2) tells it, with EXITED and perhaps OOM_KILLED; 0: not known */
+	__u32 nr_uses;	   /* what names it: children, regions it made or used, usages */
+	__u32 parent_place; /* the parent's number, if that has the parent's start time; 0: not known */
 	char comm[COMM_BYTES];
 	char title[TITLE_BYTES]; /* arguments, each with its NUL, cut */
 	char earlier_comm[COMM_BYTES];
@@ -135,6 +158,9 @@ struct usage {
 	__u64 faults;
 	__u64 freed_pages;    /* of the pages it touched first */
 	struct usage_key key; /* region 0: the place is free */
+	__u32 kind;	      /* enum process_kind of the process, which recycle() may have forgotten */
+	__u32 reserved;
+	char comm[COMM_BYTES]; /* of the process, when it first touched the region */
 };
 
 /* Pages that one process made in another's address space, or for it. */
@@ -203,14 +229,6 @@ enum loss {
 	LOST_LABELS,	/* no room for a label, or more per second than are reported */
 	LOST_STACKS,	/* no room for a stack, or for a (region, process, stack) */
 	NR_LOSSES
-};
-
-/* What user space gives back through empty() in bpf/maps.c. */
-enum free {
-	FREE_BLOCK,
-	FREE_PROCESS,
-	FREE_REGION,
-	FREE_USAGE,
 };
 
 enum event_type {

@@ -145,7 +145,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
         def attach(self) -> None: ...
 
-    monkeypatch.setattr(doctor, "Probes", Some)
+    monkeypatch.setattr("tracer.kernel.probes.load", Some)
     return refused
 
 
@@ -260,7 +260,7 @@ def test_the_names_line_up() -> None:
 
 def test_a_host_that_refuses_is_examined_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """As whoever runs the tests, root or not, with bcc or not."""
-    monkeypatch.setattr(doctor, "Probes", Refused)
+    monkeypatch.setattr("tracer.kernel.probes.load", Refused)
     checks = doctor.examine()
     assert not doctor.traces(checks)
     assert all(check.found for check in checks)

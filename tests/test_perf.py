@@ -9,7 +9,7 @@ import pytest
 
 from tracer.kernel import host, perf
 
-NO_PROGRAM = -1
+NO_PROGRAM = 1 << 20  # no descriptor is as high
 
 
 def some_tracepoint(program: int) -> int:

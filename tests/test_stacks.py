@@ -94,7 +94,7 @@ class World:
         key = Stacked(3, process.tgid, process.start_time_ns, stack)
         self.kernel.counts[key] = self.kernel.counts.get(key, 0) + pages
         if told:
-            self.stacks.apply(events.Touch(process.key, 3, "x"))
+            self.stacks.apply(events.Touch(process.key, 3, "x", of_tree=True))
 
     def made(self) -> dict[tuple[int, str | None], int]:
         """Pages by tgid and frames."""

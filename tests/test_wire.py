@@ -79,7 +79,8 @@ PROCESS = r"""
     struct process process = {
         .start_time_ns = 11, .parent_start_time_ns = 12, .began_ns = 13, .executed_ns = 14, .ended_ns = 15,
         .earlier_ns = 20, .read_ns = 21, .number = 16, .tgid = 17, .parent_tgid = 18, .kind = OUTSIDE_TREE,
-        .title_bytes = 7, .exit_status = 19, .comm = "ls", .title = "ls\0-l /\0beyond",
+        .title_bytes = 7, .exit_status = 19, .nr_uses = 22, .parent_place = 23,
+        .comm = "ls", .title = "ls\0-l /\0beyond",
         .earlier_comm = "sh", .earlier_title = "/bin/sh"};
     fwrite(&process, sizeof process, 1, stdout);
 """
@@ -135,7 +136,7 @@ def fields(layouts: list[struct.Struct]) -> list[tuple[int, int]]:
 @pytest.fixture(scope="module")
 def header(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """What the compiler makes of the header: the value of each expression."""
-    expressions = [*DEFINES, *enumerators("loss"), *itertools.chain(*map(enumerators, NUMBERED))]
+    expressions = [*DEFINES, *enumerators("loss"), *enumerators("room"), *itertools.chain(*map(enumerators, NUMBERED))]
     for name in STRUCTS:
         expressions.append(f"sizeof(struct {name})")
         expressions += [expression(name, member) for member in members(name) for expression in (offset, size)]
@@ -170,6 +171,14 @@ def test_losses_are_in_the_order_of_their_counters(header: dict[str, int]) -> No
     assert header[end] == len(wire.LOSSES)
     for name, loss in zip(names, wire.LOSSES):
         assert loss.startswith(name[len("LOST_") :].lower())
+
+
+def test_what_is_recycled_is_counted_last(header: dict[str, int]) -> None:
+    *names, end = enumerators("room")
+    assert header[end] == wire.NR_ROOM
+    last = [name for name in names if name.startswith("RECYCLED_")]
+    assert [name[len("RECYCLED_") :].lower() for name in last] == list(wire.RECYCLED)
+    assert [header[name] for name in last] == list(range(wire.NR_ROOM))[-len(last) :]
 
 
 def test_what_c_writes_is_what_python_reads(tmp_path: Path) -> None:

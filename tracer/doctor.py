@@ -22,10 +22,10 @@ from typing import NamedTuple
 from tracer import prepare
 from tracer.errors import ShmtraceError
 from tracer.formatting import COLUMNS, format_bytes, printable
-from tracer.kernel import host, tiers
+from tracer.kernel import host, probes, tiers
 from tracer.kernel.cache import Cache
+from tracer.kernel.loader import Beginning, Sizes
 from tracer.kernel.packages import install_bcc
-from tracer.kernel.probes import Beginning, Probes, Sizes
 from tracer.kernel.tiers import Tier
 from tracer.proc import shmem
 from tracer.proc.procfs import Proc
@@ -203,13 +203,13 @@ def try_tier(tier: Tier) -> Check:
     """Attach the probes of a tier and detach them again."""
     beginning = Beginning(time.monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
     try:
-        with Probes(tier, SMALL, beginning) as probes:
-            probes.attach()
+        with probes.load(tier, SMALL, beginning) as loaded:
+            loaded.attach()
             taken_s = (time.monotonic_ns() - beginning.monotonic_ns) / 1e9
     except ShmtraceError as error:
         return Check(tier.title, None, error.message)
-    blind = f"; blind to: {', '.join(dict.fromkeys(probes.missing))}" if probes.missing else ""
-    return Check(tier.title, True, f"works, attached in {taken_s:.2f} s{blind}; probes: {', '.join(probes.attached)}")
+    blind = f"; blind to: {', '.join(dict.fromkeys(loaded.missing))}" if loaded.missing else ""
+    return Check(tier.title, True, f"works, attached in {taken_s:.2f} s{blind}; probes: {', '.join(loaded.attached)}")
 
 
 def region_calls() -> list[Check]:

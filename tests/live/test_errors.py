@@ -400,7 +400,7 @@ def with_sizes(**sizes: int) -> list[str]:
     everything = {"blocks": 4096, "processes": 2048, "regions": 1024, "usages": 4096, "alive": 1024, **sizes}
     values = ", ".join(f"{name}={size}" for name, size in everything.items())
     return patched(
-        "from tracer.kernel.probes import Sizes",
+        "from tracer.kernel.loader import Sizes",
         "from tracer.record.trace import Trace",
         f"Trace._room = lambda self, processes: Sizes({values})",
     )

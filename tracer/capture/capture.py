@@ -143,6 +143,21 @@ class Capture:
             raise
         return capture
 
+    def fill(self, path: Path) -> None:
+        """Begin with all that another capture has, whose rows keep their ids. Raises ShmtraceError as open() does."""
+        self._db.execute("COMMIT")
+        with Capture.open(path) as other:
+            other._db.backup(self._db)
+        self._db.execute("BEGIN")
+
+    def forget_region(self, region: int) -> None:
+        """Delete all that names a region."""
+        for (table,) in self.rows("SELECT name FROM sqlite_master WHERE type = 'table'"):
+            columns = [row["name"] for row in self.rows(f"PRAGMA table_info({table})")]
+            key = "id" if table == "region" else "region"
+            if key in columns:
+                self._db.execute(f"DELETE FROM {table} WHERE {key} = ?", (region,))  # noqa: S608
+
     def _check(self, schema: str, whole: bool) -> None:
         """schema: the statements that create an empty capture of this version. Raises ShmtraceError."""
         damage = verify.damage(self._db, schema, () if whole else ("extent", *HISTORY))

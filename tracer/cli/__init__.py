@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tracer import __version__
-from tracer.cli import host, output, reporting, tracing
+from tracer.cli import arming, host, output, reporting, tracing
 from tracer.errors import ShmtraceError
 
 MAX_NAME = 40
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 for command in (
-    *(tracing.trace, tracing.top, tracing.record),
+    *(tracing.trace, tracing.top, tracing.record, arming.arm, arming.disarm),
     *(reporting.report, reporting.diff, reporting.html, reporting.export, reporting.schema),
     *(host.snapshot, host.read, host.demo, host.doctor, host.prepare, host.completion),
 ):

@@ -102,7 +102,6 @@ def process_names(_ctx: click.Context, _parameter: click.Parameter, begun: str) 
 
 A_FILE = click.Path(path_type=Path, readable=False)  # not checked here: the error of opening it says more
 
-a_capture = click.argument("capture_path", metavar="FILE", type=A_FILE)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document, schema shmtrace/1.")
 as_csv = click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values with a header line.")
 wait = click.option("--wait", is_flag=True, help="Wait until a process matches -p, if none does yet.")
@@ -190,20 +189,38 @@ def as_document(command: Callable[..., None]) -> Callable[..., None]:
     return as_json(as_csv(checked))
 
 
+room = click.option(
+    "--room",
+    "room_bytes",
+    default="4G",
+    show_default=True,
+    callback=size,
+    metavar="SIZE",
+    help="Reserve for regions created during the trace (costs 0.24% of it in kernel memory). A larger size also makes "
+    "room for more processes and regions.",
+)
+armed = click.option(
+    "--armed", "is_armed", is_flag=True, help="Take what `shmtrace arm` has recorded since; it stays armed."
+)
+
+
+def a_capture(command: Callable[..., None]) -> Callable[..., None]:
+    """A capture's file, or --armed instead of it: the path is None then."""
+
+    @functools.wraps(command)
+    def checked(capture_path: Path | None, is_armed: bool, **how: Any) -> None:
+        if bool(capture_path) + is_armed != 1:
+            raise click.UsageError("give one of FILE, --armed")
+        command(capture_path=capture_path, **how)
+
+    return click.argument("capture_path", metavar="FILE", type=A_FILE, required=False)(armed(checked))
+
+
 def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
     """The options of every command that traces into a capture, and the COMMAND it may run."""
     for decorate in (
         click.argument("command", nargs=-1, type=click.UNPROCESSED),
-        click.option(
-            "--room",
-            "room_bytes",
-            default="4G",
-            show_default=True,
-            callback=size,
-            metavar="SIZE",
-            help="Reserve for regions created during the trace (costs 0.24% of it in kernel memory). A larger size "
-            "also makes room for more processes and regions.",
-        ),
+        room,
         a_label,
         click.option(
             "--stacks",

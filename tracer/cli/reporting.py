@@ -86,7 +86,7 @@ def _uncollected() -> Iterator[None]:
 @options.as_document
 @_uncollected()
 def report(
-    capture_path: Path,
+    capture_path: Path | None,
     by: str,
     depth: int | None,
     words: tuple[str, ...],
@@ -189,7 +189,7 @@ def _marks(_ctx: click.Context, _parameter: click.Parameter, values: Sequence[st
 )
 @_uncollected()
 def html(
-    capture_path: Path,
+    capture_path: Path | None,
     output_path: Path,
     words: tuple[str, ...],
     names: tuple[str, ...],
@@ -207,7 +207,10 @@ def html(
     from tracer import account, window
     from tracer.views import html as pages
 
-    with _opened(capture_path, words, names, reads_pages=True) as capture, output.patience(f"drawing {capture_path}"):
+    with (
+        _opened(capture_path, words, names, reads_pages=True) as capture,
+        output.patience("drawing the page"),
+    ):
         session = account.read_session(capture)
         marked = [(window.moment(time, session), text) for time, text in marks]
         page = pages.render(account.read(capture), capture, marked)
@@ -229,7 +232,7 @@ def html(
 @options.narrowed
 @_uncollected()
 def export(
-    capture_path: Path, form: str, output_path: Path | None, words: tuple[str, ...], names: tuple[str, ...]
+    capture_path: Path | None, form: str, output_path: Path | None, words: tuple[str, ...], names: tuple[str, ...]
 ) -> None:
     """Convert a capture for other programs: flame graphs, trace viewers, spreadsheets.
 
@@ -251,7 +254,10 @@ def export(
     if form == "pprof" and output.is_terminal(output_path):
         raise click.UsageError("a terminal cannot show a compressed profile: give -o FILE, or pipe it to a program")
     reads_pages = form in ("perfetto", "csv")
-    with _opened(capture_path, words, names, reads_pages) as capture, output.patience(f"exporting {capture_path}"):
+    with (
+        _opened(capture_path, words, names, reads_pages) as capture,
+        output.patience("exporting"),
+    ):
         read = account.read(capture)
         forms: dict[str, Callable[[], Iterable[str | bytes]]] = {
             "folded": lambda: flamegraph.folded(read),
@@ -279,21 +285,29 @@ def schema() -> None:
 
 @contextlib.contextmanager
 def _opened(
-    path: Path, words: Sequence[str], names: Sequence[str], reads_pages: bool, verify: bool = False
+    path: Path | None, words: Sequence[str], names: Sequence[str], reads_pages: bool, verify: bool = False
 ) -> Iterator[Capture]:
-    """A capture; only the part of it that --region and -p leave.
+    """A capture; only the part of it that --region and -p leave. path None: what is armed, up to now.
 
     reads_pages: more than the account of all time will be read from it. verify: first hold its sums against its pages.
     """
     from tracer import find_region
     from tracer.capture.capture import Capture
 
-    with Capture.open(path, reads_pages) as capture:
+    with Capture.open(path, reads_pages) if path else _armed() as capture:
         if verify:
             capture.verify_sums()
         if words or names:
             find_region.narrow(capture, words, names)
         yield capture
+
+
+def _armed() -> contextlib.AbstractContextManager[Capture]:
+    from tracer.cli.preflight import need_root, ourselves
+    from tracer.record import armed
+
+    need_root(bpf=True)
+    return armed.now(ourselves())
 
 
 def _account(path: Path) -> Account:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tracer.account import Account
     from tracer.capture.capture import Capture
+    from tracer.record.armed import Note
     from tracer.record.signals import Signals
 
 FOREVER_S = 10**9
@@ -37,6 +38,7 @@ HOST_S, HOST_IDLE = 5.0, 20
 
 @click.command(short_help="Trace who creates and first touches shared memory; then report.")
 @options.which_processes
+@options.armed
 @options.as_json
 @options.how_to_trace
 @options.output("Keep the capture in this new file, as record does.")
@@ -58,6 +60,7 @@ def trace(as_json: bool, **how: Any) -> None:
 
 @click.command(short_help="Trace into a capture file, to analyse later.")
 @options.which_processes
+@options.armed
 @options.how_to_trace
 @options.output("Write the capture to this new file.", required=True)
 @click.option(
@@ -90,6 +93,7 @@ class Attaching:
 
 @click.command(short_help="Watch regions and who grows them, live.")
 @options.which_processes
+@options.armed
 @options.interval(options.Seconds(min=0.1), 1.0, "Seconds between updates of the table.")
 @options.wait
 @options.a_label
@@ -104,6 +108,7 @@ class Attaching:
 def top(
     names: tuple[str, ...],
     everything: bool,
+    is_armed: bool,
     interval_s: float,
     wait: bool,
     source: labels.Source | None,
@@ -124,11 +129,12 @@ def top(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    import tracer.record.trace  # noqa: F401 see _watch() for why here
+    from tracer.record import armed, trace  # noqa: F401 see _watch() for why here
     from tracer.record.signals import Signals
 
-    if bool(names) + everything != 1:
-        raise click.UsageError("give one of -p NAME, -a (all)")
+    if bool(names) + everything + is_armed != 1:
+        raise click.UsageError("give one of -p NAME, -a (all), --armed")
+    _need_no_more(is_armed, wait, source)
     if by in labels.KINDS and not (source and by in ["label", *labels.kinds(source.name)]):
         telling = [name for name in labels.READY if by in ["label", *labels.kinds(name)]]
         telling += ["BINARY:SYMBOL"] if by == "label" else []
@@ -137,12 +143,13 @@ def top(
     host.need_host_pids()
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
-        targets = wanted(names, everything, wait)
+        note = armed.need_note() if is_armed else None
+        targets = note.targets() if note else wanted(names, everything, wait)
         stack.enter_context(output.writing_capture(output_path))
         # The trace runs in one thread, as SQLite requires, and reads the kernel's events while this thread draws.
         thread = stack.enter_context(ThreadPoolExecutor(1))
-        lasting = wait or everything or bool(targets.patterns)
-        accounts = _accounts(signals, targets, interval_s, source, lasting, output_path)
+        lasting = wait or everything or is_armed or bool(targets.patterns)
+        accounts = _accounts(signals, targets, note, interval_s, source, lasting, output_path)
         stack.callback(lambda: thread.submit(accounts.close).result())
         stack.callback(lambda: _stop(signals))
         stack.callback(signals.ignore)
@@ -152,10 +159,17 @@ def top(
             output.report(final, as_json=False)
 
 
+def _need_no_more(is_armed: bool, *others: object) -> None:
+    """Raises click.UsageError where --armed is given along with what cannot be had then."""
+    if is_armed and any(others):
+        raise click.UsageError("--armed takes what was armed as it is: it goes with no --wait, --label or --stacks")
+
+
 def _trace(
     then: Callable[[Capture], None],
     names: tuple[str, ...],
     everything: bool,
+    is_armed: bool,
     seconds: float | None,
     interval_s: float,
     wait: bool,
@@ -171,28 +185,36 @@ def _trace(
     Raises click.UsageError for options that contradict each other, ShmtraceError where tracing is impossible.
     """
     from tracer.capture.capture import Capture
+    from tracer.record import armed
     from tracer.record.child import Started
     from tracer.record.signals import Signals
     from tracer.record.trace import Trace
 
-    if bool(names) + everything + bool(command) != 1:
-        raise click.UsageError("give one of -p NAME, -a (all), -- COMMAND")
+    if bool(names) + everything + is_armed + bool(command) != 1:
+        raise click.UsageError("give one of -p NAME, -a (all), --armed, -- COMMAND")
+    _need_no_more(is_armed, wait, source, stacks)
     if stacks and not output_path:
         raise click.UsageError("--stacks needs -o FILE, for `shmtrace report FILE --by stack`")
     need_root(bpf=True)
     host.need_host_pids()
     started = Started(command) if command else None
+    note = armed.need_note() if is_armed else None
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         if started:
             stack.enter_context(started)
             targets = Targets(frozenset([started.tgid]), ())
+        elif note:
+            targets = note.targets()
         else:
             targets = wanted(names, everything, wait)
         stack.enter_context(output.writing_capture(output_path))
         capture = stack.enter_context(Capture(output_path, max_bytes))
         line = status_line.Line(sys.stderr, alone=not started)
-        trace = Trace(capture, targets, ourselves(), interval_s, room_bytes, source, stacks)
+        if note:
+            trace: Trace = armed.Armed(capture, note, ourselves(), interval_s)
+        else:
+            trace = Trace(capture, targets, ourselves(), interval_s, room_bytes, source, stacks)
         with line.showing(status_line.ATTACHING):
             running = signals.trace = stack.enter_context(trace)
         stack.callback(signals.ignore)
@@ -210,7 +232,7 @@ def _trace(
                 line.show(status.render(running.status()))
             if started and started.ended():
                 break
-            if not (started or targets.patterns or everything or wait) and running.over():
+            if not (started or targets.patterns or everything or wait or note) and running.over():
                 line.say("all traced processes have exited")
                 break
         line.clear()
@@ -233,6 +255,7 @@ def _attaching(targets: Targets) -> str:
 def _accounts(
     signals: Signals,
     targets: Targets,
+    note: Note | None,
     interval_s: float,
     source: labels.Source | None,
     lasting: bool,
@@ -244,10 +267,18 @@ def _accounts(
     """
     from tracer import account
     from tracer.capture.capture import Capture
+    from tracer.record.armed import Armed
     from tracer.record.trace import Trace
 
     every_s = min(interval_s, 0.5)
-    with Capture(output_path) as capture, Trace(capture, targets, ourselves(), every_s, source=source) as running:
+    with contextlib.ExitStack() as stack:
+        capture = stack.enter_context(Capture(output_path))
+        trace: Trace
+        if note:
+            trace = Armed(capture, note, ourselves(), every_s)
+        else:
+            trace = Trace(capture, targets, ourselves(), every_s, source=source)
+        running = stack.enter_context(trace)
         attaching, signals.trace = signals.trace, running
         running.stopping = running.stopping or attaching.stopping
         running.run(0.01)

@@ -8,16 +8,18 @@ import os
 import resource
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 _NUMBER = {"x86_64": 321, "aarch64": 280, "riscv64": 280}  # of the system call
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_LOOKUP_BATCH = 0, 1, 2, 3, 24
-PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN = 5, 10, 15, 17
+PROG_LOAD, OBJ_PIN, OBJ_GET, PROG_TEST_RUN = 5, 6, 7, 10
+OBJ_GET_INFO_BY_FD, RAW_TRACEPOINT_OPEN, LINK_CREATE = 15, 17, 28
 KPROBE, TRACEPOINT, RAW_TRACEPOINT, TRACING = 2, 5, 17, 26  # program types; a uprobe program has type KPROBE
 UPDATE_ANY, UPDATE_NEW = 0, 1
 BATCH = 4096
 LOG_BYTES = 1 << 20
 LOAD_MAP = 0x18, 1  # of a 16-byte instruction: the opcode, and the source register that marks its number as a map
-TRACE_FENTRY, TRACE_FEXIT = 24, 25
+TRACE_FENTRY, TRACE_FEXIT, PERF_EVENT = 24, 25, 41  # enum bpf_attach_type
 ATTRIBUTE_BYTES = 128
 INSTRUCTION_BYTES = 8
 RECURSION_MISSES = 208  # offset in struct bpf_prog_info, since v5.12
@@ -158,6 +160,23 @@ def attach(program: int, tracepoint: str | None = None) -> int:
     """
     name = ctypes.create_string_buffer((tracepoint or "").encode())
     return _call(RAW_TRACEPOINT_OPEN, _attributes("=QI", ctypes.addressof(name) if tracepoint else 0, program))
+
+
+def link(program: int, perf_event: int) -> int:
+    """Attach a program to a perf event; likewise. The link keeps the event (v5.15). Raises OSError."""
+    return _call(LINK_CREATE, _attributes("=IIII", program, perf_event, PERF_EVENT, 0))
+
+
+def pin(descriptor: int, path: Path) -> None:
+    """Keep a map, program or link under a path on a bpffs until it is unlinked there. Raises OSError."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    _call(OBJ_PIN, _attributes("=QI", ctypes.addressof(name), descriptor))
+
+
+def pinned(path: Path) -> int:
+    """A new descriptor of what is pinned under a path. Raises OSError."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return _call(OBJ_GET, _attributes("=Q", ctypes.addressof(name)))
 
 
 def run(program: int, *arguments: int) -> int:

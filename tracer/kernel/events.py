@@ -98,6 +98,8 @@ class Touch(NamedTuple):
     """(tgid, start_time_ns)."""
     id: int
     comm: str
+    of_tree: bool
+    """The process was of the tree then."""
 
 
 class Punch(NamedTuple):

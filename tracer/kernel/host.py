@@ -104,6 +104,11 @@ def tracepoint_id(directory: int, point: str) -> int:
         return int(file.read())
 
 
+def boot_id() -> str:
+    """Another one with each boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def release() -> str:
     """The kernel release, as of uname -r."""
     return os.uname().release

@@ -7,10 +7,13 @@ mounted.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
 from pathlib import Path
+
+from tracer.kernel import bpf_syscall
 
 _NUMBER = {"x86_64": 298, "aarch64": 241, "riscv64": 241}  # of the system call
 TYPE_TRACEPOINT = 2
@@ -60,9 +63,23 @@ def _hang(program: int, kind: int, config: int, where: bytes = b"", offset: int 
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     try:
-        fcntl.ioctl(event, IOC_SET_BPF, program)
+        link = _attach(program, event)
         fcntl.ioctl(event, IOC_ENABLE, 0)
     except BaseException:
         os.close(event)
         raise
-    return event
+    if link is None:
+        return event
+    os.close(event)
+    return link
+
+
+def _attach(program: int, event: int) -> int | None:
+    """A link, which can be pinned. None: the program is attached to the event itself."""
+    try:
+        return bpf_syscall.link(program, event)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # Linux kernel commit b89fbfbb854c ("bpf: Implement minimal BPF perf link")
+            raise
+    fcntl.ioctl(event, IOC_SET_BPF, program)
+    return None

@@ -7,19 +7,19 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 from tracer.errors import ShmtraceError
 from tracer.kernel import bpf_syscall, events, host, maps, perf, tiers
-from tracer.kernel.bytecode import Wanted, compiled
+from tracer.kernel.bpf_syscall import Map
+from tracer.kernel.bytecode import MapLayout, Wanted, compiled
 from tracer.kernel.cache import Cache
 from tracer.kernel.events import Event, Exec, Fork, Touch
-from tracer.kernel.fields import KernelLayout
-from tracer.kernel.loader import Loaded
+from tracer.kernel.fields import Function, KernelLayout
+from tracer.kernel.loader import Beginning, Loaded, Sizes
 from tracer.kernel.maps import Block, Blocks, Changes, Counts, MadeFor, ProcessSlots, Slots, Stacked, Usage
 from tracer.kernel.ring import Ring
 from tracer.kernel.tiers import Kind
@@ -33,47 +33,22 @@ from tracer.wire import (
     FREE_USAGE,
     LOSSES,
     MADE_FOR_KEY,
+    NR_ROOM,
     OF_TREE,
     OUTSIDE_TREE,
+    RECYCLED,
     REGION_ID,
     SLOT_BITS,
     STACK,
     STACKED_KEY,
-    STATE,
-    TGID,
     USAGE,
 )
 
 EVENT_PAGES = 256  # a power of two; 1 MiB, about 20,000 punches
 LABEL_PAGES = 1024  # 4 MiB, about 9,000 labels
-FILLED_AT_ONCE, EMPTIED_AT_ONCE = 128, 10  # limits of one run of the programs fill and empty, in bpf/maps.c
+EMPTIED_AT_ONCE = 10  # limit of one run of the program empty, in bpf/maps.c
 GRACE_S = 0.05  # after this time no running program still uses something that was removed before
-PARTS_OF_CALLS = "note_absent", "take_made"  # in the order of enum part_of_call in bpf/calls.c
 STACKS = "STACKS"  # the flag that makes the programs count pages by user stack
-
-
-class Sizes(NamedTuple):
-    """The number of entries of the BPF maps, which are preallocated so that no page fault waits for memory."""
-
-    blocks: int
-    processes: int
-    regions: int
-    usages: int
-    alive: int
-    """Processes whose labels can be followed at a time."""
-
-
-class Beginning(NamedTuple):
-    """The start of a trace, as the same moment by two clocks, and which processes to track."""
-
-    monotonic_ns: int
-    boot_ns: int
-    everything: bool = False
-    """Track all processes."""
-    watches_execs: bool = False
-    """Also track every process that executes a program, as a candidate, until keep() or drop()."""
-    only_dev: int = 0
-    """Only the regions of this device, as the kernel numbers it; 0: of all."""
 
 
 class Probes:
@@ -82,29 +57,28 @@ class Probes:
     Raises ShmtraceError where bcc or BTF is missing, BPF is refused, or the kernel lacks something the tier requires.
     """
 
-    def __init__(self, tier: tiers.Tier, sizes: Sizes, beginning: Beginning, *flags: str) -> None:
+    def __init__(
+        self,
+        tier: tiers.Tier,
+        sizes: Sizes,
+        loaded: Loaded,
+        points: Mapping[str, Function],
+        fexit: bool = False,
+        is_armed: bool = False,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        """sizes: as the maps were made. loaded: closed on exit. points, fexit: as tiers has them, for attach().
+
+        is_armed: the trace belongs to no process, so that this one gives nothing back. warnings: what of the cache was
+        not used, and why.
+        """
         self.tier = tier
+        self.warnings = warnings
         self.missing: list[str] = []
-        self._sizes = sizes = Sizes(*(count + 1 for count in sizes))  # number 0 means none
-        cache = Cache()
-        layout = tiers.layout(cache)
-        self._points = tiers.points(tier, layout)
-        refusal = tiers.why_not(tier, self._points)
-        if refusal:
-            raise ShmtraceError(refusal, "`shmtrace doctor` says more")
-        self._fexit = tiers.has_fexit(tier, self._points)
-        rooms = {**sizes._asdict(), "cpus": host.possible_cpus()}
+        self.sizes, self._loaded, self._points, self._fexit, self._is_armed = sizes, loaded, points, fexit, is_armed
         self._links: list[int] = []
-        self.warnings = cache.warnings
-        """What of the cache was not used, and why."""
-        self._loaded = Loaded(compiled(wanted(tier, layout, self._fexit, flags), cache), rooms)
-        try:
-            self._load_all(beginning)
-            self._open_maps("HAVE_MM_OWNER" in layout.defines, STACKS in flags)
-        except BaseException:
-            self._loaded.close()
-            raise
-        self.counts_faults = not tier.functions
+        self._open_maps()
+        self.counts_faults = not tier.functions and not is_armed
         self._news = News()
         self._heard_late = False
         self._known_made_for: dict[int, list[MadeFor]] = {}
@@ -118,33 +92,15 @@ class Probes:
         self._forgotten: deque[tuple[float, int, int]] = deque()
         """(time.monotonic(), kind, number) of what to empty once GRACE_S has passed."""
 
-    def _load_all(self, beginning: Beginning) -> None:
-        """Load all programs and write what they need into the maps."""
-        self._loaded.map("states")[TGID.pack(0)] = STATE.pack(*beginning, 0, 0, 0, 0)
-        probes = {probe.program: probe for probe in self.tier.probes if self._is_there(probe)}
-        own = ("adopt", "measure", "forget", "enter", "leave", "empty")
-        # most of the time to attach is the verifier's, which uses one CPU per program
-        with ThreadPoolExecutor() as pool:
-            filling = pool.submit(self._fill)
-            self._programs = dict(zip(probes, pool.map(self._load, probes.values())))
-            self._adopt, self._measure, self._forget, self._enter, self._leave, self._empty = pool.map(
-                self._load_own, own
-            )
-            if not self.tier.functions:
-                parts = self._loaded.map("parts_of_calls")
-                for place, program in enumerate(pool.map(self._load_call, PARTS_OF_CALLS)):
-                    parts[TGID.pack(place)] = TGID.pack(program)
-            filling.result()
-        if self.tier.by == "fentry":
-            bpf_syscall.run(self._load_own("anchor"), 0)
-
-    def _open_maps(self, knows_owners: bool, counts_stacks: bool) -> None:
+    def _open_maps(self) -> None:
         """Map or open the BPF maps that user space reads."""
-        loaded, sizes = self._loaded, self._sizes
-        self._askers = None if self.tier.functions else loaded.map("askers")
-        self._made_for = loaded.map("made_for") if self.tier.functions and knows_owners else None
-        self._stacked = loaded.map("stacked") if counts_stacks else None
-        self._stacks = loaded.map("stacks") if counts_stacks else None
+        loaded, sizes = self._loaded, self.sizes
+
+        def optional(name: str) -> Map | None:
+            return loaded.map(name) if name in loaded.layouts else None
+
+        self._askers, self._made_for = optional("askers"), optional("made_for")
+        self._stacked, self._stacks = optional("stacked"), optional("stacks")
         self._blocks = Blocks(loaded.fd("ledger"), sizes.blocks)
         self._processes = ProcessSlots(loaded.fd("processes"), sizes.processes)
         self._regions = maps.regions(loaded.fd("regions"), sizes.regions)
@@ -159,14 +115,44 @@ class Probes:
         ]
         self._is_told = self._counts("told", 1)
         self._losses = self._counts("losses", len(LOSSES))
+        self._room = self._counts("room", NR_ROOM)
         self._nr_made_for = self._counts("nr_made_for", 1) if self._made_for else None
-        self._rings = [Ring(loaded.fd("events"), EVENT_PAGES)]
+        self._rings = [Ring(loaded.fd("events"), EVENT_PAGES, keeps=self._is_armed)]
         if tiers.LABELS[0] in self.tier.probes:
             self.labels = loaded.map("labels")
             self._rings.append(Ring(loaded.fd("label_events"), LABEL_PAGES))
         self._readable = select.poll()
         for ring in self._rings:
             self._readable.register(ring.fd, select.POLLIN)
+        if self._is_armed:
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        """Set the change flags of all places in use: this process has read nothing yet."""
+        arrays: list[tuple[Slots, Changes]] = [
+            (self._blocks, self._block_changes),
+            (self._processes, self._process_changes),
+            (self._regions, self._region_changes),
+            (self._usages, self._usage_changes),
+        ]
+        for array, changes in arrays:
+            for place in array.taken():
+                changes.add(place)
+
+    def pin(self, directory: Path) -> None:
+        """Keep all under a directory of a bpffs, so that it stays when this process ends. Raises OSError."""
+        self._loaded.pin(directory)
+        (directory / "links").mkdir(0o700)
+        for number, link in enumerate(self._links):
+            bpf_syscall.pin(link, directory / "links" / str(number))
+
+    def layouts(self) -> list[MapLayout]:
+        """The attributes of all maps."""
+        return list(self._loaded.layouts.values())
+
+    def memory_bytes(self) -> int:
+        """The kernel memory that the maps take."""
+        return self._loaded.memory_bytes()
 
     def __enter__(self) -> Probes:
         return self
@@ -190,35 +176,8 @@ class Probes:
         others = [probe.points[0] for probe in self.tier.probes if probe not in self.tier.functions]
         return list(dict.fromkeys([*there, *others]))
 
-    def _is_there(self, probe: tiers.Probe) -> bool:
-        return probe.kind not in (Kind.ENTRY, Kind.RETURN) or probe.program in self._points
-
-    def _is_tracing(self, probe: tiers.Probe) -> bool:
-        """Whether the program attaches by fentry or fexit."""
-        return (probe.kind == Kind.ENTRY and self.tier.by == "fentry") or (probe.kind == Kind.RETURN and self._fexit)
-
-    def _load(self, probe: tiers.Probe) -> int:
-        """Load a program and return its descriptor."""
-        if self._is_tracing(probe):
-            function = self._points[probe.program].id
-            return self._loaded.load(probe.program, bpf_syscall.TRACING, function, probe.kind == Kind.RETURN)
-        kinds = {Kind.RAW: bpf_syscall.RAW_TRACEPOINT, Kind.TRACEPOINT: bpf_syscall.TRACEPOINT}
-        return self._loaded.load(probe.program, kinds.get(probe.kind, bpf_syscall.KPROBE))
-
-    def _load_call(self, name: str) -> int:
-        """Load a program that those of system calls go on with."""
-        return self._loaded.load(name, bpf_syscall.TRACEPOINT)
-
-    def _load_own(self, name: str) -> int:
-        """Load a program that user space runs through BPF_PROG_TEST_RUN."""
-        return self._loaded.load(name, bpf_syscall.RAW_TRACEPOINT)
-
-    def _fill(self) -> None:
-        """Fill the free lists of the BPF maps."""
-        fill = self._load_own("fill")
-        for kind, count in zip((FREE_BLOCK, FREE_PROCESS, FREE_REGION, FREE_USAGE), self._sizes):
-            for first in range(1, count, FILLED_AT_ONCE):
-                bpf_syscall.run(fill, kind, first, count)
+    def _run(self, name: str, *arguments: int) -> int:
+        return bpf_syscall.run(self._loaded.programs[name], *arguments)
 
     def attach(self) -> None:
         """Attach all probes of the tier, in order. From here on the programs write to the maps.
@@ -229,7 +188,7 @@ class Probes:
         with contextlib.ExitStack() as stack:
             by_id = any(probe.kind == Kind.TRACEPOINT for probe in self.tier.probes)
             tracefs = stack.enter_context(host.tracefs()) if by_id else -1
-            for probe in filter(self._is_there, self.tier.probes):
+            for probe in [probe for probe in self.tier.probes if tiers.is_there(probe, self._points)]:
                 self._attach(probe, tracefs)
         self.missing += [probe.costs for probe in tiers.absent(self.tier, self._points)]
         if self.tier.functions and not self._fexit:
@@ -248,12 +207,12 @@ class Probes:
 
     def _hang(self, probe: tiers.Probe, tracefs: int) -> int:
         """Attach a program; it stays attached until the returned descriptor is closed. Raises OSError."""
-        program, point = self._programs[probe.program], probe.points[0]
+        program, point = self._loaded.programs[probe.program], probe.points[0]
         if probe.kind == Kind.RAW:
             return bpf_syscall.attach(program, point.partition(":")[2])
         if probe.kind == Kind.TRACEPOINT:
             return perf.tracepoint(program, host.tracepoint_id(tracefs, point))
-        if self._is_tracing(probe):
+        if tiers.is_tracing(self.tier, probe, self._fexit):
             return bpf_syscall.attach(program)
         return perf.kprobe(program, self._points[probe.program].name, probe.kind == Kind.RETURN)
 
@@ -281,16 +240,23 @@ class Probes:
 
     def enter(self, tgid: int, start_time_ns: int) -> KernelProcess | None:
         """Track an existing process as one of the tree. None: the map has no room for it."""
-        number = bpf_syscall.run(self._enter, tgid, start_time_ns)
+        number = self._run("enter", tgid, start_time_ns)
         if not number:
             return None
         process = KernelProcess.unpack(self._processes[number])
         self._news.know(process)
         return process
 
+    def know(self, keys: Collection[tuple[int, int]]) -> None:
+        """Note that these processes, by (tgid, start_time_ns), are known, but not what they have executed since."""
+        for number in self._processes.taken():
+            process = KernelProcess.unpack(self._processes[number])
+            if process.key in keys:
+                self._news.know(process._replace(executed_ns=0, title=b""))
+
     def leave(self, tgid: int, start_time_ns: int) -> None:
         """Tell the probes that a process has exited, in case they did not see it."""
-        bpf_syscall.run(self._leave, tgid, start_time_ns)
+        self._run("leave", tgid, start_time_ns)
 
     def keep(self, told: Fork | Exec) -> bool:
         """Make a candidate a process of the tree. Returns whether it was tracked so far."""
@@ -319,7 +285,7 @@ class Probes:
 
     def adopt(self, fd: int) -> int:
         """Add the region that a descriptor refers to, unless it is known, and return its id. 0: the map has no room."""
-        return bpf_syscall.run(self._adopt, fd)
+        return self._run("adopt", fd)
 
     def region(self, number: int) -> KernelRegion | None:
         """Read a region by its id. None: it has been forgotten."""
@@ -336,7 +302,7 @@ class Probes:
 
     def measure(self, number: int) -> KernelRegion | None:
         """Update a region's page counts from its inode and read it. None: the region no longer exists."""
-        return self.region(number) if bpf_syscall.run(self._measure, number) else None
+        return self.region(number) if self._run("measure", number) else None
 
     def forget(self, number: int) -> None:
         """Free what the maps hold of a region.
@@ -345,8 +311,10 @@ class Probes:
         """
         if not self.has(number):
             return
-        bpf_syscall.run(self._forget, number)
         self._leaving.add(number)
+        if self._is_armed:
+            return
+        self._run("forget", number)
         self._forgotten.append((time.monotonic(), FREE_REGION, number))
 
     def _give_back(self) -> None:
@@ -366,7 +334,7 @@ class Probes:
         for kind, numbers in empty.items():
             for first in range(0, len(numbers), EMPTIED_AT_ONCE):
                 some = numbers[first : first + EMPTIED_AT_ONCE]
-                bpf_syscall.run(self._empty, kind, *some, *[0] * (EMPTIED_AT_ONCE - len(some)))
+                self._run("empty", kind, *some, *[0] * (EMPTIED_AT_ONCE - len(some)))
 
     def read_usages(self) -> dict[tuple[int, int, int], Usage]:
         """All usages, by (region id, tgid, start_time_ns)."""
@@ -396,6 +364,8 @@ class Probes:
 
     def forget_made_for(self, number: int) -> None:
         """Delete these counts of one region."""
+        if self._is_armed:
+            return
         for made_for in self._known_made_for.pop(number, ()):
             (tgid, start_time_ns), (for_tgid, for_start_time_ns) = made_for.acting, made_for.whose
             if self._made_for:
@@ -433,7 +403,10 @@ class Probes:
 
     def poll(self, timeout_s: float) -> list[Event]:
         """Wait at most timeout_s for something to happen, and return the events in order."""
-        self._readable.poll(0 if self._heard_late else timeout_s * 1000)
+        if self._is_armed:  # the rings keep what was read, and are always readable
+            time.sleep(0 if self._heard_late else timeout_s)
+        else:
+            self._readable.poll(0 if self._heard_late else timeout_s * 1000)
         raw = [raw for ring in self._rings for raw in ring.read()]
         self._is_told.clear()  # clear before reading, so that what is written meanwhile is reported next time
         news = self._read_news()
@@ -449,13 +422,13 @@ class Probes:
         while self._news.lacks_a_parent(processes.values()) and (more := self._changed_processes()):
             processes |= more
         news: list[Event] = [*self._news.begun(processes.values())]
-        for number, process in processes.items():
+        for number, process in processes.items() if not self._is_armed else ():
             self._processes.has_read(number, process.executed_ns)
         for place in touched:
-            *_, number, tgid, start_time_ns = USAGE.unpack(self._usages[place])
+            _, _, number, tgid, start_time_ns, kind, _, comm = USAGE.unpack(self._usages[place])
             self._usages_of.setdefault(number, {})[tgid, start_time_ns] = place
             if start_time_ns:
-                news.append(self._touch(number, tgid, start_time_ns))
+                news.append(Touch((tgid, start_time_ns), number, text(comm), kind != OUTSIDE_TREE))
         for place in changed:
             region = KernelRegion.unpack(self._regions[place])
             news += met(region) if region.id and region.id not in self._leaving else []
@@ -465,7 +438,8 @@ class Probes:
         for number, process in processes.items():
             if process.ended_ns and number in first and first[number].ended_ns:
                 news.append(self._news.ended(process))
-                self._forgotten.append((time.monotonic(), FREE_PROCESS, number))
+                if not self._is_armed:
+                    self._forgotten.append((time.monotonic(), FREE_PROCESS, number))
             elif process.ended_ns:
                 self._process_changes.add(number)
                 self._heard_late = True
@@ -476,30 +450,31 @@ class Probes:
         found = (KernelProcess.unpack(self._processes[number]) for number in self._process_changes.take())
         return {process.number: process for process in found if process.number}
 
-    def _touch(self, region: int, tgid: int, start_time_ns: int) -> Touch:
-        number = self._news.number(tgid, start_time_ns)
-        process = KernelProcess.unpack(self._processes[number]) if number else None
-        return Touch((tgid, start_time_ns), region, text(process.comm) if process else "")
-
     def losses(self) -> dict[str, int]:
         """What could not be recorded so far: counts by wire.LOSSES."""
         return {**dict(zip(LOSSES, self._losses.read())), "probes": self._skipped()}
 
+    def recycled(self) -> dict[str, int]:
+        """What the programs of an armed trace have forgotten to make room: counts by wire.RECYCLED."""
+        return dict(zip(RECYCLED, self._room.read()[-len(RECYCLED) :]))
+
     def skipped_lives(self) -> int:
         """How often the kernel skipped a program that reports forks or exits."""
         return sum(
-            bpf_syscall.recursion_misses(self._programs[name]) for name in ("task_newtask", "sched_process_exit")
+            bpf_syscall.recursion_misses(self._loaded.programs[name]) for name in ("task_newtask", "sched_process_exit")
         )
 
     def _skipped(self) -> int:
         """How often the kernel skipped one of the other programs, from the kernel's own counters."""
-        misses = {name: bpf_syscall.recursion_misses(program) for name, program in self._programs.items()}
-        misses.pop("task_newtask")  # the process tree follows from the parents of touchers
-        misses.pop("sched_process_exit")  # exits are also found in /proc
+        programs = self._loaded.programs
+        names = {probe.program for probe in self.tier.probes if probe.program in programs}
+        # The process tree follows from the parents of touchers; exits are also found in /proc. What was not recycled
+        # at one exit is at another.
+        names -= {"task_newtask", "sched_process_exit", tiers.RECYCLE.program}
         # A fault inside the fault program comes from reading a stack or a label. It makes no page of a region.
         if self._stacked or tiers.LABELS[0] in self.tier.probes:
-            misses.pop("page_fault", None)
-        return sum(misses.values())
+            names.discard("page_fault")
+        return sum(bpf_syscall.recursion_misses(programs[name]) for name in names)
 
     def changed(self, regions: Iterable[int]) -> dict[int, dict[int, Block]]:
         """The ledger blocks of these regions that changed since the last call, by region id and part."""
@@ -546,22 +521,56 @@ def wanted(tier: tiers.Tier, layout: KernelLayout, fexit: bool, flags: Sequence[
     return Wanted(("maps.c", *tier.sources), defines, flags)
 
 
-def attached(best_first: Sequence[tiers.Tier], sizes: Sizes, beginning: Beginning, *flags: str) -> Probes:
+def load(tier: tiers.Tier, sizes: Sizes, beginning: Beginning, *flags: str) -> Probes:
+    """Load the programs of a tier, to be attached.
+
+    Raises ShmtraceError where bcc or BTF is missing, BPF is refused, or the kernel lacks what the tier requires.
+    """
+    sizes = Sizes(*(count + 1 for count in sizes))  # number 0 means none
+    cache = Cache()
+    layout = tiers.layout(cache)
+    points = tiers.points(tier, layout)
+    reason = tiers.why_not(tier, points)
+    if reason:
+        raise ShmtraceError(reason, "`shmtrace doctor` says more")
+    fexit = tiers.has_fexit(tier, points)
+    bytecode = compiled(wanted(tier, layout, fexit, flags), cache)
+    loaded = Loaded.create(bytecode, {**sizes._asdict(), "cpus": host.possible_cpus()})
+    try:
+        loaded.begin(beginning, sizes)
+        loaded.load_tier(tier, points, fexit, sizes)
+        return Probes(tier, sizes, loaded, points, fexit, warnings=cache.warnings)
+    except BaseException:
+        loaded.close()
+        raise
+
+
+def attached(
+    best_first: Sequence[tiers.Tier],
+    sizes: Sizes,
+    beginning: Beginning,
+    *flags: str,
+    keep: Callable[[Probes], None] = lambda _: None,
+) -> Probes:
     """Attach the probes of the first of these tiers that works here.
 
-    Raises ShmtraceError with the reason why the last one does not work.
+    keep: called with the attached probes. Where it raises ShmtraceError, the tier does not work either. Raises
+    ShmtraceError with the reason why the last one does not work.
     """
     *better, last = best_first
     for tier in better:
         with contextlib.suppress(ShmtraceError):
-            return _attached(tier, sizes, beginning, *flags)
-    return _attached(last, sizes, beginning, *flags)
+            return _attached(tier, sizes, beginning, flags, keep)
+    return _attached(last, sizes, beginning, flags, keep)
 
 
-def _attached(tier: tiers.Tier, sizes: Sizes, beginning: Beginning, *flags: str) -> Probes:
-    probes = Probes(tier, sizes, beginning, *flags)
+def _attached(
+    tier: tiers.Tier, sizes: Sizes, beginning: Beginning, flags: Sequence[str], keep: Callable[[Probes], None]
+) -> Probes:
+    probes = load(tier, sizes, beginning, *flags)
     try:
         probes.attach()
+        keep(probes)
     except BaseException:
         probes.__exit__(None, None, None)
         raise

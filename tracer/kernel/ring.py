@@ -15,7 +15,8 @@ class Ring:
     data. The data is mapped twice in a row, so that no record is split. pages: its size, a power of two.
     """
 
-    def __init__(self, map_fd: int, pages: int) -> None:
+    def __init__(self, map_fd: int, pages: int, keeps: bool = False) -> None:
+        """keeps: what was read stays in the buffer."""
         self.fd = map_fd
         """Readable as soon as there is a record."""
         self._mask = pages * mmap.PAGESIZE - 1
@@ -26,11 +27,12 @@ class Ring:
         self._written_to = memoryview(theirs).cast("Q")
         self._lengths = memoryview(theirs)[mmap.PAGESIZE :].cast("I")
         self._data = memoryview(theirs)[mmap.PAGESIZE :]
+        self._at, self._keeps = self._read_to[0], keeps
 
     def read(self) -> list[bytes]:
-        """All complete records. Their space is returned to the kernel."""
+        """All complete records since the last call. Their space is returned to the kernel, unless they are kept."""
         found: list[bytes] = []
-        at, end = self._read_to[0], self._written_to[0]
+        at, end = self._at, self._written_to[0]
         while at < end:
             start = at & self._mask
             length = self._lengths[start // 4]
@@ -40,5 +42,7 @@ class Ring:
             if size == length:
                 found.append(bytes(self._data[start + HEADER_BYTES : start + HEADER_BYTES + size]))
             at += HEADER_BYTES + -(-size // 8) * 8
-        self._read_to[0] = at
+        self._at = at
+        if not self._keeps:
+            self._read_to[0] = at
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from tracer.kernel import bpf_syscall, host, perf
@@ -68,6 +69,8 @@ LABELS = [
     _raw("exit_label", "sched:sched_process_exit"),
 ]
 """Added to any tier when labels are asked for."""
+RECYCLE = _raw("recycle", "sched:sched_process_exit")
+"""Added to any tier of an armed trace."""
 FREED = _raw("mm_filemap_delete_from_page_cache", "filemap:mm_filemap_delete_from_page_cache")
 FALLOCATE = "pages made by fallocate"
 WRITES = "pages made by write(2) and its kin"
@@ -146,13 +149,13 @@ class Tier(NamedTuple):
         return [probe for probe in self.probes if probe.kind in (Kind.ENTRY, Kind.RETURN)]
 
 
-_EXACT = ("processes.c", "regions.c", "ledger.c", "labels.c", "stacks.c", "inodes.c", "pages.c")
+_EXACT = ("processes.c", "regions.c", "ledger.c", "recycle.c", "labels.c", "stacks.c", "inodes.c", "pages.c")
 KPROBE = Tier("exact", "kprobe", _EXACT, EXACT_PROBES, [])
 FENTRY = Tier("exact", "fentry", _EXACT, EXACT_PROBES, [])
 FAULTS = Tier(
     "faults",
     "tracepoint",
-    ("processes.c", "regions.c", "ledger.c", "labels.c", "stacks.c", "mappings.c", "faults.c", "calls.c"),
+    ("processes.c", "regions.c", "ledger.c", "recycle.c", "labels.c", "stacks.c", "mappings.c", "faults.c", "calls.c"),
     FAULTS_PROBES,
     [
         "pages made without a page fault: splice, io_uring, O_DIRECT reads, MADV_POPULATE, mlock, process_vm_writev",
@@ -164,9 +167,24 @@ FAULTS = Tier(
 )
 
 
+def is_there(probe: Probe, there: Mapping[str, Function]) -> bool:
+    """Whether there is something that the probe can be attached to; of tracepoints only trying tells."""
+    return probe.kind not in (Kind.ENTRY, Kind.RETURN) or probe.program in there
+
+
+def is_tracing(tier: Tier, probe: Probe, fexit: bool) -> bool:
+    """Whether the program attaches by fentry or fexit."""
+    return (probe.kind == Kind.ENTRY and tier.by == "fentry") or (probe.kind == Kind.RETURN and fexit)
+
+
 def labelled(tier: Tier) -> Tier:
     """The tier with the probes that labels need."""
     return tier._replace(probes=[*tier.probes[: len(PROCESSES)], *LABELS, *tier.probes[len(PROCESSES) :]])
+
+
+def armed(tier: Tier) -> Tier:
+    """The tier with the probe that an armed trace needs."""
+    return tier._replace(probes=[*tier.probes[: len(PROCESSES)], RECYCLE, *tier.probes[len(PROCESSES) :]])
 
 
 PROC = Tier("proc", "", (), [], ["who touched the pages"])
@@ -196,11 +214,11 @@ def points(tier: Tier, layout: KernelLayout) -> dict[str, Function]:
     return {program: point for program, point in found.items() if program not in [each.program for each in needless]}
 
 
-def _parameters(there: dict[str, Function], program: str) -> list[str]:
+def _parameters(there: Mapping[str, Function], program: str) -> list[str]:
     return there[program].parameters if program in there else []
 
 
-def absent(tier: Tier, there: dict[str, Function]) -> list[Probe]:
+def absent(tier: Tier, there: Mapping[str, Function]) -> list[Probe]:
     """The probes of the tier that are needed but whose kernel function is missing."""
     return [
         probe

@@ -11,6 +11,8 @@ from tracer.kernel.events import Event, Exec, Exit, Fork, Head, RegionGone, Regi
 from tracer.proc.procfs import titles
 from tracer.proc.shmem import RegionKey
 
+NR_NUMBERS, NR_TEXTS = 13, 4  # fields of struct process that user space reads
+
 
 class KernelProcess(NamedTuple):
     """struct process of bpf/wire.h. Start times are CLOCK_BOOTTIME, all other times CLOCK_MONOTONIC."""
@@ -42,7 +44,8 @@ class KernelProcess(NamedTuple):
     @classmethod
     def unpack(cls, raw: bytes) -> KernelProcess:
         """Decode a struct process."""
-        return cls(*wire.PROCESS.unpack(raw))
+        fields = wire.PROCESS.unpack(raw)
+        return cls(*fields[:NR_NUMBERS], *fields[-NR_TEXTS:])  # those between are recycle()'s
 
     @property
     def key(self) -> tuple[int, int]:

@@ -11,6 +11,7 @@ A process is one of three:
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from bisect import bisect_right
 from collections.abc import Iterable
 
@@ -101,15 +102,41 @@ class Processes:
         process = TracedProcess(
             row, tgid, start_time_ns, parent, comm, command, began_us, False, outside_tree, cgroup, ns_tgid
         )
-        if tgid in self._alive:
-            self._alive[tgid].exited = True  # the kernel reuses a PID only after the exit
-        self._alive[tgid] = process
-        self._known[process.key] = process
-        since_us, processes = self._of.setdefault(tgid, ([], []))
-        place = bisect_right(since_us, began_us)
-        since_us.insert(place, began_us)
-        processes.insert(place, process)
+        self._enter(process)
         return process
+
+    def _enter(self, process: TracedProcess) -> None:
+        if process.tgid in self._alive:
+            self._alive[process.tgid].exited = True  # the kernel reuses a PID only after the exit
+        self._alive[process.tgid] = process
+        self._known[process.key] = process
+        since_us, processes = self._of.setdefault(process.tgid, ([], []))
+        place = bisect_right(since_us, process.began_us)
+        since_us.insert(place, process.began_us)
+        processes.insert(place, process)
+
+    def restore(self, rows: Iterable[sqlite3.Row]) -> dict[int, TracedProcess]:
+        """Take in processes that the capture has already, and return them by row. rows: of the table, parents first."""
+        found: dict[int, TracedProcess] = {}
+        for row in rows:
+            began_us = max((row["started_ns"] - self._clock.wall_ns) // 1000, -1) if row["started_ns"] else -1
+            process = TracedProcess(
+                row["id"],
+                row["tgid"],
+                row["start_time_ns"],
+                found.get(row["parent"]),
+                row["comm"],
+                row["command"],
+                began_us,
+                outside_tree=bool(row["outside_tree"]),
+                cgroup=row["cgroup"],
+                ns_tgid=row["ns_tgid"],
+            )
+            found[process.row] = process
+            self._enter(process)
+            if row["exited_ns"] or not row["start_time_ns"]:
+                self._exited(process)
+        return found
 
     def alive(self, tgid: int) -> TracedProcess | None:
         """The process that has this PID now, or None if it is not known."""

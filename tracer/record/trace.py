@@ -18,7 +18,8 @@ from tracer.clock import Clock
 from tracer.errors import ShmtraceError
 from tracer.kernel import events, host, probes, tiers
 from tracer.kernel.events import Event
-from tracer.kernel.probes import Beginning, Sizes
+from tracer.kernel.loader import Beginning, Sizes
+from tracer.kernel.probes import Probes
 from tracer.kernel.updates import kernel_dev
 from tracer.labels import Source
 from tracer.proc import private_memory, procfs, shmem
@@ -94,12 +95,13 @@ class Trace:
         room_bytes: int = ROOM_BYTES,
         source: Source | None = None,
         stacks: bool = False,
+        clock: Clock | None = None,
     ) -> None:
         """Prepare a trace; entering the context starts it.
 
         excluded: tgids never to trace. interval_s: seconds between samples. room_bytes: how much memory of new regions
         the maps must have room for. source: where labels come from; None: no labels. stacks: also count pages by user
-        stack.
+        stack. clock: when the capture began; None: now.
         """
         self._stopping = False
         # CLOCK_MONOTONIC; later regions are not taken in. None: finish() has not begun
@@ -136,7 +138,7 @@ class Trace:
         self._private_at_s = 0.0
         self._sample_at_s = self._rested_at_s = 0.0
         self._skipped_lives = 0
-        self._clock = Clock.start()
+        self._clock = clock or Clock.start()
         self.lives = Processes(capture, self._clock)
 
     # ---- start ----
@@ -149,45 +151,13 @@ class Trace:
                 "`shmtrace snapshot` works here",
             )
         processes = self._proc.processes()
-        self._sizes = self._room(processes)
-        flags: list[str] = []
-        best_first = tiers.tiers()
-        if self._source:
-            best_first = [tiers.labelled(tier) for tier in best_first]
-            flags += self._source.flags
-        flags += [probes.STACKS] if self._wants_stacks else []
-        clock = self._clock
-        self._probes = probes.attached(
-            best_first,
-            self._sizes,
-            Beginning(
-                clock.monotonic_ns,
-                clock.boot_ns,
-                self._wanted.everything,
-                watches_execs=self._wanted.everything or bool(self._wanted.patterns),
-                only_dev=kernel_dev(self._wanted.tmpfs.dev) if self._wanted.tmpfs else 0,
-            ),
-            *flags,
-        )
+        self._probes = self._attach(processes)
         self._probes.__enter__()
         for text in self._probes.warnings:
             self._warn(text)
         try:
             self._attached_ns = time.monotonic_ns()
-            self._session = self._capture.insert(
-                "session",
-                version=__version__,
-                host=procfs.host(),
-                kernel=host.release(),
-                tier=self._probes.tier.name,
-                mechanism=self._probes.tier.by,
-                label=self._source.name if self._source else None,
-                tmpfs=self._wanted.tmpfs and self._wanted.tmpfs.name(),
-                blind_to="\n".join(dict.fromkeys(self._probes.tier.blind_to + self._probes.missing)),
-                started_ns=clock.wall(self._attached_ns),
-                ended_ns=clock.wall(self._attached_ns),
-                attach_seconds=(self._attached_ns - clock.monotonic_ns) / 1e9,
-            )
+            self._session = self._enter_session()
             if self._source:
                 self._labelling = LabelHistory(self._capture, self._probes, self._proc, self._source)
             self._adopting = Seeder(
@@ -206,15 +176,56 @@ class Trace:
                 from tracer.record.stacks import Stacks
 
                 self._stacks = Stacks(self._capture, self._probes, self.lives, self.regions, self._warn)
-            self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
-            self._adopt_tree(processes)
-            if self._wanted.tmpfs:
-                self._adopt_files(self._wanted.tmpfs)
+            self._take_in(processes)
             self._measure_private()
         except BaseException:
             self._probes.__exit__(None, None, None)
             raise
         return self
+
+    def _attach(self, processes: dict[int, ProcessStat]) -> Probes:
+        """Attach the probes of the best tier that works here."""
+        self._sizes = self._room(processes)
+        flags: list[str] = []
+        best_first = tiers.tiers()
+        if self._source:
+            best_first = [tiers.labelled(tier) for tier in best_first]
+            flags += self._source.flags
+        flags += [probes.STACKS] if self._wants_stacks else []
+        return probes.attached(best_first, self._sizes, self._beginning(), *flags)
+
+    def _beginning(self) -> Beginning:
+        return Beginning(
+            self._clock.monotonic_ns,
+            self._clock.boot_ns,
+            self._wanted.everything,
+            watches_execs=self._wanted.everything or bool(self._wanted.patterns),
+            only_dev=kernel_dev(self._wanted.tmpfs.dev) if self._wanted.tmpfs else 0,
+        )
+
+    def _enter_session(self) -> int:
+        """Write the session, and return its row."""
+        return self._capture.insert(
+            "session",
+            version=__version__,
+            host=procfs.host(),
+            kernel=host.release(),
+            tier=self._probes.tier.name,
+            mechanism=self._probes.tier.by,
+            label=self._source.name if self._source else None,
+            tmpfs=self._wanted.tmpfs and self._wanted.tmpfs.name(),
+            blind_to="\n".join(dict.fromkeys(self._probes.tier.blind_to + self._probes.missing)),
+            started_ns=self._clock.wall(self._attached_ns),
+            ended_ns=self._clock.wall(self._attached_ns),
+            attach_seconds=(self._attached_ns - self._clock.monotonic_ns) / 1e9,
+        )
+
+    def _take_in(self, processes: dict[int, ProcessStat]) -> None:
+        """Take in what existed before the probes."""
+        self._segments = {segment.shmid: segment.creator for segment in self._proc.sysv_segments().values()}
+        self._adopt_tree(processes)
+        if self._wanted.tmpfs:
+            self._adopt_files(self._wanted.tmpfs)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -521,7 +532,7 @@ class Trace:
             self.lives.end(process, self._clock.wall(head.time_ns), event.status, event.oom_killed)
 
     def _touched(self, event: events.Touch) -> None:
-        process = self.lives.find(*event.process) or self._enter_stranger(event)
+        process = self.lives.find(*event.process) or self._enter_toucher(event)
         region = self.regions[event.id]
         self._look_at(process, region if region.address is None else None)
 
@@ -536,8 +547,8 @@ class Trace:
         region.dying_since_s = time.monotonic()
         self._dying[region.id] = region
 
-    def _enter_stranger(self, touch: events.Touch) -> TracedProcess:
-        """Add a process that is outside the tree but touched one of the tree's regions."""
+    def _enter_toucher(self, touch: events.Touch) -> TracedProcess:
+        """Add a process of which only its touch is known: it is outside the tree, or the probes have forgotten it."""
         tgid, start_time_ns = touch.process
         stat = self._proc.process(tgid)
         if stat and abs(stat.start_time_ns - start_time_ns) > procfs.TICK_NS:
@@ -552,7 +563,7 @@ class Trace:
             stat.command if stat else "",
             began_us,
             cgroup=self._proc.cgroup(tgid) if stat else None,
-            outside_tree=True,
+            outside_tree=not touch.of_tree,
             ns_tgid=self._proc.ns_tgid(tgid) if stat else None,
         )
 
@@ -745,11 +756,16 @@ class Trace:
                 + self._proc.warnings()
                 + (self._labelling.warnings if self._labelling else [])
                 + tiers.explain(losses)
+                + self._recycled()
             ),
             self_cpu_seconds=used.ru_utime + used.ru_stime,
             self_rss_bytes=used.ru_maxrss * 1024,
             **more,
         )
+
+    def _recycled(self) -> list[str]:
+        """What was forgotten to make room, one sentence each."""
+        return []
 
     # ---- status ----
 

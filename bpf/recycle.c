@@ -11,7 +11,7 @@
 #define OLD_NS 1000000000ULL /* no program that ran when something ended still runs after this */
 #define LOOKED_AT_ONCE 8
 #define SWEPT_AT_ONCE 64 /* blocks and usages, of which there are many */
-#define RECYCLING 1 /* as the address of a claim: no address has it */
+#define RECYCLING 1	 /* as the address of a claim: no address has it */
 
 static inline bool is_short(struct state *state, u32 kind)
 {

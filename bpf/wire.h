@@ -80,22 +80,16 @@ struct block { /* number 0 means none */
 };
 
 /* The arrays whose places are taken, and given back through empty() or recycle(). */
-enum free {
-	FREE_BLOCK,
-	FREE_PROCESS,
-	FREE_REGION,
-	FREE_USAGE,
-	NR_FREE
-};
+enum free { FREE_BLOCK, FREE_PROCESS, FREE_REGION, FREE_USAGE, NR_FREE };
 
 /* 64-bit counts of the map `room`. */
 enum room {
-	ROOM_FREE,			/* free places, by enum free */
+	ROOM_FREE,			 /* free places, by enum free */
 	ROOM_NEXT = ROOM_FREE + NR_FREE, /* where recycle() looks next, by enum free */
 	ROOM_LEFT = ROOM_NEXT + NR_FREE, /* about how many blocks recycled regions have left behind */
-	RECYCLED_PROCESSES, /* processes that touched pages, and are forgotten but for their comm */
-	RECYCLED_REGIONS,			  /* regions that were gone, and are forgotten */
-	RECYCLED_PAGES,				  /* what these had at their end */
+	RECYCLED_PROCESSES,		 /* processes that touched pages, and are forgotten but for their comm */
+	RECYCLED_REGIONS,		 /* regions that were gone, and are forgotten */
+	RECYCLED_PAGES,			 /* what these had at their end */
 	NR_ROOM
 };
 
@@ -108,9 +102,9 @@ struct state {
 	__u32 only_dev;	     /* only the regions of this device; 0: of all */
 	__u32 armed;	     /* no user space gives back what is over: recycle() does */
 	__u32 few[NR_FREE];  /* recycle what is over where no more places than this are free, by enum free */
-	__u64 nr_lives;	   /* counts starts and ends of processes */
-	__u64 nr_mappings; /* counts changes of mappings (faults tier) */
-	__s64 nr_abroad;   /* threads now working in another's address space */
+	__u64 nr_lives;	     /* counts starts and ends of processes */
+	__u64 nr_mappings;   /* counts changes of mappings (faults tier) */
+	__s64 nr_abroad;     /* threads now working in another's address space */
 };
 
 enum process_kind {
@@ -133,8 +127,8 @@ struct process {
 	__u32 parent_tgid; /* or the nearest known ancestor, if the fork was not seen */
 	__u32 kind;	   /* enum process_kind */
 	__u32 title_bytes; /* size of the whole command line at its last exec, touch of a new region, or end; 0: not read */
-	__u32 exit_status; /* as wait(2) tells it, with EXITED and perhaps OOM_KILLED; 0: not known */
-	__u32 nr_uses;	   /* what names it: children, regions it made or used, usages */
+	__u32 exit_status;  /* as wait(2) tells it, with EXITED and perhaps OOM_KILLED; 0: not known */
+	__u32 nr_uses;	    /* what names it: children, regions it made or used, usages */
 	__u32 parent_place; /* the parent's number, if that has the parent's start time; 0: not known */
 	char comm[COMM_BYTES];
 	char title[TITLE_BYTES]; /* arguments, each with its NUL, cut */

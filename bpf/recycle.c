@@ -8,7 +8,7 @@
  * A region that is forgotten leaves blocks and usages that name an id which is no longer: these are found likewise.
  */
 
-#define OLD_NS 1000000000ULL /* no program that ran when something ended still runs after this */
+#define OLD_NS 50000000ULL /* no program that ran when something ended still runs after this */
 #define LOOKED_AT_ONCE 8
 #define SWEPT_AT_ONCE 64 /* blocks and usages, of which there are many */
 #define RECYCLING 1	 /* as the address of a claim: no address has it */

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tracer.capture.capture import Capture
 from tracer.clock import Clock
@@ -61,9 +61,12 @@ class TracedProcess:
 class Processes:
     """All processes of the trace, written into the capture as they are added."""
 
-    def __init__(self, capture: Capture, clock: Clock) -> None:
+    def __init__(self, capture: Capture, clock: Clock, hear: Callable[[], None] = lambda: None) -> None:
+        """hear: adds the processes that have begun since; called where a PID is not known."""
         self._capture = capture
         self._clock = clock
+        self._hear = hear
+        self._is_hearing = False
         # by tgid: begin times and processes, both in order of time
         self._of: dict[int, tuple[list[int], list[TracedProcess]]] = {}
         self._known: dict[tuple[int, int], TracedProcess] = {}  # by (tgid, start_time_ns)
@@ -167,6 +170,10 @@ class Processes:
 
         A PID never seen gets a placeholder, which is taken for exited.
         """
+        if tgid not in self._of and not self._is_hearing:
+            self._is_hearing = True
+            self._hear()
+            self._is_hearing = False
         since_us, processes = self._of.get(tgid, ([], []))
         return processes[max(bisect_right(since_us, when_us) - 1, 0)] if processes else self._stranger(tgid)
 

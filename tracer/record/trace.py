@@ -139,7 +139,7 @@ class Trace:
         self._sample_at_s = self._rested_at_s = 0.0
         self._skipped_lives = 0
         self._clock = clock or Clock.start()
-        self.lives = Processes(capture, self._clock)
+        self.lives = Processes(capture, self._clock, self._hear_all)
 
     # ---- start ----
 

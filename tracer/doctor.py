@@ -30,6 +30,7 @@ from tracer.kernel.tiers import Tier
 from tracer.proc import shmem
 from tracer.proc.procfs import Proc
 from tracer.proc.shmem import PAGE_BYTES
+from tracer.record import armed
 
 SMALL = Sizes(blocks=64, processes=64, regions=64, usages=64, alive=64)
 NAME_COLUMNS = 26  # width of the state and the name together
@@ -89,6 +90,7 @@ def examine() -> list[Check]:
         Check("swap", True, f"{format_bytes(swap_bytes)}: a swapped-out page keeps its toucher")
         if swap_bytes
         else Check("swap", True, "none"),
+        tell("armed", None, is_armed),
     ]
 
 
@@ -125,6 +127,19 @@ def pid_namespace(host: bool) -> Check:
         return Check("PID namespace", True, "the host's")
     found = "not the host's: BPF reports the host's PIDs, and /proc here has other PIDs"
     return Check("PID namespace", False, found, "docker run --pid=host …, or run it on the host")
+
+
+def is_armed() -> Check:
+    """Whether a record is kept, and can be read."""
+    note = armed.note()
+    if not note:
+        return Check("armed", True, "nothing")
+    try:
+        armed.need_note()
+    except ShmtraceError as error:
+        return Check("armed", None, error.message, error.remedy)
+    since = time.strftime("%Y-%m-%d %H:%M", time.localtime(note.clock[2] / 1e9))
+    return Check("armed", True, f"{note.said} since {since}, {format_bytes(note.memory_bytes)} of kernel memory")
 
 
 def bcc() -> Check:

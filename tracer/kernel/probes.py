@@ -69,7 +69,7 @@ class Probes:
     ) -> None:
         """sizes: as the maps were made. loaded: closed on exit. points, fexit: as tiers has them, for attach().
 
-        is_armed: the trace belongs to no process, so that this one gives nothing back. warnings: what of the cache was
+        is_armed: the trace belongs to no process, so that this one gives nothing back: recycle() does. warnings: what of the cache was
         not used, and why.
         """
         self.tier = tier
@@ -408,7 +408,8 @@ class Probes:
         else:
             self._readable.poll(0 if self._heard_late else timeout_s * 1000)
         raw = [raw for ring in self._rings for raw in ring.read()]
-        self._is_told.clear()  # clear before reading, so that what is written meanwhile is reported next time
+        if not self._is_armed:  # nobody waits for the ring then, and it must not fill up
+            self._is_told.clear()  # clear before reading, so that what is written meanwhile is reported next time
         news = self._read_news()
         self._give_back()
         return news + [event for each in raw if (event := events.decode(each))]
@@ -539,7 +540,7 @@ def load(tier: tiers.Tier, sizes: Sizes, beginning: Beginning, *flags: str) -> P
     try:
         loaded.begin(beginning, sizes)
         loaded.load_tier(tier, points, fexit, sizes)
-        return Probes(tier, sizes, loaded, points, fexit, warnings=cache.warnings)
+        return Probes(tier, sizes, loaded, points, fexit, beginning.armed, cache.warnings)
     except BaseException:
         loaded.close()
         raise

@@ -238,8 +238,11 @@ class Armed(Trace):
     def _take_in(self, processes: dict[int, ProcessStat]) -> None:
         known = self.lives.restore(self._capture.rows("SELECT * FROM process ORDER BY id"))
         numbers = {region.key: number for number, region in self._probes.read_regions().items()}
-        for row in self._capture.rows("SELECT * FROM region WHERE gone_ns IS NULL"):
+        for row in self._capture.rows("SELECT * FROM region"):
             key = RegionKey(row["dev"], row["ino"], row["generation"])
+            if row["gone_ns"]:  # while it was armed: its account is closed
+                self._probes.forget(numbers.get(key, 0))
+                continue
             if key not in numbers:  # it went, and its place was recycled
                 self._capture.forget_region(row["id"])
                 continue

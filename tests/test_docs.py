@@ -179,7 +179,7 @@ def test_what_is_not_run_parses(document: Path) -> None:
 
 def test_the_readme_is_short_and_has_every_command() -> None:
     text = README.read_text()
-    assert len(text.splitlines()) <= 150
+    assert len(text.splitlines()) <= 165
     told = {words[1] for words in sh_commands(README) if words[:1] == ["shmtrace"]}
     assert {"schema", *main.commands} - {"trace", "schema"} <= told
     assert {"-p", "--"} <= told

@@ -125,9 +125,9 @@ class Probes:
         for ring in self._rings:
             self._readable.register(ring.fd, select.POLLIN)
         if self._is_armed:
-            self._tell_all()
+            self.tell_all()
 
-    def _tell_all(self) -> None:
+    def tell_all(self) -> None:
         """Set the change flags of all places in use: this process has read nothing yet."""
         arrays: list[tuple[Slots, Changes]] = [
             (self._blocks, self._block_changes),

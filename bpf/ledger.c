@@ -128,14 +128,6 @@ static inline void freed(u32 region, u64 word, s64 nr_pages)
 		__sync_fetch_and_add(&usage->freed_pages, nr_pages);
 }
 
-/* 1 if the value is 0, else 0. Without a branch, since the verifier follows each branch separately. */
-static inline u64 is_zero(u64 value)
-{
-	u64 sign = ~(value | -value);
-	OPAQUE(sign);
-	return sign >> 63;
-}
-
 /* Mark one page as given back, which counts as nr_pages small ones. */
 static inline void free_page(struct block *block, u32 region, u64 index, u32 nr_pages)
 {

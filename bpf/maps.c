@@ -61,9 +61,18 @@ BPF_TABLE("array", u32, struct filter, filters, 1 << FILTER_BITS);
 BPF_TABLE("hash", u64, u32, ids, NR_REGIONS); /* by the address of the struct address_space */
 BPF_TABLE("hash", u64, u32, claims, 1024);    /* entries being written, by one CPU at a time: see claim() */
 BPF_TABLE("array", u32, struct state, states, 1);
+BPF_TABLE("array", u32, struct wanted, wanted, 1);
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
 
 /* ---- What all use ---- */
+
+/* 1 if the value is 0, else 0. Without a branch, since the verifier follows each branch separately. */
+static inline u64 is_zero(u64 value)
+{
+	u64 sign = ~(value | -value);
+	OPAQUE(sign);
+	return sign >> 63;
+}
 
 static inline void lose(u32 what)
 {

@@ -15,19 +15,27 @@ static inline void read_comm(u64 task, struct process *process)
 	bpf_probe_read_kernel(process->comm, COMM_BYTES, (void *)(leader + OFF_TASK_COMM));
 }
 
-/* Read the command line as /proc shows it, cut. If the memory is gone, what was read before stays. */
-static inline void read_title(u64 task, struct process *process)
+/* Read the command line as /proc shows it, cut. Returns its whole size; 0: there is none. */
+static inline u64 read_arguments(u64 task, char *title, bool *failed)
 {
 	u64 mm = RD(u64, task, OFF_TASK_MM);
 	u64 start = mm ? RD(u64, mm, OFF_MM_ARG_START) : 0;
 	u64 bytes = start ? RD(u64, mm, OFF_MM_ARG_END) - start : 0;
 	if (!bytes)
-		return;
+		return 0;
 	u64 shown = bytes > TITLE_BYTES ? TITLE_BYTES : bytes;
 	/* the mask is for the verifier: the length is at most TITLE_BYTES already */
-	if (probe_read_user(process->title, ((shown - 1) & (TITLE_BYTES - 1)) + 1, (void *)start))
-		bytes = 0;
-	process->title_bytes = bytes > 0xffffffff ? 0xffffffff : bytes;
+	*failed = probe_read_user(title, ((shown - 1) & (TITLE_BYTES - 1)) + 1, (void *)start);
+	return bytes;
+}
+
+/* If the memory is gone, what was read before stays. */
+static inline void read_title(u64 task, struct process *process)
+{
+	bool failed = false;
+	u64 bytes = read_arguments(task, process->title, &failed);
+	if (bytes)
+		process->title_bytes = failed ? 0 : bytes > 0xffffffff ? 0xffffffff : bytes;
 }
 
 /* Whether a process started at this time. Of those that user space added, only the tick is known. */
@@ -199,11 +207,47 @@ static inline void keep_name(struct process *process)
 	__builtin_memcpy(process->earlier_title, process->title, EARLIER_BYTES);
 }
 
+/* The names of a program, to look for letters in. */
+struct names {
+	char comm[COMM_BYTES];
+	char title[TITLE_BYTES];
+	u64 end; /* a look at the last letter reads 8 bytes */
+};
+BPF_TABLE("percpu_array", u32, struct names, names, 1);
+
+/* Whether user space may want the program that has just been executed. */
+static inline bool may_be_wanted(u64 task)
+{
+	u32 zero = 0;
+	struct wanted *asked = wanted.lookup(&zero);
+	struct names *found = names.lookup(&zero);
+	bool failed = false;
+	u64 hits = 0;
+	if (!asked || !found || !asked->count)
+		return true;
+	__builtin_memset(found, 0, sizeof(*found));
+	bpf_probe_read_kernel(found->comm, COMM_BYTES, (void *)(task + OFF_TASK_COMM));
+	read_arguments(task, found->title, &failed);
+	if (failed)
+		return true;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < MAX_WANTED; i++) {
+		u64 letters = asked->letters[i];
+		u64 mask = asked->mask[i];
+		u64 some = 0;
+#pragma clang loop unroll(disable)
+		for (u32 at = 0; at < COMM_BYTES + TITLE_BYTES; at++)
+			some |= is_zero((*(u64 *)((char *)found + at) ^ letters) & mask);
+		hits |= some & ~is_zero(mask);
+	}
+	return hits & 1;
+}
+
 /* sched:sched_process_exec(task, old_pid, bprm): the old memory and all its mappings are gone */
 int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	struct state *state = state_now();
-	bool watches = state && state->watches_execs;
+	bool watches = state && state->watches_execs && may_be_wanted(ctx->args[0]);
 	struct process *process = current_process(watches ? WATCHED : OF_TREE);
 	if (process && process->kind == OUTSIDE_TREE && watches)
 		process->kind = WATCHED;

@@ -12,6 +12,7 @@
 #define TITLE_BYTES 256
 #define EARLIER_BYTES 64
 #define NAME_BYTES 64
+#define MAX_WANTED 4
 #define BLOCK_PAGES 64
 #define EXITED (1 << 16)     /* in exit_status: it is known */
 #define OOM_KILLED (1 << 17) /* likewise: the OOM killer has chosen it */
@@ -105,6 +106,13 @@ struct state {
 	__u64 nr_lives;	     /* counts starts and ends of processes */
 	__u64 nr_mappings;   /* counts changes of mappings (faults tier) */
 	__s64 nr_abroad;     /* threads now working in another's address space */
+};
+
+/* The first letters of what -p asks for: user space decides only on programs whose name or title has one of these. */
+struct wanted {
+	__u64 letters[MAX_WANTED];
+	__u64 mask[MAX_WANTED]; /* a byte 0xff for each letter; 0: this one is not used */
+	__u64 count;		/* 0: all programs may be meant */
 };
 
 enum process_kind {

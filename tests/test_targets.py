@@ -8,6 +8,8 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tracer.errors import ShmtraceError
 from tracer.proc.procfs import ProcessStat
@@ -211,3 +213,37 @@ def test_a_long_line_of_processes() -> None:
     line = {tgid: process(tgid, tgid - 1, "x") for tgid in range(2, 30_011)}
     assert targets.parse(["x"]).roots(line) == [2]
     assert targets.tree(line, [2]) == list(line)
+
+
+@pytest.mark.parametrize(
+    ("words", "letters"),
+    [
+        (["php-fpm"], [b"php-fpm"]),
+        (["php-fpm8.2", "^postgres: writer$"], [b"php-fpm8", b"postgres:"]),
+        (["ab+"], [b"ab"]),
+        (["php", "ngin?x"], []),
+        (["php|nginx"], []),
+        (["(php)"], []),
+        (["ph*p"], []),
+        (["php[78]"], []),
+        (["p{2}"], []),
+        ([".."], []),
+        ([r"\w"], []),
+        (["größe"], []),
+    ],
+)
+def test_letters_that_a_match_must_have(words: list[str], letters: list[bytes]) -> None:
+    found = targets.parse(words)
+    assert list(found.letters()) == letters
+    assert found._replace(everything=True).letters() == ()
+
+
+@given(text=st.text("ab-.^$+ *?|(x", max_size=8), title=st.text("ab- x", max_size=12))
+def test_what_matches_has_the_letters(text: str, title: str) -> None:
+    try:
+        found = targets.pattern(text)
+    except ShmtraceError:
+        return
+    letters = Targets(frozenset(), (found,)).letters()
+    if found.search(title):
+        assert all(each in title.encode() for each in letters)

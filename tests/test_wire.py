@@ -34,6 +34,7 @@ LAYOUTS = {
     "part": [wire.PART],
     "block": [wire.BLOCK],
     "state": [wire.STATE],
+    "wanted": [wire.WANTED],
     "process": [wire.PROCESS],
     "asker": [wire.ASKER],
     "usage_key": [wire.USAGE_KEY],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 
 COMM_BYTES, TITLE_BYTES, EARLIER_BYTES, NAME_BYTES = 16, 256, 64, 64
+MAX_WANTED, LETTERS = 4, 8
 BLOCK_PAGES = 64
 SLOT_BITS = 16
 MAX_TEXTS, TEXT_BYTES, SHOWN_BYTES = 4, 136, 128
@@ -29,6 +30,7 @@ PART = struct.Struct("=II")
 BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQII")  # words, torn, number, part
 # start by CLOCK_MONOTONIC and CLOCK_BOOTTIME, everything, watches_execs, only_dev, armed, few; the rest is the kernel's
 STATE = struct.Struct(f"=QQIIII{NR_FREE}IQQq")
+WANTED = struct.Struct(f"={MAX_WANTED}Q{MAX_WANTED}QQ")  # letters, masks, count
 EXITED, OOM_KILLED = 1 << 16, 1 << 17
 OF_TREE, WATCHED, OUTSIDE_TREE = range(3)
 PROCESS = struct.Struct(f"=QQQQQQQIIIIIIII{COMM_BYTES}s{TITLE_BYTES}s{COMM_BYTES}s{EARLIER_BYTES}s")

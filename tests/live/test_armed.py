@@ -221,6 +221,15 @@ def test_known_answer(arming: Armed) -> None:
     assert all(process["exited"] for process in touchers(report))
 
 
+FILL = """
+region = mmap.mmap(-1, 99 * PAGE)
+touch(region, 3, 3)
+step()
+child("worker", region, 50, 17)
+step()
+"""
+
+
 def test_who_comes_later(arming: Armed, tmp_path: Path) -> None:
     """Nothing of that name runs when it is armed; what another program does is not told."""
     program = tmp_path / "late-server"
@@ -236,9 +245,24 @@ step()
 """
     with workload(come), workload(come, "another"):
         report = arming.report()
-        assert touched(report, gone=False) == {"late-server": 17}
-        assert touched(report, gone=True) == {"late-server": 13}  # what it was before its exec
+        assert touched(report) == {"late-server": 17}
         assert total(report, "unseen") == 0
+
+
+def test_what_strangers_run_takes_no_room(little_room: Armed, tmp_path: Path) -> None:
+    """Any user may execute any number of programs that fill shared memory. They are not what was asked for."""
+    program = tmp_path / "late-server"
+    program.symlink_to(sys.executable)
+    serve = f"os.execv({str(program)!r}, ['late-server', '-c', {IMPORTS + FILL!r}])"
+    spam = "import mmap; region = mmap.mmap(-1, 1000 * 4096); region[0] = region[4096 * 500] = 1"
+    little_room.run("arm", "-p", "late-server")
+    with workload(serve) as running:
+        for _ in range(200):
+            subprocess.run([sys.executable, "-S", "-E", "-c", spam], check=True)
+        running.go()
+        report = little_room.report()
+    assert touched(report) == {"late-server": 3, "worker": 17}
+    assert not any("room" in warning for warning in report["warnings"]), report["warnings"]
 
 
 def test_who_touched_nothing_leaves_room(little_room: Armed, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +52,20 @@ class Beginning(NamedTuple):
     """Only the regions of this device, as the kernel numbers it; 0: of all."""
     armed: bool = False
     """No user space gives back what is over."""
+    letters: tuple[bytes, ...] = ()
+    """Of programs whose name and command line have none of these no exec is reported. Empty: of none."""
+
+    def state(self, sizes: Sizes) -> bytes:
+        """As struct state of bpf/wire.h."""
+        return wire.STATE.pack(*self[:6], *(count // FEW for count in sizes[:4]), 0, 0, 0)
+
+    def wanted(self) -> bytes:
+        """As struct wanted of bpf/wire.h."""
+        letters = [int.from_bytes(each[: wire.LETTERS], sys.byteorder) for each in self.letters]
+        masks = [int.from_bytes(b"\xff" * len(each[: wire.LETTERS]), sys.byteorder) for each in self.letters]
+        count = len(letters) if len(letters) <= wire.MAX_WANTED else 0
+        unused = [0] * (wire.MAX_WANTED - count)
+        return wire.WANTED.pack(*letters[:count], *unused, *masks[:count], *unused, count)
 
 
 class Loaded:
@@ -168,8 +183,8 @@ class Loaded:
 
     def begin(self, beginning: Beginning, sizes: Sizes) -> None:
         """Write what the programs need to know of a trace. Call it before any is attached."""
-        few = [count // FEW for count in sizes[:4]]
-        self.map("states")[wire.TGID.pack(0)] = wire.STATE.pack(*beginning, *few, 0, 0, 0)
+        self.map("states")[wire.TGID.pack(0)] = beginning.state(sizes)
+        self.map("wanted")[wire.TGID.pack(0)] = beginning.wanted()
         counts = self.map("room")
         for kind, count in enumerate(sizes[:4]):
             counts[wire.TGID.pack(kind)] = wire.COUNT.pack(count - 1)

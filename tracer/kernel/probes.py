@@ -69,8 +69,8 @@ class Probes:
     ) -> None:
         """sizes: as the maps were made. loaded: closed on exit. points, fexit: as tiers has them, for attach().
 
-        is_armed: the trace belongs to no process, so that this one gives nothing back: recycle() does. warnings: what of the cache was
-        not used, and why.
+        is_armed: the trace belongs to no process, so that this one gives nothing back: recycle() does. warnings: what
+        of the cache was not used, and why.
         """
         self.tier = tier
         self.warnings = warnings

@@ -49,6 +49,14 @@ class Targets(NamedTuple):
         children = _children(processes)
         return sorted(found.difference(tree(processes, [child for tgid in found for child in children.get(tgid, ())])))
 
+    def letters(self) -> tuple[bytes, ...]:
+        """Letters that a process has in its comm or command line if it matches one of the patterns, for each of them.
+
+        Empty: it may have any.
+        """
+        found = [_letters(pattern.pattern) for pattern in self.patterns]
+        return () if self.everything or not all(found) else tuple(found)
+
     def close_to(self, processes: Mapping[int, ProcessStat]) -> list[str]:
         """Names of running processes similar to what was asked for."""
         import difflib  # slow to import, and only needed for an error
@@ -89,6 +97,14 @@ def pattern(word: str) -> re.Pattern[str]:
         return re.compile(word)
     except (re.error, OverflowError, RecursionError) as error:
         raise ShmtraceError(f"-p {word[:40]!r} is not a regular expression ({error})", "escape it with \\") from None
+
+
+def _letters(text: str) -> bytes:
+    """The longest run of letters that whatever matches a regular expression has in it; empty: not known."""
+    if not re.fullmatch(r"[\w/:=@,%~. ^$+-]*", text, re.ASCII):  # what may make a part of it optional
+        return b""
+    # a command line has a NUL where it is shown with a blank
+    return max(re.split(r"[. ^$+]", text), key=len).encode()
 
 
 def _tmpfs(path: Path) -> Place | None:

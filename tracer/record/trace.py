@@ -201,6 +201,7 @@ class Trace:
             self._wanted.everything,
             watches_execs=self._wanted.everything or bool(self._wanted.patterns),
             only_dev=kernel_dev(self._wanted.tmpfs.dev) if self._wanted.tmpfs else 0,
+            letters=self._wanted.letters(),
         )
 
     def _enter_session(self) -> int:

@@ -131,11 +131,10 @@ def pid_namespace(host: bool) -> Check:
 
 def is_armed() -> Check:
     """Whether a record is kept, and can be read."""
-    note = armed.note()
-    if not note:
+    if not armed.is_there():
         return Check("armed", True, "nothing")
     try:
-        armed.need_note()
+        note = armed.note()
     except ShmtraceError as error:
         return Check("armed", None, error.message, error.remedy)
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(note.clock[2] / 1e9))

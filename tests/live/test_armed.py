@@ -458,17 +458,20 @@ def test_what_cannot_be_read_is_said_in_a_line(arming: Armed) -> None:
     assert "nothing is armed" in arming.run("report", "--armed", status=1)
     with workload("step()") as running:
         arming.run("arm", "-p", str(running.tgid))
-        assert "is armed already: `shmtrace disarm`" in arming.run("arm", "-a", status=1)
+        assert "it is armed already: `shmtrace doctor`" in arming.run("arm", "-a", status=1)
         note = arming.state / "armed.json"
         told = json.loads(note.read_text())
         for column, value, says in (
             ("boot_id", "another", "the host was booted since"),
-            ("wire", "0" * 16, "has armed this, whose maps"),
+            ("wire", "0" * 16, "its maps are not as"),
+            ("unheard_of", 1, "shmtrace 0.1.0 has armed this"),
         ):
             note.write_text(json.dumps({**told, column: value}))
             (line,) = arming.run("report", "--armed", status=1).splitlines()
             assert says in line
             assert "disarm" in line
+        note.write_text("[")
+        assert "arming was cut off" in arming.run("report", "--armed", status=1)
         note.write_text(json.dumps({**told, "version": "0.0.7"}))  # whose structures are the same
         arming.run("report", "--armed")
         pins_gone = f"pins.PINS = Path({str(BPFFS / 'no')!r})"

@@ -31,6 +31,7 @@ def arm(names: tuple[str, ...], everything: bool, room_bytes: int) -> None:
     that reads them: record has these.
     """
     from tracer.record import armed
+    from tracer.record.signals import Signals
 
     if bool(names) + everything != 1:
         raise click.UsageError("give one of -p NAME, -a (all)")
@@ -41,7 +42,7 @@ def arm(names: tuple[str, ...], everything: bool, room_bytes: int) -> None:
         found = found._replace(everything=everything)
     else:
         found = wanted(names, everything, wait=False)
-    with output.patience("attaching …", anywhere=True):
+    with Signals(), output.patience("attaching …", anywhere=True):
         note = armed.arm(names, found, ourselves(), room_bytes)
     memory = f"{note.tier} by {note.by}, {format_bytes(note.memory_bytes)} of kernel memory"
     output.say(f"armed {note.said}: {note.size}; {memory}")

@@ -143,7 +143,7 @@ def top(
     host.need_host_pids()
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
-        note = armed.need_note() if is_armed else None
+        note = armed.note() if is_armed else None
         targets = note.targets() if note else wanted(names, everything, wait)
         stack.enter_context(output.writing_capture(output_path))
         # The trace runs in one thread, as SQLite requires, and reads the kernel's events while this thread draws.
@@ -198,7 +198,7 @@ def _trace(
     need_root(bpf=True)
     host.need_host_pids()
     started = Started(command) if command else None
-    note = armed.need_note() if is_armed else None
+    note = armed.note() if is_armed else None
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         if started:

@@ -100,39 +100,43 @@ def _need_own_directory() -> None:
         raise ShmtraceError(f"{STATE} is not a directory that only its owner may write", "chown root, chmod 0700")
 
 
-def note() -> Note | None:
-    """The note of what is armed. None: nothing is, or it cannot be read."""
+def is_there() -> bool:
+    """Whether anything is armed, or was."""
+    return pins.PINS.is_dir() or os.path.lexists(_note_path())
+
+
+def note() -> Note:
+    """The note of what is armed and can be read. Raises ShmtraceError, with why not."""
+    if not is_there():
+        raise ShmtraceError("nothing is armed", "`shmtrace arm -p NAME` begins a record that needs no process")
+    version = None
     try:
         with open(os.open(_note_path(), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)) as file:
-            return Note(**json.loads(file.read(MAX_NOTE_BYTES)))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def need_note() -> Note:
-    """The note of what is armed and can be read. Raises ShmtraceError, with why not."""
-    found = note()
-    if not found:
-        raise ShmtraceError("nothing is armed", "`shmtrace arm -p NAME` begins a record that needs no process")
+            told = json.loads(file.read(MAX_NOTE_BYTES))
+        version = told.get("version")
+        found = Note(**told)
+    except (OSError, ValueError, AttributeError):
+        raise ShmtraceError("arming was cut off, or its note is damaged", AGAIN) from None
+    except TypeError:
+        found = None
+    if not found or found.wire != _wire():
+        raise ShmtraceError(
+            f"shmtrace {version} has armed this, and its maps are not as {__version__} has them",
+            f"read them with that version; then {AGAIN}",
+        )
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.clock[2] / 1e9))
     if found.boot_id != host.boot_id():
         gone = f"the host was booted since {since}, when {found.said} was armed: that record is gone"
         raise ShmtraceError(gone, AGAIN)
     if not pins.PINS.is_dir():
         raise ShmtraceError(f"what was armed at {since} is no longer in the kernel: {pins.PINS} is gone", AGAIN)
-    if found.wire != _wire():
-        raise ShmtraceError(
-            f"shmtrace {found.version} has armed this, whose maps {__version__} cannot read",
-            f"read it with that version first; then {AGAIN}",
-        )
     return found
 
 
 def arm(words: Sequence[str], targets: Targets, excluded: Iterable[int], room_bytes: int = ROOM_BYTES) -> Note:
     """Arm. words: what -p was given; empty: all processes. Raises ShmtraceError, and leaves nothing then."""
-    before = note()
-    if before and before.boot_id == host.boot_id() and pins.PINS.is_dir():
-        raise ShmtraceError(f"`{before.said}` is armed already", "`shmtrace disarm` ends that")
+    if pins.PINS.is_dir() and _note_path().exists():
+        raise ShmtraceError("it is armed already", "`shmtrace doctor` says for what, `shmtrace disarm` ends it")
     pins.need_bpffs()
     _need_own_directory()
     disarm()
@@ -277,7 +281,7 @@ class Armed(Trace):
 @contextlib.contextmanager
 def now(excluded: Iterable[int] = ()) -> Iterator[Capture]:
     """A temporary capture of all that the armed trace has recorded up to now. Raises ShmtraceError."""
-    with Capture() as capture, Armed(capture, need_note(), excluded) as trace:
+    with Capture() as capture, Armed(capture, note(), excluded) as trace:
         trace.finish()
         yield capture
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer import labels, status
-from tracer.cli import options, output
+from tracer.cli import firing, options, output
 from tracer.cli.preflight import need_root, ourselves, wanted
 from tracer.kernel import host
 from tracer.proc.procfs import Proc
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tracer.account import Account
     from tracer.capture.capture import Capture
+    from tracer.conditions import Condition
     from tracer.record.signals import Signals
 
 FOREVER_S = 10**9
@@ -67,6 +68,23 @@ def trace(as_json: bool, **how: Any) -> None:
     metavar="SIZE",
     help="Keep the capture below this by dropping every other old size sample; pages are never dropped.",
 )
+@click.option(
+    "--when",
+    "conditions",
+    multiple=True,
+    callback=firing.parsed_conditions,
+    metavar="CONDITION",
+    help="Look at /proc alone until this holds, and trace from then on: 'opcache > 80%' (of a region's size), "
+    "'opcache > 900M', 'opcache +50M/min' (grown; s, min or h), 'shmem +100M/min' (all that the targets map, or with "
+    "-a the host's), 'pressure > 10%' (memory pressure). Repeatable: any of them.",
+)
+@click.option(
+    "--run",
+    callback=firing.parsed_command,
+    metavar="COMMAND",
+    help="Once --when holds, also run this program, without a shell; the condition and the capture's path are appended "
+    "to its arguments.",
+)
 def record(output_path: Path, **how: Any) -> None:
     """Trace into a capture file, to analyse later with report, diff, html and export.
 
@@ -77,6 +95,7 @@ def record(output_path: Path, **how: Any) -> None:
     shmtrace record -p php-fpm -o pool.capture          until Ctrl-C
     shmtrace record -p php-fpm -o day.capture -d 86400  one day
     shmtrace record -o build.capture -- make test       exits with make's status
+    shmtrace record -p php-fpm -o x.capture --when 'opcache > 80%'
     """
     done = f"recorded into {output_path}: `shmtrace report {output_path}` shows it"
     _trace(lambda _: output.tell(done), output_path=output_path, **how)
@@ -165,8 +184,12 @@ def _trace(
     command: tuple[str, ...],
     output_path: Path | None,
     max_bytes: int | None = None,
+    conditions: tuple[Condition, ...] = (),
+    run: firing.Command | None = None,
 ) -> None:
     """Trace into a capture, then call then() with it. Exits with the command's status if there is a command.
+
+    conditions: trace only from when one of them holds. run: start this then.
 
     Raises click.UsageError for options that contradict each other, ShmtraceError where tracing is impossible.
     """
@@ -179,21 +202,31 @@ def _trace(
         raise click.UsageError("give one of -p NAME, -a (all), -- COMMAND")
     if stacks and not output_path:
         raise click.UsageError("--stacks needs -o FILE, for `shmtrace report FILE --by stack`")
+    if conditions and command:
+        raise click.UsageError("--when waits for processes of -p or -a; a COMMAND is traced from its start")
+    if run and not conditions:
+        raise click.UsageError("--run needs --when CONDITION")
     need_root(bpf=True)
     host.need_host_pids()
+    fired = None
     started = Started(command) if command else None
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         if started:
             stack.enter_context(started)
             targets = Targets(frozenset([started.tgid]), ())
+        elif conditions and output_path:
+            fired = firing.wait_for(conditions, names, everything, wait, output_path, signals)
+            if not fired:
+                return
+            targets = fired.targets
         else:
             targets = wanted(names, everything, wait)
         stack.enter_context(output.writing_capture(output_path))
         capture = stack.enter_context(Capture(output_path, max_bytes))
         line = status_line.Line(sys.stderr, alone=not started)
         trace = Trace(capture, targets, ourselves(), interval_s, room_bytes, source, stacks)
-        with line.showing(status_line.ATTACHING):
+        with firing.then(run, fired, output_path, line), line.showing(status_line.ATTACHING):
             running = signals.trace = stack.enter_context(trace)
         stack.callback(signals.ignore)
         if started:

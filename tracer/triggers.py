@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,8 +33,7 @@ LOOK_S = 1.0  # between two looks
 SEARCH_S, SEARCH_MOST_S = 10.0, 60.0  # between two searches
 LOOK_IDLE = SEARCH_IDLE = 100
 """Between two, at least so many times the CPU time that one took: each has a hundredth of one CPU."""
-SEARCH_REST = 1000  # a search that takes little is made so rarely, if the time does not pass SEARCH_MOST_S
-SIGNALS_S = 0.2  # how long a signal may wait for an answer
+SEARCH_REST = 2000  # so rarely, as long as that is not beyond SEARCH_MOST_S
 MAX_SHOWN = 60  # columns of a name
 
 PRESSURE_PATH = Path("/proc/pressure/memory")
@@ -245,6 +245,7 @@ def wait_for(
     watch = Watch(conditions, lasting, excluded)
     with contextlib.ExitStack() as stack:
         pressures = [stack.enter_context(Pressure(each)) for each in conditions if each.what == PRESSURE]
+        signals = stack.enter_context(_signals())
         search_at_s = rested_at_s = 0.0  # time.monotonic()
         while not stopping():
             now_s = time.monotonic()
@@ -261,7 +262,7 @@ def wait_for(
             holding = next((each for each in pressures if each.holds), None)
             used_s = time.process_time() - used_s
             if not (fired or holding):
-                holding = _woken(pressures, max(LOOK_S, used_s * LOOK_IDLE), stopping)
+                holding = _woken(pressures, signals, max(LOOK_S, used_s * LOOK_IDLE))
             if fired:
                 return fired
             if holding:
@@ -269,17 +270,29 @@ def wait_for(
     return None
 
 
-def _woken(pressures: Sequence[Pressure], rest_s: float, stopping: Callable[[], bool]) -> Pressure | None:
-    """Rest, unless the kernel says that a pressure holds. It is returned then."""
-    poll = select.poll()
+def _woken(pressures: Sequence[Pressure], signals: int, rest_s: float) -> Pressure | None:
+    """Rest, unless a signal comes, or the kernel says that a pressure holds. It is returned then."""
     of_fd = {each.fd: each for each in pressures if each.fd is not None}
+    poll = select.poll()
+    poll.register(signals, select.POLLIN)
     for fd in of_fd:
         poll.register(fd, select.POLLPRI)
-    end_s = time.monotonic() + rest_s
-    while not stopping() and (left_s := end_s - time.monotonic()) > 0:
-        for fd, what in poll.poll(min(left_s, SIGNALS_S) * 1000):
-            if what & select.POLLPRI:
-                return of_fd[fd]
-            of_fd[fd].__exit__()  # POLLERR: the kernel has given it up; from now on it is read
-            poll.unregister(fd)
+    for fd, what in poll.poll(rest_s * 1000):
+        if what & select.POLLPRI:
+            return of_fd[fd]
+        if fd != signals:
+            of_fd[fd].__exit__()  # POLLERR: the kernel has given it up, so from now on it is read
     return None
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """A descriptor that can be read once a signal has come. For the main thread alone."""
+    readable, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(written)
+    try:
+        yield readable
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(written)
+        os.close(readable)

@@ -193,6 +193,7 @@ def _trace(
 
     Raises click.UsageError for options that contradict each other, ShmtraceError where tracing is impossible.
     """
+    from tracer import prepare
     from tracer.capture.capture import Capture
     from tracer.record.child import Started
     from tracer.record.signals import Signals
@@ -216,6 +217,7 @@ def _trace(
             stack.enter_context(started)
             targets = Targets(frozenset([started.tgid]), ())
         elif conditions and output_path:
+            prepare.trace_here(source, stacks)  # not when it holds: compiling takes time and memory, and may fail
             fired = firing.wait_for(conditions, names, everything, wait, output_path, signals)
             if not fired:
                 return

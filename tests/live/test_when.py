@@ -1,0 +1,284 @@
+"""`record --when`: nothing is traced until the condition holds, and all of it is known from then on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.remains import children, held, nothing_remains
+from tests.live.reports import PATIENCE_SECONDS, ROOT, SHMTRACE, pages_by_part, read_report
+from tests.live.shmem import PAGE_BYTES, read_regions
+from tests.live.test_obstacles import held as silent
+from tests.live.test_obstacles import needs_fuse
+from tests.live.tiers import shmtrace
+
+pytestmark = pytest.mark.bpf
+
+# It looks often, says so each time, and searches often.
+EAGER = (
+    "import sys; from tracer import triggers as t; look = t.Watch.look; search = t.Watch.search",
+    "t.LOOK_S, t.LOOK_IDLE, t.SEARCH_S, t.SEARCH_REST, t.SEARCH_IDLE = .05, 1, .5, 1, 1",
+    "t.Watch.look = lambda self: [look(self), print('looked', file=sys.stderr, flush=True)][0]",
+    "t.Watch.search = lambda self: [search(self), print('searched', file=sys.stderr, flush=True)][0]",
+)
+POOL_PAGES, LIMIT, FILLED_PAGES = 137, "61.5%", 85  # of 137 pages that is 84.3
+NAME = "po ol'\"\\ $(touch fired)\n;>+"
+CALLED = f"/memfd:{NAME}"
+NOTE = """
+import json, os, sys
+fds = [int(fd) for fd in os.listdir("/proc/self/fd")]
+open_now = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in fds if os.path.exists(f"/proc/self/fd/{fd}")}
+told = {"argv": sys.argv[1:], "env": dict(os.environ), "fds": open_now, "session": os.getsid(0) == os.getpid()}
+with open(sys.argv[1] + ".new", "w") as file:
+    json.dump(told, file)
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+sys.exit(7)
+"""
+
+
+class Filler:
+    """A running tests/live/filler.py."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.tgid = process.pid
+
+    def said(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline().strip()
+
+    def fill(self, *words: object) -> None:
+        assert self.process.stdin
+        print(*words, file=self.process.stdin, flush=True)
+        assert self.said() == "done"
+
+
+@contextmanager
+def filler(*pools: object) -> Iterator[Filler]:
+    line = [sys.executable, "-m", "tests.live.filler", *map(str, pools)]
+    with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            found = Filler(process)
+            assert found.said() == "ready"
+            yield found
+        finally:
+            process.kill()
+
+
+class Waiting:
+    """A running `record --when`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    def until(self, word: str, count: int = 1) -> None:
+        """So many more lines with this word."""
+        assert self.process.stderr
+        while count:
+            line = self.process.stderr.readline()
+            assert line, f"shmtrace ended: {self.lines}"
+            self.lines.append(line.rstrip("\n"))
+            count -= word in line
+
+    def looks(self) -> None:
+        """It has looked again, at all that there was when this was called."""
+        self.until("looked", 3)
+
+    def finish(self) -> list[str]:
+        """What it said, but for its looks. It ended well."""
+        _, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
+        said = [*self.lines, *errors.splitlines()]
+        assert self.process.returncode == 0, said
+        return [line for line in said if line not in ("looked", "searched")]
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> list[str]:
+        self.process.send_signal(number)
+        return self.finish()
+
+
+@contextmanager
+def waiting(
+    path: Path, *arguments: object, command: Sequence[str], env: dict[str, str] | None = None
+) -> Iterator[Waiting]:
+    """From its first look on."""
+    line = [*command, "record", "-o", str(path), *map(str, arguments)]
+    with subprocess.Popen(
+        line, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env
+    ) as process:
+        try:
+            found = Waiting(process)
+            found.looks()
+            yield found
+        finally:
+            process.kill()
+
+
+def report(path: Path) -> dict[str, Any]:
+    done = subprocess.run([*SHMTRACE, "report", path, "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    return read_report(done.stdout)
+
+
+def test_a_region_that_fills(tier: str, tmp_path: Path) -> None:
+    """By the page: one less is not enough. Then the account is whole, and --run's program has been told, verbatim."""
+    path, told = tmp_path / "a pool.capture", tmp_path / "to ld"
+    note = tmp_path / "note.py"
+    note.write_text(NOTE)
+    run = shlex.join([sys.executable, str(note), str(told), "$(id)", "a\nb", "'"])
+    condition = f"{CALLED} > {LIMIT}"
+    with filler(NAME, POOL_PAGES) as pool, nothing_remains():
+        before = set(tmp_path.iterdir())
+        arguments = ("-p", pool.tgid, "--when", condition, "--when", "shmem > 4G", "--run", run)
+        with waiting(path, *arguments, command=shmtrace(tier, *EAGER), env={**os.environ, "SECRET": "x"}) as waits:
+            pool.fill(0, 0, FILLED_PAGES - 1)
+            waits.looks()
+            assert not held(str(waits.process.pid))
+            assert set(tmp_path.iterdir()) == before
+            pool.fill(0, FILLED_PAGES - 1, FILLED_PAGES)
+            waits.until("tracing 1 process, 1 region(s)")
+            pool.fill(0, FILLED_PAGES, FILLED_PAGES + 5)
+            pool.fill("child", 0, FILLED_PAGES + 5, FILLED_PAGES + 12)
+            waits.until("--run")
+            assert held(str(waits.process.pid))
+            [(_, region)] = read_regions(pool.tgid).items()
+            assert not children(waits.process.pid)  # no zombie either
+            said = waits.stop()
+    assert said == [
+        f"shmtrace: waiting for {printed(condition)} or shmem > 4G; Ctrl-C stops",
+        said[1],
+        "shmtrace: tracing 1 process, 1 region(s); Ctrl-C stops",
+        f"shmtrace: --run {sys.executable} ended with status 7",
+        f"shmtrace: recorded into {path}: `shmtrace report {path}` shows it",
+    ]
+    assert said[1].startswith(f"shmtrace: {printed(condition)} holds: ")
+    assert said[1].endswith(" had 340 KiB of 548 KiB")
+    found = report(path)
+    [row] = found["regions"]
+    assert (row["name"], row["before_bytes"], row["unseen_bytes"]) == (CALLED, FILLED_PAGES * PAGE_BYTES, 0)
+    assert sorted(pages_by_part(row, {}, "touched_bytes").values()) == [5, 7]
+    assert pages_by_part(row, {pool.tgid: "A"}, "touched_bytes")["A"] == 5
+    assert row["allocated_bytes"] == region.pages * PAGE_BYTES
+    facts = json.loads(told.read_text())
+    assert facts["argv"] == [str(told), "$(id)", "a\nb", "'", condition, str(path)]
+    assert set(facts["fds"].values()) == {"/dev/null"}
+    assert facts["session"]
+    assert "SECRET" not in facts["env"]
+    assert {name: value for name, value in facts["env"].items() if name.startswith("SHMTRACE_")} == {
+        "SHMTRACE_CONDITION": condition,
+        "SHMTRACE_CAPTURE": str(path),
+        "SHMTRACE_VALUE_BYTES": str(FILLED_PAGES * PAGE_BYTES),
+        "SHMTRACE_SIZE_BYTES": str(POOL_PAGES * PAGE_BYTES),
+        "SHMTRACE_REGION": row["id"],
+        "SHMTRACE_REGION_NAME": printed(CALLED),
+    }
+
+
+def printed(text: str) -> str:
+    return text.replace("\n", "\\x0a")
+
+
+def test_growth_of_all_that_the_targets_map(tier: str, tmp_path: Path) -> None:
+    """By the page, of two processes together; what there was before does not count. -d counts from then on."""
+    path = tmp_path / "growth.capture"
+    with filler("a", 200, "b", 200) as one, filler("c", 200) as other:
+        one.fill(0, 0, 101)
+        arguments = ("-p", one.tgid, "-p", other.tgid, "--when", "shmem +1M/h", "-d", "0.5")
+        with waiting(path, *arguments, command=shmtrace(tier, *EAGER)) as waits:
+            one.fill(0, 101, 150)
+            one.fill(1, 0, 100)
+            other.fill(0, 0, 106)
+            waits.looks()
+            other.fill(0, 106, 107)
+            waits.until("shmtrace: tracing 2 processes, 3 region(s)")
+            said = waits.finish()
+    assert "shmtrace: shmem +1M/h holds: 3 regions together had 1.4 MiB" in said
+    assert sorted(row["before_bytes"] // PAGE_BYTES for row in report(path)["regions"]) == [100, 107, 150]
+
+
+def test_growth_of_the_regions_of_one_name(tmp_path: Path) -> None:
+    """Of all of them, and of no others."""
+    with filler("torch_11_4", 100, "torch_12_7", 100, "other", 100) as pool:
+        arguments = ("-p", pool.tgid, "--when", "/memfd:torch_#_# +64K/min", "-d", "0.5")
+        with waiting(tmp_path / "x", *arguments, command=shmtrace("faults", *EAGER)) as waits:
+            pool.fill(2, 0, 90)
+            pool.fill(0, 0, 8)
+            pool.fill(1, 0, 7)
+            waits.looks()
+            pool.fill(1, 7, 8)
+            said = waits.finish()
+    assert any(line.endswith("holds: /memfd:torch_#_#, 2 regions, had 64.0 KiB") for line in said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_does_not_hold(number: signal.Signals, tmp_path: Path) -> None:
+    """That is no error, and leaves nothing."""
+    path = tmp_path / "none.capture"
+    with filler("pool", 3) as pool:
+        arguments = ("-p", pool.tgid, "--when", "/memfd:pool > 40%")
+        with waiting(path, *arguments, command=shmtrace("faults", *EAGER)) as waits:
+            said = waits.stop(number)
+    assert said[-1] == "shmtrace: the condition did not hold"
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_come_and_go(tmp_path: Path) -> None:
+    """One may come after it began to wait, and another instead of it."""
+    word = f"w{os.getpid()}x"
+    arguments = ("-p", f"^{word}$", "--when", "/memfd:pool > 64K", "-d", "0.5")
+    link = tmp_path / word
+    link.symlink_to(sys.executable)
+
+    @contextmanager
+    def named() -> Iterator[Filler]:
+        line = [str(link), "-m", "tests.live.filler", "pool", "31"]
+        with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield Filler(process)
+            finally:
+                process.kill()
+
+    with waiting(tmp_path / "x", *arguments, command=shmtrace("faults", *EAGER)) as waits:
+        with named() as first:
+            assert first.said() == "ready"
+            first.fill(0, 0, 16)
+            waits.until("searched", 2)
+            waits.looks()
+        with named() as second:
+            assert second.said() == "ready"
+            second.fill(0, 0, 17)
+            said = waits.finish()
+    assert f"shmtrace: no process matches -p ^{word}$ yet" in said
+    assert any(line.endswith("had 68.0 KiB of 124 KiB") for line in said)
+
+
+def test_a_pid_that_has_ended(tmp_path: Path) -> None:
+    """Nobody will have it again whom the user meant."""
+    with filler("pool", 31) as pool:
+        arguments = ("-p", pool.tgid, "--when", "/memfd:pool > 64K")
+        with waiting(tmp_path / "x", *arguments, command=shmtrace("faults", *EAGER)) as waits:
+            pool.process.kill()
+            pool.process.wait()
+            said = waits.finish()
+    assert said[-2:] == ["shmtrace: all processes of -p have exited", "shmtrace: the condition did not hold"]
+
+
+@needs_fuse
+@pytest.mark.needs("unshare")
+def test_beside_a_process_that_does_not_answer(tmp_path: Path) -> None:
+    """It holds up nothing."""
+    with silent(tmp_path) as found, filler("pool", 31) as pool:
+        arguments = ("-p", found.tgid, "-p", pool.tgid, "--when", "/memfd:pool > 50%", "-d", "0.5")
+        with waiting(tmp_path / "x", *arguments, command=shmtrace("faults", *EAGER)) as waits:
+            pool.fill(0, 0, 16)
+            said = waits.finish()
+    assert any(line.endswith("had 64.0 KiB of 124 KiB") for line in said)

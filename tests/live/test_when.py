@@ -20,7 +20,10 @@ from tests.live.reports import PATIENCE_SECONDS, ROOT, SHMTRACE, pages_by_part, 
 from tests.live.shmem import PAGE_BYTES, read_regions
 from tests.live.test_obstacles import held as silent
 from tests.live.test_obstacles import needs_fuse
+from tests.live.test_places import LIMITS, groups
 from tests.live.tiers import shmtrace
+from tracer import conditions, triggers
+from tracer.proc import shmem
 
 pytestmark = pytest.mark.bpf
 
@@ -43,6 +46,21 @@ with open(sys.argv[1] + ".new", "w") as file:
     json.dump(told, file)
 os.rename(sys.argv[1] + ".new", sys.argv[1])
 sys.exit(7)
+"""
+
+
+THRASH_BYTES, THRASH_LIMIT_BYTES = 64 << 20, 24 << 20
+THRASH = f"""
+import os, sys
+open(sys.argv[1], "w").write(str(os.getpid()))
+fd = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+for _ in range({THRASH_BYTES} >> 20):
+    os.write(fd, bytes(1 << 20))
+os.fsync(fd)
+while True:
+    os.lseek(fd, 0, os.SEEK_SET)
+    while os.read(fd, 1 << 20):
+        pass
 """
 
 
@@ -282,3 +300,57 @@ def test_beside_a_process_that_does_not_answer(tmp_path: Path) -> None:
             pool.fill(0, 0, 16)
             said = waits.finish()
     assert any(line.endswith("had 64.0 KiB of 124 KiB") for line in said)
+
+
+# ---- memory pressure ----
+
+
+@contextmanager
+def thrashing(path: Path) -> Iterator[None]:
+    """A process that reads a file again and again, and has room for a third of it."""
+    with groups(f"shmtrace-when-{os.getpid()}") as [group]:
+        limit = next(group.directory / name for name in LIMITS if (group.directory / name).exists())
+        limit.write_text(str(THRASH_LIMIT_BYTES))
+        line = [sys.executable, "-c", THRASH, group.directory / "cgroup.procs", path]
+        with subprocess.Popen(line) as process:
+            try:
+                yield
+            finally:
+                process.kill()
+
+
+needs_pressure = pytest.mark.skipif(not triggers.PRESSURE_PATH.exists(), reason="the kernel has no PSI")
+needs_disk = pytest.mark.skipif(
+    shmem.magic(Path("/var/tmp")) == shmem.TMPFS_MAGIC, reason="no page of a tmpfs can be dropped"
+)
+
+
+@pytest.fixture
+def on_disk() -> Iterator[Path]:
+    path = Path(f"/var/tmp/shmtrace-when-{os.getpid()}")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@needs_pressure
+@needs_disk
+def test_memory_pressure(tmp_path: Path, on_disk: Path) -> None:
+    """Of whatever process of the host."""
+    path = tmp_path / "pressure.capture"
+    with filler("pool", 31) as pool:
+        pool.fill(0, 0, 13)
+        arguments = ("-p", pool.tgid, "--when", "pressure > 2%", "-d", "0.5")
+        with waiting(path, *arguments, command=shmtrace("faults", *EAGER)) as waits, thrashing(on_disk):
+            said = waits.finish()
+    assert said[1] == "shmtrace: pressure > 2% holds: processes waited for memory during more than 2% of 10 s"
+    assert [row["before_bytes"] for row in report(path)["regions"]] == [13 * PAGE_BYTES]
+
+
+@needs_pressure
+@needs_disk
+def test_the_kernel_wakes_who_waits_for_pressure(on_disk: Path) -> None:
+    with triggers.Pressure(conditions.parse("pressure > 2%")) as pressure, triggers._signals() as signals:
+        assert pressure.fd is not None
+        assert triggers._woken([pressure], signals, 0.1) is None
+        with thrashing(on_disk):
+            assert triggers._woken([pressure], signals, PATIENCE_SECONDS) is pressure

@@ -139,6 +139,10 @@ class Watch:
         """Whether the last search found a process to look at."""
         return self.targets.everything or bool(self.targets.roots(self.processes, self._excluded))
 
+    def targets_now(self) -> Targets:
+        """The targets at this moment: a pidfile may have changed since the last search."""
+        return self._lasting.now(self._proc.processes())
+
     @property
     def absent(self) -> list[str]:
         """What conditions call a region, and none was called at the last search."""
@@ -219,7 +223,7 @@ class Watch:
             who = "the host" if self.targets.everything else f"{len(known)} region{'s' * (len(known) != 1)} together"
         of = f" of {format_bytes(now.size_bytes)}" if now.size_bytes is not None else ""
         said = f"{shorten(who, MAX_SHOWN)} had {format_bytes(now.allocated_bytes)}{of}"
-        return Fired(condition, said, self.targets, now.allocated_bytes, now.size_bytes, region)
+        return Fired(condition, said, self.targets_now(), now.allocated_bytes, now.size_bytes, region)
 
 
 def _stat(known: Known) -> RegionStat | None:
@@ -266,7 +270,7 @@ def wait_for(
             if fired:
                 return fired
             if holding:
-                return holding.fired(watch.targets)
+                return holding.fired(watch.targets_now())
     return None
 
 

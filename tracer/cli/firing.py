@@ -8,13 +8,13 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
 from tracer.cli import output
 from tracer.cli.preflight import ourselves
-from tracer.conditions import Condition, parse
+from tracer.conditions import MAX_SHOWN, Condition, parse
 from tracer.errors import ShmtraceError
 from tracer.formatting import printable
 from tracer.record.targets import Lasting
@@ -30,15 +30,6 @@ PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME")
 """All that --run's command has of our environment: what changes how we run ourselves is not meant for it."""
 
 
-class Command(NamedTuple):
-    """The command of --run."""
-
-    program: str
-    """The path of its file."""
-    arguments: list[str]
-    """The first is the command's name, as given."""
-
-
 def parsed_conditions(_ctx: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> tuple[Condition, ...]:
     """The conditions that --when names. Raises click.BadParameter."""
     try:
@@ -47,20 +38,17 @@ def parsed_conditions(_ctx: click.Context, _parameter: click.Parameter, values: 
         raise click.BadParameter(str(error)) from None
 
 
-def parsed_command(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> Command | None:
-    """The command that --run names, found now rather than when it is needed. Raises click.BadParameter."""
+def parsed_command(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:
+    """The program and arguments that --run names. Raises click.BadParameter."""
     if value is None:
         return None
     try:
         arguments = shlex.split(value)
     except ValueError as error:
-        raise click.BadParameter(f"{value[:40]!r} cannot be split into arguments ({error})") from None
+        raise click.BadParameter(f"{value[:MAX_SHOWN]!r} cannot be split into arguments ({error})") from None
     if not arguments:
         raise click.BadParameter("it names no command")
-    found = shutil.which(arguments[0])
-    if not found:
-        raise click.BadParameter(f"{arguments[0][:40]!r} is no program: give the path of one; there is no shell")
-    return Command(str(Path(found).absolute()), arguments)
+    return arguments
 
 
 class Waiting:
@@ -70,17 +58,25 @@ class Waiting:
 
 
 def wait_for(
-    conditions: Sequence[Condition], names: Sequence[str], everything: bool, wait: bool, path: Path, signals: Signals
+    conditions: Sequence[Condition],
+    names: Sequence[str],
+    everything: bool,
+    wait: bool,
+    path: Path,
+    run: Sequence[str] | None,
+    signals: Signals,
 ) -> Fired | None:
     """Wait until one of these conditions holds, and say so. None: a signal came first, or nothing is left to look at.
 
-    names, everything, wait: of -p, -a and --wait. path: where the capture will be. Raises ShmtraceError for what can be
-    known to fail later.
+    names, everything, wait, run: of -p, -a, --wait and --run. path: where the capture will be. Raises ShmtraceError for
+    what can be known to fail later.
     """
     from tracer import triggers
     from tracer.capture.capture import need_place
 
     need_place(path)
+    if run and not shutil.which(run[0]):
+        raise ShmtraceError(f"--run {run[0][:MAX_SHOWN]!r} is no program", "give the path of one; there is no shell")
     lasting = Lasting(names, everything)
     state = signals.trace = Waiting()
     said: list[str] = []
@@ -121,28 +117,27 @@ def _absent(watch: Watch, names: Sequence[str]) -> Iterator[str]:
         return
     for name in watch.absent:
         hint = find_region.did_you_mean(name, watch.names, "")
-        yield f"no region is called {name[: find_region.MAX_SHOWN]} yet" + (f": {hint}" if hint else "")
+        yield f"no region is called {name[:MAX_SHOWN]} yet" + (f": {hint}" if hint else "")
 
 
 @contextlib.contextmanager
-def then(command: Command | None, fired: Fired | None, path: Path | None, line: Line) -> Iterator[None]:
+def then(run: Sequence[str] | None, fired: Fired | None, path: Path | None, line: Line) -> Iterator[None]:
     """After the body, even if it fails: start the command of --run. line: is cleared before anything is said."""
     try:
         yield
     finally:
-        if command and fired and path:
-            _start(command, fired, path.absolute(), line)
+        if run and fired and path:
+            _start(run, fired, path.absolute(), line)
 
 
-def _start(command: Command, fired: Fired, path: Path, line: Line) -> None:
+def _start(run: Sequence[str], fired: Fired, path: Path, line: Line) -> None:
     from subprocess import DEVNULL, Popen
     from threading import Thread
 
     try:
         # It gets none of our descriptors, and no signal that the terminal sends to us.
         running = Popen(
-            [*command.arguments, fired.condition.text, str(path)],
-            executable=command.program,
+            [*run, fired.condition.text, str(path)],
             env=environment(fired, path, os.environ),
             stdin=DEVNULL,
             stdout=DEVNULL,
@@ -151,9 +146,9 @@ def _start(command: Command, fired: Fired, path: Path, line: Line) -> None:
         )
     except (OSError, ValueError) as error:
         line.clear()
-        output.alert(f"--run {command.arguments[0]} cannot be run ({error})")
+        output.alert(f"--run {run[0]} cannot be run ({error})")
         return
-    Thread(target=_see_end, args=(running, command.arguments[0], line), daemon=True).start()
+    Thread(target=_see_end, args=(running, run[0], line), daemon=True).start()
 
 
 def _see_end(running: Popen[bytes], name: str, line: Line) -> None:

@@ -185,7 +185,7 @@ def _trace(
     output_path: Path | None,
     max_bytes: int | None = None,
     conditions: tuple[Condition, ...] = (),
-    run: firing.Command | None = None,
+    run: list[str] | None = None,
 ) -> None:
     """Trace into a capture, then call then() with it. Exits with the command's status if there is a command.
 
@@ -218,7 +218,7 @@ def _trace(
             targets = Targets(frozenset([started.tgid]), ())
         elif conditions and output_path:
             prepare.trace_here(source, stacks)  # not when it holds: compiling takes time and memory, and may fail
-            fired = firing.wait_for(conditions, names, everything, wait, output_path, signals)
+            fired = firing.wait_for(conditions, names, everything, wait, output_path, run, signals)
             if not fired:
                 return
             targets = fired.targets

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -16,7 +19,7 @@ from tracer.conditions import parse
 from tracer.errors import ShmtraceError
 from tracer.record.signals import Signals
 from tracer.record.targets import Targets
-from tracer.triggers import Fired
+from tracer.triggers import Fired, Watch
 from tracer.views.status_line import Line
 
 CONTEXT, PARAMETER = click.Context(click.Command("record")), click.Option(["--run"])
@@ -46,6 +49,35 @@ def test_what_is_no_program(program: str, tmp_path: Path) -> None:
     ):
         firing.wait_for([parse("a > 1%")], [], True, False, tmp_path / "x", [program, "y"], Signals())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_ends_the_wait_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However long a search takes, or a rest; and no later one is the trace's."""
+
+    def search(_watch: Watch) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
+
+    monkeypatch.setattr(Watch, "search", search)
+    with Signals() as signals:
+        assert not firing.wait_for([parse("a > 1%")], [], True, False, tmp_path / "x", None, signals)
+        assert signals.trace is None
+    assert capsys.readouterr().err == "shmtrace: the condition did not hold\n"
+
+
+def test_a_signal_whose_exception_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the wait all the same, after the look."""
+
+    def search(_watch: Watch) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(600)
+
+    monkeypatch.setattr(Watch, "search", search)
+    with Signals() as signals:
+        assert not firing.wait_for([parse("a > 1%")], [], True, False, tmp_path / "x", None, signals)
 
 
 def test_its_environment(tmp_path: Path) -> None:

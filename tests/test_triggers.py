@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
@@ -29,7 +27,7 @@ class Host:
         self.loses_regions = False
         monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
         monkeypatch.setattr(time, "process_time", lambda: self.used_s)
-        monkeypatch.setattr(triggers, "_woken", lambda _pressures, _signals, rest_s: self.rest(rest_s))
+        monkeypatch.setattr(triggers, "_woken", lambda _pressures, rest_s: self.rest(rest_s))
         monkeypatch.setattr(Watch, "search", lambda watch: self.search(watch, search_s))
         monkeypatch.setattr(Watch, "look", lambda watch: self.look(watch, look_s))
 
@@ -118,20 +116,3 @@ def test_a_trigger_that_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with Pressure(parse("pressure > 1%"), path) as pressure:
         assert pressure.fd is None
         assert pressure.holds
-
-
-def test_a_signal_ends_the_rest() -> None:
-    stopping: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        stopping.append(number)
-
-    before = signal.signal(signal.SIGUSR1, stop)
-    try:
-        with triggers._signals() as signals:
-            os.kill(os.getpid(), signal.SIGUSR1)
-            assert triggers._woken([], signals, 600) is None
-        assert stopping == [signal.SIGUSR1]
-        assert signal.set_wakeup_fd(-1) == -1
-    finally:
-        signal.signal(signal.SIGUSR1, before)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -244,12 +243,11 @@ def wait_for(
     """Wait until one of the conditions holds.
 
     excluded: tgids never to look at. searched: called after every search; what it raises ends the waiting. stopping:
-    whether to give up, with None. Raises ShmtraceError for what this kernel does not measure.
+    whether to give up, with None; asked between two looks. Raises ShmtraceError for what this kernel does not measure.
     """
     watch = Watch(conditions, lasting, excluded)
     with contextlib.ExitStack() as stack:
         pressures = [stack.enter_context(Pressure(each)) for each in conditions if each.what == PRESSURE]
-        signals = stack.enter_context(_signals())
         search_at_s = rested_at_s = 0.0  # time.monotonic()
         while not stopping():
             now_s = time.monotonic()
@@ -266,7 +264,7 @@ def wait_for(
             holding = next((each for each in pressures if each.holds), None)
             used_s = time.process_time() - used_s
             if not (fired or holding):
-                holding = _woken(pressures, signals, max(LOOK_S, used_s * LOOK_IDLE))
+                holding = _woken(pressures, max(LOOK_S, used_s * LOOK_IDLE))
             if fired:
                 return fired
             if holding:
@@ -274,29 +272,14 @@ def wait_for(
     return None
 
 
-def _woken(pressures: Sequence[Pressure], signals: int, rest_s: float) -> Pressure | None:
-    """Rest, unless a signal comes, or the kernel says that a pressure holds. It is returned then."""
+def _woken(pressures: Sequence[Pressure], rest_s: float) -> Pressure | None:
+    """Rest, unless the kernel says that a pressure holds. It is returned then."""
     of_fd = {each.fd: each for each in pressures if each.fd is not None}
     poll = select.poll()
-    poll.register(signals, select.POLLIN)
     for fd in of_fd:
         poll.register(fd, select.POLLPRI)
     for fd, what in poll.poll(rest_s * 1000):
         if what & select.POLLPRI:
             return of_fd[fd]
-        if fd != signals:
-            of_fd[fd].__exit__()  # POLLERR: the kernel has given it up, so from now on it is read
+        of_fd[fd].__exit__()  # POLLERR: the kernel has given it up, so from now on it is read
     return None
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[int]:
-    """A descriptor that can be read once a signal has come. For the main thread alone."""
-    readable, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before = signal.set_wakeup_fd(written)
-    try:
-        yield readable
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(written)
-        os.close(readable)

@@ -349,8 +349,8 @@ def test_memory_pressure(tmp_path: Path, on_disk: Path) -> None:
 @needs_pressure
 @needs_disk
 def test_the_kernel_wakes_who_waits_for_pressure(on_disk: Path) -> None:
-    with triggers.Pressure(conditions.parse("pressure > 2%")) as pressure, triggers._signals() as signals:
+    with triggers.Pressure(conditions.parse("pressure > 2%")) as pressure:
         assert pressure.fd is not None
-        assert triggers._woken([pressure], signals, 0.1) is None
+        assert triggers._woken([pressure], 0.1) is None
         with thrashing(on_disk):
-            assert triggers._woken([pressure], signals, PATIENCE_SECONDS) is pressure
+            assert triggers._woken([pressure], PATIENCE_SECONDS) is pressure

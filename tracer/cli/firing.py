@@ -52,9 +52,20 @@ def parsed_command(_ctx: click.Context, _parameter: click.Parameter, value: str 
 
 
 class Waiting:
-    """Stands in for the trace until there is one."""
+    """Stands in for the trace until there is one: a signal that sets `stopping` ends the search or the rest at once."""
 
-    stopping = False
+    def __init__(self) -> None:
+        self._stopping = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether to give up."""
+        return self._stopping
+
+    @stopping.setter
+    def stopping(self, stopping: bool) -> None:
+        self._stopping = stopping  # for where an exception is ignored, as in a destructor
+        raise KeyboardInterrupt
 
 
 def wait_for(
@@ -94,7 +105,9 @@ def wait_for(
             for line in said:
                 output.tell(line)
 
-    fired = triggers.wait_for(conditions, lasting, ourselves(), searched, lambda: state.stopping)
+    fired = None
+    with contextlib.suppress(KeyboardInterrupt):
+        fired = triggers.wait_for(conditions, lasting, ourselves(), searched, lambda: state.stopping)
     signals.trace = None
     if fired:
         output.alert(f"{fired.condition.text} holds: {fired.said}")

@@ -99,6 +99,18 @@ def test_a_command_that_cannot_be_run(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err.startswith("shmtrace: --run ./gone cannot be run ([Errno 2] No such file")
 
 
+@pytest.mark.parametrize("fired", [FIRED, None])
+def test_it_is_run_even_if_the_trace_cannot_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fired: Fired | None
+) -> None:
+    """Somebody has to be told; but not where nothing was waited for."""
+    ran: list[object] = []
+    monkeypatch.setattr(firing, "_start", lambda *what: ran.append(what[:3]))
+    with pytest.raises(ShmtraceError), firing.then(["x"], fired, tmp_path, Line(io.StringIO())):
+        raise ShmtraceError("no memory for the maps")
+    assert ran == ([(["x"], FIRED, tmp_path)] if fired else [])
+
+
 # ---- journal ----
 
 

@@ -49,6 +49,12 @@ sys.exit(7)
 """
 
 
+FILL_TMPFS = """
+mount -t tmpfs -o size=16M mine "$1" && echo ready
+while read pages; do
+    dd if=/dev/zero of="$1/$pages" bs=4096 count="$pages" 2>/dev/null && echo done
+done
+"""
 THRASH_BYTES, THRASH_LIMIT_BYTES = 64 << 20, 24 << 20
 THRASH = f"""
 import os, sys
@@ -300,6 +306,26 @@ def test_beside_a_process_that_does_not_answer(tmp_path: Path) -> None:
             pool.fill(0, 0, 16)
             said = waits.finish()
     assert any(line.endswith("had 64.0 KiB of 124 KiB") for line in said)
+
+
+@pytest.mark.needs("unshare", "mount")
+def test_a_tmpfs_that_fills(tmp_path: Path) -> None:
+    """By the page, whether anybody maps its files or not; one that is made later counts at once."""
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    line = ["unshare", "--mount", "sh", "-c", FILL_TMPFS, "sh", str(directory)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        fills = Filler(process)
+        assert fills.said() == "ready"
+        arguments = ("-p", f"/proc/{process.pid}/root{directory}", "--when", "shmem > 400K", "-d", "0.5")
+        with waiting(tmp_path / "x", *arguments, command=shmtrace("faults", *EAGER)) as waits:
+            fills.fill(29)
+            fills.fill(71)
+            waits.looks()
+            fills.fill(1)
+            said = waits.finish()
+        process.kill()
+    assert f"shmtrace: shmem > 400K holds: {directory} had 404 KiB" in said
 
 
 # ---- memory pressure ----

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.live.fpm import OPCACHE_BYTES, running_fpm, script_names
 from tests.live.remains import children, held, nothing_remains
-from tests.live.reports import PATIENCE_SECONDS, ROOT, SHMTRACE, pages_by_part, read_report
+from tests.live.reports import PATIENCE_SECONDS, ROOT, SHMTRACE, pages_by_part, read_report, skipped_at_most
 from tests.live.shmem import PAGE_BYTES, read_regions
 from tests.live.test_obstacles import held as silent
 from tests.live.test_obstacles import needs_fuse
@@ -306,6 +307,28 @@ def test_beside_a_process_that_does_not_answer(tmp_path: Path) -> None:
             pool.fill(0, 0, 16)
             said = waits.finish()
     assert any(line.endswith("had 64.0 KiB of 124 KiB") for line in said)
+
+
+@pytest.mark.needs("php-fpm*")
+def test_an_opcache_by_its_guess(tmp_path: Path) -> None:
+    """With all that a trace may be asked for."""
+    path = tmp_path / "pool.capture"
+    with running_fpm(scripts=400) as fpm:
+        arguments = ("-p", fpm.tgid, "--when", "opcache > 3%", "--label", "php", "--stacks")
+        with waiting(path, *arguments, command=shmtrace("faults", *EAGER)) as waits:
+            fpm.ask_for(script_names(10))
+            waits.looks()
+            fpm.ask_for(script_names(300))
+            waits.until("shmtrace: tracing 5 processes, 3 region(s)")
+            fpm.ask_for(script_names(400)[300:])
+            said = waits.stop()
+    assert any(line.startswith("shmtrace: opcache > 3% holds: opcache? ") for line in said)
+    found = report(path)
+    [row] = [row for row in found["regions"] if row["size_bytes"] == OPCACHE_BYTES]
+    assert 0.03 * OPCACHE_BYTES < row["before_bytes"] < row["allocated_bytes"]
+    assert row["unseen_bytes"] // PAGE_BYTES <= skipped_at_most(found, "faults")
+    scripts = {Path(deed["script"]).name for deed in row["labels"] if deed["script"]}
+    assert scripts & set(script_names(400)[300:])
 
 
 @pytest.mark.needs("unshare", "mount")

@@ -231,6 +231,8 @@ def test_a_pidfile_is_read_anew(tmp_path: Path) -> None:
     assert lasting.now(HOST) == Targets(frozenset(), ())
     pidfile.write_text("811\n")
     assert lasting.now(HOST).tgids == {811}
+    pidfile.write_text("")  # it is about to be written
+    assert lasting.now(HOST).tgids == frozenset()
     pidfile.write_text("900\n")
     assert lasting.now(HOST).tgids == {900}
     assert lasting.may_come
@@ -243,7 +245,7 @@ def test_a_tmpfs_for_a_long_time() -> None:
         targets.Lasting(["/dev/shm", "811"], everything=False)
 
 
-@pytest.mark.parametrize("word", ["(", ""])
+@pytest.mark.parametrize("word", ["(", "", "/etc/passwd"])
 def test_a_word_that_is_none_is_told_at_once(word: str) -> None:
-    with pytest.raises(ShmtraceError):
+    with pytest.raises(ShmtraceError, match=r"is not a regular expression|would match every process|holds no PID"):
         targets.Lasting([word], everything=False)

@@ -151,7 +151,7 @@ class Watch:
         return condition.of_region or not self._has_sum
 
     def search(self) -> None:
-        """Find the processes and regions anew. Raises ShmtraceError where a target cannot be used any more."""
+        """Find the processes and regions anew."""
         self.has_lost = False
         self.processes = self._proc.processes()
         self.targets = self._lasting.now(self.processes)

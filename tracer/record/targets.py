@@ -5,6 +5,7 @@ Pure, except for reading pidfiles and finding the tmpfs.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 from collections import deque
@@ -93,10 +94,12 @@ class Lasting:
         is_tmpfs = any("/" in word and _tmpfs(Path(word)) for word in words)
         self._tmpfs = parse(words) if is_tmpfs else None
         self._began_ns: dict[int, int] = {}  # of a PID that was given, since boot
-        self.now({})
+        for word in words:
+            with contextlib.suppress(NoPidfileError):
+                parse([word])
 
     def now(self, processes: Mapping[int, ProcessStat]) -> Targets:
-        """The targets now. processes: those that run. Raises ShmtraceError where a pidfile holds no PID."""
+        """The targets now. processes: those that run. A pidfile without a PID is about to be written."""
         if self._tmpfs:
             return self._tmpfs
         tgids: set[int] = set()
@@ -104,7 +107,7 @@ class Lasting:
         for word in self._words:
             try:
                 found = parse([word])
-            except NoPidfileError:
+            except ShmtraceError:
                 continue
             patterns += found.patterns
             tgids |= {tgid for tgid in found.tgids if not word.isdecimal() or self._is_first(tgid, processes)}

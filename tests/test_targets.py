@@ -247,3 +247,41 @@ def test_what_matches_has_the_letters(text: str, title: str) -> None:
     letters = Targets(frozenset(), (found,)).letters()
     if found.search(title):
         assert all(each in title.encode() for each in letters)
+
+
+# ---- for a long time ----
+
+
+def test_a_pid_stands_for_who_had_it_first() -> None:
+    lasting = targets.Lasting(["811", "sshd"], everything=False)
+    assert lasting.now(HOST) == Targets(frozenset([811]), (re.compile("sshd"),))
+    assert lasting.now({}) == Targets(frozenset(), (re.compile("sshd"),))
+    assert lasting.now({811: HOST[811]._replace(start_time_ns=9)}).tgids == frozenset()
+    assert lasting.now(HOST).tgids == {811}
+    assert lasting.may_come
+
+
+def test_a_pidfile_is_read_anew(tmp_path: Path) -> None:
+    pidfile = tmp_path / "fpm.pid"
+    lasting = targets.Lasting([str(pidfile)], everything=False)
+    assert lasting.now(HOST) == Targets(frozenset(), ())
+    pidfile.write_text("811\n")
+    assert lasting.now(HOST).tgids == {811}
+    pidfile.write_text("")  # it is about to be written
+    assert lasting.now(HOST).tgids == frozenset()
+    pidfile.write_text("900\n")
+    assert lasting.now(HOST).tgids == {900}
+    assert lasting.may_come
+    assert not targets.Lasting(["811", "900"], everything=False).may_come
+
+
+def test_a_tmpfs_for_a_long_time() -> None:
+    assert targets.Lasting(["/dev/shm"], everything=False).now(HOST).tmpfs
+    with pytest.raises(ShmtraceError, match="give it alone"):
+        targets.Lasting(["/dev/shm", "811"], everything=False)
+
+
+@pytest.mark.parametrize("word", ["(", "", "/etc/passwd"])
+def test_a_word_that_is_none_is_told_at_once(word: str) -> None:
+    with pytest.raises(ShmtraceError, match=r"is not a regular expression|would match every process|holds no PID"):
+        targets.Lasting([word], everything=False)

@@ -1,11 +1,16 @@
-"""Format values for a terminal: bytes, times, and text from other programs (made printable, cut to width)."""
+"""Format values for a terminal: bytes, times, and text from other programs (made printable, cut to width).
+
+And read back a size that a user writes.
+"""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import datetime
 
 COLUMNS = 80
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def format_bytes(size_bytes: int) -> str:
@@ -20,6 +25,13 @@ def format_bytes(size_bytes: int) -> str:
             break
         value, unit = value / 1024, larger
     return f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
+
+
+def parse_bytes(text: str) -> int | None:
+    """Bytes of a size such as 512M or 4G. None: it is none, or none that fits into 63 bits."""
+    match = re.fullmatch(r"(?ai)(\d{1,19})([kmgt]?)", text)
+    size_bytes = int(match[1]) * UNITS[match[2].upper()] if match else 0
+    return size_bytes if 0 < size_bytes < 1 << 63 else None
 
 
 def format_change(size_bytes: int) -> str:

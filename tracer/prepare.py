@@ -12,7 +12,7 @@ from tracer.kernel.cache import Cache
 from tracer.kernel.fields import KernelLayout
 from tracer.kernel.probes import STACKS, wanted
 from tracer.kernel.tiers import Tier
-from tracer.labels import READY, parse
+from tracer.labels import READY, Source, parse
 
 ANY_LABEL = parse("BINARY:SYMBOL")
 
@@ -51,6 +51,19 @@ def of_kernel(cache: Cache) -> list[Variant]:
         if not tiers.why_not(tier, there):
             found += variants(layout, tier, tiers.has_fexit(tier, there))
     return found
+
+
+def trace_here(source: Source | None, stacks: bool) -> None:
+    """Compile what a trace on this host will load, unless the cache has it.
+
+    source: of labels. stacks: it also counts pages by user stack. Raises ShmtraceError if that cannot be compiled.
+    """
+    cache = Cache()
+    flags = [*(source.flags if source else ()), *([STACKS] if stacks else ())]
+    layout = tiers.layout(cache)
+    there = ((tier, tiers.points(tier, layout)) for tier in tiers.tiers())
+    tier, points = next((tier, points) for tier, points in there if not tiers.why_not(tier, points))
+    compiled(wanted(tier, layout, tiers.has_fexit(tier, points), flags), cache)
 
 
 def compile_all(wanted: list[Variant], cache: Cache) -> Iterator[Variant]:

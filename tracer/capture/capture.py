@@ -415,6 +415,13 @@ def _empty(path: Path) -> ShmtraceError:
     return ShmtraceError(f"{path} is empty", "it was cut off before anything was recorded; record another")
 
 
+def need_place(path: Path) -> None:
+    """Raises ShmtraceError if no capture can be made at `path`. Leaves nothing there."""
+    for each in (path, journal.path_of(path)):
+        _create(each)
+        each.unlink()
+
+
 def _create(path: Path) -> None:
     """Create an empty file that only its owner may read. Raises ShmtraceError, also where a file exists."""
     try:

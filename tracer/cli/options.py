@@ -13,11 +13,11 @@ import click
 from click.shell_completion import CompletionItem
 
 from tracer import labels
+from tracer.formatting import UNITS, parse_bytes
 from tracer.proc.procfs import Proc
 from tracer.proc.shmem import PAGE_BYTES
 
 TIMES_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class Seconds(click.FloatRange):
@@ -41,9 +41,8 @@ def size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) ->
     """Bytes for a size such as 512M or 4G. Raises click.BadParameter."""
     if value is None:
         return None
-    match = re.fullmatch(r"(?ai)(\d{1,19})([kmgt]?)", value)
-    size_bytes = int(match[1]) * UNITS[match[2].upper()] if match else 0
-    if not 0 < size_bytes < 1 << 63:
+    size_bytes = parse_bytes(value)
+    if size_bytes is None:
         raise click.BadParameter(f"{value[:40]!r} is not a size: write 512M or 4G")
     return size_bytes
 

@@ -37,6 +37,23 @@ def tell(text: str) -> None:
     print(f"shmtrace: {printable(text)}", file=sys.stderr, flush=True)
 
 
+def alert(text: str) -> None:
+    """Like tell(), for what somebody should be woken for: in systemd's journal it is a warning."""
+    from tracer.formatting import printable
+
+    priority = "<4>" if _is_journal() else ""  # sd-daemon(3)
+    print(f"{priority}shmtrace: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def _is_journal() -> bool:
+    """Whether standard error goes to systemd's journal: systemd.exec(5), JOURNAL_STREAM."""
+    try:
+        stat = os.fstat(sys.stderr.fileno())
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
+
+
 def report(account: Account, as_json: bool) -> None:
     """Print an account to standard output: the text report, or JSON."""
     from tracer.views import json

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer import labels, status
-from tracer.cli import options, output
+from tracer.cli import firing, options, output
 from tracer.cli.preflight import need_root, ourselves, wanted
 from tracer.kernel import host
 from tracer.proc.procfs import Proc
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tracer.account import Account
     from tracer.capture.capture import Capture
+    from tracer.conditions import Condition
     from tracer.record.armed import Note
     from tracer.record.signals import Signals
 
@@ -70,6 +71,23 @@ def trace(as_json: bool, **how: Any) -> None:
     metavar="SIZE",
     help="Keep the capture below this by dropping every other old size sample; pages are never dropped.",
 )
+@click.option(
+    "--when",
+    "conditions",
+    multiple=True,
+    callback=firing.parsed_conditions,
+    metavar="CONDITION",
+    help="Look at /proc alone until this holds, and trace from then on: 'opcache > 80%' (of a region's size), "
+    "'opcache > 900M', 'opcache +50M/min' (grown; s, min or h), 'shmem +100M/min' (all that the targets map, or with "
+    "-a the host's), 'pressure > 10%' (memory pressure). Repeatable: any of them.",
+)
+@click.option(
+    "--run",
+    callback=firing.parsed_command,
+    metavar="COMMAND",
+    help="Once --when holds, also run this program, without a shell; the condition and the capture's path are appended "
+    "to its arguments.",
+)
 def record(output_path: Path, **how: Any) -> None:
     """Trace into a capture file, to analyse later with report, diff, html and export.
 
@@ -80,6 +98,7 @@ def record(output_path: Path, **how: Any) -> None:
     shmtrace record -p php-fpm -o pool.capture          until Ctrl-C
     shmtrace record -p php-fpm -o day.capture -d 86400  one day
     shmtrace record -o build.capture -- make test       exits with make's status
+    shmtrace record -p php-fpm -o x.capture --when 'opcache > 80%'
     """
     done = f"recorded into {output_path}: `shmtrace report {output_path}` shows it"
     _trace(lambda _: output.tell(done), output_path=output_path, **how)
@@ -179,11 +198,16 @@ def _trace(
     command: tuple[str, ...],
     output_path: Path | None,
     max_bytes: int | None = None,
+    conditions: tuple[Condition, ...] = (),
+    run: list[str] | None = None,
 ) -> None:
     """Trace into a capture, then call then() with it. Exits with the command's status if there is a command.
 
+    conditions: trace only from when one of them holds. run: start this then.
+
     Raises click.UsageError for options that contradict each other, ShmtraceError where tracing is impossible.
     """
+    from tracer import prepare
     from tracer.capture.capture import Capture
     from tracer.record import armed
     from tracer.record.child import Started
@@ -195,8 +219,13 @@ def _trace(
     _need_no_more(is_armed, wait, source, stacks)
     if stacks and not output_path:
         raise click.UsageError("--stacks needs -o FILE, for `shmtrace report FILE --by stack`")
+    if conditions and command:
+        raise click.UsageError("--when waits for processes of -p or -a; a COMMAND is traced from its start")
+    if run and not conditions:
+        raise click.UsageError("--run needs --when CONDITION")
     need_root(bpf=True)
     host.need_host_pids()
+    fired = None
     started = Started(command) if command else None
     note = armed.note() if is_armed else None
     with contextlib.ExitStack() as stack:
@@ -204,6 +233,13 @@ def _trace(
         if started:
             stack.enter_context(started)
             targets = Targets(frozenset([started.tgid]), ())
+        elif conditions and output_path:
+            prepare.trace_here(source, stacks)  # not when it holds: compiling takes time and memory, and may fail
+            words, all_of_host = (note.words, note.everything) if note else (names, everything)
+            fired = firing.wait_for(conditions, words, all_of_host, wait, output_path, run, signals)
+            if not fired:
+                return
+            targets = fired.targets
         elif note:
             targets = note.targets()
         else:
@@ -215,7 +251,7 @@ def _trace(
             trace: Trace = armed.Armed(capture, note, ourselves(), interval_s)
         else:
             trace = Trace(capture, targets, ourselves(), interval_s, room_bytes, source, stacks)
-        with line.showing(status_line.ATTACHING):
+        with firing.then(run, fired, output_path, line), line.showing(status_line.ATTACHING):
             running = signals.trace = stack.enter_context(trace)
         stack.callback(signals.ignore)
         if started:

@@ -104,7 +104,7 @@ def make_map(name: str, kind: int, key_bytes: int, value_bytes: int, entries: in
 
 
 def _lift_limit() -> None:
-    """Lift the limit on locked memory, which BPF maps count against before v5.11."""
+    """Lift the limit on locked memory. Before v5.11 all maps and programs of a user count against it, pinned ones too."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
@@ -124,6 +124,7 @@ def load(code: bytes, kind: int, function: int = 0, at_exit: bool = False) -> in
 
     Raises OSError; its strerror includes the verifier's last message, if there is one.
     """
+    _lift_limit()
     try:
         return _load(code, kind, function, at_exit, None)
     except OSError as error:

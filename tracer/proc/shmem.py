@@ -211,6 +211,21 @@ def region_stat(path: Path) -> RegionStat | None:
     return RegionStat(stat.size_bytes, stat.allocated_bytes) if stat else None
 
 
+def region_stat_of(path: Path, key: RegionKey) -> RegionStat | None:
+    """Like region_stat(); None also if the path now leads to another region."""
+
+    def look(path: Path) -> RegionStat | None:
+        place = _open_place(path).take()
+        try:
+            stat = stat_of(place)
+            same = RegionKey(stat.dev, stat.ino, _generation(place)) == key
+        finally:
+            os.close(place)
+        return RegionStat(stat.size_bytes, stat.allocated_bytes) if same else None
+
+    return _asked(look, path)
+
+
 def path_text(path: Path | str) -> str:
     """A path as text: a stranger may have called it anything, in any encoding."""
     return bounded.text(os.fsencode(path), PATH_BYTES)

@@ -116,6 +116,20 @@ def at(path: Path) -> Place | None:
     raise ShmtraceError(f"{path} is a directory in a tmpfs", f"take all of it: -p {shlex.quote(place.reach())}")
 
 
+def used_bytes(place: Place) -> int | None:
+    """What its files take, by fstatvfs(2). None: it has no limit, and so no count, or it is gone."""
+
+    def ask() -> os.statvfs_result:
+        with place.opened() as root:
+            return os.fstatvfs(root)
+
+    try:
+        found = promptly(place.process, ask)
+    except OSError:
+        return None
+    return (found.f_blocks - found.f_bfree) * found.f_frsize if found.f_blocks else None
+
+
 class File(NamedTuple):
     """A regular file of a tmpfs."""
 

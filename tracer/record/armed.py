@@ -51,8 +51,8 @@ class Note(NamedTuple):
     wire: str
     """A hash of the structures in the maps, in which this version has them."""
     boot_id: str
-    said: str
-    """What was asked for, as on the command line."""
+    words: list[str]
+    """What -p was given."""
     size: str
     """What there was at the beginning, as Trace.size() says it."""
     tier: str
@@ -69,6 +69,11 @@ class Note(NamedTuple):
     tmpfs: str | None
     private: list[tuple[int, int | None]] | None
     """Private memory: at the start, the most, and the last, as private_memory.Private."""
+
+    @property
+    def said(self) -> str:
+        """What was asked for, as on the command line."""
+        return " ".join(f"-p {word}" for word in self.words) or "-a"
 
     def targets(self) -> Targets:
         """What to trace. Not who was named by PID: these processes are known, and the PIDs may be others' by now."""
@@ -182,7 +187,7 @@ class _Arming(Trace):
             version=__version__,
             wire=_wire(),
             boot_id=host.boot_id(),
-            said=" ".join(f"-p {word}" for word in words) or "-a",
+            words=list(words),
             size=self.size(),
             tier=tier.name,
             by=tier.by,

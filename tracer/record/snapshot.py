@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterable
+from typing import Optional
 
 from tracer import __version__
 from tracer.capture.capture import PAGE_BYTES, Capture
@@ -23,10 +24,15 @@ from tracer.record.targets import Targets
 UNKNOWN = RegionStat(0, 0), Residency(None, None), None
 
 
-def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> None:
-    """Write a snapshot into the capture: all regions that the selected processes map.
+def take(
+    capture: Capture, wanted: Targets, excluded: Iterable[int] = (), regions_alone: bool = False
+) -> list[TracedRegion]:
+    """Write a snapshot into the capture: all regions that the selected processes map. Returns these.
 
     For each region it has size, mappings, and the creator if it can be inferred.
+
+    regions_alone: leave out what takes long and names no region: what is swapped out, private memory, and what no
+    process maps.
     """
     clock = Clock.start()
     proc = Proc()
@@ -68,7 +74,8 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
             row = capture.insert("region", dev=key.dev, ino=key.ino, generation=key.generation, kind=kind, name=name)
             regions[key] = TracedRegion(row, row, key, kind, path)
             names[key] = name
-    for region, measured in each(TracedRegion.whom, _measure, list(regions.values())):
+    measure = _size if regions_alone else _measure
+    for region, measured in each(TracedRegion.whom, measure, list(regions.values())):
         size, residency, region.created_ns = measured or UNKNOWN
         region.allocated_bytes = size.allocated_bytes
         mapped = mappers.get(region.key, {})
@@ -95,10 +102,12 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         enter_mappings(capture, region, mapped)
     capture.sum_up(region.row for region in regions.values())
     shut = [name for key, name in names.items() if leased(key.dev, key.ino)]
-    tree = known.tree()
-    now = private_memory.measure(proc, (process.tgid for process in tree), (process.cgroup for process in tree))
-    private = private_memory.change([now])
-    if wanted.everything:
+    private = None
+    if not (regions_alone or wanted.tmpfs):
+        tree = known.tree()
+        now = private_memory.measure(proc, (process.tgid for process in tree), (process.cgroup for process in tree))
+        private = private_memory.change([now])
+    if wanted.everything and not regions_alone:
         commands = {tgid: process.command for tgid, process in processes.items()}
         warnings += host_memory.write(capture, proc, regions.values(), commands.get, wanted.tmpfs)
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -116,18 +125,27 @@ def take(capture: Capture, wanted: Targets, excluded: Iterable[int] = ()) -> Non
         started_ns=clock.wall_ns,
         ended_ns=time.time_ns(),
         sum_of_rss_bytes=None if wanted.tmpfs else rss_bytes,
-        private_end_bytes=None if wanted.tmpfs else private.end_bytes,
-        private_how=None if wanted.tmpfs else private.how,
+        private_end_bytes=private and private.end_bytes,
+        private_how=private and private.how,
         shmem_total_bytes=proc.memory().shmem_bytes,
         self_cpu_seconds=used.ru_utime + used.ru_stime,
         self_rss_bytes=used.ru_maxrss * 1024,
     )
     capture.commit()
+    return list(regions.values())
 
 
-def _measure(region: TracedRegion) -> tuple[RegionStat, Residency, int | None]:
-    """Size, residency and birth time of a region."""
+Measured = tuple[RegionStat, Residency, Optional[int]]
+"""Size, residency and birth time of a region."""
+
+
+def _measure(region: TracedRegion) -> Measured:
+    size, residency, born_ns = _size(region)
+    return size, shmem.residency(region.path, region.key) if region.path else residency, born_ns
+
+
+def _size(region: TracedRegion) -> Measured:
+    """Without the residency, which takes a look at each page."""
     if not region.path:
         return UNKNOWN
-    size = shmem.region_stat(region.path) or UNKNOWN[0]
-    return size, shmem.residency(region.path, region.key), shmem.birth_time_ns(region.path)
+    return shmem.region_stat(region.path) or UNKNOWN[0], UNKNOWN[1], shmem.birth_time_ns(region.path)

@@ -5,6 +5,7 @@ Pure, except for reading pidfiles and finding the tmpfs.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 from collections import deque
@@ -87,6 +88,42 @@ def parse(words: Sequence[str]) -> Targets:
         else:
             patterns.append(pattern(word))
     return Targets(frozenset(tgids), tuple(patterns))
+
+
+class Lasting:
+    """The targets of -p's words for a long time: a pidfile is read anew, and a PID stands for who had it first."""
+
+    def __init__(self, words: Sequence[str], everything: bool) -> None:
+        """Raises ShmtraceError where a word cannot be used; a pidfile may come later."""
+        self._words = words
+        self._everything = everything
+        self.may_come = everything or not all(word.isdecimal() for word in words)
+        """A process may begin that is one of them."""
+        is_tmpfs = any("/" in word and _tmpfs(Path(word)) for word in words)
+        self._tmpfs = parse(words) if is_tmpfs else None
+        self._began_ns: dict[int, int] = {}  # of a PID that was given, since boot
+        for word in words:
+            with contextlib.suppress(NoPidfileError):
+                parse([word])
+
+    def now(self, processes: Mapping[int, ProcessStat]) -> Targets:
+        """The targets now. processes: those that run. A pidfile without a PID is about to be written."""
+        if self._tmpfs:
+            return self._tmpfs
+        tgids: set[int] = set()
+        patterns: list[re.Pattern[str]] = []
+        for word in self._words:
+            try:
+                found = parse([word])
+            except ShmtraceError:
+                continue
+            patterns += found.patterns
+            tgids |= {tgid for tgid in found.tgids if not word.isdecimal() or self._is_first(tgid, processes)}
+        return Targets(frozenset(tgids), tuple(patterns), self._everything)
+
+    def _is_first(self, tgid: int, processes: Mapping[int, ProcessStat]) -> bool:
+        stat = processes.get(tgid)
+        return stat is not None and self._began_ns.setdefault(tgid, stat.start_time_ns) == stat.start_time_ns
 
 
 def pattern(word: str) -> re.Pattern[str]:

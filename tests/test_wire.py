@@ -35,6 +35,7 @@ LAYOUTS = {
     "block": [wire.BLOCK],
     "state": [wire.STATE],
     "process": [wire.PROCESS],
+    "oom": [wire.OOM],
     "asker": [wire.ASKER],
     "usage_key": [wire.USAGE_KEY],
     "usage": [wire.USAGE],

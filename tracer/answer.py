@@ -190,19 +190,20 @@ def _kills(kills: Sequence[OomKill]) -> Iterator[str]:
     """kills: of alike victims, by one limit."""
     first, last = kills[0], kills[-1]
     who = _short_command(alike.victims_called(kills))
-    where = "the host was short of memory"
+    where = ", the host was short of memory"
     if not last.is_of_host:
-        where = f"in {_short(last.limit_cgroup or last.cgroup or '?')}"
-        where += f", limit {'?' if last.limit_bytes is None else format_bytes(last.limit_bytes)}"
+        limit = "?" if last.limit_bytes is None else format_bytes(last.limit_bytes)
+        where = f" in {_short(last.limit_cgroup or last.cgroup or '?')}, limit {limit}"
     if len(kills) == 1:
-        yield f"OOM kill at {clock(last.time_ns)}: {who} (PID {last.tgid}) {where}."
+        yield f"OOM kill at {clock(last.time_ns)}: {who} (PID {last.tgid}){where}."
     else:
-        yield f"{len(kills)} OOM kills from {clock(first.time_ns)} to {clock(last.time_ns)}: {who} {where}."
+        yield f"{len(kills)} OOM kills from {clock(first.time_ns)} to {clock(last.time_ns)}: {who}{where}."
     if last.shmem_before_bytes is not None:
         yield _charged(last, "" if len(kills) == 1 else " at the last")
     freed = [kill.anon_bytes for kill in kills if kill.anon_bytes is not None]
     if freed:
-        yield f"The kill{'s' * (len(kills) > 1)} freed at most {format_bytes(sum(freed))} of private memory{_stay(last)}."
+        what = "The kill" if len(kills) == 1 else "The kills"
+        yield f"{what} freed at most {format_bytes(sum(freed))} of private memory{_stay(last)}."
 
 
 def _charged(kill: OomKill, when: str) -> str:

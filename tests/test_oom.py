@@ -353,4 +353,4 @@ def test_a_window_has_its_own(host: Host) -> None:
     assert [each.tgid for each in read_account(host.capture, Window(since_ns)).ooms] == [813]
     assert [each.tgid for each in read_account(host.capture, Window(None, since_ns)).ooms] == [812]
     host.capture.narrow([])
-    assert read_account(host.capture).ooms == []
+    assert read_account(host.capture).ooms == ()

@@ -728,7 +728,9 @@ def _region(
     )
 
 
-def _ooms(capture: Capture, processes: dict[int, Process], regions: dict[int, str], window: Window) -> list[OomKill]:
+def _ooms(
+    capture: Capture, processes: dict[int, Process], regions: dict[int, str], window: Window
+) -> tuple[OomKill, ...]:
     """regions: their ids by row. A capture that was narrowed to some regions has none."""
     touched = _by_region(capture, OOM_TOUCHED)
     found = []
@@ -738,7 +740,7 @@ def _ooms(capture: Capture, processes: dict[int, Process], regions: dict[int, st
         )
         kill = OomKill(time_ns, processes[process] if process else None, *rest)
         found.append(kill._replace(touched=whose))
-    return found
+    return tuple(found)
 
 
 def _most_touched_first(toucher: Toucher) -> tuple[int, int, int, int]:

@@ -94,7 +94,7 @@ def answer(account: Account) -> Answer:
         private_is_exact=session.private_is_exact,
         sentences=(),
     )
-    return found._replace(sentences=[*_killed(account), *_sentences(found, account)])
+    return found._replace(sentences=[*kills(account), *_sentences(found, account)])
 
 
 NO_ANSWER = "No shared memory: none of these processes maps any, or has mapped any."
@@ -173,36 +173,37 @@ def _growers(account: Account) -> list[Grower]:
 # ---- in words: what the OOM killer did ----
 
 
-def _killed(account: Account) -> list[str]:
+def kills(account: Account) -> list[str]:
+    """Sentences about the OOM killer, the most important first; none: it killed nothing, or that is unknown."""
     groups: dict[tuple[object, ...], list[OomKill]] = {}
     for kill in account.ooms:
         key = alike.of_victim(kill), kill.limit_cgroup, kill.is_of_host, kill.process is None
         groups.setdefault(key, []).append(kill)
     # those of the tree first, then the last ones
-    told = sorted(groups.values(), key=lambda kills: (kills[-1].process is None, -kills[-1].time_ns))[:MOST_KILLS]
+    told = sorted(groups.values(), key=lambda group: (group[-1].process is None, -group[-1].time_ns))[:MOST_KILLS]
     nr_kills = account.session.nr_ooms if account.window == ALL_TIME else None
     nr_more = max(nr_kills or 0, len(account.ooms)) - sum(map(len, told))
     more = [f"{_count(nr_more, 'more OOM kill') if told else _count(nr_more, 'OOM kill')}."] if nr_more else []
-    return [sentence for kills in told for sentence in _kills(kills)] + more
+    return [sentence for group in told for sentence in _killed(group)] + more
 
 
-def _kills(kills: Sequence[OomKill]) -> Iterator[str]:
-    """kills: of alike victims, by one limit."""
-    first, last = kills[0], kills[-1]
-    who = _short_command(alike.victims_called(kills))
+def _killed(alikes: Sequence[OomKill]) -> Iterator[str]:
+    """alikes: kills of alike victims, by one limit."""
+    first, last = alikes[0], alikes[-1]
+    who = _short_command(alike.victims_called(alikes))
     where = ", the host was short of memory"
     if not last.is_of_host:
         limit = "?" if last.limit_bytes is None else format_bytes(last.limit_bytes)
         where = f" in {_short(last.limit_cgroup or last.cgroup or '?')}, limit {limit}"
-    if len(kills) == 1:
+    if len(alikes) == 1:
         yield f"OOM kill at {clock(last.time_ns)}: {who} (PID {last.tgid}){where}."
     else:
-        yield f"{len(kills)} OOM kills from {clock(first.time_ns)} to {clock(last.time_ns)}: {who}{where}."
+        yield f"{len(alikes)} OOM kills from {clock(first.time_ns)} to {clock(last.time_ns)}: {who}{where}."
     if last.shmem_before_bytes is not None:
-        yield _charged(last, "" if len(kills) == 1 else " at the last")
-    freed = [kill.anon_bytes for kill in kills if kill.anon_bytes is not None]
+        yield _charged(last, "" if len(alikes) == 1 else " at the last")
+    freed = [kill.anon_bytes for kill in alikes if kill.anon_bytes is not None]
     if freed:
-        what = "The kill" if len(kills) == 1 else "The kills"
+        what = "The kill" if len(alikes) == 1 else "The kills"
         yield f"{what} freed at most {format_bytes(sum(freed))} of private memory{_stay(last)}."
 
 

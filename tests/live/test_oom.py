@@ -121,9 +121,10 @@ def pool(group: Group, script: Path) -> Iterator[Pool]:
 
 
 def adds_up() -> bool:
-    """Whether memory.stat comes to be exact: Linux kernel commit 2d146aa3aa84 ("mm: memcontrol: switch to rstat") (v5.13).
+    """Whether memory.stat comes to be exact in time.
 
-    Before, what each CPU has is added only when it is more than a batch.
+    Before Linux kernel commit 2d146aa3aa84 ("mm: memcontrol: switch to rstat") (in v5.13), what each CPU has was added
+    only when it was more than a batch.
     """
     with open("/proc/kallsyms") as symbols:
         return any(" mem_cgroup_css_rstat_flush" in line for line in symbols)

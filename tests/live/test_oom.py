@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from tests.live.cgroups import Group, comes_to, groups, limit
-from tests.live.reports import ROOT, SHMTRACE, trace
+from tests.live.reports import ROOT, SHMTRACE, Trace, trace, trace_command
 from tests.live.shmem import PAGE_BYTES
 from tests.live.tiers import shmtrace
 from tracer.formatting import format_bytes
+from tracer.kernel import tiers
 from tracer.record.oom import MOST_OF_OTHERS
 
 pytestmark = pytest.mark.bpf
@@ -130,6 +131,17 @@ def adds_up() -> bool:
         return any(" mem_cgroup_css_rstat_flush" in line for line in symbols)
 
 
+@contextmanager
+def tracing_another(*options: object) -> Iterator[Trace]:
+    """A trace of a process that has nothing to do with any kill."""
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
+        try:
+            with trace("-p", sleeper.pid, *options) as traced:
+                yield traced
+        finally:
+            sleeper.kill()
+
+
 def anon_name(group: Group) -> str:
     return "total_rss" if (group.directory / "memory.limit_in_bytes").exists() else "anon"
 
@@ -201,15 +213,11 @@ def test_others_are_recorded_too_and_only_so_many(tmp_path: Path) -> None:
     nr_kills = MOST_OF_OTHERS + 5
     capture = tmp_path / "capture"
     name = f"shmtrace-oom-{os.getpid()} \x1b[31m. Nothing grew"
-    with groups(name) as [group], subprocess.Popen(["sleep", "1000"]) as sleeper:
+    with groups(name) as [group], tracing_another("-o", capture) as traced:
         limit(group, 24 << 20)
-        try:
-            with trace("-p", sleeper.pid, "-o", capture) as traced:
-                line = [sys.executable, "-c", STRANGER, group.directory / "cgroup.procs", str(nr_kills)]
-                subprocess.run(line, check=True)
-                report = traced.stop()
-        finally:
-            sleeper.kill()
+        line = [sys.executable, "-c", STRANGER, group.directory / "cgroup.procs", str(nr_kills)]
+        subprocess.run(line, check=True)
+        report = traced.stop()
     assert report["nr_ooms"] == nr_kills
     kills: list[dict[str, Any]] = report["ooms"]
     assert [kill["comm"] for kill in kills] == [f"\x1b[31mevil\n{number}" for number in range(MOST_OF_OTHERS)]
@@ -219,3 +227,26 @@ def test_others_are_recorded_too_and_only_so_many(tmp_path: Path) -> None:
     assert said.startswith(f"{MOST_OF_OTHERS} OOM kills from ")
     assert "5 more OOM kills." in " ".join(said.split())
     assert all(line.isprintable() for line in said.splitlines())
+
+
+def test_a_limit_above_the_victims_own_cgroup() -> None:
+    """The victim's own has a limit, too, and the one beside it has reached its own before."""
+    name = f"shmtrace-oom-{os.getpid()}"
+    with groups(name, f"{name}/own", f"{name}/beside") as [above, own, beside]:
+        for group, limit_bytes in ((above, 40 << 20), (own, 200 << 20), (beside, 24 << 20)):
+            limit(group, limit_bytes)
+        with tracing_another() as traced:
+            for group in (beside, own):
+                subprocess.run([sys.executable, "-c", STRANGER, group.directory / "cgroup.procs", "1"], check=True)
+            report = traced.stop()
+    found = [(kill["cgroup"], kill["limit_cgroup"], kill["limit_bytes"]) for kill in report["ooms"]]
+    assert found == [(beside.path, beside.path, 24 << 20), (own.path, above.path, 40 << 20)]
+
+
+def test_a_kernel_without_the_tracepoint() -> None:
+    """Whether there was a kill is unknown then, and said to be."""
+    elsewhere = "probe._replace(points=('oom:absent',)) if probe.program == 'mark_victim' else probe"
+    statement = f"tiers.FAULTS.probes[:] = [{elsewhere} for probe in tiers.FAULTS.probes]"
+    report = trace_command("true", shmtrace=shmtrace("faults", statement))
+    assert report["nr_ooms"] is None
+    assert tiers.OOM in report["blind_to"]

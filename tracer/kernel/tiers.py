@@ -56,12 +56,13 @@ def _return(program: str, *functions: str, costs: str = "", unless: tuple[str, s
     return Probe(program, Kind.RETURN, functions, costs, unless)
 
 
+OOM = "what the OOM killer did"
 # The order of attaching: processes first, so that no fork is missed while the rest attaches; pages last.
 PROCESSES = [
     _raw("task_newtask", "task:task_newtask"),
     _raw("sched_process_exec", "sched:sched_process_exec"),
     _raw("sched_process_exit", "sched:sched_process_exit"),
-    _raw("mark_victim", "oom:mark_victim", costs="what the OOM killer did"),
+    _raw("mark_victim", "oom:mark_victim", costs=OOM),
 ]
 LABELS = [
     _raw("fork_label", "task:task_newtask"),

@@ -744,7 +744,7 @@ class Trace:
             lost_events=losses["events"],
             lost_pages=losses["pages"],
             lost_probes=losses["probes"],
-            nr_ooms=self._ooms.nr,
+            nr_ooms=None if tiers.OOM in self._probes.missing else self._ooms.nr,
             warnings="\n".join(
                 self._warnings
                 + on_lease("the pages of {} from before the trace are unseen", self._unread.values())

@@ -699,7 +699,7 @@ def describe_grower(row: Grower) -> list[str]:
 
 
 def changes(view: View, by: str = "process") -> Iterator[str]:
-    """Plain lines with their time: OOM kills, the answer, and what regions and growers are new, changed, exited or gone.
+    """Plain lines with their time: OOM kills, the answer, and the regions and growers that are new, changed or gone.
 
     Most changed first; nothing if nothing changed.
     """

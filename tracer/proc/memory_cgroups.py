@@ -62,7 +62,7 @@ def charged_host(proc: Proc) -> Charged:
 
 
 def find(root: Path, ino: int) -> Path | None:
-    """The directory of a cgroup below the root of its hierarchy, by its inode number. None: it is gone."""
+    """The directory of a cgroup in a hierarchy, by its inode number. None: it is gone, or cannot be had."""
     if not ino:
         return None
     try:

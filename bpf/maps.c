@@ -3,7 +3,7 @@
  * The maps, and functions that all programs use.
  *
  * bcc compiles one text: this file, then the files of the tier (tracer/kernel/tiers.py). Both tiers use processes.c,
- * regions.c, ledger.c, labels.c and stacks.c. The exact tier adds inodes.c and pages.c; the faults tier adds
+ * oom.c, regions.c, ledger.c, labels.c and stacks.c. The exact tier adds inodes.c and pages.c; the faults tier adds
  * mappings.c, faults.c and calls.c. All programs are attached by tracer/kernel/probes.py, none by bcc's name
  * prefixes.
  *

@@ -21,6 +21,8 @@
 #define TEXT_BYTES 136 /* of one text of a label, with NUL; more than SHOWN_BYTES, to see that a text is longer */
 #define TEXTS_BYTES (MAX_TEXTS * TEXT_BYTES)
 #define SHOWN_BYTES 128
+#define NR_OOMS 64 /* the last kills of the OOM killer are kept */
+#define UNKNOWN_PAGES -1
 #define STACK_DEPTH 127 /* the kernel's default limit (perf_event_max_stack) */
 #define NO_STACK 0
 
@@ -142,6 +144,22 @@ struct process {
 	char title[TITLE_BYTES]; /* arguments, each with its NUL, cut */
 	char earlier_comm[COMM_BYTES];
 	char earlier_title[EARLIER_BYTES];
+};
+
+/* A process that the OOM killer has chosen. The tracepoint may say so once for each of its threads. */
+struct oom {
+	__u64 time_ns;	     /* CLOCK_MONOTONIC */
+	__u64 start_time_ns; /* 0: unknown */
+	__u64 number;	     /* of all since the programs were loaded, the first is 1; 0: it is being written */
+	__u64 cgroup;	     /* inode number of its directory in the memory controller's hierarchy; 0: unknown */
+	__u64 limit_cgroup;  /* likewise of the cgroup whose limit was reached; 0: of none */
+	__u64 limit_pages;
+	__s64 anon_pages; /* in memory; UNKNOWN_PAGES */
+	__s64 file_pages;
+	__s64 shmem_pages;
+	__u32 tgid; /* of a thread, if start_time_ns is unknown */
+	__u32 reserved;
+	char comm[COMM_BYTES];
 };
 
 /* The first process that called shmget() for a SysV segment. */

@@ -21,6 +21,7 @@ MemTotal:       24684524 kB
 MemFree:        20799932 kB
 SwapTotal:       1048576 kB
 SwapFree:              0 kB
+AnonPages:        811724 kB
 Shmem:             46380 kB
 ShmemHugePages:       12 kB
 HugePages_Total:       7

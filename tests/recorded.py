@@ -133,6 +133,25 @@ def of_host(path: Path) -> Path:
     return path
 
 
+def with_oom(path: Path) -> Path:
+    """A pool whose 812 was killed by the OOM killer at 30 s, and a process that is none of the pool's at 31 s. Of 47
+    pages that the service is charged for, 21 are of 812; by a limit above the container, 813's are charged."""
+    pool(path)
+    database = sqlite3.connect(path)
+    database.execute("UPDATE session SET nr_ooms = 9")
+    database.execute("UPDATE process SET exit_status = 9, oom_killed = 1 WHERE id = 2")
+    pages = [(31, 5, 17, 47, 40, 47, 9), (101, None, None, 12, 101, 12, 0)]
+    kills = [(1, 30, 2, 812, "php-fpm8.2", SERVICE, 4096), (2, 31, None, 977, "stress", "/docker", 128)]
+    for (number, second, process, tgid, comm, limit, limit_pages), counts in zip(kills, pages):
+        sizes = [None if count is None else count * PAGE_BYTES for count in (limit_pages, *counts)]
+        row = (number, at(second), process, tgid, comm, None, f"{limit}/a", limit, *sizes)
+        database.execute(f"INSERT INTO oom VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
+    database.executemany("INSERT INTO oom_touched VALUES (?, ?, ?, ?)", [(1, 1, 2, 21), (2, 1, 3, 7)])
+    database.commit()
+    database.close()
+    return path
+
+
 def of_tmpfs(path: Path) -> Path:
     """Of a tmpfs of 16 MiB: what one process has written to until it was full, one of before, one deleted and held."""
     with Capture(path) as capture:

@@ -35,6 +35,9 @@ class Types:
         self._types.append(struct.pack(f"={len(words)}I", *words))
         return len(self._types)
 
+    def __len__(self) -> int:
+        return len(self._types)
+
     def write(self, path: Path) -> Path:
         types = b"".join(self._types)
         header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(self._strings))
@@ -58,6 +61,11 @@ def types(tmp_path: Path) -> Btf:
     prototype = made.add(btf.FUNC_PROTO, "", number, ("folio", number), ("index", number))
     made.add(btf.FUNC, "page", prototype)
     made.add(btf.FUNC, "shmem_add", prototype)
+    arguments = made.add(btf.FUNC_PROTO, "", 0, ("", number), ("task", number), ("uid", number))
+    made.add(btf.TYPEDEF, "btf_trace_mark_victim", made.add(btf.POINTER, "", arguments))
+    made.add(btf.TYPEDEF, "btf_trace_number", number)
+    made.add(btf.ARRAY, "", 0, (inner, number, 4))
+    made.add(btf.STRUCT, "many", 80, ("flags", number, 0), ("pages", len(made), 64))
     made.add(btf.VAR, "per_cpu", number, (1,))
     made.add(btf.DATASEC, ".data", 8, (number, 0, 8))
     made.add(btf.DECL_TAG, "tag", number, (0,))
@@ -76,6 +84,8 @@ def types(tmp_path: Path) -> Btf:
         ("page.list.prev", 32),
         ("bits.some", 4),
         ("page.absent", None),
+        ("many.pages.mapping", 16),
+        ("many.pages.lru.prev", 16),
         ("page.flags.deeper", None),
         ("absent.flags", None),
         ("shmem_add.folio", None),
@@ -89,6 +99,11 @@ def test_what_has_one_name(types: Btf) -> None:
     """A struct, a declaration of it, and a function."""
     assert types.size("page") == 40
     assert types.parameters(types.function("page") or 0) == ["folio", "index"]
+
+
+def test_arguments_of_a_tracepoint(types: Btf) -> None:
+    assert types.arguments("mark_victim") == 2
+    assert [types.arguments(name) for name in ("number", "absent")] == [None, None]
 
 
 def test_all_kinds_are_walked_over(types: Btf) -> None:

@@ -62,6 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recorded.pool(folder / "friday.capture", more_pages=40, moved=True)
     recorded.of_host(folder / "host.capture")
     recorded.of_tmpfs(folder / "tmpfs.capture")
+    recorded.with_oom(folder / "oom.capture")
     programs = {"shmtrace": SHMTRACE} if shutil.which("sqlite3") else {"shmtrace": SHMTRACE, "sqlite3": SQLITE3}
     for name, text in programs.items():
         program = folder / "bin" / name

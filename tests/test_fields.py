@@ -28,6 +28,9 @@ class FakeBtf(Btf):
     def parameters(self, function: int) -> list[str]:
         return self.functions[function - 1][1]
 
+    def arguments(self, tracepoint: str) -> int | None:
+        return None if tracepoint in self.missing else 2
+
     def offset(self, path: str) -> int | None:
         self.asked.append(path)
         return None if path in self.missing else 8 * len(self.asked)
@@ -53,6 +56,9 @@ def test_a_kernel_that_has_it_all() -> None:
         *(f"HAVE_{group}" for group in fields.GROUPS),
         *(f"BIT_{bit.upper()}" for bit in fields.BITS),
         "SIZE_PAGE",
+        "SIZE_PERCPU_COUNTER",
+        "HAVE_VICTIM_TASK",
+        "MEMORY_CGROUPS",
     }
     assert found["OFF_TASK_TGID"] == 8 * (btf.asked.index("task_struct.tgid") + 1)
 
@@ -79,6 +85,13 @@ def test_a_group_comes_whole_or_not_at_all() -> None:
 def test_a_presence_that_a_function_tells() -> None:
     assert "HAVE_HUGETLB_BASEPAGE_INDEX" not in defines_of(FakeBtf())
     assert defines_of(FakeBtf(hugetlb_basepage_index=["page"]))["HAVE_HUGETLB_BASEPAGE_INDEX"] == 1
+
+
+def test_a_kernel_that_tells_of_a_victim_by_its_pid() -> None:
+    """And one without memory cgroups."""
+    found = defines_of(FakeBtf("mark_victim", "memory_cgrp_id", "percpu_counter"))
+    assert not {"HAVE_VICTIM_TASK", "MEMORY_CGROUPS"} & found.keys()
+    assert found["SIZE_PERCPU_COUNTER"] == 0
 
 
 # ---- functions ----

@@ -629,6 +629,20 @@ def test_execs_of_makers_and_oom_kills_are_noted(capture: Capture) -> None:
     ]
 
 
+def test_oom_kills_of_others_are_noted_too(capture: Capture) -> None:
+    """And those of the tree once, when they were chosen rather than when they had gone."""
+    capture.insert("session", **SESSION)
+    worker = put_process(capture, 812, command="pool www", exited_ns=at(12), exit_status=9, oom_killed=1)
+    touch(capture, put_region(capture, 7), 0, 7, worker)
+    kill = {"tgid": 812, "comm": "x", "cgroup": "/", "limit_cgroup": "/"}
+    capture.insert("oom", time_ns=at(11), process=worker, **kill)
+    capture.insert("oom", time_ns=at(17), **{**kill, "tgid": 977})
+    assert notes.notes(account.read(capture), capture, []) == [
+        (at(11), "OOM kill", "812 pool www"),
+        (at(17), "OOM kill", "977 x"),
+    ]
+
+
 # ---- nothing of a stranger's gets out of its place, and nothing comes from outside ----
 
 

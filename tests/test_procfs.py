@@ -249,7 +249,7 @@ def test_open_files(proc: Proc) -> None:
 
 def test_memory(proc: Proc) -> None:
     (proc.root / "meminfo").write_text(MEMINFO)
-    assert proc.memory() == Memory(24684524 << 10, 1048576 << 10, 46380 << 10)
+    assert proc.memory() == Memory(24684524 << 10, 1048576 << 10, 46380 << 10, 811724 << 10)
 
 
 def test_sysv_segments(proc: Proc) -> None:

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from tests.captures import NAMES, load
-from tests.recorded import of_host, of_tmpfs, shmtrace, with_labels, with_stacks
+from tests.recorded import of_host, of_tmpfs, shmtrace, with_labels, with_oom, with_stacks
 from tests.schema import SCHEMA_FILE, validate
 from tracer.views.json import SCHEMA
 
@@ -49,6 +49,20 @@ def test_what_a_report_of_a_tmpfs_says(tmp_path: Path) -> None:
     assert document["tmpfs"] == "/dev/shm"
     assert document["shmem_rest_bytes"] is None
     assert [row["name"] for row in document["unmapped"]] == ["/dev/shm/gone", "/dev/shm"]
+
+
+def test_what_a_report_of_oom_kills_says(tmp_path: Path) -> None:
+    document = validate(shmtrace("report", with_oom(tmp_path / "x"), "--json").stdout)
+    assert document["nr_ooms"] == 9
+    assert [(kill["tgid"], kill["process"] and kill["process"]["tgid"]) for kill in document["ooms"]] == [
+        (812, 812),
+        (977, None),
+    ]
+    assert [(row["process"]["tgid"], row["touched_bytes"]) for row in document["ooms"][0]["touched"]] == [
+        (812, 21 * 4096)
+    ]
+    assert document["ooms"][0]["unnamed_bytes"] == 26 * 4096
+    assert document["answer"]["text"].startswith("OOM kill at ")
 
 
 def test_what_a_table_by_stack_says(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_views import HOSTILE, MASTER, account, at, make_region, process, toucher
 from tracer import answer, formatting
-from tracer.account import Account, Creator, Label, Labelled, Parent, Process, Region
+from tracer.account import Account, Creator, Label, Labelled, OomKill, Parent, Process, Region
 from tracer.proc.shmem import PAGE_BYTES
 from tracer.tables import groups
 from tracer.views import report, top
@@ -531,6 +531,23 @@ def test_the_answer_in_two_lines(room: int) -> None:
     assert all(formatting.width(line) <= room for line in lines)
     assert room == 1 or view.answer.startswith(" ".join(lines).rstrip("…"))
     assert top.headline(top.compare(pool(), None), 80) == [answer.NO_ANSWER]
+
+
+def test_an_oom_kill_has_a_line_above_it() -> None:
+    """It hides no growth; where lines are plain it is told once."""
+    session = pool(opcache((POOL[0], 3), row=1))
+    first = top.compare(session, None)
+    kill = OomKill(at(7), None, 977, "stress\x1b[2J", None, "/a", "/b" * 90, 1 << 20, *[None] * 7)
+    killed = session._replace(session=session.session._replace(nr_ooms=1), ooms=[kill])
+    view = top.compare(killed, first)
+    line, *lines = top.headline(view, 80)
+    assert lines == top.headline(first, 80)
+    assert line.startswith(f"OOM kill at {formatting.clock(at(7))}: stress\\x1b[2J (PID 977) in /b/b")
+    assert formatting.width(line) <= 80
+    assert [text for text in top.changes(view) if "OOM kill" in text] == [
+        f"{formatting.clock(killed.session.ended_ns)} {' '.join(view.kills)}"
+    ]
+    assert list(top.changes(top.compare(killed, view))) == []
 
 
 def test_what_ascii_shows_takes_the_same_room() -> None:

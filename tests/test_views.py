@@ -19,7 +19,7 @@ import pytest
 
 from tests.schema import validate
 from tracer import formatting, guess, status
-from tracer.account import Account, Creator, Parent, Process, Region, Session, Toucher, charged
+from tracer.account import Account, Creator, OomKill, Parent, Process, Region, Session, Toucher, charged
 from tracer.proc.shmem import PAGE_BYTES
 from tracer.status import Status
 from tracer.views import json as document
@@ -334,6 +334,18 @@ def test_how_a_process_ended(status: int | None, code: int | None, signal_name: 
 def test_who_was_killed_for_want_of_memory() -> None:
     victim = process(812, exited=20, exit_status=9, oom_killed=True)
     assert "OOM kill " in report.render(account(Parent(process(811, MASTER), [make_region(1, toucher(victim, 7))])))
+
+
+def test_oom_kills_are_a_paragraph_above_the_answer() -> None:
+    found = account(Parent(process(811, MASTER), [make_region(1, toucher(process(812), 7))]))
+    kill = OomKill(
+        at(7), None, 977, "stress " * 12, None, "/a", "/b" * 90, 1 << 20, 7 << 20, 0, 0, 5 << 20, 0, 5 << 20, 0
+    )
+    killed, answered, rest = report.render(found._replace(ooms=[kill])).split("\n\n", 2)
+    assert killed.startswith("OOM kill at ")
+    assert killed.replace("\n", " ").endswith("the shared pages stay.")
+    assert report.render(found) == f"{answered}\n\n{rest}"
+    assert max(map(len, killed.split("\n"))) <= 80
 
 
 @pytest.mark.parametrize("make", ACCOUNTS)

@@ -36,6 +36,7 @@ LAYOUTS = {
     "state": [wire.STATE],
     "wanted": [wire.WANTED],
     "process": [wire.PROCESS],
+    "oom": [wire.OOM],
     "asker": [wire.ASKER],
     "usage_key": [wire.USAGE_KEY],
     "usage": [wire.USAGE],

@@ -342,6 +342,8 @@ class Session(NamedTuple):
     """the tmpfs whose files were looked at, if it was not processes"""
     private_peak_bytes: int | None = None
     """the most private memory that was measured in between"""
+    nr_ooms: int | None = None
+    """kills of the OOM killer on the host, whenever in the trace; None: unknown"""
 
     @property
     def private_is_exact(self) -> bool:
@@ -354,6 +356,51 @@ class Window(NamedTuple):
 
     since_ns: int | None = None
     until_ns: int | None = None
+
+
+class OomKill(NamedTuple):
+    """A process of the host that the OOM killer chose, traced or not, and what was charged where a limit was reached.
+
+    None: unknown, if nothing else is said.
+    """
+
+    time_ns: int
+    """CLOCK_REALTIME"""
+    process: Process | None
+    """None: it is not of the capture"""
+    tgid: int
+    comm: str
+    command: str | None
+    cgroup: str | None
+    limit_cgroup: str | None
+    """whose limit was reached; "/": no cgroup's, the host was short of memory"""
+    limit_bytes: int | None
+    """None also for the host"""
+    anon_bytes: int | None
+    """private memory of the victim, which the kill frees, but for pages that forks share"""
+    file_bytes: int | None
+    shmem_bytes: int | None
+    """shared memory that the victim mapped, which the kill does not free"""
+    shmem_before_bytes: int | None
+    """charged to the limit's cgroup, or of the host, as soon as the kill was heard of"""
+    anon_before_bytes: int | None
+    shmem_after_bytes: int | None
+    """likewise, when the victim had gone"""
+    anon_after_bytes: int | None
+    touched: Sequence[tuple[str, Process, int]] = ()
+    """region id, first toucher, and bytes that are charged there, most first"""
+
+    @property
+    def is_of_host(self) -> bool:
+        """No cgroup had reached its limit."""
+        return self.limit_cgroup == "/" and self.limit_bytes is None
+
+    @property
+    def unnamed_bytes(self) -> int | None:
+        """Shared memory charged there whose first toucher is not known here."""
+        if self.shmem_before_bytes is None:
+            return None
+        return max(self.shmem_before_bytes - sum(size_bytes for *_, size_bytes in self.touched), 0)
 
 
 ALL_TIME = Window()
@@ -370,6 +417,9 @@ class Account(NamedTuple):
     """touched counts only pages touched in it; everything else is as of the capture's end"""
     unmapped: Sequence[UnmappedRow] = ()
     """what no process maps, or what of the tmpfs is in no region; empty: there is nothing, or it was not looked for"""
+
+    ooms: Sequence[OomKill] = ()
+    """in the order of time; of very many only some, while session.nr_ooms counts all"""
 
     @property
     def regions(self) -> list[Region]:
@@ -424,10 +474,12 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     parents: dict[int | None, list[Region]] = {}
     ids: Counter[str] = Counter()
     rows = _Rows(capture, window, session.complete)
+    names = {}
     for row in capture.rows("SELECT * FROM region ORDER BY id"):
         identity = _identity(row)
         ids[identity] += 1  # the kernel may reuse an inode number and generation once the first region is gone
         name = identity if ids[identity] == 1 else f"{identity}/{ids[identity]}"
+        names[row["id"]] = name
         region = _region(rows, row, name, processes, labels if session.label else None)
         parents.setdefault(row["parent"], []).append(region)
     read = Account(
@@ -438,6 +490,7 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
         ),
         window,
         unmapped.read(capture),
+        _ooms(capture, processes, names, window),
     )
     overdrawn = [region for region in read.regions if region.unseen_bytes < 0]
     if overdrawn:
@@ -548,6 +601,12 @@ MADE_BY = """
 SELECT region, process, frames, pages FROM stacked JOIN stack ON stack.id = stack
 WHERE pages > 0 ORDER BY pages DESC, frames"""
 
+OOMS = """
+SELECT id, time_ns, process, tgid, comm, command, cgroup, limit_cgroup, limit_bytes, anon_bytes, file_bytes,
+  shmem_bytes, shmem_before_bytes, anon_before_bytes, shmem_after_bytes, anon_after_bytes
+FROM oom WHERE (:since IS NULL OR time_ns >= :since) AND (:until IS NULL OR time_ns < :until) ORDER BY time_ns, id"""
+OOM_TOUCHED = "SELECT oom, region, process, pages FROM oom_touched ORDER BY pages DESC, region, process"
+
 By = dict[int, list[tuple[Any, ...]]]
 
 
@@ -579,7 +638,7 @@ class _Rows:
 
 
 def _by_region(capture: Capture, query: str, values: Mapping[str, Any] | tuple[()] = ()) -> By:
-    """The rows of a query by their first column, a region."""
+    """The rows of a query by their first column, a region or a kill."""
     found: By = {}
     for row in capture.each(query, values):
         found.setdefault(row[0], []).append(row[1:])
@@ -667,6 +726,21 @@ def _region(
         hint=row["hint"],
         labelled=tuple(labelled),
     )
+
+
+def _ooms(
+    capture: Capture, processes: dict[int, Process], regions: dict[int, str], window: Window
+) -> tuple[OomKill, ...]:
+    """regions: their ids by row. A capture that was narrowed to some regions has none."""
+    touched = _by_region(capture, OOM_TOUCHED)
+    found = []
+    for row, time_ns, process, *rest in capture.each(OOMS, {"since": window.since_ns, "until": window.until_ns}):
+        whose = tuple(
+            (regions[region], processes[who], pages * PAGE_BYTES) for region, who, pages in touched.get(row, ())
+        )
+        kill = OomKill(time_ns, processes[process] if process else None, *rest)
+        found.append(kill._replace(touched=whose))
+    return tuple(found)
 
 
 def _most_touched_first(toucher: Toucher) -> tuple[int, int, int, int]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from tracer import guess
-from tracer.account import Process, Region, is_renamed
+from tracer.account import OomKill, Process, Region, is_renamed
 
 HANDFUL = 5  # of processes or regions that are alike: more are told together
 MAX_WORDS = 2  # of a command line, after the program
@@ -32,9 +32,23 @@ def of_process(process: Process) -> str:
     return _name_of(process.comm, process.command).folded
 
 
+def of_victim(kill: OomKill) -> str:
+    """What of_process() says of a process that the OOM killer chose."""
+    return _name_of(kill.comm, kill.command).folded
+
+
+def victims_called(kills: Iterable[OomKill]) -> str:
+    """What to call victims that are alike, as called() does."""
+    return _called({(kill.comm, kill.command) for kill in kills})
+
+
 def called(processes: Iterable[Process]) -> str:
     """What to call processes that are alike: their title if they all have the same, or else what of_process() says."""
-    names = [_name_of(*name) for name in {(process.comm, process.command) for process in processes}]
+    return _called({(process.comm, process.command) for process in processes})
+
+
+def _called(of: Collection[tuple[str | None, str | None]]) -> str:
+    names = [_name_of(*name) for name in of]
     return names[0].text if len({name.text for name in names}) == 1 else names[0].folded
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from tracer import alike
-from tracer.account import ALL_TIME, Account, Parent, Process, Region, Session
+from tracer.account import ALL_TIME, Account, OomKill, Parent, Process, Region, Session
 from tracer.formatting import clock, duration, format_bytes, format_change, moment, printable, shorten, shorten_command
 from tracer.tables.by_time import bounds
 
 MOST = 3  # groups named in a sentence
+MOST_KILLS = 2  # groups of OOM kills told of
 WHOLE = 0.9  # a group with this share of the growth stands for all of it
 NAME_COLUMNS = 60
 PEAK_BYTES = 1 << 20  # of private memory that came and went
@@ -93,7 +94,7 @@ def answer(account: Account) -> Answer:
         private_is_exact=session.private_is_exact,
         sentences=(),
     )
-    return found._replace(sentences=_sentences(found, account))
+    return found._replace(sentences=[*kills(account), *_sentences(found, account)])
 
 
 NO_ANSWER = "No shared memory: none of these processes maps any, or has mapped any."
@@ -101,7 +102,7 @@ NO_ANSWER = "No shared memory: none of these processes maps any, or has mapped a
 
 def headline(account: Account) -> str:
     """The answer, or that there is none."""
-    return answer(account).text or NO_ANSWER
+    return " ".join([*answer(account).sentences, *[NO_ANSWER] * (not account.regions)]) or NO_ANSWER
 
 
 def paragraph(account: Account) -> str:
@@ -169,7 +170,71 @@ def _growers(account: Account) -> list[Grower]:
     return sorted(growers, key=lambda grower: (-grower.touched_bytes, grower.who))
 
 
-# ---- in words ----
+# ---- in words: what the OOM killer did ----
+
+
+def kills(account: Account) -> list[str]:
+    """Sentences about the OOM killer, the most important first; none: it killed nothing, or that is unknown."""
+    groups: dict[tuple[object, ...], list[OomKill]] = {}
+    for kill in account.ooms:
+        key = alike.of_victim(kill), kill.limit_cgroup, kill.is_of_host, kill.process is None
+        groups.setdefault(key, []).append(kill)
+    # those of the tree first, then the last ones
+    told = sorted(groups.values(), key=lambda group: (group[-1].process is None, -group[-1].time_ns))[:MOST_KILLS]
+    nr_kills = account.session.nr_ooms if account.window == ALL_TIME else None
+    nr_more = max(nr_kills or 0, len(account.ooms)) - sum(map(len, told))
+    more = [f"{_count(nr_more, 'more OOM kill') if told else _count(nr_more, 'OOM kill')}."] if nr_more else []
+    return [sentence for group in told for sentence in _killed(group)] + more
+
+
+def _killed(alikes: Sequence[OomKill]) -> Iterator[str]:
+    """alikes: kills of alike victims, by one limit."""
+    first, last = alikes[0], alikes[-1]
+    who = _short_command(alike.victims_called(alikes))
+    where = ", the host was short of memory"
+    if not last.is_of_host:
+        limit = "?" if last.limit_bytes is None else format_bytes(last.limit_bytes)
+        where = f" in {_short(last.limit_cgroup or last.cgroup or '?')}, limit {limit}"
+    if len(alikes) == 1:
+        yield f"OOM kill at {clock(last.time_ns)}: {who} (PID {last.tgid}){where}."
+    else:
+        yield f"{len(alikes)} OOM kills from {clock(first.time_ns)} to {clock(last.time_ns)}: {who}{where}."
+    if last.shmem_before_bytes is not None:
+        yield _charged(last, "" if len(alikes) == 1 else " at the last")
+    freed = [kill.anon_bytes for kill in alikes if kill.anon_bytes is not None]
+    if freed:
+        what = "The kill" if len(alikes) == 1 else "The kills"
+        yield f"{what} freed at most {format_bytes(sum(freed))} of private memory{_stay(last)}."
+
+
+def _charged(kill: OomKill, when: str) -> str:
+    charged_bytes = kill.shmem_before_bytes or 0
+    what = "Shared memory of the host" if kill.is_of_host else "Shared memory charged there"
+    if not charged_bytes:
+        return f"{what}{when}: none."
+    touched: dict[str, list[tuple[Process, int]]] = {}
+    for _, process, size_bytes in kill.touched:
+        touched.setdefault(alike.of_process(process), []).append((process, size_bytes))
+    sizes = [
+        (_short_command(alike.called(process for process, _ in some)), sum(size_bytes for _, size_bytes in some))
+        for some in touched.values()
+    ]
+    words = [_listed(sorted(sizes, key=lambda size: -size[1]))] * bool(sizes)
+    if kill.unnamed_bytes:
+        words.append(f"unknown processes {format_bytes(kill.unnamed_bytes)}")
+    return f"{what}{when}: {format_bytes(charged_bytes)}, first touched by {', '.join(words)}."
+
+
+def _stay(kill: OomKill) -> str:
+    """Shared pages do not go with a process that has them mapped."""
+    if not kill.shmem_after_bytes or not kill.shmem_before_bytes:
+        return ""
+    if kill.shmem_after_bytes < kill.shmem_before_bytes:
+        return f"; of the shared pages {format_bytes(kill.shmem_after_bytes)} stay"
+    return "; the shared pages stay"
+
+
+# ---- in words: what grew ----
 
 
 def _sentences(found: Answer, account: Account) -> list[str]:

@@ -16,6 +16,7 @@ TEXTS_BYTES = MAX_TEXTS * TEXT_BYTES
 TEXT_IN_PLACE, TEXT_POINTED_TO, TEXT_TITLE, TEXT_NOTED = range(4)
 TEXT_NONE, TEXT_UNREADABLE = -1, -2
 STACK_DEPTH, NO_STACK = 127, 0
+NR_OOMS, UNKNOWN_PAGES = 64, -1
 WHEN_BITS = 42
 WORD_ABSENT, WORD_EXISTED, WORD_FREED, WORD_REAPPEARED = range(4)
 FREE_BLOCK, FREE_PROCESS, FREE_REGION, FREE_USAGE, NR_FREE = range(5)
@@ -36,6 +37,8 @@ OF_TREE, WATCHED, OUTSIDE_TREE = range(3)
 PROCESS = struct.Struct(f"=QQQQQQQIIIIIIII{COMM_BYTES}s{TITLE_BYTES}s{COMM_BYTES}s{EARLIER_BYTES}s")
 PROCESS_READ_BYTES = struct.calcsize("=6Q")  # offset of read_ns; below, those of number and kind
 PROCESS_NUMBER_BYTES, PROCESS_KIND_BYTES = struct.calcsize("=7Q"), struct.calcsize("=7QIII")
+OOM = struct.Struct(f"=QQQQQQqqqII{COMM_BYTES}s")
+OOM_NUMBER_BYTES = struct.calcsize("=QQ")  # offset of the number
 ASKER = struct.Struct("=QQ")  # for a SysV segment: start time, tgid
 USAGE_KEY = struct.Struct("=IIQ")
 USAGE = struct.Struct(f"=QQIIQII{COMM_BYTES}s")  # faults, freed pages, key, kind, reserved, comm

@@ -9,18 +9,18 @@ import secrets
 import struct
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
+from tests.live.cgroups import Group, comes_to, groups
 from tests.live.reports import ROOT, SHMTRACE, find_region, trace, trace_command
 from tests.live.shmem import PAGE_BYTES
-from tests.live.workload import PATIENCE_SECONDS, Stepped
+from tests.live.workload import Stepped
 from tracer.proc.procfs import Proc
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc", "unshare")]
@@ -28,74 +28,6 @@ pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc", "unshare")]
 KPAGECGROUP = Path("/proc/kpagecgroup")  # of CONFIG_PROC_PAGE_MONITOR
 PRESENT = 1 << 63
 PFN = (1 << 55) - 1
-
-
-class Group(NamedTuple):
-    """A cgroup with an account of its memory."""
-
-    directory: Path
-    path: str
-    """as /proc/PID/cgroup has it"""
-
-    def stat_bytes(self, name: str) -> int:
-        found = re.search(rf"^{name} (\d+)$", (self.directory / "memory.stat").read_text(), re.MULTILINE)
-        assert found
-        return int(found[1])
-
-    def tgids(self) -> list[int]:
-        return [int(line) for line in (self.directory / "cgroup.procs").read_text().split()]
-
-
-@contextmanager
-def groups(*names: str) -> Iterator[list[Group]]:
-    """New ones, under this process's own in v1; in v2, where one with processes in it can have none, under the root."""
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    own = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
-    v1 = next(
-        (Path(place) for _, place, kind, options, *_ in mounts if kind == "cgroup" and "memory" in options.split(",")),
-        None,
-    )
-    v2 = next((Path(place) for _, place, kind, *_ in mounts if kind == "cgroup2"), None)
-    with ExitStack() as stack:
-        if v1:
-            root, above = v1, next(path for names, path in own.items() if "memory" in names.split(","))
-        elif v2 and "memory" in (v2 / "cgroup.controllers").read_text():
-            root, above = v2, "/"
-            enabled = v2 / "cgroup.subtree_control"
-            if "memory" not in enabled.read_text():
-                with suppress(OSError):
-                    enabled.write_text("+memory")
-                    stack.callback(enabled.write_text, "-memory")
-        else:
-            pytest.skip("no cgroup has the memory controller: neither v1's is mounted nor has v2 one")
-        found = []
-        for name in names:
-            path = f"{above.rstrip('/')}/{name}"
-            directory = root / path.lstrip("/")
-            try:
-                directory.mkdir()
-            except OSError as error:
-                pytest.skip(f"no cgroup can be made in {directory.parent}: {error.strerror}")
-            stack.callback(remove, directory)
-            if not (directory / "memory.stat").exists():
-                pytest.skip(f"no memory controller in {directory.parent}")
-            found.append(Group(directory, path))
-        yield found
-
-
-def remove(directory: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (directory / "cgroup.procs").read_text() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    directory.rmdir()
-
-
-def comes_to(group: Group, name: str, pages: int) -> None:
-    """The kernel adds up what each CPU has every two seconds."""
-    deadline = time.monotonic() + 10
-    while group.stat_bytes(name) != pages * PAGE_BYTES and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert group.stat_bytes(name) == pages * PAGE_BYTES
 
 
 def charged_pages(tgid: int) -> Counter[int]:

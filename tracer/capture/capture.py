@@ -21,7 +21,7 @@ from tracer.errors import ShmtraceError
 from tracer.shipped import shipped
 
 APPLICATION_ID = 0x73686D74  # "shmt"
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 REMEDY = "`shmtrace record` makes one"
 PAGE_BYTES = 4096  # of a capture, whatever the page size of the host that reads it
 MIN_SAMPLES = 1000  # keep_small() keeps at least so many
@@ -51,7 +51,14 @@ SPAN = """,
   last_ns = max(ifnull(last_ns, excluded.last_ns), ifnull(excluded.last_ns, last_ns))
 """
 
-OF_ALL = {"private_start_bytes", "private_end_bytes", "private_peak_bytes", "private_how", "sum_of_rss_bytes"}
+OF_ALL = {
+    "private_start_bytes",
+    "private_end_bytes",
+    "private_peak_bytes",
+    "private_how",
+    "sum_of_rss_bytes",
+    "nr_ooms",
+}
 """Columns of the session that are sums over all processes."""
 
 LABEL_AND_PROCESS = "ifnull(label, 0) << 32 | ifnull(process, 0)"
@@ -368,7 +375,9 @@ class Capture:
             for (table,) in self.rows("SELECT name FROM main.sqlite_master WHERE type = 'table'"):
                 columns = [row["name"] for row in self.rows(f"PRAGMA main.table_info({table})")]
                 shown = ", ".join(f'NULL AS "{name}"' if name in OF_ALL else f'"{name}"' for name in columns)
-                of = {"region": "id", "unmapped": "NULL"}.get(table, "region" if "region" in columns else None)
+                of = {"region": "id", "unmapped": "NULL", "oom": "NULL"}.get(
+                    table, "region" if "region" in columns else None
+                )
                 where = f"WHERE {of} IN (SELECT id FROM temp.chosen)" if of else ""  # noqa: S608
                 self._db.execute(f"CREATE TEMP VIEW {table} AS SELECT {shown} FROM main.{table} {where}")  # noqa: S608
 

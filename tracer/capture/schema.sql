@@ -26,6 +26,7 @@ CREATE TABLE session (
     shmem_total_bytes INTEGER,                  -- Shmem of the host's /proc/meminfo
     lost_events INTEGER NOT NULL DEFAULT 0, lost_pages INTEGER NOT NULL DEFAULT 0,
     lost_probes INTEGER NOT NULL DEFAULT 0,
+    nr_ooms INTEGER,                            -- kills of the OOM killer on the host while the trace ran
     warnings TEXT NOT NULL DEFAULT '',          -- one per line
     self_cpu_seconds REAL, self_rss_bytes INTEGER, attach_seconds REAL
 );
@@ -153,6 +154,28 @@ CREATE TABLE sample (
 
 -- The same for the host: Shmem of /proc/meminfo.
 CREATE TABLE host_sample (time_ns INTEGER PRIMARY KEY, shmem_bytes INTEGER NOT NULL);
+
+-- What the OOM killer did, to processes of the tree and others: at most 64 kills. session.nr_ooms counts all.
+CREATE TABLE oom (
+    id INTEGER PRIMARY KEY,
+    time_ns INTEGER NOT NULL,
+    process INTEGER REFERENCES process,         -- the victim; NULL: it is not of this capture
+    tgid INTEGER NOT NULL, comm TEXT NOT NULL, command TEXT,
+    cgroup TEXT,                                -- the victim's, as in process
+    limit_cgroup TEXT, limit_bytes INTEGER,     -- the cgroup whose limit was reached; / without limit_bytes: none's,
+                                                -- the host was short of memory
+    anon_bytes INTEGER, file_bytes INTEGER, shmem_bytes INTEGER, -- in the victim's memory when it was chosen
+    shmem_before_bytes INTEGER, anon_before_bytes INTEGER, -- what the limit's cgroup is charged for by memory.stat, or
+                                                -- the host has, when the kill was heard of: some may be freed by then
+    shmem_after_bytes INTEGER, anon_after_bytes INTEGER -- the same when the victim was gone
+);
+
+-- Who had first touched the pages of regions that are charged there: as of the first checkpoint after the kill.
+CREATE TABLE oom_touched (
+    oom INTEGER NOT NULL REFERENCES oom, region INTEGER NOT NULL REFERENCES region,
+    process INTEGER NOT NULL REFERENCES process, pages INTEGER NOT NULL,
+    PRIMARY KEY (oom, region, process)
+) WITHOUT ROWID;
 
 -- A view for people: who made a region grow, when, and by how much. Times are local text: '2026-11-25 14:00' < time.
 CREATE VIEW growth AS

@@ -104,7 +104,7 @@ def make_map(name: str, kind: int, key_bytes: int, value_bytes: int, entries: in
 
 
 def _lift_limit() -> None:
-    """Lift the limit on locked memory. Before v5.11 all that a user has of maps and programs counts, pinned ones too."""
+    """Lift the limit on locked memory. Before v5.11 all maps and programs of a user count, pinned ones too."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 

@@ -17,7 +17,7 @@ VMLINUX = Path("/sys/kernel/btf/vmlinux")
 MAX_BYTES = 64 << 20
 MAGIC = 0xEB9F
 HEADER = struct.Struct("=HBBIIIII")  # magic, version, flags, header size, then offset and size of types and of strings
-INT, _, ARRAY, STRUCT, UNION, ENUM, _, TYPEDEF, VOLATILE, CONST, RESTRICT = range(1, 12)
+INT, POINTER, ARRAY, STRUCT, UNION, ENUM, _, TYPEDEF, VOLATILE, CONST, RESTRICT = range(1, 12)
 FUNC, FUNC_PROTO, VAR, DATASEC, _, DECL_TAG, TYPE_TAG, ENUM64 = range(12, 20)
 ALIASES = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
 # Words of 4 bytes that follow a type's first three: a fixed number, and so many per member.
@@ -78,8 +78,19 @@ class Btf:
         prototype = self._words[self._starts[function] + SIZE_OR_TYPE]
         return [self._name(name) for name, _ in self._members(prototype, 2)]
 
+    def arguments(self, tracepoint: str) -> int | None:
+        """How many arguments a tracepoint passes to a raw tracepoint program; None if there is none of this name."""
+        alias = self._find(f"btf_trace_{tracepoint}", TYPEDEF)
+        prototype = self._resolve(alias, POINTER) if alias else None
+        if prototype is None or self._kind(prototype) != FUNC_PROTO:
+            return None
+        return len(list(self._members(prototype, 2))) - 1  # the first is the program's own
+
     def offset(self, path: str) -> int | None:
-        """Byte offset of ``struct.member[.member…]``, also through anonymous members; None if there is none."""
+        """Byte offset of ``struct.member[.member…]``, also through anonymous members; None if there is none.
+
+        Of an array that is a member, the first element counts.
+        """
         name, *members = path.split(".")
         type_id = self._find(name, STRUCT)
         total = 0
@@ -128,10 +139,17 @@ class Btf:
             yield tuple(self._words[at : at + nr_words])
             at += nr_words
 
-    def _resolve(self, type_id: int) -> int:
-        """The type behind typedef, const and the like, so that its members can be looked up."""
-        while self._kind(type_id) in ALIASES:
+    def _resolve(self, type_id: int, *more: int) -> int:
+        """The type behind typedef, const and the like, so that its members can be looked up. more: other such kinds."""
+        while self._kind(type_id) in (*ALIASES, *more):
             type_id = self._words[self._starts[type_id] + SIZE_OR_TYPE]
+        return type_id
+
+    def _element(self, type_id: int) -> int:
+        """The type behind aliases and, of an array, of its elements."""
+        type_id = self._resolve(type_id)
+        while self._kind(type_id) == ARRAY:
+            type_id = self._resolve(self._words[self._starts[type_id] + MEMBERS])
         return type_id
 
     def _member(self, type_id: int, name: str) -> tuple[int, int] | None:
@@ -143,7 +161,7 @@ class Btf:
             bits = offset & 0xFFFFFF if has_bit_fields else offset
             found = self._name(member)
             if found == name:
-                return bits, self._resolve(member_type)
+                return bits, self._element(member_type)
             inner = self._member(self._resolve(member_type), name) if not found else None
             if inner:
                 return bits + inner[0], inner[1]

@@ -111,6 +111,25 @@ class Punch(NamedTuple):
     end: int
 
 
+class OomKill(NamedTuple):
+    """The OOM killer has chosen a process of the host, traced or not. The kernel may say so once for each thread."""
+
+    head: Head
+    """Of the victim. start_time_ns 0: only the PID of one of its threads is known."""
+    comm: str
+    number: int
+    """Of all kills that the programs have seen; the first is 1."""
+    cgroup: int
+    """The inode number of its directory in the memory controller's hierarchy; 0: unknown."""
+    limit_cgroup: int
+    """Likewise of the cgroup whose limit was reached; 0: of none, the host was short of memory."""
+    limit_pages: int
+    anon_pages: int | None
+    """In memory then, as the kernel's log shows it. None: unknown."""
+    file_pages: int | None
+    shmem_pages: int | None
+
+
 class LabelRead(NamedTuple):
     """The label of a process from a moment on (microseconds since the capture began), read when it touched a page."""
 
@@ -122,7 +141,7 @@ class LabelRead(NamedTuple):
     """One per text of the source, then empty ones."""
 
 
-Event = Union[Fork, Exec, Exit, RegionMet, RegionGone, Touch, Punch, LabelRead]
+Event = Union[Fork, Exec, Exit, OomKill, RegionMet, RegionGone, Touch, Punch, LabelRead]
 
 
 def decode(raw: bytes) -> Event | None:

@@ -99,11 +99,37 @@ GROUPS = {
     "PAGE_ORDER": {"PAGE_COMPOUND_ORDER": "page.compound_order"},
     # CONFIG_MEMCG
     "MM_OWNER": {"MM_OWNER": "mm_struct.owner"},
+    # CONFIG_MEMCG
+    "MEMCG": {
+        "TASK_CGROUPS": "task_struct.cgroups",
+        "CGROUPS_STATES": "css_set.subsys",
+        "STATE_CGROUP": "cgroup_subsys_state.cgroup",
+        "CGROUP_NODE": "cgroup.kn",
+        "NODE_ID": "kernfs_node.id",
+        "STATE_PARENT": "cgroup_subsys_state.parent",
+        "MEMCG_STATE": "mem_cgroup.css",
+        "MEMCG_MEMORY": "mem_cgroup.memory",
+        "MEMCG_MEMSW": "mem_cgroup.memsw",
+        "COUNTER_USAGE": "page_counter.usage",
+        "COUNTER_MAX": "page_counter.max",
+    },
+    "RSS": {"MM_RSS": "mm_struct.rss_stat.count"},
+    "RSS_BY_CPU": {"RSS_COUNTERS": "mm_struct.rss_stat.counters"},
+    "PIDS": {
+        "TASK_PID": "task_struct.thread_pid",
+        "PID_NAMESPACE": "pid.numbers.ns",
+        "NAMESPACE_PIDS": "pid_namespace.idr.idr_rt.xa_head",
+        "PID_TASKS": "pid.tasks.first",
+        "TASK_PID_LINKS": "task_struct.pid_links",
+    },
     # Linux kernel commit c84bf6dd2b83 ("mm: introduce new .mmap_prepare() file callback") (in v6.16)
     "DESC": {"DESC_FILE": "vm_area_desc.file", "DESC_FLAGS": "vm_area_desc.vma_flags"},
 }
 BITS = ["PG_swapbacked", "PG_head"]
 HUGE_INDEX = "hugetlb_basepage_index"
+VICTIM = "mark_victim"
+CONTROLLERS, MEMORY = "cgroup_subsys_id", "memory_cgrp_id"
+COUNTER = "percpu_counter"
 
 
 class Function(NamedTuple):
@@ -169,7 +195,7 @@ def _key(functions: Collection[str]) -> str | None:
         size_bytes = VMLINUX.stat().st_size
     except OSError:
         return None
-    asked = [FIELDS, GROUPS, BITS, HUGE_INDEX, sorted(functions), size_bytes]
+    asked = [FIELDS, GROUPS, BITS, HUGE_INDEX, VICTIM, CONTROLLERS, MEMORY, COUNTER, sorted(functions), size_bytes]
     return hashlib.sha256(json.dumps(asked).encode() + notes).hexdigest() if notes else None
 
 
@@ -192,6 +218,14 @@ def _defines(btf: Btf) -> dict[str, int]:
         # Since Linux kernel commit a08c7193e4f1 ("mm/filemap: remove hugetlb special casing in filemap.c") (in v6.7)
         # the page cache counts huge pages in base pages, like all others.
         found["HAVE_HUGETLB_BASEPAGE_INDEX"] = 1
+    if btf.arguments(VICTIM) == 2:
+        # Linux kernel commit 72ba14deb40a ("mm: update mark_victim tracepoints fields") (in v6.9): a task and a UID
+        # instead of a PID
+        found["HAVE_VICTIM_TASK"] = 1
+    memory = btf.enum_value(CONTROLLERS, MEMORY)
+    if memory is not None:  # CONFIG_MEMCG
+        found["MEMORY_CGROUPS"] = memory
+    found["SIZE_PERCPU_COUNTER"] = btf.size(COUNTER) or 0
     found["SIZE_PAGE"] = btf.size("page") or 64
     for bit in BITS:
         value = btf.enum_value("pageflags", bit)

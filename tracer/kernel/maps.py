@@ -15,6 +15,9 @@ from tracer.wire import (
     BLOCK,
     BLOCK_PAGES,
     COUNT,
+    NR_OOMS,
+    OOM,
+    OOM_NUMBER_BYTES,
     PART,
     PROCESS,
     PROCESS_KIND_BYTES,
@@ -96,6 +99,11 @@ def regions(map_fd: int, nr_regions: int) -> Slots:
 def usages(map_fd: int, nr_usages: int) -> Slots:
     """struct usage of bpf/wire.h, indexed by its number. The owner field is the region's id."""
     return Slots(map_fd, nr_usages, USAGE.size, USAGE_REGION_BYTES)
+
+
+def ooms(map_fd: int) -> Slots:
+    """struct oom of bpf/wire.h, a ring. The owner field is the number of the kill; 0: it is being written."""
+    return Slots(map_fd, NR_OOMS, OOM.size, OOM_NUMBER_BYTES)
 
 
 class ProcessSlots(Slots):

@@ -17,13 +17,13 @@ from tracer.kernel import bpf_syscall, events, host, maps, perf, tiers
 from tracer.kernel.bpf_syscall import Map
 from tracer.kernel.bytecode import MapLayout, Wanted, compiled
 from tracer.kernel.cache import Cache
-from tracer.kernel.events import Event, Exec, Fork, Touch
+from tracer.kernel.events import Event, Exec, Fork, OomKill, Touch
 from tracer.kernel.fields import Function, KernelLayout
 from tracer.kernel.loader import Beginning, Loaded, Sizes
 from tracer.kernel.maps import Block, Blocks, Changes, Counts, MadeFor, ProcessSlots, Slots, Stacked, Usage
 from tracer.kernel.ring import Ring
 from tracer.kernel.tiers import Kind
-from tracer.kernel.updates import KernelProcess, KernelRegion, News, met, text
+from tracer.kernel.updates import KernelProcess, KernelRegion, News, met, oom_kill, text
 from tracer.wire import (
     ASKER,
     COUNT,
@@ -33,6 +33,7 @@ from tracer.wire import (
     FREE_USAGE,
     LOSSES,
     MADE_FOR_KEY,
+    NR_OOMS,
     NR_ROOM,
     OF_TREE,
     OUTSIDE_TREE,
@@ -81,6 +82,7 @@ class Probes:
         self.counts_faults = not tier.functions and not is_armed
         self._news = News()
         self._heard_late = False
+        self._ooms_read = 0
         self._known_made_for: dict[int, list[MadeFor]] = {}
         self._made_for_known = [0]
         # by region id: (tgid, start_time_ns) to the number of its usage
@@ -105,17 +107,19 @@ class Probes:
         self._processes = ProcessSlots(loaded.fd("processes"), sizes.processes)
         self._regions = maps.regions(loaded.fd("regions"), sizes.regions)
         self._usages = maps.usages(loaded.fd("usages"), sizes.usages)
+        self._ooms = maps.ooms(loaded.fd("ooms"))
         self._block_changes = Changes(loaded.fd("block_changes"), sizes.blocks)
         self._process_changes = Changes(loaded.fd("process_changes"), sizes.processes)
         self._region_changes = Changes(loaded.fd("region_changes"), sizes.regions)
         self._usage_changes = Changes(loaded.fd("usage_changes"), sizes.usages)
         self._mapped: list[Blocks | Changes | Counts | Slots] = [
-            *(self._blocks, self._processes, self._regions, self._usages),
+            *(self._blocks, self._processes, self._regions, self._usages, self._ooms),
             *(self._block_changes, self._process_changes, self._region_changes, self._usage_changes),
         ]
         self._is_told = self._counts("told", 1)
         self._losses = self._counts("losses", len(LOSSES))
         self._room = self._counts("room", NR_ROOM)
+        self._nr_ooms = self._counts("nr_ooms", 1)
         self._nr_made_for = self._counts("nr_made_for", 1) if self._made_for else None
         self._rings = [Ring(loaded.fd("events"), EVENT_PAGES, keeps=self._is_armed)]
         if tiers.LABELS[0] in self.tier.probes:
@@ -410,7 +414,7 @@ class Probes:
         raw = [raw for ring in self._rings for raw in ring.read()]
         if not self._is_armed:  # nobody waits for the ring then, and it must not fill up
             self._is_told.clear()  # clear before reading, so that what is written meanwhile is reported next time
-        news = self._read_news()
+        news = [*self._read_ooms(), *self._read_news()]  # kills first: what is to be read of a victim goes soon
         self._give_back()
         return news + [event for each in raw if (event := events.decode(each))]
 
@@ -445,6 +449,13 @@ class Probes:
                 self._process_changes.add(number)
                 self._heard_late = True
         return news
+
+    def _read_ooms(self) -> list[OomKill]:
+        """The kills since the last call, of those that the map still has."""
+        (count,) = self._nr_ooms.read()
+        first, self._ooms_read = max(self._ooms_read, count - NR_OOMS), count
+        found = (oom_kill(self._ooms[number % NR_OOMS]) for number in range(first, count))
+        return [kill for number, kill in enumerate(found, first + 1) if kill.number == number]
 
     def _changed_processes(self) -> dict[int, KernelProcess]:
         """By process number."""

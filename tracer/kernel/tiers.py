@@ -41,8 +41,8 @@ class Probe(NamedTuple):
     needed."""
 
 
-def _raw(program: str, point: str) -> Probe:
-    return Probe(program, Kind.RAW, (point,))
+def _raw(program: str, point: str, costs: str = "") -> Probe:
+    return Probe(program, Kind.RAW, (point,), costs)
 
 
 def _call(program: str, *names: str, costs: str = "") -> Probe:
@@ -57,11 +57,13 @@ def _return(program: str, *functions: str, costs: str = "", unless: tuple[str, s
     return Probe(program, Kind.RETURN, functions, costs, unless)
 
 
+OOM = "what the OOM killer did"
 # The order of attaching: processes first, so that no fork is missed while the rest attaches; pages last.
 PROCESSES = [
     _raw("task_newtask", "task:task_newtask"),
     _raw("sched_process_exec", "sched:sched_process_exec"),
     _raw("sched_process_exit", "sched:sched_process_exit"),
+    _raw("mark_victim", "oom:mark_victim", costs=OOM),
 ]
 LABELS = [
     _raw("fork_label", "task:task_newtask"),
@@ -149,13 +151,14 @@ class Tier(NamedTuple):
         return [probe for probe in self.probes if probe.kind in (Kind.ENTRY, Kind.RETURN)]
 
 
-_EXACT = ("processes.c", "regions.c", "ledger.c", "recycle.c", "labels.c", "stacks.c", "inodes.c", "pages.c")
+_COMMON = ("processes.c", "oom.c", "regions.c", "ledger.c", "recycle.c", "labels.c", "stacks.c")
+_EXACT = (*_COMMON, "inodes.c", "pages.c")
 KPROBE = Tier("exact", "kprobe", _EXACT, EXACT_PROBES, [])
 FENTRY = Tier("exact", "fentry", _EXACT, EXACT_PROBES, [])
 FAULTS = Tier(
     "faults",
     "tracepoint",
-    ("processes.c", "regions.c", "ledger.c", "recycle.c", "labels.c", "stacks.c", "mappings.c", "faults.c", "calls.c"),
+    (*_COMMON, "mappings.c", "faults.c", "calls.c"),
     FAULTS_PROBES,
     [
         "pages made without a page fault: splice, io_uring, O_DIRECT reads, MADV_POPULATE, mlock, process_vm_writev",

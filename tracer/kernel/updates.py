@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from tracer import wire
-from tracer.kernel.events import Event, Exec, Exit, Fork, Head, RegionGone, RegionMet
+from tracer.kernel.events import Event, Exec, Exit, Fork, Head, OomKill, RegionGone, RegionMet
 from tracer.proc.procfs import titles
 from tracer.proc.shmem import RegionKey
 
@@ -114,6 +114,13 @@ class KernelRegion(NamedTuple):
             deep=bool(deep),
             name=text(name[:name_bytes]),
         )
+
+
+def oom_kill(raw: bytes) -> OomKill:
+    """Decode a struct oom."""
+    time_ns, start_time_ns, number, cgroup, limit_cgroup, limit_pages, *rss_pages, tgid, _, comm = wire.OOM.unpack(raw)
+    known = [None if pages == wire.UNKNOWN_PAGES else pages for pages in rss_pages]
+    return OomKill(Head(time_ns, start_time_ns, tgid), text(comm), number, cgroup, limit_cgroup, limit_pages, *known)
 
 
 def text(raw: bytes) -> str:

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer.proc import bounded
+from tracer.proc import bounded, memory_cgroups
+from tracer.proc.memory_cgroups import STAT_BYTES
 from tracer.proc.procfs import Proc
 
 MAX_CGROUPS = 4096  # users can create any number below a cgroup that is delegated to them
-STAT_BYTES = 1 << 16
 EXACT, AT_MOST = "memory.stat", "status"
 
 
@@ -87,11 +87,11 @@ def _of_cgroups(proc: Proc, tgids: set[int], cgroups: set[str | None]) -> int | 
                     # a child forked just now belongs to them too
                     if int(line) not in tgids and proc.parent(int(line)) not in tgids:
                         return None
-            stat_of = dict(line.split() for line in bounded.read(directory / "memory.stat", STAT_BYTES).splitlines())
+            stat = memory_cgroups.read_stat(directory)
             swap = directory / "memory.swap.current"
-            if int(bounded.read(swap, STAT_BYTES) if swap.exists() else stat_of.get(b"total_swap", b"0")):
+            if int(bounded.read(swap, STAT_BYTES)) if swap.exists() else stat.get(b"total_swap", 0):
                 return None
-            anon_bytes += int(stat_of[b"anon"] if b"anon" in stat_of else stat_of[b"total_rss"])  # of cgroup v2, of v1
+            anon_bytes += memory_cgroups.anon_bytes(stat)
     except OSError as error:
         if not bounded.unreadable(error):
             raise

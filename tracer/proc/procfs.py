@@ -108,6 +108,7 @@ class Memory(NamedTuple):
     total_bytes: int
     swap_bytes: int
     shmem_bytes: int
+    anon_bytes: int
 
 
 class SysvSegment(NamedTuple):
@@ -405,7 +406,7 @@ class Proc:
         for line in self._lines("meminfo"):
             name, _, value = line.partition(b":")
             kib[name] = int(value.split()[0]) * 1024
-        return Memory(kib[b"MemTotal"], kib[b"SwapTotal"], kib[b"Shmem"])
+        return Memory(kib[b"MemTotal"], kib[b"SwapTotal"], kib[b"Shmem"], kib[b"AnonPages"])
 
     def memory_cgroups(self) -> Path | None:
         """Where the hierarchy of cgroup()'s paths is mounted, from /proc/self/mounts; None if it is not."""

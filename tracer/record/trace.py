@@ -31,6 +31,7 @@ from tracer.proc.tmpfs import Place
 from tracer.record import host_memory, ledger, targets
 from tracer.record.label_history import LabelHistory
 from tracer.record.ledger import ALL_PAGES, PageSet
+from tracer.record.oom import OomKills
 from tracer.record.processes import Processes, TracedProcess
 from tracer.record.region_writer import NOTHING, SAMPLE, Looked, RegionWriter
 from tracer.record.regions import FILES, Finder, Mapped, TracedRegion, on_lease
@@ -140,6 +141,7 @@ class Trace:
         self._skipped_lives = 0
         self._clock = clock or Clock.start()
         self.lives = Processes(capture, self._clock, self._hear_all)
+        self._ooms = OomKills(capture, self._proc, self.lives, self._clock)
 
     # ---- start ----
 
@@ -504,6 +506,8 @@ class Trace:
             self._executed(event)
         elif isinstance(event, events.Exit):
             self._exited(event)
+        elif isinstance(event, events.OomKill):
+            self._ooms.heard(event)
         elif isinstance(event, events.LabelRead):
             if self._labelling:
                 self._labelling.heard(event)
@@ -695,6 +699,7 @@ class Trace:
         for first in self._in_time(range(0, len(known), AT_ONCE)):
             self._sample_some(known[first : first + AT_ONCE], now_ns)
         self._writer.checkpoint_usages(self.regions)
+        self._ooms.sample()
         if self._stacks:
             self._stacks.write()
         if time.monotonic() >= self._private_at_s and not self._is_urgent():
@@ -751,6 +756,7 @@ class Trace:
             lost_events=losses["events"],
             lost_pages=losses["pages"],
             lost_probes=losses["probes"],
+            nr_ooms=None if tiers.OOM in self._probes.missing else self._ooms.nr,
             warnings="\n".join(
                 self._warnings
                 + on_lease("the pages of {} from before the trace are unseen", self._unread.values())
@@ -769,6 +775,11 @@ class Trace:
         return []
 
     # ---- status ----
+
+    @property
+    def nr_ooms(self) -> int:
+        """How many kills of the OOM killer were heard of so far, on the whole host."""
+        return self._ooms.nr
 
     def over(self) -> bool:
         """Whether every process of the tree has exited."""

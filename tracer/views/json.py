@@ -11,7 +11,7 @@ from json.encoder import encode_basestring_ascii
 from types import GeneratorType
 from typing import Any
 
-from tracer.account import Account, Label, Process, Region, Toucher, charged, dev_text
+from tracer.account import Account, Label, OomKill, Process, Region, Toucher, charged, dev_text
 from tracer.answer import Answer, answer
 from tracer.cgroup import place
 from tracer.unmapped import UnmappedRow
@@ -148,6 +148,8 @@ def _document(account: Account) -> dict[str, Any]:
         "shmem_unexplained_bytes": account.shmem_unexplained_bytes,
         "unmapped": [_unmapped(row) for row in account.unmapped],
         "shmem_rest_bytes": account.shmem_rest_bytes,
+        "nr_ooms": session.nr_ooms,
+        "ooms": [_oom(kill) for kill in account.ooms],
         "lost": {"events": session.lost_events, "pages": session.lost_pages, "probes": session.lost_probes},
         "warnings": session.warnings,
         "self": {
@@ -189,6 +191,16 @@ def _region(region: Region) -> dict[str, Any]:
 def _unmapped(row: UnmappedRow) -> dict[str, Any]:
     document = {**row._asdict(), "used": rfc3339(row.used_ns), "remedy": row.remedy}
     del document["used_ns"]
+    return document
+
+
+def _oom(kill: OomKill) -> dict[str, Any]:
+    document = {**kill._asdict(), "time": rfc3339(kill.time_ns), "unnamed_bytes": kill.unnamed_bytes}
+    del document["time_ns"]
+    document["touched"] = [
+        {"region": region, "process": process, "touched_bytes": size_bytes}
+        for region, process, size_bytes in kill.touched
+    ]
     return document
 
 

@@ -35,9 +35,14 @@ def notes(account: Account, capture: Capture, marks: Sequence[tuple[int, str]]) 
     touchers = {toucher.process.row: toucher.process for region in account.regions for toucher in region.touchers}
     found = [*_reloads(account), *_execs(capture, makers)]
     found += [
+        Note(kill.time_ns, "OOM kill", kill.process.who if kill.process else f"{kill.tgid} {kill.command or kill.comm}")
+        for kill in account.ooms
+    ]
+    told = {kill.process.row for kill in account.ooms if kill.process}
+    found += [  # as far as the kill itself was not seen
         Note(process.exited_ns, "OOM kill", process.who)
         for process in {**makers, **touchers}.values()
-        if process.oom_killed and process.exited_ns is not None
+        if process.oom_killed and process.exited_ns is not None and process.row not in told
     ]
     return sorted([*found, *(Note(time_ns, "mark", text) for time_ns, text in marks)])
 

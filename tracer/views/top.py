@@ -168,7 +168,10 @@ class View(NamedTuple):
     past: dict[int, Past]
     """by key of the region"""
     summed: Account
+    kills: Sequence[str]
+    """of the answer, what the OOM killer did"""
     answer: str
+    """the rest of it"""
     previous: View | None
     """the previous view, without its own; None: this is the first"""
     tables: dict[tuple[str, int | None], dict[Hashable, GroupLine]]
@@ -189,7 +192,9 @@ def compare(now: Account, before: View | None) -> View:
     growers = _growers(touched, before.touched if before else {}, now)
     summed = _summed(now, touched)
     previous = before and before._replace(previous=None)
-    return View(now, rows, growers, touched, by_key, past, summed, answer.headline(summed), previous, {})
+    grown = summed._replace(session=summed.session._replace(nr_ooms=None), ooms=())
+    kills = answer.kills(summed)
+    return View(now, rows, growers, touched, by_key, past, summed, kills, answer.headline(grown), previous, {})
 
 
 def _summed(account: Account, touched: Touched) -> Account:
@@ -611,10 +616,14 @@ def _cell(text: str, column: LineColumn[Any], columns: int) -> str:
 
 
 def headline(view: View, room: int) -> list[str]:
-    """The answer in lines that fit, two at most."""
+    """The answer in lines that fit, two at most; above them one about OOM kills, if there were any."""
     lines = wrap(view.answer, room)
     rest = " ".join(lines[ANSWER_LINES - 1 :])
-    return [*lines[: ANSWER_LINES - 1], *([fit(rest, room)] if rest else [])]
+    return [
+        *[fit(kill, room) for kill in view.kills[:1]],
+        *lines[: ANSWER_LINES - 1],
+        *([fit(rest, room)] if rest else []),
+    ]
 
 
 def status(view: View) -> list[str]:
@@ -690,12 +699,14 @@ def describe_grower(row: Grower) -> list[str]:
 
 
 def changes(view: View, by: str = "process") -> Iterator[str]:
-    """Plain lines with their time: the answer, and the regions and growers that are new, changed, exited or gone.
+    """Plain lines with their time: OOM kills, the answer, and the regions and growers that are new, changed or gone.
 
     Most changed first; nothing if nothing changed.
     """
     time = clock(view.account.session.ended_ns)
     told = [*_region_changes(view), *_grower_changes(view, by)]
+    if view.kills != (view.previous.kills if view.previous else []):
+        yield f"{time} {' '.join(view.kills)}"
     if told:
         yield f"{time} answer {view.answer}"
     yield from (f"{time} {line}" for line in told)

@@ -197,7 +197,7 @@ class Top(App[Account]):
     Static { height: auto; text-wrap: nowrap; text-overflow: ellipsis; }
     .heading { text-style: reverse; height: 1; width: 1fr; }
     .status { height: auto; max-height: 2; width: 1fr; }
-    #answer { text-style: bold; }
+    #answer { text-style: bold; max-height: 3; }
     ContentSwitcher, Vertical { height: 1fr; }
     #regions { height: auto; min-height: 3; max-height: 45%; } #regions OptionList { height: auto; }
     .about { max-height: 50%; }

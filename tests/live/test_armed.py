@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 
+from tests.live.cgroups import groups, limit
 from tests.live.reports import PATIENCE_SECONDS, ROOT, Report, assert_balanced, read_report
 from tests.live.shmem import PAGE_BYTES, read_regions
+from tests.live.test_oom import LIMIT_BYTES, TOUCHED, pool
 from tests.live.tiers import shmtrace
 from tracer.errors import ShmtraceError
 from tracer.kernel import bpf_syscall, pins
@@ -397,6 +399,26 @@ def test_others_go_on_from_there(arming: Armed, tmp_path: Path) -> None:
         assert touched(report) == {"first": 23, "second": 7, "master": 41}
         running.go()
         assert touched(arming.report()) == {"first": 23, "second": 7, "third": 5, "master": 41}
+
+
+def test_a_kill_that_nobody_saw(arming: Armed, tmp_path: Path) -> None:
+    """The OOM killer's, long ago: who had filled what it killed for is told as it was then."""
+    with groups(f"shmtrace-armed-{os.getpid()}") as [group], pool(group, tmp_path / "pool.py") as running:
+        limit(group, LIMIT_BYTES)
+        assert running.says() == "ready"
+        arming.run("arm", "-p", str(running.tgid))
+        victim = int(running.go())
+        assert running.go() == "9"
+        long_ago = "from tracer.record import oom; oom.LATE_S = 0.0"
+        report = read_report(arming.run("report", "--armed", "--json", patches=(long_ago,)).encode())
+    [kill] = report["ooms"]
+    assert (kill["tgid"], kill["comm"], kill["limit_cgroup"]) == (victim, "victim", group.path)
+    found: Counter[str] = Counter()
+    for row in kill["touched"]:
+        found[row["process"]["comm"]] += row["touched_bytes"] // PAGE_BYTES
+    assert found == TOUCHED
+    assert kill["shmem_before_bytes"] is None
+    assert report["answer"]["text"].startswith("OOM kill at ")
 
 
 def prog_and_map_ids() -> list[tuple[str, int]]:

@@ -217,12 +217,13 @@ class Armed(Trace):
         with contextlib.ExitStack() as stack:
             stack.enter_context(_locked())
             super().__enter__()
+            stack.push(super().__exit__)
+            self._hear_all()  # all that has happened since
             self._lock = stack.pop_all()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        with self._lock:
-            super().__exit__(*exception)
+        self._lock.__exit__(*exception)
 
     def _attach(self, processes: dict[int, ProcessStat]) -> Probes:
         known = {(tier.name, tier.by): tier for tier in tiers.TIERS}

@@ -24,7 +24,8 @@ from tests.kernels.userlands import CHECKOUT, HOST, RELEASES, Userland, bare, pr
 TIERS = ["-k", "kprobe or fentry or faults"]
 SAYING = "tests/live/test_labels.py::test_what_a_program_says"
 STARTING = "tests/live/test_start.py::test_a_second_start_needs_no_compiler"
-TESTS = [*(f"tests/live/test_{name}.py" for name in ("answers", "attach", "oom")), SAYING, *TIERS]
+ARMED = "tests/live/test_armed.py::test_known_answer"
+TESTS = [*(f"tests/live/test_{name}.py" for name in ("answers", "attach", "oom")), SAYING, ARMED, *TIERS]
 DISTRO_TESTS = [STARTING, *TESTS]  # of a compiler that is not the host's
 SERVERS = [*(f"tests/live/test_{name}.py" for name in ("php_fpm", "postgres", "labels", "stacks")), *TIERS]
 PRESSURE = ["tests/live/test_pressure.py"]  # minutes each

@@ -342,6 +342,14 @@ class Session(NamedTuple):
     """the tmpfs whose files were looked at, if it was not processes"""
     private_peak_bytes: int | None = None
     """the most private memory that was measured in between"""
+    part: int | None = None
+    """which part of a trace that was cut into parts, from 1 on; None: it was not"""
+    part_started_ns: int | None = None
+
+    @property
+    def since_ns(self) -> int:
+        """Since when it has samples and what has ended; what began before is known as far as there are pages of it."""
+        return self.started_ns if self.part_started_ns is None else self.part_started_ns
 
     @property
     def private_is_exact(self) -> bool:

@@ -18,12 +18,14 @@ RENAMED = {
     ],
     4: [],
     5: [],
+    6: [],
 }
 """By schema version: (table, column, name in the next schema). An empty column renames the table itself."""
 ADDED = {
     3: [("unmapped", "")],
     4: [("session", "tmpfs"), ("process", "exit_status"), ("process", "oom_killed"), ("region", "hint")],
     5: [("session", "private_peak_bytes"), ("touched", "")],
+    6: [("session", "part"), ("session", "part_started_ns")],
 }
 """By schema version: (table, column) that the next schema adds. An empty column stands for the whole table."""
 

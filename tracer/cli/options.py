@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from tracer import labels
 from tracer.proc.procfs import Proc
 from tracer.proc.shmem import PAGE_BYTES
+from tracer.record.schedule import Schedule
 
 TIMES_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -46,6 +47,26 @@ def size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) ->
     if not 0 < size_bytes < 1 << 63:
         raise click.BadParameter(f"{value[:40]!r} is not a size: write 512M or 4G")
     return size_bytes
+
+
+def rotation(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> Schedule | None:
+    """When --rotate ends a part: 1h, 100M, or one of each. Raises click.BadParameter."""
+    every_s: float | None = None
+    max_bytes: int | None = None
+    for text in ",".join(values).split(",") if values else ():
+        if match := re.fullmatch(r"(?a)(\d{1,9})([smhd])", text):
+            if every_s is not None:
+                raise click.BadParameter("two times: give one time and one size at most")
+            every_s = float(match[1]) * TIMES_S[match[2]]
+            if not every_s:
+                raise click.BadParameter(f"{text!r} is no time to wait: write 1h")
+        elif match := re.fullmatch(r"(?a)\d{1,19}[KMGT]", text):
+            if max_bytes is not None:
+                raise click.BadParameter("two sizes: give one time and one size at most")
+            max_bytes = size(_ctx, _parameter, text)
+        else:
+            raise click.BadParameter(f"{text[:40]!r} is neither a time nor a size: write 90s, 10m, 1h, 1d, or 100M, 1G")
+    return Schedule(every_s, max_bytes) if values else None
 
 
 def byte_range(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:

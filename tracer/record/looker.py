@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from tracer.capture.capture import Capture
 from tracer.clock import Clock
@@ -49,6 +49,10 @@ class Looker:
     def leave(self, region: TracedRegion) -> None:
         """Forget a region whose account is closed."""
         self._to_survey.discard(region.id)
+
+    def prune(self, rows: Collection[int]) -> None:
+        """Forget regions that the capture does not have any more. rows: those that it has."""
+        self.unread = {row: name for row, name in self.unread.items() if row in rows}
 
     def look(self) -> None:
         """Look up in /proc the processes that were noted: each once, however often it was."""

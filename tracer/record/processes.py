@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tracer.capture.capture import Capture
 from tracer.clock import Clock
@@ -159,6 +159,26 @@ class Processes:
         """The last process with this PID that has exited."""
         _, processes = self._of.get(tgid, ([], []))
         return next((process for process in reversed(processes) if process.exited), None) or self.at(tgid, -1)
+
+    def prune(self, rows: Collection[int]) -> None:
+        """Forget the exited processes that the capture does not have any more. rows: those that it has."""
+        over = [process for process in self._known.values() if process.exited and process.row not in rows]
+        for process in over:
+            del self._known[process.key]
+            since_us, processes = self._of[process.tgid]
+            place = processes.index(process)
+            del since_us[place], processes[place]
+            if not processes:
+                del self._of[process.tgid]
+        for process in self._known.values():
+            if process.parent and process.parent.row not in rows:
+                process.parent = None
+            process._heir = None
+
+    def has_dead(self, tgid: int) -> bool:
+        """Whether a process with this PID is known that has exited."""
+        _, processes = self._of.get(tgid, ([], []))
+        return any(process.exited for process in processes)
 
     def executed(self, process: TracedProcess, comm: str, command: str, time_ns: int) -> None:
         """Record an exec. time_ns: CLOCK_REALTIME."""

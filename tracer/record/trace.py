@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from tracer import __version__, wire
 from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.carry import Needed
 from tracer.clock import Clock
 from tracer.errors import ShmtraceError
 from tracer.kernel import events, host, probes, tiers
@@ -719,6 +721,82 @@ class Trace:
             if extent.owner is not None:
                 touched[extent.owner] = touched.get(extent.owner, 0) + extent.end - extent.start
         return touched
+
+    # ---- parts ----
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[bool]:
+        """Within it the capture is complete, as at the end of a trace; then the trace goes on with the same probes.
+
+        It yields whether all accounts were closed: not if the trace was told to stop meanwhile.
+        """
+        self._look_for_lives()
+        self._writer.asked.clear()
+        closed = self._close()
+        whole = not self._stopping
+        if whole:
+            self._complete(closed)
+        try:
+            yield whole
+        finally:
+            for region in closed.regions:
+                if not self._probes.has(region.id):  # it went while its account was closed
+                    self._leave(region)
+            self._writer.go_on(closed.regions)
+            self._capture.reopen()
+            self._capture.commit()
+
+    def needed(self, since_ns: int) -> Needed:
+        """The rows of the capture that are needed when the trace goes on, as Capture.choose() has them.
+
+        Call it within closed(): by then the ledger was read, and who has pages is known.
+        """
+        lives = {process for process, _ in self._writer.asked}
+        lives.update(self.lives.all_alive())
+        for region in self.regions.values():
+            lives.update(process for process in (region.creator, region.first_user) if process)
+        labels = set()
+        if self._labelling:
+            alive = {process.tgid for process in self.lives.all_alive()}
+            asked = ((process.tgid, when_us) for process, when_us in self._writer.asked)
+            labels = self._labelling.needed(asked, alive)
+        return self._capture.choose(
+            Needed(
+                {region.row for region in self.regions.values()},
+                {process.row for process in lives},
+                labels,
+                self._stacks.needed() if self._stacks else set(),
+            ),
+            since_ns,
+        )
+
+    def prune(self, needed: Needed, since_ns: int) -> None:
+        """Forget what is not needed, in the capture and in memory. needed: what needed() has returned."""
+        self._capture.drop_others(since_ns)
+        self.lives.prune(needed.processes)
+        if self._labelling:
+            self._labelling.prune(needed.labels)
+        if self._stacks:
+            self._stacks.prune(needed.stacks, needed.processes)
+        self._looker.prune(needed.regions)
+        for region in self.regions.values():
+            keys = [key for key in self._probes.usages(region.id) if not self._is_known(*key)]
+            self._probes.forget_usages(region.id, keys)
+        self._writer.asked.clear()
+
+    def begin_part(self, part: int, started_ns: int) -> None:
+        """Say in the capture which part of the trace it has, and since when (CLOCK_REALTIME)."""
+        self._capture.update("session", self._session, part=part, part_started_ns=started_ns)
+        self._capture.commit()
+
+    @property
+    def nr_ooms(self) -> int:
+        """How often the OOM killer has struck since the trace began."""
+        return 0
+
+    def _is_known(self, tgid: int, start_time_ns: int) -> bool:
+        """Whether a process of the kernel's maps is known; start_time_ns 0: one that had exited."""
+        return bool(self.lives.find(tgid, start_time_ns) if start_time_ns else self.lives.has_dead(tgid))
 
     # ---- the end ----
 

@@ -25,7 +25,8 @@ def window(since: str | None, until: str | None, session: Session) -> Window:
     since_ns, until_ns = (None if text is None else parse(text, *bounds) for text in (since, until))
     if since_ns is not None and until_ns is not None and since_ns >= until_ns:
         raise ShmtraceError(f"--since {since} is not before --until {until}", "swap them")
-    if (since_ns is not None and since_ns > session.ended_ns) or (until_ns is not None and until_ns <= session.started_ns):
+    is_late = since_ns is not None and since_ns > session.ended_ns
+    if is_late or (until_ns is not None and until_ns <= session.started_ns):
         asked = " ".join(f"--{name} {text}" for name, text in (("since", since), ("until", until)) if text is not None)
         raise _outside(asked, session)
     return Window(since_ns, until_ns)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import random
-import shutil
 import signal
 import stat
 import subprocess
@@ -16,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE, patched
+from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE
 from tests.live.shmem import PAGE_BYTES, read_regions
 from tracer import account
 from tracer.account import Account, Region

@@ -60,6 +60,7 @@ def set_aside(path: Path) -> Path | None:
     """
     _remove_unfinished(_unfinished(path))
     if not os.path.lexists(path):
+        _remove_journal(path)
         return None
     if not _is_ours(path.lstat()):
         raise _not_ours(path)
@@ -69,7 +70,7 @@ def set_aside(path: Path) -> Path | None:
             with Capture.open(path) as capture:
                 kept = _keep_left(path, capture)
         path.unlink()
-        journal.path_of(path).unlink(missing_ok=True)
+        _remove_journal(path)
     except (OSError, sqlite3.Error) as error:
         raise ShmtraceError(f"{path} cannot be kept under another name ({error})", "remove it, or make room") from None
     return kept
@@ -87,6 +88,13 @@ def _keep_left(path: Path, capture: Capture) -> Path | None:
 
 def _not_ours(path: Path) -> ShmtraceError:
     return ShmtraceError(f"{path} is there already, and is no part of a trace", "name another, or remove it")
+
+
+def _remove_journal(path: Path) -> None:
+    """Remove the journal of a capture that is gone."""
+    left = journal.path_of(path)
+    if os.path.lexists(left) and _is_ours(left.lstat()):
+        left.unlink()
 
 
 def over(path: Path) -> list[Part]:

@@ -245,3 +245,44 @@ def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = decorate(command)
     return command
+
+
+def how_to_record(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of record."""
+    for decorate in (
+        click.option(
+            "--keep-on-oom",
+            "oom_path",
+            metavar="FILE",
+            type=A_FILE,
+            help="Instead of -o: write nothing until the OOM killer strikes, and then the last hour.",
+        ),
+        click.option(
+            "--keep",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="With --rotate: remove the oldest of the other captures, all but N. With --keep-on-oom: of those "
+            "after the first; N is 10 unless given.",
+        ),
+        click.option(
+            "--rotate",
+            "schedule",
+            multiple=True,
+            callback=rotation,
+            metavar="TIME|SIZE",
+            help="Cut the trace into captures that are complete each: after 1h, at 100M, or 1h,100M. FILE is the "
+            "current one; the others get the time when they began. SIGHUP rotates, too.",
+        ),
+        click.option(
+            "--max-size",
+            "max_bytes",
+            callback=size,
+            metavar="SIZE",
+            help="Keep the capture below this by dropping every other old size sample; pages are never dropped.",
+        ),
+        output("Write the capture to this new file."),
+        how_to_trace,
+        which_processes,
+    ):
+        command = decorate(command)
+    return command

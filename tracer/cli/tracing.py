@@ -36,7 +36,7 @@ BETWEEN_READINGS = 4
 HOST_S, HOST_IDLE = 5.0, 20
 
 
-@click.command(short_help="Trace who creates and first touches shared memory; then report.")
+@click.command(short_help="Trace who creates and first touches shared memory.")
 @options.which_processes
 @options.as_json
 @options.how_to_trace
@@ -58,38 +58,7 @@ def trace(as_json: bool, **how: Any) -> None:
 
 
 @click.command(short_help="Trace into a capture file, to analyse later.")
-@options.which_processes
-@options.how_to_trace
-@options.output("Write the capture to this new file.")
-@click.option(
-    "--max-size",
-    "max_bytes",
-    callback=options.size,
-    metavar="SIZE",
-    help="Keep the capture below this by dropping every other old size sample; pages are never dropped.",
-)
-@click.option(
-    "--rotate",
-    "schedule",
-    multiple=True,
-    callback=options.rotation,
-    metavar="TIME|SIZE",
-    help="Cut the trace into captures that are complete each: after 1h, at 100M, or 1h,100M. FILE is the current one; "
-    "the others get the time when they began. SIGHUP rotates, too.",
-)
-@click.option(
-    "--keep",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="With --rotate: remove the oldest of the other captures, all but N. With --keep-on-oom: the same; N is 10.",
-)
-@click.option(
-    "--keep-on-oom",
-    "oom_path",
-    metavar="FILE",
-    type=options.A_FILE,
-    help="Instead of -o: write nothing until the OOM killer strikes, and then the last hour.",
-)
+@options.how_to_record
 def record(
     output_path: Path | None, schedule: Schedule | None, keep: int | None, oom_path: Path | None, **how: Any
 ) -> None:

@@ -119,7 +119,8 @@ def test_a_part_that_never_ends_to_be_read(tmp_path: Path) -> None:
     with sqlite3.connect(hostile) as database:
         database.executescript(
             "DROP TABLE session; CREATE VIEW session AS "
-            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) AS ended_ns, 1 AS part FROM n"
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+            "SELECT max(i) AS ended_ns, 1 AS part FROM n"
         )
     database.close()
     assert parts.over(path) == []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import signal
+import socket
 import stat
 import subprocess
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE
+from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE, patched
 from tests.live.shmem import PAGE_BYTES, read_regions
 from tracer import account
 from tracer.account import Account, Region
@@ -24,6 +26,7 @@ from tracer.capture.capture import Capture
 pytestmark = pytest.mark.bpf
 
 OF_REGION = 401  # pages; no other region here is as large
+UNIT = ROOT / "tracer/service/shmtrace.service"
 BY_PARENT, BY_FIRST, BY_SECOND, BY_LATER = 3, 23, 7, 11
 OF_PASSING = 13
 
@@ -32,21 +35,26 @@ class Parent:
     """A process with a region, that does as it is told in lines: touch PAGE NUMBER, in a child that ends; pass NUMBER,
     which makes another region, touches it and unmaps it."""
 
-    def __init__(self) -> None:
+    def __init__(self, uid: int = 0, file: Path | None = None) -> None:
+        """uid: whose it is. file: what its region is of; None: anonymous."""
         told, telling = os.pipe()
         done, doing = os.pipe()
         self.tgid = os.fork()
         if not self.tgid:
             os.close(telling)
             os.close(done)
-            self._work(told, doing)
+            os.setuid(uid)
+            self._work(told, doing, file)
         os.close(told)
         os.close(doing)
         self._telling, self._done = os.fdopen(telling, "w"), os.fdopen(done)
         assert self._done.readline() == "0\n"
 
-    def _work(self, told: int, doing: int) -> None:
-        memory = mmap.mmap(-1, OF_REGION * PAGE_BYTES)
+    def _work(self, told: int, doing: int, file: Path | None) -> None:
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) if file else -1
+        if file:
+            os.ftruncate(fd, OF_REGION * PAGE_BYTES)
+        memory = mmap.mmap(fd, OF_REGION * PAGE_BYTES)
         for page in range(BY_PARENT):
             memory[page * PAGE_BYTES] = 1
         os.write(doing, b"0\n")
@@ -175,13 +183,256 @@ def test_each_part_tells_all(parent: Parent, tmp_path: Path) -> None:
     # the one that came and went is told once; of who only looked nothing is carried over
     gone = [[region.size_bytes for region in each.regions if region.gone_ns] for each in found]
     assert gone == [[OF_PASSING * PAGE_BYTES], [], [], []]
-    with_idle = [idle in {row.process.tgid for row in the_region(each).touchers} for each in found]
-    assert with_idle[:2] == [False, False]
-    assert not with_idle[3]
-    # the parts follow each other without a gap
+    known = [idle in {row.process.tgid for row in the_region(each).touchers} for each in found]
+    assert (known[:2], known[3]) == ([False, False], False)
+    # one part begins when the one before was closed
     for before, after in zip(found, found[1:]):
         assert after.session.started_ns == before.session.started_ns
-        assert after.session.part_started_ns
-        assert 0 <= before.session.ended_ns - after.session.part_started_ns < 10**9 or (
-            0 <= after.session.part_started_ns - before.session.ended_ns < 10**9
-        )
+        assert 0 <= after.session.since_ns - before.session.ended_ns < 10**9
+    assert [name.split(".")[1][:8].isdigit() for name in (each.name for each in over)] == [True] * 3
+
+
+def test_by_time_and_size(parent: Parent, tmp_path: Path) -> None:
+    """Whichever comes first; only so many are kept, and a part that takes much over is not cut at once again."""
+    path = tmp_path / "pool.capture"
+    stranger = tmp_path / "pool.20010101-000000.capture"
+    stranger.write_text("somebody's")
+    with recording(path, parent.tgid, "--rotate", "1s,100K", "--keep", "2") as process:
+        touchers = {}
+        for number in range(7):
+            touchers[parent.tell("touch", 20 + 29 * number, 17 + number)] = 17 + number
+            time.sleep(0.6)
+        stop(process)
+    kept = [part.path for part in parts.over(path)]
+    assert len(kept) == 2
+    found = [read(each) for each in [*kept, path]]
+    assert [each.session.part for each in found] == [
+        *range(found[0].session.part or 0, (found[0].session.part or 0) + 3)
+    ]
+    assert (found[0].session.part or 0) >= 2
+    assert pages(the_region(found[-1])) == touchers
+    assert stranger.read_text() == "somebody's"
+
+
+def test_the_next_trace_sets_aside_what_was_left(parent: Parent, tmp_path: Path) -> None:
+    path = tmp_path / "pool.capture"
+    with recording(path, parent.tgid, "--rotate", "1h") as process:
+        toucher = parent.tell("touch", 20, BY_FIRST)
+        time.sleep(1.5)
+        process.kill()
+        process.wait()
+    with recording(path, parent.tgid, "--rotate", "1h") as process:
+        later = parent.tell("touch", 100, BY_SECOND)
+        stop(process)
+    [left] = [part.path for part in parts.over(path)]
+    with Capture.open(left) as capture:
+        found = account.read(capture)
+    assert not found.session.complete
+    assert pages(the_region(found)) == {toucher: BY_FIRST}
+    assert pages(the_region(read(path))) == {later: BY_SECOND}
+    assert the_region(read(path)).before_bytes == (BY_PARENT + BY_FIRST) * PAGE_BYTES
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([left.name, path.name])
+
+
+KILLS = 20  # a rotation makes about 30 such calls here, and each sample after it some more
+KILLED_AT = """
+import os, pathlib, sys
+from tracer.capture import capture, carry, parts
+from tracer.record import trace
+left = iter(range(int(sys.argv.pop(1))))
+rotates = []
+def counted(function):
+    def call(*arguments, **named):
+        if rotates and next(left, None) is None:
+            os.kill(os.getpid(), 9)
+        return function(*arguments, **named)
+    return call
+for module, names in (
+    (parts.os, "link unlink"),
+    (parts, "keep _link remove_oldest"),
+    (carry, "choose copy drop_others reopen"),
+    (capture.Capture, "copy commit used_bytes update insert_all insert"),
+    (trace.Trace, "needed prune begin_part"),
+    (pathlib.Path, "unlink"),
+):
+    for name in names.split():
+        setattr(module, name, counted(getattr(module, name)))
+closed = trace.Trace.closed
+trace.Trace.closed = lambda self: (rotates.append(1), closed(self))[1]
+"""
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_it_is_killed_while_it_rotates(number: int, parent: Parent, tmp_path: Path) -> None:
+    """At the call of some function, two further on each time: all captures open, and each has every page."""
+    path = tmp_path / "pool.capture"
+    killed = [*patched(KILLED_AT), str(2 * number)]
+    command = [*killed, "record", "-p", str(parent.tgid), "-o", str(path), "--rotate", "1h"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        while b"tracing" not in process.stderr.readline():
+            pass
+        toucher = parent.tell("touch", 20, BY_FIRST)
+        time.sleep(1.2)  # by then it was committed
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == -signal.SIGKILL
+    captures = [path, *(part.path for part in parts.over(path))]
+    found = []
+    for each in captures:
+        with Capture.open(each) as capture:
+            assert [tuple(row) for row in capture.rows("PRAGMA integrity_check")] == [("ok",)]
+            assert capture.rows("PRAGMA foreign_key_check") == []
+            found.append(account.read(capture))
+    for each in found:
+        region = the_region(each)
+        assert pages(region) == {toucher: BY_FIRST}
+        assert region.before_bytes == BY_PARENT * PAGE_BYTES
+    # the next trace goes on from there
+    with recording(path, parent.tgid, "--rotate", "1h") as again:
+        stop(again)
+    assert the_region(read(path)).before_bytes == (BY_PARENT + BY_FIRST) * PAGE_BYTES
+    assert not [each for each in tmp_path.iterdir() if each.suffix != ".capture"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk], check=True)
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_without_room_for_another_part(parent: Parent, small_disk: Path) -> None:
+    """One line says so, and the trace goes on: the next part has all."""
+    path, ballast = small_disk / "pool.capture", small_disk / "ballast"
+    quick = patched("from tracer.record import rotation", "rotation.RETRY_S = 0.3")
+    with recording(path, parent.tgid, "--rotate", "1h", shmtrace=quick) as process:
+        first = parent.tell("touch", 20, BY_FIRST)
+        ballast.write_bytes(bytes(1 << 20))
+        process.send_signal(signal.SIGHUP)
+        time.sleep(2)
+        assert parts.over(path) == []
+        ballast.unlink()
+        second = parent.tell("touch", 100, BY_SECOND)
+        end_s = time.monotonic() + ATTACH_SECONDS
+        while not parts.over(path):
+            assert time.monotonic() < end_s
+            time.sleep(0.05)
+        said = stop(process).splitlines()
+    [kept] = parts.over(path)
+    assert pages(the_region(read(kept.path))) == {first: BY_FIRST, second: BY_SECOND}
+    assert pages(the_region(read(path))) == {first: BY_FIRST, second: BY_SECOND}
+    warning = f"shmtrace: the part stays in {path} and goes on: there is no room in {small_disk}: make some"
+    assert said == [warning, f"shmtrace: recorded into {path}: `shmtrace report {path}` shows it"]
+
+
+def test_what_it_is_called_by_is_in_the_way(parent: Parent, tmp_path: Path) -> None:
+    """Where an unfinished part would be written there is somebody's file."""
+    path = tmp_path / "pool.capture"
+    with recording(path, parent.tgid, "--rotate", "1h") as process:
+        unfinished = tmp_path / ".pool.capture.unfinished"
+        unfinished.write_text("somebody's")
+        toucher = parent.tell("touch", 20, BY_FIRST)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(2)
+        said = stop(process).splitlines()
+    assert said[0].startswith(f"shmtrace: the part stays in {path} and goes on: {unfinished} is in the way")
+    assert unfinished.read_text() == "somebody's"
+    assert pages(the_region(read(path))) == {toucher: BY_FIRST}
+
+
+def test_without_rotation_sighup_stops(parent: Parent, tmp_path: Path) -> None:
+    path = tmp_path / "pool.capture"
+    with recording(path, parent.tgid) as process:
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    assert read(path).session.part is None
+
+
+# ---- as a service ----
+
+
+def test_it_runs_with_the_capabilities_of_its_unit(tmp_path: Path) -> None:
+    """And no others, in a mount namespace that has tracefs; it looks at files of another user that nobody else may
+    read, and tells the service manager when it is ready."""
+    [bounding] = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)
+    caps = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in bounding.split())
+    only = ["setpriv", f"--bounding-set=-all,{caps}", "--inh-caps=-all", "--no-new-privs", "--"]
+    shared = Path(f"/dev/shm/rotate-{os.getpid()}")
+    parent = Parent(uid=1234, file=shared)
+    path, place = tmp_path / "pool.capture", tmp_path / "socket"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(str(place))
+            script = 'mount -t tracefs none /sys/kernel/tracing && exec "$@"'
+            command = ["unshare", "-m", "sh", "-c", script, "sh", *only, "env", f"NOTIFY_SOCKET={place}", *SHMTRACE]
+            with recording(path, parent.tgid, "--rotate", "1h", shmtrace=command) as process:
+                assert manager.recv(1000).startswith(b"READY=1\nSTATUS=tracing 1 process, 1 region(s)")
+                toucher = parent.tell("touch", 20, BY_FIRST)
+                rotate(process, path, 1)
+                assert manager.recv(1000).startswith(b"STATUS=part 2 of ")
+                stop(process)
+                assert manager.recv(1000) == b"STOPPING=1"
+    finally:
+        parent.end()
+        shared.unlink()
+    region = the_region(read(path))
+    assert (region.name, pages(region), region.before_bytes) == (
+        str(shared),
+        {toucher: BY_FIRST},
+        BY_PARENT * PAGE_BYTES,
+    )
+    assert region.unseen_bytes == 0
+
+
+# ---- when memory runs out ----
+
+STRIKES = """
+from tracer.record import rotation, trace
+import pathlib
+rotation.SETTLE_S, rotation.PRUNE_S = 0.5, {prune_s}
+trace.Trace.nr_ooms = property(lambda _: len(list(pathlib.Path({place!r}).glob("kill*"))))
+"""
+
+
+def test_the_last_hour_is_kept_when_the_oom_killer_strikes(parent: Parent, tmp_path: Path) -> None:
+    strikes = tmp_path / "strikes"
+    strikes.mkdir()
+    path = tmp_path / "oom.capture"
+    shmtrace = patched(STRIKES.format(place=str(strikes), prune_s=0.7))
+    command = [*shmtrace, "record", "-p", str(parent.tgid), "--keep-on-oom", str(path), "--keep", "1"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        assert b"tracing" in process.stderr.readline()
+        first = parent.tell("touch", 20, BY_FIRST)
+        parent.tell("pass", OF_PASSING)
+        time.sleep(2)  # it has looked for what is too old by then
+        assert list(tmp_path.iterdir()) == [strikes]
+        touchers = {first: BY_FIRST}
+        for number, of in ((1, BY_SECOND), (2, BY_LATER), (3, 5)):
+            (strikes / f"kill{number}").touch()
+            touchers[parent.tell("touch", 100 * number, of)] = of
+            assert b"an OOM kill: the last hour is in " in process.stderr.readline()
+            if number == 1:
+                found = read(path)
+                assert pages(the_region(found)) == touchers
+                assert [region.size_bytes for region in found.regions if region.gone_ns] == [OF_PASSING * PAGE_BYTES]
+            time.sleep(1.1)  # the next has another name
+        (strikes / "kill4").touch()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    assert path.exists()
+    [last] = [part.path for part in parts.over(path)]
+    assert pages(the_region(read(last))) == touchers
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_without_an_oom_kill_nothing_is_written(parent: Parent, tmp_path: Path) -> None:
+    command = [*SHMTRACE, "record", "-p", str(parent.tgid), "--keep-on-oom", str(tmp_path / "x.capture"), "-d", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) == []

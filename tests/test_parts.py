@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import stat
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.recorded import BEGAN_NS, at, pool, with_labels, with_stacks
+from tests.recorded import BEGAN_NS, at, pool, shmtrace, with_labels, with_stacks
 from tracer import account
 from tracer.capture import journal, parts
 from tracer.capture.capture import Capture
 from tracer.capture.carry import MAX_DEAD_ABOVE, Needed
 from tracer.errors import ShmtraceError
+from tracer.views import pictures
 
 NOTHING = Needed(set(), set(), set(), set())
 pytestmark = pytest.mark.usefixtures("in_utc")
@@ -318,3 +320,45 @@ def test_a_reader_is_not_waited_for(tmp_path: Path) -> None:
         reader.close()
         capture.copy(tmp_path / "copy.capture")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+# ---- what a part says ----
+
+
+def test_the_report_of_a_part(tmp_path: Path) -> None:
+    """Since the trace began; of its own time, with --since +0s; and a table of time has no more rows than that."""
+    path = part(tmp_path / "pool.capture", 2)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE session SET part_started_ns = ?", (at(20),))
+    database.close()
+    whole = shmtrace("report", path).stdout
+    assert "allocated 172 KiB, +128 KiB in 41 s" in whole
+    assert "part 2 of a trace, since 2023-11-14 22:13:40: `--since +0s` is this part alone" in whole
+    alone = json.loads(shmtrace("report", path, "--since", "+0s", "--json").stdout)
+    assert (alone["part"], alone["part_started"]) == (2, "2023-11-14T22:13:40.000000Z")
+    assert alone["started"] == "2023-11-14T22:13:20.000000Z"
+    [region, _] = alone["regions"]
+    touched = {
+        row["process"]["tgid"]: row["touched_bytes"] // 4096 for row in region["touchers"] if row["touched_bytes"]
+    }
+    assert (touched, region["other_times_bytes"]) == ({812: 9, 813: 7}, 14 * 4096)
+    for line in (shmtrace("report", path, "--by", "time"), shmtrace("report", path, "--by", "time", "--since", "+0s")):
+        rows = line.stdout.splitlines()
+        assert rows[1].startswith("22:13:40   172 KiB +64.0 KiB 64.0 KiB 36.0 KiB 812 php-fp"), rows
+    # what was touched before is known, if not how large the regions were
+    before = json.loads(
+        shmtrace("report", path, "--since", "2023-11-14 22:13:21", "--until", "22:13:39", "--json").stdout
+    )
+    assert sum(row["touched_bytes"] for row in before["regions"][0]["touchers"]) == 14 * 4096
+
+
+def test_the_page_of_a_part_is_of_its_time(tmp_path: Path) -> None:
+    path = part(tmp_path / "pool.capture", 2)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE session SET part_started_ns = ?", (at(20),))
+    database.close()
+    with Capture.open(path) as capture:
+        session = account.read_session(capture)
+    bins = pictures.bins(session)
+    assert (bins.origin_ns, bins.width_ns, bins.number) == (at(20), 10**8, 211)  # 21 s, and the moment of its end
+    assert shmtrace("html", path, "-o", tmp_path / "page.html").exit_code == 0

@@ -10,12 +10,14 @@ import socket
 import stat
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.live.fpm import running_fpm, script_names
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE, patched
 from tests.live.shmem import PAGE_BYTES, read_regions
 from tracer import account
@@ -436,3 +438,36 @@ def test_without_an_oom_kill_nothing_is_written(parent: Parent, tmp_path: Path) 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- labels and stacks ----
+
+
+@pytest.mark.needs("php-fpm*")
+def test_labels_and_stacks_of_earlier_parts(tmp_path: Path) -> None:
+    """Each part says which script every page was made for, as one trace that was not cut does; workers are replaced."""
+    path, whole = tmp_path / "pool.capture", tmp_path / "whole.capture"
+    options = ["--label", "php", "--stacks"]
+    with running_fpm(90, max_requests=20) as fpm, recording(whole, fpm.tgid, *options) as beside:
+        with recording(path, fpm.tgid, *options, "--rotate", "1h") as process:
+            for number in range(3):
+                fpm.ask_for(script_names(90)[30 * number : 30 * number + 30])
+                time.sleep(0.5)
+                rotate(process, path, number + 1)
+            stop(process)
+        stop(beside)
+    found = [read(each) for each in [*(part.path for part in parts.over(path)), path]]
+    sizes = []
+    for each in [*found, read(whole)]:
+        opcache = max(each.regions, key=lambda region: region.allocated_bytes)
+        assert opcache.unseen_bytes == 0
+        by_script: Counter[str] = Counter()
+        for labelled in opcache.labelled:
+            by_script[Path(labelled.text("script") or "?").name] += labelled.touched_bytes
+        sizes.append(by_script)
+        assert all(toucher.made_by for toucher in opcache.touchers if toucher.touched_bytes)
+    assert sizes[2] == sizes[3] == sizes[4]
+    asked = [{name: size for name, size in each.items() if name in script_names(90)} for each in sizes]
+    assert 0 < len(asked[0]) < len(asked[1]) < len(asked[2])
+    assert asked[0].items() < asked[1].items() < asked[2].items()
+    assert [max(each) < script_names(90)[30 * number] for number, each in enumerate(asked[:2], 1)] == [True, True]

@@ -95,7 +95,7 @@ class RegionWriter:
         self._rows: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)  # by table and columns
         self._closed: list[int] = []  # rows of regions whose last extents are among them
         self.asked: set[tuple[TracedProcess, int]] = set()
-        """Who had pages, or has given them back, and with labels when: those that the kernel's maps have asked for."""
+        """Who has pages, and with labels since when: those that the words of the ledger have asked for."""
 
     # ---- checkpoints ----
 
@@ -359,9 +359,7 @@ class RegionWriter:
         for (tgid, start_time_ns), usage in usages.items():
             if not start_time_ns:
                 # Freed after their toucher had exited and its PID was reused. The probes know no more than the PID.
-                process = self._lives.last_dead(tgid)
-                self.asked.add((process, 0))
-                row = process.row
+                row = self._lives.last_dead(tgid).row
                 faults_known, freed_pages = found.get(row, (None, 0))
                 found[row] = faults_known, freed_pages + usage.freed_pages
         for (row, _), pages in freed_unseen.items():

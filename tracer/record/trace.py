@@ -732,10 +732,13 @@ class Trace:
         """
         self._look_for_lives()
         self._writer.asked.clear()
+        warnings = list(self._warnings)
         closed = self._close()
         whole = not self._stopping
         if whole:
             self._complete(closed)
+        else:
+            self._warnings = warnings  # what was left out is not: the end of the trace does it
         try:
             yield whole
         finally:

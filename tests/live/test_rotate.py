@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live import tiers
 from tests.live.fpm import running_fpm, script_names
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE, patched
 from tests.live.shmem import PAGE_BYTES, read_regions
@@ -31,6 +32,13 @@ OF_REGION = 401  # pages; no other region here is as large
 UNIT = ROOT / "tracer/service/shmtrace.service"
 BY_PARENT, BY_FIRST, BY_SECOND, BY_LATER = 3, 23, 7, 11
 OF_PASSING = 13
+CAPABILITIES = {  # include/uapi/linux/capability.h
+    "CAP_DAC_READ_SEARCH": 2,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_PERFMON": 38,
+    "CAP_BPF": 39,
+    "CAP_CHECKPOINT_RESTORE": 40,
+}
 
 
 class Parent:
@@ -153,9 +161,9 @@ def st_blocks(tgid: int) -> int:
     return region.pages
 
 
-def test_each_part_tells_all(parent: Parent, tmp_path: Path) -> None:
+def test_each_part_tells_all(tier: str, parent: Parent, tmp_path: Path) -> None:
     path = tmp_path / "pool.capture"
-    with recording(path, parent.tgid, "--rotate", "1h") as process:
+    with recording(path, parent.tgid, "--rotate", "1h", shmtrace=tiers.shmtrace(tier)) as process:
         first = parent.tell("touch", 20, BY_FIRST)
         parent.tell("pass", OF_PASSING)
         allocated = [st_blocks(parent.tgid)]
@@ -354,14 +362,35 @@ def test_without_rotation_sighup_stops(parent: Parent, tmp_path: Path) -> None:
     assert read(path).session.part is None
 
 
+def test_told_to_stop_while_it_rotates(parent: Parent, tmp_path: Path) -> None:
+    """The part is not kept under another name half closed: the end of the trace closes it."""
+    path = tmp_path / "pool.capture"
+    slow = patched(
+        "import time",
+        "from tracer.record import ending, trace",
+        "trace.PATIENCE_S = 60",
+        "close = ending.Ending.close",
+        "ending.Ending.close = lambda *arguments: (time.sleep(1), close(*arguments))[1]",
+    )
+    with recording(path, parent.tgid, "--rotate", "1h", shmtrace=slow) as process:
+        toucher = parent.tell("touch", 20, BY_FIRST)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.7)
+        stop(process)
+    found = read(path)
+    assert (pages(the_region(found)), found.session.part, found.session.warnings) == ({toucher: BY_FIRST}, 1, [])
+    assert list(tmp_path.iterdir()) == [path]
+
+
 # ---- as a service ----
 
 
+@pytest.mark.needs("setpriv", "unshare")
 def test_it_runs_with_the_capabilities_of_its_unit(tmp_path: Path) -> None:
     """And no others, in a mount namespace that has tracefs; it looks at files of another user that nobody else may
     read, and tells the service manager when it is ready."""
     [bounding] = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)
-    caps = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in bounding.split())
+    caps = ",".join(f"+cap_{CAPABILITIES[name]}" for name in bounding.split())  # older libraries do not know all names
     only = ["setpriv", f"--bounding-set=-all,{caps}", "--inh-caps=-all", "--no-new-privs", "--"]
     shared = Path(f"/dev/shm/rotate-{os.getpid()}")
     parent = Parent(uid=1234, file=shared)
@@ -369,7 +398,7 @@ def test_it_runs_with_the_capabilities_of_its_unit(tmp_path: Path) -> None:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(str(place))
-            script = 'mount -t tracefs none /sys/kernel/tracing && exec "$@"'
+            script = 'mount -t tracefs none /sys/kernel/tracing && ulimit -l unlimited; exec "$@"'
             command = ["unshare", "-m", "sh", "-c", script, "sh", *only, "env", f"NOTIFY_SOCKET={place}", *SHMTRACE]
             with recording(path, parent.tgid, "--rotate", "1h", shmtrace=command) as process:
                 assert manager.recv(1000).startswith(b"READY=1\nSTATUS=tracing 1 process, 1 region(s)")

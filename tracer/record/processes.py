@@ -175,6 +175,10 @@ class Processes:
                 process.parent = None
             process._heir = None
 
+    def tgids(self) -> Collection[int]:
+        """The PIDs of all that are known, running or exited."""
+        return self._of.keys()
+
     def has_dead(self, tgid: int) -> bool:
         """Whether a process with this PID is known that has exited."""
         _, processes = self._of.get(tgid, ([], []))

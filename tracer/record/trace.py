@@ -782,6 +782,7 @@ class Trace:
         if self._stacks:
             self._stacks.prune(needed.stacks, needed.processes)
         self._looker.prune(needed.regions)
+        self._proc.forget_others(self.lives.tgids())
         for region in self.regions.values():
             keys = [key for key in self._probes.usages(region.id) if not self._is_known(*key)]
             self._probes.forget_usages(region.id, keys)

@@ -333,7 +333,7 @@ def test_the_report_of_a_part(tmp_path: Path) -> None:
     database.close()
     whole = shmtrace("report", path).stdout
     assert "allocated 172 KiB, +128 KiB in 41 s" in whole
-    assert "part 2 of a trace, since 2023-11-14 22:13:40: `--since +0s` is this part alone" in whole
+    assert "part 2 of a trace, since 2023-11-14 22:13:40; `--since +0s`: this alone" in whole
     alone = json.loads(shmtrace("report", path, "--since", "+0s", "--json").stdout)
     assert (alone["part"], alone["part_started"]) == (2, "2023-11-14T22:13:40.000000Z")
     assert alone["started"] == "2023-11-14T22:13:20.000000Z"

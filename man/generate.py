@@ -87,6 +87,9 @@ If it is 1, a bug in shmtrace prints its whole traceback.
 .B TZ
 The time zone of the times in reports.
 .TP
+.B NOTIFY_SOCKET
+Where systemd is told that the probes are attached.
+.TP
 .BR SQLITE_TMPDIR ", " TMPDIR
 The directory of the temporary capture of a trace without
 .BR \-o .
@@ -105,6 +108,14 @@ The layout of the kernel's structures. Kernel headers are not needed.
 .TP
 .I /sys/kernel/tracing
 Mounted while attaching, if it is not mounted already.
+.TP
+.I /etc/systemd/system/shmtrace.service
+What
+.B install-service
+writes.
+.TP
+.I /var/lib/shmtrace
+The captures of that service.
 .SH SEE ALSO
 .BR ps (1),
 .BR pmap (1),

@@ -306,3 +306,25 @@ def test_more_programs_than_one_can_mind(labelling: LabelHistory, monkeypatch: p
     labelling.ended(812)
     runs(labelling, 820, program="/bin/app9")
     assert labelled(labelling) == [813, 814, 820]
+
+
+def test_moments_that_no_word_asks_for_are_forgotten(labelling: LabelHistory, text_at: TextAt) -> None:
+    """What is asked for is the same as before, and what comes later starts from the newest."""
+    for number in range(100):
+        labelling.heard(told(812, 10 * number, f"label {number}"))
+        labelling.heard(told(813, 10 * number, f"label {number}"))
+    words = [(812, 75), (812, 79), (812, 500), (813, 3)]
+    before = [text_at(*word) for word in words]
+    rows = labelling.needed(words, alive=[812])
+    assert rows == {labelling.at(812, 75), labelling.at(812, 500), labelling.at(812, 10**6), labelling.at(813, 3)}
+    assert [text_at(*word) for word in words] == before == ["label 7", "label 7", "label 50", "label 0"]
+    assert labelling.is_one(812, 75, 79)
+    assert not labelling.is_one(812, 79, 500)
+    assert text_at(812, 10**6) == "label 99"
+    assert [len(times_us) for times_us, _ in labelling._moments.values()] == [3, 1]
+    labelling.prune(rows)
+    assert len(labelling._rows) == 4
+    labelling.heard(told(812, 2000, "label 7"))  # known still
+    labelling.heard(told(812, 3000, "label 8"))  # entered anew
+    assert labelling.at(812, 2000) == labelling.at(812, 75)
+    assert text_at(812, 3000) == "label 8"

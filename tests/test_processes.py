@@ -284,3 +284,24 @@ def test_one_moment_by_every_clock() -> None:
     assert CLOCK.wall_of_us(1_500_000) == CLOCK.wall_ns + 1_500_000_000
     assert CLOCK.wall_of_boot(CLOCK.boot_ns + 1_500_000_999) == CLOCK.wall_ns + 1_500_000_999
     assert CLOCK.since_us(CLOCK.monotonic_ns - 1) == -1
+
+
+def test_those_that_the_capture_has_no_more_are_forgotten(lives: Processes) -> None:
+    """But nobody who lives. A PID whose first owner is forgotten is its next owner's, and no stranger's."""
+    first = lives.begin(812, 10, None, "first", "", began_us=-1)
+    second = lives.begin(812, 20, None, "second", "", began_us=1000)
+    child = lives.begin(813, 30, 812, "child", "", began_us=2000)
+    other = lives.begin(814, 40, None, "other", "", began_us=3000)
+    for each in (first, second, other):
+        lives.end(each, 1)
+    assert child.heir() is None
+    lives.prune({second.row, child.row})
+    assert lives.find(*first.key) is lives.find(*other.key) is None
+    assert lives.find(*second.key) is second
+    assert lives.at(812, 1500) is second
+    assert lives.last(814) is None
+    assert (lives.has_dead(812), lives.has_dead(813), lives.has_dead(814)) == (True, False, False)
+    assert child.parent is second
+    lives.prune({child.row})
+    assert child.parent is None
+    assert lives.alive(813) is child

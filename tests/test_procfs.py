@@ -484,13 +484,19 @@ def test_a_process_that_does_not_answer(proc: Proc, monkeypatch: pytest.MonkeyPa
     assert (proc.answers(811), proc.answers(812)) == (True, False)
     assert (len(proc.mappings(811)), proc.mappings(812)) == (len(MAPPED), [])
     assert shmem.identify(proc.map_file(812, MAPPED[1])) is None
-    assert proc.warnings() == ["the name and mappings of process 812 are not known: it did not answer"]
+    told = ["the name and mappings of process 812 are not known: it did not answer"]
+    assert proc.warnings() == told
+    proc.forget_others([811])  # it is still waited for
+    assert proc.warnings() == told
     answer.set()
     end = time.monotonic() + 30
     while not proc.answers(812) and time.monotonic() < end:
         time.sleep(0.01)
     assert proc.mappings(812) == MAPPED
-    blocking.unanswered.clear()
+    proc.forget_others([811, 812])
+    assert proc.warnings() == told
+    proc.forget_others([811])
+    assert proc.warnings() == []
 
 
 # ---- files that strangers chose ----

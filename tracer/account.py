@@ -344,6 +344,14 @@ class Session(NamedTuple):
     """the most private memory that was measured in between"""
     nr_ooms: int | None = None
     """kills of the OOM killer on the host, whenever in the trace; None: unknown"""
+    part: int | None = None
+    """which part of a trace that was cut into parts, from 1 on; None: it was not"""
+    part_started_ns: int | None = None
+
+    @property
+    def since_ns(self) -> int:
+        """Since when it has samples and what has ended; what began before is known as far as there are pages of it."""
+        return self.started_ns if self.part_started_ns is None else self.part_started_ns
 
     @property
     def private_is_exact(self) -> bool:

@@ -17,15 +17,16 @@ UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def window(since: str | None, until: str | None, session: Session) -> Window:
-    """The window that --since and --until select. None: open on that side.
+    """The window that --since and --until select; of a part, +0s is when that began. None: open on that side.
 
     Raises ShmtraceError for a time that cannot be parsed, an empty window, and one outside the capture.
     """
-    bounds = (session.started_ns, session.ended_ns)
+    bounds = (session.since_ns, session.ended_ns)
     since_ns, until_ns = (None if text is None else parse(text, *bounds) for text in (since, until))
     if since_ns is not None and until_ns is not None and since_ns >= until_ns:
         raise ShmtraceError(f"--since {since} is not before --until {until}", "swap them")
-    if (since_ns is not None and since_ns > session.ended_ns) or (until_ns is not None and until_ns <= bounds[0]):
+    is_late = since_ns is not None and since_ns > session.ended_ns
+    if is_late or (until_ns is not None and until_ns <= session.started_ns):
         asked = " ".join(f"--{name} {text}" for name, text in (("since", since), ("until", until)) if text is not None)
         raise _outside(asked, session)
     return Window(since_ns, until_ns)
@@ -33,14 +34,14 @@ def window(since: str | None, until: str | None, session: Session) -> Window:
 
 def moment(text: str, session: Session) -> int:
     """Nanoseconds since 1970 for a time in a capture. Raises ShmtraceError, also if it lies outside the capture."""
-    time_ns = parse(text, session.started_ns, session.ended_ns)
-    if not session.started_ns <= time_ns <= session.ended_ns:
+    time_ns = parse(text, session.since_ns, session.ended_ns)
+    if not session.since_ns <= time_ns <= session.ended_ns:
         raise _outside(text, session)
     return time_ns
 
 
 def _outside(asked: str, session: Session) -> ShmtraceError:
-    bounds = (session.started_ns, session.ended_ns)
+    bounds = (session.since_ns, session.ended_ns)
     first, last = (datetime.fromtimestamp(ns / 1e9).strftime("%Y-%m-%d %H:%M:%S") for ns in bounds)  # noqa: DTZ006
     return ShmtraceError(f"{asked} lies outside the capture", f"the capture is from {first} to {last}")
 

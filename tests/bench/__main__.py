@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import bounds, own, reading, requests, views
+from tests.bench import bounds, own, reading, requests, views, weeks
 from tests.bench.observers import COLD, NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, cold, started, starters
 from tests.bench.rounds import ROUNDS, print_table, run_rounds
 
@@ -151,6 +151,11 @@ def bench_bounds(storm: Storm, rounds: int) -> None:
     bounds.bench(storm.program.parent, rounds)
 
 
+def bench_weeks(storm: Storm, _: int) -> None:
+    """What a trace takes that is rotated for weeks."""
+    weeks.bench(storm.program.parent)
+
+
 def bench_views(storm: Storm, rounds: int) -> None:
     """Each view of a large capture."""
     views.bench(storm.program.parent, rounds)
@@ -217,6 +222,7 @@ BENCHES: dict[str, Callable[[Storm, int], None]] = {
     "bounds": bench_bounds,
     "reading": bench_reading,
     "views": bench_views,
+    "weeks": bench_weeks,
     "label": bench_label,
     "requests": bench_requests,
 }

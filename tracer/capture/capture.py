@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from tracer.capture import journal, migrations, verify
+from tracer.capture import carry, journal, migrations, verify
+from tracer.capture.carry import Needed
 from tracer.errors import ShmtraceError
 from tracer.shipped import shipped
 
@@ -26,6 +27,7 @@ REMEDY = "`shmtrace record` makes one"
 PAGE_BYTES = 4096  # of a capture, whatever the page size of the host that reads it
 MIN_SAMPLES = 1000  # keep_small() keeps at least so many
 BUSY_SECONDS = 10.0  # how long a reader waits for the trace to commit, and the trace's last commit for readers
+SAYS = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
 COMMIT_SECONDS = 0.1  # how long a commit during the trace waits for readers before it is put off
 # https://sqlite.org/fileformat.html#the_database_header: magic, write and read version, user_version, application_id.
 HEADER = struct.Struct(">16s2xBB40xI4xI28x")
@@ -105,9 +107,7 @@ class Capture:
         self._db.execute("PRAGMA synchronous = OFF")
         # The journal keeps its name and is empty between commits, so that nobody can put another file in its place.
         self._db.execute("PRAGMA journal_mode = TRUNCATE")
-        says = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-        schema = shipped("capture/schema.sql").read_text()
-        self._db.executescript(f"BEGIN; {schema} {says} COMMIT; BEGIN")  # all in one transaction
+        self._db.executescript(f"BEGIN; {_schema()} {SAYS} COMMIT; BEGIN")  # all in one transaction
 
     @classmethod
     def open(cls, path: Path, whole: bool = True) -> Capture:
@@ -139,7 +139,7 @@ class Capture:
             capture._guard(path.stat().st_size)
             if not capture.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
                 raise _empty(path)
-            schema = shipped("capture/schema.sql").read_text()
+            schema = _schema()
             capture._check(schema + migrations.undoing(version, schema), whole or version < SCHEMA_VERSION)
             if version < SCHEMA_VERSION:
                 capture._begin(migrations.migrated(db, version, schema))
@@ -244,10 +244,7 @@ class Capture:
         """
         if self._max_bytes is None:
             return True
-        pages, unused, page_bytes = (
-            self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-        )
-        if (pages - unused) * page_bytes < self._max_bytes:
+        if self.used_bytes() < self._max_bytes:
             return True
         if self._db.execute("SELECT count(*) FROM sample").fetchone()[0] < MIN_SAMPLES:
             return False
@@ -260,6 +257,66 @@ class Capture:
                 f"(SELECT {columns} FROM (SELECT {columns}, {rank} AS rank FROM {table}) WHERE rank % 2 = 0)"
             )
         return True
+
+    def used_bytes(self) -> int:
+        """What of the file is in use."""
+        pages, unused, page_bytes = (
+            self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - unused) * page_bytes)
+
+    def choose(self, known: Needed, since_ns: int) -> Needed:
+        """Note what is still needed when the trace goes on, for copy() and drop_others(); returns its rows.
+
+        known: rows that the trace itself needs. since_ns: CLOCK_REALTIME; what has ended later is needed, too.
+        """
+        return carry.choose(self._db, known, since_ns)
+
+    def copy(self, path: Path, since_ns: int | None = None) -> None:
+        """Copy all, or with since_ns what was chosen, into a new file of mode 0600. All of it is committed before.
+
+        Raises ShmtraceError if there is a file at `path`, or it cannot be written, or a reader is in the way: there is
+        no new file then.
+        """
+        if not self.commit():
+            raise ShmtraceError(f"another program is reading {self._path}", "close it")
+        _create(path)
+        try:
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as new:
+                new.executescript(f"PRAGMA journal_mode = OFF; BEGIN; {_schema()} {SAYS} COMMIT")
+            self._db.execute("COMMIT")  # nothing can be attached within a transaction
+            try:
+                self._db.execute("ATTACH ? AS new", (str(path),))
+                self._db.execute("PRAGMA new.journal_mode = OFF")
+                self._db.execute("PRAGMA new.synchronous = OFF")
+                self._db.execute("BEGIN")
+                carry.copy(self._db, "new", carry.ALL if since_ns is None else carry.NEEDED, since_ns or 0)
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.OperationalError):  # it was not attached
+                    self._db.execute("DETACH new")
+                self._db.execute("BEGIN")
+        except BaseException as error:
+            path.unlink(missing_ok=True)
+            if isinstance(error, sqlite3.Error):
+                raise ShmtraceError(f"{path} cannot be written ({error})", "free disk space") from None
+            raise
+
+    def back_up(self, path: Path) -> None:
+        """Copy an open capture into a new file of mode 0600, as it is. Raises ShmtraceError and sqlite3.Error."""
+        _create(path)
+        with contextlib.closing(sqlite3.connect(path)) as new:
+            self._db.backup(new)
+
+    def drop_others(self, since_ns: int) -> None:
+        """Delete what choose() did not choose."""
+        carry.drop_others(self._db, since_ns)
+
+    def reopen(self) -> None:
+        """Make a complete capture one of a trace that goes on."""
+        carry.reopen(self._db)
 
     def insert(self, table: str, **row: Any) -> int:
         """Insert a row and return its id."""
@@ -391,6 +448,13 @@ class Capture:
             self._db.execute(f"PRAGMA query_only = {self._is_read:d}")
 
 
+def is_capture(path: Path) -> bool:
+    """Whether a file begins like a capture, of whatever schema. Raises OSError."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+        header = file.read(HEADER.size)
+    return len(header) == HEADER.size and HEADER.unpack(header)[0::4] == (MAGIC, APPLICATION_ID)
+
+
 def _check_header(path: Path) -> int:
     """The schema version of a file, read before SQLite opens it, since SQLite may create files next to it.
 
@@ -418,6 +482,11 @@ def _check_header(path: Path) -> int:
     if WAL in (writing, reading):
         raise ShmtraceError(f"{path} is in WAL mode", "`PRAGMA journal_mode = DELETE` in sqlite3 changes that")
     return int(version)
+
+
+def _schema() -> str:
+    """The statements that create an empty capture."""
+    return shipped("capture/schema.sql").read_text()
 
 
 def _empty(path: Path) -> ShmtraceError:

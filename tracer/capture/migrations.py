@@ -25,7 +25,11 @@ ADDED = {
     3: [("unmapped", "")],
     4: [("session", "tmpfs"), ("process", "exit_status"), ("process", "oom_killed"), ("region", "hint")],
     5: [("session", "private_peak_bytes"), ("touched", "")],
-    6: [("session", "nr_ooms"), ("oom", ""), ("oom_touched", "")],
+    6: [
+        *(("session", column) for column in ("nr_ooms", "part", "part_started_ns")),
+        ("oom", ""),
+        ("oom_touched", ""),
+    ],
 }
 """By schema version: (table, column) that the next schema adds. An empty column stands for the whole table."""
 

@@ -18,6 +18,8 @@ CREATE TABLE session (
     blind_to TEXT NOT NULL,                     -- what the tier does not see, one per line
     started_ns INTEGER NOT NULL, ended_ns INTEGER NOT NULL,
     complete INTEGER NOT NULL DEFAULT 0,        -- 1: finished; 0: still running, or cut off at ended_ns
+    part INTEGER, part_started_ns INTEGER,      -- of a trace that --rotate cuts into parts: which, from 1 on, and since
+                                                -- when; of what was over by then only owners of pages are here
     sum_of_rss_bytes INTEGER,                   -- summed over the tree as ps shows it; written at the end
     private_start_bytes INTEGER, private_end_bytes INTEGER, -- private memory of the tree
     private_peak_bytes INTEGER,                 -- the most that was measured

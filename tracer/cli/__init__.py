@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tracer import __version__
-from tracer.cli import arming, host, output, reporting, tracing
+from tracer.cli import arming, host, output, reporting, service, tracing
 from tracer.errors import ShmtraceError
 
 MAX_NAME = 40
@@ -83,6 +83,7 @@ def main() -> None:
     shmtrace demo                        see ps, pmap and free get it wrong
     shmtrace doctor                      check what works on this host
     shmtrace prepare                     compile ahead, to attach at once
+    shmtrace install-service             a systemd unit that records for weeks
 
     `shmtrace -p X` is short for `shmtrace trace -p X`; `shmtrace trace --help` lists its options.
     """
@@ -91,6 +92,6 @@ def main() -> None:
 for command in (
     *(tracing.trace, tracing.top, tracing.record, arming.arm, arming.disarm),
     *(reporting.report, reporting.diff, reporting.html, reporting.export, reporting.schema),
-    *(host.snapshot, host.read, host.demo, host.doctor, host.prepare, host.completion),
+    *(host.snapshot, host.read, host.demo, host.doctor, host.prepare, service.install_service, host.completion),
 ):
     main.add_command(command)

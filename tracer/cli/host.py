@@ -25,7 +25,7 @@ LEFT_OUT = 3  # exit status of read if it left out swapped pages
 SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
-@click.command(short_help="List the shared memory there is now, from /proc, without BPF.")
+@click.command(short_help="List the shared memory there is now, by /proc, without BPF.")
 @options.which_processes
 @options.as_json
 def snapshot(names: tuple[str, ...], everything: bool, as_json: bool) -> None:

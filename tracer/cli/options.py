@@ -16,6 +16,7 @@ from tracer import labels
 from tracer.formatting import UNITS, parse_bytes
 from tracer.proc.procfs import Proc
 from tracer.proc.shmem import PAGE_BYTES
+from tracer.record.schedule import Schedule
 
 TIMES_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -45,6 +46,26 @@ def size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) ->
     if size_bytes is None:
         raise click.BadParameter(f"{value[:40]!r} is not a size: write 512M or 4G")
     return size_bytes
+
+
+def rotation(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> Schedule | None:
+    """When --rotate ends a part: 1h, 100M, or one of each. Raises click.BadParameter."""
+    every_s: float | None = None
+    max_bytes: int | None = None
+    for text in ",".join(values).split(",") if values else ():
+        if match := re.fullmatch(r"(?a)(\d{1,9})([smhd])", text):
+            if every_s is not None:
+                raise click.BadParameter("two times: give one time and one size at most")
+            every_s = float(match[1]) * TIMES_S[match[2]]
+            if not every_s:
+                raise click.BadParameter(f"{text!r} is no time to wait: write 1h")
+        elif match := re.fullmatch(r"(?a)\d{1,19}[KMGT]", text):
+            if max_bytes is not None:
+                raise click.BadParameter("two sizes: give one time and one size at most")
+            max_bytes = size(_ctx, _parameter, text)
+        else:
+            raise click.BadParameter(f"{text[:40]!r} is neither a time nor a size: write 90s, 10m, 1h, 1d, or 100M, 1G")
+    return Schedule(every_s, max_bytes) if values else None
 
 
 def byte_range(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -237,6 +258,47 @@ def how_to_trace(command: Callable[..., None]) -> Callable[..., None]:
             metavar="SECONDS",
             help="Stop after this many seconds; or 90s, 10m, 2h, 1d.",
         ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def how_to_record(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of record."""
+    for decorate in (
+        click.option(
+            "--keep-on-oom",
+            "oom_path",
+            metavar="FILE",
+            type=A_FILE,
+            help="Instead of -o: write nothing until the OOM killer strikes, and then the last hour.",
+        ),
+        click.option(
+            "--keep",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="With --rotate: remove the oldest of the other captures, all but N. With --keep-on-oom: of those "
+            "after the first; N is 10 unless given.",
+        ),
+        click.option(
+            "--rotate",
+            "schedule",
+            multiple=True,
+            callback=rotation,
+            metavar="TIME|SIZE",
+            help="Cut the trace into captures that are complete each: after 1h, at 100M, or 1h,100M. FILE is the "
+            "current one; the others get the time when they began. SIGHUP rotates, too.",
+        ),
+        click.option(
+            "--max-size",
+            "max_bytes",
+            callback=size,
+            metavar="SIZE",
+            help="Keep the capture below this by dropping every other old size sample; pages are never dropped.",
+        ),
+        output("Write the capture to this new file."),
+        how_to_trace,
+        which_processes,
     ):
         command = decorate(command)
     return command

@@ -125,7 +125,10 @@ def report(
         raise click.UsageError("--sort needs a table: add --csv, or --by with anything but parent")
     reads_pages = verify or "time" in by.split(",") or bool(since or until)
     with _opened(capture_path, words, names, reads_pages, verify) as capture:
-        read = account.read(capture, window.window(since, until, account.read_session(capture)))
+        session = account.read_session(capture)
+        if session.part and "time" in by.split(","):  # what it has no samples of is no row of a table
+            since = since or "+0s"
+        read = account.read(capture, window.window(since, until, session))
         found = None if whole else groups.table(read, by, capture, depth).sort(sort)
     if summary:
         output.say(answers.paragraph(read))

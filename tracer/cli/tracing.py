@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -18,6 +18,7 @@ from tracer.cli import firing, options, output
 from tracer.cli.preflight import need_root, ourselves, wanted
 from tracer.kernel import host
 from tracer.proc.procfs import Proc
+from tracer.record.schedule import Schedule
 from tracer.record.targets import Targets, tree
 from tracer.views import status_line
 
@@ -37,7 +38,7 @@ BETWEEN_READINGS = 4
 HOST_S, HOST_IDLE = 5.0, 20
 
 
-@click.command(short_help="Trace who creates and first touches shared memory; then report.")
+@click.command(short_help="Trace who creates and first touches shared memory.")
 @options.which_processes
 @options.armed
 @options.as_json
@@ -60,17 +61,8 @@ def trace(as_json: bool, **how: Any) -> None:
 
 
 @click.command(short_help="Trace into a capture file, to analyse later.")
-@options.which_processes
+@options.how_to_record
 @options.armed
-@options.how_to_trace
-@options.output("Write the capture to this new file.", required=True)
-@click.option(
-    "--max-size",
-    "max_bytes",
-    callback=options.size,
-    metavar="SIZE",
-    help="Keep the capture below this by dropping every other old size sample; pages are never dropped.",
-)
 @click.option(
     "--when",
     "conditions",
@@ -88,7 +80,9 @@ def trace(as_json: bool, **how: Any) -> None:
     help="Once --when holds, also run this program, without a shell; the condition and the capture's path are appended "
     "to its arguments.",
 )
-def record(output_path: Path, **how: Any) -> None:
+def record(
+    output_path: Path | None, schedule: Schedule | None, keep: int | None, oom_path: Path | None, **how: Any
+) -> None:
     """Trace into a capture file, to analyse later with report, diff, html and export.
 
     A capture is an SQLite file that only its owner can read (mode 0600). It is committed at least once a second, so a
@@ -98,10 +92,32 @@ def record(output_path: Path, **how: Any) -> None:
     shmtrace record -p php-fpm -o pool.capture          until Ctrl-C
     shmtrace record -p php-fpm -o day.capture -d 86400  one day
     shmtrace record -o build.capture -- make test       exits with make's status
+    shmtrace record -p php-fpm -o pool.capture --rotate 1h --keep 24
+    shmtrace record -a --keep-on-oom oom.capture        only if memory runs out
     shmtrace record -p php-fpm -o x.capture --when 'opcache > 80%'
     """
+    if bool(output_path) + bool(oom_path) != 1:
+        raise click.UsageError("give one of -o FILE, --keep-on-oom FILE")
+    if oom_path and (schedule or how["conditions"]):
+        raise click.UsageError("--rotate and --when need -o FILE")
+    if keep and not (schedule or oom_path):
+        raise click.UsageError("--keep needs --rotate or --keep-on-oom")
     done = f"recorded into {output_path}: `shmtrace report {output_path}` shows it"
-    _trace(lambda _: output.tell(done), output_path=output_path, **how)
+
+    def then(_: Capture) -> None:
+        if output_path:
+            output.tell(done)
+
+    _trace(then, output_path=output_path, keeping=Keeping(schedule, keep, oom_path), **how)
+
+
+class Keeping(NamedTuple):
+    """What record keeps besides the capture of the whole trace, or instead."""
+
+    schedule: Schedule | None = None
+    keep: int | None = None
+    """How many captures; None: as many as there are, or a few of OOM kills."""
+    oom_path: Path | None = None
 
 
 class Attaching:
@@ -181,7 +197,8 @@ def top(
 def _need_no_more(is_armed: bool, *others: object) -> None:
     """Raises click.UsageError where --armed is given along with what cannot be had then."""
     if is_armed and any(others):
-        raise click.UsageError("--armed takes what was armed as it is: it goes with no --wait, --label or --stacks")
+        others_said = "--wait, --label, --stacks, --rotate, --keep-on-oom"
+        raise click.UsageError(f"--armed takes what was armed as it is: give none of {others_said}")
 
 
 def _trace(
@@ -200,6 +217,7 @@ def _trace(
     max_bytes: int | None = None,
     conditions: tuple[Condition, ...] = (),
     run: list[str] | None = None,
+    keeping: Keeping | None = None,
 ) -> None:
     """Trace into a capture, then call then() with it. Exits with the command's status if there is a command.
 
@@ -208,16 +226,19 @@ def _trace(
     Raises click.UsageError for options that contradict each other, ShmtraceError where tracing is impossible.
     """
     from tracer import prepare
+    from tracer.capture import parts
     from tracer.capture.capture import Capture
     from tracer.record import armed
     from tracer.record.child import Started
+    from tracer.record.rotation import OomKeeper, Rotation
     from tracer.record.signals import Signals
     from tracer.record.trace import Trace
+    from tracer.service import notify
 
     if bool(names) + everything + is_armed + bool(command) != 1:
         raise click.UsageError("give one of -p NAME, -a (all), --armed, -- COMMAND")
-    _need_no_more(is_armed, wait, source, stacks)
-    if stacks and not output_path:
+    _need_no_more(is_armed, wait, source, stacks, keeping and any(keeping))
+    if stacks and not (output_path or (keeping and keeping.oom_path)):
         raise click.UsageError("--stacks needs -o FILE, for `shmtrace report FILE --by stack`")
     if conditions and command:
         raise click.UsageError("--when waits for processes of -p or -a; a COMMAND is traced from its start")
@@ -230,6 +251,11 @@ def _trace(
     note = armed.note() if is_armed else None
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
+        line = status_line.Line(sys.stderr, alone=not started)
+        if keeping and keeping.schedule and output_path:
+            earlier = parts.set_aside(output_path)
+            if earlier:
+                line.say(f"what an earlier trace has left in {output_path} is in {earlier} now")
         if started:
             stack.enter_context(started)
             targets = Targets(frozenset([started.tgid]), ())
@@ -246,7 +272,6 @@ def _trace(
             targets = wanted(names, everything, wait)
         stack.enter_context(output.writing_capture(output_path))
         capture = stack.enter_context(Capture(output_path, max_bytes))
-        line = status_line.Line(sys.stderr, alone=not started)
         if note:
             trace: Trace = armed.Armed(capture, note, ourselves(), interval_s)
         else:
@@ -256,14 +281,23 @@ def _trace(
         stack.callback(signals.ignore)
         if started:
             started.go()
+        keeper: Rotation | OomKeeper | None = None
+        if keeping and keeping.schedule and output_path:
+            keeper = rotation = Rotation(output_path, capture, running, keeping.schedule, keeping.keep, line.say)
+            signals.on_hangup = rotation.ask
+        elif keeping and keeping.oom_path:
+            keeper = OomKeeper(keeping.oom_path, capture, running, keeping.keep, line.say)
+        notify.tell(notify.READY, f"tracing {running.size()}")
         if not started:
-            line.say(f"tracing {running.size()}; Ctrl-C {'stops' if output_path else 'stops and reports'}")
+            line.say(f"tracing {running.size()}; Ctrl-C {'stops' if output_path or keeper else 'stops and reports'}")
         doubt = running.doubt()
         if doubt and not started:
             line.say(doubt)
         end = time.monotonic() + (seconds or FOREVER_S)
         while not running.stopping and (left := end - time.monotonic()) > 0:
             running.run(min(left, interval_s, 0.05 if started else FOREVER_S))
+            if keeper and keeper.look():
+                notify.tell("", keeper.status)
             if line.shown:
                 line.show(status.render(running.status()))
             if started and started.ended():
@@ -275,7 +309,10 @@ def _trace(
         if started and not started.ended():
             # The terminal sends Ctrl-C to the command too: give it a second to end by itself.
             started.end(patience_s=1.0 if signals.first == signal.SIGINT else 0)
+        notify.tell(notify.STOPPING)
         running.finish(line.say)
+        if isinstance(keeper, OomKeeper):
+            keeper.end()
         then(capture)
     if started:
         sys.exit(started.status)

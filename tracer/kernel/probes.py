@@ -352,6 +352,13 @@ class Probes:
         """The usages of one region, by (tgid, start_time_ns)."""
         return {key: self._usage(place) for key, place in self._usages_of.get(number, {}).items()}
 
+    def forget_usages(self, number: int, keys: Iterable[tuple[int, int]]) -> None:
+        """Free what the maps hold of a region's use by these processes, (tgid, start_time_ns), if they have ended."""
+        theirs = self._usages_of.get(number, {})
+        for key in keys:
+            if self._news.number(*key) is None:
+                self._forgotten.append((time.monotonic(), FREE_USAGE, theirs.pop(key)))
+
     def _usage(self, place: int) -> Usage:
         return Usage(*USAGE.unpack(self._usages[place])[:2])
 

@@ -76,6 +76,13 @@ class _Caller(threading.Thread):
             return True
 
 
+def forget(is_over: Callable[[Hashable], bool]) -> None:
+    """Forget that some did not answer, unless a call for them has not returned yet."""
+    with _lock:
+        for whom in [whom for whom in unanswered if whom not in _stuck and is_over(whom)]:
+            del unanswered[whom]
+
+
 class NoAnswerError(TimeoutError):
     """A call has not returned in time."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tracer.proc import bounded
-from tracer.proc.blocking import NoAnswerError, each, promptly, stuck, unanswered
+from tracer.proc.blocking import NoAnswerError, each, forget, promptly, stuck, unanswered
 from tracer.proc.mounts import Mounts
 from tracer.proc.shmem import (
     HUGETLBFS_MAGIC,
@@ -192,6 +192,12 @@ class Proc:
             *([f"the name and mappings of {_some(silent)} are not known: it did not answer"] if silent else []),
             *([f"only some mappings of {_some(self.crowded)} are known: there are too many"] if self.crowded else []),
         ]
+
+    def forget_others(self, tgids: Collection[int]) -> None:
+        """Forget what could not be read of other processes than these."""
+        self.crowded.intersection_update(tgids)
+        folders = {self.folder(tgid) for tgid in tgids}
+        forget(lambda whom: isinstance(whom, Path) and whom.parent == self.root and whom not in folders)
 
     def parent(self, tgid: int) -> int | None:
         """Its parent's tgid; None if the process is gone."""

@@ -250,11 +250,19 @@ def _opened(
 
     Raises OSError.
     """
-    how = OPEN_HOW.pack(flags | os.O_DIRECTORY | os.O_CLOEXEC, 0, resolve)
-    opened = _libc.syscall(SYS_OPENAT2, base, os.fsencode(path), how, len(how))
-    if opened < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+    try:
+        opened = _openat2(base, path, flags, resolve)
+    except PermissionError:  # O_NOATIME needs ownership, or CAP_FOWNER; without it the access time shows
+        opened = _openat2(base, path, flags & ~os.O_NOATIME, resolve)
     try:
         yield opened
     finally:
         os.close(opened)
+
+
+def _openat2(base: int, path: str, flags: int, resolve: int) -> int:
+    how = OPEN_HOW.pack(flags | os.O_DIRECTORY | os.O_CLOEXEC, 0, resolve)
+    opened: int = _libc.syscall(SYS_OPENAT2, base, os.fsencode(path), how, len(how))
+    if opened < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+    return opened

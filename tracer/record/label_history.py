@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
+from collections.abc import Collection, Iterable
 
 from tracer import wire
 from tracer.capture.capture import Capture
@@ -45,7 +46,7 @@ class LabelHistory:
         self._probes = probes
         self._sources = Sources(proc, source)
         self._source = source
-        self._found = False
+        self._found = self._finished = False
         self._warnings: list[str] = []
         self._doubts: list[str] = []  # why programs have no labels
         self._sites: dict[int, Site] = {}  # by tgid
@@ -57,8 +58,10 @@ class LabelHistory:
     @property
     def warnings(self) -> list[str]:
         """Why some labels are missing, one sentence each."""
+        none = f"no process had what --label {self._source.name} reads: all labels are ?"
         mute = [_is_mute(binary, self._source) for binary in self._binaries.values() if binary.said is False]
-        return self._warnings + list(dict.fromkeys(self._doubts + mute[:MAX_DOUBTS]))
+        doubts = list(dict.fromkeys(self._doubts + mute[:MAX_DOUBTS]))
+        return self._warnings + [none] * (self._finished and not self._found) + doubts
 
     @property
     def doubt(self) -> str | None:
@@ -105,11 +108,10 @@ class LabelHistory:
         self._forget_idle()
 
     def finish(self) -> None:
-        """Record which labels of running processes were lost."""
+        """Record which labels of running processes were lost so far."""
         for tgid in self._sites:
             self._settle(tgid, self._probes.labels[wire.TGID.pack(tgid)])
-        if not self._found:
-            self._warn(f"no process had what --label {self._source.name} reads: all labels are ?")
+        self._finished = True
 
     def at(self, tgid: int, when_us: int) -> int | None:
         """The label row of a process at a time; None: unknown."""
@@ -121,6 +123,28 @@ class LabelHistory:
         """Whether the label stayed the same between two times."""
         since_us, _ = self._moments.get(tgid, ((), ()))
         return bisect_right(since_us, first_us) == bisect_right(since_us, last_us)
+
+    def needed(self, asked: Iterable[tuple[int, int]], alive: Collection[int]) -> set[int]:
+        """Forget the moments that nothing can ask for any more, and return the label rows of the others.
+
+        asked: (tgid, time) of all words in the ledger. alive: tgids.
+        """
+        places: dict[int, set[int]] = {tgid: {len(self._moments[tgid][0]) - 1} for tgid in self._moments.keys() & alive}
+        for tgid, when_us in asked:
+            place = bisect_right(self._moments[tgid][0], when_us) if tgid in self._moments else 0
+            if place:
+                places.setdefault(tgid, set()).add(place - 1)
+        self._moments = {
+            tgid: ([times_us[place] for place in kept], [rows[place] for place in kept])
+            for tgid, (times_us, rows) in self._moments.items()
+            for kept in [sorted(places.get(tgid, ()))]
+            if kept
+        }
+        return {row for _, rows in self._moments.values() for row in rows if row is not None}
+
+    def prune(self, rows: Collection[int]) -> None:
+        """Forget the labels that the capture does not have any more. rows: those that it has."""
+        self._rows = {texts: row for texts, row in self._rows.items() if row in rows}
 
     def _meet(self, site: Site, tgid: int) -> None:
         """Attach uprobes to a binary when its first process is met.
@@ -176,6 +200,8 @@ class LabelHistory:
     def _note(self, tgid: int, since_us: int, row: int | None) -> None:
         times_us, rows = self._moments.setdefault(tgid, ([], []))
         place = bisect_right(times_us, since_us)  # threads may report out of order
+        if place and (times_us[place - 1], rows[place - 1]) == (since_us, row):
+            return
         times_us.insert(place, since_us)
         rows.insert(place, row)
         if len(rows) > MAX_MOMENTS:

@@ -65,6 +65,7 @@ class OomKills:
     def __init__(self, capture: Capture, proc: Proc, processes: Processes, clock: Clock) -> None:
         self.nr = 0
         """How many there were."""
+        self._nr_of_earlier = 0
         self._capture = capture
         self._proc = proc
         self._lives = processes
@@ -109,6 +110,16 @@ class OomKills:
             kill.is_late = True
         kill.command = process.command if process else self._command(event)
         self._kills.append(kill)
+
+    @property
+    def nr_of_part(self) -> int:
+        """How many there were since begin_part()."""
+        return self.nr - self._nr_of_earlier
+
+    def begin_part(self) -> None:
+        """The capture has no more of the kills that were before."""
+        self._nr_of_earlier = self.nr
+        self._nr_written = self._nr_of_others = 0
 
     def sample(self) -> None:
         """Write what there is to say by now. Call it when a checkpoint has been written."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from tracer.capture.capture import Capture
 from tracer.clock import Clock
@@ -193,6 +193,30 @@ class Processes:
         """The last process with this PID that has exited."""
         _, processes = self._of.get(tgid, ([], []))
         return next((process for process in reversed(processes) if process.exited), None) or self.at(tgid, -1)
+
+    def prune(self, rows: Collection[int]) -> None:
+        """Forget the exited processes that the capture does not have any more. rows: those that it has."""
+        over = [process for process in self._known.values() if process.exited and process.row not in rows]
+        for process in over:
+            del self._known[process.key]
+            since_us, processes = self._of[process.tgid]
+            place = processes.index(process)
+            del since_us[place], processes[place]
+            if not processes:
+                del self._of[process.tgid]
+        for process in self._known.values():
+            if process.parent and process.parent.row not in rows:
+                process.parent = None
+            process._heir = None
+
+    def tgids(self) -> Collection[int]:
+        """The PIDs of all that are known, running or exited."""
+        return self._of.keys()
+
+    def has_dead(self, tgid: int) -> bool:
+        """Whether a process with this PID is known that has exited."""
+        _, processes = self._of.get(tgid, ([], []))
+        return any(process.exited for process in processes)
 
     def executed(self, process: TracedProcess, comm: str, command: str, time_ns: int) -> None:
         """Record an exec. time_ns: CLOCK_REALTIME."""

@@ -94,6 +94,8 @@ class RegionWriter:
         self._changed: list[tuple[Any, ...]] = []  # REGION_COLUMNS, and the region's row
         self._rows: dict[tuple[str, str], list[tuple[Any, ...]]] = defaultdict(list)  # by table and columns
         self._closed: list[int] = []  # rows of regions whose last extents are among them
+        self.asked: set[tuple[TracedProcess, int]] = set()
+        """Who has pages, and with labels since when: those that the words of the ledger have asked for."""
 
     # ---- checkpoints ----
 
@@ -229,12 +231,13 @@ class RegionWriter:
             # Some pages were given back while they were swapped out. This tier does not see which.
             entries = self.read(region, blocks, None, 0)
         self._write(region, entries, {}, shmem.Residency(None, swapped_pages * PAGE_BYTES), gone_ns)
+        self._probes.forget_made_for(region.id)
         self._probes.forget(region.id)
 
     def close_alive(
         self, region: TracedRegion, mappings: Mapping[TracedProcess, list[procfs.Mapping]], looked: Looked
     ) -> None:
-        """Close a region that still exists, at the end of the trace. mappings: of the processes that map it."""
+        """Write the last account of a region that still exists. mappings: of the processes that map it."""
         found = looked.survey
         region.created_ns = region.created_ns or looked.born_ns
         blocks = self._probes.blocks(region.id)
@@ -284,6 +287,7 @@ class RegionWriter:
         process = self._lives.during(tgid, first_us, last_us)
         if not process or (self._labelling and not self._labelling.is_one(tgid, first_us, last_us)):
             return None
+        self.asked.add((process, first_us if self._labelling else 0))
         return process.row, self._labelling.at(tgid, first_us) if self._labelling else None
 
     def _write(
@@ -366,12 +370,17 @@ class RegionWriter:
     def _made_for(self, region: TracedRegion) -> list[tuple[int, int, int]]:
         """(acting process row, row of the process whose address space it was, pages)."""
         made_for = self._made_for_of.get(region.id, ())
-        found = [(self._process(*each.acting).row, self._process(*each.whose).row, each.pages) for each in made_for]
-        self._probes.forget_made_for(region.id)
-        return found
+        return [(self._process(*each.acting).row, self._process(*each.whose).row, each.pages) for each in made_for]
 
     def _process(self, tgid: int, start_time_ns: int) -> TracedProcess:
-        return self._lives.find(tgid, start_time_ns) or self._lives.at(tgid, -1)
+        process = self._lives.find(tgid, start_time_ns) or self._lives.at(tgid, -1)
+        self.asked.add((process, 0))
+        return process
+
+    def go_on(self, regions: Iterable[TracedRegion]) -> None:
+        """Regions whose last account was written, and that exist, get checkpoints again. The capture has reopened."""
+        for region in regions:
+            region.kept, region.written = True, ()
 
     def infer_creator(self, region: TracedRegion, mappers: list[TracedProcess]) -> None:
         """Infer the creator of a region unless it is known, and write it into the capture."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,8 @@ class Signals:
     def __init__(self) -> None:
         self.trace: Any = None
         self.first: int | None = None
+        self.on_hangup: Callable[[], None] | None = None
+        """Called on SIGHUP, which then does not stop the trace."""
 
     def __enter__(self) -> Signals:
         # under nohup, SIGHUP stays ignored
@@ -32,6 +35,9 @@ class Signals:
             signal.signal(number, handler)
 
     def _come(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.on_hangup:
+            self.on_hangup()
+            return
         if self.trace and not self.trace.stopping:
             self.trace.stopping = True
             self.first = number

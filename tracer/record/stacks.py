@@ -11,7 +11,7 @@ import bisect
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tracer import wire
 from tracer.capture.capture import Capture
@@ -270,6 +270,16 @@ class Stacks:
             self._programs.pop(process, None)
             self._born_after.pop(process, None)
             self._touchers.discard(process)
+
+    def needed(self) -> set[int]:
+        """The stack rows that a later write() may still name."""
+        return {row for _, row in self._told.values() if row is not None}
+
+    def prune(self, rows: Collection[int], processes: Collection[int]) -> None:
+        """Forget what the capture does not have any more. rows, processes: the stacks and processes that it has."""
+        self._rows = {frames: row for frames, row in self._rows.items() if row in rows}
+        for process in [process for process in self._execs if process.row not in processes]:
+            del self._execs[process]
 
     def _find(self, process: TracedProcess, stack: int, looked: set[TracedProcess]) -> int:
         """The row of a stack. looked: processes whose code was read again during this write."""

@@ -8,12 +8,13 @@ import os
 import resource
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from tracer import __version__, wire
 from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.carry import Needed
 from tracer.clock import Clock
 from tracer.errors import ShmtraceError
 from tracer.kernel import events, host, probes, tiers
@@ -23,18 +24,19 @@ from tracer.kernel.probes import Probes
 from tracer.kernel.updates import kernel_dev
 from tracer.labels import Source
 from tracer.proc import private_memory, procfs, shmem
-from tracer.proc.blocking import each
 from tracer.proc.private_memory import Private
 from tracer.proc.procfs import Proc, ProcessStat
 from tracer.proc.shmem import RegionKey
 from tracer.proc.tmpfs import Place
-from tracer.record import host_memory, ledger, targets
+from tracer.record import ledger, targets
+from tracer.record.ending import Closed, Ending
 from tracer.record.label_history import LabelHistory
-from tracer.record.ledger import ALL_PAGES, PageSet
+from tracer.record.ledger import ALL_PAGES
+from tracer.record.looker import Looker
 from tracer.record.oom import OomKills
 from tracer.record.processes import Processes, TracedProcess
-from tracer.record.region_writer import NOTHING, SAMPLE, Looked, RegionWriter
-from tracer.record.regions import FILES, Finder, Mapped, TracedRegion, on_lease
+from tracer.record.region_writer import SAMPLE, RegionWriter
+from tracer.record.regions import FILES, Finder, TracedRegion, on_lease
 from tracer.record.seed import Seeder
 from tracer.record.targets import Targets
 from tracer.status import Status
@@ -60,8 +62,6 @@ TEARDOWN_S = 1.0  # if no end of a teardown was seen by then, it was missed
 POLL_S = 0.2
 GATHER_S = 0.02
 PATIENCE_S = 1.0  # after the user asked to stop: time left for closing the accounts; the report comes on top
-FIND_S = 1.0  # at the end: for finding files that nobody has open
-SMALL_BYTES = 1 << 16  # at the end files as small as this are not looked at one by one, if nobody has them open
 SILENCE_S = 2.0  # closing may take this long before a progress message is shown
 HEARD_AT_ONCE = 1024  # events applied in one round, so that _keep_up() also gets to its other work
 MOST_TOUCHED = """
@@ -70,12 +70,6 @@ MOST_TOUCHED = """
         GROUP BY process ORDER BY pages DESC LIMIT 1
     ) ON process.id = process
 """
-MOST_OF = {  # keys: the kinds of wire.LOSSES; each query says how much of that was recorded, and for which command
-    "processes": "SELECT count(*), comm FROM process",
-    "regions": "SELECT count(*), comm FROM region JOIN process ON process.id = creator",
-    "usages": "SELECT count(*), comm FROM usage JOIN process ON process.id = process",
-    "pages": 'SELECT sum("end" - start), comm FROM extent JOIN process ON process.id = process',
-}
 
 Thing = TypeVar("Thing")
 
@@ -127,13 +121,8 @@ class Trace:
         self._heard_at_s = 0.0
         # events by region id, kept until the region's RegionMet arrives
         self._unmet: dict[int, list[events.Touch | events.Punch]] = {}
-        # processes to look up in /proc, each with the regions it may map
-        self._to_look: dict[TracedProcess, list[TracedRegion]] = {}
-        self._to_locate: set[int] = set()  # ids of those regions
-        self._to_survey: set[int] = set()  # ids of regions not found yet, which may hold pages from before
         self._segments: dict[int, int] = {}  # SysV segments that existed at the start: shmid to the creator's tgid
         self._warnings: list[str] = []
-        self._unread: dict[int, str] = {}  # region row to name, for regions whose baseline could not be read
         self._shmem_bytes: int | None = None
         self._private: tuple[Private, Private, Private] | None = None  # at the start, the most, and the last
         self._private_at_s = 0.0
@@ -162,6 +151,7 @@ class Trace:
             self._session = self._enter_session()
             if self._source:
                 self._labelling = LabelHistory(self._capture, self._probes, self._proc, self._source)
+            self._looker = Looker(self._capture, self._probes, self._proc, self._finder, self.lives, self._clock)
             self._adopting = Seeder(
                 self._probes,
                 self._proc,
@@ -173,6 +163,19 @@ class Trace:
             )
             self._writer = RegionWriter(
                 self._capture, self._probes, self.lives, self._labelling, self._finder, self._clock
+            )
+            self._ending = Ending(
+                self._capture,
+                self._probes,
+                self._proc,
+                self._finder,
+                self.lives,
+                self._writer,
+                self._looker,
+                self._labelling,
+                self._wanted,
+                self._clock,
+                self._warn,
             )
             if self._wants_stacks:
                 from tracer.record.stacks import Stacks
@@ -305,7 +308,7 @@ class Trace:
         fresh = [self.regions[number] for number in self.regions.keys() - known]
         mapped = self._finder.mapped(self.lives.tree(), fresh) if fresh else {}
         for region in fresh:
-            self._take_baseline(region)
+            self._looker.take_baseline(region)
             self._writer.infer_creator(
                 region, [process for tgid in mapped.get(region.id, ()) if (process := self.lives.alive(tgid))]
             )
@@ -321,7 +324,7 @@ class Trace:
         self._begin_accounts(known)
         for region in self.regions.values():
             if region.unread:
-                self._take_baseline(region)
+                self._looker.take_baseline(region)
 
     def _look_for_lives(self) -> None:
         processes = self._proc.processes()
@@ -362,7 +365,7 @@ class Trace:
     def _leave(self, region: TracedRegion) -> None:
         """Drop a region whose account is closed."""
         del self.regions[region.id]
-        self._to_survey.discard(region.id)
+        self._looker.leave(region)
         self._dying.pop(region.id, None)
 
     def _warn(self, text: str) -> None:
@@ -421,9 +424,13 @@ class Trace:
     def _apply_some(self) -> None:
         for _ in range(min(len(self._heard), HEARD_AT_ONCE)):
             self._apply(self._heard.popleft())
-        self._look()
+        self._looker.look()
 
-    def _in_time(self, things: Iterable[Thing]) -> Iterator[Thing]:
+    def left_s(self) -> float:
+        """Seconds left for closing the accounts; 0 after a request to stop."""
+        return 0.0 if self._is_urgent() else self._late_at_s - time.monotonic()
+
+    def in_time(self, things: Iterable[Thing]) -> Iterator[Thing]:
         """Yield the items until the time left after a request to stop is used up."""
         for thing in things:
             if self._is_urgent():
@@ -438,7 +445,7 @@ class Trace:
             return
         now = time.monotonic()
         with self._writer.closing():
-            for region in self._in_time(list(self._dying.values())):
+            for region in self.in_time(list(self._dying.values())):
                 if not self._ends_at_ns and time.monotonic() > now + BURY_S:
                     break
                 last = self._probes.region(region.id)
@@ -446,58 +453,6 @@ class Trace:
                 if late or not last or self._writer.is_over(last):
                     self._writer.close_gone(region, last)
                     self._leave(region)
-
-    def _look(self) -> None:
-        """Look up in /proc the processes named by recent events: each once, however many events named it."""
-        looked, self._to_look = self._to_look, {}
-        for process, stat in self._read_again(looked):
-            self._refresh_title(process, stat)
-        regions = [region for theirs in looked.values() for region in theirs]
-        processes = [process for process, theirs in looked.items() if theirs]
-        mapped = self._finder.mapped(processes, regions)
-        written = [region for region in regions if region.kind in FILES and region.id not in mapped]
-        opened = self._finder.open_files(processes, written)
-        for region in regions:
-            self._finder.locate(region, mapped, opened)
-            if region.path and region.id in self._to_survey:
-                self._first_look(region, shmem.link_name(region.path), shmem.birth_time_ns(region.path))
-            self._read_hint(region, mapped)
-        self._to_locate.clear()
-
-    def _read_hint(self, region: TracedRegion, mapped: Mapped) -> None:
-        """Read what the content of a region says of its use, unless it has said that before."""
-        mapper = self.lives.alive(next(iter(mapped.get(region.id, ())), 0))
-        if not region.hint and mapper:
-            region.hint = self._finder.hint(region, mapper.comm or "")
-            if region.hint:
-                self._capture.update("region", region.row, hint=region.hint)
-
-    def _first_look(self, region: TracedRegion, name: str, born_ns: int | None) -> None:
-        """Write a region's name and, if the region may be older than the trace and this is the first, its baseline."""
-        if name:
-            self._capture.update("region", region.row, name=name)
-        if region.id not in self._to_survey:
-            return
-        self._to_survey.discard(region.id)
-        region.is_older = born_ns is not None and born_ns < self._clock.wall_ns
-        if self._had_pages(region) and not region.made and (born_ns is None or region.is_older):
-            self._take_baseline(region)
-
-    def _had_pages(self, region: TracedRegion) -> bool:
-        """Whether a region had pages when the probes met it."""
-        last = self._probes.region(region.id)
-        return last is None or last.start_pages > 0
-
-    def _take_baseline(self, region: TracedRegion) -> None:
-        def owned() -> PageSet:
-            return ledger.owned(self._probes.blocks(region.id))
-
-        last = self._probes.region(region.id)
-        region.take_baseline(owned, last.start_pages if last else 0)
-        if region.unread:
-            self._unread[region.row] = shmem.link_name(region.path) if region.path else "?"
-        else:
-            self._unread.pop(region.row, None)
 
     def _apply(self, event: Event) -> None:
         if isinstance(event, events.Fork):
@@ -539,14 +494,7 @@ class Trace:
     def _touched(self, event: events.Touch) -> None:
         process = self.lives.find(*event.process) or self._enter_toucher(event)
         region = self.regions[event.id]
-        self._look_at(process, region if region.address is None else None)
-
-    def _look_at(self, process: TracedProcess, region: TracedRegion | None = None) -> None:
-        """Note that _look() is to read this process, and where it maps the region."""
-        regions = self._to_look.setdefault(process, [])
-        if region and region.id not in self._to_locate:
-            self._to_locate.add(region.id)
-            regions.append(region)
+        self._looker.note(process, region if region.address is None else None)
 
     def _dies(self, region: TracedRegion) -> None:
         region.dying_since_s = time.monotonic()
@@ -585,7 +533,7 @@ class Trace:
             began_us = self._clock.since_us(head.time_ns)
             child = self.lives.begin(head.tgid, head.start_time_ns, event.parent_tgid, event.comm, command, began_us)
             if parent and parent.ns_tgid is not None:
-                self._look_at(child)  # only /proc has its PID in its own namespace, and only while it lives
+                self._looker.note(child)  # only /proc has its PID in its own namespace, and only while it lives
             if self._labelling:
                 self._labelling.begin(head.tgid, began_us, event.parent_tgid)
 
@@ -649,8 +597,8 @@ class Trace:
         # it was created just now and has no path to write to before mapping it: the baseline is empty
         if event.made and kind not in ("posix", "other"):
             return
-        self._to_survey.add(region.id)
-        self._look_at(process, region)
+        self._looker.survey(region)
+        self._looker.note(process, region)
 
     def _asker(self, shmid: int) -> tuple[TracedProcess | None, str]:
         """The creator of a SysV segment, and how that is known.
@@ -672,31 +620,13 @@ class Trace:
         self._unmet.pop(number, None)
         self._probes.forget(number)
 
-    def _read_again(self, processes: Iterable[TracedProcess]) -> Iterator[tuple[TracedProcess, ProcessStat | None]]:
-        return each(
-            lambda process: self._proc.folder(process.tgid),
-            lambda process: self._proc.process(process.tgid),
-            list(processes),
-        )
-
-    def _refresh_title(self, process: TracedProcess, stat: ProcessStat | None) -> None:
-        """Read comm, command line and cgroup again.
-
-        Programs set their title after the fork. Later changes are read at the exit or at the end of the trace.
-        """
-        if stat and abs(stat.start_time_ns - process.start_time_ns) <= procfs.TICK_NS:
-            self.lives.rename(process, stat.comm, stat.command)
-            self.lives.move(process, self._proc.cgroup(process.tgid))
-            if process.ns_tgid is None:
-                self.lives.number(process, self._proc.ns_tgid(process.tgid))
-
     def _sample(self) -> None:
         """Write a sample of every region: its size by the inode's own count, and who touched its pages."""
         if not self._is_urgent():
             self._ask_again()
         now_ns = time.time_ns()
         known = [number for number, region in self.regions.items() if not region.dying_since_s]
-        for first in self._in_time(range(0, len(known), AT_ONCE)):
+        for first in self.in_time(range(0, len(known), AT_ONCE)):
             self._sample_some(known[first : first + AT_ONCE], now_ns)
         self._writer.checkpoint_usages(self.regions)
         self._ooms.sample()
@@ -756,10 +686,10 @@ class Trace:
             lost_events=losses["events"],
             lost_pages=losses["pages"],
             lost_probes=losses["probes"],
-            nr_ooms=None if tiers.OOM in self._probes.missing else self._ooms.nr,
+            nr_ooms=None if tiers.OOM in self._probes.missing else self._ooms.nr_of_part,
             warnings="\n".join(
                 self._warnings
-                + on_lease("the pages of {} from before the trace are unseen", self._unread.values())
+                + on_lease("the pages of {} from before the trace are unseen", self._looker.unread.values())
                 + self._proc.warnings()
                 + (self._labelling.warnings if self._labelling else [])
                 + tiers.explain(losses)
@@ -822,6 +752,82 @@ class Trace:
                 touched[extent.owner] = touched.get(extent.owner, 0) + extent.end - extent.start
         return touched
 
+    # ---- parts ----
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[bool]:
+        """Within it the capture is complete, as at the end of a trace; then the trace goes on with the same probes.
+
+        It yields whether all accounts were closed: not if the trace was told to stop meanwhile.
+        """
+        self._look_for_lives()
+        self._writer.asked.clear()
+        warnings = list(self._warnings)
+        closed = self._close()
+        whole = not self._stopping
+        if whole:
+            self._complete(closed)
+        else:
+            self._warnings = warnings  # what was left out is not: the end of the trace does it
+        try:
+            yield whole
+        finally:
+            for region in closed.regions:
+                if not self._probes.has(region.id):  # it went while its account was closed
+                    self._leave(region)
+            self._writer.go_on(closed.regions)
+            self._capture.reopen()
+            self._capture.commit()
+
+    def needed(self, since_ns: int) -> Needed:
+        """The rows of the capture that are needed when the trace goes on, as Capture.choose() has them.
+
+        Call it within closed(): by then the ledger was read, and who has pages is known.
+        """
+        lives = {process for process, _ in self._writer.asked}
+        lives.update(self.lives.all_alive())
+        for region in self.regions.values():
+            lives.update(process for process in (region.creator, region.first_user) if process)
+        labels = set()
+        if self._labelling:
+            alive = {process.tgid for process in self.lives.all_alive()}
+            asked = ((process.tgid, when_us) for process, when_us in self._writer.asked)
+            labels = self._labelling.needed(asked, alive)
+        return self._capture.choose(
+            Needed(
+                {region.row for region in self.regions.values()},
+                {process.row for process in lives},
+                labels,
+                self._stacks.needed() if self._stacks else set(),
+            ),
+            since_ns,
+        )
+
+    def prune(self, needed: Needed, since_ns: int) -> None:
+        """Forget what is not needed, in the capture and in memory. needed: what needed() has returned."""
+        self._capture.drop_others(since_ns)
+        self.lives.prune(needed.processes)
+        if self._labelling:
+            self._labelling.prune(needed.labels)
+        if self._stacks:
+            self._stacks.prune(needed.stacks, needed.processes)
+        self._looker.prune(needed.regions)
+        self._proc.forget_others(self.lives.tgids())
+        for region in self.regions.values():
+            keys = [key for key in self._probes.usages(region.id) if not self._is_known(*key)]
+            self._probes.forget_usages(region.id, keys)
+        self._writer.asked.clear()
+        self._ooms.begin_part()
+
+    def begin_part(self, part: int, started_ns: int) -> None:
+        """Say in the capture which part of the trace it has, and since when (CLOCK_REALTIME)."""
+        self._capture.update("session", self._session, part=part, part_started_ns=started_ns)
+        self._capture.commit()
+
+    def _is_known(self, tgid: int, start_time_ns: int) -> bool:
+        """Whether a process of the kernel's maps is known; start_time_ns 0: one that had exited."""
+        return bool(self.lives.find(tgid, start_time_ns) if start_time_ns else self.lives.has_dead(tgid))
+
     # ---- the end ----
 
     def finish(self, say: Callable[[str], None] | None = None) -> None:
@@ -834,100 +840,39 @@ class Trace:
         self._ends_at_ns = time.monotonic_ns()
         if self._stopping:
             self._late_at_s = began_s + PATIENCE_S
-        self._hear_all()
-        if self._heard:
-            self._warn("told to stop: some events were not processed")
-        self._sample()
-        while self._dying and time.monotonic() < min(began_s + TEARDOWN_S, self._late_at_s):
-            self._keep_up(0.01)
-        known = self.lives.all_alive()
-        alive: dict[int, TracedProcess] = {}
-        rss_bytes = 0
-        for process, stat in self._in_time(self._read_again(known)):
-            alive[process.tgid] = process
-            self._refresh_title(process, stat)
-            rss_bytes += 0 if process.outside_tree else self._proc.rss_bytes(process.tgid) or 0
-        if len(alive) < len(known):
-            self._warn(f"told to stop: {len(known) - len(alive)} processes were not examined")
-        regions = [] if self._is_urgent() else list(self.regions.values())
-        mapped = self._finder.mapped(alive.values(), regions)
-        opened = self._finder.open_files(alive.values(), [region for region in regions if region.id not in mapped])
-        in_use = mapped.keys() | opened.keys()
-        alone = [region for region in regions if region.kind in FILES and region.id not in in_use]
-        names = self._finder.files(alone, min(self._late_at_s - time.monotonic(), FIND_S))
-        self._infer_older([region for region in regions if region.is_older and not region.creator])
-        if self._labelling:
-            self._labelling.finish()
-        if self._probes.tier.by == tiers.FENTRY.by and host.preempts():
-            self._warn("the kernel's preemption model was changed during the trace: pages may be unseen")
-        with self._writer.closing() if regions else contextlib.nullcontext():
-            for region in self._in_time(regions):
-                self._finder.locate(region, mapped, opened)
-                # there may be very many: of those that the trace has seen from their first page the probes know all
-                is_small = region.allocated_bytes <= SMALL_BYTES and not self._had_pages(region)
-                if region.id in names and not is_small:
-                    region.path = names[region.id][1]
-                self._read_hint(region, mapped)
-            for region, found in self._in_time(each(TracedRegion.whom, Looked.at, regions)):
-                looked = found or NOTHING
-                if region.id in names:
-                    self._first_look(region, names[region.id][0], looked.born_ns)
-                mappers = {alive[tgid]: theirs for tgid, theirs in mapped.get(region.id, {}).items()}
-                self._writer.close_alive(region, mappers, looked)
-                self._leave(region)
-        if self._wanted.everything and self._is_urgent():  # what is mapped was not looked at either
-            self._warn("told to stop: what no process maps was not looked at")
-        elif self._wanted.everything:
-            self._write_unmapped(regions)
+        closed = self._close()
+        for region in closed.regions:
+            self._leave(region)
         if self.regions:
             self._warn(f"told to stop: {len(self.regions)} regions are shown as last sampled, or all unseen")
             last = self._probes.read_regions()
             self._writer.close_unread((region, last.get(number)) for number, region in self.regions.items())
-        if self._stacks:
-            self._stacks.write(patience_s=math.inf)
-        losses = self._probes.losses()
-        for what, query in MOST_OF.items():
-            if losses[what]:
-                for number, comm in self._capture.rows(f"{query} GROUP BY comm ORDER BY 1 DESC LIMIT 1"):
-                    self._warn(f"there was no room for more {what}: {comm} has {number} of them")
-        self._shmem_bytes = self._proc.memory().shmem_bytes
-        ended: dict[str, Any] = {}
-        if len(alive) == len(known) and not self._wanted.tmpfs:
-            self._measure_private()
-            ended["sum_of_rss_bytes"] = rss_bytes
-        self._keep_session(time.time_ns(), complete=1, **ended)
-        self._capture.commit()
+        self._complete(closed)
         self._stopping = True  # a second request to stop also cuts the report short
 
-    def _infer_older(self, regions: Collection[TracedRegion]) -> None:
-        """Infer who made regions that are older than the trace: not who was seen to begin using them, but another."""
-        users = self._finder.users(regions, min(self._late_at_s - time.monotonic(), FIND_S))
-        for region in regions:
-            born_ns = shmem.birth_time_ns(region.path) if region.path else None
-            first = region.first_user and region.first_user.tgid
-            suspects = (
-                self._finder.process(tgid, self.lives, born_ns, self._clock)
-                for tgid in users.get(region.id, ())
-                if tgid != first
-            )
-            self._writer.infer_creator(region, [process for process in suspects if process])
+    def _close(self) -> Closed:
+        """Take in all that has happened up to now, and write the last account of every region that exists."""
+        self._hear_all()
+        if self._heard:
+            self._warn("told to stop: some events were not processed")
+        self._sample()
+        until_s = min(time.monotonic() + TEARDOWN_S, self._late_at_s)
+        while self._dying and time.monotonic() < until_s:
+            self._keep_up(0.01)
+        return self._ending.close(self.regions.values(), self)
+
+    def _complete(self, closed: Closed) -> None:
+        """Write what else a complete capture has."""
+        if self._stacks:
+            self._stacks.write(patience_s=math.inf)
+        self._ending.explain_losses()
+        self._shmem_bytes = self._proc.memory().shmem_bytes
+        if closed.session:
+            self._measure_private()
+        self._keep_session(time.time_ns(), complete=1, **closed.session)
+        self._capture.commit()
 
     def look_at_host(self) -> None:
         """Write what of the host no process maps, as it is now; at the end of a trace with -a it is written anyway."""
-        self._write_unmapped(list(self.regions.values()))
+        self._ending.write_unmapped(list(self.regions.values()))
         self._capture.commit()
-
-    def _write_unmapped(self, regions: Collection[TracedRegion]) -> None:
-        """Write what else is in the tmpfs that -p names, or what of the host no process maps.
-
-        regions: those that exist at the end.
-        """
-        patience_s = min(self._late_at_s - time.monotonic(), host_memory.PATIENCE_S)
-
-        def command(tgid: int) -> str | None:
-            process = self.lives.last(tgid)
-            return process.command if process else None
-
-        only = self._wanted.tmpfs
-        for text in host_memory.write(self._capture, self._proc, regions, command, only, patience_s):
-            self._warn(text)

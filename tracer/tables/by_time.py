@@ -118,11 +118,11 @@ def by_time(account: Account, capture: Capture) -> Table:
 
 
 def bounds(account: Account) -> tuple[int, int]:
-    """(since_ns, until_ns) of the window, cut to the capture's time."""
+    """(since_ns, until_ns) of the window, cut to the capture's time; of a part, to the part's."""
     window, session = account.window, account.session
-    since_ns = session.started_ns if window.since_ns is None else window.since_ns
+    since_ns = session.since_ns if window.since_ns is None else window.since_ns
     until_ns = session.ended_ns if window.until_ns is None else window.until_ns
-    return max(since_ns, session.started_ns), min(until_ns, session.ended_ns)
+    return max(since_ns, session.since_ns), min(until_ns, session.ended_ns)
 
 
 class Parts(NamedTuple):

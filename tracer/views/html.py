@@ -301,7 +301,7 @@ def _events(
     }
     return {
         name: _counts(
-            within, (time for time in found if time is not None and session.started_ns < time <= session.ended_ns)
+            within, (time for time in found if time is not None and session.since_ns < time <= session.ended_ns)
         )
         for name, found in times.items()
     }

@@ -126,6 +126,8 @@ def _document(account: Account) -> dict[str, Any]:
         "started": rfc3339(session.started_ns),
         "ended": rfc3339(session.ended_ns),
         "complete": session.complete,
+        "part": session.part,
+        "part_started": rfc3339(session.part_started_ns),
         "since": rfc3339(account.window.since_ns),
         "until": rfc3339(account.window.until_ns),
         "answer": _answer(answer(account)),

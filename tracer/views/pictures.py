@@ -44,11 +44,14 @@ class Bins(NamedTuple):
 
 
 def bins(session: Session) -> Bins:
-    """About BINS intervals, the shortest round ones that last for the whole capture."""
-    lasted_ns = session.ended_ns - session.started_ns
+    """About BINS intervals, the shortest round ones that last for the whole capture; of a part, for its time.
+
+    What was touched before is in the first.
+    """
+    lasted_ns = session.ended_ns - session.since_ns
     longest_ns = WIDTHS_NS[-1] * -(-lasted_ns // (WIDTHS_NS[-1] * BINS) or 1)
     width_ns = next((width for width in WIDTHS_NS if width * BINS >= lasted_ns), longest_ns)
-    origin_ns = session.started_ns // width_ns * width_ns
+    origin_ns = session.since_ns // width_ns * width_ns
     return Bins(origin_ns, width_ns, (session.ended_ns - origin_ns) // width_ns + 1)
 
 

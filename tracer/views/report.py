@@ -102,6 +102,9 @@ def footer(account: Account) -> list[str]:
     lines.append(f"tier {session.tier}{by}{lost}")
     if not session.tmpfs:
         lines += textwrap.wrap(host_shmem(account), COLUMNS, subsequent_indent="  ")
+    if session.part:
+        since = moment(session.since_ns)
+        lines.append(f"part {session.part} of a trace, since {since}; `--since +0s`: this alone")
     if not session.complete:
         lines.append(f"cut off: this is the state at {clock(session.ended_ns)}, when the capture was last written")
     if session.blind_to and any(region.unseen_bytes for region in regions):

@@ -56,6 +56,7 @@ def install_service(
     `systemctl enable --now shmtrace` starts it, now and at boot; `systemctl reload shmtrace` ends the current capture
     and begins another. `systemctl disable --now shmtrace` and `rm /etc/systemd/system/shmtrace.service` remove it.
     """
+    from tracer.record.armed import STATE
     from tracer.service import unit
 
     if command or seconds:
@@ -67,7 +68,7 @@ def install_service(
     words = [*ctx.meta[WORDS], *["--wait"] * bool(names and not wait)]
     place = output_path or oom_path
     if not place:
-        place = unit.STATE / NAME
+        place = STATE / NAME
         words += ["-o", str(place)]
     if not place.is_absolute():
         raise ShmtraceError(f"{place} is relative, and a service has another directory", "give an absolute path")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from tracer.errors import ShmtraceError
 from tracer.proc import bounded
+from tracer.record.armed import STATE
 from tracer.shipped import shipped
 
 PLACE = Path("/etc/systemd/system/shmtrace.service")
-STATE = Path("/var/lib/shmtrace")
 MARK = "# Written by `shmtrace install-service`, which writes it anew unless it is edited: sha256 "
 MAX_BYTES = 1 << 16
 PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./-]+", re.ASCII)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.live.cgroups import Group, comes_to, groups, limit
-from tests.live.reports import ROOT, SHMTRACE, Trace, trace, trace_command
+from tests.live.reports import ROOT, SHMTRACE, Trace, assert_balanced, read_report, trace, trace_command
 from tests.live.shmem import PAGE_BYTES
 from tests.live.tiers import shmtrace
 from tracer.formatting import format_bytes
@@ -250,3 +250,32 @@ def test_a_kernel_without_the_tracepoint() -> None:
     report = trace_command("true", shmtrace=shmtrace("faults", statement))
     assert report["nr_ooms"] is None
     assert tiers.OOM in report["blind_to"]
+
+
+def test_what_led_to_a_kill_is_kept(tmp_path: Path) -> None:
+    """record --keep-on-oom: there is no file until it happens; then it has the kill, and who had filled it."""
+    path = tmp_path / "oom.capture"
+    with groups(f"shmtrace-oom-{os.getpid()}") as [group], pool(group, tmp_path / "pool.py") as running:
+        limit(group, LIMIT_BYTES)
+        assert running.says() == "ready"
+        command = [*SHMTRACE, "record", "-p", str(running.tgid), "--keep-on-oom", str(path)]
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as recording:
+            try:
+                assert recording.stderr
+                assert "tracing" in recording.stderr.readline()
+                victim = int(running.go())
+                assert not path.exists()
+                assert running.go() == "9"
+                assert f"an OOM kill: the last hour is in {path}" in recording.stderr.readline()
+            finally:
+                recording.terminate()
+                recording.communicate()
+    said = subprocess.run([*SHMTRACE, "report", path, "--json"], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+    report = read_report(said)
+    assert_balanced(report)
+    [kill] = report["ooms"]
+    assert (kill["tgid"], report["nr_ooms"]) == (victim, 1)
+    touched: Counter[str] = Counter()
+    for row in kill["touched"]:
+        touched[row["process"]["comm"]] += row["touched_bytes"] // PAGE_BYTES
+    assert touched == TOUCHED

@@ -300,7 +300,7 @@ def test_nobody_can_put_a_journal_in_the_place_of_a_trace_s_own(tmp_path: Path) 
     with pytest.raises(ShmtraceError, match=r"x\.capture-journal is there already"):
         Capture(path)
     journal.path_of(path).unlink()
-    path.unlink()
+    assert not path.exists()
     with Capture(path) as capture:
         inode = journal.path_of(path).stat().st_ino
         assert journal.path_of(path).stat().st_mode & 0o777 == 0o600

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -351,6 +352,43 @@ def test_what_it_is_called_by_is_in_the_way(parent: Parent, tmp_path: Path) -> N
     assert said[0].startswith(f"shmtrace: the part stays in {path} and goes on: {unfinished} is in the way")
     assert unfinished.read_text() == "somebody's"
     assert pages(the_region(read(path))) == {toucher: BY_FIRST}
+
+
+@pytest.mark.parametrize("what", ["directory moved and back", "directory deleted", "file deleted", "file moved"])
+def test_its_place_is_gone(what: str, parent: Parent, tmp_path: Path) -> None:
+    """One line says so, the kernel's side remembers, and nothing is lost once there is a place again."""
+    directory, elsewhere = tmp_path / "captures", tmp_path / "elsewhere"
+    directory.mkdir()
+    path = directory / "pool.capture"
+    with recording(path, parent.tgid, "--rotate", "1h") as process:
+        touchers = {parent.tell("touch", 20, BY_FIRST): BY_FIRST}
+        time.sleep(1)
+        if what == "directory moved and back":
+            directory.rename(elsewhere)
+        elif what == "directory deleted":
+            shutil.rmtree(directory)
+        elif what == "file deleted":
+            path.unlink()
+        else:
+            path.rename(elsewhere)
+        touchers[parent.tell("touch", 100, BY_SECOND)] = BY_SECOND
+        time.sleep(1.5)
+        if what == "directory moved and back":
+            elsewhere.rename(directory)
+        elif what == "directory deleted":
+            directory.mkdir()
+        time.sleep(1.5)
+        touchers[parent.tell("touch", 200, BY_LATER)] = BY_LATER
+        [over] = rotate(process, path, 1)
+        said = stop(process).splitlines()
+    for each in (over, path):
+        region = the_region(read(each))
+        assert (pages(region), region.unseen_bytes, region.before_bytes) == (touchers, 0, BY_PARENT * PAGE_BYTES)
+    waits = "shmtrace: the capture was moved or deleted, and the trace waits until it can be written: "
+    anew = f"shmtrace: {path} was moved or deleted, and is written anew with all that it had"
+    was_away = what.startswith("directory")
+    assert [line.startswith(waits) for line in said[:was_away]] == [True] * was_away
+    assert said[was_away:-1] == [anew] * (what != "directory moved and back")
 
 
 def test_without_rotation_sighup_stops(parent: Parent, tmp_path: Path) -> None:

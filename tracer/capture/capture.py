@@ -89,25 +89,79 @@ class Capture:
     Leaving the context commits and closes. On an exception, what is not committed yet is rolled back.
     """
 
+    _db: sqlite3.Connection
+
     def __init__(self, path: Path | None = None, max_bytes: int | None = None) -> None:
         """Create a capture; there must be no file at `path`. None: a temporary file. Raises ShmtraceError.
 
         max_bytes: the size that keep_small() aims at by thinning samples.
         """
-        if path:
-            _create(path)
-            _create(journal.path_of(path))  # created here so that no other user can
         self._path, self._is_read = path, False
         self.remarks: list[str] = []
         """Remarks about how the file could be read."""
         self._max_bytes = max_bytes
+        self._connect()
+        self._db.executescript(f"BEGIN; {_schema()} {SAYS} COMMIT; BEGIN")  # all in one transaction
+
+    def _connect(self) -> None:
+        """Create the file, and open it to write. Raises ShmtraceError."""
+        self._made: dict[Path, os.stat_result] = {}  # as they were created
+        try:
+            # the journal is created here so that no other user can
+            for made in (self._path, journal.path_of(self._path)) if self._path else ():
+                _create(made)
+                self._made[made] = made.stat()
+        except ShmtraceError:
+            self._remove_own()
+            raise
         # "": a temporary file, unlinked at once
-        self._begin(sqlite3.connect(path or "", timeout=COMMIT_SECONDS, isolation_level=None))
+        self._begin(sqlite3.connect(self._path or "", timeout=COMMIT_SECONDS, isolation_level=None))
         # The trace never waits for the disk. A commit survives the end of the trace, but not a crash of the host.
         self._db.execute("PRAGMA synchronous = OFF")
         # The journal keeps its name and is empty between commits, so that nobody can put another file in its place.
         self._db.execute("PRAGMA journal_mode = TRUNCATE")
-        self._db.executescript(f"BEGIN; {_schema()} {SAYS} COMMIT; BEGIN")  # all in one transaction
+
+    def is_in_place(self) -> bool:
+        """Whether the file has its name still. SQLite writes none that was moved or deleted."""
+        return not self._path or self._is_own(self._path)
+
+    def _is_own(self, made: Path) -> bool:
+        """Whether a file that was created here is there still."""
+        try:
+            return os.path.samestat(made.lstat(), self._made[made])
+        except (OSError, KeyError):
+            return False
+
+    def put_back(self) -> None:
+        """Write a file that was moved or deleted anew, with all that it had, and go on in that.
+
+        Raises ShmtraceError where that cannot be done; it can be tried again.
+        """
+        before, made = self._db, self._made
+        # all at once: while the new file has a journal of this name, SQLite would play it back into the old one
+        rows = carry.read_all(before)
+        self._remove_own()  # the journal may be there still
+        try:
+            self._connect()
+            self._db.executescript(f"BEGIN; {_schema()} {SAYS}")
+            carry.write_all(self._db, rows)
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db is not before:
+                self._db.close()
+                self._db = before
+            self._remove_own()
+            self._made = made
+            if isinstance(error, sqlite3.Error):
+                raise ShmtraceError(f"{self._path} cannot be written ({error})", "free disk space") from None
+            raise
+        before.close()
+        self._db.execute("BEGIN")
+
+    def _remove_own(self) -> None:
+        """Remove what is left of the files that were created here."""
+        for made in filter(self._is_own, self._made):
+            made.unlink()
 
     @classmethod
     def open(cls, path: Path, whole: bool = True) -> Capture:

@@ -6,7 +6,7 @@ The rest was told in full by then. It stays where it was told, so that a trace o
 from __future__ import annotations
 
 import sqlite3
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAX_DEAD_ABOVE = 32  # dead ancestors of a process: a chain of processes that each start the next has no end of them
 
@@ -95,6 +95,24 @@ def copy(db: sqlite3.Connection, into: str, rows: dict[str, str], since_ns: int)
             {"since": since_ns},
         )
     db.execute(WITHOUT_PARENT.format(into, into))
+
+
+def read_all(db: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
+    """All rows by table, also those that are not committed."""
+    found = {}
+    for table in NEEDED:
+        cursor = db.cursor()
+        cursor.row_factory = None
+        found[table] = cursor.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608
+    return found
+
+
+def write_all(db: sqlite3.Connection, found: dict[str, list[tuple[Any, ...]]]) -> None:
+    """Insert what read_all() has returned."""
+    for table, rows in found.items():
+        if rows:
+            marks = ", ".join("?" for _ in rows[0])
+            db.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)  # noqa: S608
 
 
 def drop_others(db: sqlite3.Connection, since_ns: int) -> None:

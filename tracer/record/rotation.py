@@ -44,6 +44,7 @@ class Rotation:
         self._said: str | None = None
         self._part = 0
         self._asked = False
+        trace.waits = True
         self._begin(time.time_ns())
 
     @property
@@ -57,7 +58,9 @@ class Rotation:
 
     def look(self) -> bool:
         """End the part if it is time, and return whether one has ended. Call it often."""
-        if not (self._asked or self._is_due()):
+        if not self._capture.is_in_place():
+            self._put_back()
+        if not (self._asked or self._is_due()) or not self._capture.is_in_place():
             return False
         self._asked = False
         with self._trace.closed() as whole:
@@ -74,6 +77,17 @@ class Rotation:
         except FAILURES as error:
             self._warn(f"older parts of {self._path} cannot be removed: {_reason(error)}")
         return True
+
+    def _put_back(self) -> None:
+        """Somebody has moved or deleted the capture, or its directory."""
+        try:
+            self._capture.put_back()
+        except FAILURES as error:
+            self._warn(
+                f"the capture was moved or deleted, and the trace waits until it can be written: {_reason(error)}"
+            )
+        else:
+            self._warn(f"{self._path} was moved or deleted, and is written anew with all that it had")
 
     def _is_due(self) -> bool:
         now_s = time.monotonic()

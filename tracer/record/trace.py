@@ -99,6 +99,8 @@ class Trace:
         stack. clock: when the capture began; None: now.
         """
         self._stopping = False
+        self.waits = False
+        """Whether to wait while the capture is not in its place, instead of failing."""
         # CLOCK_MONOTONIC; later regions are not taken in. None: finish() has not begun
         self._ends_at_ns: int | None = None
         self._late_at_s = math.inf  # time.monotonic(); from then on the remaining work is skipped
@@ -393,7 +395,13 @@ class Trace:
             self._keep_up(min(left, POLL_S, max(self._sample_at_s - time.monotonic(), 0)))
 
     def _keep_up(self, timeout_s: float) -> None:
-        self._hear(timeout_s)
+        if self._is_held_up():  # the kernel's side remembers
+            time.sleep(timeout_s)
+            return
+        self._listen(timeout_s)
+        if self._is_held_up():
+            return
+        self._apply_some()
         self._bury()
         now = time.monotonic()
         # If regions without pages come and go, only a sample notices that they are gone. Sample early when room is
@@ -403,8 +411,11 @@ class Trace:
             self._rested_at_s = now + IDLE * (time.monotonic() - now)
             self._sample_at_s = max(now + self._interval_s, self._rested_at_s)
 
-    def _hear(self, timeout_s: float) -> None:
-        """Apply some of the pending events.
+    def _is_held_up(self) -> bool:
+        return self.waits and not self._capture.is_in_place()
+
+    def _listen(self, timeout_s: float) -> None:
+        """Read the pending events.
 
         Returns after at most timeout_s. If events arrived just now, first wait GATHER_S so that more arrive together.
         """
@@ -413,7 +424,6 @@ class Trace:
         self._heard += self._probes.poll(0 if self._heard else timeout_s)
         if self._heard:
             self._heard_at_s = time.monotonic()
-        self._apply_some()
 
     def _hear_all(self) -> None:
         """Apply all events up to now, unless the trace must stop."""

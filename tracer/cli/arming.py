@@ -5,9 +5,11 @@ from __future__ import annotations
 import click
 
 from tracer.cli import options, output
-from tracer.cli.preflight import need_root, ourselves, wanted
+from tracer.cli.preflight import need_root, ourselves
+from tracer.errors import ShmtraceError
 from tracer.formatting import format_bytes
 from tracer.kernel import host
+from tracer.proc.procfs import Proc
 from tracer.record import targets
 
 READ = "`shmtrace report --armed` reads it, `shmtrace disarm` ends it"
@@ -38,10 +40,13 @@ def arm(names: tuple[str, ...], everything: bool, room_bytes: int) -> None:
     need_root(bpf=True)
     host.need_host_pids()
     found = targets.parse(names)
-    if found.patterns or everything:
-        found = found._replace(everything=everything)
-    else:
-        found = wanted(names, everything, wait=False)
+    found = found._replace(everything=everything or found.everything)
+    if not (found.everything or found.roots(Proc().processes(), ourselves())):
+        if not found.patterns:
+            raise ShmtraceError(
+                f"no process matches -p {' -p '.join(names)}", "name it, to take what is called so later"
+            )
+        output.tell(f"nothing is called {' or '.join(names)} now; what is called so later is taken")
     with Signals(), output.patience("attaching …", anywhere=True):
         note = armed.arm(names, found, ourselves(), room_bytes)
     memory = f"{note.tier} by {note.by}, {format_bytes(note.memory_bytes)} of kernel memory"

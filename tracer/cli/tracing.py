@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from tracer.capture.capture import Capture
     from tracer.conditions import Condition
     from tracer.record.armed import Note
+    from tracer.record.rotation import OomKeeper, Rotation
     from tracer.record.signals import Signals
+    from tracer.record.trace import Trace
 
 FOREVER_S = 10**9
 # top waits this many times as long as reading the account took: a region of a million extents must not stall its trace
@@ -232,7 +234,6 @@ def _trace(
     from tracer.record.child import Started
     from tracer.record.rotation import OomKeeper, Rotation
     from tracer.record.signals import Signals
-    from tracer.record.trace import Trace
     from tracer.service import notify
 
     if bool(names) + everything + is_armed + bool(command) != 1:
@@ -272,21 +273,15 @@ def _trace(
             targets = wanted(names, everything, wait)
         stack.enter_context(output.writing_capture(output_path))
         capture = stack.enter_context(Capture(output_path, max_bytes))
-        if note:
-            trace: Trace = armed.Armed(capture, note, ourselves(), interval_s)
-        else:
-            trace = Trace(capture, targets, ourselves(), interval_s, room_bytes, source, stacks)
+        trace = _begun(capture, targets, note, interval_s, room_bytes=room_bytes, source=source, stacks=stacks)
         with firing.then(run, fired, output_path, line), line.showing(status_line.ATTACHING):
             running = signals.trace = stack.enter_context(trace)
         stack.callback(signals.ignore)
         if started:
             started.go()
-        keeper: Rotation | OomKeeper | None = None
-        if keeping and keeping.schedule and output_path:
-            keeper = rotation = Rotation(output_path, capture, running, keeping.schedule, keeping.keep, line.say)
-            signals.on_hangup = rotation.ask
-        elif keeping and keeping.oom_path:
-            keeper = OomKeeper(keeping.oom_path, capture, running, keeping.keep, line.say)
+        keeper = _keeper(keeping, output_path, capture, running, line) if keeping else None
+        if isinstance(keeper, Rotation):
+            signals.on_hangup = keeper.ask
         notify.tell(notify.READY, f"tracing {running.size()}")
         if not started:
             line.say(f"tracing {running.size()}; Ctrl-C {'stops' if output_path or keeper else 'stops and reports'}")
@@ -318,6 +313,27 @@ def _trace(
         sys.exit(started.status)
 
 
+def _begun(capture: Capture, targets: Targets, note: Note | None, interval_s: float, **how: Any) -> Trace:
+    """The trace that is to be entered. note: of what is armed, which has its own targets. how: as Trace takes it."""
+    from tracer.record.armed import Armed
+    from tracer.record.trace import Trace
+
+    if note:
+        return Armed(capture, note, ourselves(), interval_s)
+    return Trace(capture, targets, ourselves(), interval_s, **how)
+
+
+def _keeper(
+    keeping: Keeping, path: Path | None, capture: Capture, trace: Trace, line: status_line.Line
+) -> Rotation | OomKeeper | None:
+    """What keeps parts of the trace, if that is asked for."""
+    from tracer.record.rotation import OomKeeper, Rotation
+
+    if keeping.schedule and path:
+        return Rotation(path, capture, trace, keeping.schedule, keeping.keep, line.say)
+    return OomKeeper(keeping.oom_path, capture, trace, keeping.keep, line.say) if keeping.oom_path else None
+
+
 def _attaching(targets: Targets) -> str:
     """What is said before the first account is there."""
     processes = Proc().processes()
@@ -340,18 +356,9 @@ def _accounts(
     """
     from tracer import account
     from tracer.capture.capture import Capture
-    from tracer.record.armed import Armed
-    from tracer.record.trace import Trace
 
     every_s = min(interval_s, 0.5)
-    with contextlib.ExitStack() as stack:
-        capture = stack.enter_context(Capture(output_path))
-        trace: Trace
-        if note:
-            trace = Armed(capture, note, ourselves(), every_s)
-        else:
-            trace = Trace(capture, targets, ourselves(), every_s, source=source)
-        running = stack.enter_context(trace)
+    with Capture(output_path) as capture, _begun(capture, targets, note, every_s, source=source) as running:
         attaching, signals.trace = signals.trace, running
         running.stopping = running.stopping or attaching.stopping
         running.run(0.01)

@@ -679,6 +679,12 @@ def test_an_empty_capture(capture: Capture) -> None:
     assert data["headline"].startswith("No shared memory")
 
 
+def test_oom_kills_stand_above_what_grew(tmp_path: Path) -> None:
+    _, data = page_of(recorded.with_oom(tmp_path / "x"))
+    assert data["kills"].startswith("OOM kill at ")
+    assert data["headline"].startswith("opcache? grew by ")
+
+
 # ---- the command ----
 
 

@@ -68,13 +68,15 @@ class Answer(NamedTuple):
     private_peak_grown_bytes: int | None
     """to its peak; None: unknown"""
     private_is_exact: bool
+    kills: Sequence[str]
+    """what the OOM killer did, in words"""
     sentences: Sequence[str]
-    """the answer in words, the most important first"""
+    """what grew, in words, the most important first"""
 
     @property
     def text(self) -> str:
-        """The sentences as one paragraph."""
-        return " ".join(self.sentences)
+        """All of it as one paragraph."""
+        return " ".join([*self.kills, *self.sentences])
 
 
 def answer(account: Account) -> Answer:
@@ -92,17 +94,23 @@ def answer(account: Account) -> Answer:
         private_grown_bytes=account.private_grown_bytes,
         private_peak_grown_bytes=account.private_peak_grown_bytes,
         private_is_exact=session.private_is_exact,
+        kills=kills(account),
         sentences=(),
     )
-    return found._replace(sentences=[*kills(account), *_sentences(found, account)])
+    return found._replace(sentences=_sentences(found, account))
 
 
 NO_ANSWER = "No shared memory: none of these processes maps any, or has mapped any."
 
 
+def grown(account: Account) -> str:
+    """What grew, or that there is nothing that could."""
+    return " ".join(answer(account).sentences) or NO_ANSWER
+
+
 def headline(account: Account) -> str:
-    """The answer, or that there is none."""
-    return " ".join([*answer(account).sentences, *[NO_ANSWER] * (not account.regions)]) or NO_ANSWER
+    """The answer: what the OOM killer did, and what grew."""
+    return " ".join([*kills(account), grown(account)])
 
 
 def paragraph(account: Account) -> str:
@@ -199,7 +207,7 @@ def _killed(alikes: Sequence[OomKill]) -> Iterator[str]:
         yield f"OOM kill at {clock(last.time_ns)}: {who} (PID {last.tgid}){where}."
     else:
         yield f"{len(alikes)} OOM kills from {clock(first.time_ns)} to {clock(last.time_ns)}: {who}{where}."
-    if last.shmem_before_bytes is not None:
+    if last.shmem_before_bytes is not None or last.touched:
         yield _charged(last, "" if len(alikes) == 1 else " at the last")
     freed = [kill.anon_bytes for kill in alikes if kill.anon_bytes is not None]
     if freed:
@@ -208,9 +216,9 @@ def _killed(alikes: Sequence[OomKill]) -> Iterator[str]:
 
 
 def _charged(kill: OomKill, when: str) -> str:
-    charged_bytes = kill.shmem_before_bytes or 0
+    charged_bytes = kill.shmem_before_bytes
     what = "Shared memory of the host" if kill.is_of_host else "Shared memory charged there"
-    if not charged_bytes:
+    if charged_bytes == 0:
         return f"{what}{when}: none."
     touched: dict[str, list[tuple[Process, int]]] = {}
     for _, process, size_bytes in kill.touched:
@@ -222,6 +230,8 @@ def _charged(kill: OomKill, when: str) -> str:
     words = [_listed(sorted(sizes, key=lambda size: -size[1]))] * bool(sizes)
     if kill.unnamed_bytes:
         words.append(f"unknown processes {format_bytes(kill.unnamed_bytes)}")
+    if charged_bytes is None:  # it was heard of late: of an armed trace
+        return f"{what}{when}, as far as it is known: first touched by {', '.join(words)}."
     return f"{what}{when}: {format_bytes(charged_bytes)}, first touched by {', '.join(words)}."
 
 

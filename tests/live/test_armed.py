@@ -418,7 +418,9 @@ def test_a_kill_that_nobody_saw(arming: Armed, tmp_path: Path) -> None:
         found[row["process"]["comm"]] += row["touched_bytes"] // PAGE_BYTES
     assert found == TOUCHED
     assert kill["shmem_before_bytes"] is None
-    assert report["answer"]["text"].startswith("OOM kill at ")
+    said = report["answer"]["text"]
+    assert said.startswith("OOM kill at ")
+    assert "charged there, as far as it is known: first touched by filler-# 6.7 MiB, victim 844 KiB" in said
 
 
 def prog_and_map_ids() -> list[tuple[str, int]]:

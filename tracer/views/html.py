@@ -120,7 +120,8 @@ def data(account: Account, capture: Capture, marks: Sequence[tuple[int, str]] = 
     left_out = [region for entry in told if not entry.region for region in entry.regions]
     maps = {each.region: _map(each, moved) for each in touched}
     return {
-        "headline": answers.headline(account),
+        "kills": " ".join(answers.kills(account)),
+        "headline": answers.grown(account),
         "balance": balance(account),
         "session": _session(account, lists),
         "bins": {

@@ -208,7 +208,7 @@ def _oom(kill: OomKill) -> dict[str, Any]:
 
 def _answer(found: Answer) -> dict[str, Any]:
     document = found._asdict()
-    del document["sentences"]
+    del document["kills"], document["sentences"]  # both are in its text
     document |= {
         name: [row._asdict() for row in getattr(found, name)[:MAX_GROUPS]] for name in ("regions", "gone", "growers")
     }

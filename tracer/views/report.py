@@ -7,7 +7,7 @@ import textwrap
 
 from tracer import unmapped
 from tracer.account import ALL_TIME, Account
-from tracer.answer import NO_ANSWER, answer, kills
+from tracer.answer import NO_ANSWER, answer
 from tracer.capture.capture import PAGE_BYTES
 from tracer.formatting import (
     COLUMNS,
@@ -28,9 +28,9 @@ MAX_UNMAPPED = 20
 
 def render(account: Account) -> str:
     """The whole report. Its lines are cut at 80 columns, except warnings."""
-    killed = kills(account)
     lines = _of_tmpfs(account)
-    for sentences in (killed, answer(account).sentences[len(killed) :]):
+    found = answer(account)
+    for sentences in (found.kills, found.sentences):
         lines += [*wrap(" ".join(sentences), COLUMNS), ""] if sentences else []
     lines += blocks.render(account)
     if not account.regions and not account.session.tmpfs:

@@ -192,9 +192,8 @@ def compare(now: Account, before: View | None) -> View:
     growers = _growers(touched, before.touched if before else {}, now)
     summed = _summed(now, touched)
     previous = before and before._replace(previous=None)
-    grown = summed._replace(session=summed.session._replace(nr_ooms=None), ooms=())
-    kills = answer.kills(summed)
-    return View(now, rows, growers, touched, by_key, past, summed, kills, answer.headline(grown), previous, {})
+    said = answer.kills(summed), answer.grown(summed)
+    return View(now, rows, growers, touched, by_key, past, summed, *said, previous, {})
 
 
 def _summed(account: Account, touched: Touched) -> Account:

@@ -79,7 +79,9 @@ function showControls() {
 }
 
 function showHead() {
-  document.title = `shmtrace: ${DATA.headline}`;
+  document.title = `shmtrace: ${DATA.kills || DATA.headline}`;
+  byId("kills").textContent = DATA.kills;
+  byId("kills").hidden = !DATA.kills;
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   const begin = new Date(SESSION.started / 1000).toLocaleDateString(undefined, { dateStyle: "medium" });
   byId("where").textContent = `${SESSION.host} · ${begin}, ${formatTime(0, 0)} to ${formatTime(SESSION.ended, 0)} (${zone}) · tier ${SESSION.tier}${SESSION.tier === "exact" ? ` by ${SESSION.mechanism}` : ""} · Linux ${SESSION.kernel}`;

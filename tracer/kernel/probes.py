@@ -53,10 +53,7 @@ STACKS = "STACKS"  # the flag that makes the programs count pages by user stack
 
 
 class Probes:
-    """The loaded programs of one tier, as a context manager. On exit nothing of them remains in the kernel.
-
-    Raises ShmtraceError where bcc or BTF is missing, BPF is refused, or the kernel lacks something the tier requires.
-    """
+    """The loaded programs of one tier, as a context manager. On exit only what is pinned remains in the kernel."""
 
     def __init__(
         self,

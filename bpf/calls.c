@@ -272,7 +272,7 @@ int take_made(struct leave *ctx)
 	if (!asked->word) {
 		u64 us = now_us();
 		label_touch(AT_CALL, tgid, us);
-		asked->word = (u64)tgid << WHEN_BITS | us;
+		asked->word = word_of(tgid, us);
 	}
 	if (walk(asked, true))
 		parts_of_calls.call(ctx, TAKE);

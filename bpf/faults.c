@@ -137,7 +137,7 @@ int page_fault(struct bpf_raw_tracepoint_args *ctx)
 	if (!exists) {
 		u64 us = now_us();
 		label_touch(AT_ENTRY, tgid, us);
-		overwrite(region, id, word, (u64)tgid << WHEN_BITS | us);
+		overwrite(region, id, word, word_of(tgid, us));
 		count_stack(AT_ENTRY, ctx, id, tgid, 1);
 	} else if (*word == WORD_ABSENT) {
 		*word = WORD_EXISTED;

@@ -2,7 +2,14 @@
 /* The ledger: who first touched each page, and which pages were given back. */
 
 #define FIRST_OWNED (1ULL << WHEN_BITS)
-#define READ_AT_ONCE 8 /* words; reading them takes hardly longer than reading one */
+#define LAST_US (FIRST_OWNED - 1) /* 50.9 days */
+#define READ_AT_ONCE 8		  /* words; reading them takes hardly longer than reading one */
+
+/* The word of a page that a process makes. A trace may last for longer than a word has room for: its times end then. */
+static inline u64 word_of(u32 tgid, u64 us)
+{
+	return (u64)tgid << WHEN_BITS | (us < LAST_US ? us : LAST_US);
+}
 
 /* Add a block for a part of a region, unless another CPU is faster. */
 static inline void add_block(struct part *part)

@@ -170,7 +170,7 @@ static inline u64 new_word(u32 reader, struct last *last, struct state *state, u
 	u64 us = since_us(state);
 	label_touch(reader, tgid, us);
 	if (last->thread == thread && last->region == id && last->nr_lives == state->nr_lives)
-		return (u64)tgid << WHEN_BITS | us;
+		return word_of(tgid, us);
 	struct process *process = current_process(OUTSIDE_TREE);
 	if (process && usage_of(id, tgid, process->start_time_ns)) {
 		last->thread = thread;
@@ -178,7 +178,7 @@ static inline u64 new_word(u32 reader, struct last *last, struct state *state, u
 		last->nr_lives = state->nr_lives;
 		last->borrows = !!(RD(u32, bpf_get_current_task(), OFF_TASK_FLAGS) & PF_KTHREAD);
 	}
-	return (u64)tgid << WHEN_BITS | us;
+	return word_of(tgid, us);
 }
 
 static inline void count(u32 reader, void *ctx, struct last *last, u32 id, u64 word, u64 for_mm, u32 nr_pages)

@@ -387,6 +387,27 @@ step()
     assert total(report, "unseen") == 0
 
 
+def test_longer_than_a_word_has_room_for(tier: str, tmp_path: Path) -> None:
+    """A word has 42 bits for microseconds, 50 days. To the programs a beginning in the future is as long ago."""
+    later = "Beginning.state = lambda self, sizes: state(self._replace(monotonic_ns=self.monotonic_ns + 10**13), sizes)"
+    patches = "from tracer.kernel.loader import Beginning", "state = Beginning.state", later
+    lasting = """
+become("master")
+region = mmap.mmap(-1, 1000 * PAGE)
+step()
+child("first", region, 100, 23)
+child("second", region, 200, 7)
+step()
+"""
+    for long_ago in _arming(tier, tmp_path, *patches):
+        with workload(lasting) as running:
+            long_ago.run("arm", "-p", str(running.tgid))
+            running.go()
+            report = long_ago.report()
+        assert touched(report) == {"first": 23, "second": 7}
+        assert total(report, "unseen") == 0
+
+
 def test_others_go_on_from_there(arming: Armed, tmp_path: Path) -> None:
     """record --armed: from the beginning. And it is armed still."""
     with workload(FIRST) as running:

@@ -63,6 +63,7 @@ POLL_S = 0.2
 GATHER_S = 0.02
 PATIENCE_S = 1.0  # after the user asked to stop: time left for closing the accounts; the report comes on top
 SILENCE_S = 2.0  # closing may take this long before a progress message is shown
+TOO_LONG = "it has lasted for more than 50 days: of pages touched since then only the PID is known; begin another trace"
 HEARD_AT_ONCE = 1024  # events applied in one round, so that _keep_up() also gets to its other work
 MOST_TOUCHED = """
     SELECT tgid || ' ' || command, pages FROM process JOIN (
@@ -704,6 +705,7 @@ class Trace:
                 + (self._labelling.warnings if self._labelling else [])
                 + tiers.explain(losses)
                 + self._recycled()
+                + [TOO_LONG] * (self._clock.since_us(time.monotonic_ns()) > ledger.WHEN_MASK)
             ),
             self_cpu_seconds=used.ru_utime + used.ru_stime,
             self_rss_bytes=used.ru_maxrss * 1024,

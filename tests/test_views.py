@@ -336,6 +336,18 @@ def test_who_was_killed_for_want_of_memory() -> None:
     assert "OOM kill " in report.render(account(Parent(process(811, MASTER), [make_region(1, toucher(victim, 7))])))
 
 
+def test_over_more_than_a_day_times_have_their_day() -> None:
+    """Of an armed trace, or of a service: 22:13 may be of any of them."""
+    began_ns = at(0) - 9 * 86400 * 10**9
+    lasting = php_fpm()
+    lasting = lasting._replace(session=lasting.session._replace(started_ns=began_ns))
+    rendered = report.render(lasting)
+    assert " in 9.0 days" in rendered
+    assert re.search(r"exited 14 Nov 22:1\d$", rendered, re.MULTILINE)
+    assert not re.search(r"\d:\d\d:\d\d", rendered)
+    assert max(map(formatting.width, rendered.split("\n"))) <= 80
+
+
 def test_oom_kills_are_a_paragraph_above_the_answer() -> None:
     found = account(Parent(process(811, MASTER), [make_region(1, toucher(process(812), 7))]))
     kill = OomKill(

@@ -23,6 +23,8 @@ from tracer.unmapped import UnmappedRow
 COMM_LENGTH = 15
 SIGNALS = {each.value: each.name for each in signal.Signals}
 
+DAY_NS = 86400 * 10**9
+
 
 class Process(NamedTuple):
     """A process of the capture, alive or exited."""
@@ -352,6 +354,11 @@ class Session(NamedTuple):
     def since_ns(self) -> int:
         """Since when it has samples and what has ended; what began before is known as far as there are pages of it."""
         return self.started_ns if self.part_started_ns is None else self.part_started_ns
+
+    @property
+    def has_days(self) -> bool:
+        """It lasted for so long that a time of day may be of more than one of them."""
+        return self.ended_ns - self.started_ns >= DAY_NS
 
     @property
     def private_is_exact(self) -> bool:

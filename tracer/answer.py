@@ -116,8 +116,8 @@ def headline(account: Account) -> str:
 def paragraph(account: Account) -> str:
     """The answer with its host and time, as one paragraph."""
     since_ns, until_ns = bounds(account)
-    when = f"{printable(account.session.host)}, {moment(since_ns)} to {clock(until_ns)}"
-    return f"{when}: {headline(account)}"
+    until = moment(until_ns) if account.session.has_days else clock(until_ns)
+    return f"{printable(account.session.host)}, {moment(since_ns)} to {until}: {headline(account)}"
 
 
 def _groups(regions: Sequence[tuple[Region, Parent]], session: Session) -> list[Grown]:
@@ -192,11 +192,12 @@ def kills(account: Account) -> list[str]:
     nr_kills = account.session.nr_ooms if account.window == ALL_TIME else None
     nr_more = max(nr_kills or 0, len(account.ooms)) - sum(map(len, told))
     more = [f"{_count(nr_more, 'more OOM kill') if told else _count(nr_more, 'OOM kill')}."] if nr_more else []
-    return [sentence for group in told for sentence in _killed(group)] + more
+    days = account.session.has_days
+    return [sentence for group in told for sentence in _killed(group, days)] + more
 
 
-def _killed(alikes: Sequence[OomKill]) -> Iterator[str]:
-    """alikes: kills of alike victims, by one limit."""
+def _killed(alikes: Sequence[OomKill], days: bool) -> Iterator[str]:
+    """alikes: kills of alike victims, by one limit. days: a time has its day."""
     first, last = alikes[0], alikes[-1]
     who = _short_command(alike.victims_called(alikes))
     where = ", the host was short of memory"
@@ -204,9 +205,9 @@ def _killed(alikes: Sequence[OomKill]) -> Iterator[str]:
         limit = "?" if last.limit_bytes is None else format_bytes(last.limit_bytes)
         where = f" in {_short(last.limit_cgroup or last.cgroup or '?')}, limit {limit}"
     if len(alikes) == 1:
-        yield f"OOM kill at {clock(last.time_ns)}: {who} (PID {last.tgid}){where}."
+        yield f"OOM kill at {clock(last.time_ns, days)}: {who} (PID {last.tgid}){where}."
     else:
-        yield f"{len(alikes)} OOM kills from {clock(first.time_ns)} to {clock(last.time_ns)}: {who}{where}."
+        yield f"{len(alikes)} OOM kills from {clock(first.time_ns, days)} to {clock(last.time_ns, days)}: {who}{where}."
     if last.shmem_before_bytes is not None or last.touched:
         yield _charged(last, "" if len(alikes) == 1 else " at the last")
     freed = [kill.anon_bytes for kill in alikes if kill.anon_bytes is not None]

@@ -115,15 +115,18 @@ def wrap(text: str, columns: int) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 41 s, 12 min or 3.4 h."""
+    """Seconds as 41 s, 12 min, 3.4 h or 7.2 days."""
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.1f} days"
 
 
-def clock(unix_ns: int | None) -> str:
-    """Local time of day of nanoseconds since 1970, as 14:00:05; "?" for None."""
-    return "?" if unix_ns is None else datetime.fromtimestamp(unix_ns / 1e9).strftime("%H:%M:%S")  # noqa: DTZ006
+def clock(unix_ns: int | None, days: bool = False) -> str:
+    """Local time of nanoseconds since 1970, as 14:00:05, or 25 Nov 14:00 with its day; "?" for None."""
+    form = "%d %b %H:%M" if days else "%H:%M:%S"
+    return "?" if unix_ns is None else datetime.fromtimestamp(unix_ns / 1e9).strftime(form)  # noqa: DTZ006
 
 
 def moment(unix_ns: int) -> str:

@@ -104,7 +104,7 @@ def _owner(owner: Owner, account: Account) -> list[str]:
     shown = [owned for owned in owner.regions if owned[0].peak_bytes or owned[0].gone_ns is None]
     alikes = _alike(shown)
     names = Counter(_called(some) for some in alikes)
-    lines = [_heading(owner.processes)]
+    lines = [_heading(owner.processes, account.session.has_days)]
     for some in alikes[:MAX_REGIONS]:
         lines += _regions(some, names[_called(some)] > 1, owner, account)
     further = alikes[MAX_REGIONS:]
@@ -141,12 +141,12 @@ def _allocated(owned: Iterable[Owned]) -> int:
     return sum(region.allocated_bytes for region, _ in owned)
 
 
-def _heading(processes: Sequence[Process]) -> str:
+def _heading(processes: Sequence[Process], days: bool) -> str:
     if not processes:
         return "?  made by unknown processes; no process here maps them now"
     first = processes[0]
     name, command = f"{fit(printable(first.comm or '?'), COMM_COLUMNS)} {_number(processes)}", first.command or ""
-    notes = f"  {_ended(processes)}".rstrip()
+    notes = f"  {_ended(processes, days)}".rstrip()
     if len(processes) > 1:
         command = alike.called(processes)
     return f"{name}  {shorten_command(printable(command), COLUMNS - width(name) - 2 - len(notes))}{notes}"
@@ -157,12 +157,12 @@ def _number(processes: Sequence[Process]) -> str:
     return _numbers(processes[0]) if len(processes) == 1 else f"×{len(processes)}"
 
 
-def _ended(processes: Sequence[Process]) -> str:
-    """How and when a process ended; of several, how many in which way. Empty if none has."""
+def _ended(processes: Sequence[Process], days: bool) -> str:
+    """How and when a process ended; of several, how many in which way. Empty if none has. days: a time has its day."""
     first, *_ = processes
     exited = [process for process in processes if process.exited_ns]
     if len(processes) == 1 and exited:
-        return f"{first.ending} {clock(first.exited_ns)}"
+        return f"{first.ending} {clock(first.exited_ns, days)}"
     ways = Counter((process.exit_status, process.oom_killed) for process in exited)
     endings: Counter[str] = Counter()
     for (exit_status, oom_killed), number in ways.items():
@@ -188,7 +188,9 @@ def _summary(owned: Sequence[Owned], collides: bool, account: Account) -> list[s
     line = f"{number}  {first.kind} {size}, {'had' if first.gone_ns else 'allocated'} {format_bytes(_allocated(owned))}"
     parts = []
     if first.gone_ns:
-        went = [clock(time_ns) for time_ns in sorted(region.gone_ns or 0 for region in regions)]
+        went = [
+            clock(time_ns, account.session.has_days) for time_ns in sorted(region.gone_ns or 0 for region in regions)
+        ]
         line += f" when {'they' if number else 'it'} went"
         parts.append(" to ".join(dict.fromkeys((went[0], went[-1]))))
     elif account.session.tier != "proc":
@@ -216,9 +218,9 @@ def _flow(parts: Sequence[str], separator: str = ", ") -> list[str]:
 
 def _regions(owned: Sequence[Owned], collides: bool, owner: Owner, account: Account) -> list[str]:
     """A region, or regions that are alike, with a table of who touched them. collides: others have the same name."""
-    regions = [region for region, _ in owned]
+    regions, days = [region for region, _ in owned], account.session.has_days
     lines = _summary(owned, collides and len(regions) == 1, account)
-    lines += [f"    {line}" for line in (_largest(regions), _made_by(regions, owner)) if line]
+    lines += [f"    {line}" for line in (_largest(regions), _made_by(regions, owner, days)) if line]
     if account.session.tier == "proc":
         return lines
     everyone = [toucher for region in regions for toucher in region.touchers]
@@ -231,7 +233,7 @@ def _regions(owned: Sequence[Owned], collides: bool, owner: Owner, account: Acco
     if touchers or parts["other_times"] or parts["unseen"]:
         counted = any(toucher.faults is not None for toucher in everyone)
         lines.append(HEADER.format("PID", "touched", "share", FAULTS.format("faults") * counted, "process"))
-        rows = _rows(touchers)
+        rows = _rows(touchers, days)
         for row in rows[:MAX_TOUCHERS]:
             lines += row.lines(total_bytes, counted)
         rest = [toucher for row in rows[MAX_TOUCHERS:] for toucher in row.touchers]
@@ -242,7 +244,7 @@ def _regions(owned: Sequence[Owned], collides: bool, owner: Owner, account: Acco
             for part, name in PARTS.items()
             if part in parts and (parts[part] or part == "unseen")
         ]
-        lines += _freed(everyone)
+        lines += _freed(everyone, days)
         lines += _deeds(regions, account)
     lines += _charged(regions)
     used = {toucher.process.row for toucher in everyone if toucher.faults}
@@ -264,7 +266,7 @@ def _largest(regions: Sequence[Region]) -> str:
     return f"{size}{shorten(printable(most.name), COLUMNS - 6 - len(size) - len(most.id))}  {most.id}"
 
 
-def _made_by(regions: Sequence[Region], owner: Owner) -> str:
+def _made_by(regions: Sequence[Region], owner: Owner, days: bool) -> str:
     """The creators of the regions; empty if the heading says it, or a probe saw the parent create it, as usual."""
     if any(region.creator is None for region in regions):
         return "made by an unknown process" if owner.processes else ""
@@ -276,7 +278,7 @@ def _made_by(regions: Sequence[Region], owner: Owner) -> str:
             return ""
         return f"made by {_numbers(processes[0])} ({', '.join(sorted(hows))})"
     made_by = f"made by {_number(processes)} "
-    how = f" ({', '.join([*sorted(hows), *filter(None, [_ended(processes)])])})"
+    how = f" ({', '.join([*sorted(hows), *filter(None, [_ended(processes, days)])])})"
     command = alike.called(processes) if len(processes) > 1 else processes[0].command or processes[0].comm or "?"
     return made_by + shorten_command(printable(command), COLUMNS - 4 - len(made_by) - len(how)) + how
 
@@ -322,7 +324,7 @@ class Row(NamedTuple):
         return [row, *(f"{'':12}{line}" for line in made_for)]
 
 
-def _rows(touchers: Sequence[Toucher]) -> list[Row]:
+def _rows(touchers: Sequence[Toucher], days: bool) -> list[Row]:
     """A row for each process; those that are alike share one if they all are more than a handful."""
     are_many = len({toucher.process.row for toucher in touchers}) > alike.HANDFUL
     groups: dict[Hashable, list[Toucher]] = {}
@@ -333,16 +335,16 @@ def _rows(touchers: Sequence[Toucher]) -> list[Row]:
     for some in groups.values():
         alikes = list({toucher.process.row: toucher.process for toucher in some}.values())
         name = _name(alikes[0]) if len(alikes) == 1 else printable(alike.called(alikes))
-        notes = [_ended(alikes), "outside tree" * all(process.outside_tree for process in alikes)]
+        notes = [_ended(alikes, days), "outside tree" * all(process.outside_tree for process in alikes)]
         inner = _inner(alikes[0]) * (len(alikes) == 1)
         number = str(alikes[0].tgid) if len(alikes) == 1 else _number(alikes)
         rows.append(Row(number, f"{inner}{name}", some, ", ".join(filter(None, notes))))
     return sorted(rows, key=lambda row: -row.touched_bytes)
 
 
-def _freed(touchers: Sequence[Toucher]) -> list[str]:
+def _freed(touchers: Sequence[Toucher], days: bool) -> list[str]:
     """The freed pages, by who had touched them first."""
-    gave = sorted(_rows([row for row in touchers if row.freed_bytes]), key=lambda row: -row.freed_bytes)
+    gave = sorted(_rows([row for row in touchers if row.freed_bytes], days), key=lambda row: -row.freed_bytes)
     if not gave:
         return []
     most, *rest = gave

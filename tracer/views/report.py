@@ -106,7 +106,8 @@ def footer(account: Account) -> list[str]:
         since = moment(session.since_ns)
         lines.append(f"part {session.part} of a trace, since {since}; `--since +0s`: this alone")
     if not session.complete:
-        lines.append(f"cut off: this is the state at {clock(session.ended_ns)}, when the capture was last written")
+        ended = clock(session.ended_ns, session.has_days)
+        lines.append(f"cut off: this is the state at {ended}, when the capture was last written")
     if session.blind_to and any(region.unseen_bytes for region in regions):
         reasons = f"unseen may be {'; or '.join(session.blind_to)}"
         lines += textwrap.wrap(reasons, COLUMNS, subsequent_indent="  ")

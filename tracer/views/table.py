@@ -23,14 +23,12 @@ from tracer.tables.table import Column, Table, Value, told
 from tracer.views.json import SCHEMA, rfc3339
 from tracer.views.report import footer, warnings
 
-DAY_NS = 86400 * 10**9
 FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")
 
 
 def report(table: Table, account: Account) -> str:
     """The table as text, then the footer and warnings of the account's report."""
-    session = account.session
-    lines = text(table, days=session.ended_ns - session.started_ns >= DAY_NS)
+    lines = text(table, days=account.session.has_days)
     return "\n".join([*lines, "", *(fit(line, COLUMNS) for line in footer(account)), *warnings(account)])
 
 

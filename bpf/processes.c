@@ -215,7 +215,7 @@ struct names {
 };
 BPF_TABLE("percpu_array", u32, struct names, names, 1);
 
-/* Whether user space may want the program that has just been executed. */
+/* Whether user space may want the program that has just been executed, by its name or its first argument. */
 static inline bool may_be_wanted(u64 task)
 {
 	u32 zero = 0;
@@ -235,9 +235,15 @@ static inline bool may_be_wanted(u64 task)
 		u64 letters = asked->letters[i];
 		u64 mask = asked->mask[i];
 		u64 some = 0;
+		u64 is_first = 1; /* no argument has ended yet */
 #pragma clang loop unroll(disable)
-		for (u32 at = 0; at < COMM_BYTES + TITLE_BYTES; at++)
-			some |= is_zero((*(u64 *)((char *)found + at) ^ letters) & mask);
+		for (u32 at = 0; at < COMM_BYTES; at++)
+			some |= is_zero((*(u64 *)(found->comm + at) ^ letters) & mask);
+#pragma clang loop unroll(disable)
+		for (u32 at = 0; at < TITLE_BYTES; at++) {
+			some |= is_zero((*(u64 *)(found->title + at) ^ letters) & mask) & is_first;
+			is_first &= ~is_zero(found->title[at] & 0xff);
+		}
 		hits |= some & ~is_zero(mask);
 	}
 	return hits & 1;

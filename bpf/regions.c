@@ -201,6 +201,7 @@ static inline void tell_region(struct region *region, u64 dentry, u32 tgid, u64 
 	region->user_tgid = tgid;
 	region->user_start_time_ns = start_time_ns;
 	struct process *user = process_of(tgid);
+	region->user_kind = user ? user->kind : OUTSIDE_TREE;
 	if (user)
 		use(user);
 	u64 parent = RD(u64, dentry, OFF_DENTRY_PARENT);

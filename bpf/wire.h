@@ -64,8 +64,8 @@ struct region {
 	__u32 huge;  /* on hugetlbfs */
 	__u32 order; /* hugetlbfs: its ledger counts pages of 1 << order; set when the first page is seen */
 	__u32 name_bytes;
-	__u32 deep; /* it is not in the root directory of its file system */
-	__u32 reserved;
+	__u32 deep;	 /* it is not in the root directory of its file system */
+	__u32 user_kind; /* enum process_kind of the user, when it was met; recycle() may have forgotten that process */
 	char name[NAME_BYTES]; /* of the dentry: dev/zero, SYSV…, memfd:…, or a file's name */
 };
 

@@ -181,7 +181,9 @@ def met(raw: bytes) -> list[Any]:
 
 
 MAPPED = (7_000_000_001, 5_230_000_000, 812)
-MET = RegionMet(Head(*MAPPED), RegionKey(1, 1047, 0x3A9C21F0), 9, 256 << 20, False, False, "dev/zero", made=None)
+MET = RegionMet(
+    Head(*MAPPED), RegionKey(1, 1047, 0x3A9C21F0), 9, 256 << 20, False, False, "dev/zero", made=None, of_tree=True
+)
 
 
 def test_a_region_that_was_mapped() -> None:

@@ -74,7 +74,7 @@ REGION = r"""
         .swapped = 96, .peak_pages = 103, .start_pages = 104, .gone_us = 97, .torn_pages = 98, .punched_us = 99,
         .created_ns = 100, .creator_start_time_ns = 101, .creator_tgid = 102, .used_ns = 106,
         .user_start_time_ns = 107, .user_tgid = 108, .id = 105, .huge = 0, .order = 9,
-        .name_bytes = 8, .deep = 1, .reserved = 109, .name = "dev/zerobeyond"};
+        .name_bytes = 8, .deep = 1, .user_kind = OUTSIDE_TREE, .name = "dev/zerobeyond"};
     fwrite(&region, sizeof region, 1, stdout);
 """
 PROCESS = r"""
@@ -214,6 +214,7 @@ def test_a_region_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
         order=9,
         huge=False,
         deep=True,
+        user_kind=wire.OUTSIDE_TREE,
         name="dev/zero",
     )
 

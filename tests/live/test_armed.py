@@ -408,6 +408,74 @@ step()
         assert total(report, "unseen") == 0
 
 
+def test_whose_first_user_is_forgotten(little_room: Armed) -> None:
+    """The region exists: all of its pages are told, though who made it has no place any more."""
+    many = """
+become("master")
+region = mmap.mmap(-1, 2000 * PAGE)
+step()
+memfd = os.memfd_create("lasting")
+os.truncate(memfd, 100 * PAGE)
+def user(name, first, count):
+    tgid = os.fork()
+    if tgid == 0:
+        become(name)
+        shared = mmap.mmap(memfd, 100 * PAGE)
+        touch(shared, first, count)
+        os._exit(0)
+    os.waitpid(tgid, 0)
+user("mapper", 0, 0)
+user("filler", 0, 37)
+for i in range(400):
+    child("worker", region, i, 1)
+    if i % 10 == 0:
+        time.sleep(0.06)
+step()
+"""
+    with workload(many) as running:
+        little_room.run("arm", "-p", str(running.tgid))
+        running.go()
+        report = little_room.report()
+    assert touched(report) == {"worker": 400, "filler": 37}
+    assert total(report, "unseen") == 0
+
+
+def test_what_executes_it_is_not_it(arming: Armed, tmp_path: Path) -> None:
+    """A launcher has the name among its arguments, and the program itself executes another."""
+    program = tmp_path / "late-server"
+    program.symlink_to(sys.executable)
+    last = "become('other'); region = mmap.mmap(-1, 99 * PAGE); touch(region, 3, 17); step(); step()"
+    inner = f"os.execv({sys.executable!r}, ['other', '-c', {IMPORTS + last!r}])"
+    arming.run("arm", "-p", "late-server")
+    launch = f"os.execvp('env', ['env', {str(program)!r}, '-c', {IMPORTS + inner!r}])"
+    with workload(launch):
+        assert touched(arming.report()) == {"other": 17}
+
+
+def test_disarmed_while_it_is_read(arming: Armed, tmp_path: Path) -> None:
+    with workload(FIRST) as running:
+        arming.run("arm", "-p", str(running.tgid))
+        path = tmp_path / "x.capture"
+        command = [*shmtrace(arming.tier, *arming.patches), "record", "--armed", "-o", str(path)]
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as recording:
+            assert recording.stderr
+            assert b"tracing" in recording.stderr.readline()
+            arming.run("disarm")
+            recording.communicate(timeout=PATIENCE_SECONDS)  # it ends by itself
+    report = read_report(arming.run("report", str(path), "--json").encode())
+    assert any("disarmed meanwhile" in warning for warning in report["warnings"])
+
+
+def test_one_arms_at_a_time(arming: Armed) -> None:
+    with workload("step()") as running:
+        command = [*shmtrace(arming.tier, *arming.patches), "arm", "-p", str(running.tgid)]
+        both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+        said = [each.communicate(timeout=PATIENCE_SECONDS) for each in both]
+        assert sorted(each.returncode for each in both) == [0, 1]
+        assert any(b"it is armed already" in error for _, error in said)
+        arming.report()
+
+
 def test_others_go_on_from_there(arming: Armed, tmp_path: Path) -> None:
     """record --armed: from the beginning. And it is armed still."""
     with workload(FIRST) as running:
@@ -521,7 +589,7 @@ def test_what_cannot_be_read_is_said_in_a_line(arming: Armed) -> None:
         arming.run("report", "--armed")
         pins_gone = f"pins.PINS = Path({str(BPFFS / 'no')!r})"
         (line,) = arming.run("report", "--armed", status=1, patches=(pins_gone,)).splitlines()
-        assert "is no longer in the kernel" in line
+        assert "lacks some of what was armed" in line
 
 
 def test_what_another_arms_at_the_same_place(arming: Armed) -> None:

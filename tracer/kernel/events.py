@@ -83,6 +83,8 @@ class RegionMet(NamedTuple):
     name: str
     made: Head | None
     """When and by which process it was created; None: not seen."""
+    of_tree: bool
+    """The process was of the tree then."""
 
 
 class RegionGone(NamedTuple):

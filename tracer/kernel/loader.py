@@ -96,11 +96,16 @@ class Loaded:
     def pinned(cls, layouts: Sequence[MapLayout], directory: Path) -> Loaded:
         """Open what pin() has kept in a directory."""
         loaded = cls(layouts, {})
-        with loaded._opening():
+        try:
             for name in loaded.layouts:
                 loaded._maps[name] = bpf_syscall.pinned(directory / "maps" / name)
             for path in (directory / "programs").iterdir():
                 loaded.programs[path.name] = bpf_syscall.pinned(path)
+        except OSError as error:
+            loaded.close()
+            raise ShmtraceError(
+                f"{directory} lacks some of what was armed ({error.strerror})", "`shmtrace disarm`, then arm it again"
+            ) from None
         loaded._opened = list(loaded.programs.values())
         return loaded
 

@@ -48,6 +48,14 @@ def keep(probes: Probes) -> None:
         ) from None
 
 
+def nr_links() -> int:
+    """How many links are pinned."""
+    try:
+        return len(list((PINS / "links").iterdir()))
+    except OSError:
+        return 0
+
+
 def remove() -> bool:
     """Unlink all that is pinned; returns whether there was anything. Raises OSError."""
     if not PINS.is_dir():

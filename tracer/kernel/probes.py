@@ -147,6 +147,11 @@ class Probes:
         for number, link in enumerate(self._links):
             bpf_syscall.pin(link, directory / "links" / str(number))
 
+    @property
+    def nr_links(self) -> int:
+        """How many programs are attached."""
+        return len(self._links)
+
     def layouts(self) -> list[MapLayout]:
         """The attributes of all maps."""
         return list(self._loaded.layouts.values())

@@ -87,6 +87,8 @@ class KernelRegion(NamedTuple):
     """Of hugetlbfs: its ledger counts pages of 1 << order."""
     deep: bool
     """It is not in the root directory of its file system."""
+    user_kind: int
+    """Of the user, as KernelProcess.kind."""
     name: str
 
     @classmethod
@@ -94,7 +96,7 @@ class KernelRegion(NamedTuple):
         """Decode a struct region."""
         ino, generation, dev, *numbers, name = wire.REGION.unpack(raw)
         _, size_bytes, pages, swapped, peak, start, gone_us, torn, _, *rest = numbers
-        made_ns, maker_ns, used_ns, user_ns, maker, user, number, huge, order, name_bytes, deep, _ = rest
+        made_ns, maker_ns, used_ns, user_ns, maker, user, number, huge, order, name_bytes, deep, user_kind = rest
         return cls(
             key=region_key(ino, generation, dev),
             id=number,
@@ -112,6 +114,7 @@ class KernelRegion(NamedTuple):
             huge=bool(huge),
             order=order,
             deep=bool(deep),
+            user_kind=user_kind,
             name=text(name[:name_bytes]),
         )
 
@@ -214,6 +217,7 @@ def met(region: KernelRegion) -> list[Event]:
                 region.deep,
                 region.name,
                 made,
+                region.user_kind == wire.OF_TREE,
             )
         )
     return found + [RegionGone(region.id)] * bool(region.gone_us)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +41,7 @@ from tracer.record.trace import ROOM_BYTES, Trace
 STATE = Path("/var/lib/shmtrace")
 MAX_NOTE_BYTES = 1 << 20
 LOCK_S = 10.0  # how long to wait for another one that reads the maps
+ARMED_ALREADY, ARMED_REMEDY = "it is armed already", "`shmtrace doctor` says for what, `shmtrace disarm` ends it"
 AGAIN = "`shmtrace disarm`, then arm it again"
 
 
@@ -61,6 +63,8 @@ class Note(NamedTuple):
     sizes: list[int]
     maps: list[list[Any]]
     """MapLayout of each."""
+    nr_links: int
+    """What is attached. All of them must be pinned still."""
     memory_bytes: int
     """Of the kernel, for the maps."""
     clock: list[int]
@@ -77,7 +81,12 @@ class Note(NamedTuple):
 
     def targets(self) -> Targets:
         """What to trace. Not who was named by PID: these processes are known, and the PIDs may be others' by now."""
-        place = tmpfs.at(Path(self.tmpfs)) if self.tmpfs else None
+        try:
+            place = tmpfs.at(Path(self.tmpfs)) if self.tmpfs else None
+        except OSError:
+            place = None
+        if self.tmpfs and not place:
+            raise ShmtraceError(f"{self.tmpfs}, which was armed, is no tmpfs any more", AGAIN)
         return Targets(frozenset(), tuple(map(pattern, self.patterns)), self.everything, place)
 
 
@@ -105,6 +114,14 @@ def _need_own_directory() -> None:
         raise ShmtraceError(f"{STATE} is not a directory that only its owner may write", "chown root, chmod 0700")
 
 
+def _is_same(noted: os.stat_result | None) -> bool:
+    """Whether the note is still that file."""
+    try:
+        return noted is None or os.path.samestat(noted, _note_path().stat())
+    except OSError:
+        return False
+
+
 def is_there() -> bool:
     """Whether anything is armed, or was."""
     return pins.PINS.is_dir() or os.path.lexists(_note_path())
@@ -116,11 +133,11 @@ def note() -> Note:
         raise ShmtraceError("nothing is armed", "`shmtrace arm -p NAME` begins a record that needs no process")
     version = None
     try:
-        with open(os.open(_note_path(), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)) as file:
+        with open(os.open(_note_path(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
             told = json.loads(file.read(MAX_NOTE_BYTES))
         version = told.get("version")
         found = Note(**told)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         raise ShmtraceError("arming was cut off, or its note is damaged", AGAIN) from None
     except TypeError:
         found = None
@@ -133,34 +150,55 @@ def note() -> Note:
     if found.boot_id != host.boot_id():
         gone = f"the host was booted since {since}, when {found.said} was armed: that record is gone"
         raise ShmtraceError(gone, AGAIN)
-    if not pins.PINS.is_dir():
-        raise ShmtraceError(f"what was armed at {since} is no longer in the kernel: {pins.PINS} is gone", AGAIN)
+    if pins.nr_links() != found.nr_links:
+        raise ShmtraceError(f"{pins.PINS} lacks some of what was armed at {since}: it is not recorded any more", AGAIN)
     return found
 
 
 def arm(words: Sequence[str], targets: Targets, excluded: Iterable[int], room_bytes: int = ROOM_BYTES) -> Note:
     """Arm. words: what -p was given; empty: all processes. Raises ShmtraceError, and leaves nothing then."""
-    if pins.PINS.is_dir() and _note_path().exists():
-        raise ShmtraceError("it is armed already", "`shmtrace doctor` says for what, `shmtrace disarm` ends it")
     pins.need_bpffs()
     _need_own_directory()
-    disarm()
-    try:
-        with Capture(_capture_path()) as capture:
-            trace = _Arming(capture, targets, excluded, room_bytes=room_bytes)
-            with trace:
-                trace.run(0.01)
-                made = trace.note(words)
-        with open(os.open(_note_path(), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-            json.dump(made._asdict(), file)
-    except BaseException:
-        disarm()
-        raise
+    with _alone():
+        if pins.PINS.is_dir() and _note_path().exists():
+            raise ShmtraceError(ARMED_ALREADY, ARMED_REMEDY)
+        _remove()
+        try:
+            with Capture(_capture_path()) as capture:
+                trace = _Arming(capture, targets, excluded, room_bytes=room_bytes)
+                with trace:
+                    trace.run(0.01)
+                    made = trace.note(words)
+            with open(os.open(_note_path(), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+                json.dump(made._asdict(), file)
+        except BaseException as error:
+            _remove()
+            if isinstance(error, (OSError, sqlite3.Error)):
+                raise ShmtraceError(f"{STATE} cannot be written ({error})", "make room there") from None
+            raise
     return made
 
 
 def disarm() -> bool:
-    """Leave nothing of what is armed; returns whether there was anything."""
+    """Leave nothing of what is armed; returns whether there was anything. Raises ShmtraceError."""
+    try:
+        if not STATE.is_dir():
+            return pins.remove()
+        with _alone():
+            return _remove()
+    except OSError as error:
+        what = error.filename or STATE
+        raise ShmtraceError(f"{what} cannot be removed ({error.strerror})", "remove it by hand") from None
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One arms or disarms at a time."""
+    with _flock(STATE, "another shmtrace is arming or disarming", os.O_DIRECTORY):
+        yield
+
+
+def _remove() -> bool:
     there = pins.remove()
     for path in (_note_path(), _capture_path(), _capture_path().with_name(f"{_capture_path().name}-journal")):
         with contextlib.suppress(FileNotFoundError):
@@ -194,6 +232,7 @@ class _Arming(Trace):
             missing=self._probes.missing,
             sizes=list(self._probes.sizes),
             maps=[list(layout) for layout in self._probes.layouts()],
+            nr_links=self._probes.nr_links,
             memory_bytes=self._probes.memory_bytes(),
             clock=list(self._clock),
             patterns=[found.pattern for found in self._wanted.patterns],
@@ -211,11 +250,13 @@ class Armed(Trace):
         capture.fill(_capture_path())
         super().__init__(capture, found.targets(), excluded, interval_s, clock=Clock(*found.clock))
         self._note = found
+        self._noted: os.stat_result | None = None
         self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> Armed:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_locked())
+            self._noted = _note_path().stat()
             super().__enter__()
             stack.push(super().__exit__)
             self._hear_all()  # all that has happened since
@@ -275,6 +316,9 @@ class Armed(Trace):
     def _recycled(self) -> list[str]:
         found = self._probes.recycled()
         told = []
+        if pins.nr_links() != self._note.nr_links or not _is_same(self._noted):
+            told.append("it was disarmed meanwhile: nothing is recorded since then")
+            self._stopping = True
         if found["regions"]:
             gone = f"{found['regions']} regions that came and went, with {format_bytes(found['pages'] * PAGE_BYTES)}"
             told.append(f"{gone} in all, were forgotten to make room; give more with --room")
@@ -292,10 +336,18 @@ def now(excluded: Iterable[int] = ()) -> Iterator[Capture]:
         yield capture
 
 
+def _locked() -> contextlib.AbstractContextManager[None]:
+    """One reads the maps at a time: the change flags are cleared by who reads."""
+    return _flock(_note_path(), "another shmtrace is reading what is armed")
+
+
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    """One reads the maps at a time: the change flags are cleared by who reads. Raises ShmtraceError."""
-    descriptor = os.open(_note_path(), os.O_RDONLY | os.O_CLOEXEC)
+def _flock(path: Path, taken: str, flags: int = 0) -> Iterator[None]:
+    """Hold a lock on a file. Raises ShmtraceError where another process holds it for LOCK_S, or there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    except OSError:
+        raise ShmtraceError("nothing is armed any more", "`shmtrace arm -p NAME` begins anew") from None
     try:
         end_s = time.monotonic() + LOCK_S
         while True:
@@ -304,7 +356,7 @@ def _locked() -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > end_s:
-                    raise ShmtraceError("another shmtrace is reading what is armed", "end that one first") from None
+                    raise ShmtraceError(taken, "end that one first") from None
             time.sleep(0.1)
         yield
     finally:

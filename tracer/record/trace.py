@@ -587,8 +587,10 @@ class Trace:
         is_after_the_end = self._ends_at_ns is not None and event.head.time_ns > self._ends_at_ns
         if event.id in self.regions or is_after_the_end or not self._probes.has(event.id):
             return
-        process = self.lives.find(event.head.tgid, event.head.start_time_ns)
-        if not process:  # only a candidate was seen using it, and -p did not match that process
+        user = self.lives.find(event.head.tgid, event.head.start_time_ns)
+        touchers = (self.lives.find(*key) for key in self._probes.usages(event.id))
+        known = user or next(filter(None, touchers), None)
+        if not (known or event.of_tree):  # only a candidate was seen using it, and -p did not match that process
             self._forget(event.id)
             return
         file_system = shmem.HUGETLBFS_MAGIC if event.huge else shmem.TMPFS_MAGIC
@@ -602,14 +604,15 @@ class Trace:
             maker, how = self._asker(event.key.ino)
         region = self._enter(event.id, event.key, kind, name, created_ns, maker, how)
         region.size_bytes, region.made = event.size_bytes, bool(event.made)
-        region.first_user = process
+        region.first_user = user  # whom the probes of an armed trace may have forgotten
         for earlier in self._unmet.pop(event.id, ()):
             self._apply(earlier)
         # it was created just now and has no path to write to before mapping it: the baseline is empty
         if event.made and kind not in ("posix", "other"):
             return
         self._looker.survey(region)
-        self._looker.note(process, region)
+        if known:
+            self._looker.note(known, region)
 
     def _asker(self, shmid: int) -> tuple[TracedProcess | None, str]:
         """The creator of a SysV segment, and how that is known.

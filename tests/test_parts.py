@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,32 @@ def test_a_part_that_never_ends_to_be_read(tmp_path: Path) -> None:
 
 
 # ---- what an earlier trace left ----
+
+
+def test_what_another_trace_is_writing_stays(tmp_path: Path) -> None:
+    path = tmp_path / "pool.capture"
+    with Capture(path):
+        for do in (parts.check, parts.set_aside):
+            with pytest.raises(ShmtraceError, match="another trace is writing"):
+                do(path)
+        assert path.exists()
+    parts.check(path)
+
+
+@pytest.mark.parametrize("check", [parts.check, parts.check_new])
+def test_where_no_file_can_be(check: Callable[[Path], None], tmp_path: Path) -> None:
+    for path in (tmp_path, Path(), Path("/")):
+        with pytest.raises(ShmtraceError, match="is a directory"):
+            check(path)
+    with pytest.raises(ShmtraceError, match="cannot be written"):
+        check(tmp_path / "none" / "x.capture")
+    check(tmp_path / "x.capture")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_part_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ShmtraceError, match="is no part of a trace"):
+        parts.check(part(tmp_path / "x.capture", number=None))
 
 
 def test_what_was_left_gets_a_name_of_its_own(tmp_path: Path) -> None:

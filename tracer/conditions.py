@@ -65,6 +65,8 @@ def parse(text: str) -> Condition:
     size_bytes = parse_bytes(value) if what != PRESSURE else None
     if size_bytes is None:
         raise _no_condition(text)
+    if value.isdecimal():
+        raise ValueError(f"{text[:MAX_SHOWN]!r} has no unit: {FORMS}")
     return Condition(text, what, size_bytes=size_bytes)
 
 

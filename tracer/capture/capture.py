@@ -90,6 +90,8 @@ class Capture:
     """
 
     _db: sqlite3.Connection
+    _held: int | None = None
+    """A descriptor that says that this process writes the file."""
 
     def __init__(self, path: Path | None = None, max_bytes: int | None = None) -> None:
         """Create a capture; there must be no file at `path`. None: a temporary file. Raises ShmtraceError.
@@ -111,7 +113,8 @@ class Capture:
             for made in (self._path, journal.path_of(self._path)) if self._path else ():
                 _create(made)
                 self._made[made] = made.stat()
-        except ShmtraceError:
+            self._held = journal.hold(self._path) if self._path else None
+        except (ShmtraceError, OSError):
             self._remove_own()
             raise
         # "": a temporary file, unlinked at once
@@ -137,7 +140,7 @@ class Capture:
 
         Raises ShmtraceError where that cannot be done; it can be tried again.
         """
-        before, made = self._db, self._made
+        before, made, held = self._db, self._made, self._held
         # all at once: while the new file has a journal of this name, SQLite would play it back into the old one
         rows = carry.read_all(before)
         self._remove_own()  # the journal may be there still
@@ -151,11 +154,14 @@ class Capture:
                 self._db.close()
                 self._db = before
             self._remove_own()
-            self._made = made
+            if self._held != held:
+                self._let_go(self._held)
+            self._made, self._held = made, held
             if isinstance(error, sqlite3.Error):
                 raise ShmtraceError(f"{self._path} cannot be written ({error})", "free disk space") from None
             raise
         before.close()
+        self._let_go(held)
         self._db.execute("BEGIN")
 
     def _remove_own(self) -> None:
@@ -255,6 +261,12 @@ class Capture:
                 raise self._damaged_by(error) from None
         finally:
             self._db.close()
+            self._let_go(self._held)
+
+    @staticmethod
+    def _let_go(held: int | None) -> None:
+        if held is not None:
+            os.close(held)
 
     def _end(self, whole: bool) -> None:
         """Write what is left. Raises ShmtraceError or sqlite3.Error where that fails."""

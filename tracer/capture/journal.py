@@ -35,6 +35,34 @@ def path_of(capture: Path) -> Path:
     return capture.with_name(f"{capture.name}-journal")
 
 
+def hold(capture: Path) -> int:
+    """Note that a capture is being written, until the returned descriptor is closed. Its journal must be there.
+
+    The journal is locked: closing a descriptor of the capture itself would drop SQLite's locks. Raises OSError.
+    """
+    descriptor = os.open(path_of(capture), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # a file system may have no such locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def is_held(capture: Path) -> bool:
+    """Whether a trace is writing it."""
+    try:
+        descriptor = os.open(path_of(capture), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def connect(capture: Path, busy_s: float) -> tuple[sqlite3.Connection, str | None]:
     """Connect to a capture as last committed; also returns a remark if that may be wrong.
 

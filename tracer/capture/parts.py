@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tracer.capture import journal
-from tracer.capture.capture import Capture, is_capture
+from tracer.capture.capture import Capture, is_capture, need_place
 from tracer.errors import ShmtraceError
 
 ENDED = "SELECT ended_ns FROM session WHERE part IS NOT NULL AND typeof(ended_ns) = 'integer'"
@@ -53,11 +53,39 @@ def keep(path: Path, began_ns: int, copy: Callable[[Path], None], names: Sequenc
         unfinished.unlink(missing_ok=True)
 
 
+def check(path: Path) -> None:
+    """Raises ShmtraceError if no trace can write parts there: see set_aside(). Changes nothing."""
+    _need_name(path)
+    if not os.path.lexists(path):
+        need_place(path)
+    elif not _is_ours(path.lstat()):
+        raise _not_ours(path)
+    elif journal.is_held(path):
+        raise ShmtraceError(f"another trace is writing {path}", "end that one, or name another file")
+    elif path.stat().st_size:
+        with Capture.open(path) as capture:
+            if capture.rows("SELECT 1 FROM session WHERE part IS NULL"):
+                raise _not_ours(path)
+
+
+def check_new(path: Path) -> None:
+    """Raises ShmtraceError if nothing can be kept beside this file, which may be there. Changes nothing."""
+    _need_name(path)
+    need_place(name(path, time.time_ns()))
+
+
+def _need_name(path: Path) -> None:
+    if not path.name or path.is_dir():
+        raise ShmtraceError(f"{path} is a directory", "name a file in it")
+
+
 def set_aside(path: Path) -> Path | None:
     """Give the part that an earlier trace has left under this name a name of its own; None: there was none.
 
     Raises ShmtraceError where there is something else, or a part that cannot be read or moved.
     """
+    if os.path.lexists(path):
+        check(path)
     _remove_unfinished(_unfinished(path))
     if not os.path.lexists(path):
         _remove_journal(path)

@@ -73,19 +73,20 @@ def wait_for(
     names: Sequence[str],
     everything: bool,
     wait: bool,
-    path: Path,
+    path: Path | None,
     run: Sequence[str] | None,
     signals: Signals,
 ) -> Fired | None:
     """Wait until one of these conditions holds, and say so. None: a signal came first, or nothing is left to look at.
 
-    names, everything, wait, run: of -p, -a, --wait and --run. path: where the capture will be. Raises ShmtraceError for
-    what can be known to fail later.
+    names, everything, wait, run: of -p, -a, --wait and --run. path: where a new file will be made. Raises ShmtraceError
+    for what can be known to fail later.
     """
     from tracer import triggers
     from tracer.capture.capture import need_place
 
-    need_place(path)
+    if path:
+        need_place(path)
     if run and not shutil.which(run[0]):
         raise ShmtraceError(f"--run {run[0][:MAX_SHOWN]!r} is no program", "give the path of one; there is no shell")
     lasting = Lasting(names, everything)

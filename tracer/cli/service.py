@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from tracer.cli import options, output
 from tracer.errors import ShmtraceError
+from tracer.record import targets
 
 NAME = "shmtrace.capture"
 PRINT = "--print"
@@ -65,14 +67,22 @@ def install_service(
         raise click.UsageError("give one of -p NAME, -a (all)")
     if bool(oom_path) == bool(schedule and keep) or (oom_path and output_path):
         raise click.UsageError("a service runs for weeks: give --rotate 1h --keep 24, or --keep-on-oom FILE")
-    words = [*ctx.meta[WORDS], *["--wait"] * bool(names and not wait)]
+    for name in names:
+        if "/" in name and not Path(name).is_absolute():
+            raise ShmtraceError(f"{name} is relative, and a service has another directory", "give an absolute path")
+        if "/" not in name:
+            targets.pattern(name)
+    given = [word for word in ctx.meta[WORDS] if word != "--"]  # there is no COMMAND behind it
+    words = [*given, *["--wait"] * bool(names and not wait)]
     place = output_path or oom_path
     if not place:
         place = STATE / NAME
         words += ["-o", str(place)]
     if not place.is_absolute():
         raise ShmtraceError(f"{place} is relative, and a service has another directory", "give an absolute path")
-    text = unit.render(words, place)
+    if not place.name or place.is_dir():
+        raise ShmtraceError(f"{place} is a directory", "name a file in it")
+    text = unit.render(words, Path(os.path.normpath(place)))
     if prints:
         output.say(text.rstrip("\n"))
         return

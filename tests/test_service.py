@@ -77,6 +77,9 @@ def test_what_cannot_be_told_in_a_line(word: str) -> None:
         (["--rotate", "1h", "--keep", "3"], "give one of -p NAME, -a (all)"),
         ([*ARGUMENTS, "-d", "9"], "a service runs until it is stopped: leave out -d and COMMAND"),
         ([*ARGUMENTS, "--", "make"], "a service runs until it is stopped: leave out -d and COMMAND"),
+        ([*ARGUMENTS, "-o", "/"], "/ is a directory: name a file in it"),
+        ([*ARGUMENTS, "-p", ""], "-p '' would match every process"),
+        ([*ARGUMENTS, "-p", "./x.pid"], "./x.pid is relative, and a service has another directory"),
         ([*ARGUMENTS, "-o", "x"], "x is relative, and a service has another directory: give an absolute path"),
         (["-p", "x", "--rotate", "1y"], "'1y' is neither a time nor a size: write 90s, 10m, 1h, 1d, or 100M, 1G"),
         (["-p", "x", "--rotate", "1h,2h"], "two times: give one time and one size at most"),
@@ -90,6 +93,13 @@ def test_what_a_service_cannot_do(arguments: list[str], said: str, place: Path) 
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert not place.exists()
+
+
+def test_no_command_begins_in_it(place: Path) -> None:
+    """What is appended stands behind the last word."""
+    (line,) = setting(shmtrace("install-service", *ARGUMENTS, "--print", "--").stdout, "ExecStart")
+    assert " -- " not in line
+    assert line.endswith(" -o /var/lib/shmtrace/shmtrace.capture")
 
 
 def test_it_overwrites_only_what_it_wrote(place: Path) -> None:

@@ -131,6 +131,13 @@ class Armed:
         assert done.returncode == status, done.stderr
         return done.stdout if status == 0 else done.stderr
 
+    def report_of(self, source: str) -> Report:
+        """Armed at the first step of a workload, and asked at its second."""
+        with workload(source) as running:
+            self.run("arm", "-p", str(running.tgid))
+            running.go()
+            return self.report()
+
     def report(self) -> Report:
         report = read_report(self.run("report", "--armed", "--json").encode())
         assert_balanced(report)
@@ -317,10 +324,7 @@ for i in range(300):
         time.sleep(0.15)
 step()
 """
-    with workload(many) as running:
-        little_room.run("arm", "-p", str(running.tgid))
-        running.go()
-        report = little_room.report()
+    report = little_room.report_of(many)
     assert touched(report) == {"worker": 300}
     assert total(report, "unseen") == 0
     (warning,) = [warning for warning in report["warnings"] if "to make room" in warning]
@@ -349,10 +353,7 @@ for i in range(400):
 touch(region, 100, 7)
 step()
 """
-    with workload(many) as running:
-        little_room.run("arm", "-p", str(running.tgid))
-        running.go()
-        report = little_room.report()
+    report = little_room.report_of(many)
     assert touched(report, gone=False) == {"keeper": 19, "master": 7}
     assert (total(report, "before"), total(report, "unseen")) == (5, 0)
     (warning,) = [warning for warning in report["warnings"] if "to make room" in warning]
@@ -379,10 +380,7 @@ for i in range(12):
         child("idle", region, 0, 0)
 step()
 """
-    with workload(many) as running:
-        little_room.run("arm", "-p", str(running.tgid))
-        running.go()
-        report = little_room.report()
+    report = little_room.report_of(many)
     assert touched(report, gone=False) == {f"worker-{i}": 17 for i in range(12)}
     assert total(report, "unseen") == 0
 
@@ -432,10 +430,7 @@ for i in range(400):
         time.sleep(0.06)
 step()
 """
-    with workload(many) as running:
-        little_room.run("arm", "-p", str(running.tgid))
-        running.go()
-        report = little_room.report()
+    report = little_room.report_of(many)
     assert touched(report) == {"worker": 400, "filler": 37}
     assert total(report, "unseen") == 0
 

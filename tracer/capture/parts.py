@@ -58,11 +58,9 @@ def check(path: Path) -> None:
     _need_name(path)
     if not os.path.lexists(path):
         need_place(path)
-    elif not _is_ours(path.lstat()):
-        raise _not_ours(path)
-    elif journal.is_held(path):
-        raise ShmtraceError(f"another trace is writing {path}", "end that one, or name another file")
-    elif path.stat().st_size:
+        return
+    _need_left(path)
+    if path.stat().st_size:
         with Capture.open(path) as capture:
             if capture.rows("SELECT 1 FROM session WHERE part IS NULL"):
                 raise _not_ours(path)
@@ -72,6 +70,14 @@ def check_new(path: Path) -> None:
     """Raises ShmtraceError if nothing can be kept beside this file, which may be there. Changes nothing."""
     _need_name(path)
     need_place(name(path, time.time_ns()))
+
+
+def _need_left(path: Path) -> None:
+    """Raises ShmtraceError if this file is another's, or is being written."""
+    if not _is_ours(path.lstat()):
+        raise _not_ours(path)
+    if journal.is_held(path):
+        raise ShmtraceError(f"another trace is writing {path}", "end that one, or name another file")
 
 
 def _need_name(path: Path) -> None:
@@ -84,14 +90,13 @@ def set_aside(path: Path) -> Path | None:
 
     Raises ShmtraceError where there is something else, or a part that cannot be read or moved.
     """
-    if os.path.lexists(path):
-        check(path)
+    is_there = os.path.lexists(path)
+    if is_there:
+        _need_left(path)  # first: who is writing it may have an unfinished part
     _remove_unfinished(_unfinished(path))
-    if not os.path.lexists(path):
+    if not is_there:
         _remove_journal(path)
         return None
-    if not _is_ours(path.lstat()):
-        raise _not_ours(path)
     kept = None
     try:
         if path.stat().st_size:  # else it was cut off before anything was written

@@ -253,9 +253,9 @@ def _trace(
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         line = status_line.Line(sys.stderr, alone=not started)
-        rotates = bool(keeping and keeping.schedule and output_path)
-        if rotates and output_path:
-            parts.check(output_path)
+        rotated = output_path if keeping and keeping.schedule else None
+        if rotated:
+            parts.check(rotated)
         elif keeping and keeping.oom_path:
             parts.check_new(keeping.oom_path)
         if started:
@@ -264,7 +264,7 @@ def _trace(
         elif conditions and output_path:
             prepare.trace_here(source, stacks)  # not when it holds: compiling takes time and memory, and may fail
             words, all_of_host = (note.words, note.everything) if note else (names, everything)
-            new_path = None if rotates else output_path
+            new_path = None if rotated else output_path
             fired = firing.wait_for(conditions, words, all_of_host, wait, new_path, run, signals)
             if not fired:
                 return
@@ -273,9 +273,9 @@ def _trace(
             targets = note.targets()
         else:
             targets = wanted(names, everything, wait)
-        earlier = parts.set_aside(output_path) if rotates and output_path else None
+        earlier = parts.set_aside(rotated) if rotated else None
         if earlier:
-            line.say(f"what an earlier trace has left in {output_path} is in {earlier} now")
+            line.say(f"what an earlier trace has left in {rotated} is in {earlier} now")
         stack.enter_context(output.writing_capture(output_path))
         capture = stack.enter_context(Capture(output_path, max_bytes))
         trace = _begun(capture, targets, note, interval_s, room_bytes=room_bytes, source=source, stacks=stacks)

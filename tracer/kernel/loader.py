@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +21,7 @@ FILLED_AT_ONCE = 128  # limit of one run of the program fill, in bpf/maps.c
 OWN = "adopt", "measure", "forget", "enter", "leave", "empty"
 """Programs that user space runs, by BPF_PROG_TEST_RUN."""
 PARTS_OF_CALLS = "note_absent", "take_made"  # in the order of enum part_of_call in bpf/calls.c
+ARM_AGAIN = "`shmtrace disarm`, then arm it again"
 FEW = 8  # an armed trace recycles what is over where less than this part of an array is free
 
 
@@ -53,7 +53,7 @@ class Beginning(NamedTuple):
     armed: bool = False
     """No user space gives back what is over."""
     letters: tuple[bytes, ...] = ()
-    """Of programs whose name and command line have none of these no exec is reported. Empty: of none."""
+    """Of programs whose name and first argument have none of these no exec is reported. Empty: every one is."""
 
     def state(self, sizes: Sizes) -> bytes:
         """As struct state of bpf/wire.h."""
@@ -87,9 +87,12 @@ class Loaded:
     def create(cls, bytecode: Bytecode, rooms: Mapping[str, int]) -> Loaded:
         """Make the maps. rooms: the number of entries of sized maps, by bytecode.ROOMS."""
         loaded = cls(bytecode.maps, bytecode.programs)
-        with loaded._opening():
+        try:
             for layout in bytecode.maps:
                 loaded._maps[layout.name] = layout.make(rooms)
+        except OSError as error:
+            loaded.close()
+            raise refusal(error) from None
         return loaded
 
     @classmethod
@@ -103,19 +106,9 @@ class Loaded:
                 loaded.programs[path.name] = bpf_syscall.pinned(path)
         except OSError as error:
             loaded.close()
-            raise ShmtraceError(
-                f"{directory} lacks some of what was armed ({error.strerror})", "`shmtrace disarm`, then arm it again"
-            ) from None
+            raise ShmtraceError(f"{directory} lacks some of what was armed ({error.strerror})", ARM_AGAIN) from None
         loaded._opened = list(loaded.programs.values())
         return loaded
-
-    @contextlib.contextmanager
-    def _opening(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.close()
-            raise refusal(error) from None
 
     def pin(self, directory: Path) -> None:
         """Keep all maps and programs under a directory of a bpffs. Raises OSError."""

@@ -27,7 +27,7 @@ from tracer.errors import ShmtraceError
 from tracer.formatting import format_bytes
 from tracer.kernel import host, pins, probes, tiers
 from tracer.kernel.bytecode import MapLayout, sources
-from tracer.kernel.loader import Beginning, Loaded, Sizes
+from tracer.kernel.loader import ARM_AGAIN, Beginning, Loaded, Sizes
 from tracer.kernel.probes import Probes
 from tracer.proc import tmpfs
 from tracer.proc.private_memory import Private
@@ -41,8 +41,6 @@ from tracer.record.trace import ROOM_BYTES, Trace
 STATE = Path("/var/lib/shmtrace")
 MAX_NOTE_BYTES = 1 << 20
 LOCK_S = 10.0  # how long to wait for another one that reads the maps
-ARMED_ALREADY, ARMED_REMEDY = "it is armed already", "`shmtrace doctor` says for what, `shmtrace disarm` ends it"
-AGAIN = "`shmtrace disarm`, then arm it again"
 
 
 class Note(NamedTuple):
@@ -86,7 +84,7 @@ class Note(NamedTuple):
         except OSError:
             place = None
         if self.tmpfs and not place:
-            raise ShmtraceError(f"{self.tmpfs}, which was armed, is no tmpfs any more", AGAIN)
+            raise ShmtraceError(f"{self.tmpfs}, which was armed, is no tmpfs any more", ARM_AGAIN)
         return Targets(frozenset(), tuple(map(pattern, self.patterns)), self.everything, place)
 
 
@@ -138,20 +136,22 @@ def note() -> Note:
         version = told.get("version")
         found = Note(**told)
     except (OSError, ValueError, AttributeError, RecursionError):
-        raise ShmtraceError("arming was cut off, or its note is damaged", AGAIN) from None
+        raise ShmtraceError("arming was cut off, or its note is damaged", ARM_AGAIN) from None
     except TypeError:
         found = None
     if not found or found.wire != _wire():
         raise ShmtraceError(
             f"shmtrace {version} has armed this, and its maps are not as {__version__} has them",
-            f"read them with that version; then {AGAIN}",
+            f"read them with that version; then {ARM_AGAIN}",
         )
     since = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.clock[2] / 1e9))
     if found.boot_id != host.boot_id():
         gone = f"the host was booted since {since}, when {found.said} was armed: that record is gone"
-        raise ShmtraceError(gone, AGAIN)
+        raise ShmtraceError(gone, ARM_AGAIN)
     if pins.nr_links() != found.nr_links:
-        raise ShmtraceError(f"{pins.PINS} lacks some of what was armed at {since}: it is not recorded any more", AGAIN)
+        raise ShmtraceError(
+            f"{pins.PINS} lacks some of what was armed at {since}: it is not recorded any more", ARM_AGAIN
+        )
     return found
 
 
@@ -161,7 +161,7 @@ def arm(words: Sequence[str], targets: Targets, excluded: Iterable[int], room_by
     _need_own_directory()
     with _alone():
         if pins.PINS.is_dir() and _note_path().exists():
-            raise ShmtraceError(ARMED_ALREADY, ARMED_REMEDY)
+            raise ShmtraceError("it is armed already", "`shmtrace doctor` says for what, `shmtrace disarm` ends it")
         _remove()
         try:
             with Capture(_capture_path()) as capture:
@@ -281,7 +281,7 @@ class Armed(Trace):
 
     def _enter_session(self) -> int:
         self._attached_ns = self._clock.monotonic_ns
-        (row,) = self._capture.rows("SELECT rowid, started_ns, warnings FROM session")
+        (row,) = self._capture.rows("SELECT rowid, warnings FROM session")
         for text in filter(None, row["warnings"].split("\n")):
             self._warn(text)
         return int(row["rowid"])
@@ -313,12 +313,15 @@ class Armed(Trace):
         self._probes.know({process.key for process in self.lives.all_alive()})
         self._look_for_lives()
 
+    def _sample(self) -> None:
+        if pins.nr_links() != self._note.nr_links or not _is_same(self._noted):
+            self._warn("it was disarmed meanwhile: nothing is recorded since then")
+            self._stopping = True
+        super()._sample()
+
     def _recycled(self) -> list[str]:
         found = self._probes.recycled()
         told = []
-        if pins.nr_links() != self._note.nr_links or not _is_same(self._noted):
-            told.append("it was disarmed meanwhile: nothing is recorded since then")
-            self._stopping = True
         if found["regions"]:
             gone = f"{found['regions']} regions that came and went, with {format_bytes(found['pages'] * PAGE_BYTES)}"
             told.append(f"{gone} in all, were forgotten to make room; give more with --room")

@@ -51,7 +51,7 @@ class Targets(NamedTuple):
         return sorted(found.difference(tree(processes, [child for tgid in found for child in children.get(tgid, ())])))
 
     def letters(self) -> tuple[bytes, ...]:
-        """Letters that a process has in its comm or command line if it matches one of the patterns, for each of them.
+        """Letters that a process has in its comm or title if it matches one of the patterns, for each of them.
 
         Empty: it may have any.
         """

@@ -25,23 +25,34 @@ static long (*probe_read_user)(void *to, u32 bytes, const void *from) = (void *)
 
 /* ---- Arguments and result of a kernel function, in programs at its entry and its return ---- */
 
-struct pt_regs { /* of x86-64, as in arch/x86/include/asm/ptrace.h */
+/* The registers of the machine the programs will run on, which need not be the one they are compiled on. */
+#if defined(HAVE_X86_64_REGISTERS)
+struct pt_regs { /* arch/x86/include/asm/ptrace.h */
 	unsigned long r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp, ss;
 };
-#define FIRST_ARGUMENT(ctx) ((ctx)->di)
-#ifdef BY_FENTRY
-#define ENTRY struct bpf_raw_tracepoint_args
-#define ARG(ctx, number) ((u64)(ctx)->args[number])
-#define POINTER(ctx, number) number_of(ARG(ctx, number)) /* defined in maps.c */
-#else
-#define ENTRY struct pt_regs
-#define ARG(ctx, number)                                                                                               \
+#define REGISTER_ARG(ctx, number)                                                                                      \
 	((number) == 0	 ? (ctx)->di                                                                                   \
 	 : (number) == 1 ? (ctx)->si                                                                                   \
 	 : (number) == 2 ? (ctx)->dx                                                                                   \
 	 : (number) == 3 ? (ctx)->cx                                                                                   \
 	 : (number) == 4 ? (ctx)->r8                                                                                   \
 			 : (ctx)->r9)
+#define REGISTER_RESULT(ctx) ((ctx)->ax)
+#elif defined(HAVE_ARM64_REGISTERS)
+struct pt_regs { /* struct user_pt_regs of arch/arm64/include/uapi/asm/ptrace.h; a kprobe program can read no more */
+	unsigned long regs[31], sp, pc, pstate;
+};
+#define REGISTER_ARG(ctx, number) ((ctx)->regs[number])
+#define REGISTER_RESULT(ctx) ((ctx)->regs[0])
+#endif
+#define FIRST_ARGUMENT(ctx) REGISTER_ARG(ctx, 0)
+#ifdef BY_FENTRY
+#define ENTRY struct bpf_raw_tracepoint_args
+#define ARG(ctx, number) ((u64)(ctx)->args[number])
+#define POINTER(ctx, number) number_of(ARG(ctx, number)) /* defined in maps.c */
+#else
+#define ENTRY struct pt_regs
+#define ARG REGISTER_ARG
 #define POINTER ARG
 #endif
 #ifdef BY_FEXIT
@@ -49,12 +60,12 @@ struct pt_regs { /* of x86-64, as in arch/x86/include/asm/ptrace.h */
 #define RESULT(ctx, arguments) ((u64)(ctx)->args[arguments]) /* the result follows the arguments */
 #else
 #define RETURN struct pt_regs
-#define RESULT(ctx, arguments) ((ctx)->ax)
+#define RESULT(ctx, arguments) REGISTER_RESULT(ctx)
 #endif
 
 /* ---- The error code of a page fault ---- */
 
-#ifdef __x86_64__
+#ifdef HAVE_X86_64_REGISTERS
 #define X86_PF_USER 4 /* arch/x86/include/asm/trap_pf.h */
 #define is_user_fault(error_code) ((error_code) & X86_PF_USER)
 #else

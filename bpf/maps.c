@@ -10,8 +10,7 @@
  * Defines (-D): NR_… stands for map sizes that user space sets when it creates the maps. EVENT_PAGES, LABEL_PAGES: ring
  * buffer sizes. STACKS: count pages by user stack. Whatever differs between traces is in struct state.
  */
-#define PAGE_SIZE 4096
-#define PAGE_SHIFT 12
+#define PAGE_SIZE (1UL << PAGE_SHIFT) /* PAGE_SHIFT is one of the defines */
 #include "wire.h"
 #include "compat.h"
 
@@ -19,7 +18,15 @@
 #define VM_MAYSHARE 0x00000080 /* MAP_SHARED; unlike VM_SHARED it is also set for read-only mappings */
 #define TMPFS_MAGIC 0x01021994
 #define HUGETLBFS_MAGIC 0x958458f6
-#define MAX_FOLIO_BLOCKS 8 /* 2 MiB */
+/*
+ * What a huge page covers where a page table is one page: 512 pages of 4 KiB, 2048 of 16 KiB. 8192 of 64 KiB would be
+ * too many for the verifier, and since v6.10 no folio has more than 2048 (MAX_PAGECACHE_ORDER).
+ */
+#if PAGE_SHIFT == 12
+#define MAX_FOLIO_BLOCKS 8
+#else
+#define MAX_FOLIO_BLOCKS 32
+#endif
 #define S_IFMT 0170000
 #define S_IFREG 0100000
 #define FILTER_BITS 16

@@ -191,6 +191,8 @@ static inline void count(u32 reader, void *ctx, struct last *last, u32 id, u64 w
 /* Write the words of a large folio's pages that do not exist. If one exists, this addition will fail. */
 static inline void write_large(struct last *last, struct region *region, u64 index, u32 nr_pages, u64 word)
 {
+	if (nr_pages > MAX_FOLIO_BLOCKS * BLOCK_PAGES)
+		lose(LOST_PAGES);
 	for (u32 i = 0; i < MAX_FOLIO_BLOCKS; i++) {
 		if (i * BLOCK_PAGES >= nr_pages)
 			break;

@@ -1,6 +1,6 @@
 """Makes shmtrace.pyz: all of shmtrace in one file, with the probes compiled for kernels that are known beforehand.
 
-python3 -m pyz.build [KERNEL...]     for the running kernel, and for these of tests/kernels; all of them by default
+python3 -m pyz.build [KERNEL...]     for the running kernel, and for these of tests/kernels; all of x86-64 by default
 
 A host of such a kernel needs Python 3.9 and nothing else. A kernel that is not running is booted, to ask its layout.
 """
@@ -19,9 +19,10 @@ from pathlib import Path
 import click
 
 from tests.kernels.commands import NoResultError
-from tests.kernels.fetch import SUITES, fetch
-from tests.kernels.initramfs import Kernel
-from tests.kernels.layouts import layout_of, variants_of
+from tests.kernels.fetch import AMD64, SOURCES
+from tests.kernels.layouts import variants_of
+from tests.kernels.matrix import unpacked
+from tests.kernels.userlands import usual
 from tracer.errors import ShmtraceError
 from tracer.kernel import host
 from tracer.kernel.bytecode import compiled
@@ -54,26 +55,32 @@ def write(wanted: Sequence[Variant], cache: Cache, archive: Path) -> None:
         zipapp.create_archive(Path(scratch, "pyz"), archive, interpreter=PYTHON, compressed=True)
 
 
-def main(series: Sequence[str]) -> None:
+async def asked(name: str) -> list[Variant]:
+    """Of a kernel that is booted, what it would load. Raises NoResultError."""
+    kernel = await unpacked(name)
+    return await variants_of(kernel, await usual(kernel.architecture))
+
+
+def main(names: Sequence[str]) -> None:
     """Raises NoResultError, ShmtraceError."""
     cache = Cache()
     wanted = of_kernel(cache)
-    for name in series:
-        wanted += variants_of(asyncio.run(layout_of(Kernel.find(asyncio.run(fetch(name))))))
+    for name in names:
+        wanted += asyncio.run(asked(name))
         print(f"booted {name}", flush=True)
     for number, variant in enumerate(compile_all(wanted, cache), 1):
         print(f"\r{number}/{len(wanted)} {variant.title:<60}", end="", flush=True)
     write(wanted, cache, ARCHIVE)
-    print(f"\n{ARCHIVE}: {ARCHIVE.stat().st_size >> 10} KiB, for {', '.join([host.release(), *series])}")
+    print(f"\n{ARCHIVE}: {ARCHIVE.stat().st_size >> 10} KiB, for {', '.join([host.release(), *names])}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="./bootstrap pyz", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("series", nargs="*", metavar="KERNEL", default=list(SUITES), help=f"of {', '.join(SUITES)}")
-    asked = parser.parse_args().series
-    if unknown := set(asked) - set(SUITES):
-        parser.error(f"nothing is named {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}")
+    parser.add_argument("kernels", nargs="*", metavar="KERNEL", default=list(AMD64), help=f"of {', '.join(SOURCES)}")
+    kernels = parser.parse_args().kernels
+    if unknown := set(kernels) - set(SOURCES):
+        parser.error(f"nothing is named {', '.join(sorted(unknown))}; there are {', '.join(SOURCES)}")
     try:
-        main(asked)
+        main(kernels)
     except (NoResultError, ShmtraceError) as error:
         sys.exit(f"pyz: {error}")

@@ -30,7 +30,7 @@ FOLDERS = [
     *Path("/usr/lib/postgresql").glob("*/bin"),
 ]
 
-BPF_SYSCALL = 321  # x86_64
+BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 0)
 BPF_PROG_LOAD = 5
 BPF_PROG_TYPE_TRACEPOINT = 5
 # bpf_probe_read_kernel(r10 - 8, 8, NULL); return 0; It is what lockdown refuses, where an empty program still loads.
@@ -58,8 +58,8 @@ def why_no_bpf() -> str | None:
     """Why shmtrace cannot trace here, None if it can."""
     if os.geteuid() != 0:
         return "tracing needs root"
-    if platform.machine() != "x86_64":
-        return f"the page fault tracepoints are x86's, and this is {platform.machine()}"
+    if not BPF_SYSCALL:
+        return f"shmtrace is tried on x86-64 and arm64, and this is {platform.machine()}"
     try:
         import bcc  # noqa: F401
     except ImportError as error:

@@ -43,7 +43,7 @@ class FakeBtf(Btf):
 
 
 def defines_of(btf: Btf) -> dict[str, int]:
-    return KernelLayout.of(btf, ()).defines
+    return KernelLayout.of(btf, (), 4096).defines
 
 
 def test_a_kernel_that_has_it_all() -> None:
@@ -58,6 +58,8 @@ def test_a_kernel_that_has_it_all() -> None:
         "SIZE_PAGE",
         "SIZE_PERCPU_COUNTER",
         "HAVE_VICTIM_TASK",
+        "HAVE_PAGE_FAULT",
+        "PAGE_SHIFT",
         "MEMORY_CGROUPS",
     }
     assert found["OFF_TASK_TGID"] == 8 * (btf.asked.index("task_struct.tgid") + 1)
@@ -87,6 +89,24 @@ def test_a_presence_that_a_function_tells() -> None:
     assert defines_of(FakeBtf(hugetlb_basepage_index=["page"]))["HAVE_HUGETLB_BASEPAGE_INDEX"] == 1
 
 
+@pytest.mark.parametrize(("page_bytes", "shift"), [(4096, 12), (16384, 14), (65536, 16)])
+def test_the_size_of_a_page(page_bytes: int, shift: int) -> None:
+    assert KernelLayout.of(FakeBtf(), (), page_bytes).defines["PAGE_SHIFT"] == shift
+
+
+@pytest.mark.parametrize(
+    ("missing", "found"),
+    [
+        (["user_pt_regs.regs"], {"HAVE_X86_64_REGISTERS", "HAVE_PAGE_FAULT"}),
+        (["pt_regs.di", "page_fault_user"], {"HAVE_ARM64_REGISTERS"}),
+        (["pt_regs.di", "user_pt_regs.regs", "page_fault_user"], set()),
+    ],
+)
+def test_the_machine(missing: list[str], found: set[str]) -> None:
+    of_machines = {"HAVE_X86_64_REGISTERS", "HAVE_ARM64_REGISTERS", "HAVE_PAGE_FAULT"}
+    assert defines_of(FakeBtf(*missing)).keys() & of_machines == found
+
+
 def test_a_kernel_that_tells_of_a_victim_by_its_pid() -> None:
     """And one without memory cgroups."""
     found = defines_of(FakeBtf("mark_victim", "memory_cgrp_id", "percpu_counter"))
@@ -100,7 +120,7 @@ def test_a_kernel_that_tells_of_a_victim_by_its_pid() -> None:
 def test_functions() -> None:
     """Those that are asked for, and are there."""
     btf = FakeBtf(make_file=["name", "size"], add_page=[], another=["x"])
-    assert KernelLayout.of(btf, ["add_page", "make_file", "absent"]).functions == {
+    assert KernelLayout.of(btf, ["add_page", "make_file", "absent"], 4096).functions == {
         "make_file": Function("make_file", 1, ["name", "size"]),
         "add_page": Function("add_page", 2, []),
     }
@@ -118,7 +138,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_is_read_as_it_was_written() -> None:
-    found = KernelLayout.of(FakeBtf(add_page=["folio", "index"]), ["add_page"])
+    found = KernelLayout.of(FakeBtf(add_page=["folio", "index"]), ["add_page"], 4096)
     assert KernelLayout.load(found.dump()) == found
 
 

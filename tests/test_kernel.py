@@ -136,11 +136,16 @@ FUNCTIONS = {
 }
 
 
-def there(tier: Tier = TIER, **functions: list[str] | None) -> dict[str, Function]:
-    """The points of a kernel that has FUNCTIONS, but for these."""
+def layout(*features: str, **functions: list[str] | None) -> KernelLayout:
+    """Of a kernel that has these features, and FUNCTIONS, but for these."""
     changed = {name: parameters for name, parameters in {**FUNCTIONS, **functions}.items() if parameters is not None}
     found = {name: Function(name, number, changed[name]) for number, name in enumerate(changed, 1)}
-    return tiers.points(tier, KernelLayout({}, found))
+    return KernelLayout(dict.fromkeys(features, 1), found)
+
+
+def there(tier: Tier = TIER, **functions: list[str] | None) -> dict[str, Function]:
+    """The points of a kernel that has FUNCTIONS, but for these."""
+    return tiers.points(tier, layout(**functions))
 
 
 def test_points() -> None:
@@ -175,38 +180,39 @@ def test_what_is_absent() -> None:
     assert [probe.costs for probe in tiers.absent(TIER, there(make_huge=None))] == ["hugetlbfs"]
 
 
+REGISTERS = "HAVE_X86_64_REGISTERS", "HAVE_ARM64_REGISTERS"
+
+
 @pytest.fixture
-def x86(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine that has kprobes."""
-    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
+def kprobes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A kernel that has kprobes."""
     monkeypatch.setattr(tiers, "KPROBE_PMU", tmp_path)
 
 
-@pytest.mark.usefixtures("x86")
-def test_a_tier_that_the_kernel_can_have() -> None:
-    assert tiers.why_not(TIER, there()) is None
-    assert tiers.why_not(TIER, there(make_huge=None, allocate=None)) is None  # it loses something by that
+@pytest.mark.usefixtures("kprobes")
+@pytest.mark.parametrize("registers", REGISTERS)
+def test_a_tier_that_the_kernel_can_have(registers: str) -> None:
+    assert tiers.why_not(TIER, layout(registers)) is None
+    assert tiers.why_not(TIER, layout(registers, make_huge=None, allocate=None)) is None  # it loses something by that
 
 
-@pytest.mark.usefixtures("x86")
+@pytest.mark.usefixtures("kprobes")
 @pytest.mark.parametrize("by", ["kprobe", "fentry"])
 def test_a_tier_that_lacks_what_it_cannot_do_without(by: str) -> None:
     """The name that the newest kernels have is told."""
     tier = TIER._replace(by=by)
-    assert tiers.why_not(tier, there(tier, make_older=None)) == "the kernel has no make_newest"
-    assert tiers.why_not(tier, there(tier, add_page=None)) == "the kernel has no add_page"
+    assert tiers.why_not(tier, layout(make_older=None)) == "the kernel has no make_newest"
+    assert tiers.why_not(tier, layout(add_page=None)) == "the kernel has no add_page"
 
 
-@pytest.mark.usefixtures("x86")
 def test_no_kprobes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tiers, "KPROBE_PMU", tmp_path / "absent")
-    assert tiers.why_not(TIER, there()) == "the kernel has no kprobes"
+    assert tiers.why_not(TIER, layout(*REGISTERS)) == "the kernel has no kprobes"
 
 
-@pytest.mark.usefixtures("x86")
-def test_kprobes_are_read_by_x86s_registers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
-    assert tiers.why_not(TIER, there()) == "kprobes need the registers of x86_64, and this machine is aarch64"
+@pytest.mark.usefixtures("kprobes")
+def test_another_machine_has_no_kprobes() -> None:
+    assert tiers.why_not(TIER, layout()) == "kprobes need the registers of x86-64 or arm64"
 
 
 @pytest.mark.parametrize("absent", ["self/status", "meminfo"])
@@ -230,9 +236,10 @@ def test_a_proc_that_is_somebody_elses(tmp_path: Path) -> None:
         host.need_proc(tmp_path)
 
 
-def test_a_tier_without_kernel_functions_is_tried_by_attaching_it() -> None:
-    assert tiers.why_not(tiers.FAULTS, {}) is None
-    assert tiers.why_not(tiers.PROC, {}) is None
+def test_the_tier_of_page_faults() -> None:
+    assert tiers.why_not(tiers.FAULTS, layout("HAVE_PAGE_FAULT")) is None
+    assert tiers.why_not(tiers.FAULTS, layout("HAVE_ARM64_REGISTERS")) == "the kernel has no tracepoints of page faults"
+    assert tiers.why_not(tiers.PROC, layout()) is None
 
 
 FENTRY = TIER._replace(by="fentry")
@@ -252,10 +259,9 @@ def test_fentry_is_tried(refused: str | None, monkeypatch: pytest.MonkeyPatch) -
 
         return open_one
 
-    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="aarch64"))
     monkeypatch.setattr(bpf_syscall, "load", call("load"))
     monkeypatch.setattr(bpf_syscall, "attach", call("attach"))
-    reason = tiers.why_not(FENTRY, there(FENTRY))
+    reason = tiers.why_not(FENTRY, layout())
     assert reason == ("fentry is refused (Operation not supported)" if refused else None)
     assert len(opened) == {None: 2, "load": 0, "attach": 1}[refused]
     for fd in opened:

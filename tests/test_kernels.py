@@ -37,7 +37,13 @@ NAMES = [
     "linux-headers-7.2.13+deb14-cloud-amd64",
     "linux-image-7.2.13+deb14-cloud-amd64",
     "linux-modules-7.2.13+deb14-cloud-amd64",
+    "linux-image-6.12.8+deb13-cloud-arm64",
+    "linux-image-6.12.8+deb13-cloud-arm64-unsigned",
+    "linux-image-6.12.9+deb13-arm64",
+    "linux-image-6.12.9+deb13-arm64-16k",
+    "linux-image-6.12.10+deb13-rt-arm64",
 ]
+CLOUD = "cloud-amd64"
 
 # As `apt-get update --print-uris` has it.
 MIRROR = "http://ftp.cz.debian.org/debian"
@@ -95,28 +101,31 @@ virtio_loop: Unexpected poll revents 11
 
 
 @pytest.mark.parametrize(
-    ("series", "packages"),
+    ("source", "packages"),
     [
         ("5.10", ["linux-image-5.10.0-32-cloud-amd64"]),
         ("6.1", ["linux-image-6.1.0-0.deb11.7-cloud-amd64"]),
         ("6.12", ["linux-image-6.12.10+deb13-cloud-amd64"]),
         ("7.2", [f"linux-{part}-7.2.13+deb14-cloud-amd64" for part in ("image", "binary", "modules")]),
-        ("7.1", []),
+        ("6.12-arm64", ["linux-image-6.12.8+deb13-cloud-arm64"]),
+        ("6.12-arm64-16k", ["linux-image-6.12.9+deb13-arm64-16k"]),
+        ("6.1-arm64", []),
     ],
 )
-def test_the_newest_kernel_of_a_series(series: str, packages: list[str]) -> None:
-    assert pick_packages(NAMES, series) == packages
+def test_the_newest_kernel_of_a_series(source: str, packages: list[str]) -> None:
+    assert pick_packages(NAMES, fetch.SOURCES[source].series, fetch.SOURCES[source].flavour) == packages
 
 
 def test_the_newest_of_two_revisions() -> None:
     """A number is a number, and a longer version is a newer one."""
-    assert pick_packages([name for name in NAMES if ".10+" not in name], "6.12") == [
+    assert pick_packages([name for name in NAMES if ".10+" not in name], "6.12", CLOUD) == [
         "linux-image-6.12.9+deb13+1-cloud-amd64"
     ]
 
 
 def test_the_series_there_are() -> None:
-    assert pick_series(NAMES) == ["5.10", "6.1", "6.12", "7.2"]
+    assert pick_series(NAMES, CLOUD) == ["5.10", "6.1", "6.12", "7.2"]
+    assert pick_series(NAMES, "cloud-arm64") == ["6.12"]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +172,7 @@ def sources(command: tuple[str, ...]) -> list[str]:
 def test_fetches_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = stand_in(monkeypatch, tmp_path / "cache", "\n".join(NAMES))
     for _ in range(2):
-        assert asyncio.run(fetch.fetch("6.12")) == tmp_path / "cache/6.12"
+        assert asyncio.run(fetch.fetch(fetch.SOURCES["6.12"])) == tmp_path / "cache/6.12"
     assert asked == ["apt-get", "apt-cache", "apt-get", "dpkg-deb"]
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == [
         "cache",
@@ -174,14 +183,14 @@ def test_fetches_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_takes_the_next_mirror_where_one_has_it_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = stand_in(monkeypatch, tmp_path / "cache", "\n".join(NAMES), MIRROR)
-    assert asyncio.run(fetch.fetch("6.12")) == tmp_path / "cache/6.12"
+    assert asyncio.run(fetch.fetch(fetch.SOURCES["6.12"])) == tmp_path / "cache/6.12"
     assert asked == ["apt-get", "apt-get", "apt-cache", "apt-get", "dpkg-deb"]
 
 
 def test_says_where_apt_has_no_mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = stand_in(monkeypatch, tmp_path, uris="'cdrom://Debian/dists/bookworm/InRelease' Debian 0 \n")
     with pytest.raises(NoResultError, match=r"sid: see sources\.list\(5\)"):
-        asyncio.run(fetch.fetch("7.2"))
+        asyncio.run(fetch.fetch(fetch.SOURCES["7.2"]))
     assert asked == []
 
 
@@ -189,21 +198,21 @@ def test_says_where_apt_has_no_mirror(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_what_is_half_fetched_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: str) -> None:
     stand_in(monkeypatch, tmp_path, "\n".join(NAMES), broken)
     with pytest.raises(NoResultError, match=broken):
-        asyncio.run(fetch.fetch("6.12"))
+        asyncio.run(fetch.fetch(fetch.SOURCES["6.12"]))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_newest_stands_in_where_sid_has_moved_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = stand_in(monkeypatch, tmp_path, "linux-image-7.10.1+deb14-cloud-amd64\nlinux-image-7.3.2+deb14-cloud-amd64")
     for _ in range(2):
-        assert asyncio.run(fetch.fetch("7.2")) == tmp_path / "7.10"
+        assert asyncio.run(fetch.fetch(fetch.SOURCES["7.2"])) == tmp_path / "7.10"
     assert asked == ["apt-get", "apt-cache", "apt-get", "dpkg-deb", "apt-get", "apt-cache"]
 
 
 def test_says_what_to_look_at_where_a_suite_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stand_in(monkeypatch, tmp_path, "linux-image-7.4.1+deb14-amd64")
-    with pytest.raises(NoResultError, match="sid has no cloud kernel: see SUITES"):
-        asyncio.run(fetch.fetch("7.2"))
+    with pytest.raises(NoResultError, match="sid has no kernel of flavour cloud-amd64: see tests/kernels/fetch"):
+        asyncio.run(fetch.fetch(fetch.SOURCES["7.2"]))
 
 
 @pytest.mark.parametrize("image", ["boot/vmlinuz-6.1.0-9", "usr/lib/modules/6.1.0-9/vmlinuz"])
@@ -240,15 +249,14 @@ def test_cpio() -> None:
     assert cpio([Entry("dev", DIRECTORY), Entry("dev/a", FILE, b"12345")]) == b"".join(expected)
 
 
-def test_modules_are_uncompressed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_modules_are_uncompressed(tmp_path: Path) -> None:
     """The kernel's own insmod would not."""
     (tmp_path / "busybox").write_text("a program")
-    (tmp_path / "busybox").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "fuse.ko").write_bytes(b"one module")
     (tmp_path / "overlay.ko.xz").write_bytes(lzma.compress(b"another module"))
     modules = {"overlay": tmp_path / "overlay.ko.xz", "fuse": tmp_path / "fuse.ko"}
-    archive = initramfs(Kernel("6.1", tmp_path / "vmlinuz", modules), {"command": "exec true"})
+    kernel = Kernel("6.1", tmp_path / "vmlinuz", modules)
+    archive = initramfs(kernel, tmp_path / "busybox", {"command": "exec true"})
     for expected in (b"fuse\noverlay", b"\0one module\0", b"\0another module\0", b"\0exec true\0", b"\0a program\0"):
         assert expected in archive
 

@@ -47,23 +47,23 @@ def of_kernel(cache: Cache) -> list[Variant]:
     layout = tiers.layout(cache)
     found: list[Variant] = []
     for tier in tiers.TIERS:
-        there = tiers.points(tier, layout)
-        if not tiers.why_not(tier, there):
-            found += variants(layout, tier, tiers.has_fexit(tier, there))
+        if not tiers.why_not(tier, layout):
+            found += variants(layout, tier, tiers.has_fexit(tier, tiers.points(tier, layout)))
     return found
 
 
 def trace_here(source: Source | None, stacks: bool) -> None:
     """Compile what a trace on this host will load, unless the cache has it.
 
-    source: of labels. stacks: it also counts pages by user stack. Raises ShmtraceError if that cannot be compiled.
+    source: of labels. stacks: it also counts pages by user stack. Where nothing can be traced, nothing is compiled.
+    Raises ShmtraceError if it cannot be.
     """
     cache = Cache()
     flags = [*(source.flags if source else ()), *([STACKS] if stacks else ())]
     layout = tiers.layout(cache)
-    there = ((tier, tiers.points(tier, layout)) for tier in tiers.tiers())
-    tier, points = next((tier, points) for tier, points in there if not tiers.why_not(tier, points))
-    compiled(wanted(tier, layout, tiers.has_fexit(tier, points), flags), cache)
+    tier = next((tier for tier in tiers.tiers() if not tiers.why_not(tier, layout)), None)
+    if tier:
+        compiled(wanted(tier, layout, tiers.has_fexit(tier, tiers.points(tier, layout)), flags), cache)
 
 
 def compile_all(wanted: list[Variant], cache: Cache) -> Iterator[Variant]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shlex
+import shutil
 import tempfile
 from asyncio.subprocess import STDOUT
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.kernels.commands import NoResultError, run, started
+from tests.kernels.commands import NoResultError, started
+from tests.kernels.fetch import HOST_ARCHITECTURE
 from tests.kernels.initramfs import Kernel, initramfs
 
 CPUS = 2
@@ -49,38 +51,89 @@ def complaints(console: str) -> list[str]:
     return [line.strip() for line in console.splitlines() if COMPLAINT.search(line)]
 
 
-def processor(counting: bool) -> list[str]:
+class Machine(NamedTuple):
+    """What QEMU emulates."""
+
+    program: str
+    board: str
+    cpu: str
+    counting_cpu: str
+    clock: str
+    counting_clock: str
+    console: str
+    serial: tuple[str, str]
+    """What options make serial ports of the chardevs output and status."""
+    ports: tuple[str, str]
+    """The names that Linux has for these."""
+
+
+MACHINES = {
+    "amd64": Machine(
+        "qemu-system-x86_64",
+        "q35",
+        "max,la57=off",
+        # A string instruction counts as one for each of its rounds: by bytes, as with erms, to clear a page would cost
+        # more than all the rest of a fault.
+        "max,la57=off,erms=off,fsrm=off",
+        # HPET says how fast it is; the TSC, which is the host's, is to be measured, and a guest interrupted at that had
+        # a clock nine times too fast. Where instructions are counted it is as sure, and as cheap to read as real ones.
+        "clocksource=hpet tsc=unstable",
+        "clocksource=tsc tsc=reliable",
+        "ttyS0",
+        ("-serial chardev:output", "-serial chardev:status"),
+        ("ttyS1", "ttyS2"),
+    ),
+    "arm64": Machine(
+        "qemu-system-aarch64",
+        "virt,gic-version=3",
+        *("neoverse-n1", "neoverse-n1"),  # has pages of 4, 16 and 64 KiB, and no pointer authentication: that is slow
+        *("", ""),
+        "ttyAMA0",
+        ("-device pci-serial,chardev=output", "-device pci-serial,chardev=status"),  # the board has one port
+        ("ttyS0", "ttyS1"),
+    ),
+}
+
+
+def processor(machine: Machine, counting: bool) -> list[str]:
     # One thread for both CPUs: with one each, a CPU now and then runs kernel text that the other is patching, and dies
     # of an int3 (3 of 70 boots; with this, none of 300).
     if not counting:
-        return ["-accel", "tcg,thread=single", "-cpu", "max,la57=off", "-smp", str(CPUS)]
-    # A nanosecond an instruction, whatever else the host has to do. A string instruction is one for each of its rounds:
-    # by bytes, as with erms, to clear a page would cost more than all the rest of a fault.
-    return ["-icount", "shift=0", "-accel", "tcg,thread=single", "-cpu", "max,la57=off,erms=off,fsrm=off", "-smp", "1"]
+        return ["-accel", "tcg,thread=single", "-cpu", machine.cpu, "-smp", str(CPUS)]
+    # A nanosecond an instruction, whatever else the host has to do.
+    return ["-icount", "shift=0", "-accel", "tcg,thread=single", "-cpu", machine.counting_cpu, "-smp", "1"]
 
 
-def clock(counting: bool) -> str:
-    # HPET says how fast it is; the TSC, which is the host's, is to be measured, and a guest interrupted at that
-    # had a clock nine times too fast. Where instructions are counted it is as sure, and as cheap to read as real ones.
-    return "clocksource=tsc tsc=reliable" if counting else "clocksource=hpet tsc=unstable"
+def parameters(machine: Machine, counting: bool) -> str:
+    """The kernel's command line."""
+    # Level 5: warnings are on the console, and what is less is not.
+    own = f"console={machine.console} output={machine.ports[0]} status={machine.ports[1]}"
+    return f"{own} quiet loglevel=5 panic=-1 mitigations=off {machine.counting_clock if counting else machine.clock}"
 
 
 def qemu(kernel: Kernel, counting: bool, scratch: Path, logs: Logs) -> list[str]:
     """The command line, but for the file systems."""
+    machine = MACHINES[kernel.architecture]
     return [
-        "qemu-system-x86_64",
-        *processor(counting),
-        *("-m", MEMORY, "-machine", "q35,memory-backend=memory"),
+        machine.program,
+        *processor(machine, counting),
+        *("-m", MEMORY, "-machine", f"{machine.board},memory-backend=memory"),
         *("-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on"),  # shared, for virtiofsd
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-kernel", str(kernel.image), "-initrd", f"{scratch}/initramfs"),
-        # Level 5: warnings are on the console, and what is less is not.
-        *("-append", f"console=ttyS0 quiet loglevel=5 panic=-1 mitigations=off {clock(counting)}"),
+        *("-append", parameters(machine, counting)),
         *("-chardev", f"file,id=console,path={logs.console},append=on", "-serial", "chardev:console"),
-        *("-serial", f"file:{logs.output}", "-serial", f"file:{scratch}/status"),
+        *("-chardev", f"file,id=output,path={logs.output}", "-chardev", f"file,id=status,path={scratch}/status"),
+        *(word for option in machine.serial for word in option.split()),
         *("-drive", f"if=none,id=swap,file={scratch}/swap,format=raw,cache=unsafe"),
         *("-device", "virtio-blk-pci,drive=swap"),
     ]
+
+
+def busybox(kernel: Kernel, root: Path) -> Path:
+    """A static one for the kernel's architecture: the host's, or else that of the guest's root."""
+    own = Path(shutil.which("busybox") or "/bin/busybox")
+    return own if kernel.architecture == HOST_ARCHITECTURE else root / "bin/busybox"
 
 
 async def serve(path: Path, socket: Path, cache: str, log: int, stack: AsyncExitStack) -> None:
@@ -121,10 +174,10 @@ async def run_in_guest(
         log = stack.enter_context(logs.console.open("ab"))
         lines = (f"share{i} {'rw' if share.writable else 'ro'} {share.path}\n" for i, share in enumerate(shares))
         script = f"cd {shlex.quote(str(cwd))} || exit\nexec {shlex.join(command)}\n"
-        (scratch / "initramfs").write_bytes(initramfs(kernel, {"shares": "".join(lines), "command": script}))
+        texts = {"shares": "".join(lines), "command": script}
+        (scratch / "initramfs").write_bytes(initramfs(kernel, busybox(kernel, root), texts))
         with (scratch / "swap").open("wb") as swap:
             swap.truncate(SWAP_BYTES)
-        await run("mkswap", f"{scratch}/swap")
 
         arguments = qemu(kernel, counting, scratch, logs)
         tags = [("root", root, "always")]

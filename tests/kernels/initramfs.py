@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -32,16 +31,18 @@ class Kernel(NamedTuple):
     image: Path
     modules: dict[str, Path]
     """Compressed or not, by name."""
+    architecture: str = "amd64"
+    """Debian's name of it."""
 
     @classmethod
-    def find(cls, unpacked: Path) -> Kernel:
+    def find(cls, unpacked: Path, architecture: str = "amd64") -> Kernel:
         """In a directory its packages were unpacked in. Raises NoResultError."""
         for folder in unpacked.glob("**/lib/modules/*"):
             for image in folder / "vmlinuz", unpacked / "boot" / f"vmlinuz-{folder.name}":
                 if image.exists():
                     files = folder.glob("kernel/**/*.ko*")
                     modules = {path.name.partition(".ko")[0].replace("-", "_"): path for path in files}
-                    return cls(folder.name, image, modules)
+                    return cls(folder.name, image, modules, architecture)
         raise NoResultError(f"there is no kernel in {unpacked}: remove it, to fetch it anew")
 
 
@@ -67,13 +68,11 @@ def modules_to_load(kernel: Kernel) -> list[str]:
     return [name for name in MODULES if name in kernel.modules]
 
 
-def initramfs(kernel: Kernel, texts: Mapping[str, str]) -> bytes:
-    """With the kernel's modules, the scripts beside this file, and some texts for them."""
-    busybox = shutil.which("busybox")
-    assert busybox
+def initramfs(kernel: Kernel, busybox: Path, texts: Mapping[str, str]) -> bytes:
+    """With the kernel's modules, a static busybox, the scripts beside this file, and some texts for them."""
     here = Path(__file__).parent
     entries = [Entry(name, DIRECTORY) for name in ("bin", "dev", "proc", "modules")]
-    entries += [Entry("bin/busybox", PROGRAM, Path(busybox).read_bytes())]
+    entries += [Entry("bin/busybox", PROGRAM, busybox.read_bytes())]
     entries += [Entry("init", PROGRAM, (here / "init.sh").read_bytes())]
     entries += [Entry("switched.sh", PROGRAM, (here / "switched.sh").read_bytes())]
     names = modules_to_load(kernel)

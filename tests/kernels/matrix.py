@@ -13,12 +13,12 @@ from typing import NamedTuple
 from xml.etree.ElementTree import ParseError
 
 from tests.kernels.commands import NoResultError
-from tests.kernels.fetch import SUITES, fetch
+from tests.kernels.fetch import AMD64, ARM64, SOURCES, fetch
 from tests.kernels.guest import Logs, Share, complaints, run_in_guest
 from tests.kernels.initramfs import Kernel
 from tests.kernels.layouts import compile_for
 from tests.kernels.results import Case, Result, describe, failed, found, read_cases, table
-from tests.kernels.userlands import CHECKOUT, HOST, RELEASES, Userland, bare, prepare
+from tests.kernels.userlands import CHECKOUT, HOST, RELEASES, Userland, bare, prepare, usual
 
 # What is tried in every tier: to start shmtrace takes a guest ten seconds and more, and the host tries the rest.
 TIERS = ["-k", "kprobe or fentry or faults"]
@@ -52,7 +52,8 @@ class Subject(NamedTuple):
         return (self.debian, self.kernel) if self.debian else (self.kernel,)
 
 
-KERNELS = {kernel: Subject(kernel) for kernel in SUITES}
+KERNELS = {kernel: Subject(kernel) for kernel in AMD64}
+ARM64_KERNELS = {kernel: Subject(kernel) for kernel in ARM64}
 DISTROS = {name: Subject(release.kernel, name) for name, release in RELEASES.items()}
 
 
@@ -62,8 +63,13 @@ def say(subject: Subject, what: str) -> None:
 
 def stand_in(subject: Subject, kernel: Kernel) -> Subject:
     """With the kernel there is, where the archive has the series that was meant no more."""
-    series = ".".join(kernel.release.split(".")[:2])
-    return subject if series == subject.kernel else subject._replace(kernel=f"{series} (for {subject.kernel})")
+    name = SOURCES[subject.kernel].name(".".join(kernel.release.split(".")[:2]))
+    return subject if name == subject.kernel else subject._replace(kernel=f"{name} (for {subject.kernel})")
+
+
+async def unpacked(name: str) -> Kernel:
+    """One of Debian's kernels, fetched if it is not there. Raises NoResultError."""
+    return Kernel.find(await fetch(SOURCES[name]), SOURCES[name].architecture)
 
 
 def end_of(path: Path, nr_lines: int) -> str:
@@ -94,11 +100,12 @@ async def examine(subject: Subject, tests: Sequence[str], environment: Sequence[
     cases: list[Case] = []
     wrong: list[str] = []
     try:
-        kernel = Kernel.find(await fetch(subject.kernel))
-        userland = await prepare(subject.debian) if subject.debian else HOST
+        kernel = await unpacked(subject.kernel)
+        architecture = kernel.architecture
+        userland = await (prepare(subject.debian, architecture) if subject.debian else usual(architecture))
         subject = stand_in(subject, kernel)
-        if userland is HOST and not environment:  # else what is compiled comes with what they run
-            await compile_for(kernel)
+        if not subject.debian and not environment:  # else what is compiled comes with what they run
+            await compile_for(kernel, userland)
         say(subject, f"boots Linux {kernel.release}; the tests' output is {logs.output}")
         status, cases = await run_tests(kernel, userland, tests, logs, directory / "record.xml", environment)
         outcomes = {case.outcome for case in cases}
@@ -152,9 +159,14 @@ async def measure(subject: Subject, directory: Path) -> bool:
     logs = Logs(directory / "output", directory / "console")
     wrong: list[str] = []
     try:
-        kernel = Kernel.find(await fetch(subject.kernel))
-        command = [HOST.python, *BENCH]
-        status = await run_in_guest(kernel, command, CHECKOUT, [], logs, TIMEOUT_SECONDS, HOST.root, counting=True)
+        kernel = await unpacked(subject.kernel)
+        userland = await usual(kernel.architecture)
+        await compile_for(kernel, userland)
+        command = [userland.python, *BENCH]
+        shares = [] if userland is HOST else [Share(CHECKOUT, writable=False)]
+        status = await run_in_guest(
+            kernel, command, CHECKOUT, shares, logs, TIMEOUT_SECONDS, userland.root, counting=True
+        )
         wrong += [f"the benchmarks ended with {status}"] if status else []
     except NoResultError as error:
         wrong.append(str(error))

@@ -10,12 +10,12 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tests.kernels.commands import run
-from tests.kernels.fetch import CACHE, KEYRING, from_mirror
+from tests.kernels.fetch import CACHE, HOST_ARCHITECTURE, KEYRING, from_mirror
 
 CHECKOUT = Path(__file__).parents[2]
 VENV = "/opt/shmtrace"
@@ -44,6 +44,13 @@ HOST = Userland(Path("/"), sys.executable)
 
 # In namespaces of its own: whatever it starts ends with it, and what it mounts is mounted for nobody else.
 ALONE = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+# And where programs of arm64 run, by QEMU: as qemu-user-static sets it up itself, on a host that has systemd.
+WITH_ARM64 = """
+mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+[ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] ||
+	cat /usr/lib/binfmt.d/qemu-aarch64.conf >/proc/sys/fs/binfmt_misc/register
+exec "$@"
+"""
 SET_UP = """
 mount -t proc proc "$1/proc"
 mount --rbind /dev "$1/dev"
@@ -65,7 +72,12 @@ def certificates(environment: Mapping[str, str]) -> Path:
     return Path(next(filter(None, map(environment.get, BUNDLES)), "/etc/ssl/certs/ca-certificates.crt"))
 
 
-async def set_up(root: Path) -> None:
+def alone(architecture: str) -> list[str]:
+    """What a command is to be preceded by, that runs programs of an architecture and may mount what it needs."""
+    return ALONE if architecture == HOST_ARCHITECTURE else [*ALONE, "sh", "-ec", WITH_ARM64, "sh"]
+
+
+async def set_up(root: Path, architecture: str) -> None:
     """Quick where nothing is missing. Raises NoResultError."""
     # A copy, which pip may write to; a guest has the checkout itself in its place.
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
@@ -81,30 +93,40 @@ async def set_up(root: Path) -> None:
         "SHMTRACE_VENV": VENV,
         **way_out(os.environ),
     }
-    await run(*ALONE, "sh", "-ec", SET_UP, "sh", str(root), str(CHECKOUT), env=environment)
+    await run(*alone(architecture), "sh", "-ec", SET_UP, "sh", str(root), str(CHECKOUT), env=environment)
 
 
-async def debootstrap(suite: str, mirror: str, scratch: Path, *packages: str) -> Path:
+async def debootstrap(suite: str, architecture: str, mirror: str, scratch: Path, packages: Sequence[str]) -> Path:
     """The directory it has made below scratch. Raises NoResultError."""
     tree = Path(tempfile.mkdtemp(dir=scratch), "tree")
-    options = ["--variant=minbase", f"--keyring={KEYRING}", *[f"--include={','.join(packages)}"] * bool(packages)]
-    await run(*ALONE, "debootstrap", *options, suite, str(tree), mirror)
+    options = ["--variant=minbase", f"--arch={architecture}", f"--keyring={KEYRING}"]
+    options += [f"--include={','.join(packages)}"] * bool(packages)
+    await run(*alone(architecture), "debootstrap", *options, suite, str(tree), mirror)
     return tree
 
 
-async def prepare(name: str) -> Userland:
+async def prepare(name: str, architecture: str) -> Userland:
     """A release's, made if it is not there. Raises NoResultError."""
-    root = CACHE / f"debian-{name}"
+    root = CACHE / f"debian-{name}{'' if architecture == 'amd64' else f'-{architecture}'}"
     if root.exists():
-        await set_up(root)
+        await set_up(root, architecture)
     else:
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE, prefix=".debootstrap-") as scratch:
             suite = RELEASES[name].suite
-            tree = await from_mirror(suite, lambda mirror: debootstrap(suite, mirror, Path(scratch)))
-            await set_up(tree)
+            # a guest of another architecture has no use for the host's busybox
+            packages = ["busybox-static"] if architecture != HOST_ARCHITECTURE else []
+            tree = await from_mirror(
+                suite, lambda mirror: debootstrap(suite, architecture, mirror, Path(scratch), packages)
+            )
+            await set_up(tree, architecture)
             tree.rename(root)  # at once: whatever is there is complete
     return Userland(root, f"{VENV}/bin/python")
+
+
+async def usual(architecture: str) -> Userland:
+    """The host's, for a guest of its architecture; for others Debian's of the same release. Raises NoResultError."""
+    return HOST if architecture == HOST_ARCHITECTURE else await prepare("12", architecture)
 
 
 async def bare() -> Path:
@@ -117,6 +139,8 @@ async def bare() -> Path:
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE, prefix=".debootstrap-") as scratch:
             suite = RELEASES["12"].suite  # as the host: what the tests compile runs in it
-            tree = await from_mirror(suite, lambda mirror: debootstrap(suite, mirror, Path(scratch), "python3"))
+            tree = await from_mirror(
+                suite, lambda mirror: debootstrap(suite, "amd64", mirror, Path(scratch), ["python3"])
+            )
             tree.rename(root)
     return root

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-BPF_SYSCALL = 321  # x86_64
+from tests.conftest import BPF_SYSCALL
+
 NEXT_ID = {"prog_id": 11, "map_id": 12}  # BPF_PROG_GET_NEXT_ID, BPF_MAP_GET_NEXT_ID, by their names in fdinfo
 PATIENCE_S = 10.0
 

@@ -22,6 +22,6 @@ def shmtrace(tier: str, *statements: str) -> list[str]:
 def why_not(tier: Tier) -> str | None:
     """Why this kernel cannot have it."""
     try:
-        return tiers.why_not(tier, tiers.points(tier, tiers.layout(Cache())))
+        return tiers.why_not(tier, tiers.layout(Cache()))
     except ShmtraceError as error:
         return str(error)

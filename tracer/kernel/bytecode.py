@@ -102,7 +102,7 @@ class Wanted(NamedTuple):
     def key(self) -> str:
         """The cache key, 64 hex digits: a hash of all that the bytecode depends on, except the compiler."""
         digest = hashlib.sha256()
-        told = [FORMAT, os.uname().machine, list(self.sources), sorted(self.defines.items()), sorted(self.flags)]
+        told = [FORMAT, sys.byteorder, list(self.sources), sorted(self.defines.items()), sorted(self.flags)]
         digest.update(json.dumps([told, sorted(sources().items())]).encode())
         return digest.hexdigest()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -97,6 +98,9 @@ GROUPS = {
     "FOLIO_FLAGS_1": {"FOLIO_FLAGS_1": "folio._flags_1"},
     "FOLIO_ORDER": {"FOLIO_ORDER": "folio._folio_order"},
     "PAGE_ORDER": {"PAGE_COMPOUND_ORDER": "page.compound_order"},
+    # The machine: at the entry of a function its arguments are in registers (bpf/compat.h).
+    "X86_64_REGISTERS": {"REGISTER_DI": "pt_regs.di"},
+    "ARM64_REGISTERS": {"REGISTERS": "user_pt_regs.regs"},
     # CONFIG_MEMCG
     "MM_OWNER": {"MM_OWNER": "mm_struct.owner"},
     # CONFIG_MEMCG
@@ -127,7 +131,7 @@ GROUPS = {
 }
 BITS = ["PG_swapbacked", "PG_head"]
 HUGE_INDEX = "hugetlb_basepage_index"
-VICTIM = "mark_victim"
+VICTIM, FAULT = "mark_victim", "page_fault_user"
 CONTROLLERS, MEMORY = "cgroup_subsys_id", "memory_cgrp_id"
 COUNTER = "percpu_counter"
 
@@ -146,7 +150,7 @@ class KernelLayout(NamedTuple):
     """What the programs need to know of one kernel."""
 
     defines: dict[str, int]
-    """For bpf/compat.h: OFF_… and SIZE_… in bytes, BIT_… numbers of page flags, HAVE_… features present."""
+    """For bpf/compat.h: OFF_… and SIZE_… in bytes, BIT_… numbers of page flags, HAVE_… features present, PAGE_SHIFT."""
     functions: dict[str, Function]
     """The functions asked for that exist, by name."""
 
@@ -161,7 +165,7 @@ class KernelLayout(NamedTuple):
         if kept:
             return cls.load(kept)
         try:
-            found = cls.of(Btf(), functions)
+            found = cls.of(Btf(), functions, resource.getpagesize())
         except BtfError as error:
             raise ShmtraceError(str(error), "`shmtrace snapshot` works without") from None
         if key:
@@ -169,12 +173,11 @@ class KernelLayout(NamedTuple):
         return found
 
     @classmethod
-    def of(cls, btf: Btf, functions: Collection[str]) -> KernelLayout:
-        """The layout from a given BTF. Raises ShmtraceError where a field is missing."""
+    def of(cls, btf: Btf, functions: Collection[str], page_bytes: int) -> KernelLayout:
+        """The layout from a given BTF and page size. Raises ShmtraceError where a field is missing."""
         ids = {name: number for name in functions if (number := btf.function(name))}
-        return cls(
-            _defines(btf), {name: Function(name, number, btf.parameters(number)) for name, number in ids.items()}
-        )
+        defines = {**_defines(btf), "PAGE_SHIFT": page_bytes.bit_length() - 1}
+        return cls(defines, {name: Function(name, number, btf.parameters(number)) for name, number in ids.items()})
 
     def dump(self) -> bytes:
         """JSON, as load() reads it."""
@@ -195,7 +198,8 @@ def _key(functions: Collection[str]) -> str | None:
         size_bytes = VMLINUX.stat().st_size
     except OSError:
         return None
-    asked = [FIELDS, GROUPS, BITS, HUGE_INDEX, VICTIM, CONTROLLERS, MEMORY, COUNTER, sorted(functions), size_bytes]
+    names = [HUGE_INDEX, VICTIM, FAULT, CONTROLLERS, MEMORY, COUNTER, sorted(functions)]
+    asked = [FIELDS, GROUPS, BITS, *names, size_bytes]
     return hashlib.sha256(json.dumps(asked).encode() + notes).hexdigest() if notes else None
 
 
@@ -222,6 +226,8 @@ def _defines(btf: Btf) -> dict[str, int]:
         # Linux kernel commit 72ba14deb40a ("mm: update mark_victim tracepoints fields") (in v6.9): a task and a UID
         # instead of a PID
         found["HAVE_VICTIM_TASK"] = 1
+    if btf.arguments(FAULT) is not None:  # x86 has it, arm64 has not
+        found["HAVE_PAGE_FAULT"] = 1
     memory = btf.enum_value(CONTROLLERS, MEMORY)
     if memory is not None:  # CONFIG_MEMCG
         found["MEMORY_CGROUPS"] = memory

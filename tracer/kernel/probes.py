@@ -551,7 +551,7 @@ def load(tier: tiers.Tier, sizes: Sizes, beginning: Beginning, *flags: str) -> P
     cache = Cache()
     layout = tiers.layout(cache)
     points = tiers.points(tier, layout)
-    reason = tiers.why_not(tier, points)
+    reason = tiers.why_not(tier, layout)
     if reason:
         raise ShmtraceError(reason, "`shmtrace doctor` says more")
     fexit = tiers.has_fexit(tier, points)

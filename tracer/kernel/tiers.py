@@ -77,6 +77,7 @@ FREED = _raw("mm_filemap_delete_from_page_cache", "filemap:mm_filemap_delete_fro
 FALLOCATE = "pages made by fallocate"
 WRITES = "pages made by write(2) and its kin"
 WRITE_CALLS = "write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile64", "copy_file_range"
+FAULT = _raw("page_fault", "exceptions:page_fault_user")
 FAULTS_PROBES = [
     *PROCESSES,
     _call("sys_exit_mmap", "exit_mmap"),
@@ -92,7 +93,7 @@ FAULTS_PROBES = [
     *[_call(f"sys_enter_{call.rstrip('2')}", f"enter_{call}", costs=WRITES) for call in WRITE_CALLS],
     FREED,
     _raw("page_fault", "exceptions:page_fault_kernel"),
-    _raw("page_fault", "exceptions:page_fault_user"),
+    FAULT,
 ]
 HUGETLB = "who made and who touched regions of hugetlbfs"
 MADE_FOR = "for which process a page was made, if another one made it"
@@ -230,17 +231,19 @@ def absent(tier: Tier, there: Mapping[str, Function]) -> list[Probe]:
     ]
 
 
-def why_not(tier: Tier, there: dict[str, Function]) -> str | None:
+def why_not(tier: Tier, layout: KernelLayout) -> str | None:
     """Why this kernel cannot run the tier, as far as a cheap trial shows. None: it seems to work."""
     if not tier.functions:
-        return None
+        lacks_faults = FAULT in tier.probes and "HAVE_PAGE_FAULT" not in layout.defines
+        return "the kernel has no tracepoints of page faults" if lacks_faults else None
+    there = points(tier, layout)
     missing = next((probe for probe in absent(tier, there) if not probe.costs), None)
     if missing:
         return f"the kernel has no {missing.points[0]}"
     if tier.by == "fentry":
         return try_fentry(there["adding"])
-    if os.uname().machine != "x86_64":
-        return f"kprobes need the registers of x86_64, and this machine is {os.uname().machine}"
+    if not {"HAVE_X86_64_REGISTERS", "HAVE_ARM64_REGISTERS"} & layout.defines.keys():
+        return "kprobes need the registers of x86-64 or arm64"
     return None if KPROBE_PMU.exists() else "the kernel has no kprobes"
 
 

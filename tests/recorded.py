@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -22,6 +23,7 @@ SESSION = {
     "version": "0.1.0",
     "host": "web1",
     "kernel": "6.1.0",
+    "page_bytes": PAGE_BYTES,
     "tier": "exact",
     "mechanism": "kprobe",
     "blind_to": "",
@@ -30,6 +32,8 @@ SESSION = {
     "complete": 1,
     "shmem_total_bytes": 1000 * PAGE_BYTES,
 }
+FREE_OF_PAGES = {"self_rss_bytes"}
+"""What is no number of shared pages."""
 
 
 def shmtrace(*arguments: str | Path) -> Result:
@@ -210,4 +214,17 @@ def with_labels(path: Path, text: str = "/srv/www/vendor/autoload.php") -> Path:
     database.executemany(SUM_UP, [(1,), (2,)])
     database.commit()
     database.close()
+    return path
+
+
+def with_pages_of(page_bytes: int, path: Path, make: Callable[[Path], Path] = pool) -> Path:
+    """A capture whose kernel has pages of another size, and that is otherwise the same."""
+    make(path)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        (before,) = database.execute("SELECT page_bytes FROM session").fetchone()
+        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for _, column, *_ in database.execute(f"PRAGMA table_info({table})").fetchall():
+                if column.endswith("_bytes") and column not in FREE_OF_PAGES:
+                    database.execute(f"UPDATE {table} SET {column} = {column} * {page_bytes} / {before}")  # noqa: S608
+        database.commit()
     return path

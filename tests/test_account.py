@@ -19,6 +19,7 @@ SESSION = {
     "version": "0.1.0",
     "host": "web1",
     "kernel": "6.1.0-56-amd64",
+    "page_bytes": PAGE_BYTES,
     "tier": "faults",
     "mechanism": "tracepoint",
     "blind_to": "write(2)\nhuge pages",

@@ -9,8 +9,9 @@ import pytest
 
 from tests.test_views import MASTER, account, at, make_region, process, toucher
 from tracer import alike
-from tracer.account import PAGE_BYTES, Parent, Process, Region, Window
+from tracer.account import Parent, Process, Region, Window
 from tracer.answer import answer, paragraph
+from tracer.proc.shmem import PAGE_BYTES
 
 ZERO = "/dev/zero"
 

@@ -1305,3 +1305,14 @@ class TestPage:
             assert len(set(browser.execute_script(widths))) == 1
         finally:
             browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+    @pytest.mark.parametrize(
+        ("page_bytes", "sizes"), [(4096, ["92.0 KiB", "48.0 KiB"]), (65536, ["1.4 MiB", "768 KiB"])]
+    )
+    def test_bytes_are_those_of_the_captures_pages(
+        self, browser: Any, show_file: Any, tmp_path: Path, page_bytes: int, sizes: list[str]
+    ) -> None:
+        show_file(recorded.with_pages_of(page_bytes, tmp_path / "x"))
+        choose(browser, "process")
+        assert [row[0] for row in rows_of(browser)] == sizes
+        assert text_of(browser, "#balance") == "balance 48 pages = 35 touched + 11 before + 2 unseen"

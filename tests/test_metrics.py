@@ -27,12 +27,13 @@ from tests.recorded import BEGAN_NS, END_S, shmtrace
 from tests.test_series import balances
 from tracer import account
 from tracer.address import Address
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
 from tracer.metrics import families, history, listener
 from tracer.metrics.exporter import Exporter
 from tracer.metrics.listener import Listener
 from tracer.metrics.series import Series, Totals
+from tracer.proc.shmem import PAGE_BYTES
 
 LOOPBACK = Address(ip_address("127.0.0.1"), 0)
 

@@ -14,7 +14,7 @@ from tracer import wire
 from tracer.account import OomKill, Parent, Process, Window
 from tracer.account import read as read_account
 from tracer.answer import answer, headline
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.clock import Clock
 from tracer.kernel import events
 from tracer.kernel.events import Head
@@ -22,6 +22,7 @@ from tracer.kernel.updates import oom_kill
 from tracer.proc import memory_cgroups
 from tracer.proc.memory_cgroups import Charged
 from tracer.proc.procfs import Proc
+from tracer.proc.shmem import PAGE_BYTES
 from tracer.record import oom
 from tracer.record.oom import MOST, MOST_OF_OTHERS, OomKills, is_within
 from tracer.record.processes import Processes, TracedProcess

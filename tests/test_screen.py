@@ -158,7 +158,7 @@ def test_look_into_a_region_and_back() -> None:
         await pilot.press("enter")
         assert app.inside
         await app.feed(NOW, pilot)
-        assert app.about("#about") == top.describe(top.compare(NOW, top.compare(BEFORE, None)).regions[0], False)
+        assert app.about("#about") == top.describe(top.compare(NOW, top.compare(BEFORE, None)).regions[0], NOW.session)
         assert "balance 78 pages = 71 touched + 7 before + 0 unseen" in app.about("#about")
         assert [cells(line)[:3] for line in app.lines("touchers")] == [
             ["813", "164 KiB", "+164 KiB"],

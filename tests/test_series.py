@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tracer.account import Account, Label, Labelled, Parent, Process, Region, Session, Toucher
-from tracer.capture.capture import PAGE_BYTES
 from tracer.metrics import series
 from tracer.metrics.series import OTHER, Series, Totals
+from tracer.proc.shmem import PAGE_BYTES
 
 SERVICE = "/system.slice/php8.2-fpm.service"
 UNIT = "php8.2-fpm.service"
@@ -54,9 +54,8 @@ def region(*did: Did, row: int = 1, before: int = 0, unseen: int = 0, **more: An
 
 
 def account(*regions: Region, parent: Process | None = MASTER, label: str | None = None) -> Account:
-    session = Session(
-        "web1", "6.1", "0.1.0", "exact", "kprobe", [], 0, 10**9, False, *[None] * 5, 0, 0, 0, [], *[None] * 3, label
-    )
+    known = "web1", "6.1", "0.1.0", "exact", "kprobe", [], PAGE_BYTES, 0, 10**9, False
+    session = Session(*known, *[None] * 5, 0, 0, 0, [], *[None] * 3, label)
     return Account(session, [Parent(parent, list(regions))])
 
 

@@ -122,19 +122,19 @@ def test_the_gone_come_last_however_large() -> None:
 def test_balance() -> None:
     unseen = make_region(1050, toucher(FIRST, 11), before=2, unseen=4)
     [row] = top.compare(pool(unseen), None).regions
-    assert "balance 17 pages = 11 touched + 2 before + 4 unseen" in top.describe(row, complete=False)
+    assert "balance 17 pages = 11 touched + 2 before + 4 unseen" in top.describe(row, NOW.session)
     assert top.status(top.compare(NOW, None))[1] == "balance 95 pages = 76 touched + 19 before + 0 unseen"
 
 
 def test_balance_is_the_report_s() -> None:
-    assert top.balance(NOW.regions) in report.render(NOW)
+    assert top.balance(NOW.regions, PAGE_BYTES) in report.render(NOW)
 
 
 def test_a_region_described() -> None:
     touched = opcache((FIRST, 30), mappers=[811, 812])
     view = top.compare(pool(touched), top.compare(pool(opcache((FIRST, 23))), None))
     [row] = view.regions
-    assert top.describe(row, complete=True) == [
+    assert top.describe(row, NOW.session._replace(complete=True)) == [
         "opcache?  anon 256 MiB  /dev/zero",
         "region 0:1/1047/3a9c21f0",
         "allocated 148 KiB, +120 KiB since the start, delta +28.0 KiB",
@@ -150,8 +150,8 @@ def test_a_region_described() -> None:
 
 def test_who_maps_it_is_unknown_while_the_trace_runs() -> None:
     [row] = top.compare(pool(opcache()), None).regions
-    assert "mapped by ?" in top.describe(row, complete=False)
-    assert "mapped by nobody" in top.describe(row, complete=True)
+    assert "mapped by ?" in top.describe(row, NOW.session)
+    assert "mapped by nobody" in top.describe(row, NOW.session._replace(complete=True))
 
 
 # ---- by what they were doing, and where they belong ----
@@ -342,7 +342,7 @@ def test_hostile_names(name: str, room: int) -> None:
     [row] = view.regions
     lines = told(view, room)
     assert all(formatting.width(line) <= room for line in lines)
-    for line in [*lines, *top.describe(row, complete=False), *top.changes(view), *top.status(view)]:
+    for line in [*lines, *top.describe(row, NOW.session), *top.changes(view), *top.status(view)]:
         assert not {unicodedata.category(character) for character in line} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
@@ -471,7 +471,7 @@ def test_summed_by_process_it_is_the_same() -> None:
         (row.texts[0], row.size_bytes // PAGE_BYTES, row.nr_processes) for row in table.rows if row.part == "touched"
     ]
     assert [(name, pages, number) for name, pages, _, number in rows_by(view, "command")] == told
-    assert top.balance(view.summed.regions) == top.balance(made.regions)
+    assert top.balance(view.summed.regions, PAGE_BYTES) == top.balance(made.regions, PAGE_BYTES)
 
 
 def test_inside_a_grower() -> None:

@@ -105,6 +105,7 @@ def account(*parents: Parent, **fields: Any) -> Account:
         "version": "0.1.0",
         "host": "web1",
         "kernel": "6.1.0-56-amd64",
+        "page_bytes": PAGE_BYTES,
         "tier": "faults",
         "mechanism": "tracepoint",
         "blind_to": ["pages made by write(2)", "processes outside the traced tree"],

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tracer import sql, unmapped
-from tracer.capture.capture import LABEL_AND_PROCESS, PAGE_BYTES, Capture
+from tracer.capture.capture import LABEL_AND_PROCESS, Capture
 from tracer.errors import ShmtraceError
 from tracer.labels import parse as parse_label
 from tracer.proc.private_memory import EXACT
@@ -319,6 +319,8 @@ class Session(NamedTuple):
     mechanism: str
     """how its probes were attached: kprobe, fentry or tracepoint; empty: no probes"""
     blind_to: list[str]
+    page_bytes: int
+    """of its kernel"""
     started_ns: int
     ended_ns: int
     complete: bool
@@ -488,7 +490,7 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     labels = read_labels(capture)
     parents: dict[int | None, list[Region]] = {}
     ids: Counter[str] = Counter()
-    rows = _Rows(capture, window, session.complete)
+    rows = _Rows(capture, window, session)
     names = {}
     for row in capture.rows("SELECT * FROM region ORDER BY id"):
         identity = _identity(row)
@@ -505,11 +507,11 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
         ),
         window,
         unmapped.read(capture),
-        _ooms(capture, processes, names, window),
+        _ooms(capture, processes, names, window, session.page_bytes),
     )
     overdrawn = [region for region in read.regions if region.unseen_bytes < 0]
     if overdrawn:
-        pages = -sum(region.unseen_bytes for region in overdrawn) // PAGE_BYTES
+        pages = -sum(region.unseen_bytes for region in overdrawn) // session.page_bytes
         some = ", ".join(region.id for region in overdrawn[:MAX_OVERDRAWN]) + " …" * (len(overdrawn) > MAX_OVERDRAWN)
         session.warnings.append(f"{pages} more pages were counted than are allocated: the figures of {some} are wrong")
     return read
@@ -628,9 +630,9 @@ By = dict[int, list[tuple[Any, ...]]]
 class _Rows:
     """The rows of the capture's tables by region. Each table is read once, because there may be very many regions."""
 
-    def __init__(self, capture: Capture, window: Window, complete: bool) -> None:
+    def __init__(self, capture: Capture, window: Window, session: Session) -> None:
         self._capture = capture
-        self.complete = complete
+        self.session = session
         self._window = {"since": window.since_ns, "until": window.until_ns}
         if window == ALL_TIME and capture.is_summed():
             self._few, self._many = _by_region(capture, SUMS), {}
@@ -670,6 +672,7 @@ def _region(
 ) -> Region:
     """name: the region's id. labels: by row; None: the trace had no --label."""
     touched: dict[int, tuple[int, int, int]] = {}
+    page_bytes = rows.session.page_bytes
     labelled = []
     before_pages = other_times_pages = 0
     for key, pages, first_ns, last_ns in rows.sums(row["id"]):
@@ -677,7 +680,7 @@ def _region(
         if process:
             if labels is not None:
                 doing, who = labels.get(key >> 32), processes[process]
-                labelled.append(Labelled(doing, who, pages * PAGE_BYTES, first_ns, last_ns))
+                labelled.append(Labelled(doing, who, pages * page_bytes, first_ns, last_ns))
             if process in touched:
                 so_far, earliest_ns, latest_ns = touched[process]
                 touched[process] = so_far + pages, min(earliest_ns, first_ns), max(latest_ns, last_ns)
@@ -691,15 +694,15 @@ def _region(
     usage = {process: (faults, freed_pages) for process, faults, freed_pages in rows.usages.get(row["id"], ())}
     made_for: dict[int, list[tuple[Process, int]]] = {}
     for process, for_process, pages in rows.made_for.get(row["id"], ()):
-        made_for.setdefault(process, []).append((processes[for_process], pages * PAGE_BYTES))
+        made_for.setdefault(process, []).append((processes[for_process], pages * page_bytes))
     made_by: dict[int, list[Made]] = {}
     for process, frames, pages in rows.made_by.get(row["id"], ()):
-        made_by.setdefault(process, []).append(Made(frames and tuple(frames.split("\n")), pages * PAGE_BYTES))
+        made_by.setdefault(process, []).append(Made(frames and tuple(frames.split("\n")), pages * page_bytes))
     touchers = [
         Toucher(
             processes[process],
-            pages * PAGE_BYTES,
-            freed * PAGE_BYTES,
+            pages * page_bytes,
+            freed * page_bytes,
             faults,
             first_ns,
             last_ns,
@@ -711,9 +714,9 @@ def _region(
         for faults, freed in [usage.get(process, (None, 0))]
         if pages or faults or freed or process in made_by
     ]
-    known_bytes = (touched_pages + other_times_pages + before_pages) * PAGE_BYTES
+    known_bytes = (touched_pages + other_times_pages + before_pages) * page_bytes
     allocated_bytes = row["allocated_bytes"] or 0
-    if not rows.complete:  # a trace that still runs may have committed pages after the last size sample
+    if not rows.session.complete:  # a trace that still runs may have committed pages after the last size sample
         allocated_bytes = max(allocated_bytes, known_bytes)
     return Region(
         row=row["id"],
@@ -733,25 +736,25 @@ def _region(
         swapped_bytes=row["swapped_bytes"],
         address=row["address"],
         creator=Creator(processes[row["creator"]], row["creator_how"]) if row["creator"] else None,
-        before_bytes=before_pages * PAGE_BYTES,
+        before_bytes=before_pages * page_bytes,
         unseen_bytes=allocated_bytes - known_bytes,
         touchers=sorted(touchers, key=_most_touched_first),
         mappers=sorted(processes[process].tgid for (process,) in rows.mappers.get(row["id"], ())),
-        other_times_bytes=other_times_pages * PAGE_BYTES,
+        other_times_bytes=other_times_pages * page_bytes,
         hint=row["hint"],
         labelled=tuple(labelled),
     )
 
 
 def _ooms(
-    capture: Capture, processes: dict[int, Process], regions: dict[int, str], window: Window
+    capture: Capture, processes: dict[int, Process], regions: dict[int, str], window: Window, page_bytes: int
 ) -> tuple[OomKill, ...]:
     """regions: their ids by row. A capture that was narrowed to some regions has none."""
     touched = _by_region(capture, OOM_TOUCHED)
     found = []
     for row, time_ns, process, *rest in capture.each(OOMS, {"since": window.since_ns, "until": window.until_ns}):
         whose = tuple(
-            (regions[region], processes[who], pages * PAGE_BYTES) for region, who, pages in touched.get(row, ())
+            (regions[region], processes[who], pages * page_bytes) for region, who, pages in touched.get(row, ())
         )
         kill = OomKill(time_ns, processes[process] if process else None, *rest)
         found.append(kill._replace(touched=whose))

@@ -54,7 +54,7 @@ def find(regions: Sequence[Known], capture: Capture, word: str) -> list[Known]:
         return shown or [each for each in regions if word in each.names]
     query = """
         SELECT DISTINCT region FROM mapping JOIN process ON process.id = mapping.process
-        WHERE tgid = ? AND mapping.address <= ? AND ? < mapping.address + pages * 4096
+        WHERE tgid = ? AND mapping.address <= ? AND ? < mapping.address + pages * (SELECT page_bytes FROM session)
     """
     address = int(place[2], 16)
     rows = {row for (row,) in capture.rows(query, (int(place[1]), address, address))}

@@ -17,7 +17,7 @@ from tracer.cli import options
 from tracer.errors import ShmtraceError
 
 DAY_S = 86400
-SESSION = Session("h", "6", "0", "proc", "", [], 0, 0, True, *[None] * 5, 0, 0, 0, [], None, None, None)  # type: ignore[arg-type]
+SESSION = Session("h", "6", "0", "proc", "", [], 4096, 0, 0, True, *[None] * 5, 0, 0, 0, [], None, None, None)  # type: ignore[arg-type]
 ZONES = [
     "UTC",
     "Europe/Berlin",

@@ -484,12 +484,3 @@ class TestLate:
             assert pages_by_part(region, notes.parts, "touched_bytes") == {"B" if number % 2 else "A": number + 1}
             assert (region["unseen_bytes"], region["name"]) == (0, "/dev/zero")
         assert report["lost"]["events"] == 0
-
-
-def test_a_host_with_other_pages() -> None:
-    """Nothing is traced, but for what /proc tells: the words of the ledger are of 4096 bytes each."""
-    larger = ["import mmap", "mmap.PAGESIZE = 65536"]
-    done = subprocess.run([*patched(*larger), "--", "true"], capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout) == (1, "")
-    told = "this host's pages have 65536 bytes, and a trace counts pages of 4096: `shmtrace snapshot` works here"
-    assert done.stderr == f"shmtrace: {told}\n"

@@ -19,6 +19,7 @@ RENAMED = {
     4: [],
     5: [],
     6: [],
+    7: [],
 }
 """By schema version: (table, column, name in the next schema). An empty column renames the table itself."""
 ADDED = {
@@ -30,6 +31,7 @@ ADDED = {
         ("oom", ""),
         ("oom_touched", ""),
     ],
+    7: [("session", "page_bytes")],
 }
 """By schema version: (table, column) that the next schema adds. An empty column stands for the whole table."""
 
@@ -49,7 +51,7 @@ def statements(version: int, schema: str) -> str:
 
 
 def undoing(version: int, schema: str) -> str:
-    """SQL that turns an empty capture of the present schema into one of this version."""
+    """SQL that turns an empty capture of the present schema into one of this version, without its views."""
     tables = _tables(schema)
     new: dict[str, list[str]] = {}
     for older in _since(version):
@@ -57,6 +59,7 @@ def undoing(version: int, schema: str) -> str:
             new.setdefault(table, []).append(column)
     return "".join(
         [
+            *(f"DROP VIEW {view};" for view in re.findall(r"CREATE VIEW (\w+)", schema)),  # they may name what is new
             *(f"DROP TABLE {table}; {_without(tables[table], columns)}" for table, columns in new.items()),
             *(_rename(*rename, back=True) for older in reversed(_since(version)) for rename in RENAMED[older]),
         ]
@@ -71,7 +74,7 @@ def _tables(schema: str) -> dict[str, str]:
 def _add(table_sql: str, table: str, column: str) -> str:
     if not column:
         return table_sql
-    [kind] = re.findall(rf"\b{column} (\w+),", table_sql)
+    [kind] = re.findall(rf"\b{column} (\w[^,]*),", table_sql)
     return f"ALTER TABLE {table} ADD COLUMN {column} {kind};"
 
 
@@ -80,7 +83,7 @@ def _without(table_sql: str, columns: list[str]) -> str:
     if "" in columns:
         return ""
     for column in columns:
-        table_sql = re.sub(rf"\b{column} \w+,", "", table_sql)
+        table_sql = re.sub(rf"\b{column} \w[^,]*,", "", table_sql)
     return table_sql
 
 

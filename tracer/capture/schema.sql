@@ -3,14 +3,15 @@
 -- A capture: one SQLite file with all that a report needs. Its application_id is 0x73686d74 ("shmt"), and its
 -- user_version is the schema version. If you change a table here, raise SCHEMA_VERSION in capture.py.
 --
--- Columns that end in _ns are nanoseconds since 1970, UTC. NULL means unknown. A page has 4096 bytes in all regions. A
--- running trace commits once a second. If it was cut off, values written at its end are missing, and all others are as
--- of the last commit.
+-- Columns that end in _ns are nanoseconds since 1970, UTC. NULL means unknown. Pages are
+-- of page_bytes in all regions. A running trace commits once a second. If it was cut off, values written at its end are
+-- missing, and all others are as of the last commit.
 
 -- One row: the host, the tier, the time, and what was lost.
 CREATE TABLE session (
     version TEXT NOT NULL,                      -- of shmtrace
     host TEXT NOT NULL, kernel TEXT NOT NULL,
+    page_bytes INTEGER NOT NULL DEFAULT 4096,   -- of a page of this kernel: 4096, 16384 or 65536
     tier TEXT NOT NULL,                         -- exact, faults or proc
     mechanism TEXT NOT NULL,                    -- kprobe, fentry or tracepoint; empty in proc
     label TEXT,                                 -- as given to --label
@@ -182,7 +183,7 @@ CREATE TABLE oom_touched (
 -- A view for people: who made a region grow, when, and by how much. Times are local text: '2026-11-25 14:00' < time.
 CREATE VIEW growth AS
 SELECT datetime(extent.first_ns / 1000000000, 'unixepoch', 'localtime') AS time,
-       (extent."end" - extent.start) * 4096 AS bytes,
+       (extent."end" - extent.start) * (SELECT page_bytes FROM session) AS bytes,
        extent.process, process.tgid, process.command,
        datetime(process.exited_ns / 1000000000, 'unixepoch', 'localtime') AS exited,
        extent.region, region.name, datetime(region.gone_ns / 1000000000, 'unixepoch', 'localtime') AS gone

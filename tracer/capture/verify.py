@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 MAX_ROW = (1 << 31) - 1  # limit for rows of a table
-MAX_PAGES = 1 << 51  # of 4096 bytes: the largest file
+MAX_FILE_BYTES = 1 << 63
+PAGE_BYTES = (4096, 16384, 65536)  # which sizes a page may have
 MAX_INTEGER = (1 << 63) - 1
 MAX_SECONDS = 1e10
 CHECKS_A_TABLE = (3, 33)  # the first SQLite whose quick_check takes a table
@@ -29,6 +30,11 @@ class SchemaColumn(NamedTuple):
     required: bool
     least: int
     most: float
+
+    def of_pages(self, page_bytes: int) -> SchemaColumn:
+        """The same for pages of this size: what counts pages has no more than the largest file."""
+        is_of_pages = self.name in ("start", "end", "first_page") or self.name.endswith("pages")
+        return self._replace(most=MAX_FILE_BYTES // page_bytes) if is_of_pages else self
 
     def allows(self, value: object) -> bool:
         """Whether a trace can write this value."""
@@ -51,11 +57,16 @@ def damage(db: sqlite3.Connection, schema: str, but: Collection[str] = ()) -> st
     """
     tables = _tables(schema)
     names = [name for name in tables if name not in but]
-    wrong = _other_shape(db, tables) or _broken_file(db, names if but else [])
+    wrong = _other_shape(db, tables) or _broken_file(db, names if but else []) or _sessions(db)
+    if wrong:
+        return wrong
+    page_bytes = _page_bytes(db, tables)
+    if page_bytes is None:
+        return "invalid session.page_bytes"
     for name in names:
-        _, columns = tables[name]
+        columns = [column.of_pages(page_bytes) for column in tables[name][1]]
         wrong = wrong or _wrong_value(db, name, columns) or _wrong_reference(db, name)
-    return wrong or _sessions(db)
+    return wrong
 
 
 @functools.lru_cache(maxsize=1)
@@ -73,8 +84,6 @@ def _columns(db: sqlite3.Connection, table: str) -> list[SchemaColumn]:
         least, most = 0, MAX_INTEGER if kind == "INTEGER" else MAX_SECONDS
         if name == "id" or name in references:
             least, most = 1, MAX_ROW
-        elif name in ("start", "end", "first_page") or name.endswith("pages"):
-            most = MAX_PAGES
         columns.append(SchemaColumn(name, kind, bool(required or key), least, most))
     return columns
 
@@ -162,3 +171,12 @@ def _wrong_reference(db: sqlite3.Connection, table: str) -> str | None:
 def _sessions(db: sqlite3.Connection) -> str | None:
     (count,) = db.execute("SELECT count(*) FROM session").fetchone()
     return f"it has {count} sessions" if count > 1 else None
+
+
+def _page_bytes(db: sqlite3.Connection, tables: Tables) -> int | None:
+    """As its session says, or the usual where there is none; before schema 8 all pages had that. None: no page has."""
+    usual, *_ = PAGE_BYTES
+    if all(column.name != "page_bytes" for column in tables["session"][1]):
+        return usual
+    said = db.execute("SELECT page_bytes FROM session").fetchone() or (usual,)
+    return next((page_bytes for page_bytes in PAGE_BYTES if said[0] == page_bytes), None)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 
 from tracer.account import Account, Labelled, read_labels, read_processes
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.metrics.series import OTHER, Held, Namer, Series, Totals, place
 from tracer.tables.by_time import TOUCHED_FOR, bounds, histories
 
@@ -50,7 +50,7 @@ def moments(account: Account, capture: Capture) -> list[tuple[int, list[Series]]
     values = {"since": None, "until": None, "origin": since_ns, "size": step_ns, "last": nr}
     for row, label, process, part, pages, first_ns, last_ns in capture.each(TOUCHED_FOR, values):
         if row in where:
-            cell = Labelled(texts.get(label), processes[process], pages * PAGE_BYTES, first_ns, last_ns)
+            cell = Labelled(texts.get(label), processes[process], pages * account.session.page_bytes, first_ns, last_ns)
             where[row][1].of("touched", namer.of_cell(cell)).add(part + 1, cell.touched_bytes)
     return [
         *zip(times_ns, map(list, zip(*(track.series() for track in tracks.values())))),

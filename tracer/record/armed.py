@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tracer import __version__
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.clock import Clock
 from tracer.errors import ShmtraceError
 from tracer.formatting import format_bytes
@@ -32,7 +32,7 @@ from tracer.kernel.probes import Probes
 from tracer.proc import tmpfs
 from tracer.proc.private_memory import Private
 from tracer.proc.procfs import ProcessStat
-from tracer.proc.shmem import RegionKey
+from tracer.proc.shmem import PAGE_BYTES, RegionKey
 from tracer.record.ledger import PageSet
 from tracer.record.regions import TracedRegion
 from tracer.record.targets import Targets, pattern

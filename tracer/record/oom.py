@@ -10,10 +10,10 @@ from heapq import nlargest
 from operator import itemgetter
 from pathlib import Path
 
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.clock import Clock
 from tracer.kernel.events import OomKill
-from tracer.proc import memory_cgroups, procfs
+from tracer.proc import memory_cgroups, procfs, shmem
 from tracer.proc.memory_cgroups import UNKNOWN, Charged
 from tracer.proc.procfs import Proc
 from tracer.record.processes import Processes
@@ -194,4 +194,4 @@ def is_within(cgroup: str | None, place: str | None) -> bool:
 
 
 def _bytes(pages: int | None) -> int | None:
-    return None if pages is None else pages * PAGE_BYTES
+    return None if pages is None else pages * shmem.PAGE_BYTES

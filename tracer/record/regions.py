@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 
 from tracer import hints
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.clock import Clock
 from tracer.proc import bounded, procfs, shmem, tmpfs
 from tracer.proc.blocking import each
@@ -127,8 +127,8 @@ def enter_mappings(
                 region.row,
                 process.row,
                 each.start,
-                each.first_index * shmem.PAGE_BYTES // PAGE_BYTES,
-                (each.end - each.start) // PAGE_BYTES,
+                each.first_index,
+                (each.end - each.start) // shmem.PAGE_BYTES,
             )
             for process, theirs in mappings.items()
             for each in theirs

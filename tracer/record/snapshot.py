@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Optional
 
 from tracer import __version__
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.clock import Clock
 from tracer.kernel import host, tiers
 from tracer.proc import private_memory, procfs, shmem, tmpfs
@@ -98,7 +98,7 @@ def take(
             hint=finder.hint(region, next((process.comm or "" for process in mapped), "")),
         )
         # a snapshot has no start: all pages count as from before, and their places are not known
-        capture.insert("extent", region=region.row, start=0, end=size.allocated_bytes // PAGE_BYTES)
+        capture.insert("extent", region=region.row, start=0, end=size.allocated_bytes // shmem.PAGE_BYTES)
         enter_mappings(capture, region, mapped)
     capture.sum_up(region.row for region in regions.values())
     shut = [name for key, name in names.items() if leased(key.dev, key.ino)]
@@ -117,6 +117,7 @@ def take(
         complete=1,
         host=procfs.host(),
         kernel=host.release(),
+        page_bytes=shmem.PAGE_BYTES,
         tier=tiers.PROC.name,
         tmpfs=wanted.tmpfs and wanted.tmpfs.name(),
         mechanism=tiers.PROC.by,

@@ -13,10 +13,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from tracer import __version__, wire
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.capture.carry import Needed
 from tracer.clock import Clock
-from tracer.errors import ShmtraceError
 from tracer.kernel import events, host, probes, tiers
 from tracer.kernel.events import Event
 from tracer.kernel.loader import Beginning, Sizes
@@ -26,7 +25,7 @@ from tracer.labels import Source
 from tracer.proc import private_memory, procfs, shmem
 from tracer.proc.private_memory import Private
 from tracer.proc.procfs import Proc, ProcessStat
-from tracer.proc.shmem import RegionKey
+from tracer.proc.shmem import PAGE_BYTES, RegionKey
 from tracer.proc.tmpfs import Place
 from tracer.record import ledger, targets
 from tracer.record.ending import Closed, Ending
@@ -139,11 +138,6 @@ class Trace:
 
     def __enter__(self) -> Trace:
         host.need_host_pids()
-        if shmem.PAGE_BYTES != PAGE_BYTES:
-            raise ShmtraceError(
-                f"this host's pages have {shmem.PAGE_BYTES} bytes, and a trace counts pages of {PAGE_BYTES}",
-                "`shmtrace snapshot` works here",
-            )
         processes = self._proc.processes()
         self._probes = self._attach(processes)
         self._probes.__enter__()
@@ -219,6 +213,7 @@ class Trace:
             version=__version__,
             host=procfs.host(),
             kernel=host.release(),
+            page_bytes=PAGE_BYTES,
             tier=self._probes.tier.name,
             mechanism=self._probes.tier.by,
             label=self._source.name if self._source else None,

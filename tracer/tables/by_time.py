@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from tracer.account import Account, Labelled, Process, read_labels, read_processes
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.formatting import shorten_command
 from tracer.tables.table import Column, Table
 
@@ -82,9 +82,10 @@ def by_time(account: Account, capture: Capture) -> Table:
     processes = read_processes(capture)
     for key, pages, _, _ in capture.sums(f"{BUCKET} << 32 | process", TOUCHED, parts.values(account)):
         bucket, process = key >> 32, key & 0xFFFFFFFF
-        touched[bucket] += pages * PAGE_BYTES
-        if pages * PAGE_BYTES > growers.get(bucket, nobody)[1]:
-            growers[bucket] = process, pages * PAGE_BYTES
+        touched_bytes = pages * account.session.page_bytes
+        touched[bucket] += touched_bytes
+        if touched_bytes > growers.get(bucket, nobody)[1]:
+            growers[bucket] = process, touched_bytes
     started, exited = (
         Counter(
             min(nr - 1, (time_ns - origin_ns) // size_ns)
@@ -154,7 +155,8 @@ def parts_of_time(account: Account, capture: Capture) -> Iterator[tuple[int, int
     parts, processes, texts = _parts(since_ns, until_ns), read_processes(capture), read_labels(capture)
     for region, label, process, number, pages, first_ns, last_ns in capture.each(TOUCHED_FOR, parts.values(account)):
         time_ns = max(since_ns, parts.origin_ns + number * parts.size_ns)
-        yield region, time_ns, Labelled(texts.get(label), processes[process], pages * PAGE_BYTES, first_ns, last_ns)
+        touched_bytes = pages * account.session.page_bytes
+        yield region, time_ns, Labelled(texts.get(label), processes[process], touched_bytes, first_ns, last_ns)
 
 
 def histories(account: Account, capture: Capture) -> Mapping[int, History]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tracer import alike, labels
 from tracer.account import Account, Label, Process, Region, read_labels
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.tables.table import Column
 
 TOUCHED = """
@@ -45,7 +45,7 @@ def columns(account: Account) -> list[Column]:
         Column("command", "", lambda touch: touch.process and touch.process.command),
         Column("group", "", lambda touch: touch.group),
         *(_of_label(text) for text in texts),
-        Column("pages", "", lambda touch: touch.touched_bytes // PAGE_BYTES),
+        Column("pages", "", lambda touch: touch.touched_bytes // account.session.page_bytes),
         Column("bytes", "", lambda touch: touch.touched_bytes),
     ]
 
@@ -62,13 +62,14 @@ def rows(account: Account, capture: Capture, processes: dict[int, Process]) -> I
     regions = {region.row: region for region in account.regions}
     groups = {row: alike.of_process(process) for row, process in processes.items()}
     found = read_labels(capture) if account.session.label else {}
+    page_bytes = account.session.page_bytes
     numbers = array("q")  # read all at once: while the capture is being read, a running trace cannot commit
     for touched in capture.each(TOUCHED):
         numbers.extend(touched)
     yield from _left(account, "before")
     for row, process, label, time_ns, pages in zip(*[iter(numbers)] * 5):
         who = processes[process], groups[process]
-        yield TouchRow(regions[row], "touched", *who, found.get(label), time_ns, pages * PAGE_BYTES)
+        yield TouchRow(regions[row], "touched", *who, found.get(label), time_ns, pages * page_bytes)
     yield from _left(account, "unseen")
 
 

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Any, Optional
 
 from tracer.account import Account
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.tables.by_time import histories
 from tracer.views.cells import Entry
 from tracer.views.pictures import Bins, Touched
@@ -33,7 +33,7 @@ def growth(
     host: all shared memory of the host at each edge; None: unknown.
     """
     cells = {each.region: each.cells for each in touched}
-    seen = [_seen(entry, cells, within) for entry in entries]
+    seen = [_seen(entry, cells, within, account.session.page_bytes) for entry in entries]
     unseen = [
         _held({entry.created_edge: max(entry.sum("unseen_bytes"), 0)}, entry.gone_edge, within) for entry in entries
     ]
@@ -62,14 +62,14 @@ def _host(capture: Capture, within: Bins) -> list[int | None]:
     return sizes
 
 
-def _seen(entry: Entry, cells: Mapping[int, Mapping[int, int]], within: Bins) -> list[int]:
+def _seen(entry: Entry, cells: Mapping[int, Mapping[int, int]], within: Bins, page_bytes: int) -> list[int]:
     """Bytes at each edge that were touched, or from before."""
     came = Counter({entry.created_edge: entry.sum("before_bytes")})
     for region in entry.regions:
         for key, pages in cells.get(region.row, {}).items():
             who, interval = divmod(key, within.number + 1)
             if who >= 0:
-                came[0 if interval == within.number else interval + 1] += pages * PAGE_BYTES
+                came[0 if interval == within.number else interval + 1] += pages * page_bytes
     return _held(came, entry.gone_edge, within)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from tracer import answer as answers
 from tracer import guess
 from tracer.account import NAMELESS, Account, Process
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.formatting import fit, printable
 from tracer.shipped import shipped
 from tracer.tables import groups
@@ -176,6 +176,7 @@ def _session(account: Account, lists: Lists) -> dict[str, Any]:
         **{name: _name(getattr(session, name)) for name in ("host", "kernel", "version", "tier", "mechanism")},
         "blind_to": session.blind_to,
         "warnings": [printable(text) for text in session.warnings],
+        "page_bytes": session.page_bytes,
         "started": session.started_ns // 1000,
         "ended": lists.when(session.ended_ns),
         "complete": session.complete,
@@ -364,10 +365,10 @@ def _name(text: str | None) -> str:
 
 def balance(account: Account) -> dict[str, int]:
     """The balance in pages of all regions. A region that is gone counts with what it had when it went."""
-    regions = account.regions
+    regions, page_bytes = account.regions, account.session.page_bytes
     return {
-        "allocated": sum(region.allocated_bytes for region in regions) // PAGE_BYTES,
-        "touched": sum(region.touched_bytes for region in regions) // PAGE_BYTES,
-        "before": sum(region.before_bytes for region in regions) // PAGE_BYTES,
-        "unseen": sum(region.unseen_bytes for region in regions) // PAGE_BYTES,
+        "allocated": sum(region.allocated_bytes for region in regions) // page_bytes,
+        "touched": sum(region.touched_bytes for region in regions) // page_bytes,
+        "before": sum(region.before_bytes for region in regions) // page_bytes,
+        "unseen": sum(region.unseen_bytes for region in regions) // page_bytes,
     }

@@ -17,7 +17,7 @@ from typing import Any
 
 from tracer import alike, guess, labels
 from tracer.account import NAMELESS, Account, Process, read_labels, read_processes
-from tracer.capture.capture import PAGE_BYTES, Capture
+from tracer.capture.capture import Capture
 from tracer.formatting import printable
 from tracer.views.json import rfc3339
 
@@ -173,14 +173,14 @@ def _counters(
     account: Account, step_ns: int, counts: Counts, track: Callable[[int], tuple[int, str]]
 ) -> Iterator[Event]:
     """Counter events of the tracks that rows belong to, each a number and a name."""
-    lasted_ns = account.session.ended_ns - account.session.started_ns
+    lasted_ns, page_bytes = account.session.ended_ns - account.session.started_ns, account.session.page_bytes
     grown: Counter[tuple[int, tuple[int, str]]] = Counter()
     for (step, row), pages in sorted(counts.items()):
         grown[step, track(row)] += pages
     sums: Counter[tuple[int, str]] = Counter()
     for (step, of), pages in grown.items():
         sums[of] += pages
-        yield _count(*of, min((step + 1) * step_ns, lasted_ns), sums[of] * PAGE_BYTES)
+        yield _count(*of, min((step + 1) * step_ns, lasted_ns), sums[of] * page_bytes)
 
 
 def _name(number: int, name: str) -> Event:

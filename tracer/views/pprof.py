@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from tracer import alike, labels
 from tracer.account import NAMELESS, Account, Process
-from tracer.capture.capture import PAGE_BYTES
 from tracer.formatting import printable
 from tracer.views import flamegraph
 
@@ -66,7 +65,7 @@ def _profile(account: Account) -> Iterator[bytes]:
     labels_of = _labels(account, texts)
     for stack in flamegraph.stacks(account):
         leaf_first = [functions[printable(frame)] for frame in reversed(stack.frames)]
-        values = stack.size_bytes, stack.size_bytes // PAGE_BYTES
+        values = stack.size_bytes, stack.size_bytes // session.page_bytes
         yield _bytes(SAMPLE, _ints(SAMPLE_LOCATION_ID, leaf_first) + _ints(SAMPLE_VALUE, values) + labels_of(stack))
     for name, number in functions.items():
         line = _bytes(LOCATION_LINE, _int(LINE_FUNCTION_ID, number))

@@ -8,7 +8,6 @@ import textwrap
 from tracer import unmapped
 from tracer.account import ALL_TIME, Account
 from tracer.answer import NO_ANSWER, answer
-from tracer.capture.capture import PAGE_BYTES
 from tracer.formatting import (
     COLUMNS,
     clock,
@@ -84,11 +83,11 @@ def footer(account: Account) -> list[str]:
         shared = "" if exact else "; pages shared by forks count for each"
         lines += textwrap.wrap(private + shared, COLUMNS, subsequent_indent="  ")
     if session.tier != "proc":
-        touched = sum(region.touched_bytes for region in regions) // PAGE_BYTES
-        other_times = sum(region.other_times_bytes for region in regions) // PAGE_BYTES
-        before = sum(region.before_bytes for region in regions) // PAGE_BYTES
-        unseen = sum(region.unseen_bytes for region in regions) // PAGE_BYTES
-        allocated = sum(region.allocated_bytes for region in regions) // PAGE_BYTES
+        touched = sum(region.touched_bytes for region in regions) // session.page_bytes
+        other_times = sum(region.other_times_bytes for region in regions) // session.page_bytes
+        before = sum(region.before_bytes for region in regions) // session.page_bytes
+        unseen = sum(region.unseen_bytes for region in regions) // session.page_bytes
+        allocated = sum(region.allocated_bytes for region in regions) // session.page_bytes
         at_other_times = "" if account.window == ALL_TIME else f" + {other_times} at other times"
         balance = f"balance {allocated} pages = {touched} touched{at_other_times} + {before} before + {unseen} unseen"
         lines += textwrap.wrap(balance, COLUMNS, subsequent_indent="  ")

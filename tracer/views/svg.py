@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from tracer.account import Account
 from tracer.alike import VARIES
-from tracer.capture.capture import PAGE_BYTES
 from tracer.formatting import fit, format_bytes, printable
 from tracer.shipped import shipped
 from tracer.views import flamegraph
@@ -72,7 +71,7 @@ def render(account: Account) -> Iterator[str]:
         f'<text x="{MARGIN_PX}" y="36">{hint}</text>\n'
     )
     for each in placed:
-        yield _drawn(each, root.size_bytes)
+        yield _drawn(each, root.size_bytes, session.page_bytes)
     yield f"<script>{escape(SCRIPT.read_text('utf-8'))}</script>\n</svg>\n"
 
 
@@ -108,12 +107,12 @@ def _placed(root: Frame) -> list[Placed]:
     return sorted(placed, key=lambda each: (-each.frame.size_bytes, each.depth))[:MAX_FRAMES]
 
 
-def _drawn(each: Placed, all_bytes: int) -> str:
+def _drawn(each: Placed, all_bytes: int, page_bytes: int) -> str:
     name, size_bytes = printable(each.name), each.frame.size_bytes
     scale = WIDTH_PX / max(all_bytes, 1)
     width_px = size_bytes * scale if each.depth else WIDTH_PX
     share = 100 * size_bytes / max(all_bytes, 1)
-    title = f"{fit(name, MAX_COLUMNS)}\n{format_bytes(size_bytes)}, {size_bytes // PAGE_BYTES} pages, {share:.1f}%"
+    title = f"{fit(name, MAX_COLUMNS)}\n{format_bytes(size_bytes)}, {size_bytes // page_bytes} pages, {share:.1f}%"
     text = _cut(name, width_px)
     return (
         f'<svg class="{_classes(each)}" x="{each.from_bytes * scale:.2f}" y="{TOP_PX + ROW_PX * each.depth}"'

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Generic, NamedTuple, TypeVar, Union
 
 from tracer import alike, answer, guess, labels
-from tracer.account import Account, Parent, Process, Region, Toucher
-from tracer.capture.capture import PAGE_BYTES
+from tracer.account import Account, Parent, Process, Region, Session, Toucher
 from tracer.formatting import (
     clock,
     duration,
@@ -641,20 +640,20 @@ def status(view: View) -> list[str]:
     told += [f"lost {number} {what}" for what, number in lost.items() if number]
     told += [f"{len(session.warnings)} warnings"] if session.warnings else []
     whole = [host_shmem(view.account)] if view.account.unmapped else []
-    return [" · ".join(told), balance(view.summed.regions), *whole]
+    return [" · ".join(told), balance(view.summed.regions, session.page_bytes), *whole]
 
 
-def balance(regions: Sequence[Region]) -> str:
+def balance(regions: Sequence[Region], page_bytes: int) -> str:
     """The balance in pages: allocated = touched + before + unseen."""
-    touched = sum(region.touched_bytes + region.other_times_bytes for region in regions) // PAGE_BYTES
-    before = sum(region.before_bytes for region in regions) // PAGE_BYTES
-    unseen = sum(region.unseen_bytes for region in regions) // PAGE_BYTES
-    allocated = sum(region.allocated_bytes for region in regions) // PAGE_BYTES
+    touched = sum(region.touched_bytes + region.other_times_bytes for region in regions) // page_bytes
+    before = sum(region.before_bytes for region in regions) // page_bytes
+    unseen = sum(region.unseen_bytes for region in regions) // page_bytes
+    allocated = sum(region.allocated_bytes for region in regions) // page_bytes
     return f"balance {allocated} pages = {touched} touched + {before} before + {unseen} unseen"
 
 
-def describe(row: RegionLine, complete: bool) -> list[str]:
-    """The lines that describe an opened region. complete: the trace has ended, so its mappers are known."""
+def describe(row: RegionLine, session: Session) -> list[str]:
+    """The lines that describe an opened region. Where the trace has ended, its mappers are known."""
     region = row.region
     sizes = [
         f"allocated {format_bytes(region.allocated_bytes)}",
@@ -669,7 +668,7 @@ def describe(row: RegionLine, complete: bool) -> list[str]:
     if creator:
         command = _name(creator.process.command or creator.process.comm)
         made_by = f"made by {creator.process.tgid} ({creator.how}, {_state(creator.process)}) {command}"
-    mappers = " ".join(map(str, region.mappers[:MAX_MAPPERS])) or ("nobody" if complete else "?")
+    mappers = " ".join(map(str, region.mappers[:MAX_MAPPERS])) or ("nobody" if session.complete else "?")
     mappers += " …" * (len(region.mappers) > MAX_MAPPERS)
     speed = [f"rate {format_change(round(row.bytes_per_second))}/s", f"{_used(row)} of its size"]
     speed += [f"full in {_full_in(row)}"] if row.full_in_s is not None else []
@@ -681,7 +680,7 @@ def describe(row: RegionLine, complete: bool) -> list[str]:
         ", ".join(speed),
         made_by,
         f"mapped by {mappers}",
-        balance([region]),
+        balance([region], session.page_bytes),
         f"before the trace {format_bytes(region.before_bytes)}, unseen {format_bytes(region.unseen_bytes)}",
     ]
 

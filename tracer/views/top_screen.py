@@ -355,7 +355,7 @@ class Top(App[Account]):
         row = next((row for row in view.regions if row.key == opened.key), None)
         if row:
             by = self._grouped_by(view)
-            self._tell("#about", *top.describe(row, view.account.session.complete))
+            self._tell("#about", *top.describe(row, view.account.session))
             self._show("#touchers", top.grower_columns(by, opened), top.growers(view, by, row))
 
     def _draw_grower(self, view: top.View, opened: Opened) -> None:

@@ -3,10 +3,10 @@
    only. */
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const PAGE_BYTES = 4096;
 const UNKNOWN = -1, OTHERS = -2; // instead of a value
 const BEFORE = -3, UNSEEN = -4; // and of nobody's
 const SESSION = DATA.session;
+const PAGE_BYTES = SESSION.page_bytes;
 const BINS = DATA.bins;
 
 /** An element with attributes and children. A string becomes a text node; null is skipped. */

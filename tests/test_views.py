@@ -640,6 +640,12 @@ def test_what_fits_fits(name: str) -> None:
         ("php-fpm8.4", {"address": 0x559240000000}, "opcache?"),
         ("php-fpm8.4", {"address": 0x7F1000000000}, "apcu?"),
         ("php-fpm8.2", {"address": None}, "apcu?"),
+        # of arm64: 48 bits, as distributions have it, and 39
+        ("php-fpm8.4", {"address": 0xAAAAE0000000}, "opcache?"),
+        ("php-fpm8.4", {"address": 0xFFFF80000000}, "apcu?"),
+        ("php-fpm8.4", {"address": 0x5580000000}, "opcache?"),
+        ("php-fpm8.4", {"address": 0x7F80000000}, "apcu?"),
+        ("php-fpm8.4", {"address": 1 << 48}, "apcu?"),
         ("php-fpm8.2", {"address": 0x10000000, "size_bytes": 4096}, "scoreboard?"),
         ("php", {"kind": "memfd"}, None),
         ("postgres", {}, "shared buffers?"),

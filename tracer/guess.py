@@ -7,9 +7,20 @@ from typing import Callable, NamedTuple
 from tracer import hints
 from tracer.account import Process, Region
 
-# On x86-64, programs are loaded from 2/3 of 128 TiB upwards, and mmap(2) starts at the top and goes down. Address space
-# randomization moves either by 16 TiB at most, so this address lies between them.
-MMAP_AREA = 104 << 40
+# How many bits a user address has: 47 on x86-64; on arm64 39 or 48, or 47 where pages have 16 KiB. Where a kernel has
+# more, a program must ask for such an address.
+ADDRESS_BITS = 39, 47, 48
+
+
+def is_below_mmap_area(address: int) -> bool:
+    """Whether mmap(2) was given a hint that led here.
+
+    Programs are loaded from 2/3 of the address space upwards, and without a hint mmap(2) starts at its top and goes
+    down. Randomization moves either by an eighth of it at most (arch/x86/Kconfig, arch/arm64/Kconfig:
+    ARCH_MMAP_RND_BITS_MAX).
+    """
+    space = next((1 << bits for bits in ADDRESS_BITS if address < 1 << bits), 0)
+    return 0 < address < space * 13 // 16
 
 
 class Rule(NamedTuple):
@@ -25,10 +36,10 @@ class Rule(NamedTuple):
 RULES = [
     # fpm_shm_alloc() maps one scoreboard for each pool, with about 1200 bytes for each worker.
     Rule("php", "scoreboard?", lambda region: region.kind == "anon" and (region.size_bytes or 0) <= 1 << 20),
-    # shared_alloc_mmap.c maps opcache where opcodes can reach it: below 4 GiB, or since PHP 8.3 beside PHP's own text.
-    # Both lie below the area where mmap(2) puts mappings without an address hint, like apcu's. PHP 7.4 gives no hint
-    # either, so its opcache is taken for apcu.
-    Rule("php", "opcache?", lambda region: region.kind != "posix" and 0 < (region.address or 0) < MMAP_AREA),
+    # shared_alloc_mmap.c maps opcache where opcodes can reach it: on x86-64 below 4 GiB, or since PHP 8.3 beside PHP's
+    # own text. Both lie below the area where mmap(2) puts mappings without an address hint, like apcu's. PHP 7.4 gives
+    # no hint either, nor does any before 8.3 on arm64, so their opcache is taken for apcu.
+    Rule("php", "opcache?", lambda region: region.kind != "posix" and is_below_mmap_area(region.address or 0)),
     Rule("php", "apcu?", lambda region: region.kind == "anon"),
     Rule("postgres", "shared buffers?", lambda region: region.kind in ("anon", "hugetlb")),
     Rule("postgres", "dynamic shared memory?", lambda region: region.name.startswith("/dev/shm/PostgreSQL.")),
@@ -37,7 +48,7 @@ RULES = [
     Rule("nginx", "counters?", lambda region: region.kind == "anon"),
     # ap_create_scoreboard(): about 130 bytes for each thread that there may be
     Rule("apache2", "scoreboard?", lambda region: region.kind == "anon" and (region.size_bytes or 0) <= 1 << 20),
-    Rule("apache2", "opcache?", lambda region: region.kind != "posix" and 0 < (region.address or 0) < MMAP_AREA),
+    Rule("apache2", "opcache?", lambda region: region.kind != "posix" and is_below_mmap_area(region.address or 0)),
     Rule("apache2", "apcu?", lambda region: region.kind == "anon"),
     # uwsgi_cache_init() maps each cache whole; its hash tables and the tables of workers take half a MiB at most
     Rule("uwsgi", "cache?", lambda region: region.kind == "anon" and (region.size_bytes or 0) > 1 << 20),

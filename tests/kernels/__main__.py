@@ -7,6 +7,8 @@
     python -m tests.kernels --bench [KERNEL...]     only what tracing costs there, tests/bench: ten minutes each
     python -m tests.kernels --pyz [KERNEL...]       only the workloads, by the shmtrace.pyz that `./bootstrap pyz` has
                                                     made, where there is Python and nothing else: minutes each
+    python -m tests.kernels --smoke [KERNEL...]     only ten workloads, in the exact tier: minutes each
+    python -m tests.kernels --arm64 [KERNEL...]     under those of arm64, from its Debian 12; with the others, too
     python -m tests.kernels --distros [RELEASE...]  with those of the Debian release the kernel belongs to; with
                                                     --pressure and --servers, too
 
@@ -23,12 +25,14 @@ from collections.abc import Awaitable
 
 from tests.kernels.matrix import (
     ARCHIVE,
+    ARM64_KERNELS,
     DISTRO_TESTS,
     DISTROS,
     IN_ARCHIVE,
     KERNELS,
     PRESSURE,
     SERVERS,
+    SMOKE,
     TESTS,
     examine_all,
     measure_all,
@@ -49,20 +53,25 @@ def main() -> None:
     what.add_argument("--pressure", action="store_true", help="only the test under memory pressure")
     what.add_argument("--bench", action="store_true", help="only what tracing costs, no test")
     what.add_argument("--servers", action="store_true", help="only php-fpm, PostgreSQL, labels and stacks")
+    what.add_argument("--smoke", action="store_true", help="only ten workloads, in the exact tier")
     what.add_argument("--pyz", action="store_true", help="only the workloads, by shmtrace.pyz, without bcc")
-    parser.add_argument("--distros", action="store_true", help=f"names are of {', '.join(DISTROS)}")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--distros", action="store_true", help=f"names are of {', '.join(DISTROS)}")
+    where.add_argument("--arm64", action="store_true", help=f"names are of {', '.join(ARM64_KERNELS)}")
     arguments = parser.parse_args()
-    there_are = DISTROS if arguments.distros else KERNELS
+    there_are = DISTROS if arguments.distros else ARM64_KERNELS if arguments.arm64 else KERNELS
     oldest, *_, newest = there_are.values()
     named = {**there_are, "oldest": oldest, "newest": newest}
     if (arguments.bench or arguments.pyz) and arguments.distros:
         parser.error("--bench and --pyz are of kernels")
+    if arguments.pyz and arguments.arm64:
+        parser.error("--pyz is of x86-64")
     if arguments.pyz and not ARCHIVE.exists():
         parser.error(f"there is no {ARCHIVE}: make it with `./bootstrap pyz`")
     if unknown := set(arguments.names) - set(named):
         parser.error(f"nothing is named {', '.join(sorted(unknown))}; there are {', '.join(named)}")
     subjects = list(dict.fromkeys(named[name] for name in arguments.names or there_are))
-    ones = {"pressure": PRESSURE, "servers": SERVERS, "pyz": IN_ARCHIVE}
+    ones = {"pressure": PRESSURE, "servers": SERVERS, "smoke": SMOKE, "pyz": IN_ARCHIVE}
     usual = DISTRO_TESTS if arguments.distros else TESTS
     tests = next((tests for name, tests in ones.items() if getattr(arguments, name)), usual)
     try:

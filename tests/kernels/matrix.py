@@ -28,8 +28,11 @@ ARMED = "tests/live/test_armed.py::test_known_answer"
 TESTS = [*(f"tests/live/test_{name}.py" for name in ("answers", "attach", "oom")), SAYING, ARMED, *TIERS]
 DISTRO_TESTS = [STARTING, *TESTS]  # of a compiler that is not the host's
 SERVERS = [*(f"tests/live/test_{name}.py" for name in ("php_fpm", "postgres", "labels", "stacks")), *TIERS]
+WORKLOADS = "strided hundred generations exec removed_by_owner twins reserved_around spliced uffd_copied huge_punched"
+EXACT = "test_known_answer and (kprobe or fentry)"
+SMOKE = ["tests/live/test_answers.py", "-k", f"{EXACT} and ({' or '.join(WORKLOADS.split())})"]  # for CI
 PRESSURE = ["tests/live/test_pressure.py"]  # minutes each
-IN_ARCHIVE = ["tests/live/test_answers.py", "-k", "test_known_answer and (kprobe or fentry)"]
+IN_ARCHIVE = ["tests/live/test_answers.py", "-k", EXACT]
 BENCH = ["-m", "tests.bench", "--rounds", "3", "--mib", "64", "--alone", "touch", "bystander"]  # hardly varies
 BARE, ARCHIVE = Path(__file__).with_name("bare.sh"), CHECKOUT / "shmtrace.pyz"
 FOUND = Path(__file__).with_name("found.json")
@@ -142,8 +145,11 @@ async def examine_all(subjects: Sequence[Subject], tests: Sequence[str]) -> bool
     finally:
         if not any(result.failed for result in results):
             shutil.rmtree(directory)
-    if os.environ.get("SHMTRACE_REFRESH_GOLDEN") == "1" and tests is TESTS and subjects == list(KERNELS.values()):
-        FOUND.write_text(found(results))
+    if os.environ.get("SHMTRACE_REFRESH_GOLDEN") == "1" and tests is TESTS:
+        for kernels in KERNELS, ARM64_KERNELS:
+            if subjects == list(kernels.values()):
+                others = [name for name in SOURCES if name not in kernels]
+                FOUND.write_text(found(results, FOUND.read_text() if FOUND.exists() else "{}", others))
     print(f"\n{table(HEADS[-len(subjects[0].names) :], results)}")
     if directory.exists():
         print(f"\nlogs are in {directory}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 TIERS = ("kprobe", "fentry", "faults")
@@ -133,9 +133,18 @@ def skips(results: Iterable[Result]) -> list[str]:
     ]
 
 
-def found(results: Iterable[Result]) -> str:
-    """JSON: by kernel and tier, how many tests passed and failed, and how many pages were unseen."""
-    rows = {
+def meant(kernel: str) -> str:
+    """The kernel that one stands in for, or itself."""
+    return kernel.rpartition("(for ")[2].rstrip(")")
+
+
+def found(results: Iterable[Result], before: str, kept: Collection[str]) -> str:
+    """JSON: by kernel and tier, how many tests passed and failed, and how many pages were unseen.
+
+    before: the same as it was; of these kernels it is kept.
+    """
+    rows = {name: row for name, row in json.loads(before).items() if meant(name.rsplit(" ", 1)[0]) in kept}
+    rows |= {
         f"{' '.join(row.subject)} {row.tier}": [row.passed, row.failed, row.unseen_pages]
         for result in results
         for row in add_up(result)
@@ -148,7 +157,7 @@ def markdown(record: str) -> str:
     rows: dict[str, dict[str, str]] = {}
     for name, (passed, failures, unseen_pages) in json.loads(record).items():
         kernel, tier = name.rsplit(" ", 1)
-        text = f"{passed} passed, {unseen_pages} pages unseen"
+        text = f"{passed} passed, {unseen_pages} pages unseen" if passed or failures else "the kernel has none"
         rows.setdefault(kernel, {})[tier] = f"{failures} failed, {text}" if failures else text
     head = ["kernel", *(title for _, title in COLUMNS)]
     lines = [head, ["---"] * len(head)]

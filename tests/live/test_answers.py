@@ -6,7 +6,7 @@ All of them run one after another under one trace in each tier, but those few wh
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,10 +56,23 @@ class Batch(NamedTuple):
 RUN_ALL = 'program=$1; shift; for name; do "$program" "${name##*/}" "$name" </dev/null 2>"$name.errors"; done; true'
 
 
+def chosen(items: Iterable[pytest.Item]) -> list[str]:
+    """The workloads that the chosen tests are of, each in the order of the answers; all, if one is of them all."""
+    tests = [item for item in items if isinstance(item, pytest.Function) and "batch" in item.fixturenames]
+    names = {test.callspec.params.get("name") for test in tests}
+    return [*ANSWERS, *ALONE] if None in names else [name for name in ANSWERS if name in names]
+
+
 @pytest.fixture(scope="module")
-def batch(tier: str, program: Path, huge_pages: None, tmp_path_factory: pytest.TempPathFactory) -> Batch:
+def batch(
+    request: pytest.FixtureRequest,
+    tier: str,
+    program: Path,
+    huge_pages: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Batch:
     directory = tmp_path_factory.mktemp(tier)
-    names = [directory / name for name in (*ANSWERS, *ALONE)]
+    names = [directory / name for name in chosen(request.session.items)]
     report = trace_command("sh", "-c", RUN_ALL, "sh", program, *names, shmtrace=shmtrace(tier), patience_s=600)
     return Batch(report, directory)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 Pages = Mapping[str, int]
 NOTHING: Pages = MappingProxyType({})
-HUGE_PAGE = 512
+HUGE_PAGE = mmap.PAGESIZE // 8  # pages: where a page table is one page, of 8 bytes an entry
 
 
 class Answer(NamedTuple):
@@ -143,16 +144,24 @@ ACROSS = {
 
 LARGE = {
     "huge_punched": {
-        "pool": Answer({"A": 924, "B": 40}, {"A": 2, "B": 40}, freed={"A": 100}, freed_by_faults=NOTHING, kind="memfd")
+        "pool": Answer(
+            {"A": 2 * HUGE_PAGE - 100, "B": 40},
+            {"A": 2, "B": 40},
+            freed={"A": 100},
+            freed_by_faults=NOTHING,
+            kind="memfd",
+        )
     },
-    "huge_fallocated": {"pool": Answer({"A": 1024, "B": 512}, {"A": 530, "B": 1}, kind="other")},
-    "collapsed": {"pool": memfd({"A": 37, "B": 475, "C": 11}, {"A": 37, "C": 11})},
+    "huge_fallocated": {
+        "pool": Answer({"A": 2 * HUGE_PAGE, "B": HUGE_PAGE}, {"A": HUGE_PAGE + 18, "B": 1}, kind="other")
+    },
+    "collapsed": {"pool": memfd({"A": 37, "B": HUGE_PAGE - 37, "C": 11}, {"A": 37, "C": 11})},
     "khugepaged": {
         "pool": Answer(
-            {"A": 37, "khugepaged": 475, "B": 11},
+            {"A": 37, "khugepaged": HUGE_PAGE - 37, "B": 11},
             {"A": 37, "B": 11},
             kind="memfd",
-            made_for={"khugepaged": {"main": 475}},
+            made_for={"khugepaged": {"main": HUGE_PAGE - 37}},
         )
     },
 }

@@ -40,7 +40,7 @@ def tier(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def huge_pages() -> Iterator[None]:
-    """For shared memory that asks for them, as APCu does; and three of 2 MB for MAP_HUGETLB, where there are any."""
+    """For shared memory that asks for them, as APCu does; and three huge ones for MAP_HUGETLB, where there are any."""
     changed: dict[Path, str] = {}
     for knob, value in ((SHMEM_HUGE, "advise"), (NR_HUGE, None)):
         if knob.exists():

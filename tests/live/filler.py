@@ -10,7 +10,7 @@ import mmap
 import os
 import sys
 
-PAGE_BYTES = 4096
+PAGE_BYTES = mmap.PAGESIZE
 
 
 def mapped(name: str, pages: int) -> mmap.mmap:

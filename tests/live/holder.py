@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-PAGE_BYTES = 4096
+PAGE_BYTES = mmap.PAGESIZE
 IPC_CREAT, IPC_RMID = 0o1000, 0
 MAP_HUGETLB = 0x40000
 

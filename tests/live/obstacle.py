@@ -28,7 +28,7 @@ from typing import Callable
 
 from tests.unanswering import FORGET, INTERRUPT, READ, REPLY, REQUEST, answer
 
-PAGE_BYTES = 4096
+PAGE_BYTES = mmap.PAGESIZE
 PR_SET_NAME, PR_SET_MM, PR_SET_MM_MAP, PR_SET_PDEATHSIG = 15, 35, 14, 1
 MAP_NORESERVE = 0x4000
 STALLED = 2 << 20  # beyond what read-ahead reads

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
 
-PAGE_BYTES = 4096
+PAGE_BYTES = mmap.PAGESIZE
 SECTOR_BYTES = 512
 SHARED_MEMORY = ("/dev/zero", "/SYSV", "/memfd:", "/dev/shm/")
 SYS_CACHESTAT = 451

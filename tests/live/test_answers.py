@@ -278,7 +278,7 @@ def test_hugetlb(tier: str, batch: Batch) -> None:
 
 
 def test_huge_pages(tier: str, batch: Batch) -> None:
-    """A writes one byte and makes 512 pages; B writes 30, of which 18 lie in the next huge page."""
+    """A writes one byte and makes a huge page; B writes 30, of which 18 lie in the next huge page."""
     result = batch["huge"]
     held = result.notes.regions["pool"]
     region = find_region(result.report, held.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ PATIENCE_SECONDS = 120.0  # in an emulated guest, on CPUs that have other work
 
 def build(directory: Path) -> Path:
     program = directory / "workload"
-    flags = ["-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    flags = [f"-DPAGE={mmap.PAGESIZE}UL", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
     # before glibc 2.34, shm_open is in librt
     subprocess.run(["cc", *flags, "-o", program, *sorted(SOURCES.glob("*.c")), "-lrt"], check=True)
     return program

@@ -118,7 +118,7 @@ static void posix_named(void)
 /* Two huge pages of three. */
 static void hugetlb(void)
 {
-	size_t huge = 2UL << 20;
+	size_t huge = HUGE * PAGE;
 	char *pool = mmap(NULL, 3 * huge, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 	if (pool == MAP_FAILED)
 		die("MAP_HUGETLB");

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Pages made 512 at a time. Each range of 2 MiB is mapped so that it can be one huge page. */
+/* Pages made 512 at a time, or more where they are larger. Each such range is mapped so that it can be one huge page. */
 #include "workload.h"
 
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <time.h>
-
-enum { HUGE = 512 };
 
 static char *map_ranges(int fd, size_t ranges)
 {
@@ -36,16 +34,19 @@ static void huge_punched(void)
 	}
 	if (held_pages(fd) != 2 * HUGE)
 		note_absent("huge pages for a memfd (shmem_enabled, or free memory)");
-	if (madvise(pool + 600 * PAGE, 100 * PAGE, MADV_REMOVE))
+	if (madvise(pool + (HUGE + 88) * PAGE, 100 * PAGE, MADV_REMOVE))
 		die("MADV_REMOVE");
 	if (held_pages(fd) != 2 * HUGE - 100)
 		die("the huge page stays whole");
 	CHILD("B")
-		write_pages(pool, 580, 640);
+		write_pages(pool, HUGE + 68, HUGE + 128);
 	note_file("pool", fd);
 }
 
-/* A asks for 530 pages and gets 1024, two huge ones. B writes to 41 that are there, and to 7 of a third: it makes 512. */
+/*
+ * A asks for 18 pages more than a huge one has, and gets two huge ones. B writes to 41 that are there, and to 7 of a
+ * third: it makes all of that.
+ */
 static void huge_fallocated(void)
 {
 	int fd = make_private_file("huge=always", 3 * HUGE);
@@ -53,12 +54,12 @@ static void huge_fallocated(void)
 		note_absent("a tmpfs with huge=always");
 	char *pool = map_ranges(fd, 3);
 	CHILD("A")
-		if (fallocate(fd, 0, 0, 530 * PAGE))
+		if (fallocate(fd, 0, 0, (HUGE + 18) * PAGE))
 			die("fallocate");
 	if (held_pages(fd) != 2 * HUGE)
 		note_absent("huge pages for fallocate");
 	CHILD("B")
-		write_pages(pool, 983, 1031);
+		write_pages(pool, 2 * HUGE - 41, 2 * HUGE + 7);
 	if (held_pages(fd) != 3 * HUGE)
 		note_absent("huge pages for a tmpfs with huge=always");
 	note_file("pool", fd);
@@ -71,7 +72,7 @@ static void scatter(char *pool)
 		write_pages(pool, page, page + 1);
 }
 
-/* A makes 37 pages, B the other 475 by collapsing all into one, C 11 in the next range. */
+/* A makes 37 pages, B the others by collapsing all into one, C 11 in the next range. */
 static void collapsed(void)
 {
 	int fd = make_memfd("pool", 2 * HUGE);
@@ -96,7 +97,6 @@ static struct knob {
 	const char *path, *eager;
 	char before[32];
 } knobs[] = {
-	{KNOBS "max_ptes_none",		"511",    ""},
 	{KNOBS "pages_to_scan",		"100000", ""},
 	{KNOBS "alloc_sleep_millisecs", "10",     ""},
 	{KNOBS "scan_sleep_millisecs",  "1",	    ""}, /* last, since it wakes khugepaged */
@@ -140,7 +140,7 @@ static void note_kernel_thread(const char *name)
 	closedir(processes);
 }
 
-/* A makes 37 pages, and the kernel thread khugepaged makes the other 475. B makes 11 in the next range. */
+/* A makes 37 pages, and the kernel thread khugepaged makes the others. B makes 11 in the next range. */
 static void khugepaged(void)
 {
 	int fd = make_memfd("pool", 2 * HUGE);

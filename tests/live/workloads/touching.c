@@ -233,18 +233,18 @@ static void full(void)
 		die(directory);
 }
 
-/* One byte makes 512 pages where the kernel is told to use huge ones. */
+/* One byte makes a huge page where the kernel is told to use huge ones. */
 static void huge(void)
 {
-	size_t bytes = 3 * 512 * PAGE;
-	char *whole = map_anon(4 * 512);
-	char *pool = (char *)(((uintptr_t)whole + 512 * PAGE - 1) & ~(512 * PAGE - 1));
+	size_t bytes = 3 * HUGE * PAGE;
+	char *whole = map_anon(4 * HUGE);
+	char *pool = (char *)(((uintptr_t)whole + HUGE * PAGE - 1) & ~(HUGE * PAGE - 1));
 	if (madvise(pool, bytes, MADV_HUGEPAGE))
 		die("MADV_HUGEPAGE");
 	CHILD("A")
 		write_pages(pool, 13, 14);
 	CHILD("B")
-		write_pages(pool, 500, 530);
+		write_pages(pool, HUGE - 12, HUGE + 18);
 	note_region("pool", pool);
 }
 

@@ -23,7 +23,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef PAGE
 #define PAGE 4096UL
+#endif
+#define HUGE (PAGE / 8) /* what a huge page covers: where a page table is one page, of 8 bytes an entry */
 #define RW (PROT_READ | PROT_WRITE)
 
 /* Younger than the headers of Debian 11. */

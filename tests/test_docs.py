@@ -218,8 +218,10 @@ def test_the_table_of_kernels_is_what_the_matrix_found() -> None:
 
 
 def test_a_row_a_kernel_a_column_a_tier() -> None:
-    record = '{"5.10 kprobe": [7, 0, 0], "5.10 faults": [5, 2, 31], "7.3 (for 7.2) fentry": [9, 0, 0]}'
+    record = """{"5.10 kprobe": [7, 0, 0], "5.10 faults": [5, 2, 31], "7.3 (for 7.2) fentry": [9, 0, 0],
+        "6.1-arm64 kprobe": [7, 0, 0], "6.1-arm64 faults": [0, 0, null]}"""
     assert markdown(record).splitlines()[2:] == [
         "| 5.10 | 7 passed, 0 pages unseen | not run | 2 failed, 5 passed, 31 pages unseen |",
         "| 7.3 (for 7.2) | not run | 9 passed, 0 pages unseen | not run |",
+        "| 6.1-arm64 | 7 passed, 0 pages unseen | not run | the kernel has none |",
     ]

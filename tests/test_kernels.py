@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import lzma
 import subprocess
 import sys
@@ -12,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.kernels import __main__ as command_line
-from tests.kernels import fetch, matrix
+from tests.kernels import fetch, guest, matrix
 from tests.kernels.commands import NoResultError, run
 from tests.kernels.fetch import pick_mirrors, pick_packages, pick_series
-from tests.kernels.guest import complaints
+from tests.kernels.guest import Logs, complaints, qemu
 from tests.kernels.initramfs import DIRECTORY, FILE, Entry, Kernel, cpio, initramfs, modules_to_load
 from tests.kernels.results import Case, Result, read_cases, table, tier_of
 
@@ -74,6 +75,8 @@ RECORD = """<?xml version="1.0" encoding="utf-8"?>
 <error message="failed on setup with &quot;OSError&quot;">...</error></testcase>
 </testsuite></testsuites>
 """
+
+BEFORE = '{"7.3 (for 7.2) faults": [5, 0, 7], "6.12-arm64 fentry": [9, 0, 0]}'
 
 TABLE = """\
 kernel  tier    passed  failed  skipped  unseen pages  seconds
@@ -317,6 +320,9 @@ def test_table() -> None:
         ([], ["5.10", "6.1", "6.12", "7.2"]),
         (["oldest", "newest"], ["5.10", "7.2"]),
         (["7.2", "6.12", "newest"], ["7.2", "6.12"]),
+        (["--arm64"], ["6.1-arm64", "6.12-arm64", "6.12-arm64-16k", "7.2-arm64"]),
+        (["--arm64", "oldest"], ["6.1-arm64"]),
+        (["--smoke", "6.12"], ["6.12"]),
     ],
 )
 def test_what_is_recorded_is_of_all_kernels(
@@ -330,12 +336,39 @@ def test_what_is_recorded_is_of_all_kernels(
 
     monkeypatch.setattr(matrix, "examine", examine)
     monkeypatch.setattr(matrix, "FOUND", tmp_path / "found.json")
+    (tmp_path / "found.json").write_text(BEFORE)
     monkeypatch.setenv("SHMTRACE_REFRESH_GOLDEN", "1")
     monkeypatch.setattr(sys, "argv", ["tests.kernels", *arguments])
     with pytest.raises(SystemExit) as ended:
         command_line.main()
     assert (ended.value.code, examined) == (0, kernels)
-    assert (tmp_path / "found.json").exists() == (len(kernels) == 4)
+    kept = {name: row for name, row in json.loads(BEFORE).items() if ("arm64" in name) != ("--arm64" in arguments)}
+    found = {f"{kernel} kprobe": [1, 0, 3] for kernel in kernels}
+    expected = {**kept, **found} if len(kernels) == 4 else json.loads(BEFORE)
+    assert json.loads((tmp_path / "found.json").read_text()) == expected
+
+
+@pytest.mark.parametrize("name", fetch.SOURCES)
+@pytest.mark.parametrize("counting", [False, True])
+def test_the_command_line_of_a_guest(name: str, counting: bool, tmp_path: Path) -> None:
+    """Its console, output and status have a port each, which the kernel is told of."""
+    kernel = Kernel("6", tmp_path / "vmlinuz", {}, fetch.SOURCES[name].architecture)
+    line = qemu(kernel, counting, tmp_path, Logs(tmp_path / "output", tmp_path / "console"))
+    assert line[0] == {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}[kernel.architecture]
+    text = " ".join(line)
+    for port, file in (("console", "console"), ("output", "output"), ("status", "status")):
+        assert f"file,id={port},path={tmp_path}/{file}" in text
+        assert f"chardev{'=' if f'chardev={port}' in text else ':'}{port}" in text
+    told = dict(word.split("=", 1) for word in line[line.index("-append") + 1].split() if "=" in word)
+    assert len({told["console"], told["output"], told["status"]}) == 3
+    assert ("-icount" in line) == counting
+
+
+def test_a_guest_of_another_machine_has_its_own_busybox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(guest, "HOST_ARCHITECTURE", "amd64")
+    kernel = Kernel("6", tmp_path / "vmlinuz", {}, "arm64")
+    assert guest.busybox(kernel, tmp_path) == tmp_path / "bin/busybox"
+    assert guest.busybox(kernel._replace(architecture="amd64"), tmp_path) != tmp_path / "bin/busybox"
 
 
 @pytest.mark.parametrize("name", ["init.sh", "switched.sh"])

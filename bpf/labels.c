@@ -16,7 +16,7 @@ enum reader { AT_ENTRY, AT_HUGETLB, AT_COLLAPSE, AT_CALL, NR_READERS };
 BPF_TABLE("hash", u32, struct label, labels, NR_ALIVE); /* by tgid, of processes whose program has labels */
 BPF_TABLE("array", u32, struct label, no_label, 1);
 BPF_TABLE("percpu_array", u32, struct texts, texts_now, NR_READERS);
-BPF_RINGBUF_OUTPUT(label_events, LABEL_PAGES);
+BPF_RINGBUF_OUTPUT(label_events, LABEL_BYTES / PAGE_SIZE);
 
 /* Labels reported per second and CPU: more would keep user space from other work, and fill the capture. */
 #define MAX_TOLD 10000

@@ -7,7 +7,7 @@
  * mappings.c, faults.c and calls.c. All programs are attached by tracer/kernel/probes.py, none by bcc's name
  * prefixes.
  *
- * Defines (-D): NR_… stands for map sizes that user space sets when it creates the maps. EVENT_PAGES, LABEL_PAGES: ring
+ * Defines (-D): NR_… stands for map sizes that user space sets when it creates the maps. EVENT_BYTES, LABEL_BYTES: ring
  * buffer sizes. STACKS: count pages by user stack. Whatever differs between traces is in struct state.
  */
 #define PAGE_SIZE (1UL << PAGE_SHIFT) /* PAGE_SHIFT is one of the defines */
@@ -69,7 +69,7 @@ BPF_TABLE("hash", u64, u32, ids, NR_REGIONS); /* by the address of the struct ad
 BPF_TABLE("hash", u64, u32, claims, 1024);    /* entries being written, by one CPU at a time: see claim() */
 BPF_TABLE("array", u32, struct state, states, 1);
 BPF_TABLE("array", u32, struct wanted, wanted, 1);
-BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
+BPF_RINGBUF_OUTPUT(events, EVENT_BYTES / PAGE_SIZE);
 
 /* ---- What all use ---- */
 

@@ -44,7 +44,7 @@ def kernel() -> Iterator[Kernel]:
 
 
 def test_records_in_their_order(kernel: Kernel) -> None:
-    ring = Ring(kernel.fd, PAGES)
+    ring = Ring(kernel.fd, PAGES * mmap.PAGESIZE)
     assert ring.read() == []
     for record in (b"one", b"", b"and another", bytes(range(200))):
         kernel.write(record)
@@ -54,7 +54,7 @@ def test_records_in_their_order(kernel: Kernel) -> None:
 
 
 def test_what_was_given_up_is_left_out_and_what_is_being_written_waits(kernel: Kernel) -> None:
-    ring = Ring(kernel.fd, PAGES)
+    ring = Ring(kernel.fd, PAGES * mmap.PAGESIZE)
     kernel.write(b"first")
     kernel.write(b"given up", DISCARDED)
     busy_at = kernel.at
@@ -68,7 +68,7 @@ def test_what_was_given_up_is_left_out_and_what_is_being_written_waits(kernel: K
 
 def test_round_and_round(kernel: Kernel) -> None:
     """A record that reaches beyond the end goes on in the second copy."""
-    ring = Ring(kernel.fd, PAGES)
+    ring = Ring(kernel.fd, PAGES * mmap.PAGESIZE)
     for number in range(200):
         record = bytes([number]) * (1 + number * 7 % 513)
         kernel.write(record)

@@ -8,6 +8,7 @@ Every figure is from this host and this run: variants take turns, and ratios are
 from __future__ import annotations
 
 import argparse
+import mmap
 import os
 import re
 import subprocess
@@ -34,7 +35,8 @@ class Storm:
         self.program = directory / "storm"
         self.result = directory / "result"
         source = Path(__file__).with_name("storm.c")
-        subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", self.program, source], check=True)
+        flags = [f"-DPAGE={mmap.PAGESIZE}UL", "-O2", "-Wall", "-Wextra", "-Werror"]
+        subprocess.run(["cc", *flags, "-o", self.program, source], check=True)
 
     def asks_for(self, watcher: Observer | Starter) -> bool:
         """Alone: for shmtrace, and for nobody else to compare it with."""

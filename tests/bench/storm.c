@@ -12,7 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef PAGE
 #define PAGE 4096UL
+#endif
 
 const char *volatile doing = "touching one page after the other"; /* for --label */
 

@@ -413,7 +413,7 @@ def assert_warned(report: Report, *parts: str) -> None:
 SLOW = patched(
     "import time",
     "from tracer.kernel import probes",
-    "probes.EVENT_PAGES = 1",  # of events
+    f"probes.EVENT_BYTES = {PAGE_BYTES}",
     "poll = probes.Probes.poll",
     "probes.Probes.poll = lambda self, timeout_s: (time.sleep(0.3), poll(self, timeout_s))[1]",
 )

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tracer.kernel.fence import fence
 from tracer.wire import (
     BLOCK,
     BLOCK_PAGES,
@@ -162,6 +163,7 @@ class Changes:
         while (at := self._map.find(b"\1", at + 1)) >= 0:
             self._changes[at // 8] = 0  # clear before the place is read, so that no later change is lost
             found.append(at // 8)
+        fence()
         return found
 
     def add(self, place: int) -> None:

@@ -45,8 +45,8 @@ from tracer.wire import (
     USAGE,
 )
 
-EVENT_PAGES = 256  # a power of two; 1 MiB, about 20,000 punches
-LABEL_PAGES = 1024  # 4 MiB, about 9,000 labels
+EVENT_BYTES = 1 << 20  # about 20,000 punches
+LABEL_BYTES = 4 << 20  # about 9,000 labels
 EMPTIED_AT_ONCE = 10  # limit of one run of the program empty, in bpf/maps.c
 GRACE_S = 0.05  # after this time no running program still uses something that was removed before
 STACKS = "STACKS"  # the flag that makes the programs count pages by user stack
@@ -118,10 +118,10 @@ class Probes:
         self._room = self._counts("room", NR_ROOM)
         self._nr_ooms = self._counts("nr_ooms", 1)
         self._nr_made_for = self._counts("nr_made_for", 1) if self._made_for else None
-        self._rings = [Ring(loaded.fd("events"), EVENT_PAGES, keeps=self._is_armed)]
+        self._rings = [Ring(loaded.fd("events"), EVENT_BYTES, keeps=self._is_armed)]
         if tiers.LABELS[0] in self.tier.probes:
             self.labels = loaded.map("labels")
-            self._rings.append(Ring(loaded.fd("label_events"), LABEL_PAGES))
+            self._rings.append(Ring(loaded.fd("label_events"), LABEL_BYTES))
         self._readable = select.poll()
         for ring in self._rings:
             self._readable.register(ring.fd, select.POLLIN)
@@ -536,7 +536,7 @@ def _place(number: int) -> int:
 def wanted(tier: tiers.Tier, layout: KernelLayout, fexit: bool, flags: Sequence[str]) -> Wanted:
     """What to compile for a tier on a kernel. fexit: whether return probes use fexit."""
     defines = {**layout.defines, **tiers.arguments(tiers.points(tier, layout))}
-    defines |= {"EVENT_PAGES": EVENT_PAGES, "LABEL_PAGES": LABEL_PAGES, f"BY_{tier.by.upper()}": 1}
+    defines |= {"EVENT_BYTES": EVENT_BYTES, "LABEL_BYTES": LABEL_BYTES, f"BY_{tier.by.upper()}": 1}
     if fexit:
         defines["BY_FEXIT"] = 1
     return Wanted(("maps.c", *tier.sources), defines, flags)

@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tracer"
 ROAD = """
-    errors wire clock shipped formatting conditions status proc kernel capture hints labels sql unmapped record account
-    cgroup guess alike window tables answer find_region triggers views prepare doctor demo service cli __main__
+    errors wire clock shipped formatting conditions status cgroup proc kernel capture hints labels sql unmapped record
+    account guess alike window tables answer find_region triggers views prepare doctor demo service cli __main__
 """.split()  # noqa: SIM905, a line each tells no more
 """Folders and modules. Inside a folder modules import each other as they need, but in no circle."""
 PIECE = ("views/hexdump.py", "proc")  # what is read of a region goes to the eye without a capture

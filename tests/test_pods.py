@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recorded import at, pool, shmtrace
+from tests.recorded import shmtrace, with_pods
 from tracer import account
 from tracer.answer import answer
 from tracer.capture.capture import Capture
@@ -316,43 +317,29 @@ def test_a_part_takes_over_those_that_it_needs(kubelet: Kubelet, recorded: Recor
 
 @pytest.fixture
 def capture_path(tmp_path: Path) -> Path:
-    """The pool's 812 has touched 23 pages in one container, and 813 7 in another of the pod, whose name is unknown."""
-    path = pool(tmp_path / "x.capture")
-    with sqlite3.connect(path) as database:
-        database.execute("UPDATE process SET cgroup = ? WHERE id = 2", (f"{POD}/{ID}",))
-        database.execute("UPDATE process SET cgroup = ? WHERE id = 3", (f"{POD}/{OTHER_ID}",))
-        row = "shop", "web-7d9c8b6f5-x2x7q"
-        database.execute("INSERT INTO cgroup VALUES (?, ?, ?, ?)", (f"{POD}/{ID}", *row, "php-fpm"))
-        database.execute("INSERT INTO cgroup VALUES (?, ?, ?, ?)", (f"{POD}/{OTHER_ID}", *row, None))
-        database.execute("INSERT INTO cgroup VALUES (?, ?, ?, ?)", (POD, *row, None))
-        columns = "time_ns, process, tgid, comm, cgroup, limit_cgroup, limit_bytes"
-        values = at(30), 2, 812, "x", f"{POD}/{ID}", POD, 7
-        database.execute(f"INSERT INTO oom ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
-    database.close()
-    return path
+    return with_pods(tmp_path / "x.capture")
 
 
 def test_units(capture_path: Path) -> None:
     with Capture.open(capture_path) as capture:
-        found = account.read_processes(capture)
-        assert [process.unit for process in found.values()] == [
+        found = account.read(capture)
+        assert [process.unit for process in account.read_processes(capture).values()] == [
             "php8.2-fpm.service",
             "shop/web-7d9c8b6f5-x2x7q/php-fpm",
-            "shop/web-7d9c8b6f5-x2x7q/4f797c539e6c",
+            "batch/report-29384760-9xk2p/4f797c539e6c",
         ]
-        kill = account.read(capture).ooms[0]
-        assert kill.limit_pod == "shop/web-7d9c8b6f5-x2x7q"
-        assert "in shop/web-7d9c8b6f5-x2x7q, limit" in answer(account.read(capture)).text
+    assert found.ooms[0].limit_pod == "shop/web-7d9c8b6f5-x2x7q"
+    assert "in shop/web-7d9c8b6f5-x2x7q, limit 512 KiB" in " ".join(answer(found).text.split())
 
 
 @pytest.mark.parametrize(
     ("by", "rows"),
     [
-        ("container", [r"php-fpm +shop/web-7d9c8b6f5-x2x7q", r"4f797c539e6c +shop/web-7d9c8b6f5-x2x7q"]),
-        ("unit", ["^shop/web-7d9c8b6f5-x2x7q/php-fpm  ", "^shop/web-7d9c8b6…x7q/4f797c539e6c  "]),
-        ("pod", ["shop/web-7d9c8b6f5-x2x7q"]),
-        ("namespace", ["shop"]),
-        ("container,region", ["shop/web-7d9c8b6f5-x2x7q/php-fpm", "shop/web-7d9c8b6f5-x2x7q/4f797c539e6c +opcache"]),
+        ("container", ["^php-fpm +shop/web-7d9c8b6f5-x2x7q", "^4f797c539e6c +batch/report…9384760-9xk2p"]),
+        ("unit", ["^shop/web-7d9c8b6f5-x2x7q/php-fpm  ", "^batch/report-293…k2p/4f797c539e6c  "]),
+        ("pod", ["shop/web-7d9c8b6f5-x2x7q", "batch/report-29384760-9xk2p"]),
+        ("namespace", ["shop", "batch"]),
+        ("container,region", ["shop/web-7d9c8b6f5-x2x7q/php-fpm", "p/4f797c539e6c +opcache"]),
     ],
 )
 def test_a_table(by: str, rows: list[str], capture_path: Path) -> None:
@@ -362,3 +349,31 @@ def test_a_table(by: str, rows: list[str], capture_path: Path) -> None:
     assert max(map(len, lines)) <= 80
     for row in rows:
         assert len([line for line in lines if re.search(row, line)]) == 1, done.stdout
+
+
+def test_a_container_that_was_started_anew_is_one(capture_path: Path) -> None:
+    """By its name, with the IDs of both."""
+    with sqlite3.connect(capture_path) as database:
+        web = f"/kubepods/burstable/pod{UID}"
+        database.execute("UPDATE process SET cgroup = ? WHERE id = 3", (f"{web}/{'7' * 64}",))
+        database.execute(
+            "INSERT INTO cgroup VALUES (?, 'shop', 'web-7d9c8b6f5-x2x7q', 'php-fpm')", (f"{web}/{'7' * 64}",)
+        )
+    database.close()
+    found = json.loads(shmtrace("report", capture_path, "--by", "container", "--json").stdout)["rows"]
+    (row,) = [row for row in found if row["part"] == "touched"]
+    assert (row["container"], row["pod"], row["processes"]) == (f"{'7' * 64}, {ID}", UID, 2)
+    assert (row["namespace"], row["pod_name"], row["container_name"]) == ("shop", "web-7d9c8b6f5-x2x7q", "php-fpm")
+    assert row["allocated_bytes"] == (23 + 7 + 5) * 4096
+
+
+def test_names_that_strangers_chose_in_a_capture(capture_path: Path) -> None:
+    """They are shown, and nothing more."""
+    with sqlite3.connect(capture_path) as database:
+        database.execute("UPDATE cgroup SET pod = ?, container = ?", ("\x1b]0;pwned\x07\n", "=1+1<script>"))
+    database.close()
+    for by in ("container", "unit", "pod", "container,what"):
+        text = shmtrace("report", capture_path, "--by", by).stdout
+        assert "\x1b" not in text
+        assert max(map(len, text.split("\n"))) <= 80
+    assert "\x1b" not in shmtrace("report", capture_path).stdout

@@ -131,7 +131,8 @@ def test_by_pod_and_namespace(logs: Path, shared: Path, tmp_path: Path) -> None:
     capture = tmp_path / "x.capture"
     with two(logs, shared) as (web, job):
         job.log()
-        line = [*with_logs(logs), "record", "-a", "-o", str(capture), "--rotate", "1h"]
+        targets = [option for pod in (web, job) for option in ("-p", str(pod.process.pid))]
+        line = [*with_logs(logs), "record", *targets, "-o", str(capture), "--rotate", "1h"]
         with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE) as process:
             assert process.stderr
             while b"tracing" not in process.stderr.readline():

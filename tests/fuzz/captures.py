@@ -92,7 +92,8 @@ def give(given: Given) -> None:
 
 def check(given: Given, _directory: Path, stdout: str) -> None:
     """What was printed is what such a command prints, and balances."""
-    command, form = given["command"][0], given["command"][-1]
+    command, *words = given["command"]
+    form = words[words.index("--format") + 1] if "--format" in words else None
     if "--json" in given["command"]:
         document = outputs.document(stdout)
         if command == "report" and "regions" in document:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from tracer.proc.blocking import promptly
 MAX_ENTRIES = 1 << 16  # of a directory; the kubelet runs some hundred pods, and looking at so many takes 0.1 s
 NAME_BYTES = 255  # ext4MaxFileNameLen of legacy.go
 SUFFIX = ".log"
+MAX_LINKS = 16  # that are read of a container; the kubelet makes one
 LEAST_DIGITS = 12  # of an ID in a link's name that was cut
 
 # Names of RFC 1123: a namespace and a container are a label, a pod is a subdomain. validation.go of apimachinery.
@@ -75,11 +77,13 @@ class PodLogs:
     def _containers(self, ids: set[str]) -> By:
         """Only of these containers."""
         wanted = {each[:LEAST_DIGITS]: each for each in ids}
+        nr_links: Counter[str] = Counter()
         found: By = {}
         for entry in self._entries("containers"):
             container = wanted.get(entry.name.rpartition("-")[2][:LEAST_DIGITS])
-            if not container or not entry.is_symlink():
+            if not container or nr_links[container] == MAX_LINKS or not entry.is_symlink():
                 continue
+            nr_links[container] += 1
             directory, name, log = ["", "", *_link(entry.path).split("/")][-3:]
             match = DIRECTORY.fullmatch(directory[: NAME_BYTES + 1])
             if not (match and CONTAINER.fullmatch(name) and LOG.fullmatch(log)):

@@ -165,6 +165,23 @@ def test_a_snapshot(logs: Path, shared: Path) -> None:
     assert "web-7d9c8b6f5-x2x7q" in names
 
 
+def test_in_a_cgroup_namespace_of_its_own(logs: Path, shared: Path) -> None:
+    """As a container has one: paths count from its own cgroup, and pods are told all the same."""
+    inside = 'echo 0 > "$0" && exec unshare --cgroup "$@"'
+    with two(logs, shared) as (web, job):
+        place = ["sh", "-c", inside, str(job.group.directory / "cgroup.procs")]
+        shmtrace = [*WITH_LOGS, str(logs), *place, *SHMTRACE]
+        line = [*shmtrace, "snapshot", "-p", str(web.process.pid), "--json"]
+        found = json.loads(subprocess.run(line, cwd=ROOT, capture_output=True, check=True).stdout)
+        doctor = subprocess.run([*shmtrace, "doctor"], cwd=ROOT, capture_output=True, text=True).stdout
+    [told] = [row["process"] for row in found["parents"] if row["process"]["pod_name"]]
+    assert told["cgroup"] == f"/../../pod{web.uid}/{web.id}"
+    assert (told["namespace"], told["pod_name"], told["container_name"]) == WEB
+    assert re.search(
+        r"^note +cgroup namespace +not the host's.*\n(?:  .*\n)* +fix: nsenter --cgroup=", doctor, re.MULTILINE
+    )
+
+
 @pytest.mark.usefixtures("bpffs")
 def test_armed(logs: Path, shared: Path, tmp_path: Path) -> None:
     """Of a pod that is there by then its names are kept, too."""

@@ -20,8 +20,8 @@ from tracer.capture.capture import SCHEMA_VERSION, Capture
 from tracer.errors import ShmtraceError
 
 TABLES = """
-    binary exec extent frame host_sample label made_for mapping oom oom_touched process region sample session stack
-    stacked touched unmapped usage
+    binary cgroup exec extent frame host_sample label made_for mapping oom oom_touched process region sample session
+    stack stacked touched unmapped usage
 """.split()  # noqa: SIM905, a list takes as many lines
 
 

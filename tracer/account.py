@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from tracer import sql, unmapped
 from tracer.capture.capture import LABEL_AND_PROCESS, PAGE_BYTES, Capture
+from tracer.cgroup import Names, Place, place
 from tracer.errors import ShmtraceError
 from tracer.labels import parse as parse_label
 from tracer.proc.private_memory import EXACT
@@ -51,6 +52,23 @@ class Process(NamedTuple):
     """as wait(2) tells it; None: unknown, or it has not exited"""
     oom_killed: bool = False
     """the OOM killer ended it"""
+    names: Names | None = None
+    """of the pod and the container it is in; None: it is in none, or they are unknown"""
+
+    @property
+    def place(self) -> Place:
+        """Its systemd unit, container and pod."""
+        found = place(self.cgroup)
+        return found._replace(names=self.names) if self.names else found
+
+    @property
+    def unit(self) -> str | None:
+        """What it belongs to, in a name: namespace/pod/container, else its systemd unit, else the path of its cgroup.
+
+        None: no cgroup is known.
+        """
+        where = self.place
+        return where.in_pod or where.unit or self.cgroup
 
     @property
     def exit_code(self) -> int | None:
@@ -261,10 +279,11 @@ def dev_text(dev: int) -> str:
     return f"{os.major(dev):x}:{os.minor(dev):x}"
 
 
-def charged(region: Region) -> list[tuple[str | None, int]]:
+def charged(region: Region) -> list[tuple[Process | None, int]]:
     """Bytes of a region by the cgroup that is charged for them, most first. They add up to what is allocated.
 
-    None stands for bytes whose cgroup is unknown: before, unseen, or touched outside the window.
+    A process stands for its cgroup, and None for bytes whose cgroup is unknown: before, unseen, or touched outside the
+    window.
 
     The kernel charges a page to the cgroup of its first toucher and leaves it there, whoever uses it later. A page
     made in another process's address space is charged to that process's cgroup: shmem_get_folio_gfp() in mm/shmem.c
@@ -272,12 +291,15 @@ def charged(region: Region) -> list[tuple[str | None, int]]:
     pages in other address spaces then count as unknown. The cgroup of a process is the one it was last seen in.
     """
     found: Counter[str | None] = Counter()
+    inside: dict[str | None, Process] = {}
     for toucher in region.touchers:
         own = toucher.process.cgroup
+        inside[own] = toucher.process
         if not toucher.made_for:  # as for most, and there may be very many
             found[own] += toucher.touched_bytes
             continue
         elsewhere = [(process.cgroup, made_bytes) for process, made_bytes in toucher.made_for if process.cgroup != own]
+        inside.update((process.cgroup, process) for process, _ in toucher.made_for)
         made_bytes = sum(made_bytes for _, made_bytes in elsewhere)
         if toucher.freed_bytes or made_bytes > toucher.touched_bytes:
             made_bytes = min(made_bytes, toucher.touched_bytes)
@@ -287,7 +309,8 @@ def charged(region: Region) -> list[tuple[str | None, int]]:
             found[cgroup] += size_bytes
     del found[None]
     found[None] = region.allocated_bytes - sum(found.values())
-    return [(cgroup, size_bytes) for cgroup, size_bytes in found.most_common() if size_bytes]
+    inside.pop(None, None)
+    return [(inside.get(cgroup), size_bytes) for cgroup, size_bytes in found.most_common() if size_bytes]
 
 
 class Parent(NamedTuple):
@@ -411,6 +434,8 @@ class OomKill(NamedTuple):
     anon_after_bytes: int | None
     touched: Sequence[tuple[str, Process, int]] = ()
     """region id, first toucher, and bytes that are charged there, most first"""
+    limit_pod: str | None = None
+    """whose limit that is: namespace/pod/container, or namespace/pod; None: of no pod, or it is unknown"""
 
     @property
     def is_of_host(self) -> bool:
@@ -554,6 +579,7 @@ class ProcessesByRow(dict[int, Process]):
 
 def read_processes(capture: Capture) -> ProcessesByRow:
     """All processes of a capture, by row."""
+    names = read_names(capture)
     texts: dict[Any, Any] = {}
     once = texts.setdefault  # most texts are those of another process, too: each is kept once
     return ProcessesByRow(
@@ -573,6 +599,7 @@ def read_processes(capture: Capture) -> ProcessesByRow:
                 ns_tgid,
                 exit_status,
                 bool(oom_killed),
+                names.get(cgroup),
             )
             for (
                 row,
@@ -593,6 +620,12 @@ def read_processes(capture: Capture) -> ProcessesByRow:
     )
 
 
+def read_names(capture: Capture) -> dict[str, Names]:
+    """What Kubernetes calls the pod and the container of a cgroup, by its path."""
+    return {path: Names(*names) for path, *names in capture.each(NAMES)}
+
+
+NAMES = "SELECT path, namespace, pod, container FROM cgroup"
 LABELS = f"SELECT id, {', '.join(Label._fields)} FROM label"  # noqa: S608
 
 
@@ -756,13 +789,15 @@ def _ooms(
 ) -> tuple[OomKill, ...]:
     """regions: their ids by row. A capture that was narrowed to some regions has none."""
     touched = _by_region(capture, OOM_TOUCHED)
+    names = read_names(capture)
     found = []
     for row, time_ns, process, *rest in capture.each(OOMS, {"since": window.since_ns, "until": window.until_ns}):
         whose = tuple(
             (regions[region], processes[who], pages * PAGE_BYTES) for region, who, pages in touched.get(row, ())
         )
         kill = OomKill(time_ns, processes[process] if process else None, *rest)
-        found.append(kill._replace(touched=whose))
+        limit = place(kill.limit_cgroup)._replace(names=names.get(kill.limit_cgroup or ""))
+        found.append(kill._replace(touched=whose, limit_pod=limit.in_pod))
     return tuple(found)
 
 

@@ -203,7 +203,7 @@ def _killed(alikes: Sequence[OomKill], days: bool) -> Iterator[str]:
     where = ", the host was short of memory"
     if not last.is_of_host:
         limit = "?" if last.limit_bytes is None else format_bytes(last.limit_bytes)
-        where = f" in {_short(last.limit_cgroup or last.cgroup or '?')}, limit {limit}"
+        where = f" in {_short(last.limit_pod or last.limit_cgroup or last.cgroup or '?')}, limit {limit}"
     if len(alikes) == 1:
         yield f"OOM kill at {clock(last.time_ns, days)}: {who} (PID {last.tgid}){where}."
     else:

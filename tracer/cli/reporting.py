@@ -65,9 +65,9 @@ def _uncollected() -> Iterator[None]:
     show_default=True,
     metavar="GROUP",
     help="Group by this: parent, region, process, command (processes that are alike), creator (of the region), what "
-    "(regions that are alike), unit, container, time, stack, unmapped (what no process maps); with labels in the "
-    "capture also script, request, file, directory, query (without its values), statement, label. Or by two of them, "
-    "as in script,command.",
+    "(regions that are alike), unit, container, pod, namespace, time, stack, unmapped (what no process maps); with "
+    "labels in the capture also script, request, file, directory, query (without its values), statement, label. Or by "
+    "two of them, as in script,command.",
 )
 @click.option(
     "--depth", type=click.IntRange(min=1), metavar="N", help="With --by directory: only N directories from the root."
@@ -100,6 +100,7 @@ def report(
     shmtrace report x.capture --by time --since 14:00    who grew it, and when
     shmtrace report x.capture --by process --sort freed  whose pages were freed
     shmtrace report x.capture --by unit                  by systemd service
+    shmtrace report x.capture --by pod,script            by pod and script
     shmtrace report x.capture --summary                  the answer in a paragraph
     shmtrace report x.capture --csv > shares.csv         each part of each region
     """

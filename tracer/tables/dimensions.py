@@ -13,19 +13,19 @@ from typing import Callable, NamedTuple, Union
 from tracer import alike, labels
 from tracer.account import NAMELESS, Account, Labelled, Parent, Process, Region
 from tracer.capture.capture import Capture
-from tracer.cgroup import place, short, unit_or_path
+from tracer.cgroup import Place
 from tracer.errors import ShmtraceError
 from tracer.formatting import fit, format_bytes, shorten, shorten_command
 from tracer.tables.by_time import parts_of_time
 from tracer.tables.rollup import PARTS, what
 from tracer.tables.table import Column, Table
 
-NAMES = ["command", "creator", "process", "what", "region", "unit", "container", "time"]
+NAMES = ["command", "creator", "process", "what", "region", "unit", "container", "pod", "namespace", "time"]
 """The dimensions of every capture. command and creator stand for processes that are alike, what for such regions."""
 
 CUTS: Mapping[str, Callable[[str, int], str]] = {
     **dict.fromkeys(["command", "creator", "process"], shorten_command),
-    **dict.fromkeys(["what", "region", "unit", "script", "file", "directory"], shorten),
+    **dict.fromkeys(["what", "region", "unit", "container", "pod", "script", "file", "directory"], shorten),
 }
 """How a text is made to fit: many names differ at their end alone."""
 
@@ -154,9 +154,9 @@ def _dimension(name: str, depth: int | None, names: Mapping[int, str]) -> _Dimen
     if name == "region":
         return _Dimension(lambda cell: cell.region.row, lambda some: names[some[0].region.row])
     if name == "unit":
-        return _of_texts(lambda cell: unit_or_path(cell.labelled.process.cgroup))
-    if name == "container":
-        return _of_texts(lambda cell: _container(cell.labelled.process.cgroup))
+        return _of_texts(lambda cell: cell.labelled.process.unit)
+    if name in PLACES:
+        return _of_texts(lambda cell: cell.labelled.process.cgroup and PLACES[name](cell.labelled.process.place))
     if name == "time":
         return _of_texts(lambda cell: cell.time_ns)
     return _of_texts(lambda cell: cell.labelled.text(name, depth))
@@ -180,8 +180,12 @@ def _of_processes(get: Callable[[Cell], Process | None]) -> _Dimension:
     return _Dimension(key, text)
 
 
-def _container(cgroup: str | None) -> str | None:
-    return cgroup and (short(place(cgroup).container) or "-")
+PLACES: Mapping[str, Callable[[Place], str | None]] = {
+    "container": lambda place: place.in_pod or place.container_called or "-",
+    "pod": lambda place: place.pod_called or "-",
+    "namespace": lambda place: place.names.namespace if place.names else None if place.pod else "-",
+}
+"""What a place is called; "-": it is in none, None: unknown."""
 
 
 def _name(parent: Parent, region: Region) -> str:

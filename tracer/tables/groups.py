@@ -8,7 +8,6 @@ from typing import Callable
 from tracer import alike, labels
 from tracer.account import Account
 from tracer.capture.capture import Capture
-from tracer.cgroup import place
 from tracer.tables import by_time, dimensions, rollup
 from tracer.tables.by_cgroup import by_container, by_unit
 from tracer.tables.by_stack import by_stack
@@ -49,7 +48,7 @@ def telling(account: Account) -> list[str]:
     """The groupings that make sense for this account, the most specific first."""
     touchers = {toucher.process.row: toucher.process for region in account.regions for toucher in region.touchers}
     processes = list(touchers.values())
-    places = {place(process.cgroup) for process in processes}
+    places = {process.place for process in processes}
     creators = {alike.of_process(region.creator.process) for region in account.regions if region.creator}
     return [
         *labels.kinds(account.session.label),
@@ -57,5 +56,6 @@ def telling(account: Account) -> list[str]:
         *(["creator"] if len(creators) > 1 else []),
         *(["unit"] if len({where.unit for where in places}) > 1 else []),
         *(["container"] if any(where.container for where in places) else []),
+        *(["pod"] if any(where.pod for where in places) else []),
         *(["stack"] if account.has_stacks else []),
     ]

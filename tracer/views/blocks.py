@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional, TypeVar
 from tracer import alike, labels
 from tracer.account import NAMELESS, Account, Parent, Process, Region, Toucher, charged
 from tracer.answer import how_many
-from tracer.cgroup import place, short
+from tracer.cgroup import short
 from tracer.formatting import (
     COLUMNS,
     clock,
@@ -34,6 +34,7 @@ MAX_MADE_FOR = 3
 MADE_FOR_COLUMNS = 30
 MAX_CHARGED = 2
 BELONGS_COLUMNS = 19  # a line has room for two of these, and the number of others
+POD_COLUMNS = 50  # namespace/pod/container has a line of its own where it is so long
 HEADER = "    {:>7} {:>8} {:>5}{} {}"
 FAULTS = " {:>7}"
 MAX_ENDINGS = 2
@@ -381,10 +382,10 @@ def _charged(regions: Sequence[Region]) -> list[str]:
     """The creators' cgroup and those charged for the regions; empty if the only one charged is the creators'."""
     sizes: Counter[str | None] = Counter()
     for region in regions:
-        for cgroup, size_bytes in charged(region):
-            sizes[cgroup and _belongs(cgroup)] += size_bytes
-    made = {region.creator.process.cgroup for region in regions if region.creator} - {None}
-    made_in = ", ".join(sorted({_belongs(cgroup) for cgroup in made})) if made else ""
+        for process, size_bytes in charged(region):
+            sizes[process and _belongs(process)] += size_bytes
+    made = {region.creator.process for region in regions if region.creator and region.creator.process.cgroup}
+    made_in = ", ".join(sorted(set(map(_belongs, made)))) if made else ""
     known = sizes.keys() - {None}
     if len(known) < 2 and (not made or known <= {made_in}):
         return []
@@ -395,10 +396,12 @@ def _charged(regions: Sequence[Region]) -> list[str]:
     return _flow([f"    made in {made_in or '?'}", f"charged {first}", *others], "; ")
 
 
-def _belongs(cgroup: str | None) -> str:
-    """The short name of a cgroup: its container, or else its unit, or else its path."""
-    where = place(cgroup)
-    return fit(printable(short(where.container) or where.unit or cgroup or "?"), BELONGS_COLUMNS)
+def _belongs(process: Process) -> str:
+    """The short name of its cgroup: the container, or else the unit, or else the path."""
+    where = process.place
+    if where.in_pod:
+        return shorten(printable(where.in_pod), POD_COLUMNS)
+    return fit(printable(short(where.container) or process.unit or "?"), BELONGS_COLUMNS)
 
 
 def _numbers(process: Process) -> str:

@@ -8,7 +8,6 @@ from typing import Union
 
 from tracer import alike, labels
 from tracer.account import Account, Label, Process
-from tracer.cgroup import unit_or_path
 
 Value = Union[str, int, None]
 """The text of a command, label or unit; the row of a region or process. None: unknown."""
@@ -22,7 +21,7 @@ def names(account: Account) -> list[str]:
 
 def of_process(process: Process, by: str) -> str | None:
     """The value of a process in the dimension command or unit. Without a unit, its cgroup stands for one."""
-    return alike.of_process(process) if by == "command" else unit_or_path(process.cgroup)
+    return alike.of_process(process) if by == "command" else process.unit
 
 
 def of_labels(account: Account) -> dict[str, dict[Label, str]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from tracer.account import Account, Label, OomKill, Process, Region, Toucher, charged, dev_text
 from tracer.answer import Answer, answer
-from tracer.cgroup import place
 from tracer.unmapped import UnmappedRow
 
 SCHEMA = "shmtrace/1"
@@ -180,7 +179,10 @@ def _region(region: Region) -> dict[str, Any]:
         "resident_bytes": region.resident_bytes,
         "swapped_bytes": region.swapped_bytes,
         "creator": {**_process(creator.process), "how": creator.how} if creator else None,
-        "charged": [{"cgroup": cgroup, "bytes": size_bytes} for cgroup, size_bytes in charged(region)],
+        "charged": [
+            {"cgroup": process.cgroup if process else None, "bytes": size_bytes}
+            for process, size_bytes in charged(region)
+        ],
         "before_bytes": region.before_bytes,
         "other_times_bytes": region.other_times_bytes,
         "unseen_bytes": region.unseen_bytes,
@@ -227,7 +229,8 @@ def _labels(region: Region) -> list[dict[str, Any]]:
 
 
 def _process(process: Process) -> dict[str, Any]:
-    where = place(process.cgroup)
+    where = process.place
+    names = where.names
     return {
         "tgid": process.tgid,
         "ns_tgid": process.ns_tgid,
@@ -244,6 +247,9 @@ def _process(process: Process) -> dict[str, Any]:
         "unit": where.unit,
         "container": where.container,
         "pod": where.pod,
+        "namespace": names and names.namespace,
+        "pod_name": names and names.pod,
+        "container_name": names and names.container,
         "in_tree": not process.outside_tree,
     }
 

@@ -43,11 +43,13 @@ Tables = Mapping[str, tuple[str, Sequence[SchemaColumn]]]
 """By name: the CREATE TABLE statement, and the columns."""
 
 
-def damage(db: sqlite3.Connection, schema: str, but: Collection[str] = ()) -> str | None:
+def damage(
+    db: sqlite3.Connection, schema: str, but: Collection[str] = (), sessions: int | None = 1
+) -> str | None:
     """The first damage found in a capture, in a few words, or None.
 
-    schema: the statements that create an empty capture. but: tables whose rows are not looked at. Raises sqlite3.Error
-    where SQLite cannot read the file at all.
+    schema: the statements that create an empty capture. but: tables whose rows are not looked at. sessions: how many
+    there can be; None: any number. Raises sqlite3.Error where SQLite cannot read the file at all.
     """
     tables = _tables(schema)
     names = [name for name in tables if name not in but]
@@ -55,10 +57,10 @@ def damage(db: sqlite3.Connection, schema: str, but: Collection[str] = ()) -> st
     for name in names:
         _, columns = tables[name]
         wrong = wrong or _wrong_value(db, name, columns) or _wrong_reference(db, name)
-    return wrong or _sessions(db)
+    return wrong or (None if sessions is None else _sessions(db, sessions))
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=16)  # of each schema version that is read
 def _tables(schema: str) -> Tables:
     with contextlib.closing(sqlite3.connect(":memory:")) as empty:
         empty.executescript(schema)
@@ -159,6 +161,6 @@ def _wrong_reference(db: sqlite3.Connection, table: str) -> str | None:
     return None
 
 
-def _sessions(db: sqlite3.Connection) -> str | None:
+def _sessions(db: sqlite3.Connection, most: int) -> str | None:
     (count,) = db.execute("SELECT count(*) FROM session").fetchone()
-    return f"it has {count} sessions" if count > 1 else None
+    return f"it has {count} sessions" if count > most else None

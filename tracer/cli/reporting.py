@@ -295,9 +295,9 @@ def _opened(
     reads_pages: more than the account of all time will be read from it. verify: first hold its sums against its pages.
     """
     from tracer import find_region
-    from tracer.capture.capture import Capture
+    from tracer.capture import fleet
 
-    with Capture.open(path, reads_pages) if path else _armed() as capture:
+    with fleet.open_any(path, reads_pages) if path else _armed() as capture:
         if verify:
             capture.verify_sums()
         if words or names:

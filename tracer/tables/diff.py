@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Callable, NamedTuple, TypeVar
 
 from tracer import alike, labels
-from tracer.account import NAMELESS, Account, Parent, Process, Region
+from tracer.account import NAMELESS, SAME_BOOT_NS, Account, Parent, Process, Region, booted_ns
 from tracer.formatting import shorten, shorten_command
 from tracer.tables.rollup import command
 from tracer.tables.table import Column, Table
 
-SAME_BOOT_NS = 10 * 10**9  # boot times that differ by less are one boot: a clock may be adjusted, a boot takes longer
 T = TypeVar("T")
 
 
@@ -115,11 +113,8 @@ def _same_boot(a: Account, b: Account) -> bool:
 
 
 def _booted_ns(account: Account) -> float | None:
-    """CLOCK_REALTIME of the boot, computed from processes whose start is known in both clocks; None: unknown."""
     processes = {toucher.process for region in account.regions for toucher in region.touchers}
-    processes |= {parent.process for parent in account.parents if parent.process}
-    booted = [one.started_ns - one.start_time_ns for one in processes if one.started_ns and one.start_time_ns]
-    return statistics.median(booted) if booted else None
+    return booted_ns(processes | {parent.process for parent in account.parents if parent.process})
 
 
 # ---- regions ----

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tracer"
 ROAD = """
     errors wire clock shipped formatting conditions status proc kernel capture hints labels sql unmapped record account
-    cgroup guess alike window tables answer find_region triggers views prepare doctor demo service cli __main__
+    cgroup guess alike merge window tables answer find_region triggers views prepare doctor demo service cli __main__
 """.split()  # noqa: SIM905, a line each tells no more
 """Folders and modules. Inside a folder modules import each other as they need, but in no circle."""
 PIECE = ("views/hexdump.py", "proc")  # what is read of a region goes to the eye without a capture
@@ -21,6 +21,7 @@ ONLY_IN = {
     "click": {"cli"},
     "textual": {"views/top_screen.py"},
     "ctypes": {"proc", "kernel", "doctor.py"},
+    "duckdb": {"views/parquet.py"},
 }
 MODULES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 

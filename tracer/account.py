@@ -530,7 +530,7 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     if overdrawn:
         pages = -sum(region.unseen_bytes for region in overdrawn) // PAGE_BYTES
         some = ", ".join(region.id for region in overdrawn[:MAX_OVERDRAWN]) + " …" * (len(overdrawn) > MAX_OVERDRAWN)
-        session.warnings.append(f"{pages} more pages were counted than are allocated: the figures of {some} are wrong")
+        read.session.warnings.append(f"{pages} more pages were counted than are allocated: the figures of {some} are wrong")
     return read
 
 
@@ -579,7 +579,7 @@ def _together(capture: Capture, sessions: Sequence[Session]) -> Session:
 
     texts = {name: ", ".join(each(name)) for name in ("kernel", "version", "tier", "mechanism")}
     sums = (
-        *("sum_of_rss_bytes", "private_start_bytes", "private_end_bytes", "shmem_total_bytes", "nr_ooms"),
+        *("sum_of_rss_bytes", "private_start_bytes", "private_end_bytes", "nr_ooms"),
         *("lost_events", "lost_pages", "lost_probes", "self_cpu_seconds", "self_rss_bytes"),
     )
     started_ns = min(session.started_ns for session in sessions)
@@ -593,6 +593,7 @@ def _together(capture: Capture, sessions: Sequence[Session]) -> Session:
         complete=all(session.complete for session in sessions),
         private_how=EXACT if each("private_how") == [EXACT] else next(iter(each("private_how"))),
         warnings=[*capture.remarks, *_warnings(sessions)],
+        shmem_total_bytes=None,
         attach_seconds=None,
         label="\n".join(filter(None, each("label"))) or None,
         part_started_ns=since_ns if since_ns > started_ns else None,

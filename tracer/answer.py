@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tracer import alike
 from tracer.account import ALL_TIME, Account, OomKill, Parent, Process, Region, Session
 from tracer.formatting import clock, duration, format_bytes, format_change, moment, printable, shorten, shorten_command
+from tracer.tables.by_host import by_host
 from tracer.tables.by_time import bounds
 
 MOST = 3  # groups named in a sentence
@@ -50,6 +51,14 @@ class Grower(NamedTuple):
     """of it, in regions that are gone"""
 
 
+class GrownHost(NamedTuple):
+    """A host of several."""
+
+    host: str
+    grown_bytes: int
+    """of its regions that exist; in a window, what was touched"""
+
+
 class Answer(NamedTuple):
     """What an account comes to."""
 
@@ -68,6 +77,8 @@ class Answer(NamedTuple):
     private_peak_grown_bytes: int | None
     """to its peak; None: unknown"""
     private_is_exact: bool
+    hosts: Sequence[GrownHost]
+    """hosts whose regions grew, or in a window were touched, most first; empty: it is of one capture"""
     kills: Sequence[str]
     """what the OOM killer did, in words"""
     sentences: Sequence[str]
@@ -94,6 +105,7 @@ def answer(account: Account) -> Answer:
         private_grown_bytes=account.private_grown_bytes,
         private_peak_grown_bytes=account.private_peak_grown_bytes,
         private_is_exact=session.private_is_exact,
+        hosts=_hosts(account),
         kills=kills(account),
         sentences=(),
     )
@@ -178,6 +190,14 @@ def _growers(account: Account) -> list[Grower]:
     return sorted(growers, key=lambda grower: (-grower.touched_bytes, grower.who))
 
 
+def _hosts(account: Account) -> list[GrownHost]:
+    if not account.hosts:
+        return []
+    rows = by_host(account).rows  # the most first
+    grown = [GrownHost(row.host, row.touched_bytes if row.grown_bytes is None else row.grown_bytes) for row in rows]
+    return [host for host in grown if host.grown_bytes > 0]
+
+
 # ---- in words: what the OOM killer did ----
 
 
@@ -256,8 +276,11 @@ def _sentences(found: Answer, account: Account) -> list[str]:
     if account.window != ALL_TIME:
         touched_bytes = sum(grower.touched_bytes for grower in found.growers)
         touched = f"{format_bytes(touched_bytes)} touched first in this time."
-        return [touched, _who(found, whole=False)] if touched_bytes else [touched]
-    sentences = _unseen(found, account), _what(found, account), _gone(found), _who(found, whole=True), _private(found)
+        return [touched, *filter(None, [_where(found, account)]), _who(found, whole=False)] if touched_bytes else [touched]
+    sentences = (
+        *(_unseen(found, account), _what(found, account), _where(found, account), _gone(found)),
+        *(_who(found, whole=True), _private(found)),
+    )
     return [sentence for sentence in sentences if sentence]
 
 
@@ -316,6 +339,14 @@ def _what(found: Answer, account: Account) -> str:
     if first.is_new:
         return f"{_many(first)} {'is' if first.nr_regions == 1 else 'are'} new and grew {now} {lasted}."
     return f"{_many(first)} grew by {format_bytes(first.grown_bytes)} {now} {lasted}."
+
+
+def _where(found: Answer, account: Account) -> str:
+    """On which hosts most of it was."""
+    if not found.hosts:
+        return ""
+    listed = _listed([(_short(host.host), host.grown_bytes) for host in found.hosts])
+    return f"On {len(found.hosts)} of {_count(len(account.hosts), 'host')}: {listed}."
 
 
 def _gone(found: Answer) -> str:

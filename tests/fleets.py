@@ -1,4 +1,4 @@
-"""Captures of many hosts, made by hand, with answers known to the page: a php-fpm on each, before and after a deploy."""
+"""Captures of many hosts, made by hand with answers known to the page: a php-fpm each, before and after a deploy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def grown_pages(number: int, planted: int = PLANTED) -> int:
 
 
 def make(directory: Path, hosts: int = 1000, planted: int = PLANTED) -> list[Path]:
-    """A capture a host. What was touched before the deploy is the same on all; after it, planted ones grew by SCRIPT."""
+    """A capture a host. What was touched before the deploy is the same on all; since then some grew by SCRIPT."""
     template = _template(directory / "template")
     content = template.read_bytes()
     template.unlink()
@@ -51,7 +51,12 @@ def _template(path: Path) -> Path:
         capture.insert("session", **{**SESSION, "label": "php", "host": "template"})
         master = {"comm": "php-fpm8.2", "cgroup": "/system.slice/php8.2-fpm.service"}
         capture.insert(
-            "process", tgid=811, start_time_ns=at(-60) - BOOT_NS, started_ns=at(-60), command="php-fpm: master", **master
+            "process",
+            tgid=811,
+            start_time_ns=at(-60) - BOOT_NS,
+            started_ns=at(-60),
+            command="php-fpm: master",
+            **master,
         )
         for worker in range(NR_WORKERS):
             capture.insert(

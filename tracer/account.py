@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from tracer import sql, unmapped
 from tracer.capture.capture import LABEL_AND_PROCESS, PAGE_BYTES, Capture
 from tracer.errors import ShmtraceError
+from tracer.formatting import printable
 from tracer.labels import parse as parse_label
 from tracer.proc.private_memory import EXACT
 from tracer.unmapped import UnmappedRow
@@ -506,14 +507,12 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     names = {}
     for row in capture.rows("SELECT * FROM region ORDER BY id"):
         session = sessions[row["session"] if capture.is_fleet else None]
-        identity = f"{session.host}/{_identity(row)}" if capture.is_fleet else _identity(row)
+        identity = f"{printable(session.host)}/{_identity(row)}" if capture.is_fleet else _identity(row)
         ids[identity] += 1  # the kernel may reuse an inode number and generation once the first region is gone
         name = identity if ids[identity] == 1 else f"{identity}/{ids[identity]}"
         names[row["id"]] = name
         region = _region(rows, row, name, processes, labels if session.label else None, session)
-        parents.setdefault(row["parent"], []).append(
-            region._replace(host=session.host) if capture.is_fleet else region
-        )
+        parents.setdefault(row["parent"], []).append(region._replace(host=session.host) if capture.is_fleet else region)
     read = Account(
         _together(capture, list(sessions.values())),
         sorted(
@@ -530,7 +529,9 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
     if overdrawn:
         pages = -sum(region.unseen_bytes for region in overdrawn) // PAGE_BYTES
         some = ", ".join(region.id for region in overdrawn[:MAX_OVERDRAWN]) + " …" * (len(overdrawn) > MAX_OVERDRAWN)
-        read.session.warnings.append(f"{pages} more pages were counted than are allocated: the figures of {some} are wrong")
+        read.session.warnings.append(
+            f"{pages} more pages were counted than are allocated: the figures of {some} are wrong"
+        )
     return read
 
 
@@ -577,7 +578,9 @@ def _together(capture: Capture, sessions: Sequence[Session]) -> Session:
         values = [getattr(session, name) for session in sessions]
         return None if None in values else sum(values)
 
-    texts = {name: ", ".join(each(name)) for name in ("kernel", "version", "tier", "mechanism")}
+    texts: dict[str, Any] = {
+        name: ", ".join(filter(None, each(name))) for name in ("kernel", "version", "tier", "mechanism")
+    }
     sums = (
         *("sum_of_rss_bytes", "private_start_bytes", "private_end_bytes", "nr_ooms"),
         *("lost_events", "lost_pages", "lost_probes", "self_cpu_seconds", "self_rss_bytes"),

@@ -276,7 +276,9 @@ def _sentences(found: Answer, account: Account) -> list[str]:
     if account.window != ALL_TIME:
         touched_bytes = sum(grower.touched_bytes for grower in found.growers)
         touched = f"{format_bytes(touched_bytes)} touched first in this time."
-        return [touched, *filter(None, [_where(found, account)]), _who(found, whole=False)] if touched_bytes else [touched]
+        return (
+            [touched, *filter(None, [_where(found, account)]), _who(found, whole=False)] if touched_bytes else [touched]
+        )
     sentences = (
         *(_unseen(found, account), _what(found, account), _where(found, account), _gone(found)),
         *(_who(found, whole=True), _private(found)),

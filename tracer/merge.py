@@ -56,7 +56,7 @@ LOOKS = "SELECT id, parent, kind, name, size_bytes, address, hint FROM region"
 
 
 def merge(paths: Iterable[Path], into: Path) -> Merged:
-    """Merge captures into a new fleet, in an empty file. What cannot be read is left out, and told. Raises NoRoomError."""
+    """Merge captures into a new fleet, in an empty file. What cannot be read is left out. Raises NoRoomError."""
     found: dict[str, tuple[Path, Taken]] = {}
     problems: list[str] = []
     remarks: list[str] = []
@@ -83,7 +83,7 @@ def merge(paths: Iterable[Path], into: Path) -> Merged:
         writer.finish([latest(some).row for some in hosts.values()], renamed)
     of = {one.row: path for path, one in found.values()}
     remarks += [
-        f"{of[row]} is of another machine of its name, for their captures overlap: in {into.name} it is {name}"
+        f"{of[row]} is of another machine of that name, for their captures overlap: here it is {name}"
         for row, name in renamed.items()
     ]
     return Merged(len(taken), list(hosts), problems, remarks)
@@ -102,7 +102,9 @@ def files(paths: Iterable[Path]) -> Iterator[Path]:
             with os.scandir(path) as entries:
                 inside = sorted(Path(entry.path) for entry in entries if entry.is_file())
         except OSError as error:
-            raise ShmtraceError(f"{path} cannot be read ({error.strerror})", "name its files, or another directory") from None
+            raise ShmtraceError(
+                f"{path} cannot be read ({error.strerror})", "name its files, or another directory"
+            ) from None
         yield from (each for each in inside if each.suffix == SUFFIX or _is_capture(each))
 
 
@@ -153,17 +155,14 @@ def machines(taken: Iterable[Taken]) -> dict[int, str]:
         booted = [one.booted_ns for one in parts if one.booted_ns is not None]
         if booted:
             by_boot.setdefault(host, []).append((min(booted), parts))
+    names = {host for host, _ in traces}
     renamed: dict[int, str] = {}
     for host, of_host in by_boot.items():
-        for number, of_machine in enumerate(_apart(_boots(of_host)), start=1):
-            if number > 1:
-                name = next(name for name in _numbered(host, number) if name not in by_boot)
-                renamed.update((one.row, name) for one in of_machine)
+        _, *others = _apart(_boots(of_host))
+        free = (name for number in itertools.count(2) for name in [f"{host} ({number})"] if name not in names)
+        for of_machine, name in zip(others, free):
+            renamed.update((one.row, name) for one in of_machine)
     return renamed
-
-
-def _numbered(host: str, number: int) -> Iterator[str]:
-    return (f"{host} ({other})" for other in itertools.count(number))
 
 
 def _boots(traces: Iterable[tuple[float, list[Taken]]]) -> list[list[Taken]]:

@@ -12,7 +12,7 @@ import sqlite3
 import stat
 import struct
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
@@ -503,8 +503,10 @@ class Capture:
         cursor.row_factory = None
         return cursor.execute(query, values)
 
-    def each_sound(self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-        """The same, for whoever writes to another database meanwhile. Raises ShmtraceError where this one is damaged."""
+    def each_sound(
+        self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()
+    ) -> Generator[tuple[Any, ...], None, None]:
+        """The same, for whoever writes another database meanwhile. Raises ShmtraceError where this one is damaged."""
         try:
             yield from self.each(query, values)
         except DAMAGE as error:

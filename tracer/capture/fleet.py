@@ -57,7 +57,7 @@ class Fleet(Capture):
     def _readable(self, table: str) -> str:
         if table == "host_sample":  # of one host each: no sum of all is in it
             return "0"
-        return f"{'id' if table == 'session' else 'session'} IN (SELECT id FROM main.session WHERE latest)"
+        return f"{'id' if table == 'session' else 'session'} IN (SELECT id FROM main.session WHERE latest)"  # noqa: S608
 
     def count_older(self) -> int:
         [(count,)] = self.rows("SELECT count(*) FROM main.session WHERE latest IS NOT 1")
@@ -140,8 +140,8 @@ class Writer:
         self._last = {name: 0 for name, (columns, _) in self._tables.items() if "id" in columns}
         """the highest id of each table"""
         self._nr_sessions = 0
-        self._db = sqlite3.connect(path, isolation_level=None)
         with _room():
+            self._db = sqlite3.connect(path, isolation_level=None)
             # nobody else sees the file, and if anything fails it is thrown away
             for setting in ("journal_mode = MEMORY", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
                 self._db.execute(f"PRAGMA {setting}")
@@ -192,7 +192,8 @@ class Writer:
             to = table if column == "id" else references.get(column)
             value = ":host" if table == "session" and column == "host" else f'"{column}"'
             values.append(numbers[to].format(value) if to else value)
-        source = f"(SELECT {', '.join(columns)} FROM touched UNION ALL {UNSUMMED})" if table == "touched" else table
+        summed = f"(SELECT {', '.join(columns)} FROM touched UNION ALL {UNSUMMED})"  # noqa: S608
+        source = summed if table == "touched" else table
         added = more.get(table, {})
         query = f"SELECT {', '.join([*values, *['id'] * bool(added)])} FROM {source}"  # noqa: S608
         with contextlib.closing(capture.each_sound(query, whose)) as found:

@@ -43,9 +43,7 @@ Tables = Mapping[str, tuple[str, Sequence[SchemaColumn]]]
 """By name: the CREATE TABLE statement, and the columns."""
 
 
-def damage(
-    db: sqlite3.Connection, schema: str, but: Collection[str] = (), sessions: int | None = 1
-) -> str | None:
+def damage(db: sqlite3.Connection, schema: str, but: Collection[str] = (), sessions: int | None = 1) -> str | None:
     """The first damage found in a capture, in a few words, or None.
 
     schema: the statements that create an empty capture. but: tables whose rows are not looked at. sessions: how many

@@ -29,9 +29,9 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
     """Merge the captures of many hosts into one file, for report, diff, html, and SQL.
 
     \b
-    shmtrace merge captures/ -o fleet.db               all captures in a directory
+    shmtrace merge captures/ -o fleet.db          all that are in a directory
     shmtrace merge web*.capture db1.capture -o fleet.db
-    shmtrace report fleet.db --by host,script          what grew where, and by what
+    shmtrace report fleet.db                      which hosts grew, and by whom
 
     Of several captures of one host the latest counts; SQL reaches all. A file that cannot be read is named, and the
     others are merged all the same; the exit status is 1 then.

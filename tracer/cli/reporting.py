@@ -127,7 +127,9 @@ def report(
     reads_pages = verify or "time" in by.split(",") or bool(since or until)
     with _opened(capture_path, words, names, reads_pages, verify) as capture:
         session = account.read_session(capture)
-        if session.since_ns > session.started_ns and "time" in by.split(","):  # what it has no samples of is no row of a table
+        if session.since_ns > session.started_ns and "time" in by.split(
+            ","
+        ):  # what it has no samples of is no row of a table
             since = since or "+0s"
         read = account.read(capture, window.window(since, until, session))
         found = None if whole else groups.table(read, by, capture, depth).sort(sort)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from tracer import alike, labels
 from tracer.account import Account
@@ -30,7 +30,7 @@ FROM_CAPTURE: Mapping[str, Callable[[Account, Capture], Table]] = {
     "region": rollup.by_region,
     "time": by_time.by_time,
 }
-HOSTS: Mapping[str, Callable[[Any], Optional[str]]] = {
+HOSTS: Mapping[str, Callable[[Any], Any]] = {
     "parent": lambda row: row.region.host,
     "region": lambda row: row.region.host,
     "stack": lambda row: row.region.host,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional, TypeVar
 
 from tracer import alike, labels
@@ -139,7 +139,9 @@ def _alike(owned: Sequence[Owned], most_apart: int) -> list[list[Owned]]:
     groups: dict[tuple[bool, str, str], list[Owned]] = {}
     for each in owned:
         groups.setdefault(_key(each), []).append(each)
-    return sorted(_together(groups.values(), most_apart), key=lambda some: (some[0][0].gone_ns is not None, -_allocated(some)))
+    return sorted(
+        _together(groups.values(), most_apart), key=lambda some: (some[0][0].gone_ns is not None, -_allocated(some))
+    )
 
 
 def _allocated(owned: Iterable[Owned]) -> int:
@@ -157,7 +159,7 @@ def _heading(processes: Sequence[Process], days: bool) -> str:
     return f"{name}  {shorten_command(printable(command), COLUMNS - width(name) - 2 - len(notes))}{notes}"
 
 
-def _on(hosts: Collection[str | None]) -> str:
+def _on(hosts: set[str | None]) -> str:
     """On which host, or how many; empty in a capture of one."""
     if hosts <= {None}:
         return ""

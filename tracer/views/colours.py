@@ -16,7 +16,7 @@ MOST = 10  # values that a dimension is judged by
 
 
 def names(account: Account) -> list[str]:
-    """The dimensions of an account: command, the kinds of label it has, unit, host if there are several, region, process."""
+    """The dimensions of an account: command, the kinds of label it has, unit, host if several, region, process."""
     return ["command", *labels.kinds(account.session.label), *of_processes(account)[1:], "region", "process"]
 
 

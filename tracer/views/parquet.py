@@ -38,11 +38,12 @@ def write(fleet: Path, into: Path) -> None:
             for name, kind in types.items()
         ]
         names = ", ".join("first_ns / 1000000000" if name == TIME else f'"{name}"' for name in types)
-        rows = source.execute(f"SELECT {names} FROM growth")
+        rows = source.execute(f"SELECT {names} FROM growth")  # noqa: S608
         try:
             while some := rows.fetchmany(ROWS_AT_ONCE):
-                target.execute(f"INSERT INTO growth SELECT {', '.join(values)}", [list(column) for column in zip(*some)])
+                target.execute(
+                    f"INSERT INTO growth SELECT {', '.join(values)}", [list(column) for column in zip(*some)]
+                )
             target.table("growth").write_parquet(str(into))
         except (duckdb.Error, OSError) as error:
             raise ShmtraceError(f"the Parquet file cannot be written ({error})", "make room") from None
-

@@ -23,13 +23,14 @@ def need_duckdb() -> None:
 
 
 def write(fleet: Path, into: Path) -> None:
-    """Write the view growth of a fleet that was just made into a new file. Raises ShmtraceError.
+    """Write the view growth of a fleet that was just made into a new file in a private directory. Raises ShmtraceError.
 
     The columns are those of the view; time has a time zone. What strangers wrote is only ever passed as values.
     """
     import duckdb
 
-    with contextlib.closing(sqlite3.connect(fleet)) as source, contextlib.closing(duckdb.connect(":memory:")) as target:
+    aside = into.with_name("duckdb")  # not in memory: there may be very many rows
+    with contextlib.closing(sqlite3.connect(fleet)) as source, contextlib.closing(duckdb.connect(aside)) as target:
         types = {row[1]: TYPES[row[2]] for row in source.execute("PRAGMA table_info(growth)")}
         declared = ", ".join(f'"{name}" {"TIMESTAMPTZ" if name == TIME else kind}' for name, kind in types.items())
         target.execute(f"CREATE TABLE growth ({declared})")

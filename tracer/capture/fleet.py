@@ -9,9 +9,9 @@ import contextlib
 import functools
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracer.capture.capture import FLEET_ID, SCHEMA_VERSION, UNSUMMED, Capture, read_header
 from tracer.errors import ShmtraceError
@@ -119,6 +119,10 @@ def _references(db: sqlite3.Connection, table: str) -> dict[str, str]:
     return {column: to for _, _, to, column, *_ in db.execute(f"PRAGMA foreign_key_list({table})")}
 
 
+def _names(db: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+
+
 # ---- a new one ----
 
 
@@ -126,19 +130,19 @@ class NoRoomError(ShmtraceError):
     """A fleet cannot be written."""
 
 
+class Columns(NamedTuple):
+    """The columns of a table."""
+
+    of_capture: Sequence[str]
+    of_fleet: Sequence[str]
+    references: Mapping[str, str]
+    """the tables that columns refer to"""
+
+
 class Writer:
     """A new fleet in an empty file, as a context manager. It is complete once finish() has been called."""
 
     def __init__(self, path: Path) -> None:
-        with contextlib.closing(sqlite3.connect(":memory:")) as db:
-            db.executescript(Capture.layout())
-            self._tables = {
-                name: ([row[1] for row in db.execute(f"PRAGMA table_info({name})")], _references(db, name))
-                for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-            }
-            """the columns of each table of a capture, and the tables that they refer to"""
-        self._last = {name: 0 for name, (columns, _) in self._tables.items() if "id" in columns}
-        """the highest id of each table"""
         self._nr_sessions = 0
         with _room():
             self._db = sqlite3.connect(path, isolation_level=None)
@@ -146,6 +150,14 @@ class Writer:
             for setting in ("journal_mode = MEMORY", "synchronous = OFF", "locking_mode = EXCLUSIVE"):
                 self._db.execute(f"PRAGMA {setting}")
             self._db.executescript(f"{_layout()} {SAYS}")
+        with contextlib.closing(sqlite3.connect(":memory:")) as db:
+            db.executescript(Capture.layout())
+            self._tables = {
+                name: Columns(*(_names(each, name) for each in (db, self._db)), _references(db, name))
+                for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            }
+        self._last = {name: 0 for name, columns in self._tables.items() if "id" in columns.of_capture}
+        """the highest id of each table"""
 
     def __enter__(self) -> Writer:
         return self
@@ -160,10 +172,10 @@ class Writer:
             self._db.execute("BEGIN")
             try:
                 yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
     def add(self, capture: Capture, host: str, more: More) -> int:
         """Add all rows of a capture, or none, and return its row in the table session.
@@ -176,8 +188,11 @@ class Writer:
         numbers = {table: capture.numbered(table, last) for table, last in self._last.items()}
         whose = {"host": host, "session": self._nr_sessions + 1}
         with self._writing():
-            for table in self._tables:
-                self._add_rows(table, capture, whose, {name: number for name, (number, _) in numbers.items()}, more)
+            try:
+                for table in self._tables:
+                    self._add_rows(table, capture, whose, {name: number for name, (number, _) in numbers.items()}, more)
+            except sqlite3.IntegrityError as error:  # rows that no sound file has, as two of one key
+                raise capture.damaged(str(error)) from None
         self._last = {table: last for table, (_, last) in numbers.items()}
         self._nr_sessions += 1
         return self._nr_sessions
@@ -186,20 +201,19 @@ class Writer:
         self, table: str, capture: Capture, whose: Mapping[str, Any], numbers: Mapping[str, str], more: More
     ) -> None:
         """numbers: for each table with ids, the new id as SQL, with {} for the old one."""
-        columns, references = self._tables[table]
+        columns = self._tables[table]
         values = [":session"] if table == "session" else [":host", ":session"]
-        for column in columns:
-            to = table if column == "id" else references.get(column)
+        for column in columns.of_capture:
+            to = table if column == "id" else columns.references.get(column)
             value = ":host" if table == "session" and column == "host" else f'"{column}"'
             values.append(numbers[to].format(value) if to else value)
-        summed = f"(SELECT {', '.join(columns)} FROM touched UNION ALL {UNSUMMED})"  # noqa: S608
+        summed = f"(SELECT {', '.join(columns.of_capture)} FROM touched UNION ALL {UNSUMMED})"  # noqa: S608
         source = summed if table == "touched" else table
         added = more.get(table, {})
         query = f"SELECT {', '.join([*values, *['id'] * bool(added)])} FROM {source}"  # noqa: S608
         with contextlib.closing(capture.each_sound(query, whose)) as found:
             rows = (row[:-1] + added[row[-1]] for row in found) if added else found
-            of_fleet = [row[1] for row in self._db.execute(f"PRAGMA table_info({table})")]
-            names = of_fleet[: len(values) + len(next(iter(added.values()), ()))]
+            names = columns.of_fleet[: len(values) + len(next(iter(added.values()), ()))]
             marks = ", ".join("?" * len(names))
             told = ", ".join(f'"{name}"' for name in names)
             self._db.executemany(f"INSERT INTO {table} ({told}) VALUES ({marks})", rows)  # noqa: S608

@@ -49,7 +49,7 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
         found = list(merging.files(paths))
         merged = merging.merge(output.watched(found, lambda _: 1, len(found)), into)
         for line in (*merged.remarks, *merged.problems):
-            output.tell(line)
+            output.tell(f"warning: {line}")
         if not merged.nr_captures:
             raise ShmtraceError("there is nothing to merge", "name captures, or a directory that has some")
         if parquet_path:
@@ -58,13 +58,13 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
         output.save(output_path, _content(into, HEADER_BYTES))
         if parquet_path:
             output.save(parquet_path, _content(parquet_into, PARQUET_BYTES))
-    what = f"{merged.nr_captures} captures of {len(merged.hosts)} hosts into {output_path}"
-    output.tell(f"merged {what}: `shmtrace report {output_path}` shows it")
+    told = f"merged {merged.nr_captures} captures of {len(merged.hosts)} hosts into {output_path}"
     if merged.problems:
+        nr_missing = len(merged.problems)
         raise ShmtraceError(
-            f"{len(merged.problems)} of {len(found)} files are not in {output_path}",
-            "they are named above, with what helps; all others are in it",
+            f"{told}, without {nr_missing} of {len(found)} files", "they are named above, with what helps"
         )
+    output.tell(f"{told}: `shmtrace report {output_path}` shows it")
 
 
 def _need_earlier(path: Path) -> None:

@@ -153,7 +153,7 @@ class Writer:
         with contextlib.closing(sqlite3.connect(":memory:")) as db:
             db.executescript(Capture.layout())
             self._tables = {
-                name: Columns(*(_names(each, name) for each in (db, self._db)), _references(db, name))
+                name: Columns(_names(db, name), _names(self._db, name), _references(db, name))
                 for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
             }
         self._last = {name: 0 for name, columns in self._tables.items() if "id" in columns.of_capture}

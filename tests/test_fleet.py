@@ -236,7 +236,7 @@ def test_of_the_parts_of_a_trace_the_last_counts(tmp_path: Path) -> None:
         (3 * 35 + 7 + 14 + 21,)
     ]
     told = shmtrace("report", tmp_path / "fleet.db").stdout
-    assert "1 hosts, of each its latest capture; 2 older in the file, not counted" in told
+    assert "1 host, of each its latest capture; 2 older in the file, not counted" in told
 
 
 def test_of_several_traces_the_latest_counts(tmp_path: Path) -> None:
@@ -345,6 +345,23 @@ def test_a_capture_that_is_being_written_is_read_as_of_one_moment(tmp_path: Path
         writing.execute("DELETE FROM extent")
         assert query(merged(tmp_path, path), "SELECT count(*) FROM extent") != [(0,)]
         writing.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE region SET allocated_bytes = 9223372036854775807",
+        'UPDATE extent SET "end" = 2251799813685247 WHERE start = 100',
+    ],
+)
+def test_sums_of_sql_do_not_overflow(statement: str, tmp_path: Path) -> None:
+    """Of what one capture says: no query of all would have an answer."""
+    path = changed(recorded.pool(tmp_path / "a.capture", more_pages=1), statement)
+    done = shmtrace("merge", path, "-o", tmp_path / "fleet.db")
+    assert "a.capture is damaged: it has more memory than any host" in done.stderr
+    huge = changed(recorded.pool(tmp_path / "b.capture"), "UPDATE region SET size_bytes = 9223372036854775807")
+    into = merged(tmp_path, huge, of_host(captures.load("exact", tmp_path / "c.capture"), "web2"))
+    assert query(into, "SELECT host, allocated_bytes FROM held WHERE host = 'web1'") == [("web1", 43 * PAGE_BYTES)]
 
 
 def test_no_room(tmp_path: Path) -> None:

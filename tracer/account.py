@@ -608,7 +608,7 @@ def _warnings(sessions: Sequence[Session]) -> list[str]:
     """Those of most hosts, each once, with a host that has it."""
     hosts: dict[str, list[str]] = {}
     for session in sessions:
-        for text in session.warnings:
+        for text in dict.fromkeys(session.warnings):
             hosts.setdefault(text, []).append(session.host)
     found = sorted(hosts.items(), key=lambda item: -len(item[1]))
     told = [

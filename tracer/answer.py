@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 from tracer import alike
 from tracer.account import ALL_TIME, Account, OomKill, Parent, Process, Region, Session
-from tracer.formatting import clock, duration, format_bytes, format_change, moment, printable, shorten, shorten_command
+from tracer.formatting import (
+    clock,
+    count,
+    duration,
+    format_bytes,
+    format_change,
+    moment,
+    printable,
+    shorten,
+    shorten_command,
+)
 from tracer.tables.by_host import by_host
 from tracer.tables.by_time import bounds
 
@@ -211,7 +221,7 @@ def kills(account: Account) -> list[str]:
     told = sorted(groups.values(), key=lambda group: (group[-1].process is None, -group[-1].time_ns))[:MOST_KILLS]
     nr_kills = account.session.nr_ooms if account.window == ALL_TIME else None
     nr_more = max(nr_kills or 0, len(account.ooms)) - sum(map(len, told))
-    more = [f"{_count(nr_more, 'more OOM kill') if told else _count(nr_more, 'OOM kill')}."] if nr_more else []
+    more = [f"{count(nr_more, 'more OOM kill') if told else count(nr_more, 'OOM kill')}."] if nr_more else []
     days = account.session.has_days
     return [sentence for group in told for sentence in _killed(group, days)] + more
 
@@ -300,7 +310,7 @@ def _held(account: Account) -> str:
         who.append((_short(name), sum(region.allocated_bytes for parent in parents for region in parent.regions)))
     whats, whos = (_listed(sorted(sizes, key=lambda size: -size[1])) for sizes in (what, who))
     total_bytes = sum(size_bytes for _, size_bytes in what)
-    total = f"{format_bytes(total_bytes)} of shared memory in {_count(len(owned), 'region')}"
+    total = f"{format_bytes(total_bytes)} of shared memory in {count(len(owned), 'region')}"
     return f"{total}: {whats}. Made by {whos}."
 
 
@@ -328,7 +338,7 @@ def _what(found: Answer, account: Account) -> str:
     lasted = f"in {duration(found.seconds)}"
     if not found.regions:
         exist = [region for region in account.regions if region.gone_ns is None]
-        held = f"{format_bytes(sum(region.allocated_bytes for region in exist))} in {_count(len(exist), 'region')}"
+        held = f"{format_bytes(sum(region.allocated_bytes for region in exist))} in {count(len(exist), 'region')}"
         shrank = f", {format_change(found.grown_bytes)}" * (found.grown_bytes < 0)
         return "" if found.gone else f"Nothing grew {lasted}: {held}{shrank}."
     first, all_bytes = found.regions[0], sum(group.grown_bytes for group in found.regions)
@@ -348,7 +358,7 @@ def _where(found: Answer, account: Account) -> str:
     if not found.hosts:
         return ""
     listed = _listed([(_short(host.host), host.grown_bytes) for host in found.hosts])
-    return f"On {len(found.hosts)} of {_count(len(account.hosts), 'host')}: {listed}."
+    return f"On {len(found.hosts)} of {count(len(account.hosts), 'host')}: {listed}."
 
 
 def _gone(found: Answer) -> str:
@@ -362,7 +372,7 @@ def _gone(found: Answer) -> str:
     if len(found.gone) == 1:
         return f"{_many(found.gone[0])} with {size} {went}{lasted}.{change}"
     listed = _listed([(_many(group), group.allocated_bytes) for group in found.gone])
-    return f"{_count(number, 'region')} with {size} {went}{lasted}: {listed}.{change}"
+    return f"{count(number, 'region')} with {size} {went}{lasted}: {listed}.{change}"
 
 
 def _who(found: Answer, whole: bool) -> str:
@@ -407,7 +417,3 @@ def _short(name: str) -> str:
 
 def _short_command(name: str) -> str:
     return shorten_command(printable(name), NAME_COLUMNS)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

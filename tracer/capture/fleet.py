@@ -20,6 +20,8 @@ from tracer.shipped import shipped
 LAYOUT_VERSION = 1  # of fleet.sql
 VERSION = SCHEMA_VERSION << 8 | LAYOUT_VERSION
 SAYS = f"PRAGMA application_id = {FLEET_ID}; PRAGMA user_version = {VERSION};"
+MAX_BYTES = 1 << 52  # of a capture: so the sums of a thousand are integers of SQL
+TOTALS = 'SELECT total(allocated_bytes) FROM region UNION ALL SELECT 4096 * total("end" - start) FROM extent'
 MAX_HOST = 255  # characters; the kernel keeps 64 bytes. Every row has it.
 
 More = Mapping[str, Mapping[int, tuple[Any, ...]]]
@@ -36,6 +38,9 @@ class Fleet(Capture):
         """Open one as Capture.open() does."""
         fleet = super().open(path, whole)
         with fleet._temporary():
+            # by its key a row is found at once; of a condition SQLite would make such a table for each query
+            fleet._db.execute("CREATE TEMP TABLE counted (id INTEGER PRIMARY KEY)")
+            fleet._db.execute("INSERT INTO temp.counted SELECT id FROM main.session WHERE latest")
             for table in fleet.tables():
                 fleet._show(table, [f'"{column}"' for column in fleet.columns(table)])
         return fleet
@@ -57,7 +62,7 @@ class Fleet(Capture):
     def _readable(self, table: str) -> str:
         if table == "host_sample":  # of one host each: no sum of all is in it
             return "0"
-        return f"{'id' if table == 'session' else 'session'} IN (SELECT id FROM main.session WHERE latest)"  # noqa: S608
+        return f"{'id' if table == 'session' else 'session'} IN (SELECT id FROM temp.counted)"  # noqa: S608
 
     def count_older(self) -> int:
         [(count,)] = self.rows("SELECT count(*) FROM main.session WHERE latest IS NOT 1")
@@ -185,6 +190,9 @@ class Writer:
         """
         for _, _, missing, *_ in capture.each_sound("PRAGMA foreign_key_check(extent)"):
             raise capture.damaged(f"table extent refers to a {missing} that does not exist")
+        for (size_bytes,) in capture.each_sound(TOTALS):
+            if size_bytes > MAX_BYTES:
+                raise capture.damaged("it has more memory than any host")
         numbers = {table: capture.numbered(table, last) for table, last in self._last.items()}
         whose = {"host": host, "session": self._nr_sessions + 1}
         with self._writing():

@@ -35,7 +35,8 @@ FROM extent JOIN session ON session.id = extent.session AND session.latest
 
 -- What there is of each host, of regions that are alike: all of it, whoever touched it.
 CREATE VIEW held AS
-SELECT region.host, region.session, region.what, count(*) AS regions, sum(region.size_bytes) AS size_bytes,
+SELECT region.host, region.session, region.what, count(*) AS regions,
+       CAST(sum(1.0 * region.size_bytes) AS INTEGER) AS size_bytes, -- sizes alone may be too large to be added up
        sum(region.allocated_bytes) AS allocated_bytes,
        sum(region.allocated_bytes - ifnull(region.start_bytes, 0)) AS grown_bytes
 FROM region JOIN session ON session.id = region.session AND session.latest

@@ -37,6 +37,7 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
     others are merged all the same; the exit status is 1 then.
     """
     from tracer import merge as merging
+    from tracer.formatting import count
     from tracer.views import parquet
 
     if output.is_terminal(output_path):
@@ -58,20 +59,20 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
         output.save(output_path, _content(into, HEADER_BYTES))
         if parquet_path:
             output.save(parquet_path, _content(parquet_into, PARQUET_BYTES))
-    told = f"merged {merged.nr_captures} captures of {len(merged.hosts)} hosts into {output_path}"
+    told = f"merged {count(merged.nr_captures, 'capture')} of {count(len(merged.hosts), 'host')} into {output_path}"
     if merged.problems:
-        nr_missing = len(merged.problems)
-        raise ShmtraceError(
-            f"{told}, without {nr_missing} of {len(found)} files", "they are named above, with what helps"
-        )
-    output.tell(f"{told}: `shmtrace report {output_path}` shows it")
+        missing = f"{len(merged.problems)} of {len(found)} files"
+        raise ShmtraceError(f"{told}, without {missing}", "they are named above, with what helps")
+    output.tell(f"{told}: `shmtrace report` shows it")
 
 
 def _need_earlier(path: Path) -> None:
-    """Raises ShmtraceError if there is a file that is neither empty nor an earlier fleet: a capture begins like one."""
+    """Raises ShmtraceError if there is something that is neither empty nor an earlier fleet: a capture begins like it."""
     from tracer.capture import fleet
 
-    if str(path) != "-" and path.is_file() and path.stat().st_size and not fleet.is_fleet(path):
+    if str(path) == "-" or not path.exists():
+        return
+    if not path.is_file() or (path.stat().st_size and not fleet.is_fleet(path)):
         raise ShmtraceError(f"{path} exists and is not an earlier output", "give another name, or remove it")
 
 

@@ -36,7 +36,7 @@ class HostRow(NamedTuple):
 BY_HOST = [
     Column("host", "host", lambda row: row.host, "<", cut=shorten),
     Column("ended_ns", "", lambda row: row.ended_ns),
-    Column("regions", "regions", lambda row: row.regions),
+    Column("regions", "", lambda row: row.regions),
     Column("allocated_bytes", "allocated", lambda row: row.allocated_bytes),
     Column(
         "gone_bytes",

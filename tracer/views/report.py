@@ -12,6 +12,7 @@ from tracer.capture.capture import PAGE_BYTES
 from tracer.formatting import (
     COLUMNS,
     clock,
+    count,
     fit,
     format_bytes,
     format_change,
@@ -119,7 +120,7 @@ def footer(account: Account) -> list[str]:
         lines += textwrap.wrap(host_shmem(account), COLUMNS, subsequent_indent="  ")
     if account.hosts:
         older = f"; {account.nr_older} older in the file, not counted" * bool(account.nr_older)
-        lines.append(f"{len(account.hosts)} hosts, of each its latest capture{older}")
+        lines.append(f"{count(len(account.hosts), 'host')}, of each its latest capture{older}")
     if session.part:
         since = moment(session.since_ns)
         lines.append(f"part {session.part} of a trace, since {since}; `--since +0s`: this alone")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import itertools
 import math
 import os
@@ -35,9 +37,18 @@ class Taken(NamedTuple):
 
     row: int
     """in its table session"""
-    session: Session
+    path: Path
+    host: str
+    started_ns: int
+    ended_ns: int
+    part: int | None
     booted_ns: float | None
     """None: unknown"""
+
+    @property
+    def trace(self) -> tuple[str, int]:
+        """The same of all parts of a trace."""
+        return self.host, self.started_ns
 
 
 class Looks(NamedTuple):
@@ -57,7 +68,7 @@ LOOKS = "SELECT id, parent, kind, name, size_bytes, address, hint FROM region"
 
 def merge(paths: Iterable[Path], into: Path) -> Merged:
     """Merge captures into a new fleet, in an empty file. What cannot be read is left out. Raises NoRoomError."""
-    found: dict[str, tuple[Path, Taken]] = {}
+    found: dict[bytes, Taken] = {}
     problems: list[str] = []
     remarks: list[str] = []
     with Writer(into) as writer:
@@ -65,28 +76,27 @@ def merge(paths: Iterable[Path], into: Path) -> Merged:
             try:
                 with Capture.open(path) as capture:
                     session = account.read_session(capture)
-                    same = found.get(repr(session))
-                    if same:
-                        remarks.append(f"{path} is the capture that {same[0]} is, too: it is merged once")
+                    key = hashlib.sha256(repr(session).encode()).digest()
+                    if key in found:
+                        remarks.append(f"{path} is the capture that {found[key].path} is, too: it is merged once")
                         continue
-                    found[repr(session)] = path, _take(writer, capture, session)
+                    found[key] = _take(writer, path, capture, session)
                     remarks += [f"{path}: {remark}" for remark in capture.remarks]
             except NoRoomError:
                 raise
             except ShmtraceError as error:
                 problems.append(str(error))
-        taken = [one for _, one in found.values()]
-        renamed = machines(taken)
+        renamed = machines(found.values())
         hosts: dict[str, list[Taken]] = {}
-        for one in taken:
-            hosts.setdefault(renamed.get(one.row, one.session.host), []).append(one)
+        for one in found.values():
+            hosts.setdefault(renamed.get(one.row, one.host), []).append(one)
         writer.finish([latest(some).row for some in hosts.values()], renamed)
-    of = {one.row: path for path, one in found.values()}
     remarks += [
-        f"{of[row]} is of another machine of that name, for their captures overlap: here it is {name}"
-        for row, name in renamed.items()
+        f"{one.path} is of another machine of that name, for their captures overlap: here it is {renamed[one.row]}"
+        for one in found.values()
+        if one.row in renamed
     ]
-    return Merged(len(taken), list(hosts), problems, remarks)
+    return Merged(len(found), list(hosts), problems, remarks)
 
 
 def files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -115,7 +125,7 @@ def _is_capture(path: Path) -> bool:
         return False
 
 
-def _take(writer: Writer, capture: Capture, session: Session) -> Taken:
+def _take(writer: Writer, path: Path, capture: Capture, session: Session) -> Taken:
     if len(session.host) > MAX_HOST:
         raise capture.damaged(f"session.host has {len(session.host)} characters")
     processes = account.read_processes(capture)
@@ -127,7 +137,8 @@ def _take(writer: Writer, capture: Capture, session: Session) -> Taken:
             for region in regions
         },
     }
-    return Taken(writer.add(capture, session.host, more), session, account.booted_ns(processes.values()))
+    row, booted_ns = writer.add(capture, session.host, more), account.booted_ns(processes.values())
+    return Taken(row, path, session.host, session.started_ns, session.ended_ns, session.part, booted_ns)
 
 
 # ---- which is which ----
@@ -135,10 +146,8 @@ def _take(writer: Writer, capture: Capture, session: Session) -> Taken:
 
 def latest(of_host: Iterable[Taken]) -> Taken:
     """The one whose trace ended last; of the parts of one trace the last."""
-    traces: dict[int, Taken] = {}
-    for one in sorted(of_host, key=lambda one: (one.session.part or 0, one.session.ended_ns, one.row)):
-        traces[one.session.started_ns] = one
-    return max(traces.values(), key=lambda one: (one.session.ended_ns, one.row))
+    last = {one.trace: one for one in sorted(of_host, key=lambda one: (one.part or 0, one.ended_ns, one.row))}
+    return max(last.values(), key=lambda one: (one.ended_ns, one.row))
 
 
 def machines(taken: Iterable[Taken]) -> dict[int, str]:
@@ -149,7 +158,7 @@ def machines(taken: Iterable[Taken]) -> dict[int, str]:
     """
     traces: dict[tuple[str, int], list[Taken]] = {}
     for one in taken:
-        traces.setdefault((one.session.host, one.session.started_ns), []).append(one)
+        traces.setdefault(one.trace, []).append(one)
     by_boot: dict[str, list[tuple[float, list[Taken]]]] = {}
     for (host, _), parts in traces.items():
         booted = [one.booted_ns for one in parts if one.booted_ns is not None]
@@ -178,11 +187,15 @@ def _boots(traces: Iterable[tuple[float, list[Taken]]]) -> list[list[Taken]]:
 
 
 def _apart(boots: Iterable[list[Taken]]) -> list[list[Taken]]:
-    """The captures of each machine: a boot is of the first one that is in no other boot meanwhile."""
-    found: list[tuple[int, list[Taken]]] = []
+    """The captures of each machine: a boot is of one whose earlier boots are over, if there is one."""
+    found: list[list[Taken]] = []
+    over: list[tuple[int, int]] = []  # of each machine when its last capture ended, and its place: a heap
     for boot in boots:
-        started_ns = min(one.session.started_ns for one in boot)
-        ended_ns = max(one.session.ended_ns for one in boot)
-        place = next((place for place, (over_ns, _) in enumerate(found) if over_ns <= started_ns), len(found))
-        found[place : place + 1] = [(ended_ns, [*(found[place][1] if place < len(found) else ()), *boot])]
-    return [of_machine for _, of_machine in found]
+        if over and over[0][0] <= min(one.started_ns for one in boot):
+            _, place = heapq.heappop(over)
+        else:
+            place = len(found)
+            found.append([])
+        found[place] += boot
+        heapq.heappush(over, (max(one.ended_ns for one in boot), place))
+    return found

@@ -67,7 +67,7 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
 
 
 def _need_earlier(path: Path) -> None:
-    """Raises ShmtraceError if there is something that is neither empty nor an earlier fleet: a capture begins like it."""
+    """Raises ShmtraceError if there is something that is neither empty nor an earlier fleet."""
     from tracer.capture import fleet
 
     if str(path) == "-" or not path.exists():

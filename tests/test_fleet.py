@@ -202,6 +202,13 @@ def test_ids_with_gaps_are_numbered_anew(table: str, tmp_path: Path) -> None:
     assert found == [(2 * len(query(path, f"SELECT 1 FROM {table}")),) * 2]  # noqa: S608
 
 
+def test_other_tables_may_be_in_it(tmp_path: Path) -> None:
+    """As ANALYZE makes them, and whoever keeps notes beside."""
+    into = changed(merged(tmp_path, recorded.pool(tmp_path / "a.capture")), "ANALYZE", 'CREATE TABLE "a b; --" (x)')
+    for options in ([], ["--region", "opcache"]):
+        assert shmtrace("report", into, *options).stdout.startswith("opcache? grew by 128 KiB")
+
+
 def test_an_earlier_one_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     path = recorded.pool(tmp_path / "a.capture")
     into = merged(tmp_path, path)

@@ -58,6 +58,11 @@ def damage(db: sqlite3.Connection, schema: str, but: Collection[str] = (), sessi
     return wrong or (None if sessions is None else _sessions(db, sessions))
 
 
+def tables(schema: str) -> list[str]:
+    """The names of the tables of a schema."""
+    return list(_tables(schema))
+
+
 @functools.lru_cache(maxsize=16)  # of each schema version that is read
 def _tables(schema: str) -> Tables:
     with contextlib.closing(sqlite3.connect(":memory:")) as empty:

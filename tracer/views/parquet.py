@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tracer.errors import ShmtraceError
 
-ROWS_AT_ONCE = 50_000
+ROWS_AT_ONCE = 10_000
 TYPES = {"TEXT": "VARCHAR", "INTEGER": "BIGINT", "": "BIGINT"}
 """By the type that SQLite tells of a column; of one that is computed it tells none."""
 TIME = "time"

@@ -822,6 +822,7 @@ def test_a_process_of_which_only_the_pid_is_known() -> None:
     stranger = Process(4711, 4711, 0, None, "", None, None)
     found = json.loads("".join(document.render(account(Parent(stranger, [])))))
     assert found["parents"][0]["process"] == {
+        "host": None,
         "tgid": 4711,
         "ns_tgid": None,
         "start_time_ns": None,

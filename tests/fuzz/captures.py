@@ -66,7 +66,7 @@ def good(name: str) -> Path:
 
 _directories = contextlib.ExitStack()
 """Closed by whoever runs fuzzers, at the end."""
-close = _directories.close
+close, on_close = _directories.close, _directories.callback
 
 
 def put(given: Given, directory: Path) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tracer.account import Account, Label, OomKill, Process, Region, Toucher, charged, dev_text
 from tracer.answer import Answer, answer
+from tracer.tables.by_host import HostRow, by_host
 from tracer.unmapped import UnmappedRow
 
 SCHEMA = "shmtrace/1"
@@ -127,6 +128,8 @@ def _document(account: Account) -> dict[str, Any]:
         "complete": session.complete,
         "part": session.part,
         "part_started": rfc3339(session.part_started_ns),
+        "hosts": [_host(row) for row in by_host(account).rows] if account.hosts else [],
+        "nr_older": account.nr_older,
         "since": rfc3339(account.window.since_ns),
         "until": rfc3339(account.window.until_ns),
         "answer": _answer(answer(account)),
@@ -161,9 +164,16 @@ def _document(account: Account) -> dict[str, Any]:
     }
 
 
+def _host(row: HostRow) -> dict[str, Any]:
+    document = {**row._asdict(), "ended": rfc3339(row.ended_ns)}
+    del document["ended_ns"]
+    return document
+
+
 def _region(region: Region) -> dict[str, Any]:
     creator = region.creator
     return {
+        "host": region.host,
         "id": region.id,
         "dev": dev_text(region.dev),
         "ino": region.ino,
@@ -211,9 +221,8 @@ def _oom(kill: OomKill) -> dict[str, Any]:
 def _answer(found: Answer) -> dict[str, Any]:
     document = found._asdict()
     del document["kills"], document["sentences"]  # both are in its text
-    document |= {
-        name: [row._asdict() for row in getattr(found, name)[:MAX_GROUPS]] for name in ("regions", "gone", "growers")
-    }
+    lists = ("regions", "gone", "growers", "hosts")
+    document |= {name: [row._asdict() for row in getattr(found, name)[:MAX_GROUPS]] for name in lists}
     return {"text": found.text, **document}
 
 
@@ -232,6 +241,7 @@ def _process(process: Process) -> dict[str, Any]:
     where = process.place
     names = where.names
     return {
+        "host": process.host,
         "tgid": process.tgid,
         "ns_tgid": process.ns_tgid,
         "start_time_ns": process.start_time_ns or None,

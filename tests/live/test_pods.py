@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as metrics
 
 from tests.live.pods import OWN_PAGES, WITH_LOGS, Pod, pods, with_logs
 from tests.live.reports import ROOT, SHMTRACE, patched, trace
@@ -124,6 +125,15 @@ def test_who_grew_it_by_the_names_of_pods(logs: Path, shared: Path, tmp_path: Pa
     page = tmp_path / "page.html"
     subprocess.run([*SHMTRACE, "html", capture, "-o", page], cwd=ROOT, check=True)
     assert job.called in page.read_text()
+    fleet = tmp_path / "fleet.db"
+    subprocess.run([*SHMTRACE, "merge", capture, "-o", fleet], cwd=ROOT, check=True)
+    line = ["sqlite3", "-readonly", fleet, "SELECT unit, sum(pages) FROM growth GROUP BY unit ORDER BY 2"]
+    said = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [f"{job.called}|14", f"{web.called}|46"]
+    line = [*SHMTRACE, "export", capture, "--format", "openmetrics"]
+    exported = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    units = {sample.labels.get("unit") for metric in metrics(exported) for sample in metric.samples}
+    assert units >= {web.called, job.called}
 
 
 def test_by_pod_and_namespace(logs: Path, shared: Path, tmp_path: Path) -> None:

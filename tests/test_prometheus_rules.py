@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ PAGE = 4096
 SIZE = 25_000 * PAGE
 FPM, DATABASE = "php8.2-fpm.service", "postgresql@15-main.service"
 GREW = "host_unit_segment_by:shmtrace_touched_bytes:delta1m"
+SEGMENT_GREW = "host_unit_segment:shmtrace_segment_allocated_bytes:delta1m"
 
 Values = Sequence["int | None"]
 Alert = tuple[tuple[str, str], ...]
@@ -69,8 +70,8 @@ class History:
             target.add("node_textfile_mtime_seconds", FRESH, file="/textfile/shmtrace.prom")
         return target
 
-    def both(self, host: str) -> list[Target]:
-        return [self.target(host), self.target(host, "shmtrace")]
+    def both(self, host: str, collected: Values = FRESH) -> list[Target]:
+        return [self.target(host, "node", collected), self.target(host, "shmtrace", collected)]
 
 
 class Target:
@@ -100,12 +101,17 @@ class Target:
         self.add("shmtrace_freed_bytes_total", freed, **of)
 
 
+def notation(values: Values) -> Iterator[str]:
+    """Samples as promtool reads them. Prometheus marks the end of a series that a scrape does not find any more."""
+    last: int | None = None
+    for value in values:
+        yield str(value) if value is not None else "_" if last is None else "stale"
+        last = value
+
+
 def judge(directory: Path, history: History, **tests: object) -> None:
     """Let promtool say what it thinks of it. JSON is YAML, too."""
-    series = [
-        {"series": name, "values": " ".join("_" if value is None else str(value) for value in values)}
-        for name, values in history.series.items()
-    ]
+    series = [{"series": name, "values": " ".join(notation(values))} for name, values in history.series.items()]
     document = {
         "rule_files": [str(RULES)],
         "evaluation_interval": "1m",
@@ -147,19 +153,24 @@ def assert_fires(directory: Path, history: History, spans: Mapping[Alert, tuple[
 
 
 def assert_grew(directory: Path, history: History, by_minute: Mapping[int, Mapping[str, int]]) -> None:
-    """What is recorded of who grew the opcache of web1, at every minute; and what their sum is at the end."""
+    """What is recorded of who grew the opcache of web1, at every minute; and what their sum is at the end. It has
+    been allocated in the same minutes."""
     of = {"host": "web1", "unit": FPM, "segment": "opcache"}
     sums: dict[str, int] = {}
     tests = []
+
+    def expect(expr: str, minute: int, samples: Mapping[str, int]) -> None:
+        told = [{"labels": labels, "value": value} for labels, value in samples.items()]
+        tests.append({"expr": expr, "eval_time": f"{minute}m", "exp_samples": told})
+
     for minute in range(MINUTES):
         grew = by_minute.get(minute, {})
-        samples = [{"labels": named(GREW, **of, by=by), "value": value} for by, value in grew.items()]
-        tests.append({"expr": GREW, "eval_time": f"{minute}m", "exp_samples": samples})
+        expect(GREW, minute, {named(GREW, **of, by=by): value for by, value in grew.items()})
+        expect(SEGMENT_GREW, minute, {named(SEGMENT_GREW, **of): sum(grew.values())} if grew else {})
         for by, value in grew.items():
             sums[by] = sums.get(by, 0) + value
-    samples = [{"labels": named("", **of, by=by), "value": value} for by, value in sums.items()]
     since = f"sum_over_time({GREW}[{MINUTES}m])"
-    tests.append({"expr": since, "eval_time": f"{MINUTES - 1}m", "exp_samples": samples})
+    expect(since, MINUTES - 1, {named("", **of, by=by): value for by, value in sums.items()})
     judge(directory, history, promql_expr_test=tests)
 
 
@@ -229,7 +240,7 @@ def test_the_alert_says_who(tmp_path: Path) -> None:
 def test_labels_are_strings_of_strangers(tmp_path: Path) -> None:
     """A unit or a file may be called anything. Names go into the query that asks who, and may not end its string."""
     history = History()
-    unit, segment, by = 'a"} or vector(7) # \\', "zone", '{{ "x" }} <b>'
+    unit, segment, by = 'a"} or vector(7) # \\', "b\"} zone '", '{{ "x" }} <b>'
     history.target("web1").segment(unit, segment, steps({0: 0, 3: SIZE}), {by: steps({0: 0, 3: SIZE})})
     expected = {"labels": f"{{alertname={json.dumps('ShmtraceSegmentAlmostFull')}}}", "value": 1}
     count = 'count by (alertname) (ALERTS{alertstate="firing"})'
@@ -270,7 +281,7 @@ def test_a_full_segment_vanishes(tmp_path: Path) -> None:
     history = History()
     gone = steps({0: SIZE, 21: None})
     history.target("web1").segment(FPM, "opcache", gone, {"other": steps({0: 0, 2: SIZE})})
-    assert_fires(tmp_path, history, {FULL: (5, 26)})
+    assert_fires(tmp_path, history, {FULL: (5, 21)})
 
 
 def test_a_textfile_stays_when_shmtrace_is_gone(tmp_path: Path) -> None:
@@ -282,15 +293,15 @@ def test_a_textfile_stays_when_shmtrace_is_gone(tmp_path: Path) -> None:
 
 
 def test_the_textfile_counts_where_nothing_listens(tmp_path: Path) -> None:
-    """They differ, as they never do, to tell which of them counts: --listen, as long as it is there."""
+    """They differ, as they never do, to tell which of them counts: --listen, while it is there and fresh."""
     history = History()
-    textfile, listening = (
-        history.target("web1"),
-        history.target("web1", "shmtrace", steps_of_time({0: True, 12: False})),
-    )
-    textfile.segment(FPM, "opcache", steps({0: SIZE}), {"other": ALWAYS})
-    listening.segment(FPM, "opcache", steps({0: SIZE // 2, 12: None}), {"other": ALWAYS})
-    assert_fires(tmp_path, history, {FULL: (21, MINUTES)})
+    for host, collected in (("web1", steps_of_time({0: True, 12: False})), ("web2", rising(0, 60, 12))):
+        textfile, listening = history.target(host), history.target(host, "shmtrace", collected)
+        textfile.segment(FPM, "opcache", steps({0: SIZE}), {"other": ALWAYS})
+        half = [None if time is None else SIZE // 2 for time in collected]
+        listening.segment(FPM, "opcache", half, {"other": ALWAYS})
+    on_web2 = alert("SegmentAlmostFull", host="web2", unit=FPM, segment="opcache")
+    assert_fires(tmp_path, history, {FULL: (17, MINUTES), on_web2: (22, MINUTES)})
 
 
 def steps_of_time(by_minute: Mapping[int, bool]) -> Values:
@@ -327,22 +338,24 @@ def test_unseen(tmp_path: Path) -> None:
     """More than a tenth and more than 16 MiB, for a quarter of an hour."""
     history = History()
     for target in history.both("web1"):
-        for unit, unseen in (("a", 17 * MIB), ("b", 16 * MIB), ("c", SIZE // 10)):
+        for unit, size, unseen in (("a", SIZE, 17 * MIB), ("b", SIZE, 16 * MIB), ("c", 10 * SIZE, SIZE)):
             of = {"unit": unit, "segment": "opcache"}
-            target.add("shmtrace_segment_allocated_bytes", steps({0: SIZE}), **of, kind="anon")
-            target.add("shmtrace_touched_bytes_total", steps({0: SIZE - unseen}), **of, by="other")
+            target.add("shmtrace_segment_allocated_bytes", steps({0: size}), **of, kind="anon")
+            target.add("shmtrace_touched_bytes_total", steps({0: size - unseen}), **of, by="other")
             target.add("shmtrace_unattributed_bytes", steps({0: 0, 3: unseen, 30: 0}), **of, part="unseen")
             target.add("shmtrace_unattributed_bytes", steps({0: unseen, 3: 0, 30: unseen}), **of, part="before")
     assert_fires(tmp_path, history, {alert("Unseen", host="web1", unit="a", segment="opcache"): (18, 30)})
 
 
 def test_lost(tmp_path: Path) -> None:
-    """For ten minutes after it; a restart, which counts from zero again, loses nothing."""
+    """For ten minutes after it; a restart, which counts from zero again, alone loses nothing."""
     history = History()
     for target in history.both("web1"):
         target.add("shmtrace_lost_total", steps({0: 0, 7: 23}), what="pages")
-        target.add("shmtrace_lost_total", steps({0: 7, 20: 0}), what="events")
-    assert_fires(tmp_path, history, {alert("Lost", host="web1", what="pages"): (7, 17)})
+        target.add("shmtrace_lost_total", steps({0: 7, 20: 0, 22: 3}), what="events")
+        target.add("shmtrace_lost_total", steps({0: 7, 20: 0}), what="probes")
+    pages, events = (alert("Lost", host="web1", what=what) for what in ("pages", "events"))
+    assert_fires(tmp_path, history, {pages: (7, 17), events: (22, 32)})
 
 
 def test_a_page_that_is_out(tmp_path: Path) -> None:
@@ -364,17 +377,11 @@ def test_a_page_that_is_out(tmp_path: Path) -> None:
 
 def restarted(history: History) -> None:
     """shmtrace ends at 10m and begins anew at 12m: what was touched then is from before. Growth goes on."""
-    allocated = [1000 * PAGE + 23 * PAGE * minute for minute in range(MINUTES)]
-    since = [max(0, 23 * PAGE * (minute - 12)) if minute >= 12 else 23 * PAGE * minute for minute in range(MINUTES)]
-    gap = range(10, 12)
-    for target in history.both("web1"):
-        target.segment(
-            FPM,
-            "opcache",
-            [None if minute in gap else value for minute, value in enumerate(allocated)],
-            {"/srv/index.php": [None if minute in gap else value for minute, value in enumerate(since)]},
-            size=None,
-        )
+    there = [not 10 <= minute < 12 for minute in range(MINUTES)]
+    allocated = [1000 * PAGE + 23 * PAGE * minute if there[minute] else None for minute in range(MINUTES)]
+    touched = [23 * PAGE * (minute - 12 * (minute >= 12)) if there[minute] else None for minute in range(MINUTES)]
+    for target in history.both("web1", [60 * minute if there[minute] else None for minute in range(MINUTES)]):
+        target.segment(FPM, "opcache", allocated, {"/srv/index.php": touched}, size=None)
 
 
 def test_a_restart_of_shmtrace_alarms_nobody(tmp_path: Path) -> None:
@@ -384,7 +391,7 @@ def test_a_restart_of_shmtrace_alarms_nobody(tmp_path: Path) -> None:
 
 
 def test_what_grew_across_a_restart(tmp_path: Path) -> None:
-    """What it is since it counts from zero: at 12m nothing, though it was thousands of pages before."""
+    """What grew while nobody looked is nobody's."""
     history = History()
     restarted(history)
     each = {"/srv/index.php": 23 * PAGE}
@@ -392,16 +399,21 @@ def test_what_grew_across_a_restart(tmp_path: Path) -> None:
 
 
 def test_what_grew_is_counted_once(tmp_path: Path) -> None:
-    """A growth that the one target shows a minute after the other; a new script; one that has gone."""
+    """A growth that the one target shows a minute after the other; a new script; one that has gone;
+    one that is counted from zero again."""
     history = History()
     for late, target in enumerate(history.both("web1")):
         touched = {
             "/srv/a.php": steps({0: 23 * PAGE, 5 + late: 30 * PAGE}),
             "/srv/b.php": steps({0: None, 9 + late: 7 * PAGE}),
             "/srv/c.php": steps({0: 11 * PAGE, 15 + late: None}),
+            "/srv/d.php": steps({0: 50 * PAGE, 25 + late: 3 * PAGE}),
         }
-        target.segment(FPM, "opcache", steps({0: 100 * PAGE}), touched)
-    assert_grew(tmp_path, history, {6: {"/srv/a.php": 7 * PAGE}, 10: {"/srv/b.php": 7 * PAGE}})
+        allocated = steps({0: 200 * PAGE, 5 + late: 207 * PAGE, 9 + late: 214 * PAGE, 25 + late: 217 * PAGE, 30: PAGE})
+        target.segment(FPM, "opcache", allocated, touched)
+    assert_grew(
+        tmp_path, history, {6: {"/srv/a.php": 7 * PAGE}, 10: {"/srv/b.php": 7 * PAGE}, 26: {"/srv/d.php": 3 * PAGE}}
+    )
 
 
 def test_what_was_there_when_shmtrace_came_is_no_growth(tmp_path: Path) -> None:

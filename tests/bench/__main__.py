@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import bounds, own, reading, requests, views, weeks
+from tests.bench import bounds, own, prometheus, reading, requests, views, weeks
 from tests.bench.observers import COLD, NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, cold, started, starters
 from tests.bench.rounds import ROUNDS, print_table, run_rounds
 
@@ -184,6 +184,11 @@ def bench_label(storm: Storm, rounds: int) -> None:
     )
 
 
+def bench_prometheus(*_: object) -> None:
+    """A fleet in Prometheus."""
+    prometheus.bench()
+
+
 def peak_mib(command: list[str]) -> float:
     """By its high-water mark, looked at until its end: what wait4 tells counts the command it has run, too."""
     peak_kib = 0
@@ -225,6 +230,7 @@ BENCHES: dict[str, Callable[[Storm, int], None]] = {
     "weeks": bench_weeks,
     "label": bench_label,
     "requests": bench_requests,
+    "prometheus": bench_prometheus,
 }
 
 

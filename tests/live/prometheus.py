@@ -151,16 +151,18 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(
-    ports: Mapping[str, int] | None = None, rules: str | None = None, data: Path | None = None
+    ports: Mapping[str, int] | None = None, rules: str | None = None, data: Path | None = None, interval_s: int = 1
 ) -> Iterator[Prometheus]:
-    """Scrapes a port of this host for each job, every second. rules: the text of a file. data: a directory of blocks
-    that were made before; it stays."""
+    """Scrapes a port of this host for each job. What is scraped may have `instance` and `job` of its own.
+
+    rules: the text of a file. data: a directory of blocks that were made before; it stays."""
     scrapes = [
-        {"job_name": job, "static_configs": [{"targets": [f"localhost:{port}"]}]} for job, port in (ports or {}).items()
+        {"job_name": job, "honor_labels": True, "static_configs": [{"targets": [f"localhost:{port}"]}]}
+        for job, port in (ports or {}).items()
     ]
     directory = Path(tempfile.mkdtemp(prefix="prometheus.", dir="/var/tmp"))
     try:
-        timing = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        timing = {"scrape_interval": f"{interval_s}s", "scrape_timeout": f"{interval_s}s"}
         files = []
         if rules:
             files = [str(directory / "rules.yml")]

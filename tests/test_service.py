@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,25 @@ def test_what_it_runs() -> None:
     elsewhere = shmtrace("install-service", "-a", "--keep-on-oom", "/srv/oom 1/x.capture", "--print").stdout
     assert setting(elsewhere, "ExecStart")[0].endswith(' record -a --keep-on-oom "/srv/oom 1/x.capture"')
     assert setting(elsewhere, "ReadWritePaths") == ['"/srv/oom 1"']
+    assert setting(elsewhere, "RestrictAddressFamilies") == ["AF_UNIX"]
     assert "@" not in re.sub(r"@system-service", "", re.sub(r"^#.*$", "", elsewhere, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("address", "families", "allowed"),
+    [
+        ("127.0.0.1:9109", "AF_UNIX AF_INET AF_INET6", ["localhost"]),
+        ("[::1]:0", "AF_UNIX AF_INET AF_INET6", ["localhost"]),
+        ("192.0.2.7:9109", "AF_UNIX AF_INET AF_INET6", []),
+    ],
+)
+def test_metrics(address: str, families: str, allowed: list[str]) -> None:
+    where = ["--textfile", "/var/lib/prometheus/node-exporter/shmtrace.prom", "--listen", address]
+    text = shmtrace("install-service", *ARGUMENTS, *where, "--print").stdout
+    assert setting(text, "ReadWritePaths") == ["/var/lib/prometheus/node-exporter"]
+    assert setting(text, "RestrictAddressFamilies") == [families]
+    assert setting(text, "IPAddressAllow") == allowed
+    assert setting(text, "IPAddressDeny") == ["any"] * bool(allowed)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +78,14 @@ def test_what_it_runs() -> None:
     ],
 )
 def test_words_are_those_that_systemd_reads_back(word: str, quoted: str) -> None:
-    [line] = setting(unit.render(["-p", word], CAPTURE), "ExecStart")
+    [line] = setting(unit.render(["-p", word], [CAPTURE]), "ExecStart")
     assert line.endswith(f" record -p {quoted}")
 
 
 @pytest.mark.parametrize("word", ["a\nExecStartPre=/bin/sh", "a\0b", "\x1b[2J", "\udcff", "a\u2028b"])
 def test_what_cannot_be_told_in_a_line(word: str) -> None:
     with pytest.raises(ShmtraceError, match="cannot stand in a unit: leave out what is not printable"):
-        unit.render(["-p", word], CAPTURE)
+        unit.render(["-p", word], [CAPTURE])
 
 
 @pytest.mark.parametrize(
@@ -139,10 +158,12 @@ def test_a_host_without_systemd(place: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.needs("systemd-analyze")
-def test_what_systemd_says_of_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("address", "most"), [(None, MOST_EXPOSED), (IPv4Address("127.0.0.1"), MOST_EXPOSED + 0.1)])
+def test_what_systemd_says_of_it(address: IPv4Address | None, most: float, tmp_path: Path) -> None:
     """Each setting is one that it knows, and the whole is as closed as it can be."""
     path = tmp_path / "shmtrace.service"
-    path.write_text(unit.render([*ARGUMENTS, "-p", '50% "x" $y'], tmp_path / "x.capture"))
+    paths = [tmp_path / "x.capture", tmp_path / "a b" / "x.prom"]
+    path.write_text(unit.render([*ARGUMENTS, "-p", '50% "x" $y'], paths, address))
     verified = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
     # older ones have no name for cachestat
     left = [line for line in verified.stderr.splitlines() if not line.endswith("ignoring: cachestat")]
@@ -154,7 +175,7 @@ def test_what_systemd_says_of_it(tmp_path: Path) -> None:
         check=True,
     )
     [exposed] = re.findall(r"Overall exposure level for shmtrace.service: ([\d.]+)", rated.stdout)
-    assert float(exposed) <= MOST_EXPOSED
+    assert float(exposed) <= most
 
 
 # ---- readiness ----

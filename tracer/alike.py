@@ -82,6 +82,11 @@ def of_region(region: Region, parent: Process | None) -> str:
     return IN_REGION.sub("#", _name(region, parent))
 
 
+def segment(region: Region, parent: Process | None) -> str:
+    """What of_region() says, without the question mark of a guess: a name for metrics and SQL."""
+    return of_region(region, parent).removesuffix("?")
+
+
 def regions_called(regions: Iterable[tuple[Region, Process | None]]) -> str:
     """What to call regions that are alike, each with its parent: as called() does."""
     some = list(regions)

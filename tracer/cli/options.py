@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from tracer import labels
+from tracer.address import Address
 from tracer.formatting import UNITS, parse_bytes
 from tracer.proc.procfs import Proc
 from tracer.proc.shmem import PAGE_BYTES
@@ -91,6 +93,19 @@ def _offset(text: str, bare: bool) -> int:
         raise ValueError
     number, unit, hexadecimal = (*match.groups(""), "", "")[:3]
     return int(hexadecimal, 16) if hexadecimal else int(number) * UNITS[unit.upper()]
+
+
+def address(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> Address | None:
+    """Where --listen listens. Raises click.BadParameter."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(?a)(?:\[([^\]]*)\]|([^:]*)):(\d{1,5})", value)
+    try:
+        if match and int(match[3]) < 1 << 16:
+            return Address(ip_address(match[1] or match[2]), int(match[3]))
+    except ValueError:
+        pass
+    raise click.BadParameter(f"{value[:40]!r} is not an address and a port: write 127.0.0.1:9109 or [::1]:9109")
 
 
 def label(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> labels.Source | None:
@@ -295,6 +310,18 @@ def how_to_record(command: Callable[..., None]) -> Callable[..., None]:
             callback=size,
             metavar="SIZE",
             help="Keep the capture below this by dropping every other old size sample; pages are never dropped.",
+        ),
+        click.option(
+            "--listen",
+            callback=address,
+            metavar="ADDRESS:PORT",
+            help="Serve metrics for Prometheus at http://ADDRESS:PORT/metrics; 127.0.0.1:9109 serves this host alone.",
+        ),
+        click.option(
+            "--textfile",
+            metavar="FILE",
+            type=A_FILE,
+            help="Write metrics to this file, DIR/shmtrace.prom, which node_exporter reads; all users may, too.",
         ),
         output("Write the capture to this new file."),
         how_to_trace,

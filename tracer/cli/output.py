@@ -92,6 +92,17 @@ def writing_capture(path: Path | None) -> Iterator[None]:
         raise ShmtraceError(f"the capture cannot be written ({error})", f"free disk space for {where}") from None
 
 
+@contextlib.contextmanager
+def need_metrics() -> Iterator[None]:
+    """Turn the error of importing prometheus_client, in the body, into ShmtraceError."""
+    try:
+        yield
+    except ImportError:
+        raise ShmtraceError(
+            "prometheus_client is not installed", "`apt install python3-prometheus-client`, or pip's prometheus_client"
+        ) from None
+
+
 def is_terminal(path: Path | None) -> bool:
     """Whether save() would write to a terminal."""
     return (not path or str(path) == "-") and sys.stdout.isatty()

@@ -225,11 +225,11 @@ def html(
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["folded", "speedscope", "svg", "pprof", "perfetto", "csv"]),
+    type=click.Choice(["folded", "speedscope", "svg", "pprof", "perfetto", "csv", "openmetrics"]),
     required=True,
     help="svg: a flame graph for a browser. folded: stacks with bytes, for flamegraph.pl and inferno. speedscope, "
     "perfetto: JSON for these viewers. pprof: a profile for pprof. csv: a row for each second, process, label and "
-    "region, with the pages touched.",
+    "region, with the pages touched. openmetrics: the metrics of record --listen over time, for promtool.",
 )
 @options.output("Write to this file instead of standard output, replacing an earlier export.")
 @options.narrowed
@@ -249,6 +249,7 @@ def export(
     shmtrace export x.cap --format pprof -o x.pb.gz        go tool pprof x.pb.gz
     shmtrace export x.cap --format perfetto -o trace.json  for ui.perfetto.dev
     shmtrace export x.cap --format csv -o x.csv            for a spreadsheet
+    shmtrace export x.cap --format openmetrics -o x.om     to be backfilled
     """
     from tracer import account
     from tracer.tables import touches
@@ -256,7 +257,10 @@ def export(
 
     if form == "pprof" and output.is_terminal(output_path):
         raise click.UsageError("a terminal cannot show a compressed profile: give -o FILE, or pipe it to a program")
-    reads_pages = form in ("perfetto", "csv")
+    reads_pages = form in ("perfetto", "csv", "openmetrics")
+    if form == "openmetrics":
+        with output.need_metrics():
+            from tracer.metrics import backfill
     with (
         _opened(capture_path, words, names, reads_pages) as capture,
         output.patience("exporting"),
@@ -271,6 +275,7 @@ def export(
             "csv": lambda: table.csv(
                 touches.columns(read), touches.rows(read, capture, account.read_processes(capture))
             ),
+            "openmetrics": lambda: backfill.render(read, capture),
         }
         output.warn(read)
         output.save(output_path, forms[form]())

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tracer.address import Address
 from tracer.cli import options, output
 from tracer.errors import ShmtraceError
 from tracer.record import targets
@@ -42,6 +43,8 @@ def install_service(
     schedule: object,
     keep: int | None,
     oom_path: Path | None,
+    textfile: Path | None,
+    listen: Address | None,
     prints: bool,
     **_: Any,
 ) -> None:
@@ -78,11 +81,13 @@ def install_service(
     if not place:
         place = STATE / NAME
         words += ["-o", str(place)]
-    if not place.is_absolute():
-        raise ShmtraceError(f"{place} is relative, and a service has another directory", "give an absolute path")
-    if not place.name or place.is_dir():
-        raise ShmtraceError(f"{place} is a directory", "name a file in it")
-    text = unit.render(words, Path(os.path.normpath(place)))
+    paths = [place, *([textfile] if textfile else [])]
+    for path in paths:
+        if not path.is_absolute():
+            raise ShmtraceError(f"{path} is relative, and a service has another directory", "give an absolute path")
+        if not path.name or path.is_dir():
+            raise ShmtraceError(f"{path} is a directory", "name a file in it")
+    text = unit.render(words, [Path(os.path.normpath(path)) for path in paths], listen and listen.ip)
     if prints:
         output.say(text.rstrip("\n"))
         return

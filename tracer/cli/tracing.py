@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from tracer.account import Account
+    from tracer.address import Address
     from tracer.capture.capture import Capture
     from tracer.conditions import Condition
+    from tracer.metrics.exporter import Exporter
     from tracer.record.armed import Note
     from tracer.record.rotation import OomKeeper, Rotation
     from tracer.record.signals import Signals
@@ -97,6 +99,7 @@ def record(
     shmtrace record -p php-fpm -o pool.capture --rotate 1h --keep 24
     shmtrace record -a --keep-on-oom oom.capture        only if memory runs out
     shmtrace record -p php-fpm -o x.capture --when 'opcache > 80%'
+    shmtrace record -p php-fpm -o x.capture --listen 127.0.0.1:9109
     """
     if bool(output_path) + bool(oom_path) != 1:
         raise click.UsageError("give one of -o FILE, --keep-on-oom FILE")
@@ -220,10 +223,12 @@ def _trace(
     conditions: tuple[Condition, ...] = (),
     run: list[str] | None = None,
     keeping: Keeping | None = None,
+    textfile: Path | None = None,
+    listen: Address | None = None,
 ) -> None:
     """Trace into a capture, then call then() with it. Exits with the command's status if there is a command.
 
-    conditions: trace only from when one of them holds. run: start this then.
+    conditions: trace only from when one of them holds. run: start this then. textfile, listen: metrics go there.
 
     Raises click.UsageError for options that contradict each other, ShmtraceError where tracing is impossible.
     """
@@ -253,6 +258,7 @@ def _trace(
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         line = status_line.Line(sys.stderr, alone=not started)
+        exporter = stack.enter_context(_exporter(textfile, listen, line)) if textfile or listen else None
         rotated = output_path if keeping and keeping.schedule else None
         if rotated:
             parts.check(rotated)
@@ -284,7 +290,8 @@ def _trace(
         stack.callback(signals.ignore)
         if started:
             started.go()
-        keeper = _keeper(keeping, output_path, capture, running, line) if keeping else None
+        collect = exporter.collect if exporter else _nothing
+        keeper = _keeper(keeping, output_path, capture, running, line, collect) if keeping else None
         if isinstance(keeper, Rotation):
             signals.on_hangup = keeper.ask
         notify.tell(notify.READY, f"tracing {running.size()}")
@@ -296,6 +303,8 @@ def _trace(
         end = time.monotonic() + (seconds or FOREVER_S)
         while not running.stopping and (left := end - time.monotonic()) > 0:
             running.run(min(left, interval_s, 0.05 if started else FOREVER_S))
+            if exporter:
+                exporter.look(capture)
             if keeper and keeper.look():
                 notify.tell("", keeper.status)
             if line.shown:
@@ -329,14 +338,31 @@ def _begun(capture: Capture, targets: Targets, note: Note | None, interval_s: fl
 
 
 def _keeper(
-    keeping: Keeping, path: Path | None, capture: Capture, trace: Trace, line: status_line.Line
+    keeping: Keeping,
+    path: Path | None,
+    capture: Capture,
+    trace: Trace,
+    line: status_line.Line,
+    told: Callable[[Capture], None],
 ) -> Rotation | OomKeeper | None:
-    """What keeps parts of the trace, if that is asked for."""
+    """What keeps parts of the trace, if that is asked for. told: as for Rotation."""
     from tracer.record.rotation import OomKeeper, Rotation
 
     if keeping.schedule and path:
-        return Rotation(path, capture, trace, keeping.schedule, keeping.keep, line.say)
-    return OomKeeper(keeping.oom_path, capture, trace, keeping.keep, line.say) if keeping.oom_path else None
+        return Rotation(path, capture, trace, keeping.schedule, keeping.keep, line.say, told)
+    return OomKeeper(keeping.oom_path, capture, trace, keeping.keep, line.say, told) if keeping.oom_path else None
+
+
+def _nothing(_: Capture) -> None:
+    """There are no metrics to bring up to date."""
+
+
+def _exporter(textfile: Path | None, address: Address | None, line: status_line.Line) -> Exporter:
+    """What hands out metrics, to be entered. Raises ShmtraceError if the library for it is missing."""
+    with output.need_metrics():
+        from tracer.metrics.exporter import Exporter
+
+    return Exporter(textfile, address, line.say)
 
 
 def _attaching(targets: Targets) -> str:

@@ -23,15 +23,17 @@ PRUNE_S = 600.0  # between two looks for what is older
 KEEP_OOMS = 10  # captures of OOM kills, besides the first
 
 Say = Callable[[str], None]
+Told = Callable[[Capture], None]
 
 
 class Rotation:
     """The parts of a trace: the current one has the name that the user gave, those that are over have its time, too."""
 
     def __init__(
-        self, path: Path, capture: Capture, trace: Trace, schedule: Schedule, keep: int | None, say: Say
+        self, path: Path, capture: Capture, trace: Trace, schedule: Schedule, keep: int | None, say: Say, told: Told
     ) -> None:
         """Begin the first part. keep: how many that are over to keep; None: all. say: called when one cannot be kept.
+        told: called with the capture before what is over is dropped from it.
 
         Trace and capture must have been opened.
         """
@@ -41,6 +43,7 @@ class Rotation:
         self._schedule = schedule
         self._keep = keep
         self._say = say
+        self._told = told
         self._said: str | None = None
         self._part = 0
         self._asked = False
@@ -67,6 +70,7 @@ class Rotation:
             now_ns = time.time_ns()
             if not (whole and self._keep_part()):
                 return False
+            self._told(self._capture)
             needed = self._trace.needed(now_ns)
         self._trace.prune(needed, now_ns)
         self._begin(now_ns)
@@ -124,9 +128,9 @@ class Rotation:
 class OomKeeper:
     """Keeps the last hour of a trace when the OOM killer has struck, and nothing else."""
 
-    def __init__(self, path: Path, capture: Capture, trace: Trace, keep: int | None, say: Say) -> None:
+    def __init__(self, path: Path, capture: Capture, trace: Trace, keep: int | None, say: Say, told: Told) -> None:
         """Begin. keep: how many captures to keep besides the first; None: KEEP_OOMS. say: called with each that was
-        kept, and where that failed.
+        kept, and where that failed. told: as for Rotation.
 
         Trace and capture must have been opened.
         """
@@ -135,6 +139,7 @@ class OomKeeper:
         self._trace = trace
         self._keep = keep or KEEP_OOMS
         self._say = say
+        self._told = told
         self._nr_seen = trace.nr_ooms
         self._nr_kept = 0
         self._keep_at_s: float | None = None
@@ -170,6 +175,7 @@ class OomKeeper:
         with self._trace.closed() as whole:
             if not whole:
                 return
+            self._told(self._capture)
             since_ns = max(self._began_ns, time.time_ns() - LAST_NS)
             self._trace.begin_part(self._nr_kept + 1, since_ns)
             needed = self._trace.needed(since_ns)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
-import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from tracer.errors import ShmtraceError
-from tracer.proc import bounded
 from tracer.record.armed import STATE
+from tracer.service import public
 from tracer.shipped import shipped
 
 PLACE = Path("/etc/systemd/system/shmtrace.service")
@@ -23,47 +21,45 @@ PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./-]+", re.ASCII)
 EDITED = f"`rm {PLACE}` has it written anew; `systemctl edit shmtrace` keeps changes in a file of their own"
 
 
-def render(arguments: Sequence[str], output_path: Path) -> str:
-    """The unit. arguments: of `shmtrace record`. output_path: where its captures go, absolute.
+NO_NETWORK = "RestrictAddressFamilies=AF_UNIX\nIPAddressDeny=any"
+LOOPBACK = "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6\nIPAddressDeny=any\nIPAddressAllow=localhost"
+NETWORK = "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"
+
+
+def render(arguments: Sequence[str], paths: Collection[Path], address: IPv4Address | IPv6Address | None = None) -> str:
+    """The unit. arguments: of `shmtrace record`. paths: of files that it writes, absolute. address: where it
+    listens.
 
     Raises ShmtraceError where an argument cannot stand in a unit.
     """
     command, environment = _command()
     lines = [f"Environment={_quoted(f'{name}={value}', dollar='$')}" for name, value in environment.items()]
     lines.append("ExecStart=" + " ".join(_quoted(word) for word in [*command, "record", *arguments]))
-    directory = output_path.parent
-    inside = STATE in (directory, *directory.parents)
-    writable = "" if inside else f"ReadWritePaths={_quoted(str(directory), dollar='$')}"
+    outside = sorted({path.parent for path in paths if STATE not in path.parents})
+    writable = " ".join(_quoted(str(directory), dollar="$") for directory in outside)
     template = shipped("service/shmtrace.service").read_text()
-    text = template.replace("@EXEC@", "\n".join(lines)).replace("@WRITABLE@\n", f"{writable}\n" if writable else "")
+    text = template.replace("@EXEC@", "\n".join(lines))
+    text = text.replace("@WRITABLE@\n", f"ReadWritePaths={writable}\n" if writable else "")
+    text = text.replace("@NETWORK@", (LOOPBACK if address.is_loopback else NETWORK) if address else NO_NETWORK)
     return f"{MARK}{_hash(text)}\n{text}"
 
 
 def install(text: str, place: Path = PLACE) -> bool:
     """Write the unit, and return whether it was another before. Raises ShmtraceError, also where somebody else's is."""
     try:
-        before = _read(place)
-        if before is not None and not _is_own(before):
+        before = public.read(place, MAX_BYTES)
+        if before is not None and not _is_own(before.decode(errors="replace")):
             raise ShmtraceError(f"{place} was not written by this command, or edited since", EDITED)
-        _write(place, text)
+        public.write(place, text.encode())
     except FileNotFoundError:
         raise ShmtraceError(f"there is no {place.parent}", "--print shows the unit, for another host") from None
+    except public.NotAFileError:
+        raise ShmtraceError(f"{place} is no regular file", "`systemctl unmask shmtrace`, or remove it") from None
     except OSError as error:
         raise ShmtraceError(
             f"{place} cannot be written ({error.strerror})", "run it as root (sudo shmtrace …)"
         ) from None
     return before is not None
-
-
-def _read(place: Path) -> str | None:
-    """The unit that is there. Raises ShmtraceError where something else is: a masked unit is a link to /dev/null."""
-    try:
-        found = place.lstat()
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(found.st_mode):
-        raise ShmtraceError(f"{place} is no regular file", "`systemctl unmask shmtrace`, or remove it")
-    return bounded.read(place, MAX_BYTES).decode(errors="replace")
 
 
 def _is_own(text: str) -> bool:
@@ -73,18 +69,6 @@ def _is_own(text: str) -> bool:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write(place: Path, text: str) -> None:
-    """Write a file that all may read. It has its name once it is whole."""
-    unfinished = place.with_name(f".{place.name}.unfinished")
-    with contextlib.suppress(FileNotFoundError):
-        unfinished.unlink()
-    fd = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
-    with open(fd, "w", encoding="utf-8") as file:
-        os.fchmod(fd, 0o644)  # whatever the umask is
-        file.write(text)
-    unfinished.replace(place)
 
 
 def _command() -> tuple[list[str], dict[str, str]]:

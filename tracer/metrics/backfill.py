@@ -1,0 +1,21 @@
+"""A capture as OpenMetrics with timestamps, which `promtool tsdb create-blocks-from openmetrics` takes.
+
+What is scraped gets the labels of its target. This is not, so it says itself what they would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tracer.account import Account
+from tracer.capture.capture import Capture
+from tracer.formatting import printable
+from tracer.metrics import families, history
+
+JOB = "shmtrace"
+
+
+def render(account: Account, capture: Capture) -> Iterator[bytes]:
+    """The metrics at each moment. Raises as Capture.each() does."""
+    target = {"job": JOB, "instance": printable(account.session.host)}
+    return families.open_metrics(families.families(history.moments(account, capture), account.session, target))

@@ -1,0 +1,108 @@
+"""Hands out the metrics of a running trace: in a file for node_exporter, and to those who ask for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tracer import account
+from tracer.address import Address
+from tracer.capture.capture import Capture
+from tracer.errors import ShmtraceError
+from tracer.metrics import families
+from tracer.metrics.listener import Listener
+from tracer.metrics.series import Totals
+from tracer.service import public
+
+EVERY_S = 5.0
+IDLE = 50  # times as long as reading took: at most a fiftieth of a CPU
+BEGINNING = b"# HELP shmtrace_"
+SUFFIX = ".prom"  # node_exporter reads no other
+
+
+class Exporter:
+    """Reads the account of a running trace now and then, as a context manager. On exit there are no metrics any more.
+
+    Entering it raises ShmtraceError where the metrics cannot be written or served.
+    """
+
+    def __init__(self, textfile: Path | None, address: Address | None, say: Callable[[str], None]) -> None:
+        """textfile: written each time; None: none. address: where to serve; None: nowhere. say: called with what the
+        user should know.
+        """
+        self._textfile = textfile
+        self._address = address
+        self._say = say
+        self._said: str | None = None
+        self._totals = Totals()
+        self._pages: dict[str, bytes] = {}
+        self._at_s = 0.0
+        self._undo = contextlib.ExitStack()
+
+    def __enter__(self) -> Exporter:
+        if self._textfile:
+            _check(self._textfile)
+            self._undo.callback(self._remove, self._textfile)
+        if self._address:
+            listener = self._undo.enter_context(Listener(self._address, self._page))
+            self._say(f"metrics are at {listener.url}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def look(self, capture: Capture) -> None:
+        """Read the account if it is time to. Call it often, in the thread that has opened the capture."""
+        if time.monotonic() >= self._at_s:
+            self.collect(capture)
+
+    def collect(self, capture: Capture) -> None:
+        """Read the account now."""
+        began_s = time.monotonic()
+        read = account.read(capture)
+        metrics = list(families.families([(None, self._totals.add(read))], read.session))
+        self._pages = {
+            families.PLAIN: families.plain(metrics),
+            families.OPEN: b"".join(families.open_metrics(metrics)),
+        }
+        if self._textfile:
+            self._write(self._textfile)
+        self._at_s = began_s + max(EVERY_S, IDLE * (time.monotonic() - began_s))
+
+    def _page(self, accept: str | None) -> tuple[str, bytes] | None:
+        form = families.accepted(accept)
+        page = self._pages.get(form)
+        return None if page is None else (form, page)
+
+    def _write(self, path: Path) -> None:
+        said = None
+        try:
+            public.write(path, self._pages[families.PLAIN])
+        except OSError as error:
+            said = f"{path} cannot be written ({error.strerror}), and the trace goes on without it"
+            if said != self._said:
+                self._say(said)
+        self._said = said
+
+    def _remove(self, path: Path) -> None:
+        """What is left behind would look like a trace."""
+        with contextlib.suppress(OSError, ShmtraceError):
+            _check(path)
+            path.unlink()
+
+
+def _check(path: Path) -> None:
+    """Raises ShmtraceError where metrics cannot be written, or where another file is."""
+    if path.suffix != SUFFIX:
+        raise ShmtraceError(f"node_exporter does not read {path}", f"give it a name that ends with {SUFFIX}")
+    try:
+        found = public.read(path, len(BEGINNING))
+    except OSError as error:
+        raise ShmtraceError(f"{path} cannot be read ({error.strerror})", "give another name, or remove it") from None
+    if found and found != BEGINNING:
+        raise ShmtraceError(f"{path} exists and is not an earlier output", "give another name, or remove it")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ShmtraceError(f"{path.parent} is no directory that can be written", "give another, or make it")

@@ -1,0 +1,121 @@
+"""Serves metrics over HTTP to whoever may connect. It reads nothing when it is asked: the pages are made before.
+
+Any user of the host may connect to a loopback address, and hold a connection. So there is a time, a size and a number
+for all that a client can hold; when too many are open the oldest one is closed, not the new one refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+from tracer.address import Address
+from tracer.errors import ShmtraceError
+
+MOST_OPEN = 16
+PAUSE_S = 0.01  # after a connection, before the next is accepted: they take time from the trace
+PATIENCE_S = 5.0  # for the next bytes from or to a client
+MAX_REQUEST_BYTES = 1 << 14
+PATH = "/metrics"
+
+
+class _Request:
+    """What a client sends, up to MAX_REQUEST_BYTES."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._left = MAX_REQUEST_BYTES
+
+    def readline(self, size: int) -> bytes:
+        line: bytes = self._file.readline(min(size, self._left))
+        self._left -= len(line)
+        return line
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = PATIENCE_S
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile: Any = _Request(self.rfile)
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):  # the client went, or was closed
+            super().handle()
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] != PATH:
+            self.send_error(404, "Not Found", f"see {PATH}")
+            return
+        found = self.server.page(self.headers.get("Accept"))
+        if not found:
+            self.send_error(503, "Service Unavailable", "the trace has not begun")
+            return
+        content_type, page = found
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing: it would be text from strangers."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, address: Address, page: Callable[[str | None], tuple[str, bytes] | None]) -> None:
+        self.address_family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
+        self.page = page
+        self._open: dict[socket.socket, None] = {}
+        super().__init__((str(address.ip), address.port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open[request] = None
+        if len(self._open) > MOST_OPEN:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            with contextlib.suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+        time.sleep(PAUSE_S)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a client can make a handler fail, but no more than that."""
+
+
+class Listener:
+    """Serves in a thread, as a context manager. Entering it raises ShmtraceError where it cannot listen."""
+
+    def __init__(self, address: Address, page: Callable[[str | None], tuple[str, bytes] | None]) -> None:
+        """page: returns (content type, page) for a request's header Accept, None: not yet. Other threads call it."""
+        self._address = address
+        self._page = page
+
+    def __enter__(self) -> Listener:
+        try:
+            self._server = _Server(self._address, self._page)
+        except OSError as error:
+            raise ShmtraceError(f"cannot listen at {self._address} ({error.strerror})", "give another") from None
+        self.url = f"http://{self._address._replace(port=self._server.server_address[1])}{PATH}"
+        Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,262 @@
+"""The account of a trace that runs, as figures for monitoring: gauges of what is there, counters that only rise. Pure.
+
+In each unit and segment, and so in all sums over them,
+
+    touched + before + unseen (+ freed since, at a moment of the past) = allocated + freed
+
+Touched and freed count since the trace began, or since the segment was first told apart. A region that is gone has
+nothing allocated, and all that was touched in it is freed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple, Optional
+
+from tracer import alike, labels
+from tracer.account import NAMELESS, Account, Labelled, Process, Region, Toucher
+from tracer.cgroup import unit_or_path
+from tracer.formatting import printable, shorten
+
+GROUPS = 20  # told apart in a segment
+MOST_GROUPS = 100  # ever: one that was told apart stays so, or its counter would go back
+SHARE = 100  # a new group is told apart once it has this part of its segment, so that there are few in the end
+SEGMENTS = 20  # told apart; one that was stays so while it is among twice as many
+NAME_COLUMNS = 120
+OTHER = "other"
+
+Place = tuple[str, str]
+"""(unit, segment): where a region belongs."""
+Identity = tuple[int, int, int, Optional[int]]
+"""Of a region: row, dev, ino, generation. A row is used again once a part of a trace has dropped it."""
+
+
+class Held(NamedTuple):
+    """The regions of one kind that exist."""
+
+    size_bytes: int
+    allocated_bytes: int
+    swapped_bytes: int | None
+    """None: unknown of all of them"""
+
+
+class Series(NamedTuple):
+    """One segment of one unit."""
+
+    unit: str
+    """of the process that the regions are attributed to"""
+    segment: str
+    held: Mapping[str, Held]
+    """by the regions' kind"""
+    before_bytes: int
+    unseen_bytes: int
+    touched_bytes: Mapping[str, int]
+    """by who touched it, or what for; OTHER is the rest of them"""
+    freed_bytes: int
+    """of what was touched"""
+    freed_since_bytes: int = 0
+    """pages of the past that are there no more: whose they were is unknown"""
+
+
+class Totals:
+    """Adds up the accounts of one trace, each later than the one before."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[Place, _Tally] = {}
+        self._placed: dict[Identity, Place] = {}
+
+    def add(self, account: Account) -> list[Series]:
+        """The figures as of this account, most allocated first, the rest of the segments last."""
+        of: dict[Place, list[Region]] = {}
+        for parent in account.parents:
+            for region in parent.regions:
+                of.setdefault(place(region, parent.process), []).append(region)
+        told = self._told(of)
+        regions: dict[Place, list[Region]] = {each: [] for each in told}
+        for each, some in of.items():
+            regions.setdefault(each if each in regions else (OTHER, OTHER), []).extend(some)
+        placed = {_identity(region): each for each, some in regions.items() for region in some}
+        for identity, before in self._placed.items():
+            if placed.get(identity) != before:
+                self._tallies[before].leave(identity)
+        self._placed = placed
+        rest = self._tallies.get((OTHER, OTHER))
+        self._tallies = {each: self._tallies.get(each) or _Tally() for each in regions}
+        if rest:  # what it has counted stays counted
+            self._tallies[OTHER, OTHER] = rest
+        namer = Namer(account)
+        for each, some in regions.items():
+            self._tallies[each].add(some, namer)
+        return [
+            series(each, regions.get(each, ()), tally.told(), tally.freed_bytes)
+            for each, tally in self._tallies.items()
+        ]
+
+    def _told(self, of: Mapping[Place, Collection[Region]]) -> list[Place]:
+        """The segments to tell apart, most allocated first. A small one that comes does not take another's place."""
+        best = ranked(of)
+        return [
+            each
+            for rank, each in enumerate(best[: 2 * SEGMENTS])
+            if each[1] != OTHER and (rank < SEGMENTS or each in self._tallies)
+        ]
+
+
+class _Tally:
+    """What was touched and freed in the regions of one segment. Both only rise."""
+
+    def __init__(self) -> None:
+        self.freed_bytes = 0
+        self._touched: Counter[str] = Counter()
+        self._named: dict[str, int] = {}  # those told apart, and what OTHER has of each
+        self._seen: dict[Identity, dict[tuple[int, int], _Seen]] = {}
+
+    def add(self, regions: Iterable[Region], namer: Namer) -> None:
+        """Count what is new in these regions, which are all of the segment."""
+        told = dict(self._touched)
+        for region in regions:
+            before = self._seen.get(_identity(region), {})
+            now = {}
+            texts = namer.by_process(region)
+            for toucher in region.touchers:
+                key = toucher.process.row, toucher.process.tgid
+                now[key] = self._count(before.pop(key, NOTHING), toucher, texts, namer, region.gone_ns is not None)
+            self._free(before)
+            self._seen[_identity(region)] = now
+        self._name(told)
+
+    def leave(self, identity: Identity) -> None:
+        """Forget a region: it is no longer of this segment, or was dropped."""
+        self._free(self._seen.pop(identity, {}))
+
+    def told(self) -> dict[str, int]:
+        """Touched bytes by name."""
+        found = {name: self._touched[name] - other_bytes for name, other_bytes in self._named.items()}
+        rest_bytes = sum(self._touched.values()) - sum(found.values())
+        return {**found, OTHER: rest_bytes} if rest_bytes else found
+
+    def _count(
+        self, before: _Seen, toucher: Toucher, texts: Mapping[int, Mapping[str, int]], namer: Namer, is_gone: bool
+    ) -> _Seen:
+        held_bytes = 0 if is_gone else toucher.touched_bytes
+        total_bytes = toucher.touched_bytes + toucher.freed_bytes
+        came_bytes = max(total_bytes - before.total_bytes, held_bytes - before.held_bytes, 0)
+        self.freed_bytes += before.held_bytes + came_bytes - held_bytes
+        by_text = texts.get(toucher.process.row)
+        if by_text is None:
+            self._touched[namer.of_process(toucher.process)] += came_bytes
+        else:
+            left_bytes = came_bytes
+            for name, size_bytes in by_text.items():
+                rise_bytes = min(max(size_bytes - before.texts.get(name, 0), 0), left_bytes)
+                self._touched[name] += rise_bytes
+                left_bytes -= rise_bytes
+            self._touched["?"] += left_bytes  # freed before it was looked at: nobody knows what it was for
+        return _Seen(before.total_bytes + came_bytes, held_bytes, by_text or {})
+
+    def _free(self, gone: Mapping[tuple[int, int], _Seen]) -> None:
+        self.freed_bytes += sum(seen.held_bytes for seen in gone.values())
+
+    def _name(self, told: Mapping[str, int]) -> None:
+        """Tell more of the greatest apart. told: what they had before stays with OTHER, which must not go back."""
+        least_bytes = sum(self._touched.values()) // SHARE
+        for name, size_bytes in self._touched.most_common(GROUPS):
+            if name not in self._named and name != OTHER and size_bytes and size_bytes >= least_bytes:
+                if len(self._named) >= MOST_GROUPS:
+                    break
+                self._named[name] = told.get(name, 0)
+
+
+class _Seen(NamedTuple):
+    """What a process had done to a region when it was last looked at."""
+
+    total_bytes: int
+    """touched, with what is freed since"""
+    held_bytes: int
+    """of it, what is still there"""
+    texts: Mapping[str, int]
+    """held bytes by what they were touched for; empty without labels"""
+
+
+NOTHING = _Seen(0, 0, {})
+
+
+class Namer:
+    """Says who touched pages, or what for: by the most telling text of the labels, or else by command."""
+
+    def __init__(self, account: Account) -> None:
+        label = account.session.label
+        self._kind = labels.meant(label, "label") if label else None
+
+    def of_process(self, process: Process) -> str:
+        """The group of processes that are alike."""
+        return name(alike.of_process(process))
+
+    def of_cell(self, labelled: Labelled) -> str:
+        """What was touched with a label, or else by a process."""
+        if self._kind is None:
+            return self.of_process(labelled.process)
+        text = labelled.text(self._kind)
+        return name(NAMELESS if text == "" else text)
+
+    def by_process(self, region: Region) -> dict[int, dict[str, int]]:
+        """Touched bytes by the row of the process and the text of its label, most first; empty without labels."""
+        found: dict[int, dict[str, int]] = {}
+        if self._kind is not None:
+            for cell in sorted(region.labelled, key=lambda cell: -cell.touched_bytes):
+                texts = found.setdefault(cell.process.row, {})
+                text = self.of_cell(cell)
+                texts[text] = texts.get(text, 0) + cell.touched_bytes
+            for toucher in region.touchers:
+                found.setdefault(toucher.process.row, {})
+        return found
+
+
+def place(region: Region, parent: Process | None) -> Place:
+    """Where a region belongs. parent: the process that it is attributed to."""
+    return name(unit_or_path(parent.cgroup) if parent else None), name(alike.segment(region, parent))
+
+
+def ranked(of: Mapping[Place, Collection[Region]]) -> list[Place]:
+    """The segments, most allocated first."""
+    sizes = {each: sum(held.allocated_bytes for held in held_by_kind(some).values()) for each, some in of.items()}
+    return sorted(sizes, key=lambda each: (-sizes[each], each))
+
+
+def series(each: Place, regions: Collection[Region], touched_bytes: Mapping[str, int], freed_bytes: int) -> Series:
+    """The figures of a segment with these regions."""
+    exist = [region for region in regions if region.gone_ns is None]
+    return Series(
+        *each,
+        held_by_kind(regions),
+        sum(region.before_bytes for region in exist),
+        sum(region.unseen_bytes for region in exist),
+        touched_bytes,
+        freed_bytes,
+    )
+
+
+def held_by_kind(regions: Iterable[Region]) -> dict[str, Held]:
+    """What these regions hold, without those that are gone."""
+    found: dict[str, Held] = {}
+    for region in regions:
+        if region.gone_ns is None:
+            size_bytes, allocated_bytes, swapped_bytes = found.get(region.kind, Held(0, 0, None))
+            if region.swapped_bytes is not None:
+                swapped_bytes = (swapped_bytes or 0) + region.swapped_bytes
+            size_bytes, allocated_bytes = (
+                size_bytes + (region.size_bytes or 0),
+                allocated_bytes + region.allocated_bytes,
+            )
+            found[region.kind] = Held(size_bytes, allocated_bytes, swapped_bytes)
+    return found
+
+
+def name(text: str | None) -> str:
+    """A text as the value of a label; None: unknown."""
+    return "?" if text is None else shorten(printable(text), NAME_COLUMNS)
+
+
+def _identity(region: Region) -> Identity:
+    return region.row, region.dev, region.ino, region.generation

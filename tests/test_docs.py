@@ -30,7 +30,7 @@ from tracer.cli import main
 
 CHECKOUT = Path(__file__).parents[1]
 README, TIERS = CHECKOUT / "README.md", CHECKOUT / "docs/tiers-and-limits.md"
-USERS = [README, *sorted((CHECKOUT / "docs").glob("*.md"))]
+USERS = [README, *sorted((CHECKOUT / "docs").rglob("*.md"))]
 ALL = [*USERS, CHECKOUT / "CONTRIBUTING.md", CHECKOUT / "SECURITY.md"]
 REFRESH = os.environ.get("SHMTRACE_REFRESH_GOLDEN") == "1"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -21,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docs/prometheus/shmtrace.rules.yml"
-PROGRAM, NODE_EXPORTER = "prometheus", "prometheus-node-exporter"
+PROGRAM, NODE_EXPORTER, PROCESS_EXPORTER = "prometheus", "prometheus-node-exporter", "prometheus-process-exporter"
 PATIENCE_SECONDS = 60.0
 ACCOUNT = {
     "shmtrace_touched_bytes_total": 1,
@@ -195,13 +194,28 @@ def running_node_exporter(textfiles: Path) -> Iterator[int]:
         f"--collector.textfile.directory={textfiles}",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    descriptor, log = tempfile.mkstemp(prefix="node_exporter.")
-    os.close(descriptor)
-    try:
-        with running(command, f"http://127.0.0.1:{port}/metrics", Path(log)):
+    url = f"http://127.0.0.1:{port}/metrics"
+    with tempfile.TemporaryDirectory() as directory, running(command, url, Path(directory, "log")):
+        yield port
+
+
+@contextmanager
+def running_process_exporter(command_line: str) -> Iterator[int]:
+    """Its port. It says what the processes have, as the group `pool`, whose command line has these words; and what
+    their children have."""
+    port = free_port()
+    pool = {"name": "pool", "cmdline": [re.escape(command_line)]}
+    with tempfile.TemporaryDirectory() as directory:
+        configuration = Path(directory, "groups.yml")
+        configuration.write_text(json.dumps({"process_names": [pool]}))
+        command = [
+            PROCESS_EXPORTER,
+            f"-config.path={configuration}",
+            f"-web.listen-address=127.0.0.1:{port}",
+            "-threads=false",
+        ]
+        with running(command, f"http://127.0.0.1:{port}/metrics", Path(directory, "log")):
             yield port
-    finally:
-        Path(log).unlink()
 
 
 def hurried(minute_s: int) -> str:

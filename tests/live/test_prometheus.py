@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, start_http_server, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from tests.live.fpm import Fpm, running_fpm, script_names
 from tests.live.prometheus import (
+    NODE_EXPORTER,
+    PROGRAM,
     ROOT,
     Prometheus,
     free_port,
@@ -21,8 +26,10 @@ from tests.live.prometheus import (
     running_prometheus,
     wait_until,
 )
+from tests.live.shmem import read_regions
+from tests.live.test_metrics import serving
 
-pytestmark = pytest.mark.needs("prometheus", "prometheus-node-exporter")
+pytestmark = pytest.mark.needs(PROGRAM, NODE_EXPORTER)
 
 DASHBOARD = json.loads((ROOT / "docs/prometheus/grafana-dashboard.json").read_text())
 PAGE = 4096
@@ -200,3 +207,39 @@ def test_panels_lie_beside_each_other() -> None:
         assert x + width <= 24
         taken |= own
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+SMALL = {"opcache.memory_consumption": 16, "opcache.interned_strings_buffer": 1}
+SCRIPTS = 600
+HELD = 'shmtrace_segment_allocated_bytes{job="shmtrace",segment="opcache"}'
+
+
+def opcache_pages(fpm: Fpm) -> int:
+    return max(read_regions(fpm.tgid).values(), key=lambda region: region.size_bytes).pages
+
+
+@pytest.mark.bpf
+@pytest.mark.needs("php-fpm*")
+def test_a_real_pool_fills_its_opcache_and_is_reloaded(tmp_path: Path) -> None:
+    """Told both ways by shmtrace itself: what the inode has, by which scripts, balanced at every scrape."""
+    options = ["--label", "php", "--textfile", str(tmp_path / "shmtrace.prom")]
+    with (
+        running_fpm(SCRIPTS, settings={**SMALL, "apc.enabled": 0}) as fpm,
+        serving(fpm, tmp_path, *options) as port,
+        running_node_exporter(tmp_path) as node_port,
+        running_prometheus({"shmtrace": port, "node": node_port}, hurried(3)) as prometheus,
+    ):
+        prometheus.wait_for("count(shmtrace_collected_timestamp_seconds offset 6s) == 2")
+        fpm.ask_for(script_names(SCRIPTS))
+        [firing] = prometheus.wait_for(FIRING)
+        assert firing["metric"]["alertname"] == "ShmtraceSegmentAlmostFull"
+        [alert] = prometheus.alerts()
+        assert re.fullmatch(rf"In the last day by {fpm.directory}/f\d+\.php .*", alert["annotations"]["grew_by"])
+        pages = opcache_pages(fpm)
+        wait_until(lambda: float(prometheus.query(HELD)[0]["value"][1]) == pages * PAGE)
+        fpm.process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: not prometheus.alerts())
+        assert opcache_pages(fpm) < pages
+        out = prometheus.accounts("10m")
+    assert len(out) > 60
+    assert {key: size_bytes for key, size_bytes in out.items() if size_bytes} == {}

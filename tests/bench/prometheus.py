@@ -34,7 +34,7 @@ OPCACHE, APCU, BUFFERS = (
 )
 DELTA, BY = (
     "host_unit_segment:shmtrace_segment_allocated_bytes:delta1m",
-    ("host_unit_segment_by:shmtrace_touched_bytes:delta1m"),
+    ("host_unit_segment_by:shmtrace_touched_bytes:delta5m"),
 )
 PASSES = [
     ["host_instance_job:shmtrace_listen:group"],

@@ -271,10 +271,19 @@ def said(directory: Path, history: History, annotation: str) -> str:
     return str(found)
 
 
-def test_who_is_nobody(tmp_path: Path) -> None:
+def test_who_before_there_are_records(tmp_path: Path) -> None:
     history = History()
-    history.target("web1").segment(FPM, "opcache", steps({0: SIZE}), {"other": ALWAYS})
-    assert said(tmp_path, history, "grew_by") == "By nobody in the last day"
+    for target in history.both("web1"):
+        target.segment(
+            FPM, "opcache", steps({0: SIZE}), {"other": steps({0: 23 * PAGE}), "/srv/a.php": steps({0: PAGE})}
+        )
+    assert said(tmp_path, history, "grew_by") == "Since shmtrace began by other 92kiB, /srv/a.php 4kiB"
+
+
+def test_who_is_not_known(tmp_path: Path) -> None:
+    history = History()
+    history.target("web1").segment(FPM, "opcache", steps({0: SIZE}), {})
+    assert said(tmp_path, history, "grew_by") == "It is not known by whom"
 
 
 def test_what_is_meant_to_be_full(tmp_path: Path) -> None:

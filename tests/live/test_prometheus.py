@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import threading
@@ -17,12 +18,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from tests.live.fpm import Fpm, running_fpm, script_names
 from tests.live.prometheus import (
     NODE_EXPORTER,
+    PROCESS_EXPORTER,
     PROGRAM,
     ROOT,
     Prometheus,
     free_port,
+    get,
     hurried,
     running_node_exporter,
+    running_process_exporter,
     running_prometheus,
     wait_until,
 )
@@ -215,6 +219,14 @@ def opcache_pages(fpm: Fpm) -> int:
     return max(read_regions(fpm.tgid).values(), key=lambda region: region.size_bytes).pages
 
 
+def deploy_on(fpm: Fpm) -> Path:
+    """A script that has all others compiled, in one request."""
+    deploy = fpm.directory / "deploy.php"
+    deploy.write_text("<?php " + "".join(f"require '{name}';" for name in script_names(SCRIPTS)))
+    fpm.ask(deploy.name)
+    return deploy
+
+
 @pytest.mark.bpf
 @pytest.mark.needs("php-fpm*")
 def test_a_real_pool_fills_its_opcache_and_is_reloaded(tmp_path: Path) -> None:
@@ -227,9 +239,7 @@ def test_a_real_pool_fills_its_opcache_and_is_reloaded(tmp_path: Path) -> None:
         running_prometheus({"shmtrace": port, "node": node_port}, hurried(2)) as prometheus,
     ):
         prometheus.wait_for("count(shmtrace_collected_timestamp_seconds) == 2")
-        deploy = fpm.directory / "deploy.php"
-        deploy.write_text("<?php " + "".join(f"require '{name}';" for name in script_names(SCRIPTS)))
-        fpm.ask(deploy.name)
+        deploy = deploy_on(fpm)
         [firing] = prometheus.wait_for(FIRING)
         assert firing["metric"]["alertname"] == "ShmtraceSegmentAlmostFull"
         pages = opcache_pages(fpm)
@@ -242,3 +252,26 @@ def test_a_real_pool_fills_its_opcache_and_is_reloaded(tmp_path: Path) -> None:
         out = prometheus.accounts("10m")
     assert len(out) > 60
     assert {key: size_bytes for key, size_bytes in out.items() if size_bytes} == {}
+
+
+@pytest.mark.needs("php-fpm*", PROCESS_EXPORTER)
+def test_what_process_exporter_says_of_a_pool() -> None:
+    """Its workers hold what they have mapped. When they have been replaced, most of the opcache is nobody's."""
+    with (
+        running_fpm(SCRIPTS, settings={**SMALL, "apc.enabled": 0}) as fpm,
+        running_process_exporter(fpm.directory.name) as port,
+    ):
+
+        def pool(kind: str) -> float:
+            said = get(f"http://127.0.0.1:{port}/metrics").decode()
+            [found] = re.findall(rf'memory_bytes{{groupname="pool",memtype="{kind}"}} (\S+)', said)
+            return float(found)
+
+        deploy_on(fpm)
+        pages, workers = opcache_pages(fpm), fpm.workers()
+        for worker in workers:
+            os.kill(worker, signal.SIGTERM)
+        wait_until(lambda: not set(workers) & set(fpm.workers()))
+        fpm.wait_until_up()
+        wait_until(lambda: pool("proportionalResident") < pages * PAGE)
+        assert opcache_pages(fpm) >= pages

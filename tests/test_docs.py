@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import recorded
+from tests import fleets, recorded
 from tests.captures import NAMES, load
 from tests.kernels.matrix import FOUND
 from tests.kernels.results import markdown
@@ -63,6 +63,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recorded.of_host(folder / "host.capture")
     recorded.of_tmpfs(folder / "tmpfs.capture")
     recorded.with_oom(folder / "oom.capture")
+    recorded.with_pods(folder / "pods.capture")
+    (folder / "hosts").mkdir()
+    fleets.make(folder / "hosts", hosts=12, planted=3)
     programs = {"shmtrace": SHMTRACE} if shutil.which("sqlite3") else {"shmtrace": SHMTRACE, "sqlite3": SQLITE3}
     for name, text in programs.items():
         program = folder / "bin" / name

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import bounds, own, prometheus, reading, requests, views, weeks
+from tests.bench import bounds, fleet, own, prometheus, reading, requests, views, weeks
 from tests.bench.observers import COLD, NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, cold, started, starters
 from tests.bench.rounds import ROUNDS, print_table, run_rounds
 
@@ -161,6 +161,11 @@ def bench_views(storm: Storm, rounds: int) -> None:
     views.bench(storm.program.parent, rounds)
 
 
+def bench_fleet(storm: Storm, rounds: int) -> None:
+    """The captures of many hosts."""
+    fleet.bench(storm.program.parent, rounds)
+
+
 def bench_reading(_: Storm, rounds: int) -> None:
     """What it takes to read the ledger of a large region."""
     reading.bench(rounds)
@@ -227,6 +232,7 @@ BENCHES: dict[str, Callable[[Storm, int], None]] = {
     "bounds": bench_bounds,
     "reading": bench_reading,
     "views": bench_views,
+    "fleet": bench_fleet,
     "weeks": bench_weeks,
     "label": bench_label,
     "requests": bench_requests,

@@ -16,7 +16,6 @@ from typing import NamedTuple, Optional
 
 from tracer import alike, labels
 from tracer.account import NAMELESS, Account, Labelled, Process, Region, Toucher
-from tracer.cgroup import unit_or_path
 from tracer.formatting import printable, shorten
 
 GROUPS = 20  # told apart in a segment
@@ -215,7 +214,7 @@ class Namer:
 
 def place(region: Region, parent: Process | None) -> Place:
     """Where a region belongs. parent: the process that it is attributed to."""
-    return name(unit_or_path(parent.cgroup) if parent else None), name(alike.segment(region, parent))
+    return name(parent.unit if parent else None), name(alike.segment(region, parent))
 
 
 def ranked(of: Mapping[Place, Collection[Region]]) -> list[Place]:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import bounds, fleet, own, reading, requests, views, weeks
+from tests.bench import bounds, fleet, own, prometheus, reading, requests, views, weeks
 from tests.bench.observers import COLD, NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, cold, started, starters
 from tests.bench.rounds import ROUNDS, print_table, run_rounds
 
@@ -189,6 +189,11 @@ def bench_label(storm: Storm, rounds: int) -> None:
     )
 
 
+def bench_prometheus(*_: object) -> None:
+    """A fleet in Prometheus."""
+    prometheus.bench()
+
+
 def peak_mib(command: list[str]) -> float:
     """By its high-water mark, looked at until its end: what wait4 tells counts the command it has run, too."""
     peak_kib = 0
@@ -231,6 +236,7 @@ BENCHES: dict[str, Callable[[Storm, int], None]] = {
     "weeks": bench_weeks,
     "label": bench_label,
     "requests": bench_requests,
+    "prometheus": bench_prometheus,
 }
 
 

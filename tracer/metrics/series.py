@@ -20,7 +20,7 @@ from tracer.formatting import printable, shorten
 
 GROUPS = 20  # told apart in a segment
 MOST_GROUPS = 100  # ever: one that was told apart stays so, or its counter would go back
-SHARE = 100  # a new group is told apart once it has this part of its segment, so that there are few in the end
+SHARE = 100  # after the first, one is told apart once it has this part of its segment: so there are few in the end
 SEGMENTS = 20  # told apart; one that was stays so while it is among twice as many
 NAME_COLUMNS = 120
 OTHER = "other"
@@ -161,9 +161,10 @@ class _Tally:
         """Tell more of the greatest apart. told: what they had before stays with OTHER, which must not go back."""
         least_bytes = sum(self._touched.values()) // SHARE
         for name, size_bytes in self._touched.most_common(GROUPS):
-            if name not in self._named and name != OTHER and size_bytes and size_bytes >= least_bytes:
-                if len(self._named) >= MOST_GROUPS:
-                    break
+            nr = len(self._named)
+            if nr >= MOST_GROUPS or (nr >= GROUPS and size_bytes < least_bytes):
+                break
+            if name not in self._named and name != OTHER and size_bytes:
                 self._named[name] = told.get(name, 0)
 
 

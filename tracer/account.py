@@ -710,19 +710,14 @@ def read_processes(capture: Capture) -> ProcessesByRow:
                 exit_status,
                 oom_killed,
                 host,
-            ) in capture.each(PROCESSES.format(_host(capture)))
+            ) in capture.each(PROCESSES.format(capture.host_column))
         ),
     )
 
 
 def read_names(capture: Capture) -> dict[tuple[str | None, str], Names]:
     """What Kubernetes calls the pod and the container of a cgroup, by host (None: that of the capture) and path."""
-    return {(host, path): Names(*names) for host, path, *names in capture.each(NAMES.format(_host(capture)))}
-
-
-def _host(capture: Capture) -> str:
-    """The column that says of which host a row is, where there is more than one."""
-    return "host" if capture.is_fleet else "NULL"
+    return {(host, path): Names(*names) for host, path, *names in capture.each(NAMES.format(capture.host_column))}
 
 
 NAMES = "SELECT {}, path, namespace, pod, container FROM cgroup"
@@ -895,7 +890,7 @@ def _ooms(
     touched = _by_region(capture, OOM_TOUCHED)
     names = read_names(capture)
     found = []
-    query = OOMS.format(_host(capture))
+    query = OOMS.format(capture.host_column)
     for row, host, time_ns, process, *rest in capture.each(query, {"since": window.since_ns, "until": window.until_ns}):
         whose = tuple(
             (regions[region], processes[who], pages * PAGE_BYTES) for region, who, pages in touched.get(row, ())

@@ -34,6 +34,11 @@ class UnmappedRow(NamedTuple):
     """None: that of the capture"""
 
     @property
+    def values(self) -> tuple[object, ...]:
+        """Of COLUMNS."""
+        return self[:-1]
+
+    @property
     def in_memory_bytes(self) -> int:
         """At most, where it is not known what is swapped out."""
         return self.allocated_bytes - (self.swapped_bytes or 0)
@@ -58,8 +63,8 @@ COLUMNS = ", ".join(UnmappedRow._fields[:-1])
 
 def read(capture: Capture) -> tuple[UnmappedRow, ...]:
     """As they were written: the largest first, each tmpfs followed by its largest files. Only of the whole host."""
-    host = "host" if capture.is_fleet else "NULL"
-    return tuple(UnmappedRow(*row) for row in capture.rows(f"SELECT {COLUMNS}, {host} FROM unmapped ORDER BY rowid"))  # noqa: S608
+    query = f"SELECT {COLUMNS}, {capture.host_column} FROM unmapped ORDER BY rowid"  # noqa: S608
+    return tuple(UnmappedRow(*row) for row in capture.rows(query))
 
 
 def sums(rows: Sequence[UnmappedRow]) -> dict[str, int]:

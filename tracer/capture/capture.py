@@ -99,6 +99,7 @@ class Capture:
     _held: int | None = None
     """A descriptor that says that this process writes the file."""
     is_fleet = False
+    host_column = "NULL"
     """It is of many hosts: its rows have host and session."""
 
     def __init__(self, path: Path | None = None, max_bytes: int | None = None) -> None:

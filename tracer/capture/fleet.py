@@ -32,6 +32,7 @@ class Fleet(Capture):
     """An open fleet, to read. What is read is of the latest capture of each host."""
 
     is_fleet = True
+    host_column = "host"
 
     @classmethod
     def open(cls, path: Path, whole: bool = True) -> Fleet:

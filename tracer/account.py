@@ -490,6 +490,10 @@ class Account(NamedTuple):
         """All regions, by parent."""
         return [region for parent in self.parents for region in parent.regions]
 
+    def host_of(self, region: Region) -> str:
+        """Whose it is."""
+        return self.session.host if region.host is None else region.host
+
     @property
     def has_stacks(self) -> bool:
         """The trace recorded user stacks."""

@@ -136,8 +136,9 @@ def _take(writer: Writer, path: Path, capture: Capture, session: Session) -> Tak
             for region in regions
         },
     }
-    row, booted_ns = writer.add(capture, session.host, more), account.booted_ns(processes.values())
-    return Taken(row, path, session.host, session.started_ns, session.ended_ns, session.part, booted_ns)
+    host = session.host or "?"
+    row, booted_ns = writer.add(capture, host, more), account.booted_ns(processes.values())
+    return Taken(row, path, host, session.started_ns, session.ended_ns, session.part, booted_ns)
 
 
 # ---- which is which ----

@@ -59,7 +59,7 @@ def by_host(account: Account) -> Table:
     """A row for each host: the most grown first, or in a window the most touched. They add up to what is allocated."""
     regions: dict[str, list[Region]] = {}
     for region in account.regions:
-        regions.setdefault(region.host or account.session.host, []).append(region)
+        regions.setdefault(account.host_of(region), []).append(region)
     sessions = {session.host: session for session in account.hosts or [account.session]}
     rows = [_row(session, regions.get(host, []), account) for host, session in sessions.items()]
     rows.sort(key=lambda row: (-(row.touched_bytes if row.grown_bytes is None else row.grown_bytes), row.host))

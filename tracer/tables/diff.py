@@ -307,7 +307,7 @@ class OfHost(NamedTuple):
 def _of_hosts(account: Account) -> dict[str, OfHost]:
     found = {session.host: OfHost(0, 0) for session in account.hosts or [account.session]}
     for region, _ in _current(account):
-        host = region.host or account.session.host
+        host = account.host_of(region)
         allocated_bytes, touched_bytes = found[host]
         found[host] = OfHost(allocated_bytes + region.allocated_bytes, touched_bytes + region.touched_bytes)
     return found

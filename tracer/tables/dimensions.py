@@ -76,7 +76,7 @@ def by(account: Account, names: Sequence[str], capture: Capture | None = None, d
     """
     of = [_kind(account, name) if name in labels.KINDS else name for name in names]
     names_of = {region.row: _name(parent, region) for parent in account.parents for region in parent.regions}
-    dimensions = [_dimension(name, depth, names_of, account.session.host) for name in of]
+    dimensions = [_dimension(name, depth, names_of, account.host_of) for name in of]
     found: dict[tuple[Hashable, ...], list[Cell]] = {}
     for cell in _of_parts_of_time(account, capture) if capture and "time" in names else cells(account):
         found.setdefault(tuple([dimension.key(cell) for dimension in dimensions]), []).append(cell)
@@ -139,7 +139,7 @@ class _Dimension(NamedTuple):
     """of a group"""
 
 
-def _dimension(name: str, depth: int | None, names: Mapping[int, str], host: str) -> _Dimension:
+def _dimension(name: str, depth: int | None, names: Mapping[int, str], host_of: Callable[[Region], str]) -> _Dimension:
     """names: of the regions, by row. host: of a capture."""
     if name == "command":
         return _of_processes(lambda cell: cell.labelled.process)
@@ -159,7 +159,7 @@ def _dimension(name: str, depth: int | None, names: Mapping[int, str], host: str
     if name in PLACES:
         return _of_texts(lambda cell: cell.labelled.process.cgroup and PLACES[name](cell.labelled.process.place))
     if name == "host":
-        return _of_texts(lambda cell: cell.region.host or host)
+        return _of_texts(lambda cell: host_of(cell.region))
     if name == "time":
         return _of_texts(lambda cell: cell.time_ns)
     return _of_texts(lambda cell: cell.labelled.text(name, depth))

@@ -119,12 +119,15 @@ def test_flame_graphs(pair: tuple[Path, Path, int]) -> None:
 
 
 def test_pprof(size: int, tmp_path: Path) -> None:
-    path = with_pages_of(size, tmp_path / "x", with_stacks)
     target = tmp_path / "x.pb.gz"
+    path = with_pages_of(size, tmp_path / "x", with_stacks)
     assert shmtrace("export", path, "--format", "pprof", "-o", target).exit_code == 0
-    values = [values for _, values, _ in exported.samples(exported.pprof(target.read_bytes()))]
-    assert sum(pages for _, pages in values) == 51  # with what was before, and unseen
-    assert all(size_bytes == pages * size for size_bytes, pages in values)
+    profile = exported.pprof(target.read_bytes())
+    assert profile.period == size
+    samples = exported.samples(profile)
+    for kind, pages in (("alloc", 38), ("inuse", 43)):  # with what was freed; with what was before, and unseen
+        assert sum(sample.values[f"{kind}_objects"] for sample in samples) == pages
+        assert all(sample.values[f"{kind}_space"] == sample.values[f"{kind}_objects"] * size for sample in samples)
 
 
 @pytest.mark.parametrize("form", ["perfetto", "openmetrics", "speedscope"])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Protocol
 
 from tracer import hints
-from tracer.account import Process, Region
+from tracer.account import Process
 
 # How many bits a user address has: 47 on x86-64; on arm64 39 or 48, or 47 where pages have 16 KiB. Where a kernel has
 # more, a program must ask for such an address.
@@ -23,13 +23,28 @@ def is_below_mmap_area(address: int) -> bool:
     return 0 < address < space * 13 // 16
 
 
+class Looks(Protocol):
+    """What a region looks like: a Region, or the row of one."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def size_bytes(self) -> int | None: ...
+    @property
+    def address(self) -> int | None: ...
+    @property
+    def hint(self) -> str | None: ...
+
+
 class Rule(NamedTuple):
     """One guess: the regions of a parent with this name that look like this get this label. The first rule wins."""
 
     comm: str
     """the parent's process name begins with this"""
     label: str
-    fits: Callable[[Region], bool]
+    fits: Callable[[Looks], bool]
     """whether the region looks like this use"""
 
 
@@ -57,12 +72,12 @@ RULES = [
 ]
 
 
-def called(region: Region, parent: Process | None) -> str:
+def called(region: Looks, parent: Process | None) -> str:
     """The guessed use of a region, or else its name."""
     return guess(region, parent) or region.name
 
 
-def guess(region: Region, parent: Process | None) -> str | None:
+def guess(region: Looks, parent: Process | None) -> str | None:
     """The guessed use of a region, from its content or the name of its parent process; None if no rule fits."""
     if region.hint and hints.SHOWN.fullmatch(region.hint):
         return f"{region.hint}?"

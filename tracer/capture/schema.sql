@@ -3,9 +3,9 @@
 -- A capture: one SQLite file with all that a report needs. Its application_id is 0x73686d74 ("shmt"), and its
 -- user_version is the schema version. If you change a table here, raise SCHEMA_VERSION in capture.py.
 --
--- Columns that end in _ns are nanoseconds since 1970, UTC. NULL means unknown. Pages are
--- of page_bytes in all regions. A running trace commits once a second. If it was cut off, values written at its end are
--- missing, and all others are as of the last commit.
+-- Columns that end in _ns are nanoseconds since 1970, UTC. NULL means unknown. Pages have
+-- session.page_bytes in all regions. A running trace commits once a second. If it was cut off, values written at its
+-- end are missing, and all others are as of the last commit.
 
 -- One row: the host, the tier, the time, and what was lost.
 CREATE TABLE session (
@@ -48,6 +48,14 @@ CREATE TABLE process (
     oom_killed INTEGER,                         -- 1: by the OOM killer
     outside_tree INTEGER NOT NULL DEFAULT 0     -- 1: not of the tree, but it made or touched a region of it
 );
+
+-- What Kubernetes calls the pod and the container of a cgroup, by the kubelet's directories below /var/log: of those
+-- cgroups that a process is in, or whose limit was reached in an OOM kill.
+CREATE TABLE cgroup (
+    path TEXT PRIMARY KEY,                      -- as in process.cgroup
+    namespace TEXT NOT NULL, pod TEXT NOT NULL,
+    container TEXT                              -- NULL: unknown, or the cgroup is the pod's own
+) WITHOUT ROWID;
 
 -- Programs that processes of the tree have executed. A server may execute itself when it reloads.
 CREATE TABLE exec (
@@ -118,6 +126,24 @@ CREATE TABLE stacked (
     stack INTEGER NOT NULL REFERENCES stack,
     pages INTEGER NOT NULL,                     -- 0: they turned out to belong to another stack
     PRIMARY KEY (region, process, stack)
+) WITHOUT ROWID;
+
+-- Segments of code that frames of stacks are in, laid out as their file says, from and to whole pages.
+CREATE TABLE binary (
+    id INTEGER PRIMARY KEY,
+    path TEXT NOT NULL,
+    build_id TEXT,                              -- in hexadecimal
+    address INTEGER NOT NULL,                   -- where it begins; if the layout of the file is unknown, the offset
+    size_bytes INTEGER NOT NULL,
+    offset_bytes INTEGER NOT NULL               -- in the file
+);
+-- Where the code of a frame is; those of no file have no row.
+CREATE TABLE frame (
+    stack INTEGER NOT NULL REFERENCES stack,
+    line INTEGER NOT NULL,                      -- of stack.frames, from 0 on
+    binary INTEGER NOT NULL REFERENCES binary,
+    address INTEGER NOT NULL,                   -- as addr2line takes it; of a named function, where it begins
+    PRIMARY KEY (stack, line)
 ) WITHOUT ROWID;
 
 -- Pages that a process made in the address space of another, or for it.

@@ -33,8 +33,7 @@ class SchemaColumn(NamedTuple):
 
     def of_pages(self, page_bytes: int) -> SchemaColumn:
         """The same for pages of this size: what counts pages has no more than the largest file."""
-        is_of_pages = self.name in ("start", "end", "first_page") or self.name.endswith("pages")
-        return self._replace(most=MAX_FILE_BYTES // page_bytes) if is_of_pages else self
+        return self._replace(most=MAX_FILE_BYTES // page_bytes) if counts_pages(self.name) else self
 
     def allows(self, value: object) -> bool:
         """Whether a trace can write this value."""
@@ -45,36 +44,47 @@ class SchemaColumn(NamedTuple):
         return self.least <= value <= self.most and (self.kind == "REAL" or isinstance(value, int))
 
 
-Tables = Mapping[str, tuple[str, Sequence[SchemaColumn]]]
-"""By name: the CREATE TABLE statement, and the columns."""
+Tables = Mapping[str, tuple[str, Sequence[SchemaColumn], Mapping[int, str]]]
+"""By name: the CREATE TABLE statement, the columns, and by page size a query for rows that no trace writes."""
 
 
-def damage(db: sqlite3.Connection, schema: str, but: Collection[str] = ()) -> str | None:
+def damage(db: sqlite3.Connection, schema: str, but: Collection[str] = (), sessions: int | None = 1) -> str | None:
     """The first damage found in a capture, in a few words, or None.
 
-    schema: the statements that create an empty capture. but: tables whose rows are not looked at. Raises sqlite3.Error
-    where SQLite cannot read the file at all.
+    schema: the statements that create an empty capture. but: tables whose rows are not looked at. sessions: how many
+    there can be; None: any number. Raises sqlite3.Error where SQLite cannot read the file at all.
     """
     tables = _tables(schema)
     names = [name for name in tables if name not in but]
-    wrong = _other_shape(db, tables) or _broken_file(db, names if but else []) or _sessions(db)
+    wrong = _other_shape(db, tables) or _broken_file(db, names if but else [])
+    wrong = wrong or (None if sessions is None else _sessions(db, sessions))
     if wrong:
         return wrong
-    page_bytes = _page_bytes(db, tables)
-    if page_bytes is None:
+    sizes = _page_sizes(db, tables)
+    if not set(sizes) <= set(PAGE_BYTES):
         return "invalid session.page_bytes"
     for name in names:
-        columns = [column.of_pages(page_bytes) for column in tables[name][1]]
-        wrong = wrong or _wrong_value(db, name, columns) or _wrong_reference(db, name)
+        wrong = wrong or _wrong_value(db, name, tables, sorted(sizes)) or _wrong_reference(db, name)
     return wrong
 
 
-@functools.lru_cache(maxsize=1)
+def counts_pages(column: str) -> bool:
+    """Whether a column of this name is a number of pages, or of a page."""
+    return column in ("start", "end", "first_page") or column.endswith("pages")
+
+
+def tables(schema: str) -> list[str]:
+    """The names of the tables of a schema."""
+    return list(_tables(schema))
+
+
+@functools.lru_cache(maxsize=16)  # of each schema version that is read
 def _tables(schema: str) -> Tables:
     with contextlib.closing(sqlite3.connect(":memory:")) as empty:
         empty.executescript(schema)
         made = empty.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
-        return {name: (_plain(sql), _columns(empty, name)) for name, sql in made}
+        columns = {name: _columns(empty, name) for name, _ in made}
+        return {name: (_plain(sql), columns[name], _wrong_rows(name, columns[name])) for name, sql in made}
 
 
 def _columns(db: sqlite3.Connection, table: str) -> list[SchemaColumn]:
@@ -99,7 +109,7 @@ def _other_shape(db: sqlite3.Connection, tables: Tables) -> str | None:
             found[name] = _plain(sql or "")
         elif table in tables and kind in ("index", "trigger"):
             return f"table {table} has an unexpected {kind}, {name!r}"
-    wrong = next((name for name, (sql, _) in tables.items() if found.get(name) != sql), None)
+    wrong = next((name for name, (sql, *_) in tables.items() if found.get(name) != sql), None)
     return wrong and f"table {wrong} is {'not that of a capture' if wrong in found else 'missing'}"
 
 
@@ -121,13 +131,24 @@ def _broken_file(db: sqlite3.Connection, names: Sequence[str]) -> str | None:
 # ---- its rows ----
 
 
-def _wrong_value(db: sqlite3.Connection, table: str, columns: Sequence[SchemaColumn]) -> str | None:
+def _wrong_rows(table: str, columns: Sequence[SchemaColumn]) -> dict[int, str]:
     names = ", ".join(f'"{column.name}"' for column in columns)
-    row = db.execute(f"SELECT {names} FROM {table} WHERE {' OR '.join(_wrong(columns))} LIMIT 1").fetchone()  # noqa: S608
-    if row is None:
-        return None
-    strange = [f"{table}.{column.name}" for column, value in zip(columns, row) if not column.allows(value)]
-    return f"invalid {' or '.join(strange) or f'row of {table}'}"
+    wrong = {size: " OR ".join(_wrong([column.of_pages(size) for column in columns])) for size in PAGE_BYTES}
+    return {size: f"SELECT {names} FROM {table} WHERE ({conditions})" for size, conditions in wrong.items()}  # noqa: S608
+
+
+def _wrong_value(db: sqlite3.Connection, table: str, tables: Tables, sizes: Sequence[int]) -> str | None:
+    """sizes: of pages. What is allowed for the smallest holds for all rows; for larger ones that of their sessions."""
+    _, columns, queries = tables[table]
+    session = "id" if table == "session" else "session"
+    for number, size in enumerate(sizes):
+        of_size = f" AND {session} IN (SELECT id FROM session WHERE page_bytes = {size})" if number else ""  # noqa: S608
+        row = db.execute(f"{queries[size]}{of_size} LIMIT 1").fetchone()
+        if row is not None:
+            allowed = (column.of_pages(size) for column in columns)
+            strange = [f"{table}.{column.name}" for column, value in zip(allowed, row) if not column.allows(value)]
+            return f"invalid {' or '.join(strange) or f'row of {table}'}"
+    return None
 
 
 def _wrong(columns: Sequence[SchemaColumn]) -> Iterator[str]:
@@ -168,15 +189,15 @@ def _wrong_reference(db: sqlite3.Connection, table: str) -> str | None:
     return None
 
 
-def _sessions(db: sqlite3.Connection) -> str | None:
+def _sessions(db: sqlite3.Connection, most: int) -> str | None:
     (count,) = db.execute("SELECT count(*) FROM session").fetchone()
     return f"it has {count} sessions" if count > 1 else None
 
 
-def _page_bytes(db: sqlite3.Connection, tables: Tables) -> int | None:
-    """As its session says, or the usual where there is none; before schema 8 all pages had that. None: no page has."""
+def _page_sizes(db: sqlite3.Connection, tables: Tables) -> list[int]:
+    """As its sessions say, or the usual where there is none; before schema 8 all pages had that."""
     usual, *_ = PAGE_BYTES
     if all(column.name != "page_bytes" for column in tables["session"][1]):
-        return usual
-    said = db.execute("SELECT page_bytes FROM session").fetchone() or (usual,)
-    return next((page_bytes for page_bytes in PAGE_BYTES if said[0] == page_bytes), None)
+        return [usual]
+    said = db.execute(f"SELECT DISTINCT page_bytes FROM session LIMIT {len(PAGE_BYTES) + 1}").fetchall()  # noqa: S608
+    return [size for (size,) in said] or [usual]

@@ -102,7 +102,8 @@ def address(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
     match = re.fullmatch(r"(?a)(?:\[([^\]]*)\]|([^:]*)):(\d{1,5})", value)
     try:
         if match and int(match[3]) < 1 << 16:
-            return Address(ip_address(match[1] or match[2]), int(match[3]))
+            place = match[1] or match[2]
+            return Address(ip_address("127.0.0.1" if place == "localhost" else place), int(match[3]))
     except ValueError:
         pass
     raise click.BadParameter(f"{value[:40]!r} is not an address and a port: write 127.0.0.1:9109 or [::1]:9109")
@@ -205,6 +206,21 @@ def interval(kind: Seconds, default_s: float, text: str) -> Decorator:
         metavar="SECONDS",
         help=text,
     )
+
+
+def windowed(command: Callable[..., None]) -> Callable[..., None]:
+    """The options --since and --until."""
+    until = click.option(
+        "--until",
+        metavar="TIME",
+        help="Count only pages touched before TIME; -5m is 5 minutes before the capture's end.",
+    )
+    since = click.option(
+        "--since",
+        metavar="TIME",
+        help="Count only pages touched at or after TIME: 14:00, '2026-11-25 14:00', or +30s after the capture's start.",
+    )
+    return since(until(command))
 
 
 def which_processes(command: Callable[..., None]) -> Callable[..., None]:

@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from tracer.cli import options, output
+from tracer.errors import ShmtraceError
 from tracer.shipped import shipped
 
 if TYPE_CHECKING:
@@ -64,22 +65,15 @@ def _uncollected() -> Iterator[None]:
     show_default=True,
     metavar="GROUP",
     help="Group by this: parent, region, process, command (processes that are alike), creator (of the region), what "
-    "(regions that are alike), unit, container, time, stack, unmapped (what no process maps); with labels in the "
-    "capture also script, request, file, directory, query (without its values), statement, label. Or by two of them, "
-    "as in script,command.",
+    "(regions that are alike), unit, container, pod, namespace, time, stack, unmapped (what no process maps); with "
+    "labels in the capture also script, request, file, directory, query (without its values), statement, label; host, "
+    "of merged captures. Or by two of them, as in script,command.",
 )
 @click.option(
     "--depth", type=click.IntRange(min=1), metavar="N", help="With --by directory: only N directories from the root."
 )
 @options.narrowed
-@click.option(
-    "--since",
-    metavar="TIME",
-    help="Count only pages touched at or after TIME: 14:00, '2026-11-25 14:00', or +30s after the capture's start.",
-)
-@click.option(
-    "--until", metavar="TIME", help="Count only pages touched before TIME; -5m is 5 minutes before the capture's end."
-)
+@options.windowed
 @click.option("--summary", is_flag=True, help="Print only the answer, as one paragraph for a chat or a ticket.")
 @click.option("--sort", metavar="COLUMN", help="Sort by this column of the table; an unknown name lists the columns.")
 @click.option("--verify", is_flag=True, help="First hold the sums in the capture against its pages, one by one.")
@@ -106,12 +100,14 @@ def report(
     shmtrace report x.capture --by time --since 14:00    who grew it, and when
     shmtrace report x.capture --by process --sort freed  whose pages were freed
     shmtrace report x.capture --by unit                  by systemd service
+    shmtrace report x.capture --by pod,script            by pod and script
     shmtrace report x.capture --summary                  the answer in a paragraph
     shmtrace report x.capture --csv > shares.csv         each part of each region
     """
     from tracer import account, window
     from tracer import answer as answers
     from tracer.tables import groups
+    from tracer.views import report as text
     from tracer.views import table
 
     if by == "stack" and (since or until):
@@ -126,7 +122,9 @@ def report(
     reads_pages = verify or "time" in by.split(",") or bool(since or until)
     with _opened(capture_path, words, names, reads_pages, verify) as capture:
         session = account.read_session(capture)
-        if session.part and "time" in by.split(","):  # what it has no samples of is no row of a table
+        if session.since_ns > session.started_ns and "time" in by.split(
+            ","
+        ):  # what it has no samples of is no row of a table
             since = since or "+0s"
         read = account.read(capture, window.window(since, until, session))
         found = None if whole else groups.table(read, by, capture, depth).sort(sort)
@@ -138,7 +136,7 @@ def report(
         output.warn(read)
         output.save(None, table.csv(found.columns, found.rows))
     else:
-        output.say(table.json(found, read) if as_json else table.report(found, read))
+        output.say(table.json(found, read) if as_json else text.of_table(found, read))
 
 
 @click.command(short_help="Compare two captures: what grew from A to B.")
@@ -228,14 +226,30 @@ def html(
     type=click.Choice(["folded", "speedscope", "svg", "pprof", "perfetto", "csv", "openmetrics"]),
     required=True,
     help="svg: a flame graph for a browser. folded: stacks with bytes, for flamegraph.pl and inferno. speedscope, "
-    "perfetto: JSON for these viewers. pprof: a profile for pprof. csv: a row for each second, process, label and "
-    "region, with the pages touched. openmetrics: the metrics of record --listen over time, for promtool.",
+    "perfetto: JSON for these viewers. pprof: a profile for pprof, Pyroscope and Parca. csv: a row for each second, "
+    "process, label and region, with the pages touched. openmetrics: the metrics of record --listen over time, for "
+    "promtool.",
 )
 @options.output("Write to this file instead of standard output, replacing an earlier export.")
 @options.narrowed
+@options.windowed
+@click.option(
+    "--base",
+    "base_path",
+    metavar="FILE",
+    type=options.A_FILE,
+    help="With pprof: growth since this capture, an earlier part of the same trace.",
+)
 @_uncollected()
 def export(
-    capture_path: Path | None, form: str, output_path: Path | None, words: tuple[str, ...], names: tuple[str, ...]
+    capture_path: Path | None,
+    form: str,
+    output_path: Path | None,
+    words: tuple[str, ...],
+    names: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    base_path: Path | None,
 ) -> None:
     """Convert a capture for other programs: flame graphs, trace viewers, spreadsheets.
 
@@ -247,30 +261,41 @@ def export(
     shmtrace export x.cap --format folded | flamegraph.pl --countname bytes >x.svg
     shmtrace export x.cap --format speedscope -o x.json    for speedscope.app
     shmtrace export x.cap --format pprof -o x.pb.gz        go tool pprof x.pb.gz
+    shmtrace export x.cap --format pprof --base earlier.cap -o x.pb.gz  what grew
     shmtrace export x.cap --format perfetto -o trace.json  for ui.perfetto.dev
     shmtrace export x.cap --format csv -o x.csv            for a spreadsheet
     shmtrace export x.cap --format openmetrics -o x.om     to be backfilled
     """
-    from tracer import account
+    from tracer import account, window
     from tracer.tables import touches
-    from tracer.views import flamegraph, perfetto, pprof, svg, table
+    from tracer.views import flamegraph, perfetto, svg, table
 
     if form == "pprof" and output.is_terminal(output_path):
         raise click.UsageError("a terminal cannot show a compressed profile: give -o FILE, or pipe it to a program")
-    reads_pages = form in ("perfetto", "csv", "openmetrics")
     if form == "openmetrics":
         with output.need_metrics():
             from tracer.metrics import backfill
+    timed = form in ("perfetto", "csv", "openmetrics")
+    if timed and (since or until):
+        raise click.UsageError(f"--format {form} takes no --since or --until: it has times itself")
+    if base_path and (form != "pprof" or not capture_path or since or until):
+        raise click.UsageError("--base needs a FILE and --format pprof, and takes no --since or --until")
+    reads_pages = timed or bool(since or until)
     with (
-        _opened(capture_path, words, names, reads_pages) as capture,
+        _opened(capture_path, words, names, reads_pages, takes_fleets=False) as capture,
         output.patience("exporting"),
     ):
-        read = account.read(capture)
+        read = account.read(capture, window.window(since, until, account.read_session(capture)))
+        if (since or until) and read.has_stacks:
+            raise ShmtraceError(
+                "--since and --until do not go with stacks, which are recorded without times",
+                "--base shows what grew since an earlier part of the trace",
+            )
         forms: dict[str, Callable[[], Iterable[str | bytes]]] = {
             "folded": lambda: flamegraph.folded(read),
             "speedscope": lambda: flamegraph.speedscope(read),
             "svg": lambda: svg.render(read),
-            "pprof": lambda: pprof.render(read),
+            "pprof": lambda: _profile(capture, read, base_path),
             "perfetto": lambda: perfetto.render(read, capture),
             "csv": lambda: table.csv(
                 touches.columns(read), touches.rows(read, capture, account.read_processes(capture))
@@ -279,6 +304,22 @@ def export(
         }
         output.warn(read)
         output.save(output_path, forms[form]())
+
+
+def _profile(capture: Capture, read: Account, base_path: Path | None) -> Iterable[bytes]:
+    """Raises ShmtraceError if the base is no earlier moment of the same trace."""
+    from tracer import binaries
+    from tracer.growth import Growth, is_later
+    from tracer.views import pprof
+
+    base = _account(base_path) if base_path else None
+    if base and not is_later(read, base):
+        raise ShmtraceError(
+            f"{base_path} is no earlier part of this trace", "--base takes one that `record --rotate` has kept"
+        )
+    growth = Growth(base)
+    growth.add(read, binaries.read(capture))
+    return pprof.render(growth)
 
 
 @click.command(short_help="Print the JSON Schema of all --json documents.")
@@ -293,16 +334,23 @@ def schema() -> None:
 
 @contextlib.contextmanager
 def _opened(
-    path: Path | None, words: Sequence[str], names: Sequence[str], reads_pages: bool, verify: bool = False
+    path: Path | None,
+    words: Sequence[str],
+    names: Sequence[str],
+    reads_pages: bool,
+    verify: bool = False,
+    takes_fleets: bool = True,
 ) -> Iterator[Capture]:
-    """A capture; only the part of it that --region and -p leave. path None: what is armed, up to now.
+    """A capture or fleet; only the part of it that --region and -p leave. path None: what is armed, up to now.
 
     reads_pages: more than the account of all time will be read from it. verify: first hold its sums against its pages.
     """
     from tracer import find_region
+    from tracer.capture import fleet
     from tracer.capture.capture import Capture
 
-    with Capture.open(path, reads_pages) if path else _armed() as capture:
+    read = fleet.open_any if takes_fleets else Capture.open
+    with read(path, reads_pages) if path else _armed() as capture:
         if verify:
             capture.verify_sums()
         if words or names:

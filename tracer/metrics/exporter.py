@@ -1,26 +1,31 @@
-"""Hands out the metrics of a running trace: in a file for node_exporter, and to those who ask for them."""
+"""Hands out the metrics of a running trace: in a file for node_exporter, and to those who ask for them.
+
+And a profile of what grew, which takes longer to make, so only if somebody asks.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tracer import account
+from tracer import account, binaries
 from tracer.address import Address
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
+from tracer.growth import Growth
 from tracer.metrics import families
 from tracer.metrics.listener import Listener
 from tracer.metrics.series import Totals
-from tracer.service import public
+from tracer.metrics.textfile import Textfile
+from tracer.views import pprof
 
 EVERY_S = 5.0
 IDLE = 50  # times as long as reading took: at most a fiftieth of a CPU
-BEGINNING = b"# HELP shmtrace_"
-SUFFIX = ".prom"  # node_exporter reads no other
+METRICS, PROFILE = "/metrics", "/debug/pprof/shmem"
+WAIT_S = 10.0  # for a profile
 
 
 class Exporter:
@@ -33,22 +38,25 @@ class Exporter:
         """textfile: written each time; None: none. address: where to serve; None: nowhere. say: called with what the
         user should know.
         """
-        self._textfile = textfile
+        self._path = textfile
+        self._textfile: Textfile | None = None
         self._address = address
         self._say = say
         self._said: str | None = None
         self._totals = Totals()
         self._pages: dict[str, bytes] = {}
         self._at_s = 0.0
+        self._profile = _Profile()
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> Exporter:
-        if self._textfile:
-            _check(self._textfile)
-            self._undo.callback(self._remove, self._textfile)
+        if self._path:
+            self._textfile = Textfile(self._path)
+            self._undo.callback(self._textfile.remove)
         if self._address:
-            listener = self._undo.enter_context(Listener(self._address, self._page))
-            self._say(f"metrics are at {listener.url}")
+            pages = {METRICS: self._page, PROFILE: self._profile.page}
+            listener = self._undo.enter_context(Listener(self._address, pages))
+            self._say(f"metrics are at {listener.url}{METRICS}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,6 +66,13 @@ class Exporter:
         """Read the account if it is time to. Call it often, in the thread that has opened the capture."""
         if time.monotonic() >= self._at_s:
             self.collect(capture)
+        self._profile.look(capture)
+
+    def settle(self, capture: Capture) -> None:
+        """Count what is in the capture, for some of it is to be dropped."""
+        self.collect(capture)
+        if self._address:
+            self._profile.settle(capture)
 
     def collect(self, capture: Capture) -> None:
         """Read the account now."""
@@ -77,32 +92,49 @@ class Exporter:
         page = self._pages.get(form)
         return None if page is None else (form, page)
 
-    def _write(self, path: Path) -> None:
+    def _write(self, textfile: Textfile) -> None:
         said = None
         try:
-            public.write(path, self._pages[families.PLAIN])
-        except OSError as error:
-            said = f"{path} cannot be written ({error.strerror}), and the trace goes on without it"
+            textfile.write(self._pages[families.PLAIN])
+        except (OSError, ShmtraceError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            said = f"{self._path} is not written, and the trace goes on without it: {reason}"
             if said != self._said:
                 self._say(said)
         self._said = said
 
-    def _remove(self, path: Path) -> None:
-        """What is left behind would look like a trace."""
-        with contextlib.suppress(OSError, ShmtraceError):
-            _check(path)
-            path.unlink()
 
+class _Profile:
+    """What is held, and what grew since the trace began. Who asks waits until the trace's thread has made it."""
 
-def _check(path: Path) -> None:
-    """Raises ShmtraceError where metrics cannot be written, or where another file is."""
-    if path.suffix != SUFFIX:
-        raise ShmtraceError(f"node_exporter does not read {path}", f"give it a name that ends with {SUFFIX}")
-    try:
-        found = public.read(path, len(BEGINNING))
-    except OSError as error:
-        raise ShmtraceError(f"{path} cannot be read ({error.strerror})", "give another name, or remove it") from None
-    if found and found != BEGINNING:
-        raise ShmtraceError(f"{path} exists and is not an earlier output", "give another name, or remove it")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ShmtraceError(f"{path.parent} is no directory that can be written", "give another, or make it")
+    def __init__(self) -> None:
+        self._growth = Growth()
+        self._made: bytes | None = None
+        self._at_s = 0.0
+        self._nr_made = 0
+        self._is_wanted = False
+        self._changed = threading.Condition()
+
+    def page(self, _accept: str | None) -> tuple[str, bytes] | None:
+        """The profile as of now, or the last one if it is too early for another; None: none was made in time."""
+        with self._changed:
+            if self._made is None or time.monotonic() >= self._at_s:
+                self._is_wanted, nr_made = True, self._nr_made
+                self._changed.wait_for(lambda: self._nr_made > nr_made, WAIT_S)
+            return None if self._made is None else ("application/octet-stream", self._made)
+
+    def look(self, capture: Capture) -> None:
+        """Make one if it is wanted."""
+        if not self._is_wanted:
+            return
+        began_s = time.monotonic()
+        self.settle(capture)
+        made = b"".join(pprof.render(self._growth))
+        with self._changed:
+            self._made, self._is_wanted, self._nr_made = made, False, self._nr_made + 1
+            self._at_s = began_s + IDLE * (time.monotonic() - began_s)
+            self._changed.notify_all()
+
+    def settle(self, capture: Capture) -> None:
+        """Add what the capture has to what grew."""
+        self._growth.add(account.read(capture), binaries.read(capture))

@@ -17,7 +17,8 @@ from tracer.capture.capture import NOT_SUMMED
 
 OF_EXTENTS, OF_SUMS = 'ifnull(sum("end" - start), 0) FROM extent', "ifnull(sum(pages), 0) FROM touched"
 # Of a capture that was cut off, what is allocated may be from before its last pages.
-KNOWN = "4096 * (SELECT {pages} WHERE region = region.id) * (SELECT NOT max(complete) FROM session)"
+PAGE_BYTES = "(SELECT page_bytes FROM session)"
+KNOWN = PAGE_BYTES + " * (SELECT {pages} WHERE region = region.id) * (SELECT NOT max(complete) FROM session)"
 FACTORS = [-1, 0, 1000, 2**40, 0.5]
 PARENTS = [("process", "parent", "id"), ("process", "parent_tgid", "tgid"), ("region", "parent", "id")]
 
@@ -91,10 +92,10 @@ def check(given: Given, directory: Path, stdout: str) -> None:
         of = OF_EXTENTS if database.execute(NOT_SUMMED).fetchone() else OF_SUMS
         known = KNOWN.format(pages=of)
         ((allocated_bytes,),) = database.execute(f"SELECT sum(max(ifnull(allocated_bytes, 0), {known})) FROM region")
-        ((pages,),) = database.execute(f"SELECT {of}")
+        ((known_bytes,),) = database.execute(f"SELECT {PAGE_BYTES} * (SELECT {of})")
     of_extents = [region["allocated_bytes"] - region["unseen_bytes"] for region in regions]
     assert sum(region["allocated_bytes"] for region in regions) == (allocated_bytes or 0), "other bytes are allocated"
-    assert sum(of_extents) == pages * 4096, "other pages are touched"
+    assert sum(of_extents) == known_bytes, "other pages are touched"
 
 
 FUZZER = Fuzzer("capture_cells", inputs, captures.give, 150, write, check, captures.warm)

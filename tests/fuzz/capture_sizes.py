@@ -61,7 +61,7 @@ def change(database: sqlite3.Connection, what: str, table: str, *how: Any) -> No
     )
     if table == "extent":  # each region has as much as its extents, and is as large
         for column, value in (("allocated_bytes", 'sum("end" - start)'), ("size_bytes", 'max("end")')):
-            of = f"(SELECT {value} * 4096 FROM extent WHERE region = region.id)"
+            of = f"(SELECT {value} * (SELECT page_bytes FROM session) FROM extent WHERE region = region.id)"
             database.execute(f"UPDATE region SET {column} = max({column}, {of}), peak_bytes = NULL")
 
 

@@ -191,7 +191,7 @@ def _wrong_reference(db: sqlite3.Connection, table: str) -> str | None:
 
 def _sessions(db: sqlite3.Connection, most: int) -> str | None:
     (count,) = db.execute("SELECT count(*) FROM session").fetchone()
-    return f"it has {count} sessions" if count > 1 else None
+    return f"it has {count} sessions" if count > most else None
 
 
 def _page_sizes(db: sqlite3.Connection, tables: Tables) -> list[int]:

@@ -79,20 +79,26 @@ def _profile() -> Any:
 
 
 def pprof(data: bytes) -> Any:
-    """A profile in which all that google/pprof's CheckValid() asks for is so, and no more than the schema has."""
+    """A profile that pprof and the stores take. Each rule is theirs, from the sources that are named."""
     profile = _profile().FromString(gzip.decompress(data))
     size = profile.ByteSize()
     profile.DiscardUnknownFields()
     assert profile.ByteSize() == size
+    for check in (_pprof_takes_it, _parca_takes_it, _pprof_finds_code, _pyroscope_takes_it, _alloy_tells_stacks):
+        check(profile)
+    return profile
+
+
+def _pprof_takes_it(profile: Any) -> None:
+    """google/pprof: CheckValid() and postDecode() in profile/, and the comments of proto/profile.proto."""
     texts = profile.string_table
-    assert texts[0] == ""
-    assert len(set(texts)) == len(texts)
     mappings, locations, functions = (
         Counter(each.id for each in some) for some in (profile.mapping, profile.location, profile.function)
     )
     for ids in (mappings, locations, functions):
         assert 0 not in ids
         assert set(ids.values()) <= {1}
+    assert profile.sample_type
     for sample in profile.sample:
         assert len(sample.value) == len(profile.sample_type)
         assert set(sample.location_id) <= locations.keys()
@@ -102,19 +108,95 @@ def pprof(data: bytes) -> Any:
     for location in profile.location:
         assert location.mapping_id in mappings
         assert {line.function_id for line in location.line} <= functions.keys()
-    return profile
+    types = [texts[each.type] for each in profile.sample_type]
+    assert texts[profile.default_sample_type] in types
+    assert len(set(types)) == len(types)
 
 
-def samples(profile: Any) -> list[tuple[tuple[str, ...], tuple[int, ...], dict[str, Any]]]:
-    """(frames from the root, values, labels) of each sample of a profile."""
+def _pprof_finds_code(profile: Any) -> None:
+    """google/pprof: FindTextProgHeader() and GetBase() in internal/elfexec, of a mapping from and to whole pages."""
+    mappings = {mapping.id: mapping for mapping in profile.mapping}
+    for mapping in profile.mapping:
+        assert mapping.memory_start < mapping.memory_limit < 1 << 63
+        assert mapping.file_offset % 4096 == mapping.memory_start % 4096
+    for location in profile.location:
+        mapping = mappings[location.mapping_id]
+        assert mapping.memory_start <= location.address < mapping.memory_limit
+        assert location.line or profile.string_table[mapping.build_id]
+
+
+def _parca_takes_it(profile: Any) -> None:
+    """parca-dev/parca: ValidatePprofProfile() in pkg/normalizer/validate.go, processScrapeResp() in pkg/scrape."""
+    texts = profile.string_table
+    assert texts[0] == ""
+    for some in (profile.mapping, profile.location, profile.function):
+        assert [each.id for each in some] == list(range(1, len(some) + 1))
+    numbers = [number for each in profile.mapping for number in (each.filename, each.build_id)]
+    numbers += [number for each in profile.function for number in (each.name, each.system_name, each.filename)]
+    numbers += [number for sample in profile.sample for label in sample.label for number in (label.key, label.str)]
+    assert all(0 <= number < len(texts) for number in numbers)
+    assert not any(texts[comment].startswith("executableInfo=") for comment in profile.comment)
+
+
+def _pyroscope_takes_it(profile: Any) -> None:
+    """grafana/pyroscope: pkg/validation/validate.go with the limits that it has of itself; what Normalize() and
+    sanitizeProfile() in pkg/pprof would drop; metricName() and fixTime() in pkg/og/convert/pprof/profile.go."""
+    texts = profile.string_table
+    assert profile.HasField("period_type")  # visitAllNameReferences() does not ask
+    assert profile.time_nanos > 366 * 86400 * 10**9
+    assert len(profile.sample) <= 16000
+    assert not any("-" in texts[each.type] for each in profile.sample_type)
+    assert any("alloc_" in texts[each.type] for each in profile.sample_type)  # "memory"
+    for location in profile.location:
+        assert location.line or location.address
+    for sample in profile.sample:
+        assert any(value > 0 for value in sample.value)
+        assert min(sample.value) >= 0
+        keys = [texts[label.key] for label in sample.label]
+        assert len(keys) <= 20  # of 30; the store and who sends it add some
+        assert len(set(keys)) == len(keys)
+        assert all(re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", key) and not key.startswith("__") for key in keys)
+        assert all(0 < len(texts[label.str].encode()) <= 2048 for label in sample.label)
+
+
+def _alloy_tells_stacks(profile: Any) -> None:
+    """grafana/alloy: internal/component/pyroscope/scrape/internal/fastdelta, to which a stack is its addresses."""
+    addresses = {location.id: location.address for location in profile.location}
+    assert len(set(addresses.values())) == len(addresses)
+    told = Counter(
+        (
+            tuple(addresses[number] for number in sample.location_id),
+            tuple((each.key, each.str) for each in sample.label),
+        )
+        for sample in profile.sample
+    )
+    assert set(told.values()) <= {1}
+
+
+class Sampled(NamedTuple):
+    """A sample of a profile."""
+
+    frames: tuple[str, ...]
+    """From the root; of code without a name, its file and address in it."""
+    values: dict[str, int]
+    labels: dict[str, str]
+
+
+def samples(profile: Any) -> list[Sampled]:
     texts = profile.string_table
     names = {function.id: texts[function.name] for function in profile.function}
-    frames = {location.id: names[location.line[0].function_id] for location in profile.location}
+    mappings = {mapping.id: mapping for mapping in profile.mapping}
+    frames = {}
+    for location in profile.location:
+        mapping = mappings[location.mapping_id]
+        place = f"{Path(texts[mapping.filename]).name}+{location.address - mapping.memory_start:#x}"
+        frames[location.id] = names[location.line[0].function_id] if location.line else place
+    types = [texts[each.type] for each in profile.sample_type]
     return [
-        (
+        Sampled(
             tuple(frames[number] for number in reversed(sample.location_id)),
-            tuple(sample.value),
-            {texts[label.key]: texts[label.str] if label.str else label.num for label in sample.label},
+            dict(zip(types, sample.value)),
+            {texts[label.key]: texts[label.str] for label in sample.label},
         )
         for sample in profile.sample
     ]

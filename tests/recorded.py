@@ -17,6 +17,7 @@ BEGAN_NS = 1_700_000_000_000_000_000  # 22:13:20 UTC, 14 November 2023
 END_S = 41
 CONTAINER = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d"
 SERVICE, OTHER = "/system.slice/php8.2-fpm.service", f"/docker/{CONTAINER}"
+BUILD_ID = "5b0cd6b1" * 5
 BOOT_NS = BEGAN_NS - 10**15
 SESSION = {
     "version": "0.1.0",
@@ -189,6 +190,10 @@ def with_stacks(path: Path, function: str = "zend_shared_alloc") -> Path:
     database.executemany("INSERT INTO stack VALUES (?, ?)", stacks)
     made = [(1, 2, 1, 1), (1, 2, 2, 20), (1, 2, 3, 4), (1, 3, 1, 0), (1, 3, 2, 7), (2, 3, 2, 5)]
     database.executemany("INSERT INTO stacked VALUES (?, ?, ?, ?)", made)
+    binaries = [(1, "/usr/sbin/php-fpm8.2", BUILD_ID, 0, 8192, 0), (2, "/lib/libc.so.6", None, 4096, 4096, 12288)]
+    database.executemany("INSERT INTO binary VALUES (?, ?, ?, ?, ?, ?)", binaries)
+    frames = [(2, 0, 1, 16), (2, 1, 1, 32), (3, 0, 1, 16), (3, 1, 1, 0x1F0), (3, 2, 2, 5000)]
+    database.executemany("INSERT INTO frame VALUES (?, ?, ?, ?)", frames)
     database.commit()
     database.close()
     return path

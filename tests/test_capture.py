@@ -20,8 +20,8 @@ from tracer.capture.capture import SCHEMA_VERSION, Capture
 from tracer.errors import ShmtraceError
 
 TABLES = """
-    exec extent host_sample label made_for mapping oom oom_touched process region sample session stack stacked touched
-    unmapped usage
+    binary exec extent frame host_sample label made_for mapping oom oom_touched process region sample session stack
+    stacked touched unmapped usage
 """.split()  # noqa: SIM905, a list takes as many lines
 
 
@@ -314,7 +314,7 @@ def test_pages_are_not_thinned(tmp_path: Path) -> None:
             lambda path: alter(path, "PRAGMA application_id = 7"),
             "is an SQLite file, but not a capture",
         ),
-        (lambda path: alter(path, "PRAGMA user_version = 8"), "has schema 8, and this shmtrace reads 3 to 7: use the"),
+        (lambda path: alter(path, "PRAGMA user_version = 9"), "has schema 9, and this shmtrace reads 3 to 8: use the"),
     ],
 )
 def test_what_is_no_capture(make: Callable[[Path], object], reason: str, tmp_path: Path) -> None:

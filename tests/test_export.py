@@ -90,14 +90,14 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def export_bytes(path: Path, form: str) -> bytes:
-    done = shmtrace("export", path, "--format", form)
+def export_bytes(path: Path, form: str, *options: str) -> bytes:
+    done = shmtrace("export", path, "--format", form, *options)
     assert done.exit_code == 0, done.output
     return done.stdout_bytes
 
 
-def export(path: Path, form: str) -> str:
-    return export_bytes(path, form).decode()
+def export(path: Path, form: str, *options: str) -> str:
+    return export_bytes(path, form, *options).decode()
 
 
 def pages_wanted() -> Iterator[tuple[str, int]]:
@@ -144,6 +144,24 @@ def test_speedscope(path: Path) -> None:
         (r"813 =cmd;rm -rf\x0a\x1b[2J 7", 7),
         ("[unseen]", 2),
     ]  # in the order of first touch
+
+
+def test_a_window_of_time(path: Path) -> None:
+    """What was touched in it, and nothing else."""
+    window = ["--since", "+1s", "--until", "+5s"]
+    wanted = {
+        "812 php-fpm: pool www": 23,
+        r"813 =cmd\x3brm -rf\x0a\x1b[2J 7": 7 + 11,
+    }
+    pages: Counter[str] = Counter()
+    for frames, size_bytes in exported.folded(export(path, "folded", *window)).items():
+        pages[frames[-1]] += size_bytes // PAGE_BYTES
+    assert pages == wanted
+    speedscope = json.loads(export(path, "speedscope", *window))
+    jsonschema.validate(speedscope, exported.SPEEDSCOPE_SCHEMA)
+    assert [profile["endValue"] // PAGE_BYTES for profile in speedscope["profiles"]] == [41, 30, 11]
+    root, *_ = exported.svg(export(path, "svg", *window))
+    assert root.size_bytes == 41 * PAGE_BYTES
 
 
 def test_with_stacks(tmp_path: Path) -> None:
@@ -414,61 +432,6 @@ def test_csv_with_labels(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.needs("protoc")
-def test_pprof(path: Path) -> None:
-    profile = exported.pprof(export_bytes(path, "pprof"))
-    texts = profile.string_table
-    assert [(texts[each.type], texts[each.unit]) for each in profile.sample_type] == [
-        ("touched", "bytes"),
-        ("pages", "count"),
-    ]
-    assert texts[profile.default_sample_type] == "touched"
-    assert (profile.time_nanos, profile.duration_nanos) == (at(0), 10 * SECOND_NS)
-    (mapping,) = profile.mapping
-    assert mapping.has_functions
-    samples = exported.samples(profile)
-    assert all(size_bytes == pages * PAGE_BYTES for _, (size_bytes, pages), _ in samples)
-    folded = exported.folded(export(path, "folded"))
-    assert {
-        tuple(frame.replace(";", r"\x3b") for frame in frames): values[0] for frames, values, _ in samples
-    } == folded
-    regions: Counter[str] = Counter()
-    processes: Counter[tuple[int, str]] = Counter()
-    for _, (_, pages), labels in samples:
-        regions[labels["region"]] += pages
-        if "process" in labels:
-            processes[labels["process"], labels["group"]] += pages
-    assert list(regions.values()) == [pages for _, pages in pages_wanted()]
-    assert processes == {
-        (811, "php-fpm: master process"): 3,
-        (812, "php-fpm: pool www"): 28,
-        (813, r"=cmd;rm -rf \x1b[#J"): 18,
-    }
-
-
-@pytest.mark.needs("protoc")
-def test_pprof_with_labels(tmp_path: Path) -> None:
-    samples = exported.samples(exported.pprof(export_bytes(with_labels(tmp_path / "x"), "pprof")))
-    assert labelled((frames, size_bytes) for frames, (size_bytes, _), _ in samples) == LABELLED
-    found = {labels["file"]: labels for _, _, labels in samples if "file" in labels}
-    assert found["/srv/www/vendor/autoload.php"].items() >= {
-        "script": INDEX, "request": "/?a=1", "directory": "/srv/www", "process": 812,
-    }.items()  # fmt: skip
-    assert (found["?"]["request"], found["(none)"]["request"]) == ("?", "(none)")
-
-
-@pytest.mark.needs("protoc")
-def test_pprof_of_a_text_of_ones_own(tmp_path: Path) -> None:
-    path = change(
-        with_labels(tmp_path / "x"),
-        "UPDATE session SET label = 'app:&doing'",
-        "UPDATE label SET text = 'job ' || id WHERE id < 3",
-    )
-    samples = exported.samples(exported.pprof(export_bytes(path, "pprof")))
-    found = Counter({labels["label"]: pages for _, (_, pages), labels in samples if "label" in labels})
-    assert found == {"job 1": 14, "job 2": 7, "?": 9, "(none)": 5}
-
-
 def test_a_terminal_gets_no_profile(path: Path) -> None:
     with on_terminal([sys.executable, "-m", "tracer", "export", str(path), "--format", "pprof"]) as terminal:
         assert terminal.finish() == 2
@@ -486,7 +449,10 @@ def test_a_large_capture(tmp_path: Path) -> None:
     touched_bytes = sum(region.touched_bytes for region in regions)
     assert sum(exported.folded(export(path, "folded")).values()) == allocated_bytes
     samples = exported.samples(exported.pprof(export_bytes(path, "pprof")))
-    assert sum(size_bytes for _, (size_bytes, _), _ in samples) == allocated_bytes
+    held_bytes = sum(region.allocated_bytes for region in regions if region.gone_ns is None)
+    freed_bytes = sum(toucher.freed_bytes for region in regions for toucher in region.touchers)
+    assert sum(sample.values["inuse_space"] for sample in samples) == held_bytes
+    assert sum(sample.values["alloc_space"] for sample in samples) == touched_bytes + freed_bytes
     root, *below = exported.svg(export(path, "svg"))
     assert root.size_bytes == allocated_bytes
     assert sum(frame.size_bytes for frame in below if frame.row == 1) == allocated_bytes

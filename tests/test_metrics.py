@@ -311,11 +311,11 @@ def test_requests_take_no_more_than_a_part_of_a_cpu(client: Client) -> None:
 
 
 def test_an_address_that_is_taken() -> None:
-    with Listener(LOOPBACK, lambda _: None) as first:
-        port = int(first.url.split(":")[2].partition("/")[0])
+    with Listener(LOOPBACK, {}) as first:
+        port = int(first.url.rpartition(":")[2])
         with (
             pytest.raises(ShmtraceError, match=f"127.0.0.1:{port}.*in use"),
-            Listener(LOOPBACK._replace(port=port), lambda _: None),
+            Listener(LOOPBACK._replace(port=port), {}),
         ):
             pass
 

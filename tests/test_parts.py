@@ -288,13 +288,18 @@ def test_labels_and_stacks_that_nothing_refers_to_are_left(tmp_path: Path) -> No
         with sqlite3.connect(path) as database:
             database.execute("INSERT INTO label (id, script) VALUES (77, '/nobody.php'), (78, '/known.php')")
             database.execute("INSERT INTO stack (id, frames) VALUES (77, 'nobody'), (78, 'known')")
+            database.execute(
+                "INSERT INTO binary VALUES (77, '/nobody', NULL, 0, 4096, 0), (78, '/known', NULL, 0, 4096, 0)"
+            )
+            database.execute("INSERT INTO frame VALUES (77, 0, 77, 5), (78, 0, 78, 5)")
         database.close()
         known = NOTHING._replace(regions={1}, labels={78}, stacks={78})
         with taken_over(path, known, at(41)) as capture:
-            for table in ("label", "stack"):
+            for table in ("label", "stack", "binary"):
                 left = {row for (row,) in capture.each(f"SELECT id FROM {table}")}  # noqa: S608
                 assert 78 in left
                 assert 77 not in left
+            assert {stack for (stack,) in capture.each("SELECT stack FROM frame")} == ({78, 2, 3} if number else {78})
             assert capture.rows("PRAGMA foreign_key_check") == []
             assert account.read(capture).regions[0].touched_bytes == 30 * 4096
 

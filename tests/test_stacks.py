@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.proc_texts import put, stat_of
-from tests.test_elf import with_functions
+from tests.test_elf import made_up, with_functions
 from tests.test_processes import CLOCK
-from tracer import wire
+from tracer import binaries, wire
+from tracer.binaries import Binary
 from tracer.capture.capture import Capture
 from tracer.kernel import events
 from tracer.kernel.events import Head
@@ -25,7 +26,7 @@ from tracer.record.budget import Budget
 from tracer.record.elf import read as elf_read
 from tracer.record.processes import Processes, TracedProcess
 from tracer.record.regions import TracedRegion
-from tracer.record.stacks import Module, Program, Stacks, frames_text
+from tracer.record.stacks import UNKNOWN, Frame, Module, Program, Stacks, known
 
 CODE = 0x10000
 STACKS = {1: (CODE + 0x10, CODE + 0x21), 2: (CODE + 0x30,), 4: (7, 9)}
@@ -112,9 +113,10 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def test_frames() -> None:
-    assert frames_text(["inner", "outer"]) == "outer\ninner"
-    assert frames_text(["inner", None, None, "outer", None]) == "?\nouter\n?\ninner"
-    assert frames_text([None, None]) is frames_text([]) is None
+    inner, outer = Frame("inner"), Frame("outer")
+    assert known([inner, outer]) == (outer, inner)
+    assert known([inner, None, None, outer, None]) == (UNKNOWN, outer, UNKNOWN, inner)
+    assert known([None, None]) == known([]) == ()
 
 
 def test_names(tmp_path: Path) -> None:
@@ -130,17 +132,41 @@ def test_names(tmp_path: Path) -> None:
         ]
     )
     program.modules[0] = module
+    library = Binary("/lib/x.so", None, 0x402000, 0x1000, 0x2000)
+    function = Frame("two\\x0alines;", library, 0x402000)
     wanted = {
-        0x1000: "two\\x0alines;",
-        0x10FF: "two\\x0alines;",
-        0x1100: "x.so+0x402100",
-        0x2FFF: "[anon]",
-        0x4000: "[vdso]",
-        0x6123: "not-read.so+0x2123",
+        0x1000: function,
+        0x10FF: function,
+        0x1100: Frame("x.so+0x402100", library, 0x402100),
+        0x2FFF: Frame("[anon]"),
+        0x4000: Frame("[vdso]"),
+        0x6123: Frame("not-read.so+0x2123", Binary("/lib/not-read.so", None, 0x2000, 0x1000, 0x2000), 0x2123),
     }
     assert {address: program.frame(address) for address in wanted} == wanted
     assert not any(program.covers(address) for address in (0, 0xFFF, 0x3000, 0x5000, 2**64 - 1))
     assert program.frame(0x3000) is None
+
+
+@pytest.mark.parametrize(
+    ("load", "text", "binary"),
+    [
+        ((0x2340, 0x500, 0x3340), "x.so+0x3450", Binary("/lib/x.so", None, 0x3000, 0x1000, 0x2000)),
+        ((0x2340, 0x1500, 0x3340), "x.so+0x3450", Binary("/lib/x.so", None, 0x3000, 0x2000, 0x2000)),
+        ((0x2340, 0x500, 0x12), "x.so+0x122", None),  # would begin before zero
+        ((0x2340, 0x500, 1 << 61), "x.so+0x2000000000000110", None),
+        ((0x2340, 0x500, (1 << 64) - 0x1000), "x.so+0xfffffffffffff110", None),
+    ],
+)
+def test_where_a_frame_is(load: tuple[int, int, int], text: str, binary: Binary | None, tmp_path: Path) -> None:
+    """A segment has whole pages. What no loader would take is of no binary."""
+    (tmp_path / "x.so").write_bytes(made_up(load))
+    with (tmp_path / "x.so").open("rb") as file:
+        program = Program([Executable(0x1000, 0x2000, False, 0x2000, 1, 7, "/lib/x.so")])
+        program.modules[0] = Module(elf.read(file.fileno()), Budget())
+    frame = program.frame(0x1450)
+    assert frame
+    assert (frame.text, frame.binary) == (text, binary)
+    assert frame.address == (0x3450 if binary else 0)
 
 
 @pytest.fixture
@@ -270,6 +296,34 @@ def test_counted_by_stack(world: World) -> None:
     world.touch(first, 1, 2)
     world.stacks.write()
     assert world.made() == {**wanted, (811, "one+0x2020\none+0x2010"): 25}
+
+
+def test_where_the_code_is_comes_with_it(world: World, library: Path) -> None:
+    """Once for each stack and binary, whoever has it mapped; and what nobody needs any more is forgotten."""
+    for tgid in (811, 812):
+        process = world.begin(tgid, "one")
+        world.put(tgid, "one", library)
+        world.touch(process, 1, 5)
+        world.touch(process, wire.NO_STACK, 1)
+    other = world.begin(813, "other")
+    world.touch(other, 2, 5)
+    world.stacks.write()
+    one, unread = Binary("/bin/one", None, 0x2000, 0x1000, 0x2000), Binary("/bin/other", None, 0x2000, 0x1000, 0x2000)
+    [first] = world.capture.rows("SELECT id FROM stack WHERE frames = 'beta\nalpha'")
+    [second] = world.capture.rows("SELECT id FROM stack WHERE frames = 'other+0x2030'")
+    assert binaries.read(world.capture) == {
+        first["id"]: {0: (one, 0x2020), 1: (one, 0x2010)},
+        second["id"]: {0: (unread, 0x2030)},
+    }
+    for table in ("frame", "binary"):
+        world.capture.empty(table)
+    world.stacks.prune({second["id"]}, set())
+    world.touch(other, 5, 2)
+    world.kernel.addresses[5] = STACKS[2][0] + 1, STACKS[2][0] + 2
+    world.stacks.write()
+    assert [tuple(found.values()) for found in binaries.read(world.capture).values()] == [
+        ((unread, 0x2031), (unread, 0x2031))
+    ]
 
 
 def test_what_is_made_no_more_leaves_its_place(world: World) -> None:

@@ -114,6 +114,8 @@ class Made(NamedTuple):
     frames: tuple[str, ...] | None
     """callers first; None: the stack is unknown"""
     size_bytes: int
+    row: int | None = None
+    """of the stack in the capture; None: the bytes are what no stack has told"""
 
 
 class Toucher(NamedTuple):
@@ -189,6 +191,11 @@ class Labelled(NamedTuple):
     def text(self, kind: str, depth: int | None = None) -> str | None:
         """One kind of text of the label, as Label.told() has it; None: unknown."""
         return None if self.label is None else self.label.told(kind, depth)
+
+    def frames(self, kinds: Sequence[str]) -> tuple[str, ...]:
+        """Texts of these kinds, as frames of a flame graph."""
+        texts = (self.text(kind) for kind in kinds)
+        return tuple("?" if text is None else text or NAMELESS for text in texts)
 
 
 class Region(NamedTuple):
@@ -613,7 +620,7 @@ USAGES = "SELECT region, process, faults, freed_pages FROM usage WHERE faults IS
 MAPPERS = "SELECT DISTINCT region, process FROM mapping"
 MADE_FOR = "SELECT region, process, for_process, pages FROM made_for ORDER BY pages DESC"
 MADE_BY = """
-SELECT region, process, frames, pages FROM stacked JOIN stack ON stack.id = stack
+SELECT region, process, frames, pages, stack FROM stacked JOIN stack ON stack.id = stack
 WHERE pages > 0 ORDER BY pages DESC, frames"""
 
 OOMS = """
@@ -693,8 +700,9 @@ def _region(
     for process, for_process, pages in rows.made_for.get(row["id"], ()):
         made_for.setdefault(process, []).append((processes[for_process], pages * PAGE_BYTES))
     made_by: dict[int, list[Made]] = {}
-    for process, frames, pages in rows.made_by.get(row["id"], ()):
-        made_by.setdefault(process, []).append(Made(frames and tuple(frames.split("\n")), pages * PAGE_BYTES))
+    for process, frames, pages, stack in rows.made_by.get(row["id"], ()):
+        made = Made(frames and tuple(frames.split("\n")), pages * PAGE_BYTES, stack)
+        made_by.setdefault(process, []).append(made)
     touchers = [
         Toucher(
             processes[process],

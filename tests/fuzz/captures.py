@@ -48,6 +48,8 @@ COMMANDS = [
     ["html", FILE, "-o", "-", "--region", "opcache"],
     *(["export", FILE, "--format", form, "-p", "php"] for form in _choices(reporting.export, "form")),
     *(["export", FILE, "--format", form] for form in _choices(reporting.export, "form")),
+    *(["export", FILE, "--since", "+1s", "--until", "-1s", "--format", form] for form in ("folded", "pprof")),
+    *(["export", file, "--base", base, "--format", "pprof"] for file, base in ((FILE, OTHER), (OTHER, FILE))),
 ]
 commands = st.sampled_from([*[COMMANDS[0]] * 4, *COMMANDS])
 names = st.sampled_from(NAMES)
@@ -92,7 +94,8 @@ def give(given: Given) -> None:
 
 def check(given: Given, _directory: Path, stdout: str) -> None:
     """What was printed is what such a command prints, and balances."""
-    command, form = given["command"][0], given["command"][-1]
+    command = given["command"][0]
+    form = given["command"][given["command"].index("--format") + 1] if "--format" in given["command"] else ""
     if "--json" in given["command"]:
         document = outputs.document(stdout)
         if command == "report" and "regions" in document:

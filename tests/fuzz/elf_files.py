@@ -102,8 +102,8 @@ def give(given: Given) -> None:
     if program:
         functions = symbols.Symbols(program, Path("debug"))
         for offset_bytes in (0, 0x1000, 0x7FFF_FFFF, 2**63):
-            name = functions.name(program.address(offset_bytes))
-            assert name is None or len(name) <= 4 * symbols.MAX_NAME_BYTES
+            function = functions.function(program.address(offset_bytes))
+            assert function is None or len(function.name) <= 4 * symbols.MAX_NAME_BYTES
 
 
 FUZZER = Fuzzer("elf_files", inputs, give, 80, write)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * stacks calls|fork|garbage, stacks exec PROGRAM: makes pages of a region by known functions once a line comes on
- * standard input, and runs until standard input ends. The program of exec makes its own pages by `stacks calls`.
+ * stacks calls|fork|garbage|steps, stacks exec PROGRAM: makes pages of a region by known functions once a line comes on
+ * standard input, and runs until standard input ends. The program of exec makes its own pages by `stacks calls`. In
+ * steps, alpha makes its pages; with the next line they are given back, gamma_ makes its own, and alpha the same again.
  */
 #include <stdint.h>
 #include <string.h>
@@ -56,6 +57,16 @@ static void wait_for_a_line(void)
 		;
 }
 
+CALLED static void steps(void)
+{
+	alpha();
+	wait_for_a_line();
+	madvise(region, 23 * PAGE, MADV_REMOVE);
+	gamma_();
+	alpha();
+	__asm__ volatile("");
+}
+
 /* Touch pages with this value as the frame pointer. */
 CALLED static void touch_by(uintptr_t frame, char *first, size_t pages)
 {
@@ -99,6 +110,8 @@ int main(int argc, char **argv)
 	wait_for_a_line();
 	if (!strcmp(argv[1], "garbage")) {
 		garbage();
+	} else if (!strcmp(argv[1], "steps")) {
+		steps();
 	} else if (!strcmp(argv[1], "fork")) {
 		pid_t child = fork();
 		if (!child) {

@@ -9,18 +9,20 @@ import signal
 import stat
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from tests import exported
 from tests.live import tiers
 from tests.live.parent import BY_PARENT, Parent, recording
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, SHMTRACE
 from tests.live.shmem import PAGE_BYTES, read_regions
 
-pytestmark = pytest.mark.bpf
+pytestmark = [pytest.mark.bpf, pytest.mark.needs("protoc")]
 
 BY_FIRST, BY_SECOND, OF_PASSING = 23, 7, 13
 EVERY_S = 5.0
@@ -58,14 +60,26 @@ def balances(metrics: Metrics) -> None:
     assert pages(metrics, "touched_bytes_total") + pages(metrics, "unattributed_bytes") == there
 
 
-def get(port: int) -> Metrics:
+def ask(port: int, path: str) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
-    connection.request("GET", "/metrics")
+    connection.request("GET", path)
     answer = connection.getresponse()
-    text = answer.read().decode()
+    content = answer.read()
     connection.close()
-    assert answer.status == 200, text
-    return read(text)
+    assert answer.status == 200, content
+    return content
+
+
+def get(port: int) -> Metrics:
+    return read(ask(port, "/metrics").decode())
+
+
+def profile(port: int) -> Counter[str]:
+    """The sums of a profile that is made now, by its sample types."""
+    found: Counter[str] = Counter()
+    for sample in exported.samples(exported.pprof(ask(port, "/debug/pprof/shmem"))):
+        found.update(sample.values)
+    return found
 
 
 def fresh(get_it: Callable[[], Metrics]) -> Metrics:
@@ -119,6 +133,9 @@ def test_known_answer(tier: str, parent: Parent, tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert read(path.read_text()) == after
         assert pages(after, "segment_allocated_bytes") == st_blocks(parent.tgid)
+        profiled = profile(port)
+    assert profiled["alloc_objects"] == BY_FIRST + BY_SECOND + OF_PASSING
+    assert profiled["inuse_objects"] == BY_FIRST + BY_SECOND + BY_PARENT
     assert pages(after, "touched_bytes_total") == BY_FIRST + BY_SECOND + OF_PASSING
     assert pages(after, "freed_bytes_total") == OF_PASSING
     parts = {labels[0]: size_bytes for labels, size_bytes in after["shmtrace_unattributed_bytes"].items()}
@@ -139,6 +156,7 @@ def test_counters_go_on_through_rotations(parent: Parent, tmp_path: Path) -> Non
                 time.sleep(0.3)
             now = fresh(lambda: get(port))
             balances(now)
+            assert profile(port)["alloc_objects"] == total
             assert pages(now, "touched_bytes_total") == total
             assert pages(now, "freed_bytes_total") == total - BY_FIRST
             for name in now:

@@ -22,7 +22,7 @@ from tracer.errors import ShmtraceError
 from tracer.shipped import shipped
 
 APPLICATION_ID = 0x73686D74  # "shmt"
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 REMEDY = "`shmtrace record` makes one"
 PAGE_BYTES = 4096  # of a capture, whatever the page size of the host that reads it
 MIN_SAMPLES = 1000  # keep_small() keeps at least so many

@@ -13,6 +13,7 @@ MAX_DEAD_ABOVE = 32  # dead ancestors of a process: a chain of processes that ea
 KEPT = "SELECT id FROM temp.kept_{}"
 OF_REGION = f"region IN ({KEPT.format('region')})"
 OF_PROCESS = f"process IN ({KEPT.format('process')})"
+OF_STACK = f"stack IN ({KEPT.format('stack')})"
 NEEDED = {
     "session": "1",
     "process": f"id IN ({KEPT.format('process')})",
@@ -24,6 +25,8 @@ NEEDED = {
     "usage": f"{OF_REGION} AND {OF_PROCESS}",
     "stack": f"id IN ({KEPT.format('stack')})",
     "stacked": f"{OF_REGION} AND {OF_PROCESS}",
+    "binary": f"id IN (SELECT binary FROM main.frame WHERE {OF_STACK})",  # noqa: S608
+    "frame": OF_STACK,
     "made_for": f"{OF_REGION} AND {OF_PROCESS} AND for_{OF_PROCESS}",
     "mapping": OF_REGION,
     "unmapped": "1",

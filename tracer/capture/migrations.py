@@ -19,6 +19,7 @@ RENAMED = {
     4: [],
     5: [],
     6: [],
+    7: [],
 }
 """By schema version: (table, column, name in the next schema). An empty column renames the table itself."""
 ADDED = {
@@ -30,6 +31,7 @@ ADDED = {
         ("oom", ""),
         ("oom_touched", ""),
     ],
+    7: [("binary", ""), ("frame", "")],
 }
 """By schema version: (table, column) that the next schema adds. An empty column stands for the whole table."""
 

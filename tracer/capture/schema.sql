@@ -119,6 +119,24 @@ CREATE TABLE stacked (
     PRIMARY KEY (region, process, stack)
 ) WITHOUT ROWID;
 
+-- Segments of code that frames of stacks are in, laid out as their file says, from and to whole pages.
+CREATE TABLE binary (
+    id INTEGER PRIMARY KEY,
+    path TEXT NOT NULL,
+    build_id TEXT,                              -- in hexadecimal
+    address INTEGER NOT NULL,                   -- where it begins; if the layout of the file is unknown, the offset
+    size_bytes INTEGER NOT NULL,
+    offset_bytes INTEGER NOT NULL               -- in the file
+);
+-- Where the code of a frame is; those of no file have no row.
+CREATE TABLE frame (
+    stack INTEGER NOT NULL REFERENCES stack,
+    line INTEGER NOT NULL,                      -- of stack.frames, from 0 on
+    binary INTEGER NOT NULL REFERENCES binary,
+    address INTEGER NOT NULL,                   -- as addr2line takes it; of a named function, where it begins
+    PRIMARY KEY (stack, line)
+) WITHOUT ROWID;
+
 -- Pages that a process made in the address space of another, or for it.
 CREATE TABLE made_for (
     region INTEGER NOT NULL REFERENCES region, process INTEGER NOT NULL REFERENCES process,

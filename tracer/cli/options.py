@@ -207,6 +207,21 @@ def interval(kind: Seconds, default_s: float, text: str) -> Decorator:
     )
 
 
+def windowed(command: Callable[..., None]) -> Callable[..., None]:
+    """The options --since and --until."""
+    until = click.option(
+        "--until",
+        metavar="TIME",
+        help="Count only pages touched before TIME; -5m is 5 minutes before the capture's end.",
+    )
+    since = click.option(
+        "--since",
+        metavar="TIME",
+        help="Count only pages touched at or after TIME: 14:00, '2026-11-25 14:00', or +30s after the capture's start.",
+    )
+    return since(until(command))
+
+
 def which_processes(command: Callable[..., None]) -> Callable[..., None]:
     """The options that select processes: -p and -a."""
     return which_process(everything(command))

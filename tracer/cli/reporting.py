@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from tracer.cli import options, output
+from tracer.errors import ShmtraceError
 from tracer.shipped import shipped
 
 if TYPE_CHECKING:
@@ -72,14 +73,7 @@ def _uncollected() -> Iterator[None]:
     "--depth", type=click.IntRange(min=1), metavar="N", help="With --by directory: only N directories from the root."
 )
 @options.narrowed
-@click.option(
-    "--since",
-    metavar="TIME",
-    help="Count only pages touched at or after TIME: 14:00, '2026-11-25 14:00', or +30s after the capture's start.",
-)
-@click.option(
-    "--until", metavar="TIME", help="Count only pages touched before TIME; -5m is 5 minutes before the capture's end."
-)
+@options.windowed
 @click.option("--summary", is_flag=True, help="Print only the answer, as one paragraph for a chat or a ticket.")
 @click.option("--sort", metavar="COLUMN", help="Sort by this column of the table; an unknown name lists the columns.")
 @click.option("--verify", is_flag=True, help="First hold the sums in the capture against its pages, one by one.")
@@ -228,14 +222,30 @@ def html(
     type=click.Choice(["folded", "speedscope", "svg", "pprof", "perfetto", "csv", "openmetrics"]),
     required=True,
     help="svg: a flame graph for a browser. folded: stacks with bytes, for flamegraph.pl and inferno. speedscope, "
-    "perfetto: JSON for these viewers. pprof: a profile for pprof. csv: a row for each second, process, label and "
-    "region, with the pages touched. openmetrics: the metrics of record --listen over time, for promtool.",
+    "perfetto: JSON for these viewers. pprof: a profile for pprof, Pyroscope and Parca. csv: a row for each second, "
+    "process, label and region, with the pages touched. openmetrics: the metrics of record --listen over time, for "
+    "promtool.",
 )
 @options.output("Write to this file instead of standard output, replacing an earlier export.")
 @options.narrowed
+@options.windowed
+@click.option(
+    "--base",
+    "base_path",
+    metavar="FILE",
+    type=options.A_FILE,
+    help="With pprof: growth since this capture, an earlier part of the same trace.",
+)
 @_uncollected()
 def export(
-    capture_path: Path | None, form: str, output_path: Path | None, words: tuple[str, ...], names: tuple[str, ...]
+    capture_path: Path | None,
+    form: str,
+    output_path: Path | None,
+    words: tuple[str, ...],
+    names: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    base_path: Path | None,
 ) -> None:
     """Convert a capture for other programs: flame graphs, trace viewers, spreadsheets.
 
@@ -247,30 +257,41 @@ def export(
     shmtrace export x.cap --format folded | flamegraph.pl --countname bytes >x.svg
     shmtrace export x.cap --format speedscope -o x.json    for speedscope.app
     shmtrace export x.cap --format pprof -o x.pb.gz        go tool pprof x.pb.gz
+    shmtrace export x.cap --format pprof --base earlier.cap -o x.pb.gz  what grew
     shmtrace export x.cap --format perfetto -o trace.json  for ui.perfetto.dev
     shmtrace export x.cap --format csv -o x.csv            for a spreadsheet
     shmtrace export x.cap --format openmetrics -o x.om     to be backfilled
     """
-    from tracer import account
+    from tracer import account, window
     from tracer.tables import touches
-    from tracer.views import flamegraph, perfetto, pprof, svg, table
+    from tracer.views import flamegraph, perfetto, svg, table
 
     if form == "pprof" and output.is_terminal(output_path):
         raise click.UsageError("a terminal cannot show a compressed profile: give -o FILE, or pipe it to a program")
-    reads_pages = form in ("perfetto", "csv", "openmetrics")
     if form == "openmetrics":
         with output.need_metrics():
             from tracer.metrics import backfill
+    timed = form in ("perfetto", "csv", "openmetrics")
+    if timed and (since or until):
+        raise click.UsageError(f"--format {form} takes no --since or --until: it has times itself")
+    if base_path and (form != "pprof" or not capture_path or since or until):
+        raise click.UsageError("--base needs a FILE and --format pprof, and takes no --since or --until")
+    reads_pages = timed or bool(since or until)
     with (
         _opened(capture_path, words, names, reads_pages) as capture,
         output.patience("exporting"),
     ):
-        read = account.read(capture)
+        read = account.read(capture, window.window(since, until, account.read_session(capture)))
+        if (since or until) and read.has_stacks:
+            raise ShmtraceError(
+                "--since and --until do not go with stacks, which are recorded without times",
+                "--base shows what grew since an earlier part of the trace",
+            )
         forms: dict[str, Callable[[], Iterable[str | bytes]]] = {
             "folded": lambda: flamegraph.folded(read),
             "speedscope": lambda: flamegraph.speedscope(read),
             "svg": lambda: svg.render(read),
-            "pprof": lambda: pprof.render(read),
+            "pprof": lambda: _profile(capture, read, base_path),
             "perfetto": lambda: perfetto.render(read, capture),
             "csv": lambda: table.csv(
                 touches.columns(read), touches.rows(read, capture, account.read_processes(capture))
@@ -279,6 +300,22 @@ def export(
         }
         output.warn(read)
         output.save(output_path, forms[form]())
+
+
+def _profile(capture: Capture, read: Account, base_path: Path | None) -> Iterable[bytes]:
+    """Raises ShmtraceError if the base is no earlier moment of the same trace."""
+    from tracer import binaries
+    from tracer.growth import Growth, is_later
+    from tracer.views import pprof
+
+    base = _account(base_path) if base_path else None
+    if base and not is_later(read, base):
+        raise ShmtraceError(
+            f"{base_path} is no earlier part of this trace", "--base takes one that `record --rotate` has kept"
+        )
+    growth = Growth(base)
+    growth.add(read, binaries.read(capture))
+    return pprof.render(growth)
 
 
 @click.command(short_help="Print the JSON Schema of all --json documents.")

@@ -290,8 +290,8 @@ def _trace(
         stack.callback(signals.ignore)
         if started:
             started.go()
-        collect = exporter.collect if exporter else _nothing
-        keeper = _keeper(keeping, output_path, capture, running, line, collect) if keeping else None
+        settle = exporter.settle if exporter else _nothing
+        keeper = _keeper(keeping, output_path, capture, running, line, settle) if keeping else None
         if isinstance(keeper, Rotation):
             signals.on_hangup = keeper.ask
         notify.tell(notify.READY, f"tracing {running.size()}")

@@ -1,25 +1,33 @@
-"""Hands out the metrics of a running trace: in a file for node_exporter, and to those who ask for them."""
+"""Hands out the metrics of a running trace: in a file for node_exporter, and to those who ask for them.
+
+And a profile of what grew, which takes longer to make, so only if somebody asks.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tracer import account
+from tracer import account, binaries
 from tracer.address import Address
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
+from tracer.growth import Growth
 from tracer.metrics import families
 from tracer.metrics.listener import Listener
 from tracer.metrics.series import Totals
 from tracer.service import public
+from tracer.views import pprof
 
 EVERY_S = 5.0
 IDLE = 50  # times as long as reading took: at most a fiftieth of a CPU
+METRICS, PROFILE = "/metrics", "/debug/pprof/shmem"
 BEGINNING = b"# HELP shmtrace_"
+WAIT_S = 10.0  # for a profile
 SUFFIX = ".prom"  # node_exporter reads no other
 
 
@@ -40,6 +48,7 @@ class Exporter:
         self._totals = Totals()
         self._pages: dict[str, bytes] = {}
         self._at_s = 0.0
+        self._profile = _Profile()
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> Exporter:
@@ -47,8 +56,9 @@ class Exporter:
             _check(self._textfile)
             self._undo.callback(self._remove, self._textfile)
         if self._address:
-            listener = self._undo.enter_context(Listener(self._address, self._page))
-            self._say(f"metrics are at {listener.url}")
+            pages = {METRICS: self._page, PROFILE: self._profile.page}
+            listener = self._undo.enter_context(Listener(self._address, pages))
+            self._say(f"metrics are at {listener.url}{METRICS}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,6 +68,13 @@ class Exporter:
         """Read the account if it is time to. Call it often, in the thread that has opened the capture."""
         if time.monotonic() >= self._at_s:
             self.collect(capture)
+        self._profile.look(capture)
+
+    def settle(self, capture: Capture) -> None:
+        """Count what is in the capture, for some of it is to be dropped."""
+        self.collect(capture)
+        if self._address:
+            self._profile.settle(capture)
 
     def collect(self, capture: Capture) -> None:
         """Read the account now."""
@@ -92,6 +109,42 @@ class Exporter:
         with contextlib.suppress(OSError, ShmtraceError):
             _check(path)
             path.unlink()
+
+
+class _Profile:
+    """What is held, and what grew since the trace began. Who asks waits until the trace's thread has made it."""
+
+    def __init__(self) -> None:
+        self._growth = Growth()
+        self._made: bytes | None = None
+        self._at_s = 0.0
+        self._nr_made = 0
+        self._is_wanted = False
+        self._changed = threading.Condition()
+
+    def page(self, _accept: str | None) -> tuple[str, bytes] | None:
+        """The profile as of now, or the last one if it is too early for another; None: none was made in time."""
+        with self._changed:
+            if self._made is None or time.monotonic() >= self._at_s:
+                self._is_wanted, nr_made = True, self._nr_made
+                self._changed.wait_for(lambda: self._nr_made > nr_made, WAIT_S)
+            return None if self._made is None else ("application/octet-stream", self._made)
+
+    def look(self, capture: Capture) -> None:
+        """Make one if it is wanted."""
+        if not self._is_wanted:
+            return
+        began_s = time.monotonic()
+        self.settle(capture)
+        made = b"".join(pprof.render(self._growth))
+        with self._changed:
+            self._made, self._is_wanted, self._nr_made = made, False, self._nr_made + 1
+            self._at_s = began_s + IDLE * (time.monotonic() - began_s)
+            self._changed.notify_all()
+
+    def settle(self, capture: Capture) -> None:
+        """Add what the capture has to what grew."""
+        self._growth.add(account.read(capture), binaries.read(capture))
 
 
 def _check(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Serves metrics over HTTP to whoever may connect. It reads nothing when it is asked: the pages are made before.
+"""Serves pages over HTTP to whoever may connect.
 
 Any user of the host may connect to a loopback address, and hold a connection. So there is a time, a size and a number
 for all that a client can hold; when too many are open the oldest one is closed, not the new one refused.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, Optional
 
 from tracer.address import Address
 from tracer.errors import ShmtraceError
@@ -21,7 +21,9 @@ MOST_OPEN = 16
 PAUSE_S = 0.01  # after a connection, before the next is accepted: they take time from the trace
 PATIENCE_S = 5.0  # for the next bytes from or to a client
 MAX_REQUEST_BYTES = 1 << 14
-PATH = "/metrics"
+
+Page = Callable[[Optional[str]], Optional[tuple[str, bytes]]]
+"""Returns (content type, content) for a request's header Accept, None: there is none yet. Other threads call it."""
 
 
 class _Request:
@@ -53,19 +55,20 @@ class _Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] != PATH:
-            self.send_error(404, "Not Found", f"see {PATH}")
+        page = self.server.pages.get(self.path.partition("?")[0])
+        if not page:
+            self.send_error(404, "Not Found", f"there is {', '.join(self.server.pages)}")
             return
-        found = self.server.page(self.headers.get("Accept"))
+        found = page(self.headers.get("Accept"))
         if not found:
             self.send_error(503, "Service Unavailable", "the trace has not begun")
             return
-        content_type, page = found
+        content_type, content = found
         self.send_response(200)
         self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(page)))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(page)
+        self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         """Log nothing: it would be text from strangers."""
@@ -75,9 +78,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: Address, page: Callable[[str | None], tuple[str, bytes] | None]) -> None:
+    def __init__(self, address: Address, pages: Mapping[str, Page]) -> None:
         self.address_family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
-        self.page = page
+        self.pages = pages
         self._open: dict[socket.socket, None] = {}
         super().__init__((str(address.ip), address.port), _Handler)
 
@@ -102,17 +105,17 @@ class _Server(ThreadingHTTPServer):
 class Listener:
     """Serves in a thread, as a context manager. Entering it raises ShmtraceError where it cannot listen."""
 
-    def __init__(self, address: Address, page: Callable[[str | None], tuple[str, bytes] | None]) -> None:
-        """page: returns (content type, page) for a request's header Accept, None: not yet. Other threads call it."""
+    def __init__(self, address: Address, pages: Mapping[str, Page]) -> None:
+        """pages: by path."""
         self._address = address
-        self._page = page
+        self._pages = pages
 
     def __enter__(self) -> Listener:
         try:
-            self._server = _Server(self._address, self._page)
+            self._server = _Server(self._address, self._pages)
         except OSError as error:
             raise ShmtraceError(f"cannot listen at {self._address} ({error.strerror})", "give another") from None
-        self.url = f"http://{self._address._replace(port=self._server.server_address[1])}{PATH}"
+        self.url = f"http://{self._address._replace(port=self._server.server_address[1])}"
         Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
         return self
 

@@ -173,12 +173,14 @@ class Elf(NamedTuple):
         """A copy without symbol tables, to save memory."""
         return self._replace(exported=None, full=None)
 
+    def load(self, offset_bytes: int) -> Load | None:
+        """The segment that has an offset in the file."""
+        return next((load for load in self.loads if 0 <= offset_bytes - load.offset_bytes < load.size_bytes), None)
+
     def address(self, offset_bytes: int) -> int:
         """The address of an offset in the file, relative to the base: what addr2line and objdump call an address."""
-        for load in self.loads:
-            if load.offset_bytes <= offset_bytes < load.offset_bytes + load.size_bytes:
-                return offset_bytes - load.offset_bytes + load.address
-        return offset_bytes
+        load = self.load(offset_bytes)
+        return offset_bytes - load.offset_bytes + load.address if load else offset_bytes
 
     def code_offset_bytes(self, address: int) -> int | None:
         """The offset in the file of the code at an address; None: no code is loaded there."""

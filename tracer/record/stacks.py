@@ -1,4 +1,4 @@
-"""Which code made the pages: reads the stacks counted by the probes, and names their functions.
+"""Which code made the pages: reads the stacks counted by the probes, names their functions, and says where those are.
 
 Addresses of a stack can only be resolved while its process lives. So the mapped code of a process is read when it first
 touches a region, with symbols. Files are not kept open, since that would prevent unmounting their file system. A forked
@@ -12,9 +12,11 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
-from tracer import wire
-from tracer.capture.capture import Capture
+from tracer import binaries, wire
+from tracer.binaries import Binary
+from tracer.capture.capture import PAGE_BYTES, Capture
 from tracer.kernel import events
 from tracer.kernel.events import Event
 from tracer.kernel.maps import Stacked
@@ -26,10 +28,24 @@ from tracer.record.budget import Budget
 from tracer.record.elf import Elf
 from tracer.record.processes import Processes, TracedProcess
 from tracer.record.regions import TracedRegion
-from tracer.record.symbols import Symbols
+from tracer.record.symbols import Function, Symbols
 
 PATIENCE_S = 0.05  # for one write(); the rest is left for the next
 MAX_KEPT_BYTES = 128 << 20  # limit for symbols in memory
+
+
+class Frame(NamedTuple):
+    """A frame of a stack."""
+
+    text: str
+    """The function, or else file name+address."""
+    binary: Binary | None = None
+    """None: its code is of no file, or unknown."""
+    address: int = 0
+    """In the binary: of a function that has a name, where it begins."""
+
+
+UNKNOWN = Frame("?")
 
 
 class Module:
@@ -47,18 +63,27 @@ class Module:
         of_tables, of_symbols = (part.size_bytes if part else 0 for part in (self._program, self._symbols))
         return 1024 + of_tables + of_symbols
 
-    def function(self, address: int) -> str | None:
-        """The name of the function at an address of the file's own; None: no name is known. Reads the symbols at
-        first use."""
+    def function(self, address: int) -> Function | None:
+        """The function at an address of the file's own; None: no name is known. Reads the symbols at first use."""
         if self._program and not self._symbols and not self._budget.used_up:
             with self._budget:
                 self._symbols = Symbols(self._program)
             self._program = self._program.without_tables()
-        return self._symbols.name(address) if self._symbols else None
+        return self._symbols.function(address) if self._symbols else None
 
     def address(self, offset_bytes: int) -> int:
         """The address of an offset in the file, as addr2line shows it."""
         return self._program.address(offset_bytes) if self._program else offset_bytes
+
+    def binary(self, path: str, offset_bytes: int) -> Binary | None:
+        """The segment that has an offset in the file; None: its layout is unknown. path: how the file is called."""
+        load = self._program.load(offset_bytes) if self._program else None
+        if not (self._program and load):
+            return None
+        before = load.offset_bytes % PAGE_BYTES
+        size_bytes = -(-(before + load.size_bytes) // PAGE_BYTES) * PAGE_BYTES
+        build_id = self._program.build_id or None
+        return Binary(path, build_id, load.address - before, size_bytes, load.offset_bytes - before)
 
 
 class Program:
@@ -69,15 +94,15 @@ class Program:
         self.modules: list[Module | None] = [None] * len(executables)
         """None: not read."""
         self.is_read = False
-        self._frames: dict[int, str] = {}
+        self._frames: dict[int, Frame] = {}
         self._starts = [executable.start for executable in executables]
 
     def covers(self, address: int) -> bool:
         """Whether code is mapped at an address."""
         return self._at(address) is not None
 
-    def frame(self, address: int) -> str | None:
-        """The function at an address, or else file name+offset. None: no code is mapped there."""
+    def frame(self, address: int) -> Frame | None:
+        """The frame of an address; None: no code is mapped there."""
         number = self._at(address)
         if number is None:
             return None
@@ -85,16 +110,23 @@ class Program:
             self._frames[address] = self._frame(address, self.executables[number], self.modules[number])
         return self._frames[address]
 
-    def _frame(self, address: int, executable: Executable, module: Module | None) -> str:
+    def _frame(self, address: int, executable: Executable, module: Module | None) -> Frame:
         if not executable.ino:
-            return executable.path or "[anon]"
+            return Frame(executable.path or "[anon]")
+        path = executable.path.removesuffix(" (deleted)")
         place = address - executable.start + executable.offset_bytes
-        name = None
+        binary = module.binary(path, place) if module else None
+        if not binary:
+            size_bytes = executable.end - executable.start
+            binary = Binary(path, None, executable.offset_bytes, size_bytes, executable.offset_bytes)
+        function = None
         if module:
             place = module.address(place)
-            name = module.function(place)
-        file_name = executable.path.removesuffix(" (deleted)").rpartition("/")[2]
-        return name.replace("\n", "\\x0a") if name else f"{file_name}+{place:#x}"
+            function = module.function(place)
+        text = function.name.replace("\n", "\\x0a") if function else f"{path.rpartition('/')[2]}+{place:#x}"
+        if not binary.has(place):
+            return Frame(text)
+        return Frame(text, binary, function.address if function and binary.has(function.address) else place)
 
     def _at(self, address: int) -> int | None:
         number = bisect.bisect_right(self._starts, address) - 1
@@ -127,7 +159,8 @@ class Stacks:
         self._budget = Budget()
         self._lacking = False
         self._warn = warn
-        self._rows: dict[str | None, int] = {}  # by frames
+        self._rows: dict[tuple[Frame, ...], int] = {}
+        self._binaries: dict[Binary, int] = {}  # their rows
         # pages written, and the stack row they count for; None: as unknown
         self._told: dict[Stacked, tuple[int, int | None]] = {}
 
@@ -247,9 +280,9 @@ class Stacks:
             if row is None and time.monotonic() < until_s:
                 row = self._find(process, stacked.stack, looked)
                 if told:
-                    pages[region, process.row, self._row(None)] -= told
+                    pages[region, process.row, self._row()] -= told
                 told = 0
-            pages[region, process.row, self._row(None) if row is None else row] += made - told
+            pages[region, process.row, self._row() if row is None else row] += made - told
             self._told[stacked] = made, row
             if row is None:
                 waiting.add(process)
@@ -278,13 +311,14 @@ class Stacks:
     def prune(self, rows: Collection[int], processes: Collection[int]) -> None:
         """Forget what the capture does not have any more. rows, processes: the stacks and processes that it has."""
         self._rows = {frames: row for frames, row in self._rows.items() if row in rows}
+        self._binaries = {Binary(*fields): row for row, *fields in self._capture.each(binaries.BINARIES)}
         for process in [process for process in self._execs if process.row not in processes]:
             del self._execs[process]
 
     def _find(self, process: TracedProcess, stack: int, looked: set[TracedProcess]) -> int:
         """The row of a stack. looked: processes whose code was read again during this write."""
         if stack == wire.NO_STACK:
-            return self._row(None)
+            return self._row()
         innermost, *callers = self._probes.stack(stack) or (0,)
         # A return address may be in the next function already. Look up the call, one byte before.
         addresses = [innermost, *(address - 1 for address in callers)]
@@ -292,7 +326,7 @@ class Stacks:
         if not (program and program.is_read and all(map(program.covers, addresses))):
             self._learn(process, looked)
             program = self._program(process, innermost)
-        return self._row(frames_text([program.frame(address) for address in addresses]) if program else None)
+        return self._row(known([program.frame(address) for address in addresses]) if program else ())
 
     def _learn(self, process: TracedProcess, looked: set[TracedProcess]) -> None:
         """Read again which code a process has mapped, or if it is gone, which its parent of the same program has."""
@@ -314,19 +348,32 @@ class Stacks:
         """Whether neither has executed another program since the fork."""
         return not self._execs[process] and self._execs[parent] == self._born_after.get(process, 0)
 
-    def _row(self, frames: str | None) -> int:
+    def _row(self, frames: tuple[Frame, ...] = ()) -> int:
+        """frames: callers first; none: the stack is unknown."""
         if frames not in self._rows:
-            self._rows[frames] = self._capture.insert("stack", frames=frames)
+            row = self._capture.insert("stack", frames="\n".join(frame.text for frame in frames) or None)
+            places = (
+                (row, line, self._binary(frame.binary), frame.address)
+                for line, frame in enumerate(frames)
+                if frame.binary
+            )
+            self._capture.insert_all("frame", "stack, line, binary, address", places)
+            self._rows[frames] = row
         return self._rows[frames]
 
+    def _binary(self, binary: Binary) -> int:
+        if binary not in self._binaries:
+            self._binaries[binary] = self._capture.insert("binary", **binary._asdict())
+        return self._binaries[binary]
 
-def frames_text(frames: Sequence[str | None]) -> str | None:
-    """The frames as text for the capture, given innermost first. None: no frame is known.
+
+def known(frames: Sequence[Frame | None]) -> tuple[Frame, ...]:
+    """The frames of a stack, callers first, given innermost first. Empty: none is known.
 
     Adjacent unknown frames are merged into one: after a function without frame pointers, the rest is unknown.
     """
-    lines: list[str] = []
+    found: list[Frame] = []
     for frame in reversed(frames):
-        if frame or lines[-1:] != ["?"]:
-            lines.append(frame or "?")
-    return "\n".join(lines) if any(frames) else None
+        if frame or found[-1:] != [UNKNOWN]:
+            found.append(frame or UNKNOWN)
+    return tuple(found) if any(frames) else ()

@@ -6,6 +6,7 @@ import bisect
 import os
 from array import array
 from pathlib import Path
+from typing import NamedTuple
 
 from tracer.proc.shmem import open_promptly
 from tracer.record import elf
@@ -13,6 +14,14 @@ from tracer.record.elf import ADDRESS_END, MAX_SYMBOLS, STB_GLOBAL, STT_FUNC, ST
 
 DEBUG_FILES = Path("/usr/lib/debug/.build-id")
 MAX_NAME_BYTES = 1024  # some C++ names are longer, but say no more
+
+
+class Function(NamedTuple):
+    """A function of a program."""
+
+    name: str
+    address: int
+    """Where it begins, relative to the base."""
 
 
 class Symbols:
@@ -29,9 +38,9 @@ class Symbols:
         """Approximate size in memory."""
         return sum(table.size_bytes for table in self._tables)
 
-    def name(self, address: int) -> str | None:
+    def function(self, address: int) -> Function | None:
         """The function at an address of the program's own; None: no named function is there."""
-        return next((name for name in (table.name(address) for table in self._tables) if name), None)
+        return next(filter(None, (table.function(address) for table in self._tables)), None)
 
 
 class _Functions:
@@ -64,13 +73,14 @@ class _Functions:
     def size_bytes(self) -> int:
         return len(self._strings) + 20 * len(self)
 
-    def name(self, address: int) -> str | None:
+    def function(self, address: int) -> Function | None:
         number = bisect.bisect_right(self._starts, address) - 1
         if number < 0 or address >= self._ends[number]:
             return None
         start = self._names[number]
         raw = self._strings[start : start + MAX_NAME_BYTES]
-        return raw.split(b"\0", 1)[0].decode(errors="backslashreplace") or None
+        name = raw.split(b"\0", 1)[0].decode(errors="backslashreplace")
+        return Function(name, self._starts[number]) if name else None
 
 
 def _debug_table(program: Elf, debug_files: Path) -> SymbolTable | None:

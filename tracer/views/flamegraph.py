@@ -6,7 +6,7 @@ stacks are recorded by process alone.
 
 The bytes of all stacks add up to what is allocated. If unseen is negative, it is left out, and they add up to what the
 ledger has: speedscope refuses a file with a negative weight. With user stacks the bytes include what was freed since,
-because it is unknown from which stack the freed pages came.
+because it is unknown from which stack the freed pages came. Of a window of time, they are what was touched in it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tracer import alike, guess, labels
-from tracer.account import NAMELESS, Account, Label, Labelled, Process, Region, Toucher
+from tracer import alike, growth, guess
+from tracer.account import ALL_TIME, Account, Process, Region, Toucher
 from tracer.formatting import printable
 
 SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
@@ -31,9 +31,7 @@ class Stack(NamedTuple):
     size_bytes: int
     region: Region
     process: Process | None = None
-    """None: before the trace, at other times or unseen"""
-    label: Label | None = None
-    """None: unknown, or there are no labels"""
+    """None: before the trace, or unseen"""
 
 
 def folded(account: Account) -> Iterator[str]:
@@ -80,17 +78,14 @@ def merged(some: Iterable[Stack]) -> dict[tuple[str, ...], int]:
 def stacks(account: Account) -> Iterator[Stack]:
     """All stacks of an account. Of a region, before comes first, then the touchers by first touch, unseen last."""
     group_of = functools.cache(alike.of_process)
-    label = None if account.has_stacks else account.session.label
-    kinds = labels.frames(label) if label else []
+    kinds = growth.kinds(account)
     for parent in account.parents:
         for region in parent.regions:
             root = _process(parent.process), _region(region, parent.process)
-            found = [
-                Stack(("[before the trace]",), region.before_bytes, region),
-                Stack(("[at other times]",), region.other_times_bytes, region),
-                *_touched(region, kinds, group_of),
-                Stack(("[unseen]",), region.unseen_bytes, region),
-            ]
+            found = [*_touched(region, kinds, group_of)]
+            if account.window == ALL_TIME:
+                before = Stack(("[before the trace]",), region.before_bytes, region)
+                found = [before, *found, Stack(("[unseen]",), region.unseen_bytes, region)]
             yield from (stack._replace(frames=(*root, *stack.frames)) for stack in found if stack.size_bytes > 0)
 
 
@@ -115,7 +110,7 @@ def _below(region: Region, kinds: Sequence[str]) -> dict[int, list[Stack]]:
         found = [Stack(made.frames or ("?",), made.size_bytes, region, process) for process, made in made]
     elif kinds:
         found = [
-            Stack(_texts(labelled, kinds), labelled.touched_bytes, region, labelled.process, labelled.label)
+            Stack(labelled.frames(kinds), labelled.touched_bytes, region, labelled.process)
             for labelled in region.labelled
         ]
     else:
@@ -125,11 +120,6 @@ def _below(region: Region, kinds: Sequence[str]) -> dict[int, list[Stack]]:
         if stack.process and stack.size_bytes:
             below.setdefault(stack.process.row, []).append(stack)
     return below
-
-
-def _texts(labelled: Labelled, kinds: Sequence[str]) -> tuple[str, ...]:
-    texts = (labelled.text(kind) for kind in kinds)
-    return tuple("?" if text is None else text or NAMELESS for text in texts)
 
 
 def _profile(name: str, some: Iterable[Stack], frames: dict[str, int]) -> dict[str, Any]:

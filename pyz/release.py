@@ -32,12 +32,12 @@ def run(*command: str | Path, cwd: Path, environment: Mapping[str, str]) -> None
         sys.exit(f"{done.stdout}{done.stderr}release: {' '.join(map(str, command))} failed")
 
 
-def sources(into: Path, commit: str = "HEAD") -> int:
-    """What the commit has, and its time."""
-    text = subprocess.check_output(["git", "log", "-1", "--format=%ct", commit], cwd=CHECKOUT, text=True)
-    archive = subprocess.check_output(["git", "archive", "--format=tar", commit], cwd=CHECKOUT)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(into, filter="data")
+def sources(into: Path) -> int:
+    """What the last commit has, and its time. Raises SystemExit where there is more: it would not be in the release."""
+    if subprocess.check_output(["git", "status", "--porcelain", "--untracked-files=no"], cwd=CHECKOUT):
+        sys.exit("release: there are changes that are not committed: commit or stash them")
+    text = subprocess.check_output(["git", "log", "-1", "--format=%ct"], cwd=CHECKOUT, text=True)
+    subprocess.run(["git", "checkout-index", "--all", f"--prefix={into}/"], cwd=CHECKOUT, check=True)
     return int(text)
 
 

@@ -18,6 +18,10 @@ END_S = 41
 CONTAINER = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d"
 SERVICE, OTHER = "/system.slice/php8.2-fpm.service", f"/docker/{CONTAINER}"
 BUILD_ID = "5b0cd6b1" * 5
+OTHER_CONTAINER = "4f797c539e6c745de61a93ca3ff892358ecbcaccd8414d5db545c38428142970"
+PODS = "/kubepods/burstable"
+UID, OTHER_UID = "a5c1f8d5-1919-434d-add7-4afaafdaef89", "0d3f9d0e-7d52-4a63-9a17-2b6f3b1f6a11"
+WEB, JOB = ("shop", "web-7d9c8b6f5-x2x7q", "php-fpm"), ("batch", "report-29384760-9xk2p")
 BOOT_NS = BEGAN_NS - 10**15
 SESSION = {
     "version": "0.1.0",
@@ -148,6 +152,24 @@ def with_oom(path: Path) -> Path:
         row = (number, at(second), process, tgid, comm, None, f"{limit}/a", limit, *sizes)
         database.execute(f"INSERT INTO oom VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
     database.executemany("INSERT INTO oom_touched VALUES (?, ?, ?, ?)", [(1, 1, 2, 21), (2, 1, 3, 7)])
+    database.commit()
+    database.close()
+    return path
+
+
+def with_pods(path: Path) -> Path:
+    """A pool whose 812 is in a container of a pod, and 813 in one of another pod, whose own name is unknown. 812 was
+    killed by the OOM killer, by the limit of its pod."""
+    pool(path)
+    web, job = f"{PODS}/pod{UID}", f"{PODS}/pod{OTHER_UID}"
+    database = sqlite3.connect(path)
+    database.execute("UPDATE process SET cgroup = ? WHERE id = 2", (f"{web}/{CONTAINER}",))
+    database.execute("UPDATE process SET cgroup = ? WHERE id = 3", (f"{job}/{OTHER_CONTAINER}",))
+    names = [(f"{web}/{CONTAINER}", *WEB), (web, *WEB[:2], None), (f"{job}/{OTHER_CONTAINER}", *JOB, None)]
+    database.executemany("INSERT INTO cgroup VALUES (?, ?, ?, ?)", names)
+    columns = "time_ns, process, tgid, comm, cgroup, limit_cgroup, limit_bytes"
+    kill = at(30), 2, 812, "php-fpm8.2", f"{web}/{CONTAINER}", web, 128 * PAGE_BYTES
+    database.execute(f"INSERT INTO oom ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", kill)  # noqa: S608
     database.commit()
     database.close()
     return path

@@ -20,8 +20,8 @@ from tracer.capture.capture import SCHEMA_VERSION, Capture
 from tracer.errors import ShmtraceError
 
 TABLES = """
-    binary exec extent frame host_sample label made_for mapping oom oom_touched process region sample session stack
-    stacked touched unmapped usage
+    binary cgroup exec extent frame host_sample label made_for mapping oom oom_touched process region sample session
+    stack stacked touched unmapped usage
 """.split()  # noqa: SIM905, a list takes as many lines
 
 
@@ -258,7 +258,7 @@ def test_extents_are_replaced_page_by_page(seed: int) -> None:
 
 def test_samples_are_thinned_and_pages_kept(tmp_path: Path) -> None:
     """The file stays near its bound, the newest sample is there, and those of long ago lie further apart."""
-    path, max_bytes = tmp_path / "capture.sqlite", 200_000
+    path, max_bytes = tmp_path / "capture.sqlite", 220_000
     with Capture(path, max_bytes) as capture:
         for start in range(0, 50_000, 50):
             rows = [(1 + time % 2, time, 4096 * time, 4096 * time, 0) for time in range(start, start + 50)]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import recorded
+from tests import fleets, recorded
 from tests.captures import NAMES, load
 from tests.kernels.matrix import FOUND
 from tests.kernels.results import markdown
@@ -30,7 +30,7 @@ from tracer.cli import main
 
 CHECKOUT = Path(__file__).parents[1]
 README, TIERS = CHECKOUT / "README.md", CHECKOUT / "docs/tiers-and-limits.md"
-USERS = [README, *sorted((CHECKOUT / "docs").glob("*.md"))]
+USERS = [README, *sorted((CHECKOUT / "docs").rglob("*.md"))]
 ALL = [*USERS, CHECKOUT / "CONTRIBUTING.md", CHECKOUT / "SECURITY.md"]
 REFRESH = os.environ.get("SHMTRACE_REFRESH_GOLDEN") == "1"
 
@@ -63,6 +63,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recorded.of_host(folder / "host.capture")
     recorded.of_tmpfs(folder / "tmpfs.capture")
     recorded.with_oom(folder / "oom.capture")
+    recorded.with_pods(folder / "pods.capture")
+    (folder / "hosts").mkdir()
+    fleets.make(folder / "hosts", hosts=12, planted=3)
     programs = {"shmtrace": SHMTRACE} if shutil.which("sqlite3") else {"shmtrace": SHMTRACE, "sqlite3": SQLITE3}
     for name, text in programs.items():
         program = folder / "bin" / name

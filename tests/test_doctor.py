@@ -47,6 +47,14 @@ def test_a_container_without_the_hosts_pids_cannot_trace() -> None:
     assert "--pid=host" in doctor.pid_namespace(host=False).remedy
 
 
+def test_a_container_with_cgroups_of_its_own_can_trace(tmp_path: Path) -> None:
+    assert doctor.cgroup_namespace(host=True).ok
+    check = doctor.cgroup_namespace(host=False)
+    assert check.ok is None
+    assert doctor.traces([*ALL_WELL, check])
+    assert not host.sees_host_cgroups(tmp_path)
+
+
 def test_the_root_of_a_container_with_users_of_its_own_sees_nothing(tmp_path: Path) -> None:
     assert doctor.user_namespace(host=True).ok
     check = doctor.user_namespace(host=False)

@@ -7,7 +7,9 @@ import http.client
 import os
 import re
 import shutil
+import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -74,7 +76,7 @@ def test_recorded_captures_balance_at_every_moment(name: str, tmp_path: Path) ->
         for each in some:
             there_bytes = sum(held.allocated_bytes for held in each.held.values())
             touched_bytes = sum(each.touched_bytes.values())
-            unknown_bytes = each.before_bytes + each.unseen_bytes + each.freed_since_bytes
+            unknown_bytes = each.before_bytes + each.unseen_bytes + each.moved_bytes + each.freed_since_bytes
             assert touched_bytes + unknown_bytes == there_bytes + each.freed_bytes
             now.update({(each.unit, each.segment, by): size_bytes for by, size_bytes in each.touched_bytes.items()})
         assert not before - now
@@ -88,6 +90,16 @@ def test_recorded_captures_balance_at_every_moment(name: str, tmp_path: Path) ->
     assert sum(held.allocated_bytes for each in last for held in each.held.values()) == sum(
         region.allocated_bytes for region in exist
     )
+
+
+@pytest.mark.parametrize("seconds", [86400 * 400, 1_699_999_000])
+def test_a_clock_that_jumped(seconds: int, pool: Path) -> None:
+    """A host without a clock of its own begins in 1970."""
+    with contextlib.closing(sqlite3.connect(pool)) as db, db:
+        db.execute("UPDATE session SET started_ns = started_ns - ?", (seconds * 10**9,))
+    found = moments(pool)
+    assert 1000 < len(found) < 60_000
+    balances(found[-1][1])
 
 
 def test_openmetrics_is_what_others_read(pool: Path, tmp_path: Path) -> None:
@@ -175,6 +187,30 @@ def test_a_file_of_somebody_else(tmp_path: Path) -> None:
     with pytest.raises(ShmtraceError, match="not an earlier output"), running:
         pass
     assert path.read_text().startswith("# HELP other")
+
+
+def test_one_writes_a_file_at_a_time(pool: Path, tmp_path: Path) -> None:
+    """Somebody else's is neither written nor removed, also if it came while the trace runs."""
+    path = tmp_path / "x.prom"
+    running, said = exporter(path)
+    with running, Capture.open(pool) as capture:
+        running.collect(capture)
+        program = "import sys; from pathlib import Path; from tracer.metrics.textfile import Textfile; "
+        second = [sys.executable, "-c", f"{program}Textfile(Path(sys.argv[1]))", str(path)]
+        done = subprocess.run(second, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+        assert f"process {os.getpid()} writes {path} already: give another name, or stop it" in done.stderr
+        path.write_text("# HELP other_metric of somebody else\n")
+        running.collect(capture)
+        running.collect(capture)
+        assert len(said) == 1
+        assert "not an earlier output" in said[0]
+    assert path.read_text().startswith("# HELP other")
+    gone = "# shmtrace is written by 1, started at 1\n"
+    path.write_text(gone)
+    running, _ = exporter(path)
+    with running, Capture.open(pool) as capture:
+        running.collect(capture)
+        assert not path.read_text().startswith(gone)
 
 
 def test_what_cannot_be_a_file(tmp_path: Path) -> None:
@@ -304,6 +340,20 @@ def test_what_is_no_request(sent: bytes, client: Client, capfd: pytest.CaptureFi
     assert capfd.readouterr() == ("", "")
 
 
+def test_clients_that_do_not_read(client: Client) -> None:
+    """Whoever hangs up has the kernel send SIGPIPE, which ends a trace whose reader has gone."""
+    ends: list[int] = []
+    before = signal.signal(signal.SIGPIPE, lambda number, _: ends.append(number))
+    try:
+        for _ in range(60):
+            with client.connect() as connection:
+                connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert client.works()
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+    assert ends == []
+
+
 def test_requests_take_no_more_than_a_part_of_a_cpu(client: Client) -> None:
     began_s = time.monotonic()
     assert all(client.works() for _ in range(50))
@@ -322,7 +372,7 @@ def test_an_address_that_is_taken() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["9109", ":9109", "localhost:9109", "127.0.0.1", "127.0.0.1:99999", "::1:9109", "[::1", "1.2.3:5", "[::1%]:5"],
+    ["9109", ":9109", "web1:9109", "127.0.0.1", "127.0.0.1:99999", "::1:9109", "[::1", "1.2.3:5", "[::1%]:5"],
 )
 def test_what_is_no_address(address: str) -> None:
     done = shmtrace("record", "-p", "1", "-o", "/nowhere/x.capture", "--listen", address)

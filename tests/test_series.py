@@ -69,7 +69,8 @@ def balances(found: Sequence[Series]) -> None:
     for each in found:
         touched_bytes = sum(each.touched_bytes.values())
         there_bytes = sum(held.allocated_bytes for held in each.held.values())
-        assert touched_bytes + each.before_bytes + each.unseen_bytes == there_bytes + each.freed_bytes, each
+        untold_bytes = each.before_bytes + each.unseen_bytes + each.moved_bytes
+        assert touched_bytes + untold_bytes == there_bytes + each.freed_bytes, each
 
 
 def test_a_known_answer() -> None:
@@ -193,8 +194,11 @@ def test_segments_beyond_the_greatest_are_one() -> None:
     found = totals.add(account(*regions))
     balances(found)
     assert found[0].segment == "/dev/shm/aa"
-    assert pages(found[0]) == {"php-fpm: pool www": 5000}
+    assert pages(found[0]) == {"php-fpm: pool www": 4989}
+    assert (found[0].moved_bytes, found[-1].moved_bytes) == (11 * PAGE_BYTES, -11 * PAGE_BYTES)
     assert pages(found[-1])["php-fpm: pool www"] == before
+    assert sum(each.freed_bytes for each in found) == 0
+    assert sum(map(sum, (pages(each).values() for each in found))) == sum(range(12, 687)) + 5000
     assert len(found) == series.SEGMENTS + 2  # the one that is no longer among them stays for now
     found = totals.add(account())
     assert [(each.segment, each.held) for each in found] == [(OTHER, {})]
@@ -208,7 +212,21 @@ def test_a_region_whose_use_is_known_later() -> None:
     totals.add(account(first, second))
     found = totals.add(account(region(Did(process(2), 30)), second))
     balances(found)
-    assert {each.segment: pages(each)["php-fpm: pool www"] for each in found} == {"opcache": 30, "apcu": 30}
+    assert {each.segment: (pages(each), each.moved_bytes // PAGE_BYTES) for each in found} == {
+        "opcache": ({"php-fpm: pool www": 7}, 23),
+        "apcu": ({"php-fpm: pool www": 30}, -23),
+    }
+
+
+def test_a_segment_that_has_another_name_from_now_on() -> None:
+    """As the unit of a pod has, whose name is known a moment later."""
+    totals = Totals()
+    totals.add(account(region(Did(process(2), 23, 4)), region(Did(process(2), 7), row=2)))
+    pod = process(1, "php-fpm: master process", "/kubepods.slice/cri-containerd-x.scope")
+    regions = region(Did(process(2), 25, 4)), region(Did(process(2), 7), row=2)
+    [found] = totals.add(account(*regions, parent=pod))
+    assert found.unit == "cri-containerd-x.scope"
+    assert (pages(found), found.freed_bytes, found.moved_bytes) == ({"php-fpm: pool www": 36}, 4 * PAGE_BYTES, 0)
 
 
 class World:

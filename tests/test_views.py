@@ -718,7 +718,7 @@ def test_a_page_is_charged_to_its_first_touchers_cgroup(
         for number, (cgroup, pages, freed, others) in enumerate(touchers)
     ]
     found = charged(make_region(1, *rows, before=9, unseen=3))
-    assert {cgroup: size_bytes // PAGE_BYTES for cgroup, size_bytes in found} == cgroups
+    assert {whose and whose.cgroup: size_bytes // PAGE_BYTES for whose, size_bytes in found} == cgroups
     assert [size for _, size in found] == sorted((size for _, size in found), reverse=True)
 
 
@@ -822,6 +822,7 @@ def test_a_process_of_which_only_the_pid_is_known() -> None:
     stranger = Process(4711, 4711, 0, None, "", None, None)
     found = json.loads("".join(document.render(account(Parent(stranger, [])))))
     assert found["parents"][0]["process"] == {
+        "host": None,
         "tgid": 4711,
         "ns_tgid": None,
         "start_time_ns": None,
@@ -837,6 +838,9 @@ def test_a_process_of_which_only_the_pid_is_known() -> None:
         "unit": None,
         "container": None,
         "pod": None,
+        "namespace": None,
+        "pod_name": None,
+        "container_name": None,
         "in_tree": True,
     }
 

@@ -9,18 +9,25 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import statistics
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tracer import sql, unmapped
 from tracer.capture.capture import LABEL_AND_PROCESS, PAGE_BYTES, Capture
+from tracer.cgroup import Names, Place, place
 from tracer.errors import ShmtraceError
+from tracer.formatting import printable
 from tracer.labels import parse as parse_label
 from tracer.proc.private_memory import EXACT
 from tracer.unmapped import UnmappedRow
 
 COMM_LENGTH = 15
+MAX_WARNINGS = 20  # of many hosts
+MAX_WARNING = 200  # characters, of a host
+SAME_BOOT_NS = 10 * 10**9  # boot times that differ by less are one boot: a clock may be adjusted, a boot takes longer
 SIGNALS = {each.value: each.name for each in signal.Signals}
 
 DAY_NS = 86400 * 10**9
@@ -51,6 +58,25 @@ class Process(NamedTuple):
     """as wait(2) tells it; None: unknown, or it has not exited"""
     oom_killed: bool = False
     """the OOM killer ended it"""
+    names: Names | None = None
+    """of the pod and the container it is in; None: it is in none, or they are unknown"""
+    host: str | None = None
+    """None: that of the capture"""
+
+    @property
+    def place(self) -> Place:
+        """Its systemd unit, container and pod."""
+        found = place(self.cgroup)
+        return found._replace(names=self.names) if self.names else found
+
+    @property
+    def unit(self) -> str | None:
+        """What it belongs to, in a name: namespace/pod/container, else its systemd unit, else the path of its cgroup.
+
+        None: no cgroup is known.
+        """
+        where = self.place
+        return where.in_pod or where.unit or self.cgroup
 
     @property
     def exit_code(self) -> int | None:
@@ -234,6 +260,8 @@ class Region(NamedTuple):
     """the touched bytes by label and process; empty without --label"""
     hint: str | None = None
     """what its content says of its use"""
+    host: str | None = None
+    """None: that of the capture"""
 
     @property
     def touched_bytes(self) -> int:
@@ -261,10 +289,11 @@ def dev_text(dev: int) -> str:
     return f"{os.major(dev):x}:{os.minor(dev):x}"
 
 
-def charged(region: Region) -> list[tuple[str | None, int]]:
+def charged(region: Region) -> list[tuple[Process | None, int]]:
     """Bytes of a region by the cgroup that is charged for them, most first. They add up to what is allocated.
 
-    None stands for bytes whose cgroup is unknown: before, unseen, or touched outside the window.
+    A process stands for its cgroup, and None for bytes whose cgroup is unknown: before, unseen, or touched outside the
+    window.
 
     The kernel charges a page to the cgroup of its first toucher and leaves it there, whoever uses it later. A page
     made in another process's address space is charged to that process's cgroup: shmem_get_folio_gfp() in mm/shmem.c
@@ -272,12 +301,15 @@ def charged(region: Region) -> list[tuple[str | None, int]]:
     pages in other address spaces then count as unknown. The cgroup of a process is the one it was last seen in.
     """
     found: Counter[str | None] = Counter()
+    inside: dict[str | None, Process] = {}
     for toucher in region.touchers:
         own = toucher.process.cgroup
+        inside[own] = toucher.process
         if not toucher.made_for:  # as for most, and there may be very many
             found[own] += toucher.touched_bytes
             continue
         elsewhere = [(process.cgroup, made_bytes) for process, made_bytes in toucher.made_for if process.cgroup != own]
+        inside.update((process.cgroup, process) for process, _ in toucher.made_for)
         made_bytes = sum(made_bytes for _, made_bytes in elsewhere)
         if toucher.freed_bytes or made_bytes > toucher.touched_bytes:
             made_bytes = min(made_bytes, toucher.touched_bytes)
@@ -287,7 +319,8 @@ def charged(region: Region) -> list[tuple[str | None, int]]:
             found[cgroup] += size_bytes
     del found[None]
     found[None] = region.allocated_bytes - sum(found.values())
-    return [(cgroup, size_bytes) for cgroup, size_bytes in found.most_common() if size_bytes]
+    inside.pop(None, None)
+    return [(inside.get(cgroup), size_bytes) for cgroup, size_bytes in found.most_common() if size_bytes]
 
 
 class Parent(NamedTuple):
@@ -409,8 +442,12 @@ class OomKill(NamedTuple):
     shmem_after_bytes: int | None
     """likewise, when the victim had gone"""
     anon_after_bytes: int | None
+    host: str | None = None
+    """None: that of the capture"""
     touched: Sequence[tuple[str, Process, int]] = ()
     """region id, first toucher, and bytes that are charged there, most first"""
+    limit_pod: str | None = None
+    """whose limit that is: namespace/pod/container, or namespace/pod; None: of no pod, or it is unknown"""
 
     @property
     def is_of_host(self) -> bool:
@@ -442,11 +479,20 @@ class Account(NamedTuple):
 
     ooms: Sequence[OomKill] = ()
     """in the order of time; of very many only some, while session.nr_ooms counts all"""
+    hosts: Sequence[Session] = ()
+    """of a fleet, the latest capture of each host; session is then what they have in common, or their sum. Empty: it is
+    of one capture"""
+    nr_older: int = 0
+    """captures of these hosts that are in the fleet, and not counted"""
 
     @property
     def regions(self) -> list[Region]:
         """All regions, by parent."""
         return [region for parent in self.parents for region in parent.regions]
+
+    def host_of(self, region: Region) -> str:
+        """Whose it is."""
+        return self.session.host if region.host is None else region.host
 
     @property
     def has_stacks(self) -> bool:
@@ -480,7 +526,7 @@ class Account(NamedTuple):
     def shmem_rest_bytes(self) -> int | None:
         """Of that, what nothing here has a name for; None: it was not looked for."""
         unexplained_bytes = self.shmem_unexplained_bytes
-        if unexplained_bytes is None or not self.unmapped or self.session.tmpfs:
+        if unexplained_bytes is None or not self.unmapped or self.session.tmpfs or self.hosts:
             return None
         return max(unexplained_bytes - sum(unmapped.sums(self.unmapped).values()), 0)
 
@@ -490,22 +536,23 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
 
     Raises ShmtraceError if the capture is empty or damaged.
     """
-    session = read_session(capture)
+    sessions = read_sessions(capture)
     processes = read_processes(capture)
     labels = read_labels(capture)
     parents: dict[int | None, list[Region]] = {}
     ids: Counter[str] = Counter()
-    rows = _Rows(capture, window, session.complete)
+    rows = _Rows(capture, window)
     names = {}
     for row in capture.rows("SELECT * FROM region ORDER BY id"):
-        identity = _identity(row)
+        session = sessions[row["session"] if capture.is_fleet else None]
+        identity = f"{printable(session.host)}/{_identity(row)}" if capture.is_fleet else _identity(row)
         ids[identity] += 1  # the kernel may reuse an inode number and generation once the first region is gone
         name = identity if ids[identity] == 1 else f"{identity}/{ids[identity]}"
         names[row["id"]] = name
-        region = _region(rows, row, name, processes, labels if session.label else None)
-        parents.setdefault(row["parent"], []).append(region)
+        region = _region(rows, row, name, processes, labels if session.label else None, session)
+        parents.setdefault(row["parent"], []).append(region._replace(host=session.host) if capture.is_fleet else region)
     read = Account(
-        session,
+        _together(capture, list(sessions.values())),
         sorted(
             (Parent(processes.get(row or 0), _most_first(regions)) for row, regions in parents.items()),
             key=lambda parent: (-parent.allocated_bytes, parent.process.tgid if parent.process else 0),
@@ -513,32 +560,107 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
         window,
         unmapped.read(capture),
         _ooms(capture, processes, names, window),
+        list(sessions.values()) if capture.is_fleet else (),
+        capture.count_older(),
     )
     overdrawn = [region for region in read.regions if region.unseen_bytes < 0]
     if overdrawn:
         pages = -sum(region.unseen_bytes for region in overdrawn) // PAGE_BYTES
         some = ", ".join(region.id for region in overdrawn[:MAX_OVERDRAWN]) + " …" * (len(overdrawn) > MAX_OVERDRAWN)
-        session.warnings.append(f"{pages} more pages were counted than are allocated: the figures of {some} are wrong")
+        read.session.warnings.append(
+            f"{pages} more pages were counted than are allocated: the figures of {some} are wrong"
+        )
     return read
 
 
 def read_session(capture: Capture) -> Session:
-    """The facts about a capture. Raises ShmtraceError if it was cut off before anything was recorded."""
-    sessions = capture.rows("SELECT * FROM session")
-    if not sessions:
+    """The facts about a capture; about those of a fleet, together.
+
+    Raises ShmtraceError if it was cut off before anything was recorded.
+    """
+    return _together(capture, list(read_sessions(capture).values()))
+
+
+def read_sessions(capture: Capture) -> dict[int | None, Session]:
+    """The facts about a capture, by None; about those of a fleet, by row. Raises ShmtraceError if there are none."""
+    found: dict[int | None, Session] = {}
+    for row in capture.rows("SELECT * FROM session"):
+        try:
+            parse_label(row["label"] or "php")
+        except ValueError as error:
+            raise capture.damaged(f"session.label: {error}") from None
+        known = {
+            "blind_to": _lines(row["blind_to"]),
+            "warnings": _lines(row["warnings"]),
+            "complete": bool(row["complete"]),
+            "ended_ns": max(row["started_ns"], row["ended_ns"]),  # the clock may have been set back
+        }
+        session = Session(**{**{name: row[name] for name in Session._fields}, **known})
+        found[row["id"] if capture.is_fleet else None] = session
+    if not found:
         raise ShmtraceError("the capture is empty", "it was cut off before anything was recorded; record another")
-    session = sessions[0]
-    try:
-        parse_label(session["label"] or "php")
-    except ValueError as error:
-        raise capture.damaged(f"session.label: {error}") from None
-    known = {
-        "blind_to": _lines(session["blind_to"]),
-        "warnings": [*capture.remarks, *_lines(session["warnings"])],
-        "complete": bool(session["complete"]),
-        "ended_ns": max(session["started_ns"], session["ended_ns"]),  # the clock may have been set back
+    return found
+
+
+def _together(capture: Capture, sessions: Sequence[Session]) -> Session:
+    """What sessions have in common, or their sum. None: it is not known of all of them."""
+    first = sessions[0]
+    if not capture.is_fleet:
+        return first._replace(warnings=[*capture.remarks, *first.warnings])
+
+    def each(name: str) -> list[Any]:
+        """The different values, in the order of how many have them."""
+        return [value for value, _ in Counter(getattr(session, name) for session in sessions).most_common()]
+
+    def total(name: str) -> Any:
+        values = [getattr(session, name) for session in sessions]
+        return None if None in values else sum(values)
+
+    texts: dict[str, Any] = {
+        name: ", ".join(filter(None, each(name))) for name in ("kernel", "version", "tier", "mechanism")
     }
-    return Session(**{**dict(session), **known})
+    sums = (
+        *("sum_of_rss_bytes", "private_start_bytes", "private_end_bytes", "nr_ooms"),
+        *("lost_events", "lost_pages", "lost_probes", "self_cpu_seconds", "self_rss_bytes"),
+    )
+    started_ns = min(session.started_ns for session in sessions)
+    since_ns = min(session.since_ns for session in sessions)
+    return Session(
+        host=first.host if len(sessions) == 1 else f"{len(sessions)} hosts",
+        **texts,
+        blind_to=list(dict.fromkeys(line for session in sessions for line in session.blind_to)),
+        started_ns=started_ns,
+        ended_ns=max(session.ended_ns for session in sessions),
+        complete=all(session.complete for session in sessions),
+        private_how=EXACT if each("private_how") == [EXACT] else next(iter(each("private_how"))),
+        warnings=[*capture.remarks, *_warnings(sessions)],
+        shmem_total_bytes=None,
+        attach_seconds=None,
+        label="\n".join(filter(None, each("label"))) or None,
+        part_started_ns=since_ns if since_ns > started_ns else None,
+        **{name: total(name) for name in sums},
+    )
+
+
+def _warnings(sessions: Sequence[Session]) -> list[str]:
+    """Those of most hosts, each once, with a host that has it."""
+    hosts: dict[str, list[str]] = {}
+    for session in sessions:
+        for text in dict.fromkeys(session.warnings):
+            hosts.setdefault(text, []).append(session.host)
+    found = sorted(hosts.items(), key=lambda item: -len(item[1]))
+    told = [
+        f"{some[0]}{f' and {len(some) - 1} more' * (len(some) > 1)}: {textwrap.shorten(text, MAX_WARNING)}"
+        for text, some in found[:MAX_WARNINGS]
+    ]
+    more = len(found) - MAX_WARNINGS
+    return [*told, f"there are {more} more warnings, in the table session"] if more > 0 else told
+
+
+def booted_ns(processes: Iterable[Process]) -> float | None:
+    """CLOCK_REALTIME of the boot, computed from processes whose start is known in both clocks; None: unknown."""
+    booted = [one.started_ns - one.start_time_ns for one in processes if one.started_ns and one.start_time_ns]
+    return statistics.median(booted) if booted else None
 
 
 class ProcessesByRow(dict[int, Process]):
@@ -554,6 +676,7 @@ class ProcessesByRow(dict[int, Process]):
 
 def read_processes(capture: Capture) -> ProcessesByRow:
     """All processes of a capture, by row."""
+    names = read_names(capture)
     texts: dict[Any, Any] = {}
     once = texts.setdefault  # most texts are those of another process, too: each is kept once
     return ProcessesByRow(
@@ -573,6 +696,8 @@ def read_processes(capture: Capture) -> ProcessesByRow:
                 ns_tgid,
                 exit_status,
                 bool(oom_killed),
+                names.get((host, cgroup)),
+                host,
             )
             for (
                 row,
@@ -588,11 +713,18 @@ def read_processes(capture: Capture) -> ProcessesByRow:
                 ns_tgid,
                 exit_status,
                 oom_killed,
-            ) in capture.each(PROCESSES)
+                host,
+            ) in capture.each(PROCESSES.format(capture.host_column))
         ),
     )
 
 
+def read_names(capture: Capture) -> dict[tuple[str | None, str], Names]:
+    """What Kubernetes calls the pod and the container of a cgroup, by host (None: that of the capture) and path."""
+    return {(host, path): Names(*names) for host, path, *names in capture.each(NAMES.format(capture.host_column))}
+
+
+NAMES = "SELECT {}, path, namespace, pod, container FROM cgroup"
 LABELS = f"SELECT id, {', '.join(Label._fields)} FROM label"  # noqa: S608
 
 
@@ -603,7 +735,7 @@ def read_labels(capture: Capture) -> dict[int, Label]:
 
 PROCESSES = """
 SELECT id, tgid, start_time_ns, comm, command, parent_tgid, exited_ns, outside_tree, started_ns, cgroup, ns_tgid,
-  exit_status, oom_killed FROM process"""
+  exit_status, oom_killed, {} FROM process"""
 PROCESS = (1 << 32) - 1  # of LABEL_AND_PROCESS
 # The pages of an extent were touched within one second. It counts at the time of its first page.
 IN_WINDOW = """(process IS NULL OR (
@@ -624,7 +756,7 @@ SELECT region, process, frames, pages, stack FROM stacked JOIN stack ON stack.id
 WHERE pages > 0 ORDER BY pages DESC, frames"""
 
 OOMS = """
-SELECT id, time_ns, process, tgid, comm, command, cgroup, limit_cgroup, limit_bytes, anon_bytes, file_bytes,
+SELECT id, {}, time_ns, process, tgid, comm, command, cgroup, limit_cgroup, limit_bytes, anon_bytes, file_bytes,
   shmem_bytes, shmem_before_bytes, anon_before_bytes, shmem_after_bytes, anon_after_bytes
 FROM oom WHERE (:since IS NULL OR time_ns >= :since) AND (:until IS NULL OR time_ns < :until) ORDER BY time_ns, id"""
 OOM_TOUCHED = "SELECT oom, region, process, pages FROM oom_touched ORDER BY pages DESC, region, process"
@@ -635,9 +767,8 @@ By = dict[int, list[tuple[Any, ...]]]
 class _Rows:
     """The rows of the capture's tables by region. Each table is read once, because there may be very many regions."""
 
-    def __init__(self, capture: Capture, window: Window, complete: bool) -> None:
+    def __init__(self, capture: Capture, window: Window) -> None:
         self._capture = capture
-        self.complete = complete
         self._window = {"since": window.since_ns, "until": window.until_ns}
         if window == ALL_TIME and capture.is_summed():
             self._few, self._many = _by_region(capture, SUMS), {}
@@ -673,7 +804,12 @@ def _identity(row: sqlite3.Row) -> str:
 
 
 def _region(
-    rows: _Rows, row: sqlite3.Row, name: str, processes: dict[int, Process], labels: dict[int, Label] | None
+    rows: _Rows,
+    row: sqlite3.Row,
+    name: str,
+    processes: dict[int, Process],
+    labels: dict[int, Label] | None,
+    session: Session,
 ) -> Region:
     """name: the region's id. labels: by row; None: the trace had no --label."""
     touched: dict[int, tuple[int, int, int]] = {}
@@ -721,7 +857,7 @@ def _region(
     ]
     known_bytes = (touched_pages + other_times_pages + before_pages) * PAGE_BYTES
     allocated_bytes = row["allocated_bytes"] or 0
-    if not rows.complete:  # a trace that still runs may have committed pages after the last size sample
+    if not session.complete:  # a trace that still runs may have committed pages after the last size sample
         allocated_bytes = max(allocated_bytes, known_bytes)
     return Region(
         row=row["id"],
@@ -756,13 +892,16 @@ def _ooms(
 ) -> tuple[OomKill, ...]:
     """regions: their ids by row. A capture that was narrowed to some regions has none."""
     touched = _by_region(capture, OOM_TOUCHED)
+    names = read_names(capture)
     found = []
-    for row, time_ns, process, *rest in capture.each(OOMS, {"since": window.since_ns, "until": window.until_ns}):
+    query = OOMS.format(capture.host_column)
+    for row, host, time_ns, process, *rest in capture.each(query, {"since": window.since_ns, "until": window.until_ns}):
         whose = tuple(
             (regions[region], processes[who], pages * PAGE_BYTES) for region, who, pages in touched.get(row, ())
         )
         kill = OomKill(time_ns, processes[process] if process else None, *rest)
-        found.append(kill._replace(touched=whose))
+        limit = place(kill.limit_cgroup)._replace(names=names.get((host, kill.limit_cgroup or "")))
+        found.append(kill._replace(host=host, touched=whose, limit_pod=limit.in_pod))
     return tuple(found)
 
 

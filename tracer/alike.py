@@ -77,14 +77,15 @@ def _title(text: str) -> _Name:
     return _Name(text, NUMBER.sub("#", text))
 
 
-def of_region(region: Region, parent: Process | None) -> str:
+def of_region(region: guess.Looks, parent: Process | None) -> str:
     """What regions of one kind have in common: a guessed use, or a name, with # for numbers."""
     return IN_REGION.sub("#", _name(region, parent))
 
 
-def segment(region: Region, parent: Process | None) -> str:
-    """What of_region() says, without the question mark of a guess: a name for metrics and SQL."""
-    return of_region(region, parent).removesuffix("?")
+def segment(region: guess.Looks, parent: Process | None) -> str:
+    """The same without the question mark of a guess: for SQL and metrics, where it is in the way."""
+    name = of_region(region, parent)
+    return name[:-1] if guess.guess(region, parent) else name
 
 
 def regions_called(regions: Iterable[tuple[Region, Process | None]]) -> str:
@@ -94,5 +95,5 @@ def regions_called(regions: Iterable[tuple[Region, Process | None]]) -> str:
     return names.pop() if len(names) == 1 else of_region(*some[0])
 
 
-def _name(region: Region, parent: Process | None) -> str:
+def _name(region: guess.Looks, parent: Process | None) -> str:
     return guess.called(region, parent) or region.kind

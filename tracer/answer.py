@@ -7,7 +7,18 @@ from typing import NamedTuple
 
 from tracer import alike
 from tracer.account import ALL_TIME, Account, OomKill, Parent, Process, Region, Session
-from tracer.formatting import clock, duration, format_bytes, format_change, moment, printable, shorten, shorten_command
+from tracer.formatting import (
+    clock,
+    count,
+    duration,
+    format_bytes,
+    format_change,
+    moment,
+    printable,
+    shorten,
+    shorten_command,
+)
+from tracer.tables.by_host import by_host
 from tracer.tables.by_time import bounds
 
 MOST = 3  # groups named in a sentence
@@ -50,6 +61,14 @@ class Grower(NamedTuple):
     """of it, in regions that are gone"""
 
 
+class GrownHost(NamedTuple):
+    """A host of several."""
+
+    host: str
+    grown_bytes: int
+    """of its regions that exist; in a window, what was touched"""
+
+
 class Answer(NamedTuple):
     """What an account comes to."""
 
@@ -68,6 +87,8 @@ class Answer(NamedTuple):
     private_peak_grown_bytes: int | None
     """to its peak; None: unknown"""
     private_is_exact: bool
+    hosts: Sequence[GrownHost]
+    """hosts whose regions grew, or in a window were touched, most first; empty: it is of one capture"""
     kills: Sequence[str]
     """what the OOM killer did, in words"""
     sentences: Sequence[str]
@@ -94,6 +115,7 @@ def answer(account: Account) -> Answer:
         private_grown_bytes=account.private_grown_bytes,
         private_peak_grown_bytes=account.private_peak_grown_bytes,
         private_is_exact=session.private_is_exact,
+        hosts=_hosts(account),
         kills=kills(account),
         sentences=(),
     )
@@ -178,6 +200,14 @@ def _growers(account: Account) -> list[Grower]:
     return sorted(growers, key=lambda grower: (-grower.touched_bytes, grower.who))
 
 
+def _hosts(account: Account) -> list[GrownHost]:
+    if not account.hosts:
+        return []
+    rows = by_host(account).rows  # the most first
+    grown = [GrownHost(row.host, row.touched_bytes if row.grown_bytes is None else row.grown_bytes) for row in rows]
+    return [host for host in grown if host.grown_bytes > 0]
+
+
 # ---- in words: what the OOM killer did ----
 
 
@@ -185,13 +215,13 @@ def kills(account: Account) -> list[str]:
     """Sentences about the OOM killer, the most important first; none: it killed nothing, or that is unknown."""
     groups: dict[tuple[object, ...], list[OomKill]] = {}
     for kill in account.ooms:
-        key = alike.of_victim(kill), kill.limit_cgroup, kill.is_of_host, kill.process is None
+        key = kill.host, alike.of_victim(kill), kill.limit_cgroup, kill.is_of_host, kill.process is None
         groups.setdefault(key, []).append(kill)
     # those of the tree first, then the last ones
     told = sorted(groups.values(), key=lambda group: (group[-1].process is None, -group[-1].time_ns))[:MOST_KILLS]
     nr_kills = account.session.nr_ooms if account.window == ALL_TIME else None
     nr_more = max(nr_kills or 0, len(account.ooms)) - sum(map(len, told))
-    more = [f"{_count(nr_more, 'more OOM kill') if told else _count(nr_more, 'OOM kill')}."] if nr_more else []
+    more = [f"{count(nr_more, 'more OOM kill') if told else count(nr_more, 'OOM kill')}."] if nr_more else []
     days = account.session.has_days
     return [sentence for group in told for sentence in _killed(group, days)] + more
 
@@ -200,10 +230,12 @@ def _killed(alikes: Sequence[OomKill], days: bool) -> Iterator[str]:
     """alikes: kills of alike victims, by one limit. days: a time has its day."""
     first, last = alikes[0], alikes[-1]
     who = _short_command(alike.victims_called(alikes))
-    where = ", the host was short of memory"
-    if not last.is_of_host:
+    where = f" on {_short(last.host)}" if last.host else ""
+    if last.is_of_host:
+        where += ", the host was short of memory"
+    else:
         limit = "?" if last.limit_bytes is None else format_bytes(last.limit_bytes)
-        where = f" in {_short(last.limit_cgroup or last.cgroup or '?')}, limit {limit}"
+        where += f" in {_short(last.limit_pod or last.limit_cgroup or last.cgroup or '?')}, limit {limit}"
     if len(alikes) == 1:
         yield f"OOM kill at {clock(last.time_ns, days)}: {who} (PID {last.tgid}){where}."
     else:
@@ -256,8 +288,13 @@ def _sentences(found: Answer, account: Account) -> list[str]:
     if account.window != ALL_TIME:
         touched_bytes = sum(grower.touched_bytes for grower in found.growers)
         touched = f"{format_bytes(touched_bytes)} touched first in this time."
-        return [touched, _who(found, whole=False)] if touched_bytes else [touched]
-    sentences = _unseen(found, account), _what(found, account), _gone(found), _who(found, whole=True), _private(found)
+        return (
+            [touched, *filter(None, [_where(found, account)]), _who(found, whole=False)] if touched_bytes else [touched]
+        )
+    sentences = (
+        *(_unseen(found, account), _what(found, account), _where(found, account), _gone(found)),
+        *(_who(found, whole=True), _private(found)),
+    )
     return [sentence for sentence in sentences if sentence]
 
 
@@ -275,7 +312,7 @@ def _held(account: Account) -> str:
         who.append((_short(name), sum(region.allocated_bytes for parent in parents for region in parent.regions)))
     whats, whos = (_listed(sorted(sizes, key=lambda size: -size[1])) for sizes in (what, who))
     total_bytes = sum(size_bytes for _, size_bytes in what)
-    total = f"{format_bytes(total_bytes)} of shared memory in {_count(len(owned), 'region')}"
+    total = f"{format_bytes(total_bytes)} of shared memory in {count(len(owned), 'region')}"
     return f"{total}: {whats}. Made by {whos}."
 
 
@@ -303,7 +340,7 @@ def _what(found: Answer, account: Account) -> str:
     lasted = f"in {duration(found.seconds)}"
     if not found.regions:
         exist = [region for region in account.regions if region.gone_ns is None]
-        held = f"{format_bytes(sum(region.allocated_bytes for region in exist))} in {_count(len(exist), 'region')}"
+        held = f"{format_bytes(sum(region.allocated_bytes for region in exist))} in {count(len(exist), 'region')}"
         shrank = f", {format_change(found.grown_bytes)}" * (found.grown_bytes < 0)
         return "" if found.gone else f"Nothing grew {lasted}: {held}{shrank}."
     first, all_bytes = found.regions[0], sum(group.grown_bytes for group in found.regions)
@@ -318,6 +355,14 @@ def _what(found: Answer, account: Account) -> str:
     return f"{_many(first)} grew by {format_bytes(first.grown_bytes)} {now} {lasted}."
 
 
+def _where(found: Answer, account: Account) -> str:
+    """On which hosts most of it was."""
+    if not found.hosts:
+        return ""
+    listed = _listed([(_short(host.host), host.grown_bytes) for host in found.hosts])
+    return f"On {len(found.hosts)} of {count(len(account.hosts), 'host')}: {listed}."
+
+
 def _gone(found: Answer) -> str:
     if not found.gone:
         return ""
@@ -329,7 +374,7 @@ def _gone(found: Answer) -> str:
     if len(found.gone) == 1:
         return f"{_many(found.gone[0])} with {size} {went}{lasted}.{change}"
     listed = _listed([(_many(group), group.allocated_bytes) for group in found.gone])
-    return f"{_count(number, 'region')} with {size} {went}{lasted}: {listed}.{change}"
+    return f"{count(number, 'region')} with {size} {went}{lasted}: {listed}.{change}"
 
 
 def _who(found: Answer, whole: bool) -> str:
@@ -374,7 +419,3 @@ def _short(name: str) -> str:
 
 def _short_command(name: str) -> str:
     return shorten_command(printable(name), NAME_COLUMNS)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

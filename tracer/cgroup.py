@@ -2,6 +2,9 @@
 
 The path is read from the root down, and the innermost name wins: for a container in a container the inner one, for a
 service of a container's own systemd that service. What is not recognized is None; nothing is guessed.
+
+The path has a pod's UID and a container's ID. What Kubernetes calls them is not in it: the trace asks the kubelet's
+log directories (proc/pod_logs.py), and the capture has the answers.
 """
 
 from __future__ import annotations
@@ -9,6 +12,15 @@ from __future__ import annotations
 import functools
 import re
 from typing import NamedTuple
+
+
+class Names(NamedTuple):
+    """What Kubernetes calls a pod, and a container of it."""
+
+    namespace: str
+    pod: str
+    container: str | None
+    """None: it is unknown, or this is the pod's own cgroup"""
 
 
 class Place(NamedTuple):
@@ -20,6 +32,23 @@ class Place(NamedTuple):
     """64 hexadecimal digits for docker, containerd, cri-o and podman; the name for lxc and systemd-nspawn"""
     pod: str | None
     """the UID that Kubernetes gave it"""
+    names: Names | None = None
+    """None: it is in no pod, or the names are unknown"""
+
+    @property
+    def pod_called(self) -> str | None:
+        """The pod as namespace/pod, or else its UID."""
+        return f"{self.names.namespace}/{self.names.pod}" if self.names else self.pod
+
+    @property
+    def container_called(self) -> str | None:
+        """The container's own name, or else the first digits of its ID."""
+        return (self.names and self.names.container) or short(self.container)
+
+    @property
+    def in_pod(self) -> str | None:
+        """namespace/pod/container; None: it is in no pod, or the names are unknown."""
+        return "/".join(filter(None, (self.pod_called, self.container_called))) if self.names else None
 
 
 UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:service|scope|socket|mount|swap)")
@@ -30,7 +59,8 @@ OCI = re.compile(
 )
 # "slice:prefix:name" is meant for systemd. runc without its systemd driver uses it as the cgroup's name.
 UNRESOLVED = re.compile(r"([^:]*):(?:docker|cri-containerd|crio|libpod|nerdctl):([0-9a-f]{64})")
-# podUID, or kubepods-burstable-podUID.slice. In a slice's name "-" separates levels, so the UID has "_" instead.
+# podUID, or kubepods-burstable-podUID.slice. In a slice's name "-" separates levels, so the UID has "_" instead. That
+# of a pod from a file is an MD5 sum: applyDefaults() in pkg/kubelet/config/common.go.
 POD = re.compile(r"(?:.*kubepods-(?:.*-)?)?pod([0-9a-f]{8}(?:[-_]?[0-9a-f]{4}){3}[-_]?[0-9a-f]{12})(?:\.slice)?")
 NAMED = re.compile(
     r"lxc\.payload\.(?P<lxc>.+)"
@@ -40,11 +70,6 @@ NAMED = re.compile(
 LXC_PARENTS = {"lxc", "lxc.payload"}  # of LXC before 4.0, or with a configured cgroup.pattern
 SHORT_DIGITS = 12
 MONITORS = {"conmon", "supervisor"}  # processes of the runtime that live in the container's cgroup
-
-
-def unit_or_path(cgroup: str | None) -> str | None:
-    """The unit of a cgroup, or else its path; None: no cgroup is known."""
-    return place(cgroup).unit or cgroup
 
 
 @functools.lru_cache(maxsize=4096)

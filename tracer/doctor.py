@@ -71,6 +71,7 @@ def examine() -> list[Check]:
         privileges(host.missing_capabilities(bpf=True), os.geteuid() == 0),
         tell("user namespace", False, lambda: user_namespace(host.sees_host_users())),
         tell("PID namespace", False, lambda: pid_namespace(host.sees_host_pids())),
+        tell("cgroup namespace", None, lambda: cgroup_namespace(host.sees_host_cgroups())),
         compiler,
         Check("kernel headers", True, "not needed"),
         kernel_types(),
@@ -127,6 +128,14 @@ def pid_namespace(host: bool) -> Check:
         return Check("PID namespace", True, "the host's")
     found = "not the host's: BPF reports the host's PIDs, and /proc here has other PIDs"
     return Check("PID namespace", False, found, "docker run --pid=host …, or run it on the host")
+
+
+def cgroup_namespace(host: bool) -> Check:
+    """host: this process is in the host's cgroup namespace."""
+    if host:
+        return Check("cgroup namespace", True, "the host's")
+    found = "not the host's: cgroups are told as seen from this container's, and their memory is not"
+    return Check("cgroup namespace", None, found, "nsenter --cgroup=/proc/1/ns/cgroup -- shmtrace …")
 
 
 def is_armed() -> Check:

@@ -114,6 +114,11 @@ def wrap(text: str, columns: int) -> list[str]:
     return lines
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things: 1 host, 7 hosts."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as 41 s, 12 min, 3.4 h or 7.2 days."""
     if seconds < 120:

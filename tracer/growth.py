@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
-from tracer import alike, cgroup, labels
+from tracer import alike, labels
 from tracer.account import ALL_TIME, Account, Labelled, Process, Region, Toucher
 from tracer.binaries import Binary, Places
 from tracer.formatting import printable
@@ -186,7 +186,7 @@ def _root(region: Region, parent: Process | None) -> Sample:
 
 def _below(root: Sample, process: Process, frames: tuple[Frame, ...]) -> Sample:
     group = alike.of_process(process)
-    unit = cgroup.unit_or_path(process.cgroup)
+    unit = process.unit
     return Sample(
         (*root.frames, Frame(printable(group)), *frames), root.segment, _short(group), _short(unit) if unit else None
     )

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Protocol
 
 from tracer import hints
-from tracer.account import Process, Region
+from tracer.account import Process
 
 # On x86-64, programs are loaded from 2/3 of 128 TiB upwards, and mmap(2) starts at the top and goes down. Address space
 # randomization moves either by 16 TiB at most, so this address lies between them.
 MMAP_AREA = 104 << 40
+
+
+class Looks(Protocol):
+    """What a region looks like: a Region, or the row of one."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def size_bytes(self) -> int | None: ...
+    @property
+    def address(self) -> int | None: ...
+    @property
+    def hint(self) -> str | None: ...
 
 
 class Rule(NamedTuple):
@@ -18,7 +33,7 @@ class Rule(NamedTuple):
     comm: str
     """the parent's process name begins with this"""
     label: str
-    fits: Callable[[Region], bool]
+    fits: Callable[[Looks], bool]
     """whether the region looks like this use"""
 
 
@@ -46,12 +61,12 @@ RULES = [
 ]
 
 
-def called(region: Region, parent: Process | None) -> str:
+def called(region: Looks, parent: Process | None) -> str:
     """The guessed use of a region, or else its name."""
     return guess(region, parent) or region.name
 
 
-def guess(region: Region, parent: Process | None) -> str | None:
+def guess(region: Looks, parent: Process | None) -> str | None:
     """The guessed use of a region, from its content or the name of its parent process; None if no rule fits."""
     if region.hint and hints.SHOWN.fullmatch(region.hint):
         return f"{region.hint}?"

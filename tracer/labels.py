@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tracer import wire
 
 SPELLING = re.compile(
-    r"(?P<binary>[^:]+):(?P<in_place>&?)(?P<symbol>[\w.$@]+)(?:\+(?P<offset>0x[0-9a-fA-F]{1,16}|\d{1,19}))?"
+    r"(?P<binary>[^:\n]+):(?P<in_place>&?)(?P<symbol>[\w.$@]+)(?:\+(?P<offset>0x[0-9a-fA-F]{1,16}|\d{1,19}))?"
 )
 USER_END = 1 << 63
 """No user address is higher, on any architecture."""
@@ -115,11 +115,14 @@ def parse(name: str) -> Source:
 
 
 def columns(name: str | None) -> list[str]:
-    """The columns of the table label that a source fills, the most telling first. None: there is no source."""
-    if name is None:
-        return []
-    source = parse(name)
-    return list(dict.fromkeys([source.column, *(text.column for text in source.texts)]))
+    """The columns of the table label that a source fills, the most telling first. None: there is no source.
+
+    name: here and below one of a session; of the sessions of several hosts, a line each.
+    """
+    sources = map(parse, (name or "").splitlines())
+    return list(
+        dict.fromkeys(column for each in sources for column in (each.column, *(text.column for text in each.texts)))
+    )
 
 
 def kinds(name: str | None) -> list[str]:

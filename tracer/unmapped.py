@@ -30,6 +30,13 @@ class UnmappedRow(NamedTuple):
     holder: int | None
     holder_command: str | None
     files: int | None
+    host: str | None = None
+    """None: that of the capture"""
+
+    @property
+    def values(self) -> tuple[object, ...]:
+        """Of COLUMNS."""
+        return self[:-1]
 
     @property
     def in_memory_bytes(self) -> int:
@@ -50,13 +57,14 @@ class UnmappedRow(NamedTuple):
         return f"{commands.get(self.kind, 'ls -l')} {shlex.quote(self.reach)}"  # a file may be called anything
 
 
-COLUMNS = ", ".join(UnmappedRow._fields)
+COLUMNS = ", ".join(UnmappedRow._fields[:-1])
 """Of the table unmapped."""
 
 
 def read(capture: Capture) -> tuple[UnmappedRow, ...]:
     """As they were written: the largest first, each tmpfs followed by its largest files. Only of the whole host."""
-    return tuple(UnmappedRow(*row) for row in capture.rows(f"SELECT {COLUMNS} FROM unmapped ORDER BY rowid"))  # noqa: S608
+    query = f"SELECT {COLUMNS}, {capture.host_column} FROM unmapped ORDER BY rowid"  # noqa: S608
+    return tuple(UnmappedRow(*row) for row in capture.rows(query))
 
 
 def sums(rows: Sequence[UnmappedRow]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import bounds, own, reading, requests, views, weeks
+from tests.bench import bounds, fleet, own, prometheus, reading, requests, views, weeks
 from tests.bench.observers import COLD, NOBODY, OBSERVERS, ROOT, SHMTRACE, Observer, Starter, cold, started, starters
 from tests.bench.rounds import ROUNDS, print_table, run_rounds
 
@@ -161,6 +161,11 @@ def bench_views(storm: Storm, rounds: int) -> None:
     views.bench(storm.program.parent, rounds)
 
 
+def bench_fleet(storm: Storm, rounds: int) -> None:
+    """The captures of many hosts."""
+    fleet.bench(storm.program.parent, rounds)
+
+
 def bench_reading(_: Storm, rounds: int) -> None:
     """What it takes to read the ledger of a large region."""
     reading.bench(rounds)
@@ -182,6 +187,11 @@ def bench_label(storm: Storm, rounds: int) -> None:
     print_table(
         f"first touch of {storm.mib} MiB of shared memory, page by page", "ns a page", run_rounds(variants, rounds), {}
     )
+
+
+def bench_prometheus(*_: object) -> None:
+    """A fleet in Prometheus."""
+    prometheus.bench()
 
 
 def peak_mib(command: list[str]) -> float:
@@ -222,9 +232,11 @@ BENCHES: dict[str, Callable[[Storm, int], None]] = {
     "bounds": bench_bounds,
     "reading": bench_reading,
     "views": bench_views,
+    "fleet": bench_fleet,
     "weeks": bench_weeks,
     "label": bench_label,
     "requests": bench_requests,
+    "prometheus": bench_prometheus,
 }
 
 

@@ -23,12 +23,14 @@ PARENTS = [("process", "parent", "id"), ("process", "parent_tgid", "tgid"), ("re
 
 
 @st.composite
-def changes(draw: st.DrawFn) -> list[Any]:
+def changes(draw: st.DrawFn, of: dict[str, list[str]] | None = None) -> list[Any]:
+    """of: the columns by table that there are; None: those of a capture."""
+    of = of or captures.schema()
     kind = draw(st.sampled_from(["set", "set", "set", "set", "copy", "scale", "shift", "insert", "delete", "cycle"]))
     if kind == "cycle":
         return [kind, *draw(st.sampled_from(PARENTS))]
-    table = draw(st.sampled_from(sorted(captures.schema())))
-    columns = st.sampled_from(captures.schema()[table])
+    table = draw(st.sampled_from(sorted(of)))
+    columns = st.sampled_from(of[table])
     rows = [draw(columns), draw(st.sampled_from([1, 1, 2, 5]))]  # those whose number there has no rest
     if kind == "delete":
         return [kind, table, *rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +143,19 @@ def _name(column: str) -> str:
 
 
 def write(given: Given, directory: Path) -> None:
+    change_all(captures.put(given, directory), given["changes"])
+
+
+def change_all(path: Path, changes: Sequence[list[Any]]) -> None:
     end_s = time.monotonic() + PATIENCE_S
-    with captures.changing(captures.put(given, directory)) as database:
+    with captures.changing(path) as database:
         database.execute("PRAGMA legacy_alter_table = ON")  # what the view says of a table stays
         database.set_progress_handler(lambda: time.monotonic() > end_s, STEPS)  # a change may be endless, too
-        for each in given["changes"]:
+        for each in changes:
             with contextlib.suppress(sqlite3.Error):
                 change(database, *each)
     for beside in ("-wal", "-shm"):  # of what has the journal of the last pragma
-        (directory / f"{captures.FILE}{beside}").unlink(missing_ok=True)
+        path.with_name(f"{path.name}{beside}").unlink(missing_ok=True)
 
 
 FUZZER = Fuzzer("capture_schema", inputs, captures.give, 120, write, captures.check, captures.warm)

@@ -66,7 +66,7 @@ def good(name: str) -> Path:
 
 _directories = contextlib.ExitStack()
 """Closed by whoever runs fuzzers, at the end."""
-close = _directories.close
+close, on_close = _directories.close, _directories.callback
 
 
 def put(given: Given, directory: Path) -> Path:
@@ -94,8 +94,8 @@ def give(given: Given) -> None:
 
 def check(given: Given, _directory: Path, stdout: str) -> None:
     """What was printed is what such a command prints, and balances."""
-    command = given["command"][0]
-    form = given["command"][given["command"].index("--format") + 1] if "--format" in given["command"] else ""
+    command, *words = given["command"]
+    form = words[words.index("--format") + 1] if "--format" in words else None
     if "--json" in given["command"]:
         document = outputs.document(stdout)
         if command == "report" and "regions" in document:

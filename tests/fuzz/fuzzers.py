@@ -10,6 +10,7 @@ from tests.fuzz import (
     capture_schema,
     capture_sizes,
     elf_files,
+    fleets,
     labels,
     procs,
     ring,
@@ -19,7 +20,7 @@ from tests.fuzz import (
 FUZZERS = {
     module.FUZZER.name: module.FUZZER
     for module in (
-        *(capture_bits, capture_cells, capture_schema, capture_sizes, capture_journals),
+        *(capture_bits, capture_cells, capture_schema, capture_sizes, capture_journals, fleets),
         *(elf_files, procs, ring, labels, words, arguments),
     )
 }

@@ -16,6 +16,9 @@ PLACES = {
     ("process", "command"): ["command", "parent_command", "creator_command"],
     ("process", "comm"): ["comm"],
     ("process", "cgroup"): ["cgroup", "cgroups"],
+    ("cgroup", "namespace"): ["namespace"],
+    ("cgroup", "pod"): ["pod_name"],
+    ("cgroup", "container"): ["container_name"],
     ("region", "name"): ["name"],
     ("label", "script"): ["script"],
     ("label", "request"): ["request"],
@@ -28,6 +31,9 @@ PLACES = {
     ("session", "blind_to"): [],
 }
 """Columns of a capture, each with those of CSV and JSON that have the same texts."""
+
+NAMES = """
+INSERT INTO cgroup SELECT DISTINCT cgroup, 'shop', 'web', 'app' FROM process WHERE cgroup IS NOT NULL"""
 
 inputs = st.fixed_dictionaries(
     {
@@ -42,6 +48,7 @@ inputs = st.fixed_dictionaries(
 def write(given: Given, directory: Path) -> None:
     table, column = given["place"]
     with captures.changing(captures.put(given, directory)) as database:
+        database.execute(NAMES)
         database.execute(f"UPDATE {table} SET {column} = {sql(given['text'])}")
 
 

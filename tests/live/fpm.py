@@ -10,10 +10,11 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 WORKERS = 4
 OPCACHE_BYTES = 256 << 20
@@ -159,8 +160,12 @@ def script_names(count: int) -> list[str]:
 
 
 @contextmanager
-def running_fpm(scripts: int = 2000, max_requests: int = 200) -> Iterator[Fpm]:
-    """Runs until the end of the block. Its folder is not one of pytest's: the workers could not read those."""
+def running_fpm(
+    scripts: int = 2000, max_requests: int = 200, settings: Mapping[str, int] = MappingProxyType({})
+) -> Iterator[Fpm]:
+    """Runs until the end of the block. Its folder is not one of pytest's: the workers could not read those.
+
+    settings: in the place of those in SETTINGS."""
     program = find_program()
     directory = Path(tempfile.mkdtemp(prefix="fpm."))
     directory.chmod(0o755)
@@ -171,8 +176,8 @@ def running_fpm(scripts: int = 2000, max_requests: int = 200) -> Iterator[Fpm]:
             write_script(directory / name, number)
         (directory / "status.php").write_text(STATUS)
         (directory / "store.php").write_text(STORE)
-        settings = [word for name, value in SETTINGS.items() for word in ("-d", f"{name}={value}")]
-        command = [str(program), "--nodaemonize", "--fpm-config", str(configuration), *settings]
+        options = [word for name, value in {**SETTINGS, **settings}.items() for word in ("-d", f"{name}={value}")]
+        command = [str(program), "--nodaemonize", "--fpm-config", str(configuration), *options]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
             try:
                 fpm = Fpm(process, directory)

@@ -12,9 +12,9 @@ import sqlite3
 import stat
 import struct
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 from tracer.capture import carry, journal, migrations, verify
 from tracer.capture.carry import Needed
@@ -22,6 +22,7 @@ from tracer.errors import ShmtraceError
 from tracer.shipped import shipped
 
 APPLICATION_ID = 0x73686D74  # "shmt"
+FLEET_ID = 0x73686D66  # "shmf": of many captures, as fleet.py makes it
 SCHEMA_VERSION = 8
 REMEDY = "`shmtrace record` makes one"
 PAGE_BYTES = 4096  # of a capture, whatever the page size of the host that reads it
@@ -68,6 +69,10 @@ LABEL_AND_PROCESS = "ifnull(label, 0) << 32 | ifnull(process, 0)"
 SUM_UP = f"""
 INSERT INTO touched SELECT region, process, label, sum("end" - start), min(first_ns), max(last_ns) FROM extent
 WHERE region = ? GROUP BY {LABEL_AND_PROCESS}"""  # noqa: S608
+UNSUMMED = f"""
+SELECT region, process, label, sum("end" - start) AS pages, min(first_ns) AS first_ns, max(last_ns) AS last_ns
+FROM extent WHERE region NOT IN (SELECT region FROM touched) GROUP BY region, {LABEL_AND_PROCESS}"""  # noqa: S608
+"""What sum_up() would write of the regions that it was not called for."""
 NOT_SUMMED = """
 SELECT 1 FROM region WHERE id NOT IN (SELECT region FROM touched) AND EXISTS (SELECT 1 FROM extent WHERE region = id)
 LIMIT 1"""
@@ -81,6 +86,7 @@ GROUP BY region, process, label, pages, first_ns, last_ns HAVING sum(side) <> 0 
 
 ExtentRow = tuple[int, int, int, Optional[int], Optional[int], Optional[int], Optional[int]]
 """(region, start page, end page, process, first_ns, last_ns, label), as in the table extent."""
+Opened = TypeVar("Opened", bound="Capture")
 
 
 class Capture:
@@ -92,6 +98,9 @@ class Capture:
     _db: sqlite3.Connection
     _held: int | None = None
     """A descriptor that says that this process writes the file."""
+    is_fleet = False
+    host_column = "NULL"
+    """It is of many hosts: its rows have host and session."""
 
     def __init__(self, path: Path | None = None, max_bytes: int | None = None) -> None:
         """Create a capture; there must be no file at `path`. None: a temporary file. Raises ShmtraceError.
@@ -170,7 +179,7 @@ class Capture:
             made.unlink()
 
     @classmethod
-    def open(cls, path: Path, whole: bool = True) -> Capture:
+    def open(cls: type[Opened], path: Path, whole: bool = True) -> Opened:
         """Open an existing capture to read, as it is at this moment. Writes nothing anywhere.
 
         The file may be hostile, so it is checked first. Raises ShmtraceError where it is missing, unreadable, damaged,
@@ -182,7 +191,7 @@ class Capture:
         capture = cls.__new__(cls)
         capture._path, capture._is_read, capture._max_bytes = path, True, None
         try:
-            version = _check_header(path)
+            version = cls._version(path)
             db, remark = journal.connect(path, BUSY_SECONDS)
         except FileNotFoundError:
             raise ShmtraceError(f"{path} is not there", REMEDY) from None
@@ -199,7 +208,7 @@ class Capture:
             capture._guard(path.stat().st_size)
             if not capture.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
                 raise _empty(path)
-            schema = _schema()
+            schema = cls.layout()
             capture._check(schema + migrations.undoing(version, schema), whole or version < SCHEMA_VERSION)
             if version < SCHEMA_VERSION:
                 capture._begin(migrations.migrated(db, version, schema))
@@ -210,6 +219,30 @@ class Capture:
             raise
         return capture
 
+    @staticmethod
+    def layout() -> str:
+        """The statements that create an empty file."""
+        return _schema()
+
+    @staticmethod
+    def _version(path: Path) -> int:
+        """The schema version of a file. Raises OSError, and ShmtraceError where it is no capture that can be read."""
+        version, application = read_header(path)
+        if application == FLEET_ID:
+            raise ShmtraceError(f"{path} holds captures of many hosts", "only report, diff and html take it")
+        if application != APPLICATION_ID:
+            raise ShmtraceError(f"{path} is an SQLite file, but not a capture", REMEDY)
+        if version not in (*migrations.RENAMED, SCHEMA_VERSION):
+            raise ShmtraceError(
+                f"{path} has schema {version}, and this shmtrace reads {min(migrations.RENAMED)} to {SCHEMA_VERSION}",
+                "use the shmtrace that made it, or a newer one",
+            )
+        return version
+
+    def count_older(self) -> int:
+        """How many captures of a fleet are read as if they were not there."""
+        return 0
+
     def fill(self, path: Path) -> None:
         """Begin with all that another capture has, whose rows keep their ids. Raises ShmtraceError as open() does."""
         self._db.execute("COMMIT")
@@ -219,17 +252,17 @@ class Capture:
 
     def forget_region(self, region: int) -> None:
         """Delete all that names a region."""
-        for (table,) in self.rows("SELECT name FROM sqlite_master WHERE type = 'table'"):
-            columns = [row["name"] for row in self.rows(f"PRAGMA table_info({table})")]
+        for table in self.tables():
             key = "id" if table == "region" else "region"
-            if key in columns:
+            if key in self.columns(table):
                 self._db.execute(f"DELETE FROM {table} WHERE {key} = ?", (region,))  # noqa: S608
 
     def _check(self, schema: str, whole: bool) -> None:
         """schema: the statements that create an empty capture of this version. Raises ShmtraceError."""
-        damage = verify.damage(self._db, schema, () if whole else ("extent", *HISTORY))
+        most = None if self.is_fleet else 1
+        damage = verify.damage(self._db, schema, () if whole else ("extent", *HISTORY), most)
         if not (damage or whole or self.is_summed()):
-            damage = verify.damage(self._db, schema, HISTORY)
+            damage = verify.damage(self._db, schema, HISTORY, most)
         if damage:
             raise self.damaged(damage)
 
@@ -471,6 +504,31 @@ class Capture:
         cursor.row_factory = None
         return cursor.execute(query, values)
 
+    def each_sound(
+        self, query: str, values: Mapping[str, Any] | tuple[Any, ...] = ()
+    ) -> Generator[tuple[Any, ...], None, None]:
+        """The same, for whoever writes another database meanwhile. Raises ShmtraceError where this one is damaged."""
+        try:
+            yield from self.each(query, values)
+        except DAMAGE as error:
+            raise self._damaged_by(error) from None
+
+    def numbered(self, table: str, last: int) -> tuple[str, int]:
+        """Number the rows of a table anew, in the order of their ids, without gaps.
+
+        last: the last number before. Returns the new id as SQL, with {} for the old one, and the last number.
+        """
+        [(count, most)] = self.rows(f"SELECT count(*), max(id) FROM {table}")  # noqa: S608
+        if count == (most or 0):
+            return f"{{}} + {last}", last + count
+        with self._temporary():
+            self._db.execute(f"CREATE TEMP TABLE number_of_{table} (old INTEGER PRIMARY KEY, new INTEGER)")
+            self._db.execute(
+                f"INSERT INTO temp.number_of_{table} SELECT id, row_number() OVER (ORDER BY id) + ? FROM {table}",  # noqa: S608
+                (last,),
+            )
+        return f"(SELECT new FROM temp.number_of_{table} WHERE old = {{}})", last + count  # noqa: S608
+
     def sums(self, key: str, where: str, values: Mapping[str, Any], times: bool = False) -> list[tuple[Any, ...]]:
         """Sum up extents by an integer key: (key, pages, first_ns, last_ns) in the order of keys.
 
@@ -495,14 +553,32 @@ class Capture:
         with self._temporary():
             self._db.execute("CREATE TEMP TABLE chosen (id INTEGER PRIMARY KEY)")
             self._db.executemany("INSERT INTO temp.chosen VALUES (?)", [(row,) for row in regions])
-            for (table,) in self.rows("SELECT name FROM main.sqlite_master WHERE type = 'table'"):
-                columns = [row["name"] for row in self.rows(f"PRAGMA main.table_info({table})")]
-                shown = ", ".join(f'NULL AS "{name}"' if name in OF_ALL else f'"{name}"' for name in columns)
+            for table in self.tables():
+                columns = self.columns(table)
                 of = {"region": "id", "unmapped": "NULL", "oom": "NULL"}.get(
                     table, "region" if "region" in columns else None
                 )
-                where = f"WHERE {of} IN (SELECT id FROM temp.chosen)" if of else ""  # noqa: S608
-                self._db.execute(f"CREATE TEMP VIEW {table} AS SELECT {shown} FROM main.{table} {where}")  # noqa: S608
+                where = f"{of} IN (SELECT id FROM temp.chosen)" if of else ""  # noqa: S608
+                self._show(table, [f'NULL AS "{name}"' if name in OF_ALL else f'"{name}"' for name in columns], where)
+
+    def tables(self) -> list[str]:
+        """The names of its tables; a file may have others besides, as ANALYZE makes them."""
+        return verify.tables(self.layout())
+
+    def columns(self, table: str) -> list[str]:
+        """The names of a table's columns."""
+        return [row["name"] for row in self.rows(f"PRAGMA main.table_info({table})")]
+
+    def _readable(self, _table: str) -> str:
+        """A condition that the rows of a table meet that can be read; empty: all can."""
+        return ""
+
+    def _show(self, table: str, columns: Iterable[str], where: str = "") -> None:
+        """Put a temporary view before a table. where: a condition for its rows, besides _readable()."""
+        conditions = " AND ".join(filter(None, (self._readable(table), where))) or "1"
+        self._db.execute(f"DROP VIEW IF EXISTS temp.{table}")
+        view = f"SELECT {', '.join(columns)} FROM main.{table} WHERE {conditions}"  # noqa: S608
+        self._db.execute(f"CREATE TEMP VIEW {table} AS {view}")
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[None]:
@@ -521,10 +597,10 @@ def is_capture(path: Path) -> bool:
     return len(header) == HEADER.size and HEADER.unpack(header)[0::4] == (MAGIC, APPLICATION_ID)
 
 
-def _check_header(path: Path) -> int:
-    """The schema version of a file, read before SQLite opens it, since SQLite may create files next to it.
+def read_header(path: Path) -> tuple[int, int]:
+    """(user_version, application_id) of an SQLite file, read before SQLite opens it, which may create files next to it.
 
-    Raises OSError, and ShmtraceError where the file is no capture of a supported schema.
+    Raises OSError, and ShmtraceError where the file is none.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -538,16 +614,9 @@ def _check_header(path: Path) -> int:
     if len(header) < HEADER.size or not header.startswith(MAGIC):
         raise ShmtraceError(f"{path} cannot be read as a capture (it is not an SQLite file)", REMEDY)
     _, writing, reading, version, application = HEADER.unpack(header)
-    if application != APPLICATION_ID:
-        raise ShmtraceError(f"{path} is an SQLite file, but not a capture", REMEDY)
-    if version not in (*migrations.RENAMED, SCHEMA_VERSION):
-        raise ShmtraceError(
-            f"{path} has schema {version}, and this shmtrace reads {min(migrations.RENAMED)} to {SCHEMA_VERSION}",
-            "use the shmtrace that made it, or a newer one",
-        )
-    if WAL in (writing, reading):
+    if application in (APPLICATION_ID, FLEET_ID) and WAL in (writing, reading):
         raise ShmtraceError(f"{path} is in WAL mode", "`PRAGMA journal_mode = DELETE` in sqlite3 changes that")
-    return int(version)
+    return version, application
 
 
 def _schema() -> str:

@@ -17,6 +17,8 @@ OF_STACK = f"stack IN ({KEPT.format('stack')})"
 NEEDED = {
     "session": "1",
     "process": f"id IN ({KEPT.format('process')})",
+    "cgroup": f"""path IN (SELECT cgroup FROM main.process WHERE id IN ({KEPT.format("process")}))
+      OR path IN (SELECT limit_cgroup FROM main.oom WHERE time_ns >= :since)""",  # noqa: S608
     "exec": f"time_ns >= :since AND {OF_PROCESS}",
     "region": f"id IN ({KEPT.format('region')})",
     "label": f"id IN ({KEPT.format('label')})",

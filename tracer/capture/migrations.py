@@ -31,7 +31,7 @@ ADDED = {
         ("oom", ""),
         ("oom_touched", ""),
     ],
-    7: [("binary", ""), ("frame", "")],
+    7: [("binary", ""), ("frame", ""), ("cgroup", "")],
 }
 """By schema version: (table, column) that the next schema adds. An empty column stands for the whole table."""
 

@@ -48,6 +48,14 @@ CREATE TABLE process (
     outside_tree INTEGER NOT NULL DEFAULT 0     -- 1: not of the tree, but it made or touched a region of it
 );
 
+-- What Kubernetes calls the pod and the container of a cgroup, by the kubelet's directories below /var/log: of those
+-- cgroups that a process is in, or whose limit was reached in an OOM kill.
+CREATE TABLE cgroup (
+    path TEXT PRIMARY KEY,                      -- as in process.cgroup
+    namespace TEXT NOT NULL, pod TEXT NOT NULL,
+    container TEXT                              -- NULL: unknown, or the cgroup is the pod's own
+) WITHOUT ROWID;
+
 -- Programs that processes of the tree have executed. A server may execute itself when it reloads.
 CREATE TABLE exec (
     time_ns INTEGER NOT NULL, process INTEGER NOT NULL REFERENCES process, comm TEXT, command TEXT

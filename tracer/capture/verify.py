@@ -39,31 +39,37 @@ class SchemaColumn(NamedTuple):
         return self.least <= value <= self.most and (self.kind == "REAL" or isinstance(value, int))
 
 
-Tables = Mapping[str, tuple[str, Sequence[SchemaColumn]]]
-"""By name: the CREATE TABLE statement, and the columns."""
+Tables = Mapping[str, tuple[str, Sequence[SchemaColumn], str]]
+"""By name: the CREATE TABLE statement, the columns, and a query for a row that no trace writes."""
 
 
-def damage(db: sqlite3.Connection, schema: str, but: Collection[str] = ()) -> str | None:
+def damage(db: sqlite3.Connection, schema: str, but: Collection[str] = (), sessions: int | None = 1) -> str | None:
     """The first damage found in a capture, in a few words, or None.
 
-    schema: the statements that create an empty capture. but: tables whose rows are not looked at. Raises sqlite3.Error
-    where SQLite cannot read the file at all.
+    schema: the statements that create an empty capture. but: tables whose rows are not looked at. sessions: how many
+    there can be; None: any number. Raises sqlite3.Error where SQLite cannot read the file at all.
     """
     tables = _tables(schema)
     names = [name for name in tables if name not in but]
     wrong = _other_shape(db, tables) or _broken_file(db, names if but else [])
     for name in names:
-        _, columns = tables[name]
-        wrong = wrong or _wrong_value(db, name, columns) or _wrong_reference(db, name)
-    return wrong or _sessions(db)
+        _, columns, query = tables[name]
+        wrong = wrong or _wrong_value(db, name, columns, query) or _wrong_reference(db, name)
+    return wrong or (None if sessions is None else _sessions(db, sessions))
 
 
-@functools.lru_cache(maxsize=1)
+def tables(schema: str) -> list[str]:
+    """The names of the tables of a schema."""
+    return list(_tables(schema))
+
+
+@functools.lru_cache(maxsize=16)  # of each schema version that is read
 def _tables(schema: str) -> Tables:
     with contextlib.closing(sqlite3.connect(":memory:")) as empty:
         empty.executescript(schema)
         made = empty.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
-        return {name: (_plain(sql), _columns(empty, name)) for name, sql in made}
+        columns = {name: _columns(empty, name) for name, _ in made}
+        return {name: (_plain(sql), columns[name], _wrong_row(name, columns[name])) for name, sql in made}
 
 
 def _columns(db: sqlite3.Connection, table: str) -> list[SchemaColumn]:
@@ -90,7 +96,7 @@ def _other_shape(db: sqlite3.Connection, tables: Tables) -> str | None:
             found[name] = _plain(sql or "")
         elif table in tables and kind in ("index", "trigger"):
             return f"table {table} has an unexpected {kind}, {name!r}"
-    wrong = next((name for name, (sql, _) in tables.items() if found.get(name) != sql), None)
+    wrong = next((name for name, (sql, *_) in tables.items() if found.get(name) != sql), None)
     return wrong and f"table {wrong} is {'not that of a capture' if wrong in found else 'missing'}"
 
 
@@ -112,9 +118,14 @@ def _broken_file(db: sqlite3.Connection, names: Sequence[str]) -> str | None:
 # ---- its rows ----
 
 
-def _wrong_value(db: sqlite3.Connection, table: str, columns: Sequence[SchemaColumn]) -> str | None:
+def _wrong_row(table: str, columns: Sequence[SchemaColumn]) -> str:
     names = ", ".join(f'"{column.name}"' for column in columns)
-    row = db.execute(f"SELECT {names} FROM {table} WHERE {' OR '.join(_wrong(columns))} LIMIT 1").fetchone()  # noqa: S608
+    return f"SELECT {names} FROM {table} WHERE {' OR '.join(_wrong(columns))} LIMIT 1"  # noqa: S608
+
+
+def _wrong_value(db: sqlite3.Connection, table: str, columns: Sequence[SchemaColumn], query: str) -> str | None:
+    """query: for a row that no trace writes."""
+    row = db.execute(query).fetchone()
     if row is None:
         return None
     strange = [f"{table}.{column.name}" for column, value in zip(columns, row) if not column.allows(value)]
@@ -159,6 +170,6 @@ def _wrong_reference(db: sqlite3.Connection, table: str) -> str | None:
     return None
 
 
-def _sessions(db: sqlite3.Connection) -> str | None:
+def _sessions(db: sqlite3.Connection, most: int) -> str | None:
     (count,) = db.execute("SELECT count(*) FROM session").fetchone()
-    return f"it has {count} sessions" if count > 1 else None
+    return f"it has {count} sessions" if count > most else None

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tracer import __version__
-from tracer.cli import arming, host, output, reporting, service, tracing
+from tracer.cli import arming, host, merging, output, reporting, service, tracing
 from tracer.errors import ShmtraceError
 
 MAX_NAME = 40
@@ -79,6 +79,7 @@ def main() -> None:
     shmtrace record -p php-fpm -o x.capture
                                          trace into a file, to analyse later
     shmtrace report x.capture --by time  analyse it; also diff, html, export
+    shmtrace merge captures/ -o fleet.db many hosts' captures in one file
     shmtrace snapshot -p php-fpm         list regions now, from /proc, without BPF
     shmtrace demo                        see ps, pmap and free get it wrong
     shmtrace doctor                      check what works on this host
@@ -91,7 +92,7 @@ def main() -> None:
 
 for command in (
     *(tracing.trace, tracing.top, tracing.record, arming.arm, arming.disarm),
-    *(reporting.report, reporting.diff, reporting.html, reporting.export, reporting.schema),
+    *(reporting.report, reporting.diff, reporting.html, reporting.export, merging.merge, reporting.schema),
     *(host.snapshot, host.read, host.demo, host.doctor, host.prepare, service.install_service, host.completion),
 ):
     main.add_command(command)

@@ -102,7 +102,8 @@ def address(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
     match = re.fullmatch(r"(?a)(?:\[([^\]]*)\]|([^:]*)):(\d{1,5})", value)
     try:
         if match and int(match[3]) < 1 << 16:
-            return Address(ip_address(match[1] or match[2]), int(match[3]))
+            place = match[1] or match[2]
+            return Address(ip_address("127.0.0.1" if place == "localhost" else place), int(match[3]))
     except ValueError:
         pass
     raise click.BadParameter(f"{value[:40]!r} is not an address and a port: write 127.0.0.1:9109 or [::1]:9109")

@@ -65,9 +65,9 @@ def _uncollected() -> Iterator[None]:
     show_default=True,
     metavar="GROUP",
     help="Group by this: parent, region, process, command (processes that are alike), creator (of the region), what "
-    "(regions that are alike), unit, container, time, stack, unmapped (what no process maps); with labels in the "
-    "capture also script, request, file, directory, query (without its values), statement, label. Or by two of them, "
-    "as in script,command.",
+    "(regions that are alike), unit, container, pod, namespace, time, stack, unmapped (what no process maps); with "
+    "labels in the capture also script, request, file, directory, query (without its values), statement, label; host, "
+    "of merged captures. Or by two of them, as in script,command.",
 )
 @click.option(
     "--depth", type=click.IntRange(min=1), metavar="N", help="With --by directory: only N directories from the root."
@@ -100,12 +100,14 @@ def report(
     shmtrace report x.capture --by time --since 14:00    who grew it, and when
     shmtrace report x.capture --by process --sort freed  whose pages were freed
     shmtrace report x.capture --by unit                  by systemd service
+    shmtrace report x.capture --by pod,script            by pod and script
     shmtrace report x.capture --summary                  the answer in a paragraph
     shmtrace report x.capture --csv > shares.csv         each part of each region
     """
     from tracer import account, window
     from tracer import answer as answers
     from tracer.tables import groups
+    from tracer.views import report as text
     from tracer.views import table
 
     if by == "stack" and (since or until):
@@ -120,7 +122,9 @@ def report(
     reads_pages = verify or "time" in by.split(",") or bool(since or until)
     with _opened(capture_path, words, names, reads_pages, verify) as capture:
         session = account.read_session(capture)
-        if session.part and "time" in by.split(","):  # what it has no samples of is no row of a table
+        if session.since_ns > session.started_ns and "time" in by.split(
+            ","
+        ):  # what it has no samples of is no row of a table
             since = since or "+0s"
         read = account.read(capture, window.window(since, until, session))
         found = None if whole else groups.table(read, by, capture, depth).sort(sort)
@@ -132,7 +136,7 @@ def report(
         output.warn(read)
         output.save(None, table.csv(found.columns, found.rows))
     else:
-        output.say(table.json(found, read) if as_json else table.report(found, read))
+        output.say(table.json(found, read) if as_json else text.of_table(found, read))
 
 
 @click.command(short_help="Compare two captures: what grew from A to B.")
@@ -278,7 +282,7 @@ def export(
         raise click.UsageError("--base needs a FILE and --format pprof, and takes no --since or --until")
     reads_pages = timed or bool(since or until)
     with (
-        _opened(capture_path, words, names, reads_pages) as capture,
+        _opened(capture_path, words, names, reads_pages, takes_fleets=False) as capture,
         output.patience("exporting"),
     ):
         read = account.read(capture, window.window(since, until, account.read_session(capture)))
@@ -330,16 +334,23 @@ def schema() -> None:
 
 @contextlib.contextmanager
 def _opened(
-    path: Path | None, words: Sequence[str], names: Sequence[str], reads_pages: bool, verify: bool = False
+    path: Path | None,
+    words: Sequence[str],
+    names: Sequence[str],
+    reads_pages: bool,
+    verify: bool = False,
+    takes_fleets: bool = True,
 ) -> Iterator[Capture]:
-    """A capture; only the part of it that --region and -p leave. path None: what is armed, up to now.
+    """A capture or fleet; only the part of it that --region and -p leave. path None: what is armed, up to now.
 
     reads_pages: more than the account of all time will be read from it. verify: first hold its sums against its pages.
     """
     from tracer import find_region
+    from tracer.capture import fleet
     from tracer.capture.capture import Capture
 
-    with Capture.open(path, reads_pages) if path else _armed() as capture:
+    read = fleet.open_any if takes_fleets else Capture.open
+    with read(path, reads_pages) if path else _armed() as capture:
         if verify:
             capture.verify_sums()
         if words or names:

@@ -139,10 +139,10 @@ class Attaching:
 @options.a_label
 @click.option(
     "--by",
-    type=click.Choice(["command", "process", "creator", "unit", "container", *labels.KINDS]),
+    type=click.Choice(["command", "process", "creator", "unit", "container", "pod", *labels.KINDS]),
     metavar="GROUP",
-    help="Group growers by this: command, process, creator, unit, container; with --label also script, request, file, "
-    "directory, query, statement, label. Without it by process, or by command once there are more than 5.",
+    help="Group growers by this: command, process, creator, unit, container, pod; with --label also script, request, "
+    "file, directory, query, statement, label. Without it by process, or by command once there are more than 5.",
 )
 @options.output("Keep the capture in this new file, as record does.")
 def top(

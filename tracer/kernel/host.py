@@ -20,7 +20,8 @@ FSCONFIG_CMD_CREATE = 6
 
 MOUNT_ATTR_RDONLY = 1
 
-HOST_PID_NAMESPACE, HOST_USER_NAMESPACE = 0xEFFFFFFC, 0xEFFFFFFD  # PROC_…_INIT_INO of include/linux/proc_ns.h
+# PROC_…_INIT_INO of include/linux/proc_ns.h
+HOST_CGROUP_NAMESPACE, HOST_PID_NAMESPACE, HOST_USER_NAMESPACE = 0xEFFFFFFB, 0xEFFFFFFC, 0xEFFFFFFD
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -174,6 +175,11 @@ def sees_host_pids(namespace: Path = Path("/proc/self/ns/pid")) -> bool:
 def sees_host_users(namespace: Path = Path("/proc/self/ns/user")) -> bool:
     """Whether this process is in the host's user namespace: capabilities of another one do not open map_files."""
     return namespace.stat().st_ino == HOST_USER_NAMESPACE
+
+
+def sees_host_cgroups(namespace: Path = Path("/proc/self/ns/cgroup")) -> bool:
+    """Whether /proc/PID/cgroup has the host's paths here; else they count from this process's own cgroup, by "/.."."""
+    return namespace.stat().st_ino == HOST_CGROUP_NAMESPACE
 
 
 def need_host_users() -> None:

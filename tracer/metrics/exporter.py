@@ -6,7 +6,6 @@ And a profile of what grew, which takes longer to make, so only if somebody asks
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,15 +19,13 @@ from tracer.growth import Growth
 from tracer.metrics import families
 from tracer.metrics.listener import Listener
 from tracer.metrics.series import Totals
-from tracer.service import public
+from tracer.metrics.textfile import Textfile
 from tracer.views import pprof
 
 EVERY_S = 5.0
 IDLE = 50  # times as long as reading took: at most a fiftieth of a CPU
 METRICS, PROFILE = "/metrics", "/debug/pprof/shmem"
-BEGINNING = b"# HELP shmtrace_"
 WAIT_S = 10.0  # for a profile
-SUFFIX = ".prom"  # node_exporter reads no other
 
 
 class Exporter:
@@ -41,7 +38,8 @@ class Exporter:
         """textfile: written each time; None: none. address: where to serve; None: nowhere. say: called with what the
         user should know.
         """
-        self._textfile = textfile
+        self._path = textfile
+        self._textfile: Textfile | None = None
         self._address = address
         self._say = say
         self._said: str | None = None
@@ -52,9 +50,9 @@ class Exporter:
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> Exporter:
-        if self._textfile:
-            _check(self._textfile)
-            self._undo.callback(self._remove, self._textfile)
+        if self._path:
+            self._textfile = Textfile(self._path)
+            self._undo.callback(self._textfile.remove)
         if self._address:
             pages = {METRICS: self._page, PROFILE: self._profile.page}
             listener = self._undo.enter_context(Listener(self._address, pages))
@@ -94,21 +92,16 @@ class Exporter:
         page = self._pages.get(form)
         return None if page is None else (form, page)
 
-    def _write(self, path: Path) -> None:
+    def _write(self, textfile: Textfile) -> None:
         said = None
         try:
-            public.write(path, self._pages[families.PLAIN])
-        except OSError as error:
-            said = f"{path} cannot be written ({error.strerror}), and the trace goes on without it"
+            textfile.write(self._pages[families.PLAIN])
+        except (OSError, ShmtraceError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            said = f"{self._path} is not written, and the trace goes on without it: {reason}"
             if said != self._said:
                 self._say(said)
         self._said = said
-
-    def _remove(self, path: Path) -> None:
-        """What is left behind would look like a trace."""
-        with contextlib.suppress(OSError, ShmtraceError):
-            _check(path)
-            path.unlink()
 
 
 class _Profile:
@@ -145,17 +138,3 @@ class _Profile:
     def settle(self, capture: Capture) -> None:
         """Add what the capture has to what grew."""
         self._growth.add(account.read(capture), binaries.read(capture))
-
-
-def _check(path: Path) -> None:
-    """Raises ShmtraceError where metrics cannot be written, or where another file is."""
-    if path.suffix != SUFFIX:
-        raise ShmtraceError(f"node_exporter does not read {path}", f"give it a name that ends with {SUFFIX}")
-    try:
-        found = public.read(path, len(BEGINNING))
-    except OSError as error:
-        raise ShmtraceError(f"{path} cannot be read ({error.strerror})", "give another name, or remove it") from None
-    if found and found != BEGINNING:
-        raise ShmtraceError(f"{path} exists and is not an earlier output", "give another name, or remove it")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise ShmtraceError(f"{path.parent} is no directory that can be written", "give another, or make it")

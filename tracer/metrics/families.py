@@ -41,8 +41,8 @@ def _held(field: str) -> Callable[[Series], Mapping[str, int | None]]:
 
 
 def _unattributed(each: Series) -> dict[str, int | None]:
-    since_bytes = each.freed_since_bytes
-    return {"before": each.before_bytes, "unseen": each.unseen_bytes, "freed since": since_bytes or None}
+    rest = {"moved": each.moved_bytes or None, "freed since": each.freed_since_bytes or None}
+    return {"before": each.before_bytes, "unseen": each.unseen_bytes, **rest}
 
 
 KINDS = [
@@ -65,7 +65,7 @@ KINDS = [
     ),
     _Kind(
         "shmtrace_unattributed",
-        "Allocated pages that were there before the trace, or that it has not seen being touched.",
+        "Allocated pages that nobody is charged with here: there before the trace, unseen, or told in another segment.",
         "part",
         _unattributed,
     ),

@@ -16,13 +16,17 @@ from tracer.tables.by_time import TOUCHED_FOR, bounds, histories
 
 MOMENTS = 2000  # at most, but for captures of more than a week
 STEP_NS = 15 * 10**9, 300 * 10**9  # at least, at most: Prometheus takes what is older than 5 min for gone
+MOST_POINTS = 500_000  # of all series: of what has lasted for longer than that leaves room for, there are fewer moments
 
 
 def moments(account: Account, capture: Capture) -> list[tuple[int, list[Series]]]:
     """(CLOCK_REALTIME in ns, the figures then), in the order of time. The last is the account itself."""
     final = Totals().add(account)
     since_ns, until_ns = bounds(account)
-    step_ns = min(max((until_ns - since_ns) // MOMENTS, STEP_NS[0]), STEP_NS[1])
+    span_ns = until_ns - since_ns
+    step_ns = min(max(span_ns // MOMENTS, STEP_NS[0]), STEP_NS[1])
+    nr_series = sum(4 + 3 * len(each.held) + len(each.touched_bytes) for each in final)
+    step_ns = max(step_ns, span_ns * nr_series // MOST_POINTS)
     times_ns = range(since_ns, until_ns, step_ns)
     nr = len(times_ns)
     tracks = {(each.unit, each.segment): _Track(each, nr) for each in final}
@@ -105,5 +109,5 @@ class _Track:
                 unseen_bytes,
                 now["touched"],
                 freed_bytes,
-                excess_bytes - unseen_bytes,
+                freed_since_bytes=excess_bytes - unseen_bytes,
             )

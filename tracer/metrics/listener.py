@@ -7,6 +7,7 @@ for all that a client can hold; when too many are open the oldest one is closed,
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -116,8 +117,14 @@ class Listener:
         except OSError as error:
             raise ShmtraceError(f"cannot listen at {self._address} ({error.strerror})", "give another") from None
         self.url = f"http://{self._address._replace(port=self._server.server_address[1])}"
-        Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+        Thread(target=self._serve, name="metrics", daemon=True).start()
         return self
+
+    def _serve(self) -> None:
+        # A client that has hung up must not end the trace, as whoever reads its output may. Threads that are started
+        # here have the mask, too: the write fails with EPIPE then.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+        self._server.serve_forever()
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()

@@ -2,10 +2,11 @@
 
 In each unit and segment, and so in all sums over them,
 
-    touched + before + unseen (+ freed since, at a moment of the past) = allocated + freed
+    touched + before + unseen + moved (+ freed since, at a moment of the past) = allocated + freed
 
-Touched and freed count since the trace began, or since the segment was first told apart. A region that is gone has
-nothing allocated, and all that was touched in it is freed.
+Touched and freed count since the trace began, or since the segment was first told apart. What a region had by then is
+counted where it was before: here it is moved, there the same is less than nothing. A region that is gone has nothing
+allocated, and all that was touched in it is freed.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from typing import NamedTuple, Optional
 
 from tracer import alike, labels
 from tracer.account import NAMELESS, Account, Labelled, Process, Region, Toucher
-from tracer.cgroup import unit_or_path
 from tracer.formatting import printable, shorten
 
 GROUPS = 20  # told apart in a segment
 MOST_GROUPS = 100  # ever: one that was told apart stays so, or its counter would go back
-SHARE = 100  # a new group is told apart once it has this part of its segment, so that there are few in the end
+SHARE = 100  # after the first, one is told apart once it has this part of its segment: so there are few in the end
 SEGMENTS = 20  # told apart; one that was stays so while it is among twice as many
 NAME_COLUMNS = 120
 OTHER = "other"
@@ -55,6 +55,8 @@ class Series(NamedTuple):
     """by who touched it, or what for; OTHER is the rest of them"""
     freed_bytes: int
     """of what was touched"""
+    moved_bytes: int = 0
+    """of what there is, what is counted as touched in another segment; below 0: of what is in others, in this one"""
     freed_since_bytes: int = 0
     """pages of the past that are there no more: whose they were is unknown"""
 
@@ -77,21 +79,38 @@ class Totals:
         for each, some in of.items():
             regions.setdefault(each if each in regions else (OTHER, OTHER), []).extend(some)
         placed = {_identity(region): each for each, some in regions.items() for region in some}
-        for identity, before in self._placed.items():
-            if placed.get(identity) != before:
-                self._tallies[before].leave(identity)
-        self._placed = placed
-        rest = self._tallies.get((OTHER, OTHER))
-        self._tallies = {each: self._tallies.get(each) or _Tally() for each in regions}
+        tallies = self._renamed(placed)
+        rest = tallies.get((OTHER, OTHER))
+        self._tallies = {each: tallies.get(each) or _Tally() for each in regions}
         if rest:  # what it has counted stays counted
             self._tallies[OTHER, OTHER] = rest
+        for identity, before in self._placed.items():
+            there = placed.get(identity)
+            if before in tallies and there != before:
+                seen = tallies[before].leave(identity, is_gone=there is None)
+                if there:
+                    self._tallies[there].take(identity, seen)
+        self._placed = placed
         namer = Namer(account)
         for each, some in regions.items():
             self._tallies[each].add(some, namer)
         return [
-            series(each, regions.get(each, ()), tally.told(), tally.freed_bytes)
+            series(each, regions.get(each, ()), tally.told(), tally.freed_bytes)._replace(moved_bytes=tally.moved_bytes)
             for each, tally in self._tallies.items()
         ]
+
+    def _renamed(self, placed: Mapping[Identity, Place]) -> dict[Place, _Tally]:
+        """The tallies; one whose regions have all got another name, as when a pod's is known later, has that, too."""
+        tallies = dict(self._tallies)
+        went: dict[Place, set[Place]] = {}
+        for identity, before in self._placed.items():
+            if identity in placed and before != (OTHER, OTHER):
+                went.setdefault(before, set()).add(placed[identity])
+        for before, places in went.items():
+            there = next(iter(places))
+            if len(places) == 1 and there not in tallies and before not in placed.values():
+                tallies[there] = tallies.pop(before)
+        return tallies
 
     def _told(self, of: Mapping[Place, Collection[Region]]) -> list[Place]:
         """The segments to tell apart, most allocated first. A small one that comes does not take another's place."""
@@ -107,7 +126,7 @@ class _Tally:
     """What was touched and freed in the regions of one segment. Both only rise."""
 
     def __init__(self) -> None:
-        self.freed_bytes = 0
+        self.freed_bytes = self.moved_bytes = 0
         self._touched: Counter[str] = Counter()
         self._named: dict[str, int] = {}  # those told apart, and what OTHER has of each
         self._seen: dict[Identity, dict[tuple[int, int], _Seen]] = {}
@@ -126,9 +145,19 @@ class _Tally:
             self._seen[_identity(region)] = now
         self._name(told)
 
-    def leave(self, identity: Identity) -> None:
-        """Forget a region: it is no longer of this segment, or was dropped."""
-        self._free(self._seen.pop(identity, {}))
+    def leave(self, identity: Identity, is_gone: bool) -> dict[tuple[int, int], _Seen]:
+        """Forget a region, and return what it was seen to have. is_gone: it is in no other segment."""
+        seen = self._seen.pop(identity, {})
+        if is_gone:
+            self._free(seen)
+        else:
+            self.moved_bytes -= _held(seen)
+        return seen
+
+    def take(self, identity: Identity, seen: dict[tuple[int, int], _Seen]) -> None:
+        """Go on with a region that was in another segment."""
+        self._seen[identity] = seen
+        self.moved_bytes += _held(seen)
 
     def told(self) -> dict[str, int]:
         """Touched bytes by name."""
@@ -156,15 +185,16 @@ class _Tally:
         return _Seen(before.total_bytes + came_bytes, held_bytes, by_text or {})
 
     def _free(self, gone: Mapping[tuple[int, int], _Seen]) -> None:
-        self.freed_bytes += sum(seen.held_bytes for seen in gone.values())
+        self.freed_bytes += _held(gone)
 
     def _name(self, told: Mapping[str, int]) -> None:
         """Tell more of the greatest apart. told: what they had before stays with OTHER, which must not go back."""
         least_bytes = sum(self._touched.values()) // SHARE
         for name, size_bytes in self._touched.most_common(GROUPS):
-            if name not in self._named and name != OTHER and size_bytes and size_bytes >= least_bytes:
-                if len(self._named) >= MOST_GROUPS:
-                    break
+            nr = len(self._named)
+            if nr >= MOST_GROUPS or (nr >= GROUPS and size_bytes < least_bytes):
+                break
+            if name not in self._named and name != OTHER and size_bytes:
                 self._named[name] = told.get(name, 0)
 
 
@@ -180,6 +210,10 @@ class _Seen(NamedTuple):
 
 
 NOTHING = _Seen(0, 0, {})
+
+
+def _held(seen: Mapping[tuple[int, int], _Seen]) -> int:
+    return sum(each.held_bytes for each in seen.values())
 
 
 class Namer:
@@ -215,7 +249,7 @@ class Namer:
 
 def place(region: Region, parent: Process | None) -> Place:
     """Where a region belongs. parent: the process that it is attributed to."""
-    return name(unit_or_path(parent.cgroup) if parent else None), name(alike.segment(region, parent))
+    return name(parent.unit if parent else None), name(alike.segment(region, parent))
 
 
 def ranked(of: Mapping[Place, Collection[Region]]) -> list[Place]:

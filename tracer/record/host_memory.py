@@ -36,7 +36,7 @@ def write(
     segments = [region.key.ino for region in regions if region.kind == "sysv"]
     found = unmapped.find(proc, [region.key for region in regions], segments, allocated_bytes, only, patience_s)
     capture.empty("unmapped")
-    capture.insert_all("unmapped", COLUMNS, (_row(each, commands) for each in found.unmapped))
+    capture.insert_all("unmapped", COLUMNS, (_row(each, commands).values for each in found.unmapped))
     return found.warnings
 
 

@@ -109,6 +109,7 @@ class OomKills:
         else:
             kill.is_late = True
         kill.command = process.command if process else self._command(event)
+        self._lives.pods.see(kill.limit_cgroup)
         self._kills.append(kill)
 
     @property

@@ -19,6 +19,7 @@ from tracer.capture.capture import Capture
 from tracer.clock import Clock
 from tracer.proc.bounded import CUT
 from tracer.proc.procfs import TICK_NS
+from tracer.record.pods import Pods
 
 
 @dataclasses.dataclass(eq=False)
@@ -63,6 +64,8 @@ class Processes:
 
     def __init__(self, capture: Capture, clock: Clock, hear: Callable[[], None] = lambda: None) -> None:
         """hear: adds the processes that have begun since; called where a PID is not known."""
+        self.pods = Pods(capture)
+        """The pods that they are in."""
         self._capture = capture
         self._clock = clock
         self._hear = hear
@@ -109,6 +112,7 @@ class Processes:
         return process
 
     def _enter(self, process: TracedProcess) -> None:
+        self.pods.see(process.cgroup)
         if process.tgid in self._alive:
             self._alive[process.tgid].exited = True  # the kernel reuses a PID only after the exit
         self._alive[process.tgid] = process
@@ -208,6 +212,7 @@ class Processes:
             if process.parent and process.parent.row not in rows:
                 process.parent = None
             process._heir = None
+        self.pods.prune({process.cgroup for process in self._known.values()})
 
     def tgids(self) -> Collection[int]:
         """The PIDs of all that are known, running or exited."""
@@ -227,6 +232,7 @@ class Processes:
         """Record that its cgroup has changed."""
         if cgroup and cgroup != process.cgroup:
             process.cgroup = cgroup
+            self.pods.see(cgroup)
             self._capture.update("process", process.row, cgroup=cgroup)
 
     def number(self, process: TracedProcess, ns_tgid: int | None) -> None:

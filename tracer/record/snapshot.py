@@ -107,6 +107,9 @@ def take(
         tree = known.tree()
         now = private_memory.measure(proc, (process.tgid for process in tree), (process.cgroup for process in tree))
         private = private_memory.change([now])
+    if not regions_alone:
+        known.pods.write()
+        warnings += known.pods.warnings
     if wanted.everything and not regions_alone:
         commands = {tgid: process.command for tgid, process in processes.items()}
         warnings += host_memory.write(capture, proc, regions.values(), commands.get, wanted.tmpfs)

@@ -644,6 +644,7 @@ class Trace:
             self._sample_some(known[first : first + AT_ONCE], now_ns)
         self._writer.checkpoint_usages(self.regions)
         self._ooms.sample()
+        self.lives.pods.write()
         if self._stacks:
             self._stacks.write()
         if time.monotonic() >= self._private_at_s and not self._is_urgent():
@@ -705,6 +706,7 @@ class Trace:
                 self._warnings
                 + on_lease("the pages of {} from before the trace are unseen", self._looker.unread.values())
                 + self._proc.warnings()
+                + self.lives.pods.warnings
                 + (self._labelling.warnings if self._labelling else [])
                 + tiers.explain(losses)
                 + self._recycled()
@@ -881,6 +883,7 @@ class Trace:
         if self._stacks:
             self._stacks.write(patience_s=math.inf)
         self._ending.explain_losses()
+        self.lives.pods.write(at_once=True)
         self._shmem_bytes = self._proc.memory().shmem_bytes
         if closed.session:
             self._measure_private()

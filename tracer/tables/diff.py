@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Callable, NamedTuple, TypeVar
 
 from tracer import alike, labels
-from tracer.account import NAMELESS, Account, Parent, Process, Region
+from tracer.account import NAMELESS, SAME_BOOT_NS, Account, Parent, Process, Region, booted_ns
 from tracer.formatting import shorten, shorten_command
 from tracer.tables.rollup import command
 from tracer.tables.table import Column, Table
 
-SAME_BOOT_NS = 10 * 10**9  # boot times that differ by less are one boot: a clock may be adjusted, a boot takes longer
 T = TypeVar("T")
 
 
@@ -21,7 +19,7 @@ class Change(NamedTuple):
     """A region, a process or a label in A and in B; or regions or processes that are alike, together."""
 
     of: str
-    """region, process, label or sum"""
+    """region, process, label, host or sum"""
     what: str
     kind: str
     ids_a: Sequence[str]
@@ -57,6 +55,8 @@ class Diff(NamedTuple):
     processes: Table
     labels: Table | None
     """None: the captures have no labels of one kind"""
+    hosts: Table | None
+    """None: both are of one host each"""
 
 
 REGION_COLUMNS = [
@@ -75,6 +75,10 @@ REGION_COLUMNS = [
     Column("touched_b_bytes", "B", lambda row: row.touched_b_bytes),
     Column("touched_change_bytes", "change", lambda row: row.touched_change_bytes, signed=True),
 ]
+HOST_COLUMNS = [
+    Column("what", "host", lambda row: row.what, "<", cut=shorten),
+    *[column for column in REGION_COLUMNS if column.name == "how" or column.name.endswith("_bytes")],
+]
 PROCESS_COLUMNS = [
     Column("tgids", "PID", lambda row: _number(row) or "".join({*row.ids_a, *row.ids_b})),
     Column("what", "process", lambda row: row.what, "<", cut=shorten_command),
@@ -83,7 +87,7 @@ PROCESS_COLUMNS = [
 
 
 def diff(a: Account, b: Account) -> Diff:
-    """The changes from A to B, largest first.
+    """The changes from A to B, largest first. Of many hosts, all are matched by what they have in common with others.
 
     In two captures of one boot, regions are matched by inode, and processes, unless they are more than a handful, by
     PID and start time. What this leaves over, and everything in captures of two boots, is matched by what it has in
@@ -98,16 +102,19 @@ def diff(a: Account, b: Account) -> Diff:
         Table("region", REGION_COLUMNS, regions, _sum(regions, allocated=True)),
         Table("process", PROCESS_COLUMNS, processes, _sum(processes, allocated=False)),
         _labels(a, b),
+        _hosts(a, b),
     )
 
 
 def both(found: Diff) -> Table:
-    """One table for CSV: the regions, the processes and the labels, in the columns of the regions."""
-    labelled = found.labels.rows if found.labels else []
-    return Table("diff", REGION_COLUMNS, [*found.regions.rows, *found.processes.rows, *labelled])
+    """One table for CSV: the regions, processes, labels and hosts, in the columns of the regions."""
+    others = [row for table in (found.labels, found.hosts) if table for row in table.rows]
+    return Table("diff", REGION_COLUMNS, [*found.regions.rows, *found.processes.rows, *others])
 
 
 def _same_boot(a: Account, b: Account) -> bool:
+    if a.hosts or b.hosts:
+        return False
     booted_a, booted_b = _booted_ns(a), _booted_ns(b)
     if a.session.host != b.session.host or booted_a is None or booted_b is None:
         return False
@@ -115,11 +122,8 @@ def _same_boot(a: Account, b: Account) -> bool:
 
 
 def _booted_ns(account: Account) -> float | None:
-    """CLOCK_REALTIME of the boot, computed from processes whose start is known in both clocks; None: unknown."""
     processes = {toucher.process for region in account.regions for toucher in region.touchers}
-    processes |= {parent.process for parent in account.parents if parent.process}
-    booted = [one.started_ns - one.start_time_ns for one in processes if one.started_ns and one.start_time_ns]
-    return statistics.median(booted) if booted else None
+    return booted_ns(processes | {parent.process for parent in account.parents if parent.process})
 
 
 # ---- regions ----
@@ -265,6 +269,48 @@ def _labelled(account: Account, kind: str) -> Counter[str | None]:
         for labelled in region.labelled:
             touched[labelled.text(kind)] += labelled.touched_bytes
     return touched
+
+
+# ---- hosts ----
+
+
+def _hosts(a: Account, b: Account) -> Table | None:
+    """By the names of the hosts: of each, its regions that exist."""
+    if not (a.hosts or b.hosts):
+        return None
+    sizes = [_of_hosts(account) for account in (a, b)]
+    rows = [
+        Change(
+            "host",
+            host,
+            "",
+            [host] * (before is not None),
+            [host] * (after is not None),
+            "gone" if after is None else "new" if before is None else "same",
+            *(0 if each is None else each.allocated_bytes for each in (before, after)),
+            *(0 if each is None else each.touched_bytes for each in (before, after)),
+        )
+        for host in dict.fromkeys([*sizes[0], *sizes[1]])
+        for before, after in [[of_account.get(host) for of_account in sizes]]
+    ]
+    rows.sort(key=lambda row: -abs(row.allocated_change_bytes or 0))
+    return Table("host", HOST_COLUMNS, rows, _sum(rows, allocated=True))
+
+
+class OfHost(NamedTuple):
+    """What the regions of a host come to."""
+
+    allocated_bytes: int
+    touched_bytes: int
+
+
+def _of_hosts(account: Account) -> dict[str, OfHost]:
+    found = {session.host: OfHost(0, 0) for session in account.hosts or [account.session]}
+    for region, _ in _current(account):
+        host = account.host_of(region)
+        allocated_bytes, touched_bytes = found[host]
+        found[host] = OfHost(allocated_bytes + region.allocated_bytes, touched_bytes + region.touched_bytes)
+    return found
 
 
 def _sum(rows: Sequence[Change], allocated: bool) -> Change:

@@ -13,19 +13,19 @@ from typing import Callable, NamedTuple, Union
 from tracer import alike, labels
 from tracer.account import NAMELESS, Account, Labelled, Parent, Process, Region
 from tracer.capture.capture import Capture
-from tracer.cgroup import place, short, unit_or_path
+from tracer.cgroup import Place
 from tracer.errors import ShmtraceError
 from tracer.formatting import fit, format_bytes, shorten, shorten_command
 from tracer.tables.by_time import parts_of_time
 from tracer.tables.rollup import PARTS, what
 from tracer.tables.table import Column, Table
 
-NAMES = ["command", "creator", "process", "what", "region", "unit", "container", "time"]
+NAMES = ["command", "creator", "process", "what", "region", "unit", "container", "pod", "namespace", "time", "host"]
 """The dimensions of every capture. command and creator stand for processes that are alike, what for such regions."""
 
 CUTS: Mapping[str, Callable[[str, int], str]] = {
     **dict.fromkeys(["command", "creator", "process"], shorten_command),
-    **dict.fromkeys(["what", "region", "unit", "script", "file", "directory"], shorten),
+    **dict.fromkeys(["what", "region", "unit", "container", "pod", "host", "script", "file", "directory"], shorten),
 }
 """How a text is made to fit: many names differ at their end alone."""
 
@@ -60,6 +60,7 @@ class Group(NamedTuple):
     """of it, in regions that are gone"""
     key: Hashable = None
     """identity of a touched row, which stays the same while the row grows"""
+    nr_hosts: int | None = None
 
     @property
     def nr_regions(self) -> int:
@@ -75,7 +76,7 @@ def by(account: Account, names: Sequence[str], capture: Capture | None = None, d
     """
     of = [_kind(account, name) if name in labels.KINDS else name for name in names]
     names_of = {region.row: _name(parent, region) for parent in account.parents for region in parent.regions}
-    dimensions = [_dimension(name, depth, names_of) for name in of]
+    dimensions = [_dimension(name, depth, names_of, account.host_of) for name in of]
     found: dict[tuple[Hashable, ...], list[Cell]] = {}
     for cell in _of_parts_of_time(account, capture) if capture and "time" in names else cells(account):
         found.setdefault(tuple([dimension.key(cell) for dimension in dimensions]), []).append(cell)
@@ -95,7 +96,7 @@ def by(account: Account, names: Sequence[str], capture: Capture | None = None, d
         for part in ("other_times", "before", "unseen")
         if (size_bytes := sum(getattr(region, f"{part}_bytes") for region in account.regions))
     ]
-    return Table(",".join(names), _columns(of), rows)
+    return Table(",".join(names), _columns(of, bool(account.hosts) and "host" not in of), rows)
 
 
 def cells(account: Account) -> Iterator[Cell]:
@@ -138,14 +139,14 @@ class _Dimension(NamedTuple):
     """of a group"""
 
 
-def _dimension(name: str, depth: int | None, names: Mapping[int, str]) -> _Dimension:
-    """names: of the regions, by row."""
+def _dimension(name: str, depth: int | None, names: Mapping[int, str], host_of: Callable[[Region], str]) -> _Dimension:
+    """names: of the regions, by row. host: of a capture."""
     if name == "command":
         return _of_processes(lambda cell: cell.labelled.process)
     if name == "creator":
         return _of_processes(lambda cell: cell.region.creator and cell.region.creator.process)
     if name == "process":
-        return _Dimension(lambda cell: cell.labelled.process.row, lambda some: some[0].labelled.process.who)
+        return _Dimension(lambda cell: cell.labelled.process.row, lambda some: _who(some[0].labelled.process))
     if name == "what":
         return _Dimension(
             lambda cell: alike.of_region(cell.region, cell.parent.process),
@@ -154,9 +155,11 @@ def _dimension(name: str, depth: int | None, names: Mapping[int, str]) -> _Dimen
     if name == "region":
         return _Dimension(lambda cell: cell.region.row, lambda some: names[some[0].region.row])
     if name == "unit":
-        return _of_texts(lambda cell: unit_or_path(cell.labelled.process.cgroup))
-    if name == "container":
-        return _of_texts(lambda cell: _container(cell.labelled.process.cgroup))
+        return _of_texts(lambda cell: cell.labelled.process.unit)
+    if name in PLACES:
+        return _of_texts(lambda cell: cell.labelled.process.cgroup and PLACES[name](cell.labelled.process.place))
+    if name == "host":
+        return _of_texts(lambda cell: host_of(cell.region))
     if name == "time":
         return _of_texts(lambda cell: cell.time_ns)
     return _of_texts(lambda cell: cell.labelled.text(name, depth))
@@ -180,12 +183,20 @@ def _of_processes(get: Callable[[Cell], Process | None]) -> _Dimension:
     return _Dimension(key, text)
 
 
-def _container(cgroup: str | None) -> str | None:
-    return cgroup and (short(place(cgroup).container) or "-")
+PLACES: Mapping[str, Callable[[Place], str | None]] = {
+    "container": lambda place: place.in_pod or place.container_called or "-",
+    "pod": lambda place: place.pod_called or "-",
+    "namespace": lambda place: place.names.namespace if place.names else None if place.pod else "-",
+}
+"""What a place is called; "-": it is in none, None: unknown."""
 
 
 def _name(parent: Parent, region: Region) -> str:
-    return f"{what(region, parent)} {region.ino}"
+    return f"{f'{region.host} ' if region.host else ''}{what(region, parent)} {region.ino}"
+
+
+def _who(process: Process) -> str:
+    return f"{process.host}: {process.who}" if process.host else process.who
 
 
 def _group(key: Hashable, texts: Sequence[Text], some: Sequence[Cell], names: Mapping[int, str]) -> Group:
@@ -207,13 +218,15 @@ def _group(key: Hashable, texts: Sequence[Text], some: Sequence[Cell], names: Ma
         [names[row] for row, _ in regions.most_common()],
         sum(cell.labelled.touched_bytes for cell in some if cell.region.gone_ns is not None),
         key,
+        len({cell.region.host for cell in some}),
     )
 
 
 # ---- columns ----
 
 
-def _columns(names: Sequence[str]) -> list[Column]:
+def _columns(names: Sequence[str], of_hosts: bool) -> list[Column]:
+    """of_hosts: tell how many hosts a row is of."""
     alone = len(names) == 1
     texts = [place for place, name in enumerate(names) if name != "time"]
     return [
@@ -240,6 +253,7 @@ def _columns(names: Sequence[str]) -> list[Column]:
             shown=lambda row: str(row.nr_exited or ""),
             if_any=True,
         ),
+        *[Column("hosts", "hosts", lambda row: row.nr_hosts, shown=lambda row: str(row.nr_hosts or ""))] * of_hosts,
         Column("first_ns", "first" * alone, lambda row: row.first_ns),
         Column("last_ns", "last" * alone, lambda row: row.last_ns),
         Column("regions", "", lambda row: ", ".join(row.regions), "<"),

@@ -120,6 +120,7 @@ BY_PROCESS = [
     ),
     Column("parent", "", lambda row: row.process.parent),
     Column("cgroup", "", lambda row: row.process.cgroup, "<"),
+    Column("unit", "", lambda row: row.process.unit, "<"),
     Column("touched_bytes", "touched", lambda row: row.touched_bytes),
     Column("freed_bytes", "freed", lambda row: row.freed_bytes, if_any=True),
     Column("faults", "faults", lambda row: row.faults),

@@ -9,7 +9,7 @@ from typing import NamedTuple, Optional, TypeVar
 from tracer import alike, labels
 from tracer.account import NAMELESS, Account, Parent, Process, Region, Toucher, charged
 from tracer.answer import how_many
-from tracer.cgroup import place, short
+from tracer.cgroup import short
 from tracer.formatting import (
     COLUMNS,
     clock,
@@ -34,6 +34,7 @@ MAX_MADE_FOR = 3
 MADE_FOR_COLUMNS = 30
 MAX_CHARGED = 2
 BELONGS_COLUMNS = 19  # a line has room for two of these, and the number of others
+POD_COLUMNS = 50  # namespace/pod/container has a line of its own where it is so long
 HEADER = "    {:>7} {:>8} {:>5}{} {}"
 FAULTS = " {:>7}"
 MAX_ENDINGS = 2
@@ -44,7 +45,7 @@ T = TypeVar("T")
 
 def render(account: Account) -> list[str]:
     """The lines of all blocks, each with an empty line after it."""
-    owners = _owners(account.parents)
+    owners = _owners(account.parents, _most_apart(account))
     lines: list[str] = []
     for owner in owners[:MAX_OWNERS]:
         lines += [*_owner(owner, account), ""]
@@ -79,8 +80,13 @@ Owned = tuple[Region, Optional[Process]]
 """A region and its parent."""
 
 
-def _owners(parents: Sequence[Parent]) -> list[Owner]:
-    """The parents, those that are alike as one if they are more than a handful; most allocated first."""
+def _most_apart(account: Account) -> int:
+    """How many that are alike are told one by one: of many hosts, none."""
+    return 1 if account.hosts else alike.HANDFUL
+
+
+def _owners(parents: Sequence[Parent], most_apart: int) -> list[Owner]:
+    """The parents, more of them that are alike than most_apart as one; most allocated first."""
     groups: dict[str | None, list[Parent]] = {}
     for parent in parents:
         groups.setdefault(parent.process and alike.of_process(parent.process), []).append(parent)
@@ -89,20 +95,20 @@ def _owners(parents: Sequence[Parent]) -> list[Owner]:
             [parent.process for parent in some if parent.process],
             [(region, parent.process) for parent in some for region in parent.regions],
         )
-        for some in _together(groups.values())
+        for some in _together(groups.values(), most_apart)
     ]
     return sorted(owners, key=lambda owner: -owner.allocated_bytes)
 
 
-def _together(groups: Iterable[list[T]]) -> Iterator[list[T]]:
-    """Groups of more than a handful; of smaller ones each by itself."""
+def _together(groups: Iterable[list[T]], most_apart: int) -> Iterator[list[T]]:
+    """Groups of more than most_apart; of smaller ones each by itself."""
     for some in groups:
-        yield from [some] if len(some) > alike.HANDFUL else ([each] for each in some)
+        yield from [some] if len(some) > most_apart else ([each] for each in some)
 
 
 def _owner(owner: Owner, account: Account) -> list[str]:
     shown = [owned for owned in owner.regions if owned[0].peak_bytes or owned[0].gone_ns is None]
-    alikes = _alike(shown)
+    alikes = _alike(shown, _most_apart(account))
     names = Counter(_called(some) for some in alikes)
     lines = [_heading(owner.processes, account.session.has_days)]
     for some in alikes[:MAX_REGIONS]:
@@ -129,12 +135,14 @@ def _called(owned: Sequence[Owned]) -> tuple[bool, str]:
     return owned[0][0].gone_ns is not None, alike.regions_called(owned)
 
 
-def _alike(owned: Sequence[Owned]) -> list[list[Owned]]:
-    """The regions, those that are alike together if they are more than a handful; those that are gone come last."""
+def _alike(owned: Sequence[Owned], most_apart: int) -> list[list[Owned]]:
+    """The regions, more of them that are alike than most_apart together; those that are gone come last."""
     groups: dict[tuple[bool, str, str], list[Owned]] = {}
     for each in owned:
         groups.setdefault(_key(each), []).append(each)
-    return sorted(_together(groups.values()), key=lambda some: (some[0][0].gone_ns is not None, -_allocated(some)))
+    return sorted(
+        _together(groups.values(), most_apart), key=lambda some: (some[0][0].gone_ns is not None, -_allocated(some))
+    )
 
 
 def _allocated(owned: Iterable[Owned]) -> int:
@@ -146,10 +154,18 @@ def _heading(processes: Sequence[Process], days: bool) -> str:
         return "?  made by unknown processes; no process here maps them now"
     first = processes[0]
     name, command = f"{fit(printable(first.comm or '?'), COMM_COLUMNS)} {_number(processes)}", first.command or ""
-    notes = f"  {_ended(processes, days)}".rstrip()
+    notes = f"  {_ended(processes, days)}".rstrip() + _on({process.host for process in processes})
     if len(processes) > 1:
         command = alike.called(processes)
     return f"{name}  {shorten_command(printable(command), COLUMNS - width(name) - 2 - len(notes))}{notes}"
+
+
+def _on(hosts: set[str | None]) -> str:
+    """On which host, or how many; empty in a capture of one."""
+    if hosts <= {None}:
+        return ""
+    [host, *others] = hosts
+    return f"  on {f'{len(hosts)} hosts' if others else shorten(printable(host or ''), NAME_COLUMNS)}"
 
 
 def _number(processes: Sequence[Process]) -> str:
@@ -224,6 +240,7 @@ def _regions(owned: Sequence[Owned], collides: bool, owner: Owner, account: Acco
     if account.session.tier == "proc":
         return lines
     everyone = [toucher for region in regions for toucher in region.touchers]
+    most_apart = _most_apart(account)
     touchers = [toucher for toucher in everyone if toucher.touched_bytes]
     total_bytes = _allocated(owned)
     parts = {
@@ -233,7 +250,7 @@ def _regions(owned: Sequence[Owned], collides: bool, owner: Owner, account: Acco
     if touchers or parts["other_times"] or parts["unseen"]:
         counted = any(toucher.faults is not None for toucher in everyone)
         lines.append(HEADER.format("PID", "touched", "share", FAULTS.format("faults") * counted, "process"))
-        rows = _rows(touchers, days)
+        rows = _rows(touchers, days, most_apart)
         for row in rows[:MAX_TOUCHERS]:
             lines += row.lines(total_bytes, counted)
         rest = [toucher for row in rows[MAX_TOUCHERS:] for toucher in row.touchers]
@@ -244,7 +261,7 @@ def _regions(owned: Sequence[Owned], collides: bool, owner: Owner, account: Acco
             for part, name in PARTS.items()
             if part in parts and (parts[part] or part == "unseen")
         ]
-        lines += _freed(everyone, days)
+        lines += _freed(everyone, days, most_apart)
         lines += _deeds(regions, account)
     lines += _charged(regions)
     used = {toucher.process.row for toucher in everyone if toucher.faults}
@@ -324,9 +341,9 @@ class Row(NamedTuple):
         return [row, *(f"{'':12}{line}" for line in made_for)]
 
 
-def _rows(touchers: Sequence[Toucher], days: bool) -> list[Row]:
-    """A row for each process; those that are alike share one if they all are more than a handful."""
-    are_many = len({toucher.process.row for toucher in touchers}) > alike.HANDFUL
+def _rows(touchers: Sequence[Toucher], days: bool, most_apart: int) -> list[Row]:
+    """A row for each process; those that are alike share one if they all are more than most_apart."""
+    are_many = len({toucher.process.row for toucher in touchers}) > most_apart
     groups: dict[Hashable, list[Toucher]] = {}
     for toucher in touchers:
         key = alike.of_process(toucher.process) if are_many else toucher.process.row
@@ -336,15 +353,17 @@ def _rows(touchers: Sequence[Toucher], days: bool) -> list[Row]:
         alikes = list({toucher.process.row: toucher.process for toucher in some}.values())
         name = _name(alikes[0]) if len(alikes) == 1 else printable(alike.called(alikes))
         notes = [_ended(alikes, days), "outside tree" * all(process.outside_tree for process in alikes)]
+        notes += [_on({alikes[0].host}).strip()] * (len(alikes) == 1)
         inner = _inner(alikes[0]) * (len(alikes) == 1)
         number = str(alikes[0].tgid) if len(alikes) == 1 else _number(alikes)
         rows.append(Row(number, f"{inner}{name}", some, ", ".join(filter(None, notes))))
     return sorted(rows, key=lambda row: -row.touched_bytes)
 
 
-def _freed(touchers: Sequence[Toucher], days: bool) -> list[str]:
+def _freed(touchers: Sequence[Toucher], days: bool, most_apart: int) -> list[str]:
     """The freed pages, by who had touched them first."""
-    gave = sorted(_rows([row for row in touchers if row.freed_bytes], days), key=lambda row: -row.freed_bytes)
+    freed = [row for row in touchers if row.freed_bytes]
+    gave = sorted(_rows(freed, days, most_apart), key=lambda row: -row.freed_bytes)
     if not gave:
         return []
     most, *rest = gave
@@ -357,12 +376,15 @@ def _deeds(regions: Sequence[Region], account: Account) -> list[str]:
     """The touched bytes by label, most first."""
     if account.session.label is None:
         return []
-    kind = labels.columns(account.session.label)[0]
     touched: Counter[str | None] = Counter()
-    for region in regions:
-        for labelled in region.labelled:
-            touched[labelled.text(kind)] += labelled.touched_bytes
-    if set(touched) <= {""}:
+    for kind in labels.columns(account.session.label):  # the first that they have: hosts may have others
+        touched.clear()
+        for region in regions:
+            for labelled in region.labelled:
+                touched[labelled.text(kind)] += labelled.touched_bytes
+        if not set(touched) <= {""}:
+            break
+    else:
         return []
     total_bytes = sum(region.allocated_bytes for region in regions)
     most = sorted(touched.items(), key=lambda item: (-item[1], item[0] is None, item[0]))
@@ -381,10 +403,10 @@ def _charged(regions: Sequence[Region]) -> list[str]:
     """The creators' cgroup and those charged for the regions; empty if the only one charged is the creators'."""
     sizes: Counter[str | None] = Counter()
     for region in regions:
-        for cgroup, size_bytes in charged(region):
-            sizes[cgroup and _belongs(cgroup)] += size_bytes
-    made = {region.creator.process.cgroup for region in regions if region.creator} - {None}
-    made_in = ", ".join(sorted({_belongs(cgroup) for cgroup in made})) if made else ""
+        for process, size_bytes in charged(region):
+            sizes[process and _belongs(process)] += size_bytes
+    made = {region.creator.process for region in regions if region.creator and region.creator.process.cgroup}
+    made_in = ", ".join(sorted(set(map(_belongs, made)))) if made else ""
     known = sizes.keys() - {None}
     if len(known) < 2 and (not made or known <= {made_in}):
         return []
@@ -395,10 +417,12 @@ def _charged(regions: Sequence[Region]) -> list[str]:
     return _flow([f"    made in {made_in or '?'}", f"charged {first}", *others], "; ")
 
 
-def _belongs(cgroup: str | None) -> str:
-    """The short name of a cgroup: its container, or else its unit, or else its path."""
-    where = place(cgroup)
-    return fit(printable(short(where.container) or where.unit or cgroup or "?"), BELONGS_COLUMNS)
+def _belongs(process: Process) -> str:
+    """The short name of its cgroup: the container, or else the unit, or else the path."""
+    where = process.place
+    if where.in_pod:
+        return shorten(printable(where.in_pod), POD_COLUMNS)
+    return fit(printable(short(where.container) or process.unit or "?"), BELONGS_COLUMNS)
 
 
 def _numbers(process: Process) -> str:

@@ -16,6 +16,7 @@ from tracer.views import colours
 from tracer.views.pictures import BEFORE, Bins, Touched
 
 MAX_REGIONS = 1000  # the biggest; a database may create a region for every parallel query
+MAX_REGIONS_OF_HOSTS = 50  # of many hosts, which all have the same ones: more would leave fewer values of all else
 MAX_VALUES = 500  # of a dimension, those of most bytes; the others are one
 MAX_PROCESSES = 2000  # those that touched most
 MAX_CELLS = 150_000  # if there are more, fewer values are told apart
@@ -43,10 +44,9 @@ class Entry(NamedTuple):
 
 
 def entries(account: Account, within: Bins) -> list[Entry]:
-    """The MAX_REGIONS biggest regions, by parent; then the others."""
-    shown = {
-        region.row for region in sorted(account.regions, key=lambda each: (-each.peak_bytes, each.row))[:MAX_REGIONS]
-    }
+    """The biggest regions, by parent; then the others."""
+    room = MAX_REGIONS_OF_HOSTS if account.hosts else MAX_REGIONS
+    shown = {region.row for region in sorted(account.regions, key=lambda each: (-each.peak_bytes, each.row))[:room]}
     told = []
     others: dict[int | None, list[Region]] = {}
     for parent in account.parents:
@@ -73,7 +73,8 @@ class Owners(dict[int, int]):
         self.sizes = colours.sizes(account, self._texts)
         self.places = {by: _places(sizes, _room(by)) for by, sizes in self.sizes.items() if by != "region"}
         """each value's place by dimension, the biggest first"""
-        self._of_process: dict[int, tuple[int, int, int]] = {}
+        self._of_processes = colours.of_processes(account)
+        self._of_process: dict[int, tuple[int, ...]] = {}
         self._numbers: dict[tuple[int, ...], int] = {}
 
     @property
@@ -90,20 +91,19 @@ class Owners(dict[int, int]):
         if row not in self._of_process:
             process = self.processes[row]
             self._of_process[row] = (
-                self.place_of("command", process),
-                self.place_of("unit", process),
+                *(self.place_of(by, process) for by in self._of_processes),
                 self._place("process", row),
             )
-        command, unit, number = self._of_process[row]
+        command, *others = self._of_process[row]
         told = self._labels.get(label)
         kinds = [
             self.places[kind].get(texts[told], OTHERS) if told in texts else UNKNOWN
             for kind, texts in self._texts.items()
         ]
-        return self._numbers.setdefault((command, *kinds, unit, number), len(self._numbers))
+        return self._numbers.setdefault((command, *kinds, *others), len(self._numbers))
 
     def place_of(self, by: str, process: Process) -> int:
-        """The place of a process in the dimension command or unit."""
+        """The place of a process in one of colours.of_processes()."""
         return self._place(by, colours.of_process(process, by))
 
     def _place(self, by: str, value: colours.Value) -> int:

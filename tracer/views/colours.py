@@ -8,7 +8,6 @@ from typing import Union
 
 from tracer import alike, labels
 from tracer.account import Account, Label, Process
-from tracer.cgroup import unit_or_path
 
 Value = Union[str, int, None]
 """The text of a command, label or unit; the row of a region or process. None: unknown."""
@@ -16,13 +15,20 @@ MOST = 10  # values that a dimension is judged by
 
 
 def names(account: Account) -> list[str]:
-    """The dimensions of an account: command, the kinds of label it has, unit, region, process."""
-    return ["command", *labels.kinds(account.session.label), "unit", "region", "process"]
+    """The dimensions of an account: command, the kinds of label it has, unit, host if several, region, process."""
+    return ["command", *labels.kinds(account.session.label), *of_processes(account)[1:], "region", "process"]
+
+
+def of_processes(account: Account) -> list[str]:
+    """Those of its dimensions in which a process has one value, but process itself."""
+    return ["command", "unit", *["host"] * (len(account.hosts) > 1)]
 
 
 def of_process(process: Process, by: str) -> str | None:
-    """The value of a process in the dimension command or unit. Without a unit, its cgroup stands for one."""
-    return alike.of_process(process) if by == "command" else unit_or_path(process.cgroup)
+    """The value of a process in one of of_processes(). Without a unit, its cgroup stands for one."""
+    if by == "host":
+        return process.host
+    return alike.of_process(process) if by == "command" else process.unit
 
 
 def of_labels(account: Account) -> dict[str, dict[Label, str]]:
@@ -45,7 +51,7 @@ def sizes(account: Account, texts: Mapping[str, Mapping[Label, str]]) -> dict[st
             for kind, told in texts.items():
                 found[kind][told[labelled.label] if labelled.label else None] += labelled.touched_bytes
     for row, process in touchers.items():
-        for by in ("command", "unit"):
+        for by in of_processes(account):
             found[by][of_process(process, by)] += found["process"][row]
     return {by: +sizes_bytes for by, sizes_bytes in found.items()}
 

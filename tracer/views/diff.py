@@ -25,6 +25,8 @@ def text(found: Diff, a: Account, b: Account) -> str:
         if found.same_boot
         else "different boots or hosts: matched by name"
     ]
+    if found.hosts:
+        lines += ["", *table.text(found.hosts, limit=MAX_ROWS)]
     lines += ["", *table.text(found.regions, limit=MAX_ROWS), ""]
     lines += table.text(found.processes, limit=MAX_ROWS)
     if found.labels:
@@ -40,7 +42,8 @@ def json(found: Diff, a: Account, b: Account) -> str:
     ]
     document = {"schema": SCHEMA, "by": "diff", "a": times[0], "b": times[1], "same_boot": found.same_boot}
     sums = {}
-    for name, part in (("regions", found.regions), ("processes", found.processes), ("labels", found.labels)):
+    parts = {"regions": found.regions, "processes": found.processes, "labels": found.labels, "hosts": found.hosts}
+    for name, part in parts.items():
         document[name] = table.records(part) if part else None
         sums[name] = table.record(part.columns, part.total) if part else None
     return table.dumps({**document, "sums": sums})

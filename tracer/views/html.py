@@ -201,6 +201,7 @@ def _entry(entry: Entry, lists: Lists, maps: Mapping[int, dict[str, Any]]) -> di
         name = f"{len(entry.regions)} smaller regions"
         return {"name": name, "label": None, **edges, **{figure: entry.sum(figure) for figure in FIGURES}, "map": None}
     return {
+        "host": region.host,
         "id": region.id,
         "kind": region.kind,
         "name": _name(region.name),
@@ -283,6 +284,7 @@ def _processes(account: Account, owners: Owners, lists: Lists) -> dict[str, Any]
         "faults": [faults.get(process.row) for process in lists.processes],
         "group": [owners.place_of("command", process) for process in lists.processes],
         "unit": [owners.place_of("unit", process) for process in lists.processes],
+        "host": [owners.place_of("host", process) for process in lists.processes] if "host" in owners.places else [],
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tracer.account import Account, Label, OomKill, Process, Region, Toucher, charged, dev_text
 from tracer.answer import Answer, answer
-from tracer.cgroup import place
+from tracer.tables.by_host import HostRow, by_host
 from tracer.unmapped import UnmappedRow
 
 SCHEMA = "shmtrace/1"
@@ -128,6 +128,8 @@ def _document(account: Account) -> dict[str, Any]:
         "complete": session.complete,
         "part": session.part,
         "part_started": rfc3339(session.part_started_ns),
+        "hosts": [_host(row) for row in by_host(account).rows] if account.hosts else [],
+        "nr_older": account.nr_older,
         "since": rfc3339(account.window.since_ns),
         "until": rfc3339(account.window.until_ns),
         "answer": _answer(answer(account)),
@@ -162,9 +164,16 @@ def _document(account: Account) -> dict[str, Any]:
     }
 
 
+def _host(row: HostRow) -> dict[str, Any]:
+    document = {**row._asdict(), "ended": rfc3339(row.ended_ns)}
+    del document["ended_ns"]
+    return document
+
+
 def _region(region: Region) -> dict[str, Any]:
     creator = region.creator
     return {
+        "host": region.host,
         "id": region.id,
         "dev": dev_text(region.dev),
         "ino": region.ino,
@@ -180,7 +189,10 @@ def _region(region: Region) -> dict[str, Any]:
         "resident_bytes": region.resident_bytes,
         "swapped_bytes": region.swapped_bytes,
         "creator": {**_process(creator.process), "how": creator.how} if creator else None,
-        "charged": [{"cgroup": cgroup, "bytes": size_bytes} for cgroup, size_bytes in charged(region)],
+        "charged": [
+            {"cgroup": process.cgroup if process else None, "bytes": size_bytes}
+            for process, size_bytes in charged(region)
+        ],
         "before_bytes": region.before_bytes,
         "other_times_bytes": region.other_times_bytes,
         "unseen_bytes": region.unseen_bytes,
@@ -209,9 +221,8 @@ def _oom(kill: OomKill) -> dict[str, Any]:
 def _answer(found: Answer) -> dict[str, Any]:
     document = found._asdict()
     del document["kills"], document["sentences"]  # both are in its text
-    document |= {
-        name: [row._asdict() for row in getattr(found, name)[:MAX_GROUPS]] for name in ("regions", "gone", "growers")
-    }
+    lists = ("regions", "gone", "growers", "hosts")
+    document |= {name: [row._asdict() for row in getattr(found, name)[:MAX_GROUPS]] for name in lists}
     return {"text": found.text, **document}
 
 
@@ -227,8 +238,10 @@ def _labels(region: Region) -> list[dict[str, Any]]:
 
 
 def _process(process: Process) -> dict[str, Any]:
-    where = place(process.cgroup)
+    where = process.place
+    names = where.names
     return {
+        "host": process.host,
         "tgid": process.tgid,
         "ns_tgid": process.ns_tgid,
         "start_time_ns": process.start_time_ns or None,
@@ -244,6 +257,9 @@ def _process(process: Process) -> dict[str, Any]:
         "unit": where.unit,
         "container": where.container,
         "pod": where.pod,
+        "namespace": names and names.namespace,
+        "pod_name": names and names.pod,
+        "container_name": names and names.container,
         "in_tree": not process.outside_tree,
     }
 

@@ -112,6 +112,7 @@ def _lives(processes: dict[int, Process], numbers: dict[int, int], ended_ns: int
                 "tgid": process.tgid,
                 "parent": process.parent,
                 "cgroup": printable(process.cgroup or "?"),
+                "unit": printable(process.unit or "?"),
                 "started": rfc3339(process.started_ns),
                 "exited": rfc3339(process.exited_ns),
                 "exit_code": process.exit_code,

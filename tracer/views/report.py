@@ -12,6 +12,7 @@ from tracer.capture.capture import PAGE_BYTES
 from tracer.formatting import (
     COLUMNS,
     clock,
+    count,
     fit,
     format_bytes,
     format_change,
@@ -20,10 +21,13 @@ from tracer.formatting import (
     width,
     wrap,
 )
+from tracer.tables.by_host import by_host
+from tracer.tables.table import Table
 from tracer.unmapped import UnmappedRow
-from tracer.views import blocks
+from tracer.views import blocks, table
 
 MAX_UNMAPPED = 20
+MAX_HOSTS = 10
 
 
 def render(account: Account) -> str:
@@ -32,12 +36,24 @@ def render(account: Account) -> str:
     found = answer(account)
     for sentences in (found.kills, found.sentences):
         lines += [*wrap(" ".join(sentences), COLUMNS), ""] if sentences else []
+    lines += _hosts(account)
     lines += blocks.render(account)
     if not account.regions and not account.session.tmpfs:
         lines += [NO_ANSWER, ""]
     lines += _unmapped(account)
     lines += footer(account)
     return "\n".join([fit(line, COLUMNS) for line in lines] + warnings(account))
+
+
+def of_table(found: Table, account: Account) -> str:
+    """A table as text, then the footer and warnings of the account's report."""
+    lines = table.text(found, days=account.session.has_days)
+    return "\n".join([*lines, "", *(fit(line, COLUMNS) for line in footer(account)), *warnings(account)])
+
+
+def _hosts(account: Account) -> list[str]:
+    """The hosts that grew most, and the sum of all; empty: it is of one capture."""
+    return [*table.text(by_host(account), limit=MAX_HOSTS), ""] if account.hosts else []
 
 
 def _of_tmpfs(account: Account) -> list[str]:
@@ -102,10 +118,16 @@ def footer(account: Account) -> list[str]:
     lines.append(f"tier {session.tier}{by}{lost}")
     if not session.tmpfs:
         lines += textwrap.wrap(host_shmem(account), COLUMNS, subsequent_indent="  ")
+    if account.hosts:
+        older = f"; {account.nr_older} older in the file, not counted" * bool(account.nr_older)
+        lines.append(f"{count(len(account.hosts), 'host')}, of each its latest capture{older}")
     if session.part:
         since = moment(session.since_ns)
         lines.append(f"part {session.part} of a trace, since {since}; `--since +0s`: this alone")
-    if not session.complete:
+    if not session.complete and account.hosts:
+        nr_cut_off = sum(not host.complete for host in account.hosts)
+        lines.append(f"cut off, or still written: {nr_cut_off} of them, as of when they were last written")
+    elif not session.complete:
         ended = clock(session.ended_ns, session.has_days)
         lines.append(f"cut off: this is the state at {ended}, when the capture was last written")
     if session.blind_to and any(region.unseen_bytes for region in regions):
@@ -129,7 +151,7 @@ def host_shmem(account: Account) -> str:
 
 def _unmapped(account: Account) -> list[str]:
     """What nobody maps, and the command that shows or frees it; of a tmpfs, what is in no region."""
-    if not account.unmapped:
+    if not account.unmapped or account.hosts:
         return []
     lines = ["not in these regions" if account.session.tmpfs else "mapped by no process"]
     rows = [row for row in account.unmapped if row.allocated_bytes]

@@ -12,7 +12,6 @@ from tracer.account import Account
 from tracer.formatting import (
     COLUMNS,
     clock,
-    fit,
     format_bytes,
     format_change,
     moment,
@@ -21,15 +20,8 @@ from tracer.formatting import (
 )
 from tracer.tables.table import Column, Table, Value, told
 from tracer.views.json import SCHEMA, rfc3339
-from tracer.views.report import footer, warnings
 
 FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")
-
-
-def report(table: Table, account: Account) -> str:
-    """The table as text, then the footer and warnings of the account's report."""
-    lines = text(table, days=account.session.has_days)
-    return "\n".join([*lines, "", *(fit(line, COLUMNS) for line in footer(account)), *warnings(account)])
 
 
 def text(table: Table, days: bool = False, limit: int | None = None) -> list[str]:

@@ -693,8 +693,9 @@ def describe_grower(row: Grower) -> list[str]:
         return [f"{row.by} {row.name}", f"{touched}, by {row.nr_processes} process(es), {row.nr_exited} exited"]
     process = row.process
     parent = "" if process.parent is None else f", child of {process.parent}"
+    pod = [f"pod {printable(where)}"] if (where := process.place.in_pod) else []
     cgroup = [f"cgroup {printable(process.cgroup)}"] if process.cgroup else []
-    return [printable(process.who), f"{touched}, {_state(process)}{parent}", *cgroup]
+    return [printable(process.who), f"{touched}, {_state(process)}{parent}", *pod, *cgroup]
 
 
 def changes(view: View, by: str = "process") -> Iterator[str]:

@@ -44,7 +44,8 @@ Enter    open the selected row: who touched a region; the processes,
 Esc      end the filter, or go back
 /        show only rows that contain a text
 b        group by the next of: script, request, file, query
-         (with --label), command, creator, unit, container, process
+         (with --label), command, creator, unit, container, pod,
+         process
 p        pause or resume the display; the trace itself goes on
 q        stop the trace and print its report; Ctrl-C does the same
 ?        this help; any key closes it

@@ -4,7 +4,7 @@
 
 const DIMENSIONS = [...DATA.dimensions.map(({ by }) => by), "region", "process"];
 const VALUES = new Map(DATA.dimensions.map(({ by, values }) => [by, values]));
-const LABELS = DIMENSIONS.slice(1, -3); // the kinds of label
+const LABELS = DIMENSIONS.filter((by) => !["command", "unit", "host", "region", "process"].includes(by)); // their kinds
 const MAX_COLOURS = 10; // values with a colour of their own; all others share one
 const GROUPS = DATA.cells.region.length;
 
@@ -48,7 +48,8 @@ function nameOf(value, by = choice.by) {
 
 /** The value of a process in a dimension; undefined: it may have several. */
 function valueOfProcess(process, by = choice.by) {
-  return { process, command: DATA.processes.group[process], unit: DATA.processes.unit[process] }[by];
+  const { group, unit, host } = DATA.processes;
+  return { process, command: group[process], unit: unit[process], host: host[process] }[by];
 }
 
 /* ---- the cells ---- */

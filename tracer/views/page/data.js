@@ -62,7 +62,10 @@ const DIGITS = BINS.width >= 1e6 ? 0 : 3;
 /* ---- names ---- */
 
 const commandOf = (process) => DATA.commands[DATA.processes.command[process]];
-const processName = (process) => (process === null ? "?" : `${DATA.processes.tgid[process]} ${commandOf(process)}`);
+const processName = (process) => (process === null ? "?" : `${DATA.processes.tgid[process]} ${commandOf(process)}${onHost(process)}`);
+/** On which of several hosts a process is; "": there is one. */
+const HOSTS = (DATA.dimensions.find(({ by }) => by === "host") || { values: [] }).values;
+const onHost = (process) => (DATA.processes.host[process] >= 0 ? ` on ${HOSTS[DATA.processes.host[process]]}` : "");
 
 function endOf(process) {
   const exited = process >= 0 ? DATA.processes.exited[process] : null;
@@ -74,10 +77,10 @@ const isShown = (region) => region.map !== null; // else it stands for several, 
 const sameName = new Map();
 for (const region of DATA.regions) sameName.set(regionName(region), (sameName.get(regionName(region)) || 0) + 1);
 
-/** With its inode number if others are called the same. */
+/** With its inode number, or of many hosts its id, if others are called the same. */
 function regionTitle(region) {
   const name = regionName(region);
-  return sameName.get(name) > 1 && isShown(region) ? `${name} ${region.id.split("/")[1]}` : name;
+  return sameName.get(name) > 1 && isShown(region) ? `${name} ${region.host ? region.id : region.id.split("/")[1]}` : name;
 }
 
 /* ---- colours ---- */

@@ -77,6 +77,8 @@ def package(source: Path, into: Path, time_s: int) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch, "shmtrace")
         shutil.copytree(source, copy, symlinks=True)
+        for path in copy.rglob("*"):
+            os.utime(path, (time_s, time_s))  # dpkg-deb makes later times this one, and leaves earlier ones
         run("dpkg-buildpackage", "--build=binary", "--no-sign", cwd=copy, environment=environment)
         [changes] = Path(scratch).glob("*.changes")
         run("lintian", "--fail-on=error,warning", "--allow-root", changes, cwd=copy, environment={})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from pyz import release
 from tracer import __version__
+from tracer.kernel import bytecode
 
 CHECKOUT = Path(__file__).parent.parent
 NOT_SOURCE = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
@@ -66,9 +68,10 @@ def test_debian_package_comes_out_the_same_and_works(sources: list[Path], tmp_pa
     program = (root / "usr/bin/shmtrace").read_text()
     assert "/usr/share/shmtrace" in program
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(root / "usr/share/shmtrace")}
-    line = ["/usr/bin/python3", "-c", "from tracer.__main__ import main; main()", "--version"]
-    said = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-    assert __version__ in said
+    ask = "import tracer; from tracer.kernel import bytecode; print(tracer.__file__, *bytecode.sources())"
+    said = subprocess.check_output([sys.executable, "-c", ask], cwd=tmp_path, env=environment, text=True).split()
+    assert said[0] == str(root / "usr/share/shmtrace/tracer/__init__.py")
+    assert said[1:] == [*bytecode.sources()]
     [unit] = (root / "usr/lib/systemd/system").iterdir()
     assert unit.name == "shmtrace@.service"
     assert "ExecStart=/usr/bin/shmtrace record -p %i --wait " in unit.read_text()

@@ -72,6 +72,8 @@ def test_debian_package_comes_out_the_same_and_works(sources: list[Path], tmp_pa
     said = subprocess.check_output([sys.executable, "-c", ask], cwd=tmp_path, env=environment, text=True).split()
     assert said[0] == str(root / "usr/share/shmtrace/tracer/__init__.py")
     assert said[1:] == [*bytecode.sources()]
+    for name in ("bash-completion/completions/shmtrace", "zsh/vendor-completions/_shmtrace", "man/man1/shmtrace.1.gz"):
+        assert (root / "usr/share" / name).stat().st_size > 100
     [unit] = (root / "usr/lib/systemd/system").iterdir()
     assert unit.name == "shmtrace@.service"
     assert "ExecStart=/usr/bin/shmtrace record -p %i --wait " in unit.read_text()

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import shutil
 import sys
 import tempfile
+import time
 import zipapp
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +54,10 @@ def write(wanted: Sequence[Variant], cache: Cache, archive: Path) -> None:
     """The archive, of what has been compiled."""
     with tempfile.TemporaryDirectory(prefix="shmtrace-pyz-") as scratch:
         assemble(wanted, cache, Path(scratch, "pyz"))
+        time_s = int(os.environ.get("SOURCE_DATE_EPOCH", "0")) or int(time.time())  # reproducible-builds.org
+        for path in Path(scratch, "pyz").rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+            os.utime(path, (time_s, time_s))
         zipapp.create_archive(Path(scratch, "pyz"), archive, interpreter=PYTHON, compressed=True)
 
 

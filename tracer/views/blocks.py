@@ -201,7 +201,8 @@ def _summary(owned: Sequence[Owned], collides: bool, account: Account) -> list[s
     number = f" ×{len(regions)}" * (len(regions) > 1)
     sizes = [region.size_bytes for region in regions if region.size_bytes is not None]
     size = format_bytes(sum(sizes)) if len(sizes) == len(regions) else "?"
-    line = f"{number}  {first.kind} {size}, {'had' if first.gone_ns else 'allocated'} {format_bytes(_allocated(owned))}"
+    held = f"{'had' if first.gone_ns else 'allocated'} {format_bytes(_allocated(owned))}"
+    line = f"{number}  {printable(first.kind)} {size}, {held}"
     parts = []
     if first.gone_ns:
         went = [

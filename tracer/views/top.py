@@ -674,7 +674,7 @@ def describe(row: RegionLine, session: Session) -> list[str]:
     speed += [f"full in {_full_in(row)}"] if row.full_in_s is not None else []
     name = f"{row.label}  " if row.label != printable(region.name) else ""
     return [
-        f"{name}{region.kind} {_size(region.size_bytes)}  {printable(region.name)}",
+        f"{name}{printable(region.kind)} {_size(region.size_bytes)}  {printable(region.name)}",
         f"region {region.id}",
         ", ".join(sizes),
         ", ".join(speed),

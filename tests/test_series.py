@@ -226,6 +226,10 @@ def test_a_segment_that_has_another_name_from_now_on() -> None:
     [found] = totals.add(account(*regions, parent=pod))
     assert found.unit == "cri-containerd-x.scope"
     assert (pages(found), found.freed_bytes, found.moved_bytes) == ({"php-fpm: pool www": 36}, 4 * PAGE_BYTES, 0)
+    other = process(1, "php-fpm: master process", "/kubepods.slice/cri-containerd-y.scope")
+    [found] = totals.add(account(regions[1], parent=other))  # and one of its regions has been dropped
+    assert (pages(found), found.freed_bytes, found.moved_bytes) == ({"php-fpm: pool www": 36}, 29 * PAGE_BYTES, 0)
+    balances([found])
 
 
 class World:

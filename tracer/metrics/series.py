@@ -79,17 +79,17 @@ class Totals:
         for each, some in of.items():
             regions.setdefault(each if each in regions else (OTHER, OTHER), []).extend(some)
         placed = {_identity(region): each for each, some in regions.items() for region in some}
-        tallies = self._renamed(placed)
+        old, tallies = self._tallies, self._renamed(placed)
         rest = tallies.get((OTHER, OTHER))
         self._tallies = {each: tallies.get(each) or _Tally() for each in regions}
         if rest:  # what it has counted stays counted
             self._tallies[OTHER, OTHER] = rest
         for identity, before in self._placed.items():
             there = placed.get(identity)
-            if before in tallies and there != before:
-                seen = tallies[before].leave(identity, is_gone=there is None)
-                if there:
-                    self._tallies[there].take(identity, seen)
+            if there is None:
+                old[before].leave(identity, is_gone=True)
+            elif self._tallies[there] is not old[before]:
+                self._tallies[there].take(identity, old[before].leave(identity, is_gone=False))
         self._placed = placed
         namer = Namer(account)
         for each, some in regions.items():
@@ -104,11 +104,12 @@ class Totals:
         tallies = dict(self._tallies)
         went: dict[Place, set[Place]] = {}
         for identity, before in self._placed.items():
-            if identity in placed and before != (OTHER, OTHER):
+            if identity in placed:
                 went.setdefault(before, set()).add(placed[identity])
+        still = {*placed.values(), (OTHER, OTHER)}
         for before, places in went.items():
             there = next(iter(places))
-            if len(places) == 1 and there not in tallies and before not in placed.values():
+            if len(places) == 1 and before not in still and there not in tallies and there != (OTHER, OTHER):
                 tallies[there] = tallies.pop(before)
         return tallies
 

@@ -6,6 +6,7 @@ tests need.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sys
@@ -40,6 +41,7 @@ class Userland(NamedTuple):
     python: str
 
 
+TURNS: dict[Path, asyncio.Lock] = {}
 HOST = Userland(Path("/"), sys.executable)
 
 # In namespaces of its own: whatever it starts ends with it, and what it mounts is mounted for nobody else.
@@ -108,6 +110,12 @@ async def debootstrap(suite: str, architecture: str, mirror: str, scratch: Path,
 async def prepare(name: str, architecture: str) -> Userland:
     """A release's, made if it is not there. Raises NoResultError."""
     root = CACHE / f"debian-{name}{'' if architecture == 'amd64' else f'-{architecture}'}"
+    async with TURNS.setdefault(root, asyncio.Lock()):  # kernels that are tried at once may have the same
+        await _prepare(root, name, architecture)
+    return Userland(root, f"{VENV}/bin/python")
+
+
+async def _prepare(root: Path, name: str, architecture: str) -> None:
     if root.exists():
         await set_up(root, architecture)
     else:
@@ -121,7 +129,6 @@ async def prepare(name: str, architecture: str) -> Userland:
             )
             await set_up(tree, architecture)
             tree.rename(root)  # at once: whatever is there is complete
-    return Userland(root, f"{VENV}/bin/python")
 
 
 async def usual(architecture: str) -> Userland:

@@ -168,7 +168,7 @@ def test_the_file(pool: Path, tmp_path: Path) -> None:
             inode, text = path.stat().st_ino, path.read_text()
             running.look(capture)  # it is not time
             assert path.stat().st_ino == inode
-            running.collect(capture)
+            running.settle(capture)
             assert path.stat().st_ino != inode  # replaced, not written in place
             assert path.read_text() == text
             assert list(path.parent.iterdir()) == [path]
@@ -195,14 +195,14 @@ def test_one_writes_a_file_at_a_time(pool: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.prom"
     running, said = exporter(path)
     with running, Capture.open(pool) as capture:
-        running.collect(capture)
+        running.settle(capture)
         program = "import sys; from pathlib import Path; from tracer.metrics.textfile import Textfile; "
         second = [sys.executable, "-c", f"{program}Textfile(Path(sys.argv[1]))", str(path)]
         done = subprocess.run(second, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
         assert f"process {os.getpid()} writes {path} already: give another name, or stop it" in done.stderr
         path.write_text("# HELP other_metric of somebody else\n")
-        running.collect(capture)
-        running.collect(capture)
+        running.settle(capture)
+        running.settle(capture)
         assert len(said) == 1
         assert "not an earlier output" in said[0]
     assert path.read_text().startswith("# HELP other")
@@ -210,7 +210,7 @@ def test_one_writes_a_file_at_a_time(pool: Path, tmp_path: Path) -> None:
     path.write_text(gone)
     running, _ = exporter(path)
     with running, Capture.open(pool) as capture:
-        running.collect(capture)
+        running.settle(capture)
         assert not path.read_text().startswith(gone)
 
 
@@ -238,14 +238,14 @@ def test_a_directory_that_goes_is_told_once(pool: Path, tmp_path: Path) -> None:
     path.parent.mkdir()
     running, said = exporter(path)
     with running, Capture.open(pool) as capture:
-        running.collect(capture)
+        running.settle(capture)
         shutil.rmtree(path.parent)
-        running.collect(capture)
-        running.collect(capture)
+        running.settle(capture)
+        running.settle(capture)
         assert len(said) == 1
         assert "No such file" in said[0]
         path.parent.mkdir()
-        running.collect(capture)
+        running.settle(capture)
         assert path.exists()
 
 
@@ -281,7 +281,7 @@ def client(pool: Path) -> Iterator[Client]:
         [port] = re.findall(r"http://127\.0\.0\.1:(\d+)/metrics$", said[0])
         client = Client(int(port))
         assert client.get()[0] == 503
-        running.collect(capture)
+        running.settle(capture)
         yield client
 
 

@@ -98,8 +98,9 @@ class Capture:
     _held: int | None = None
     """A descriptor that says that this process writes the file."""
     is_fleet = False
-    host_column = "NULL"
     """It is of many hosts: its rows have host and session."""
+    host_column = "NULL"
+    """What says of which host a row is, as SQL; NULL: there is but one."""
 
     def __init__(self, path: Path | None = None, max_bytes: int | None = None) -> None:
         """Create a capture; there must be no file at `path`. None: a temporary file. Raises ShmtraceError.

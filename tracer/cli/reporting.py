@@ -119,12 +119,11 @@ def report(
         raise click.UsageError("--summary takes no --by, --sort, --json or --csv")
     if whole and sort:
         raise click.UsageError("--sort needs a table: add --csv, or --by with anything but parent")
-    reads_pages = verify or "time" in by.split(",") or bool(since or until)
+    by_time = "time" in by.split(",")
+    reads_pages = verify or by_time or bool(since or until)
     with _opened(capture_path, words, names, reads_pages, verify) as capture:
         session = account.read_session(capture)
-        if session.since_ns > session.started_ns and "time" in by.split(
-            ","
-        ):  # what it has no samples of is no row of a table
+        if by_time and session.since_ns > session.started_ns:  # what it has no samples of is no row of a table
             since = since or "+0s"
         read = account.read(capture, window.window(since, until, session))
         found = None if whole else groups.table(read, by, capture, depth).sort(sort)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tracer import account, binaries
+from tracer.account import Account
 from tracer.address import Address
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
@@ -64,20 +65,25 @@ class Exporter:
 
     def look(self, capture: Capture) -> None:
         """Read the account if it is time to. Call it often, in the thread that has opened the capture."""
-        if time.monotonic() >= self._at_s:
-            self.collect(capture)
-        self._profile.look(capture)
+        is_due = time.monotonic() >= self._at_s
+        if is_due or self._profile.is_wanted:
+            began_s = time.monotonic()
+            read = account.read(capture)
+            if is_due:
+                self._collect(read, began_s)
+            if self._profile.is_wanted:
+                self._profile.make(read, capture, began_s)
 
     def settle(self, capture: Capture) -> None:
         """Count what is in the capture, for some of it is to be dropped."""
-        self.collect(capture)
-        if self._address:
-            self._profile.settle(capture)
-
-    def collect(self, capture: Capture) -> None:
-        """Read the account now."""
         began_s = time.monotonic()
         read = account.read(capture)
+        self._collect(read, began_s)
+        if self._address:
+            self._profile.add(read, capture)
+
+    def _collect(self, read: Account, began_s: float) -> None:
+        """began_s: time.monotonic() before the account was read."""
         metrics = list(families.families([(None, self._totals.add(read))], read.session))
         self._pages = {
             families.PLAIN: families.plain(metrics),
@@ -112,29 +118,26 @@ class _Profile:
         self._made: bytes | None = None
         self._at_s = 0.0
         self._nr_made = 0
-        self._is_wanted = False
+        self.is_wanted = False
         self._changed = threading.Condition()
 
     def page(self, _accept: str | None) -> tuple[str, bytes] | None:
         """The profile as of now, or the last one if it is too early for another; None: none was made in time."""
         with self._changed:
             if self._made is None or time.monotonic() >= self._at_s:
-                self._is_wanted, nr_made = True, self._nr_made
+                self.is_wanted, nr_made = True, self._nr_made
                 self._changed.wait_for(lambda: self._nr_made > nr_made, WAIT_S)
             return None if self._made is None else ("application/octet-stream", self._made)
 
-    def look(self, capture: Capture) -> None:
-        """Make one if it is wanted."""
-        if not self._is_wanted:
-            return
-        began_s = time.monotonic()
-        self.settle(capture)
+    def make(self, read: Account, capture: Capture, began_s: float) -> None:
+        """Make one, for those who wait. began_s: time.monotonic() before the account was read."""
+        self.add(read, capture)
         made = b"".join(pprof.render(self._growth))
         with self._changed:
-            self._made, self._is_wanted, self._nr_made = made, False, self._nr_made + 1
+            self._made, self.is_wanted, self._nr_made = made, False, self._nr_made + 1
             self._at_s = began_s + IDLE * (time.monotonic() - began_s)
             self._changed.notify_all()
 
-    def settle(self, capture: Capture) -> None:
+    def add(self, read: Account, capture: Capture) -> None:
         """Add what the capture has to what grew."""
-        self._growth.add(account.read(capture), binaries.read(capture))
+        self._growth.add(read, binaries.read(capture))

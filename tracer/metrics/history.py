@@ -86,7 +86,9 @@ class _Track:
         """The size or the allocated bytes of a kind, or what was touched by a name."""
         if what == "touched" and name not in self._final.touched_bytes:
             name = OTHER
-        return self._curves.setdefault((what, name), _Curve([0] * self._nr))
+        if (what, name) not in self._curves:
+            self._curves[what, name] = _Curve([0] * self._nr)
+        return self._curves[what, name]
 
     def series(self) -> Iterator[Series]:
         """The figures at each moment."""

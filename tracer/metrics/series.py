@@ -94,10 +94,7 @@ class Totals:
         namer = Namer(account)
         for each, some in regions.items():
             self._tallies[each].add(some, namer)
-        return [
-            series(each, regions.get(each, ()), tally.told(), tally.freed_bytes)._replace(moved_bytes=tally.moved_bytes)
-            for each, tally in self._tallies.items()
-        ]
+        return [_series(each, regions.get(each, ()), tally) for each, tally in self._tallies.items()]
 
     def _renamed(self, placed: Mapping[Identity, Place]) -> dict[Place, _Tally]:
         """The tallies; one whose regions have all got another name, as when a pod's is known later, has that, too."""
@@ -259,7 +256,7 @@ def ranked(of: Mapping[Place, Collection[Region]]) -> list[Place]:
     return sorted(sizes, key=lambda each: (-sizes[each], each))
 
 
-def series(each: Place, regions: Collection[Region], touched_bytes: Mapping[str, int], freed_bytes: int) -> Series:
+def _series(each: Place, regions: Collection[Region], tally: _Tally) -> Series:
     """The figures of a segment with these regions."""
     exist = [region for region in regions if region.gone_ns is None]
     return Series(
@@ -267,8 +264,9 @@ def series(each: Place, regions: Collection[Region], touched_bytes: Mapping[str,
         held_by_kind(regions),
         sum(region.before_bytes for region in exist),
         sum(region.unseen_bytes for region in exist),
-        touched_bytes,
-        freed_bytes,
+        tally.told(),
+        tally.freed_bytes,
+        tally.moved_bytes,
     )
 
 

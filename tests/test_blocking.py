@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -129,6 +130,27 @@ def test_many_calls_may_take_their_time(pipe: Pipe) -> None:
     found = dict(each(lambda number: number, lambda _: time.sleep(PATIENCE_S / 2), range(calls)))
     assert found == dict.fromkeys(range(calls))
     assert not module.unanswered
+
+
+def test_a_host_that_stands_still_is_waited_for() -> None:
+    """As a virtual one may: nobody could answer in that time, and who asked has not waited."""
+
+    def call() -> int:
+        time.sleep(PATIENCE_S / 8)  # until it is waited for
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(PATIENCE_S / 4)
+        return 7
+
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(promptly("x", call, patience_s=PATIENCE_S))
+        finally:
+            os._exit(1)
+    assert os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1])
+    time.sleep(2 * PATIENCE_S)
+    os.kill(child, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_nothing_to_ask() -> None:

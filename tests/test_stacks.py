@@ -366,6 +366,34 @@ def test_what_waits_is_unknown_so_long(world: World) -> None:
     assert not world.kernel.counts
 
 
+def test_who_does_not_answer_is_asked_again(world: World) -> None:
+    """A program, another one that it has executed, and the parent of a child that is gone."""
+    first, parent = world.begin(811, ""), world.begin(813, "")
+    child = world.begin(814, "", parent=813)
+    world.touch(first, 2, 5)
+    world.touch(child, 2, 7)
+    world.lives.end(child, 1)
+    world.stacks.write()
+    assert world.made() == {(811, None): 5, (814, None): 7}
+    world.put(811, "one")
+    world.put(813, "three")
+    world.stacks.write()
+    assert world.made() == {(811, "one+0x2030"): 5, (814, "three+0x2030"): 7}
+    world.put(811, "")
+    world.event(events.Exec, first, "other", "other", "other", 9)
+    world.kernel.addresses[5] = (CODE + 4096 + 0x30,)
+    world.touch(first, 5, 3)
+    world.touch(parent, 4, 2)
+    world.put(813, "")
+    world.stacks.write()
+    assert world.made() == {(811, "one+0x2030"): 5, (811, None): 3, (814, "three+0x2030"): 7, (813, None): 2}
+    for process in (first, parent):
+        world.lives.end(process, 1)
+    world.stacks.write()
+    assert world.made() == {(811, "one+0x2030"): 5, (811, None): 3, (814, "three+0x2030"): 7, (813, None): 2}
+    assert not world.kernel.counts
+
+
 def test_the_dead_and_the_gone_leave_room(world: World) -> None:
     first, second = world.begin(811, "one"), world.begin(812, "one", parent=811)
     for process in (first, second):

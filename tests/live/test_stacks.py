@@ -129,7 +129,17 @@ def read(path: Path) -> Account:
 
 @pytest.fixture(scope="module")
 def recorded(tier: str, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """All programs in one capture, as a killed recorder leaves it."""
+    """All programs in one capture. Anew where the host stood still: a trace does not read for seconds, and says so."""
+    found = record(tier, programs, tmp_path_factory)
+    for _ in range(2):
+        if not any("took too long" in warning for warning in found.found.session.warnings):
+            break
+        found = record(tier, programs, tmp_path_factory)
+    return found
+
+
+def record(tier: str, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """As a killed recorder leaves it."""
     path = tmp_path_factory.mktemp(tier) / "stacks.capture"
     deleted = programs / "deleted"
     deleted.write_bytes((programs / "stripped").read_bytes())

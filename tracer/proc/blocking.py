@@ -22,6 +22,7 @@ from typing import Any, Callable, TypeVar
 
 PATIENCE_S = 1.0
 LEAST_PATIENCE_S = 0.01
+WAITS = 4  # that a call has in which to return: a host that stands still, as a virtual one may, takes no more than one
 MAX_STUCK = 500  # limit of abandoned threads
 BATCH = 64
 
@@ -166,16 +167,18 @@ def _made(
     if len(_stuck) >= MAX_STUCK:
         raise NoAnswerError(whom(0))
     caller = _idle.pop() if _idle else _Caller()
-    before = 0, caller.nr_steps
+    before, nr_waits = (0, caller.nr_steps), 0
     caller.ask(call, *arguments)
     try:
         while True:
             try:
-                answer, error = caller.answers.get(timeout=max(patience_s / (1 + len(_stuck)), LEAST_PATIENCE_S))
+                in_all_s = max(patience_s / (1 + len(_stuck)), LEAST_PATIENCE_S)
+                answer, error = caller.answers.get(timeout=in_all_s / WAITS)
                 break
             except Empty:
                 now = nr_done(), caller.nr_steps
-                if now == before and caller.leave(whom(now[0])):
+                nr_waits = nr_waits + 1 if now == before else 0
+                if nr_waits >= WAITS and caller.leave(whom(now[0])):
                     raise NoAnswerError(whom(now[0]), now[0]) from None
                 before = now
     except KeyboardInterrupt:

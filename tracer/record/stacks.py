@@ -205,11 +205,12 @@ class Stacks:
             known.insert(0, Program(executables))
         return known[0]
 
-    def _read(self, process: TracedProcess) -> None:
-        """Read the symbols of a process's code, once: its files are accessible only while it lives."""
+    def _read(self, process: TracedProcess) -> bool:
+        """Read the symbols of a process's code, once: its files are accessible only while it lives. False: it is gone
+        or does not answer."""
         program = self._look(process)
         if not program or program.is_read:
-            return
+            return program is not None
         program.is_read = True
         for number, executable in enumerate(program.executables):
             if self._budget.used_up:
@@ -218,6 +219,7 @@ class Stacks:
             if executable.ino and not executable.shared:  # shared mappings are of regions
                 with self._budget:
                     program.modules[number] = self._module(process.tgid, executable)
+        return True
 
     def _module(self, tgid: int, executable: Executable) -> Module | None:
         try:
@@ -265,7 +267,7 @@ class Stacks:
         """
         until_s = time.monotonic() + patience_s
         pages: Counter[tuple[int, int, int]] = Counter()
-        looked: set[TracedProcess] = set()
+        looked: dict[TracedProcess, bool] = {}
         waiting: set[TracedProcess] = set()
         used: set[int] = {wire.NO_STACK}
         unused: set[int] = set()
@@ -315,8 +317,11 @@ class Stacks:
         for process in [process for process in self._execs if process.row not in processes]:
             del self._execs[process]
 
-    def _find(self, process: TracedProcess, stack: int, looked: set[TracedProcess]) -> int:
-        """The row of a stack. looked: processes whose code was read again during this write."""
+    def _find(self, process: TracedProcess, stack: int, looked: dict[TracedProcess, bool]) -> int | None:
+        """The row of a stack; None: ask again later.
+
+        looked: processes whose code was read again during this write, and whether that could be.
+        """
         if stack == wire.NO_STACK:
             return self._row()
         innermost, *callers = self._probes.stack(stack) or (0,)
@@ -324,17 +329,21 @@ class Stacks:
         addresses = [innermost, *(address - 1 for address in callers)]
         program = self._program(process, innermost)
         if not (program and program.is_read and all(map(program.covers, addresses))):
-            self._learn(process, looked)
+            if not self._learn(process, looked):
+                return None
             program = self._program(process, innermost)
         return self._row(known([program.frame(address) for address in addresses]) if program else ())
 
-    def _learn(self, process: TracedProcess, looked: set[TracedProcess]) -> None:
-        """Read again which code a process has mapped, or if it is gone, which its parent of the same program has."""
+    def _learn(self, process: TracedProcess, looked: dict[TracedProcess, bool]) -> bool:
+        """Read again which code a process has mapped, or if it is gone, which its parent of the same program has.
+
+        False: who lives has not answered, as where its file system or the whole host stands still.
+        """
         while process.exited and process.parent and self._is_as_its_parent(process, process.parent):
             process = process.parent
         if not process.exited and process not in looked:
-            looked.add(process)
-            self._read(process)
+            looked[process] = self._read(process)
+        return process.exited or looked[process]
 
     def _program(self, process: TracedProcess, innermost: int) -> Program | None:
         """The newest program with code at the innermost address: the process may have executed another one since."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import mmap
 import os
 import resource
 import select
@@ -28,6 +29,7 @@ from tracer.errors import ShmtraceError
 Given = dict[str, Any]
 """An input, as JSON can hold it."""
 
+# Beside what the fuzzer has itself: in a test that is all that other tests have left.
 MEMORY_BYTES = 300 << 20  # what may be in memory at once
 ADDRESS_BYTES = 1 << 30  # what may be mapped: what wants more is told so, before the host suffers
 CPU_S = 10
@@ -52,6 +54,7 @@ class Ended(NamedTuple):
     """all that was printed, or why it is not well"""
     seconds: float
     peak_bytes: int
+    """more than it began with"""
 
     @property
     def well(self) -> bool:
@@ -119,11 +122,12 @@ def run(fuzzer: Fuzzer, given: Given) -> Ended:
     """In a child; what it leaves behind is looked at, and removed."""
     with files_of(fuzzer, given) as directory:
         before = _files(directory.parent)
+        mapped_bytes, resident_bytes = _own_memory()
         readable, writable = os.pipe()
         began_s = time.monotonic()
         child = os.fork()
         if child == 0:
-            _become(fuzzer, given, directory, writable)
+            _become(fuzzer, given, directory, writable, mapped_bytes + ADDRESS_BYTES)
         os.close(writable)
         in_time = bool(select.select([readable], [], [], WALL_S)[0])
         told = os.read(readable, 1 << 16) if in_time else b""
@@ -132,6 +136,7 @@ def run(fuzzer: Fuzzer, given: Given) -> Ended:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
+        peak_bytes = usage.ru_maxrss * 1024 - resident_bytes
         if told:
             how, what, detail = _judged(fuzzer, given, directory, json.loads(told))
         else:
@@ -140,9 +145,15 @@ def run(fuzzer: Fuzzer, given: Given) -> Ended:
             new = {f"input/{name}" for name in fuzzer.made(given)}
             if changed := _changed(before, _files(directory.parent), new):
                 how, what, detail = WRONG, "files are not as they were", "\n".join(changed)
-            elif usage.ru_maxrss * 1024 > MEMORY_BYTES:
-                how, what, detail = WRONG, "too much memory", f"{usage.ru_maxrss >> 10} MB"
-        return Ended(how, what, detail, seconds, usage.ru_maxrss * 1024)
+            elif peak_bytes > MEMORY_BYTES:
+                how, what, detail = WRONG, "too much memory", f"{peak_bytes >> 20} MB"
+        return Ended(how, what, detail, seconds, peak_bytes)
+
+
+def _own_memory() -> tuple[int, int]:
+    """What of this process is mapped and resident, in bytes: a child begins with it."""
+    mapped, resident, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return mapped * mmap.PAGESIZE, resident * mmap.PAGESIZE
 
 
 def _killed(in_time: bool, status: int) -> tuple[str, str, str]:
@@ -178,13 +189,13 @@ def _judged(fuzzer: Fuzzer, given: Given, directory: Path, answer: tuple[int, st
     return RESULT, "", stdout
 
 
-def _become(fuzzer: Fuzzer, given: Given, directory: Path, writable: int) -> None:
+def _become(fuzzer: Fuzzer, given: Given, directory: Path, writable: int, address_bytes: int) -> None:
     """The child: a process of its own group, that tells (exit status, class of traceback, traceback) and ends."""
     answer: tuple[int, str, str] = 0, "", ""
     try:
         os.setpgid(0, 0)
         os.chdir(directory)
-        _limit()
+        _limit(address_bytes)
         os.environ.update(TMPDIR=str(directory.parent / "tmp"))
         tempfile.tempdir = None
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -199,9 +210,9 @@ def _become(fuzzer: Fuzzer, given: Given, directory: Path, writable: int) -> Non
         os._exit(0)
 
 
-def _limit() -> None:
+def _limit(address_bytes: int) -> None:
     for which, soft, hard in (
-        (resource.RLIMIT_AS, ADDRESS_BYTES, resource.RLIM_INFINITY),
+        (resource.RLIMIT_AS, address_bytes, resource.RLIM_INFINITY),
         (resource.RLIMIT_CPU, CPU_S, CPU_S + 2),
         (resource.RLIMIT_FSIZE, OUTPUT_BYTES, OUTPUT_BYTES),
         (resource.RLIMIT_CORE, 0, 0),

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).parent.parent / ".ci" / "run"
-STAGES = ["./bootstrap test --setup", "./bootstrap test", "./bootstrap test --kernels"]
+ARM64 = "test --kernels --arm64 --smoke 6.12-arm64-16k"
+STAGES = [f"./bootstrap {stage}" for stage in ("test --setup", "test", "test --kernels", ARM64)]
 
 
 @pytest.mark.parametrize(
     ("broken", "expected"),
     [
-        ("none", [(STAGES[0], 0), (STAGES[1], 0), (STAGES[2], 0)]),
+        ("none", [(stage, 0) for stage in STAGES]),
         ("test", [(STAGES[0], 0), (STAGES[1], 7)]),
         ("test --kernels", [(STAGES[0], 0), (STAGES[1], 0), (STAGES[2], 7)]),
+        (ARM64, [*((stage, 0) for stage in STAGES[:3]), (STAGES[3], 7)]),
     ],
 )
 def test_each_stage_says_what_it_took(tmp_path: Path, broken: str, expected: list[tuple[str, int]]) -> None:

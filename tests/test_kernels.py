@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernels import __main__ as command_line
-from tests.kernels import fetch, guest, matrix
+from tests.kernels import fetch, guest, matrix, userlands
 from tests.kernels.commands import NoResultError, run
 from tests.kernels.fetch import pick_mirrors, pick_packages, pick_series
 from tests.kernels.guest import Logs, complaints, qemu
@@ -76,6 +76,7 @@ RECORD = """<?xml version="1.0" encoding="utf-8"?>
 </testsuite></testsuites>
 """
 
+PREEMPT_OF_NEWEST = ["7.2 preempt=lazy", "7.2 preempt=full"]
 BEFORE = '{"7.3 (for 7.2) faults": [5, 0, 7], "6.12-arm64 fentry": [9, 0, 0]}'
 
 TABLE = """\
@@ -323,6 +324,8 @@ def test_table() -> None:
         (["--arm64"], ["6.1-arm64", "6.12-arm64", "6.12-arm64-16k", "7.2-arm64"]),
         (["--arm64", "oldest"], ["6.1-arm64"]),
         (["--smoke", "6.12"], ["6.12"]),
+        (["--preempt"], ["6.12 preempt=none", "6.12 preempt=voluntary", "6.12 preempt=full", *PREEMPT_OF_NEWEST]),
+        (["--preempt", "newest"], PREEMPT_OF_NEWEST[1:]),
     ],
 )
 def test_what_is_recorded_is_of_all_kernels(
@@ -331,7 +334,7 @@ def test_what_is_recorded_is_of_all_kernels(
     examined = []
 
     async def examine(subject: matrix.Subject, *_: object) -> Result:
-        examined.append(subject.kernel)
+        examined.extend(subject.names)
         return Result(subject.names, read_cases(RECORD)[:1], [], 1.0)
 
     monkeypatch.setattr(matrix, "examine", examine)
@@ -362,6 +365,37 @@ def test_the_command_line_of_a_guest(name: str, counting: bool, tmp_path: Path) 
     told = dict(word.split("=", 1) for word in line[line.index("-append") + 1].split() if "=" in word)
     assert len({told["console"], told["output"], told["status"]}) == 3
     assert ("-icount" in line) == counting
+    assert "preempt" not in told
+    line = qemu(kernel._replace(preempt="lazy"), counting, tmp_path, Logs(tmp_path / "output", tmp_path / "console"))
+    assert "preempt=lazy" in line[line.index("-append") + 1].split()
+
+
+def test_a_root_is_made_once_and_of_packages_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of another architecture: no program of it is run. Those who ask at once have the same."""
+    made: list[tuple[str, ...]] = []
+
+    async def run(*command: str, **_: object) -> str:
+        if "mmdebstrap" in command:
+            made.append(command)
+            await asyncio.sleep(0.01)
+            (Path(command[-2]) / "usr/bin").mkdir(parents=True)
+        return URIS
+
+    monkeypatch.setattr(userlands, "HOST_ARCHITECTURE", "amd64")
+    monkeypatch.setattr(userlands, "CACHE", tmp_path)
+    monkeypatch.setattr(userlands, "run", run)
+    monkeypatch.setattr(fetch, "run", run)
+
+    async def ask() -> list[userlands.Userland]:
+        return await asyncio.gather(userlands.lean("arm64"), userlands.lean("arm64"))
+
+    first, second = asyncio.run(ask())
+    assert first == second == (tmp_path / "lean-arm64", "/usr/bin/python3")
+    assert [path.name for path in tmp_path.iterdir()] == ["lean-arm64"]
+    assert (first.root / "usr/bin/cc").readlink() == Path("gcc")
+    (command,) = made
+    assert {"--variant=extract", "--architectures=arm64"} < set(command)
+    assert command[-3] == "bookworm"
 
 
 def test_a_guest_of_another_machine_has_its_own_busybox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@
     python -m tests.kernels --pyz [KERNEL...]       only the workloads, by the shmtrace.pyz that `./bootstrap pyz` has
                                                     made, where there is Python and nothing else: minutes each
     python -m tests.kernels --smoke [KERNEL...]     only ten workloads, in the exact tier: minutes each
+    python -m tests.kernels --preempt [NAME...]     only the exact tier, under each preemption model that a kernel of
+                                                    the series has, as in 6.12-full
     python -m tests.kernels --arm64 [KERNEL...]     under those of arm64, from its Debian 12; with the others, too
     python -m tests.kernels --distros [RELEASE...]  with those of the Debian release the kernel belongs to; with
                                                     --pressure and --servers, too
@@ -30,6 +32,8 @@ from tests.kernels.matrix import (
     DISTROS,
     IN_ARCHIVE,
     KERNELS,
+    PREEMPT,
+    PREEMPTED,
     PRESSURE,
     SERVERS,
     SMOKE,
@@ -58,8 +62,10 @@ def main() -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--distros", action="store_true", help=f"names are of {', '.join(DISTROS)}")
     where.add_argument("--arm64", action="store_true", help=f"names are of {', '.join(ARM64_KERNELS)}")
+    where.add_argument("--preempt", action="store_true", help=f"names are of {', '.join(PREEMPT)}; only the exact tier")
     arguments = parser.parse_args()
-    there_are = DISTROS if arguments.distros else ARM64_KERNELS if arguments.arm64 else KERNELS
+    sets = {"distros": DISTROS, "arm64": ARM64_KERNELS, "preempt": PREEMPT}
+    there_are = next((subjects for name, subjects in sets.items() if getattr(arguments, name)), KERNELS)
     oldest, *_, newest = there_are.values()
     named = {**there_are, "oldest": oldest, "newest": newest}
     if (arguments.bench or arguments.pyz) and arguments.distros:
@@ -72,7 +78,7 @@ def main() -> None:
         parser.error(f"nothing is named {', '.join(sorted(unknown))}; there are {', '.join(named)}")
     subjects = list(dict.fromkeys(named[name] for name in arguments.names or there_are))
     ones = {"pressure": PRESSURE, "servers": SERVERS, "smoke": SMOKE, "pyz": IN_ARCHIVE}
-    usual = DISTRO_TESTS if arguments.distros else TESTS
+    usual = DISTRO_TESTS if arguments.distros else PREEMPTED if arguments.preempt else TESTS
     tests = next((tests for name, tests in ones.items() if getattr(arguments, name)), usual)
     try:
         work = measure_all(subjects) if arguments.bench else examine_all(subjects, tests)

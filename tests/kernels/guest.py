@@ -104,11 +104,13 @@ def processor(machine: Machine, counting: bool) -> list[str]:
     return ["-icount", "shift=0", "-accel", "tcg,thread=single", "-cpu", machine.counting_cpu, "-smp", "1"]
 
 
-def parameters(machine: Machine, counting: bool) -> str:
+def parameters(kernel: Kernel, machine: Machine, counting: bool) -> str:
     """The kernel's command line."""
-    # Level 5: warnings are on the console, and what is less is not.
     own = f"console={machine.console} output={machine.ports[0]} status={machine.ports[1]}"
-    return f"{own} quiet loglevel=5 panic=-1 mitigations=off {machine.counting_clock if counting else machine.clock}"
+    clock = machine.counting_clock if counting else machine.clock
+    preempt = f" preempt={kernel.preempt}" if kernel.preempt else ""
+    # Level 5: warnings are on the console, and what is less is not.
+    return f"{own} quiet loglevel=5 panic=-1 mitigations=off {clock}{preempt}"
 
 
 def qemu(kernel: Kernel, counting: bool, scratch: Path, logs: Logs) -> list[str]:
@@ -121,7 +123,7 @@ def qemu(kernel: Kernel, counting: bool, scratch: Path, logs: Logs) -> list[str]
         *("-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on"),  # shared, for virtiofsd
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-kernel", str(kernel.image), "-initrd", f"{scratch}/initramfs"),
-        *("-append", parameters(machine, counting)),
+        *("-append", parameters(kernel, machine, counting)),
         *("-chardev", f"file,id=console,path={logs.console},append=on", "-serial", "chardev:console"),
         *("-chardev", f"file,id=output,path={logs.output}", "-chardev", f"file,id=status,path={scratch}/status"),
         *(word for option in machine.serial for word in option.split()),

@@ -33,6 +33,8 @@ class Kernel(NamedTuple):
     """Compressed or not, by name."""
     architecture: str = "amd64"
     """Debian's name of it."""
+    preempt: str | None = None
+    """The preemption model to boot it with; None: its own choice."""
 
     @classmethod
     def find(cls, unpacked: Path, architecture: str = "amd64") -> Kernel:

@@ -1,17 +1,18 @@
 """Where the tests are run from: the host's own file system, or a Debian release's, with its Python, bcc and compiler.
 
 A release is a directory in the cache, made by debootstrap, in which the checkout's own bootstrap then sets up what the
-tests need.
+tests need. Where less will do, packages are only extracted: that takes half a minute, also for another architecture.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from tests.kernels.fetch import CACHE, HOST_ARCHITECTURE, KEYRING, from_mirror
 CHECKOUT = Path(__file__).parents[2]
 VENV = "/opt/shmtrace"
 CERTIFICATES = "/opt/certificates.crt"
+MERGED_USR = "/usr/share/mmdebstrap/hooks/merged-usr"
 
 
 class Release(NamedTuple):
@@ -98,56 +100,73 @@ async def set_up(root: Path, architecture: str) -> None:
     await run(*alone(architecture), "sh", "-ec", SET_UP, "sh", str(root), str(CHECKOUT), env=environment)
 
 
-async def debootstrap(suite: str, architecture: str, mirror: str, scratch: Path, packages: Sequence[str]) -> Path:
-    """The directory it has made below scratch. Raises NoResultError."""
-    tree = Path(tempfile.mkdtemp(dir=scratch), "tree")
-    options = ["--variant=minbase", f"--arch={architecture}", f"--keyring={KEYRING}"]
-    options += [f"--include={','.join(packages)}"] * bool(packages)
-    await run(*alone(architecture), "debootstrap", *options, suite, str(tree), mirror)
-    return tree
+def place(name: str, architecture: str) -> Path:
+    """Where a root is in the cache."""
+    return CACHE / f"{name}{'' if architecture == 'amd64' else f'-{architecture}'}"
 
 
-async def prepare(name: str, architecture: str) -> Userland:
-    """A release's, made if it is not there. Raises NoResultError."""
-    root = CACHE / f"debian-{name}{'' if architecture == 'amd64' else f'-{architecture}'}"
+async def made(root: Path, release: str, make: Callable[[Path, str, str], Awaitable[object]]) -> Path:
+    """A root, made if it is not there: below a directory, of a suite, from a mirror. Raises NoResultError."""
     async with TURNS.setdefault(root, asyncio.Lock()):  # kernels that are tried at once may have the same
-        await _prepare(root, name, architecture)
+        if not root.exists():
+            CACHE.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=CACHE, prefix=".root-") as scratch:
+                suite = RELEASES[release].suite
+
+                async def make_anew(mirror: str) -> Path:
+                    tree = Path(tempfile.mkdtemp(dir=scratch), "tree")
+                    await make(tree, suite, mirror)
+                    return tree
+
+                (await from_mirror(suite, make_anew)).rename(root)  # at once: whatever is there is complete
+    return root
+
+
+async def prepare(release: str, architecture: str) -> Userland:
+    """With all that the tests need. Raises NoResultError."""
+
+    async def make(tree: Path, suite: str, mirror: str) -> None:
+        options = ["--variant=minbase", f"--arch={architecture}", f"--keyring={KEYRING}"]
+        if architecture != HOST_ARCHITECTURE:
+            options.append("--include=busybox-static")  # a guest has no use for the host's
+        await run(*alone(architecture), "debootstrap", *options, suite, str(tree), mirror)
+        await set_up(tree, architecture)
+
+    root = place(f"debian-{release}", architecture)
+    was_there = root.exists()
+    await made(root, release, make)
+    if was_there:
+        await set_up(root, architecture)
     return Userland(root, f"{VENV}/bin/python")
 
 
-async def _prepare(root: Path, name: str, architecture: str) -> None:
-    if root.exists():
-        await set_up(root, architecture)
-    else:
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE, prefix=".debootstrap-") as scratch:
-            suite = RELEASES[name].suite
-            # a guest of another architecture has no use for the host's busybox
-            packages = ["busybox-static"] if architecture != HOST_ARCHITECTURE else []
-            tree = await from_mirror(
-                suite, lambda mirror: debootstrap(suite, architecture, mirror, Path(scratch), packages)
-            )
-            await set_up(tree, architecture)
-            tree.rename(root)  # at once: whatever is there is complete
-
-
-async def usual(architecture: str) -> Userland:
-    """The host's, for a guest of its architecture; for others Debian's of the same release. Raises NoResultError."""
-    return HOST if architecture == HOST_ARCHITECTURE else await prepare("12", architecture)
-
-
-async def bare() -> Path:
-    """A root that has Python, and nothing that shmtrace could use besides, made if it is not there.
+async def extracted(name: str, architecture: str, packages: Sequence[str]) -> Path:
+    """Debian 12 with some packages as they are, of which no script is run: so nothing is emulated.
 
     Raises NoResultError.
     """
-    root = CACHE / "bare"
-    if not root.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE, prefix=".debootstrap-") as scratch:
-            suite = RELEASES["12"].suite  # as the host: what the tests compile runs in it
-            tree = await from_mirror(
-                suite, lambda mirror: debootstrap(suite, "amd64", mirror, Path(scratch), ["python3"])
-            )
-            tree.rename(root)
-    return root
+
+    async def make(tree: Path, suite: str, mirror: str) -> None:
+        there = ",".join(["base-files", "busybox-static", "coreutils", "dash", "python3", *packages])
+        options = ["--variant=extract", f"--architectures={architecture}", f"--keyring={KEYRING}", f"--include={there}"]
+        await run(*ALONE, "mmdebstrap", *options, f"--hook-dir={MERGED_USR}", suite, str(tree), mirror)
+
+    return await made(place(name, architecture), "12", make)
+
+
+async def lean(architecture: str) -> Userland:
+    """The host's, for a guest of its architecture; for others what the workloads need, and no bcc.
+
+    Raises NoResultError.
+    """
+    if architecture == HOST_ARCHITECTURE:
+        return HOST
+    root = await extracted("lean", architecture, ["gcc", "libc6-dev", "python3-click", "python3-pytest"])
+    with contextlib.suppress(FileExistsError):
+        (root / "usr/bin/cc").symlink_to("gcc")  # as a script would have it
+    return Userland(root, "/usr/bin/python3")
+
+
+async def bare() -> Path:
+    """A root that has Python, and nothing that shmtrace could use besides. Raises NoResultError."""
+    return await extracted("bare", "amd64", [])  # as the host: what the tests compile runs in it

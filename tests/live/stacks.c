@@ -10,7 +10,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef PAGE
 #define PAGE 4096UL
+#endif
 #define PAGES 512
 #define CALLED __attribute__((noinline, noclone, used))
 
@@ -70,16 +72,29 @@ CALLED static void steps(void)
 /* Touch pages with this value as the frame pointer. */
 CALLED static void touch_by(uintptr_t frame, char *first, size_t pages)
 {
+#ifdef __aarch64__
+	__asm__ volatile("mov x19, x29\n\t"
+			 "mov x29, %2\n"
+			 "1:\tstrb w19, [%0]\n\t"
+			 "add %0, %0, %3\n\t"
+			 "subs %1, %1, #1\n\t"
+			 "b.ne 1b\n\t"
+			 "mov x29, x19"
+			 : "+r"(first), "+r"(pages)
+			 : "r"(frame), "r"(PAGE)
+			 : "x19", "memory", "cc");
+#else
 	__asm__ volatile("mov %%rbp, %%r12\n\t"
 			 "mov %2, %%rbp\n"
 			 "1:\tmovb $1, (%0)\n\t"
-			 "add $4096, %0\n\t"
+			 "add %3, %0\n\t"
 			 "dec %1\n\t"
 			 "jnz 1b\n\t"
 			 "mov %%r12, %%rbp"
 			 : "+r"(first), "+r"(pages)
-			 : "r"(frame)
+			 : "r"(frame), "r"(PAGE)
 			 : "r12", "memory", "cc");
+#endif
 }
 
 static void garbage(void)

@@ -22,7 +22,8 @@ from tracer.capture.capture import Capture
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc", "nm", "strip")]
 
-FLAGS = ["-O1", "-Wall", "-Wextra", "-Werror", "-rdynamic", "-fno-optimize-sibling-calls", "-fno-omit-frame-pointer"]
+FLAGS = [f"-DPAGE={PAGE_BYTES}UL", "-O1", "-Wall", "-Wextra", "-Werror", "-rdynamic"]
+FLAGS += ["-fno-optimize-sibling-calls", "-fno-omit-frame-pointer"]
 CALLS = {"alpha": 23, "beta": 101, "gamma_": 7}
 ALL = sum(CALLS.values())
 SETTLED_SECONDS = 10.0

@@ -44,7 +44,7 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
         raise click.UsageError("a terminal cannot show an SQLite file: give -o FILE")
     _need_earlier(output_path)
     if parquet_path:
-        parquet.need_duckdb()
+        output.need("duckdb")
     with tempfile.TemporaryDirectory(prefix="shmtrace-") as directory:
         into, parquet_into = Path(directory, "fleet"), Path(directory, "parquet")
         found = list(merging.files(paths))

@@ -272,8 +272,8 @@ def export(
     if form == "pprof" and output.is_terminal(output_path):
         raise click.UsageError("a terminal cannot show a compressed profile: give -o FILE, or pipe it to a program")
     if form == "openmetrics":
-        with output.need_metrics():
-            from tracer.metrics import backfill
+        output.need("prometheus_client")
+        from tracer.metrics import backfill
     timed = form in ("perfetto", "csv", "openmetrics")
     if timed and (since or until):
         raise click.UsageError(f"--format {form} takes no --since or --until: it has times itself")

@@ -359,8 +359,8 @@ def _nothing(_: Capture) -> None:
 
 def _exporter(textfile: Path | None, address: Address | None, line: status_line.Line) -> Exporter:
     """What hands out metrics, to be entered. Raises ShmtraceError if the library for it is missing."""
-    with output.need_metrics():
-        from tracer.metrics.exporter import Exporter
+    output.need("prometheus_client")
+    from tracer.metrics.exporter import Exporter
 
     return Exporter(textfile, address, line.say)
 

@@ -26,8 +26,8 @@ SEGMENTS = 20  # told apart; one that was stays so while it is among twice as ma
 NAME_COLUMNS = 120
 OTHER = "other"
 
-Place = tuple[str, str]
-"""(unit, segment): where a region belongs."""
+Segment = tuple[str, str]
+"""(unit, segment): what regions are counted together as."""
 Identity = tuple[int, int, int, Optional[int]]
 """Of a region: row, dev, ino, generation. A row is used again once a part of a trace has dropped it."""
 
@@ -65,17 +65,17 @@ class Totals:
     """Adds up the accounts of one trace, each later than the one before."""
 
     def __init__(self) -> None:
-        self._tallies: dict[Place, _Tally] = {}
-        self._placed: dict[Identity, Place] = {}
+        self._tallies: dict[Segment, _Tally] = {}
+        self._placed: dict[Identity, Segment] = {}
 
     def add(self, account: Account) -> list[Series]:
         """The figures as of this account, most allocated first, the rest of the segments last."""
-        of: dict[Place, list[Region]] = {}
+        of: dict[Segment, list[Region]] = {}
         for parent in account.parents:
             for region in parent.regions:
-                of.setdefault(place(region, parent.process), []).append(region)
+                of.setdefault(_segment_of(region, parent.process), []).append(region)
         told = self._told(of)
-        regions: dict[Place, list[Region]] = {each: [] for each in told}
+        regions: dict[Segment, list[Region]] = {each: [] for each in told}
         for each, some in of.items():
             regions.setdefault(each if each in regions else (OTHER, OTHER), []).extend(some)
         placed = {_identity(region): each for each, some in regions.items() for region in some}
@@ -96,23 +96,28 @@ class Totals:
             self._tallies[each].add(some, namer)
         return [_series(each, regions.get(each, ()), tally) for each, tally in self._tallies.items()]
 
-    def _renamed(self, placed: Mapping[Identity, Place]) -> dict[Place, _Tally]:
+    def segment_of(self, region: Region) -> Segment:
+        """Where a region of the newest account is counted."""
+        return self._placed[_identity(region)]
+
+    def _renamed(self, placed: Mapping[Identity, Segment]) -> dict[Segment, _Tally]:
         """The tallies; one whose regions have all got another name, as when a pod's is known later, has that, too."""
         tallies = dict(self._tallies)
-        went: dict[Place, set[Place]] = {}
+        went: dict[Segment, set[Segment]] = {}
         for identity, before in self._placed.items():
             if identity in placed:
                 went.setdefault(before, set()).add(placed[identity])
         still = {*placed.values(), (OTHER, OTHER)}
-        for before, places in went.items():
-            there = next(iter(places))
-            if len(places) == 1 and before not in still and there not in tallies and there != (OTHER, OTHER):
+        for before, now in went.items():
+            there = next(iter(now))
+            if len(now) == 1 and before not in still and there not in tallies and there != (OTHER, OTHER):
                 tallies[there] = tallies.pop(before)
         return tallies
 
-    def _told(self, of: Mapping[Place, Collection[Region]]) -> list[Place]:
+    def _told(self, of: Mapping[Segment, Collection[Region]]) -> list[Segment]:
         """The segments to tell apart, most allocated first. A small one that comes does not take another's place."""
-        best = ranked(of)
+        sizes = {each: sum(region.allocated_bytes for region in _existing(some)) for each, some in of.items()}
+        best = sorted(sizes, key=lambda each: (-sizes[each], each))
         return [
             each
             for rank, each in enumerate(best[: 2 * SEGMENTS])
@@ -245,23 +250,17 @@ class Namer:
         return found
 
 
-def place(region: Region, parent: Process | None) -> Place:
-    """Where a region belongs. parent: the process that it is attributed to."""
+def _segment_of(region: Region, parent: Process | None) -> Segment:
+    """parent: the process that the region is attributed to."""
     return name(parent.unit if parent else None), name(alike.segment(region, parent))
 
 
-def ranked(of: Mapping[Place, Collection[Region]]) -> list[Place]:
-    """The segments, most allocated first."""
-    sizes = {each: sum(held.allocated_bytes for held in held_by_kind(some).values()) for each, some in of.items()}
-    return sorted(sizes, key=lambda each: (-sizes[each], each))
-
-
-def _series(each: Place, regions: Collection[Region], tally: _Tally) -> Series:
+def _series(each: Segment, regions: Collection[Region], tally: _Tally) -> Series:
     """The figures of a segment with these regions."""
-    exist = [region for region in regions if region.gone_ns is None]
+    exist = _existing(regions)
     return Series(
         *each,
-        held_by_kind(regions),
+        _held_by_kind(exist),
         sum(region.before_bytes for region in exist),
         sum(region.unseen_bytes for region in exist),
         tally.told(),
@@ -270,19 +269,18 @@ def _series(each: Place, regions: Collection[Region], tally: _Tally) -> Series:
     )
 
 
-def held_by_kind(regions: Iterable[Region]) -> dict[str, Held]:
-    """What these regions hold, without those that are gone."""
+def _existing(regions: Iterable[Region]) -> list[Region]:
+    return [region for region in regions if region.gone_ns is None]
+
+
+def _held_by_kind(regions: Iterable[Region]) -> dict[str, Held]:
     found: dict[str, Held] = {}
     for region in regions:
-        if region.gone_ns is None:
-            size_bytes, allocated_bytes, swapped_bytes = found.get(region.kind, Held(0, 0, None))
-            if region.swapped_bytes is not None:
-                swapped_bytes = (swapped_bytes or 0) + region.swapped_bytes
-            size_bytes, allocated_bytes = (
-                size_bytes + (region.size_bytes or 0),
-                allocated_bytes + region.allocated_bytes,
-            )
-            found[region.kind] = Held(size_bytes, allocated_bytes, swapped_bytes)
+        size_bytes, allocated_bytes, swapped_bytes = found.get(region.kind, Held(0, 0, None))
+        if region.swapped_bytes is not None:
+            swapped_bytes = (swapped_bytes or 0) + region.swapped_bytes
+        size_bytes += region.size_bytes or 0
+        found[region.kind] = Held(size_bytes, allocated_bytes + region.allocated_bytes, swapped_bytes)
     return found
 
 

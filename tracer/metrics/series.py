@@ -67,6 +67,7 @@ class Totals:
     def __init__(self) -> None:
         self._tallies: dict[Segment, _Tally] = {}
         self._placed: dict[Identity, Segment] = {}
+        self._seen: dict[Identity, dict[tuple[int, int], _Seen]] = {}
 
     def add(self, account: Account) -> list[Series]:
         """The figures as of this account, most allocated first, the rest of the segments last."""
@@ -87,13 +88,15 @@ class Totals:
         for identity, before in self._placed.items():
             there = placed.get(identity)
             if there is None:
-                old[before].leave(identity, is_gone=True)
+                old[before].freed_bytes += _held(self._seen.pop(identity))
             elif self._tallies[there] is not old[before]:
-                self._tallies[there].take(identity, old[before].leave(identity, is_gone=False))
+                held_bytes = _held(self._seen[identity])
+                old[before].moved_bytes -= held_bytes
+                self._tallies[there].moved_bytes += held_bytes
         self._placed = placed
         namer = Namer(account)
         for each, some in regions.items():
-            self._tallies[each].add(some, namer)
+            self._tallies[each].add(some, namer, self._seen)
         return [_series(each, regions.get(each, ()), tally) for each, tally in self._tallies.items()]
 
     def segment_of(self, region: Region) -> Segment:
@@ -132,35 +135,23 @@ class _Tally:
         self.freed_bytes = self.moved_bytes = 0
         self._touched: Counter[str] = Counter()
         self._named: dict[str, int] = {}  # those told apart, and what OTHER has of each
-        self._seen: dict[Identity, dict[tuple[int, int], _Seen]] = {}
 
-    def add(self, regions: Iterable[Region], namer: Namer) -> None:
-        """Count what is new in these regions, which are all of the segment."""
+    def add(self, regions: Iterable[Region], namer: Namer, seen: dict[Identity, dict[tuple[int, int], _Seen]]) -> None:
+        """Count what is new in these regions, which are all of the segment.
+
+        seen: by region and process, row and tgid; brought up to date.
+        """
         told = dict(self._touched)
         for region in regions:
-            before = self._seen.get(_identity(region), {})
+            before = seen.get(_identity(region), {})
             now = {}
             texts = namer.by_process(region)
             for toucher in region.touchers:
                 key = toucher.process.row, toucher.process.tgid
                 now[key] = self._count(before.pop(key, NOTHING), toucher, texts, namer, region.gone_ns is not None)
-            self._free(before)
-            self._seen[_identity(region)] = now
+            self.freed_bytes += _held(before)
+            seen[_identity(region)] = now
         self._name(told)
-
-    def leave(self, identity: Identity, is_gone: bool) -> dict[tuple[int, int], _Seen]:
-        """Forget a region, and return what it was seen to have. is_gone: it is in no other segment."""
-        seen = self._seen.pop(identity, {})
-        if is_gone:
-            self._free(seen)
-        else:
-            self.moved_bytes -= _held(seen)
-        return seen
-
-    def take(self, identity: Identity, seen: dict[tuple[int, int], _Seen]) -> None:
-        """Go on with a region that was in another segment."""
-        self._seen[identity] = seen
-        self.moved_bytes += _held(seen)
 
     def told(self) -> dict[str, int]:
         """Touched bytes by name."""
@@ -186,9 +177,6 @@ class _Tally:
                 left_bytes -= rise_bytes
             self._touched["?"] += left_bytes  # freed before it was looked at: nobody knows what it was for
         return _Seen(before.total_bytes + came_bytes, held_bytes, by_text or {})
-
-    def _free(self, gone: Mapping[tuple[int, int], _Seen]) -> None:
-        self.freed_bytes += _held(gone)
 
     def _name(self, told: Mapping[str, int]) -> None:
         """Tell more of the greatest apart. told: what they had before stays with OTHER, which must not go back."""

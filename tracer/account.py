@@ -13,7 +13,7 @@ import statistics
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from tracer import sql, unmapped
 from tracer.capture.capture import LABEL_AND_PROCESS, Capture
@@ -224,6 +224,10 @@ class Labelled(NamedTuple):
         return tuple("?" if text is None else text or NAMELESS for text in texts)
 
 
+Identity = tuple[int, int, int, Optional[int]]
+"""Of a region: row, dev, ino, generation. A part of a trace may use a row again that an earlier one has left."""
+
+
 class Region(NamedTuple):
     """One region: an inode of shared memory."""
 
@@ -262,6 +266,11 @@ class Region(NamedTuple):
     """what its content says of its use"""
     host: str | None = None
     """None: that of the capture"""
+
+    @property
+    def identity(self) -> Identity:
+        """The same in all accounts of one trace."""
+        return self.row, self.dev, self.ino, self.generation
 
     @property
     def touched_bytes(self) -> int:

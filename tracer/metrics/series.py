@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from tracer import alike, labels
-from tracer.account import NAMELESS, Account, Labelled, Process, Region, Toucher
+from tracer.account import NAMELESS, Account, Identity, Labelled, Process, Region, Toucher
 from tracer.formatting import printable, shorten
 
 GROUPS = 20  # told apart in a segment
@@ -28,8 +28,6 @@ OTHER = "other"
 
 Segment = tuple[str, str]
 """(unit, segment): what regions are counted together as."""
-Identity = tuple[int, int, int, Optional[int]]
-"""Of a region: row, dev, ino, generation. A row is used again once a part of a trace has dropped it."""
 
 
 class Held(NamedTuple):
@@ -79,7 +77,7 @@ class Totals:
         regions: dict[Segment, list[Region]] = {each: [] for each in told}
         for each, some in of.items():
             regions.setdefault(each if each in regions else (OTHER, OTHER), []).extend(some)
-        placed = {_identity(region): each for each, some in regions.items() for region in some}
+        placed = {region.identity: each for each, some in regions.items() for region in some}
         old, tallies = self._tallies, self._renamed(placed)
         rest = tallies.get((OTHER, OTHER))
         self._tallies = {each: tallies.get(each) or _Tally() for each in regions}
@@ -101,7 +99,7 @@ class Totals:
 
     def segment_of(self, region: Region) -> Segment:
         """Where a region of the newest account is counted."""
-        return self._placed[_identity(region)]
+        return self._placed[region.identity]
 
     def _renamed(self, placed: Mapping[Identity, Segment]) -> dict[Segment, _Tally]:
         """The tallies; one whose regions have all got another name, as when a pod's is known later, has that, too."""
@@ -143,14 +141,14 @@ class _Tally:
         """
         told = dict(self._touched)
         for region in regions:
-            before = seen.get(_identity(region), {})
+            before = seen.get(region.identity, {})
             now = {}
             texts = namer.by_process(region)
             for toucher in region.touchers:
                 key = toucher.process.row, toucher.process.tgid
                 now[key] = self._count(before.pop(key, NOTHING), toucher, texts, namer, region.gone_ns is not None)
             self.freed_bytes += _held(before)
-            seen[_identity(region)] = now
+            seen[region.identity] = now
         self._name(told)
 
     def told(self) -> dict[str, int]:
@@ -275,7 +273,3 @@ def _held_by_kind(regions: Iterable[Region]) -> dict[str, Held]:
 def name(text: str | None) -> str:
     """A text as the value of a label; None: unknown."""
     return "?" if text is None else shorten(printable(text), NAME_COLUMNS)
-
-
-def _identity(region: Region) -> Identity:
-    return region.row, region.dev, region.ino, region.generation

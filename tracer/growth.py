@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from tracer import alike, labels
-from tracer.account import ALL_TIME, Account, Identity, Labelled, Process, Region, Toucher
 from tracer.binaries import Binary, Places
 from tracer.formatting import printable
+from tracer.model import ALL_TIME, Account, Identity, Labelled, Process, Region, Toucher
 
 PATHS = ("script", "file")  # kinds of text that are the path of a source file
 MAX_LABEL = 255  # characters: Pyroscope refuses a profile with a label of more than 2048 bytes

@@ -22,9 +22,9 @@ from tests.live.parent import BY_PARENT, OF_REGION, Parent, recording
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE, patched
 from tests.live.shmem import PAGE_BYTES, read_regions
 from tracer import account
-from tracer.account import Account, Region
 from tracer.capture import parts
 from tracer.capture.capture import Capture
+from tracer.model import Account, Region
 
 pytestmark = pytest.mark.bpf
 

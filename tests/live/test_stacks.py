@@ -17,8 +17,8 @@ from tests.live.reports import PATIENCE_SECONDS, ROOT
 from tests.live.shmem import PAGE_BYTES
 from tests.live.tiers import shmtrace
 from tracer import account
-from tracer.account import Account
 from tracer.capture.capture import Capture
+from tracer.model import Account
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc", "nm", "strip")]
 

@@ -18,7 +18,7 @@ import click
 from tracer.errors import ShmtraceError
 
 if TYPE_CHECKING:
-    from tracer.account import Account
+    from tracer.model import Account
 
 PATIENCE_S = 1.0
 BEGINNING = 15  # bytes that the old and the new file must share for save() to replace the old one

@@ -25,11 +25,11 @@ from tracer.views import status_line
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from tracer.account import Account
     from tracer.address import Address
     from tracer.capture.capture import Capture
     from tracer.conditions import Condition
     from tracer.metrics.exporter import Exporter
+    from tracer.model import Account
     from tracer.record.armed import Note
     from tracer.record.rotation import OomKeeper, Rotation
     from tracer.record.signals import Signals

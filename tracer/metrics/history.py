@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 
-from tracer.account import Account, Labelled, read_labels, read_processes
+from tracer.account import read_labels, read_processes
 from tracer.capture.capture import Capture
 from tracer.metrics.series import OTHER, Held, Namer, Series, Totals
+from tracer.model import Account, Labelled
 from tracer.tables.by_time import TOUCHED_FOR, bounds, histories
 
 MOMENTS = 2000  # at most, but for captures of more than a week

@@ -16,8 +16,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from tracer import alike, labels
-from tracer.account import NAMELESS, Account, Identity, Labelled, Process, Region, Toucher
 from tracer.formatting import printable, shorten
+from tracer.model import NAMELESS, Account, Identity, Labelled, Process, Region, Toucher
 
 GROUPS = 20  # told apart in a segment
 MOST_GROUPS = 100  # ever: one that was told apart stays so, or its counter would go back

@@ -18,9 +18,9 @@ from typing import Any
 
 from tracer import answer as answers
 from tracer import guess
-from tracer.account import NAMELESS, Account, Process
 from tracer.capture.capture import Capture
 from tracer.formatting import fit, printable
+from tracer.model import NAMELESS, Account, Process
 from tracer.shipped import shipped
 from tracer.tables import groups
 from tracer.tables.table import Column, Table, told

@@ -8,7 +8,6 @@ import json as json_format
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable
 
-from tracer.account import Account
 from tracer.formatting import (
     COLUMNS,
     clock,
@@ -18,6 +17,7 @@ from tracer.formatting import (
     printable,
     width,
 )
+from tracer.model import Account
 from tracer.tables.table import Column, Table, Value, told
 from tracer.views.json import SCHEMA, rfc3339
 

@@ -150,10 +150,12 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
     shmtrace diff monday.capture friday.capture
     shmtrace diff before.capture after.capture --csv > grown.csv
     """
+    from tracer.capture.capture import limit_heap
     from tracer.tables import diff as diffs
     from tracer.views import diff as changes
     from tracer.views import table
 
+    limit_heap([path_a, path_b])
     a, b = map(_account, (path_a, path_b))
     output.warn(a, b)
     found = diffs.diff(a, b)
@@ -266,6 +268,7 @@ def export(
     shmtrace export x.cap --format openmetrics -o x.om     to be backfilled
     """
     from tracer import account, sessions, window
+    from tracer.capture.capture import limit_heap
     from tracer.tables import touches
     from tracer.views import flamegraph, perfetto, svg, table
 
@@ -280,6 +283,8 @@ def export(
     if base_path and (form != "pprof" or not capture_path or since or until):
         raise click.UsageError("--base needs a FILE and --format pprof, and takes no --since or --until")
     reads_pages = timed or bool(since or until)
+    if capture_path and base_path:
+        limit_heap([capture_path, base_path])
     with (
         _opened(capture_path, words, names, reads_pages, takes_fleets=False) as capture,
         output.patience("exporting"),

@@ -6,6 +6,7 @@ so that a run that is meant to try everything cannot pass by skipping.
 
 from __future__ import annotations
 
+import _sqlite3
 import ctypes
 import functools
 import os
@@ -101,6 +102,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("SHMTRACE_REQUIRE_BPF") == "1":
             pytest.fail(reasons, pytrace=False)
         pytest.skip(reasons)
+
+
+@pytest.fixture(autouse=True)
+def heap() -> Iterator[None]:
+    """What reads a capture limits SQLite's memory for the whole process: it is lifted, for the tests to come."""
+    yield
+    ctypes.CDLL(_sqlite3.__file__).sqlite3_hard_heap_limit64(ctypes.c_int64(0))
 
 
 @pytest.fixture

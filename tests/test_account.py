@@ -11,8 +11,8 @@ import pytest
 
 from tests import recorded
 from tracer import account
-from tracer.account import Account, Creator, Label, Labelled, Process, Toucher, Window
 from tracer.capture.capture import Capture
+from tracer.model import ALL_TIME, Account, Creator, Label, Labelled, Parent, Process, Region, Session, Toucher, Window
 from tracer.proc.shmem import PAGE_BYTES
 
 SESSION = {
@@ -130,12 +130,12 @@ def test_an_account(capture: Capture, read: Callable[..., Account]) -> None:
     put_mapping(capture, region, other)
     found = read()
     assert found == Account(
-        account.Session(**{**SESSION, "blind_to": ["write(2)", "huge pages"], "warnings": []}),
+        Session(**{**SESSION, "blind_to": ["write(2)", "huge pages"], "warnings": []}),
         [
-            account.Parent(
+            Parent(
                 known(1, 811, command="master", parent=1),
                 [
-                    account.Region(
+                    Region(
                         row=1,
                         id="0:1/1047/00000005",
                         dev=1,
@@ -382,7 +382,7 @@ def test_the_hosts_figure_may_be_older(capture: Capture, read: Callable[..., Acc
     assert read(shmem_total_bytes=99 * PAGE_BYTES).shmem_unexplained_bytes == 0
 
 
-@pytest.mark.parametrize("window", [account.ALL_TIME, Window(1100, 1900)])
+@pytest.mark.parametrize("window", [ALL_TIME, Window(1100, 1900)])
 def test_many_extents_add_up_as_few_do(
     capture: Capture, read: Callable[..., Account], window: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:

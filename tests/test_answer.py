@@ -9,8 +9,8 @@ import pytest
 
 from tests.test_views import MASTER, account, at, make_region, process, toucher
 from tracer import alike
-from tracer.account import Parent, Process, Region, Window
 from tracer.answer import answer, paragraph
+from tracer.model import Parent, Process, Region, Window
 from tracer.proc.shmem import PAGE_BYTES
 
 ZERO = "/dev/zero"

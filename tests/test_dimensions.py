@@ -15,9 +15,9 @@ from tests import captures
 from tests.recorded import CONTAINER, OTHER, at, pool, shmtrace, with_labels
 from tests.test_rollup import pages, values
 from tracer import account
-from tracer.account import ALL_TIME, Window
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
+from tracer.model import ALL_TIME, Window
 from tracer.proc.shmem import PAGE_BYTES
 from tracer.tables import groups
 from tracer.tables.table import Table

@@ -19,12 +19,12 @@ from tests import captures, fleets, recorded
 from tests.recorded import at, shmtrace
 from tests.schema import validate
 from tracer import account, alike, merge
-from tracer.account import Account, Window
 from tracer.answer import answer
 from tracer.capture import fleet
 from tracer.capture.capture import Capture
 from tracer.capture.fleet import Fleet, NoRoomError
 from tracer.errors import ShmtraceError
+from tracer.model import ALL_TIME, Account, Process, Window
 from tracer.proc.shmem import PAGE_BYTES
 from tracer.tables.by_host import by_host
 from tracer.views import html
@@ -60,7 +60,7 @@ def of_host(path: Path, host: str, **session: Any) -> Path:
     return changed(path, f"UPDATE session SET {sets}")  # noqa: S608
 
 
-def read(path: Path, window: Window = account.ALL_TIME) -> Account:
+def read(path: Path, window: Window = ALL_TIME) -> Account:
     with fleet.open_any(path) as capture:
         return account.read(capture, window)
 
@@ -89,7 +89,7 @@ def many(tmp_path: Path) -> list[Path]:
 # ---- the sums ----
 
 
-WINDOWS = [account.ALL_TIME, Window(at(20), None), Window(None, at(20.7))]
+WINDOWS = [ALL_TIME, Window(at(20), None), Window(None, at(20.7))]
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=["all", "since", "until"])
@@ -104,7 +104,7 @@ def test_each_host_has_what_its_capture_says(window: Window, many: list[Path], t
     total = by_host(whole).total
     for figure in ("regions", "allocated_bytes", "touched_bytes", "other_times_bytes", "before_bytes", "unseen_bytes"):
         assert getattr(total, figure) == sum(getattr(row, figure) for row in rows.values()) > 0 or (
-            figure == "other_times_bytes" and window == account.ALL_TIME
+            figure == "other_times_bytes" and window == ALL_TIME
         )
     for region in whole.regions:
         parts = region.touched_bytes + region.other_times_bytes + region.before_bytes + region.unseen_bytes
@@ -634,7 +634,7 @@ def test_the_page_has_the_dimension(many: list[Path], tmp_path: Path) -> None:
 def test_the_text_of_a_segment() -> None:
     """As reports and metrics call it: a guess without its question mark, a name as it is."""
     looks = merge.Looks(1, 1, "anon", "/dev/zero", 256 << 20, 0x10000000, None)
-    master = account.Process(1, 811, 0, "php-fpm8.2", "php-fpm: master", None, None)
+    master = Process(1, 811, 0, "php-fpm8.2", "php-fpm: master", None, None)
     assert alike.segment(looks, master) == "opcache"
     assert alike.segment(looks._replace(name="/dev/shm/torch_1_2?", kind="posix"), None) == "/dev/shm/torch_#_#?"
     assert alike.segment(looks._replace(hint="limit_req zone"), None) == "limit_req zone"

@@ -147,5 +147,5 @@ def test_without_duckdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     path = recorded.pool(tmp_path / "a.capture")
     done = shmtrace("merge", path, "-o", tmp_path / "x.db", "--parquet", tmp_path / "x.parquet")
     assert done.exit_code == 1
-    assert done.stderr == "shmtrace: --parquet needs duckdb: `pip install 'shmtrace[parquet]'` brings it\n"
+    assert done.stderr == "shmtrace: duckdb is not installed: `pip install 'shmtrace[parquet]'` brings it\n"
     assert not (tmp_path / "x.db").exists()

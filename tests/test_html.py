@@ -21,10 +21,10 @@ import pytest
 
 from tests import captures, recorded
 from tests.test_account import put_mapping, put_process, put_region
-from tracer import account, formatting, window
-from tracer.account import ALL_TIME, Account, Window, read_session
+from tracer import account, formatting, sessions, window
 from tracer.answer import answer
 from tracer.capture.capture import Capture
+from tracer.model import ALL_TIME, Account, Session, Window
 from tracer.proc.shmem import PAGE_BYTES
 from tracer.tables import groups
 from tracer.views import cells, colours, html, notes, pictures
@@ -340,7 +340,7 @@ def known(read: Account, by: str, sizes: Counter[Any]) -> Counter[Any]:
     ("seconds", "width_s"), [(0, 0.001), (0.2, 0.001), (4, 0.02), (41, 0.2), (3 * 3600, 60), (10**9, 56 * 86400)]
 )
 def test_bins_lie_between_round_times(seconds: float, width_s: float) -> None:
-    session = account.Session(**dict.fromkeys(account.Session._fields))  # type: ignore[arg-type]
+    session = Session(**dict.fromkeys(Session._fields))  # type: ignore[arg-type]
     began_ns = BEGAN_NS + 7_654_321
     ended_ns = began_ns + round(seconds * SECOND_NS)
     bins = pictures.bins(session._replace(started_ns=began_ns, ended_ns=ended_ns))
@@ -937,7 +937,7 @@ class TestPage:
         command = text_of(browser, "#window code").split()
         assert command[:3] == ["shmtrace", "report", "FILE"]
         given = dict(zip(command[3::2], command[4::2]))
-        read = account.read(capture, window.window(given.get("--since"), given.get("--until"), read_session(capture)))
+        read = account.read(capture, window.window(given.get("--since"), given.get("--until"), sessions.read(capture)))
         said = colours.sizes(read, {})["process"]
         assert text_of(browser, "#headline") == (answer(read).text or "Nothing was touched in this window.")
         touched = sum(said.values()) // PAGE_BYTES

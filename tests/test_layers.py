@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tracer"
 ROAD = """
     errors wire clock address shipped formatting conditions status cgroup proc kernel capture hints labels sql
-    unmapped binaries record account guess alike merge window growth tables answer find_region triggers views
-    prepare doctor demo service metrics cli __main__
+    unmapped model binaries record sessions account guess alike merge window growth tables answer find_region
+    triggers views prepare doctor demo service metrics cli __main__
 """.split()  # noqa: SIM905, a line each tells no more
 """Folders and modules. Inside a folder modules import each other as they need, but in no circle."""
 PIECE = ("views/hexdump.py", "proc")  # what is read of a region goes to the eye without a capture

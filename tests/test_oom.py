@@ -11,7 +11,6 @@ import pytest
 
 from tests.test_views import account, at, make_region, process, toucher
 from tracer import wire
-from tracer.account import OomKill, Parent, Process, Window
 from tracer.account import read as read_account
 from tracer.answer import answer, headline
 from tracer.capture.capture import Capture
@@ -19,6 +18,7 @@ from tracer.clock import Clock
 from tracer.kernel import events
 from tracer.kernel.events import Head
 from tracer.kernel.updates import oom_kill
+from tracer.model import OomKill, Parent, Process, Window
 from tracer.proc import memory_cgroups
 from tracer.proc.memory_cgroups import Charged
 from tracer.proc.procfs import Proc

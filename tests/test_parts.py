@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.recorded import BEGAN_NS, at, pool, shmtrace, with_labels, with_stacks
-from tracer import account
+from tracer import account, sessions
 from tracer.capture import journal, parts
 from tracer.capture.capture import Capture
 from tracer.capture.carry import MAX_DEAD_ABOVE, Needed
@@ -390,7 +390,7 @@ def test_the_page_of_a_part_is_of_its_time(tmp_path: Path) -> None:
         database.execute("UPDATE session SET part_started_ns = ?", (at(20),))
     database.close()
     with Capture.open(path) as capture:
-        session = account.read_session(capture)
+        session = sessions.read(capture)
     bins = pictures.bins(session)
     assert (bins.origin_ns, bins.width_ns, bins.number) == (at(20), 10**8, 211)  # 21 s, and the moment of its end
     assert shmtrace("html", path, "-o", tmp_path / "page.html").exit_code == 0

@@ -22,9 +22,9 @@ from tests import exported
 from tests.exported import Sampled
 from tests.recorded import BEGAN_NS, BUILD_ID, CONTAINER, END_S, at, pool, shmtrace, with_labels, with_stacks
 from tracer import account, binaries
-from tracer.account import Account
 from tracer.capture.capture import Capture
 from tracer.growth import Growth
+from tracer.model import Account
 from tracer.proc.shmem import PAGE_BYTES
 from tracer.views import pprof as pprofs
 

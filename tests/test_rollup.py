@@ -14,9 +14,9 @@ from tests.recorded import BEGAN_NS, END_S, at, pool, shmtrace, with_labels
 from tests.test_views import MASTER, make_region, process, toucher
 from tests.test_views import account as account_of
 from tracer import account, window
-from tracer.account import ALL_TIME, Account, Parent, Window
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
+from tracer.model import ALL_TIME, Account, Parent, Window
 from tracer.proc.shmem import PAGE_BYTES
 from tracer.tables import by_time, diff, rollup
 from tracer.tables.table import Table

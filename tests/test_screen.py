@@ -16,8 +16,8 @@ from textual.widgets import Input, OptionList, Static
 
 from tests.test_top import BEFORE, FIRST, IS, NOW, POOL, SECOND, WAS, doing, labelled, opcache, pool
 from tests.test_views import HOSTILE, account, at, make_region, process, toucher
-from tracer.account import Account, Creator, Parent
 from tracer.formatting import format_bytes, printable
+from tracer.model import Account, Creator, Parent
 from tracer.proc.shmem import PAGE_BYTES
 from tracer.views import top, top_screen
 from tracer.views.top_screen import Help, TableWidget, Top

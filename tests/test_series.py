@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tracer.account import Account, Label, Labelled, Parent, Process, Region, Session, Toucher
 from tracer.metrics import series
 from tracer.metrics.series import OTHER, Series, Totals
+from tracer.model import Account, Label, Labelled, Parent, Process, Region, Session, Toucher
 from tracer.proc.shmem import PAGE_BYTES
 
 SERVICE = "/system.slice/php8.2-fpm.service"

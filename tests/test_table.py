@@ -87,6 +87,19 @@ def test_a_table_that_is_cut_short() -> None:
     assert lines == ["name size", "n0    0 B", "n1    1 B", "…3 more", "sum  10 B"]
 
 
+def test_parts_that_nobody_touched_are_not_cut_away() -> None:
+    columns = [*NAMED, Column("part", "", lambda row: row[2], "<")]
+    rows = [("b", 7, "touched"), ("unseen", 2, "unseen"), ("a", 5, "touched"), ("c", 1, "touched")]
+    assert table.text(Table("x", columns, rows), limit=1) == ["name   size", "b       7 B", "…2 more", "unseen  2 B"]
+    assert len(table.text(Table("x", NAMED, [("n", 1)] * 501))) == 502
+    assert len(list(table.csv(NAMED, [("n", 1)] * 501))) == 502
+
+
+def test_a_name_that_is_the_sum_s() -> None:
+    lines = table.text(Table("x", NAMED, [("sum", 7), ("sums", 3)], ("sum", 10)))
+    assert lines == ["name   size", r"\x73um  7 B", "sums    3 B", "sum    10 B"]
+
+
 def test_unknown_is_a_question_mark_and_no_time_a_dash() -> None:
     columns = [*NAMED, Column("gone_ns", "gone", lambda row: row[2])]
     lines = table.text(Table("x", columns, [("a", None, None), ("b", 7, 1_700_000_000_000_000_000)]))

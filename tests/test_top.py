@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_views import HOSTILE, MASTER, account, at, make_region, process, toucher
 from tracer import answer, formatting
-from tracer.account import Account, Creator, Label, Labelled, OomKill, Parent, Process, Region
+from tracer.model import Account, Creator, Label, Labelled, OomKill, Parent, Process, Region
 from tracer.proc.shmem import PAGE_BYTES
 from tracer.tables import groups
 from tracer.views import report, top

@@ -11,8 +11,8 @@ from typing import Optional
 import pytest
 
 from tests.test_top import BEFORE, NOW
-from tracer.account import Account
 from tracer.cli import output, tracing
+from tracer.model import Account
 from tracer.record.targets import Targets
 
 ATTACHING = "attaching to 33 processes …"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.captures import make
 from tests.captures import NAMES, load
 from tests.recorded import pool, shmtrace, with_labels, with_stacks
 from tracer.capture import capture as captures
@@ -263,8 +264,25 @@ def test_tables_of_the_reader_s_own_are_no_damage(tmp_path: Path) -> None:
 
 def test_reading_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In steps of SQLite, and in memory; whatever it is that takes so many."""
-    with Capture.open(pool(tmp_path / "x.capture")) as capture, pytest.raises(sqlite3.OperationalError, match="interr"):
-        capture.rows(f"{ENDLESS} SELECT count(*) FROM c")  # noqa: S608
     monkeypatch.setattr(captures, "HEAP_BYTES", 8 << 20)
+    pool(tmp_path / "x.capture")
     with Capture.open(tmp_path / "x.capture") as capture, pytest.raises((MemoryError, sqlite3.Error)):
         capture.rows(f"{ENDLESS} SELECT x FROM c ORDER BY -x LIMIT 1000000")  # noqa: S608
+    with Capture.open(tmp_path / "x.capture") as capture, pytest.raises(sqlite3.OperationalError, match="interr"):
+        capture.rows(f"{ENDLESS} SELECT count(*) FROM c")  # noqa: S608
+
+
+@pytest.mark.parametrize("command", ["diff S L", "diff L S", "merge S L -o F", "merge L S -o F", "report L"])
+def test_memory_is_by_all_that_is_read(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by what is opened first. The large one was cut off, so its pages are sorted."""
+    small, large = pool(tmp_path / "small.capture"), tmp_path / "large.capture"
+    make(large, nr_extents=70_000, nr_processes=23, nr_regions=290)
+    with contextlib.closing(sqlite3.connect(large)) as database:
+        database.executescript("DELETE FROM touched; UPDATE session SET complete = 0, host = 'web2'")
+    monkeypatch.setattr(captures, "HEAP_BYTES", 3 << 20)
+    is_late = command == "report L"
+    if is_late:
+        captures.limit_heap([small])
+    paths = {"S": small, "L": large, "F": tmp_path / "fleet.db"}
+    done = shmtrace(*(paths.get(word, word) for word in command.split()))
+    assert (done.exit_code, "takes too much memory" in done.stderr) == (is_late, is_late), done.stderr

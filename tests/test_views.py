@@ -19,7 +19,7 @@ import pytest
 
 from tests.schema import validate
 from tracer import formatting, guess, status
-from tracer.account import Account, Creator, OomKill, Parent, Process, Region, Session, Toucher, charged
+from tracer.model import Account, Creator, OomKill, Parent, Process, Region, Session, Toucher, charged
 from tracer.proc.shmem import PAGE_BYTES
 from tracer.status import Status
 from tracer.views import json as document

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from tracer import guess
-from tracer.account import OomKill, Process, Region, is_renamed
+from tracer.model import OomKill, Process, Region, is_renamed
 
 HANDFUL = 5  # of processes or regions that are alike: more are told together
 MAX_WORDS = 2  # of a command line, after the program

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from tracer import alike
-from tracer.account import ALL_TIME, Account, OomKill, Parent, Process, Region, Session
 from tracer.formatting import (
     clock,
     count,
@@ -18,6 +17,7 @@ from tracer.formatting import (
     shorten,
     shorten_command,
 )
+from tracer.model import ALL_TIME, Account, OomKill, Parent, Process, Region, Session
 from tracer.tables.by_host import by_host
 from tracer.tables.by_time import bounds
 

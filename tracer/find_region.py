@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tracer import account, alike
-from tracer.account import Account, Region
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
 from tracer.formatting import printable
 from tracer.guess import guess
+from tracer.model import Account, Region
 from tracer.record import targets
 
 MAX_SHOWN = 40  # characters of a word that an error repeats

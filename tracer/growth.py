@@ -12,12 +12,12 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from tracer import alike, labels
-from tracer.account import ALL_TIME, Account, Labelled, Process, Region, Toucher
 from tracer.binaries import Binary, Places
 from tracer.formatting import printable
+from tracer.model import ALL_TIME, Account, Identity, Labelled, Process, Region, Toucher
 
 PATHS = ("script", "file")  # kinds of text that are the path of a source file
 MAX_LABEL = 255  # characters: Pyroscope refuses a profile with a label of more than 2048 bytes
@@ -55,7 +55,7 @@ class _Leaf(NamedTuple):
     """row"""
 
 
-_Key = tuple[int, int, int, Optional[int], int, int, int]
+_Key = tuple[Identity, int, int, int]
 _Touched = tuple[int, dict[_Leaf, int]]
 """Bytes that a process has touched in a region in all, and those of them whose leaf is known."""
 Framer = Callable[[_Leaf], tuple[Frame, ...]]
@@ -127,8 +127,7 @@ def kinds(account: Account) -> list[str]:
 
 
 def _key(region: Region, process: Process) -> _Key:
-    """Their rows, and what they are: a part may use a row again that an earlier one has left."""
-    return region.row, region.dev, region.ino, region.generation, process.row, process.tgid, process.start_time_ns
+    return region.identity, process.row, process.tgid, process.start_time_ns
 
 
 def _touched(account: Account, texts: Sequence[str]) -> dict[_Key, _Touched]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable, NamedTuple, Protocol
 
 from tracer import hints
-from tracer.account import Process
+from tracer.model import Process
 
 # How many bits a user address has: 47 on x86-64; on arm64 39 or 48, or 47 where pages have 16 KiB. Where a kernel has
 # more, a program must ask for such an address.

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer import account, alike
-from tracer.account import SAME_BOOT_NS, Session
+from tracer import account, alike, model, sessions
 from tracer.capture.capture import Capture, is_capture
 from tracer.capture.fleet import MAX_HOST, More, NoRoomError, Writer
 from tracer.errors import ShmtraceError
+from tracer.model import SAME_BOOT_NS, Session
 
 SUFFIX = ".capture"
 
@@ -74,7 +74,7 @@ def merge(paths: Iterable[Path], into: Path) -> Merged:
         for path in paths:
             try:
                 with Capture.open(path) as capture:
-                    session = account.read_session(capture)
+                    session = sessions.read(capture)
                     key = hashlib.sha256(repr(session).encode()).digest()
                     if key in found:
                         remarks.append(f"{path} is the capture that {found[key].path} is, too: it is merged once")
@@ -137,7 +137,7 @@ def _take(writer: Writer, path: Path, capture: Capture, session: Session) -> Tak
         },
     }
     host = session.host or "?"
-    row, booted_ns = writer.add(capture, host, more), account.booted_ns(processes.values())
+    row, booted_ns = writer.add(capture, host, more), model.booted_ns(processes.values())
     return Taken(row, path, host, session.started_ns, session.ended_ns, session.part, booted_ns)
 
 

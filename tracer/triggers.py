@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from tracer import account, find_region
-from tracer.account import Region
 from tracer.capture.capture import Capture
 from tracer.conditions import PRESSURE, Check, Condition, Reading, stalled_percent
 from tracer.errors import ShmtraceError
 from tracer.formatting import format_bytes, shorten
+from tracer.model import Region
 from tracer.proc import bounded, shmem, tmpfs
 from tracer.proc.blocking import each, stuck
 from tracer.proc.procfs import Proc, ProcessStat

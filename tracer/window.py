@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import datetime, time, timedelta
 
-from tracer.account import Session, Window
 from tracer.errors import ShmtraceError
+from tracer.model import Session, Window
 
 EXAMPLES = "write 14:00, 14:05:30, '2026-11-25 14:00', 2026-11-25T14:00:00Z, +30s after its start or -5m before its end"
 RELATIVE = re.compile(r"[+-](\d{1,9}[smhd])+", re.ASCII)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.captures import dump
 from tests.live.fpm import Fpm, running_fpm, script_names
+from tests.live.parent import recording, stop
 from tests.live.postgres import running_postgres
 from tests.live.reports import ROOT, SHMTRACE
 from tests.live.workload import build
@@ -35,15 +36,10 @@ HOSTILE = {
 
 
 @contextmanager
-def recording(path: Path, tgid: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [*SHMTRACE, "record", "-p", str(tgid), "-o", str(path), *options]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
-        assert process.stderr
-        while b"tracing" not in process.stderr.readline():
-            pass
-        yield process
-        process.send_signal(signal.SIGINT)
-        process.communicate()
+def recorded(path: Path, tgid: int, *options: str) -> Iterator[None]:
+    with recording(path, tgid, *options) as recorder:
+        yield
+        stop(recorder)
 
 
 def fill(fpm: Fpm, scripts: list[str]) -> None:
@@ -54,7 +50,7 @@ def fill(fpm: Fpm, scripts: list[str]) -> None:
 
 def php_fpm(path: Path) -> None:
     """Workers are replaced after 25 requests, and the pool is reloaded in between."""
-    with running_fpm(SCRIPTS, max_requests=25) as fpm, recording(path, fpm.tgid):
+    with running_fpm(SCRIPTS, max_requests=25) as fpm, recorded(path, fpm.tgid):
         fill(fpm, script_names(SCRIPTS)[:70])
         fpm.process.send_signal(signal.SIGUSR2)
         time.sleep(1)
@@ -65,27 +61,26 @@ def php_fpm(path: Path) -> None:
 
 def pool(path: Path) -> None:
     """The README's report: a pool whose workers are replaced while it fills."""
-    with running_fpm(SCRIPTS, max_requests=25) as fpm, recording(path, fpm.tgid):
+    with running_fpm(SCRIPTS, max_requests=25) as fpm, recorded(path, fpm.tgid):
         fill(fpm, script_names(SCRIPTS))
         time.sleep(0.5)
 
 
 def postgres(path: Path) -> None:
-    with running_postgres("64MB") as server, recording(path, server.tgid):
+    with running_postgres("64MB") as server, recorded(path, server.tgid):
         server.run("pgbench", "-i", "-s", "1", "-q")
         server.run("pgbench", "-c", "3", "-t", "50")
 
 
 def cut_off(path: Path) -> None:
     """The recorder is killed while the pool fills."""
-    with running_fpm(SCRIPTS, max_requests=25) as fpm, recording(path, fpm.tgid) as recorder:
+    with running_fpm(SCRIPTS, max_requests=25) as fpm, recording(path, fpm.tgid):
         fill(fpm, script_names(SCRIPTS))
-        recorder.kill()
 
 
 def hostile(path: Path) -> None:
     """Names that strangers chose, in place of a small one's."""
-    with running_fpm(7, max_requests=5) as fpm, recording(path, fpm.tgid, "--label", "php:file"):
+    with running_fpm(7, max_requests=5) as fpm, recorded(path, fpm.tgid, "--label", "php:file"):
         fill(fpm, script_names(7))
     database = sqlite3.connect(path)
     database.execute("UPDATE process SET comm = :comm, command = :command || tgid, cgroup = :path", HOSTILE)
@@ -104,7 +99,7 @@ def labels(path: Path) -> None:
         for name, included in (("all.php", script_names(23)[5:11]), ("more.php", script_names(23)[11:20])):
             lines = "".join(f"include '{fpm.directory / each}';" for each in included)
             (fpm.directory / name).write_text(f"<?php {lines}")
-        with recording(path, fpm.tgid, "--label", "php:file"):
+        with recorded(path, fpm.tgid, "--label", "php:file"):
             fill(fpm, [*script_names(23)[:5], "all.php?page=7", "more.php?page=<b>", "store.php"])
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.fuzz.harness import Fuzzer, Given
 from tests.fuzz.values import texts
 from tracer import find_region, labels, window, wire
-from tracer.account import Session
 from tracer.cgroup import place, short
 from tracer.cli import options
 from tracer.errors import ShmtraceError
+from tracer.model import Session
 
 DAY_S = 86400
 SESSION = Session("h", "6", "0", "proc", "", [], 4096, 0, 0, True, *[None] * 5, 0, 0, 0, [], None, None, None)  # type: ignore[arg-type]

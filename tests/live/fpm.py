@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+from tests.live.servers import PATIENCE_SECONDS, server
+
 WORKERS = 4
 OPCACHE_BYTES = 256 << 20
 APCU_BYTES = 64 << 20
-PATIENCE_SECONDS = 30.0
 
 POOL = """
 [global]
@@ -177,17 +178,10 @@ def running_fpm(
         (directory / "status.php").write_text(STATUS)
         (directory / "store.php").write_text(STORE)
         options = [word for name, value in {**SETTINGS, **settings}.items() for word in ("-d", f"{name}={value}")]
-        command = [str(program), "--nodaemonize", "--fpm-config", str(configuration), *options]
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
-            try:
-                fpm = Fpm(process, directory)
-                fpm.wait_until_up()
-                yield fpm
-            finally:
-                process.terminate()
-                try:
-                    process.wait(PATIENCE_SECONDS)
-                finally:
-                    process.kill()
+        command = [program, "--nodaemonize", "--fpm-config", configuration, *options]
+        with server(command) as process:
+            fpm = Fpm(process, directory)
+            fpm.wait_until_up()
+            yield fpm
     finally:
         shutil.rmtree(directory)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.live.reports import ROOT, SHMTRACE
+from tests.live.reports import PATIENCE_SECONDS, ROOT, SHMTRACE
 from tests.live.shmem import PAGE_BYTES
 
 OF_REGION = 401  # pages; no other region here is as large
@@ -76,6 +77,7 @@ class Parent:
 def recording(
     path: Path, tgid: int, *options: str, shmtrace: list[str] = SHMTRACE
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """A trace, from the moment it is attached. If nobody stops it, it is killed."""
     command = [*shmtrace, "record", "-p", str(tgid), "-o", str(path), *options]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
         try:
@@ -85,3 +87,11 @@ def recording(
             yield process
         finally:
             process.kill()
+
+
+def stop(recorder: subprocess.Popen[bytes]) -> str:
+    """What it has said at its end."""
+    recorder.send_signal(signal.SIGTERM)
+    _, said = recorder.communicate(timeout=PATIENCE_SECONDS)
+    assert recorder.returncode == 0, said
+    return said.decode()

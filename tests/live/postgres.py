@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.live.servers import PATIENCE_SECONDS, server
+
 USER = "postgres"
-PATIENCE_SECONDS = 60.0
 
 
 def find_programs() -> Path:
@@ -68,17 +69,11 @@ def running_postgres(shared_buffers: str = "256MB") -> Iterator[Postgres]:
         command = as_user(programs / "postgres", "-D", data, *options)
         with (
             open(directory / "log", "wb") as log,
-            subprocess.Popen(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
+            # SIGINT is "fast": it ends its backends and itself
+            server(command, signal.SIGINT, cwd=directory, stdout=log, stderr=log) as process,
         ):
-            try:
-                server = Postgres(process, programs, directory)
-                server.wait_until_up()
-                yield server
-            finally:
-                process.send_signal(signal.SIGINT)  # "fast": it ends its backends and itself
-                try:
-                    process.wait(PATIENCE_SECONDS)
-                finally:
-                    process.kill()
+            postgres = Postgres(process, programs, directory)
+            postgres.wait_until_up()
+            yield postgres
     finally:
         shutil.rmtree(directory)

@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.live.servers import PATIENCE_SECONDS, server
+
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docs/prometheus/shmtrace.rules.yml"
 PROGRAM, NODE_EXPORTER, PROCESS_EXPORTER = "prometheus", "prometheus-node-exporter", "prometheus-process-exporter"
-PATIENCE_SECONDS = 60.0
 ACCOUNT = {
     "shmtrace_touched_bytes_total": 1,
     "shmtrace_unattributed_bytes": 1,
@@ -66,19 +67,10 @@ def answers(url: str) -> bool:
 @contextmanager
 def running(command: Sequence[object], ready_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A program that serves, from the moment it answers."""
-    with open(log, "wb") as said:
-        process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=said, stderr=said)
-        with process:
-            try:
-                wait_until(lambda: process.poll() is not None or answers(ready_url))
-                assert process.poll() is None, log.read_text()
-                yield process
-            finally:
-                process.terminate()
-                try:
-                    process.wait(PATIENCE_SECONDS)
-                finally:
-                    process.kill()
+    with open(log, "wb") as said, server(command, stdout=said, stderr=said) as process:
+        wait_until(lambda: process.poll() is not None or answers(ready_url))
+        assert process.poll() is None, log.read_text()
+        yield process
 
 
 class Prometheus:

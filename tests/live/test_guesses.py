@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.live.reports import ROOT, SHMTRACE
+from tests.live.servers import PATIENCE_SECONDS, server
 from tests.live.shmem import read_regions
 from tracer.formatting import format_bytes
 
-PATIENCE_SECONDS = 60.0
 NGINX = """
 daemon off; pid {0}/pid; error_log {0}/error; events {{ }}
 http {{
@@ -48,20 +48,14 @@ MODULES = Path("/usr/lib/apache2/modules")
 @contextmanager
 def serving(line: Sequence[object], nr_regions: int, **env: str) -> Iterator[int]:
     """PID of a server, once it maps so many regions."""
-    command = list(map(str, line))
     # Apache ends its whole process group
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, env={"PATH": "/usr/bin", **env}, start_new_session=True
-    ) as process:
-        try:
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            while len(read_regions(process.pid)) < nr_regions:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            yield process.pid
-        finally:
-            process.terminate()
+    with server(line, env={"PATH": "/usr/bin", **env}, start_new_session=True) as process:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(read_regions(process.pid)) < nr_regions:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process.pid
 
 
 def names(*arguments: str) -> list[tuple[str, str]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import re
-import signal
 import stat
 import subprocess
 import time
@@ -18,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests import exported
 from tests.live import tiers
-from tests.live.parent import BY_PARENT, Parent, recording
+from tests.live.parent import BY_PARENT, Parent, recording, stop
+from tests.live.prometheus import free_port
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, SHMTRACE
 from tests.live.shmem import PAGE_BYTES, read_regions
 
@@ -97,20 +96,11 @@ def fresh(get_it: Callable[[], Metrics]) -> Metrics:
 @contextlib.contextmanager
 def serving(parent: Parent, tmp_path: Path, *options: str, shmtrace: list[str] = SHMTRACE) -> Iterator[int]:
     """A trace with a listener; yields its port."""
-    command = [*shmtrace, "record", "-p", str(parent.tgid), "-o", str(tmp_path / "x.capture"), *options]
-    with subprocess.Popen([*command, "--listen", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr
-            port = 0
-            while "tracing" not in (line := process.stderr.readline()):
-                assert line, "it ended"
-                if found := re.search(r"http://127\.0\.0\.1:(\d+)/metrics", line):
-                    port = int(found[1])
-            yield port
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE_SECONDS) == 0
-        finally:
-            process.kill()
+    port = free_port()
+    options = "--listen", f"127.0.0.1:{port}", *options
+    with recording(tmp_path / "x.capture", parent.tgid, *options, shmtrace=shmtrace) as recorder:
+        yield port
+        stop(recorder)
 
 
 def st_blocks(tgid: int) -> int:

@@ -14,9 +14,9 @@ import pytest
 
 from tests import exported
 from tests.live import tiers
-from tests.live.parent import recording
+from tests.live.parent import recording, stop
 from tests.live.reports import PATIENCE_SECONDS, ROOT, SHMTRACE
-from tests.live.test_rotate import rotate, stop
+from tests.live.test_rotate import rotate
 from tests.live.test_stacks import CALLS, lost, programs, read, sizes
 from tracer import account, binaries
 from tracer.capture.capture import Capture

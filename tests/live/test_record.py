@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.live.fpm import running_fpm, script_names
+from tests.live.parent import recording
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE
 from tests.live.shmem import PAGE_BYTES
 from tracer import account
@@ -79,19 +80,6 @@ def growing(log_path: Path) -> Iterator[Growth]:
     finally:
         os.killpg(parent, signal.SIGKILL)
         os.waitpid(parent, 0)
-
-
-@contextmanager
-def recording(path: Path, tgid: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Waits until the probes are attached: from then on the capture has a session."""
-    command = [*SHMTRACE, "record", "-p", str(tgid), "-o", str(path)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
-        try:
-            assert process.stderr
-            assert b"tracing" in process.stderr.readline()
-            yield process
-        finally:
-            process.kill()
 
 
 def sampled(path: Path) -> bool:

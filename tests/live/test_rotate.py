@@ -18,13 +18,13 @@ import pytest
 
 from tests.live import tiers
 from tests.live.fpm import running_fpm, script_names
-from tests.live.parent import BY_PARENT, OF_REGION, Parent, recording
+from tests.live.parent import BY_PARENT, OF_REGION, Parent, recording, stop
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE, patched
 from tests.live.shmem import PAGE_BYTES, read_regions
 from tracer import account
-from tracer.account import Account, Region
 from tracer.capture import parts
 from tracer.capture.capture import Capture
+from tracer.model import Account, Region
 
 pytestmark = pytest.mark.bpf
 
@@ -56,13 +56,6 @@ def rotate(process: subprocess.Popen[bytes], path: Path, number: int) -> list[Pa
         assert time.monotonic() < end_s
         time.sleep(0.01)
     return [part.path for part in found]
-
-
-def stop(process: subprocess.Popen[bytes]) -> str:
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 0, said
-    return said.decode()
 
 
 def read(path: Path) -> Account:

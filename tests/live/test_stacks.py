@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.live.reports import PATIENCE_SECONDS, ROOT
+from tests.live.parent import recording
+from tests.live.reports import PATIENCE_SECONDS
 from tests.live.shmem import PAGE_BYTES
 from tests.live.tiers import shmtrace
 from tracer import account
-from tracer.account import Account
 from tracer.capture.capture import Capture
+from tracer.model import Account
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc", "nm", "strip")]
 
@@ -153,12 +154,9 @@ def record(tier: str, programs: Path, tmp_path_factory: pytest.TempPathFactory) 
             stack.callback(running[name].kill)
         deleted.unlink()
         tgids = {name: process.pid for name, process in running.items()}
-        targets = [word for tgid in tgids.values() for word in ("-p", str(tgid))]
-        command = [*shmtrace(tier), "record", "--stacks", "-o", str(path), *targets]
-        recorder = stack.enter_context(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE))
-        stack.callback(recorder.kill)
-        assert recorder.stderr
-        assert b"tracing" in recorder.stderr.readline()
+        first, *others = tgids.values()
+        options = ["--stacks", *(word for tgid in others for word in ("-p", str(tgid)))]
+        recorder = stack.enter_context(recording(path, first, *options, shmtrace=shmtrace(tier)))
 
         def go_until(names: list[str], made: dict[str, int]) -> None:
             for name in names:

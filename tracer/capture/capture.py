@@ -205,6 +205,7 @@ class Capture:
         capture.remarks = [remark] if remark else []
         capture._begin(db)
         try:
+            limit_heap([path])
             capture._guard(path.stat().st_size)
             if not capture.rows("SELECT 1 FROM sqlite_master LIMIT 1"):
                 raise _empty(path)
@@ -272,7 +273,6 @@ class Capture:
         db.text_factory = lambda raw: raw.decode(errors="backslashreplace")
         for setting in ("temp_store = MEMORY", "trusted_schema = OFF", "cell_size_check = ON", "query_only = ON"):
             db.execute(f"PRAGMA {setting}")
-        db.execute(f"PRAGMA hard_heap_limit = {HEAP_BYTES + HEAP_A_BYTE * size_bytes}")
         if hasattr(db, "setlimit"):  # since Python 3.11
             db.setlimit(LIMIT_LENGTH, MAX_ROW_BYTES)
         left = iter(range((STEPS + STEPS_A_BYTE * size_bytes) // STEPS_AT_ONCE))
@@ -593,6 +593,21 @@ class Capture:
             yield
         finally:
             self._db.execute(f"PRAGMA query_only = {self._is_read:d}")
+
+
+def limit_heap(paths: Iterable[Path]) -> None:
+    """Limit the memory that SQLite takes by what these files need together, unless it is limited already.
+
+    The limit is the whole process's, and can only be lowered: https://sqlite.org/pragma.html#pragma_hard_heap_limit. So
+    whoever reads several captures names them all before the first is opened.
+    """
+    size_bytes = 0
+    for path in paths:
+        with contextlib.suppress(OSError):  # opening it says more
+            size_bytes += path.stat().st_size
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        if db.execute("PRAGMA hard_heap_limit").fetchone() == (0,):  # before SQLite 3.31 there is no such limit
+            db.execute(f"PRAGMA hard_heap_limit = {HEAP_BYTES + HEAP_A_BYTE * size_bytes}")
 
 
 def is_capture(path: Path) -> bool:

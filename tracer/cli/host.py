@@ -18,7 +18,7 @@ from tracer.errors import ShmtraceError
 from tracer.proc.procfs import Proc
 
 if TYPE_CHECKING:
-    from tracer.account import Region
+    from tracer.model import Region
     from tracer.proc.contents import Contents
 
 LEFT_OUT = 3  # exit status of read if it left out swapped pages

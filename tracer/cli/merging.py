@@ -37,6 +37,7 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
     others are merged all the same; the exit status is 1 then.
     """
     from tracer import merge as merging
+    from tracer.capture.capture import limit_heap
     from tracer.formatting import count
     from tracer.views import parquet
 
@@ -44,10 +45,11 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
         raise click.UsageError("a terminal cannot show an SQLite file: give -o FILE")
     _need_earlier(output_path)
     if parquet_path:
-        parquet.need_duckdb()
+        output.need("duckdb")
     with tempfile.TemporaryDirectory(prefix="shmtrace-") as directory:
         into, parquet_into = Path(directory, "fleet"), Path(directory, "parquet")
         found = list(merging.files(paths))
+        limit_heap(found)
         merged = merging.merge(output.watched(found, lambda _: 1, len(found)), into)
         for line in (*merged.remarks, *merged.problems):
             output.tell(f"warning: {line}")

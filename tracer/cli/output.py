@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import os
 import sqlite3
@@ -17,10 +18,15 @@ import click
 from tracer.errors import ShmtraceError
 
 if TYPE_CHECKING:
-    from tracer.account import Account
+    from tracer.model import Account
 
 PATIENCE_S = 1.0
 BEGINNING = 15  # bytes that the old and the new file must share for save() to replace the old one
+LIBRARIES = {
+    "prometheus_client": "`apt install python3-prometheus-client`, or pip's prometheus_client",
+    "duckdb": "`pip install 'shmtrace[parquet]'` brings it",
+}
+"""What an option may need, and what brings it."""
 
 Item = TypeVar("Item")
 
@@ -92,15 +98,12 @@ def writing_capture(path: Path | None) -> Iterator[None]:
         raise ShmtraceError(f"the capture cannot be written ({error})", f"free disk space for {where}") from None
 
 
-@contextlib.contextmanager
-def need_metrics() -> Iterator[None]:
-    """Turn the error of importing prometheus_client, in the body, into ShmtraceError."""
+def need(library: str) -> None:
+    """Raises ShmtraceError if one of LIBRARIES is not installed."""
     try:
-        yield
+        importlib.import_module(library)
     except ImportError:
-        raise ShmtraceError(
-            "prometheus_client is not installed", "`apt install python3-prometheus-client`, or pip's prometheus_client"
-        ) from None
+        raise ShmtraceError(f"{library} is not installed", LIBRARIES[library]) from None
 
 
 def is_terminal(path: Path | None) -> bool:

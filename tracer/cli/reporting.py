@@ -16,8 +16,8 @@ from tracer.errors import ShmtraceError
 from tracer.shipped import shipped
 
 if TYPE_CHECKING:
-    from tracer.account import Account
     from tracer.capture.capture import Capture
+    from tracer.model import Account
 
 
 class By(click.ParamType):
@@ -104,7 +104,7 @@ def report(
     shmtrace report x.capture --summary                  the answer in a paragraph
     shmtrace report x.capture --csv > shares.csv         each part of each region
     """
-    from tracer import account, window
+    from tracer import account, sessions, window
     from tracer import answer as answers
     from tracer.tables import groups
     from tracer.views import report as text
@@ -122,7 +122,7 @@ def report(
     by_time = "time" in by.split(",")
     reads_pages = verify or by_time or bool(since or until)
     with _opened(capture_path, words, names, reads_pages, verify) as capture:
-        session = account.read_session(capture)
+        session = sessions.read(capture)
         if by_time and session.since_ns > session.started_ns:  # what it has no samples of is no row of a table
             since = since or "+0s"
         read = account.read(capture, window.window(since, until, session))
@@ -150,10 +150,12 @@ def diff(path_a: Path, path_b: Path, as_json: bool, as_csv: bool) -> None:
     shmtrace diff monday.capture friday.capture
     shmtrace diff before.capture after.capture --csv > grown.csv
     """
+    from tracer.capture.capture import limit_heap
     from tracer.tables import diff as diffs
     from tracer.views import diff as changes
     from tracer.views import table
 
+    limit_heap([path_a, path_b])
     a, b = map(_account, (path_a, path_b))
     output.warn(a, b)
     found = diffs.diff(a, b)
@@ -204,14 +206,14 @@ def html(
     A window of time that is chosen on the chart filters all of the page. It is one file that loads nothing else. It
     shows the processes' command lines, so only its owner can read it (mode 0600), like the capture.
     """
-    from tracer import account, window
+    from tracer import account, sessions, window
     from tracer.views import html as pages
 
     with (
         _opened(capture_path, words, names, reads_pages=True) as capture,
         output.patience("drawing the page"),
     ):
-        session = account.read_session(capture)
+        session = sessions.read(capture)
         marked = [(window.moment(time, session), text) for time, text in marks]
         page = pages.render(account.read(capture), capture, marked)
     output.save(output_path, [page])
@@ -265,26 +267,29 @@ def export(
     shmtrace export x.cap --format csv -o x.csv            for a spreadsheet
     shmtrace export x.cap --format openmetrics -o x.om     to be backfilled
     """
-    from tracer import account, window
+    from tracer import account, sessions, window
+    from tracer.capture.capture import limit_heap
     from tracer.tables import touches
     from tracer.views import flamegraph, perfetto, svg, table
 
     if form == "pprof" and output.is_terminal(output_path):
         raise click.UsageError("a terminal cannot show a compressed profile: give -o FILE, or pipe it to a program")
     if form == "openmetrics":
-        with output.need_metrics():
-            from tracer.metrics import backfill
+        output.need("prometheus_client")
+        from tracer.metrics import backfill
     timed = form in ("perfetto", "csv", "openmetrics")
     if timed and (since or until):
         raise click.UsageError(f"--format {form} takes no --since or --until: it has times itself")
     if base_path and (form != "pprof" or not capture_path or since or until):
         raise click.UsageError("--base needs a FILE and --format pprof, and takes no --since or --until")
     reads_pages = timed or bool(since or until)
+    if capture_path and base_path:
+        limit_heap([capture_path, base_path])
     with (
         _opened(capture_path, words, names, reads_pages, takes_fleets=False) as capture,
         output.patience("exporting"),
     ):
-        read = account.read(capture, window.window(since, until, account.read_session(capture)))
+        read = account.read(capture, window.window(since, until, sessions.read(capture)))
         if (since or until) and read.has_stacks:
             raise ShmtraceError(
                 "--since and --until do not go with stacks, which are recorded without times",

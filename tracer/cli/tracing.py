@@ -25,11 +25,11 @@ from tracer.views import status_line
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from tracer.account import Account
     from tracer.address import Address
     from tracer.capture.capture import Capture
     from tracer.conditions import Condition
     from tracer.metrics.exporter import Exporter
+    from tracer.model import Account
     from tracer.record.armed import Note
     from tracer.record.rotation import OomKeeper, Rotation
     from tracer.record.signals import Signals
@@ -359,8 +359,8 @@ def _nothing(_: Capture) -> None:
 
 def _exporter(textfile: Path | None, address: Address | None, line: status_line.Line) -> Exporter:
     """What hands out metrics, to be entered. Raises ShmtraceError if the library for it is missing."""
-    with output.need_metrics():
-        from tracer.metrics.exporter import Exporter
+    output.need("prometheus_client")
+    from tracer.metrics.exporter import Exporter
 
     return Exporter(textfile, address, line.say)
 

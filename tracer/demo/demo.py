@@ -17,11 +17,11 @@ from types import TracebackType
 from typing import NamedTuple
 
 from tracer import account, formatting
-from tracer.account import Account
 from tracer.capture.capture import Capture
 from tracer.demo import ps_pmap_free
 from tracer.errors import ShmtraceError
 from tracer.kernel import tiers
+from tracer.model import Account
 from tracer.proc import shmem
 from tracer.proc.procfs import Mapping, Proc
 from tracer.proc.shmem import PAGE_BYTES

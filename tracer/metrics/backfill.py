@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tracer.account import Account
 from tracer.capture.capture import Capture
 from tracer.formatting import printable
 from tracer.metrics import families, history
+from tracer.model import Account
 
 JOB = "shmtrace"
 

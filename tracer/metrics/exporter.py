@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tracer import account, binaries
-from tracer.account import Account
 from tracer.address import Address
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
@@ -21,6 +20,7 @@ from tracer.metrics import families
 from tracer.metrics.listener import Listener
 from tracer.metrics.series import Totals
 from tracer.metrics.textfile import Textfile
+from tracer.model import Account
 from tracer.views import pprof
 
 EVERY_S = 5.0

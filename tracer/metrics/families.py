@@ -14,8 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from tracer.account import Session
 from tracer.metrics.series import Series
+from tracer.model import Session
 
 END = b"# EOF\n"
 Family = Union[type[GaugeMetricFamily], type[CounterMetricFamily]]

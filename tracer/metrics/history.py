@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 
-from tracer.account import Account, Labelled, read_labels, read_processes
+from tracer.account import read_labels, read_processes
 from tracer.capture.capture import Capture
-from tracer.metrics.series import OTHER, Held, Namer, Series, Totals, place
+from tracer.metrics.series import OTHER, Held, Namer, Series, Totals
+from tracer.model import Account, Labelled
 from tracer.tables.by_time import TOUCHED_FOR, bounds, histories
 
 MOMENTS = 2000  # at most, but for captures of more than a week
@@ -21,7 +22,8 @@ MOST_POINTS = 500_000  # of all series: of what has lasted for longer than that 
 
 def moments(account: Account, capture: Capture) -> list[tuple[int, list[Series]]]:
     """(CLOCK_REALTIME in ns, the figures then), in the order of time. The last is the account itself."""
-    final = Totals().add(account)
+    totals = Totals()
+    final = totals.add(account)
     since_ns, until_ns = bounds(account)
     span_ns = until_ns - since_ns
     step_ns = min(max(span_ns // MOMENTS, STEP_NS[0]), STEP_NS[1])
@@ -30,11 +32,7 @@ def moments(account: Account, capture: Capture) -> list[tuple[int, list[Series]]
     times_ns = range(since_ns, until_ns, step_ns)
     nr = len(times_ns)
     tracks = {(each.unit, each.segment): _Track(each, nr) for each in final}
-    where = {}
-    for parent in account.parents:
-        for region in parent.regions:
-            there = place(region, parent.process)
-            where[region.row] = region, tracks[there if there in tracks else (OTHER, OTHER)]
+    where = {region.row: (region, tracks[totals.segment_of(region)]) for region in account.regions}
 
     def number(time_ns: int) -> int:
         """The first moment at which a time is over."""

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from tracer import alike, labels
-from tracer.account import NAMELESS, Account, Labelled, Process, Region, Toucher
 from tracer.formatting import printable, shorten
+from tracer.model import NAMELESS, Account, Identity, Labelled, Process, Region, Toucher
 
 GROUPS = 20  # told apart in a segment
 MOST_GROUPS = 100  # ever: one that was told apart stays so, or its counter would go back
@@ -26,10 +26,8 @@ SEGMENTS = 20  # told apart; one that was stays so while it is among twice as ma
 NAME_COLUMNS = 120
 OTHER = "other"
 
-Place = tuple[str, str]
-"""(unit, segment): where a region belongs."""
-Identity = tuple[int, int, int, Optional[int]]
-"""Of a region: row, dev, ino, generation. A row is used again once a part of a trace has dropped it."""
+Segment = tuple[str, str]
+"""(unit, segment): what regions are counted together as."""
 
 
 class Held(NamedTuple):
@@ -65,20 +63,21 @@ class Totals:
     """Adds up the accounts of one trace, each later than the one before."""
 
     def __init__(self) -> None:
-        self._tallies: dict[Place, _Tally] = {}
-        self._placed: dict[Identity, Place] = {}
+        self._tallies: dict[Segment, _Tally] = {}
+        self._placed: dict[Identity, Segment] = {}
+        self._seen: dict[Identity, dict[tuple[int, int], _Seen]] = {}
 
     def add(self, account: Account) -> list[Series]:
         """The figures as of this account, most allocated first, the rest of the segments last."""
-        of: dict[Place, list[Region]] = {}
+        of: dict[Segment, list[Region]] = {}
         for parent in account.parents:
             for region in parent.regions:
-                of.setdefault(place(region, parent.process), []).append(region)
+                of.setdefault(_segment_of(region, parent.process), []).append(region)
         told = self._told(of)
-        regions: dict[Place, list[Region]] = {each: [] for each in told}
+        regions: dict[Segment, list[Region]] = {each: [] for each in told}
         for each, some in of.items():
             regions.setdefault(each if each in regions else (OTHER, OTHER), []).extend(some)
-        placed = {_identity(region): each for each, some in regions.items() for region in some}
+        placed = {region.identity: each for each, some in regions.items() for region in some}
         old, tallies = self._tallies, self._renamed(placed)
         rest = tallies.get((OTHER, OTHER))
         self._tallies = {each: tallies.get(each) or _Tally() for each in regions}
@@ -87,32 +86,39 @@ class Totals:
         for identity, before in self._placed.items():
             there = placed.get(identity)
             if there is None:
-                old[before].leave(identity, is_gone=True)
+                old[before].freed_bytes += _held(self._seen.pop(identity))
             elif self._tallies[there] is not old[before]:
-                self._tallies[there].take(identity, old[before].leave(identity, is_gone=False))
+                held_bytes = _held(self._seen[identity])
+                old[before].moved_bytes -= held_bytes
+                self._tallies[there].moved_bytes += held_bytes
         self._placed = placed
         namer = Namer(account)
         for each, some in regions.items():
-            self._tallies[each].add(some, namer)
+            self._tallies[each].add(some, namer, self._seen)
         return [_series(each, regions.get(each, ()), tally) for each, tally in self._tallies.items()]
 
-    def _renamed(self, placed: Mapping[Identity, Place]) -> dict[Place, _Tally]:
+    def segment_of(self, region: Region) -> Segment:
+        """Where a region of the newest account is counted."""
+        return self._placed[region.identity]
+
+    def _renamed(self, placed: Mapping[Identity, Segment]) -> dict[Segment, _Tally]:
         """The tallies; one whose regions have all got another name, as when a pod's is known later, has that, too."""
         tallies = dict(self._tallies)
-        went: dict[Place, set[Place]] = {}
+        went: dict[Segment, set[Segment]] = {}
         for identity, before in self._placed.items():
             if identity in placed:
                 went.setdefault(before, set()).add(placed[identity])
         still = {*placed.values(), (OTHER, OTHER)}
-        for before, places in went.items():
-            there = next(iter(places))
-            if len(places) == 1 and before not in still and there not in tallies and there != (OTHER, OTHER):
+        for before, now in went.items():
+            there = next(iter(now))
+            if len(now) == 1 and before not in still and there not in tallies and there != (OTHER, OTHER):
                 tallies[there] = tallies.pop(before)
         return tallies
 
-    def _told(self, of: Mapping[Place, Collection[Region]]) -> list[Place]:
+    def _told(self, of: Mapping[Segment, Collection[Region]]) -> list[Segment]:
         """The segments to tell apart, most allocated first. A small one that comes does not take another's place."""
-        best = ranked(of)
+        sizes = {each: sum(region.allocated_bytes for region in _existing(some)) for each, some in of.items()}
+        best = sorted(sizes, key=lambda each: (-sizes[each], each))
         return [
             each
             for rank, each in enumerate(best[: 2 * SEGMENTS])
@@ -127,35 +133,23 @@ class _Tally:
         self.freed_bytes = self.moved_bytes = 0
         self._touched: Counter[str] = Counter()
         self._named: dict[str, int] = {}  # those told apart, and what OTHER has of each
-        self._seen: dict[Identity, dict[tuple[int, int], _Seen]] = {}
 
-    def add(self, regions: Iterable[Region], namer: Namer) -> None:
-        """Count what is new in these regions, which are all of the segment."""
+    def add(self, regions: Iterable[Region], namer: Namer, seen: dict[Identity, dict[tuple[int, int], _Seen]]) -> None:
+        """Count what is new in these regions, which are all of the segment.
+
+        seen: by region and process, row and tgid; brought up to date.
+        """
         told = dict(self._touched)
         for region in regions:
-            before = self._seen.get(_identity(region), {})
+            before = seen.get(region.identity, {})
             now = {}
             texts = namer.by_process(region)
             for toucher in region.touchers:
                 key = toucher.process.row, toucher.process.tgid
                 now[key] = self._count(before.pop(key, NOTHING), toucher, texts, namer, region.gone_ns is not None)
-            self._free(before)
-            self._seen[_identity(region)] = now
+            self.freed_bytes += _held(before)
+            seen[region.identity] = now
         self._name(told)
-
-    def leave(self, identity: Identity, is_gone: bool) -> dict[tuple[int, int], _Seen]:
-        """Forget a region, and return what it was seen to have. is_gone: it is in no other segment."""
-        seen = self._seen.pop(identity, {})
-        if is_gone:
-            self._free(seen)
-        else:
-            self.moved_bytes -= _held(seen)
-        return seen
-
-    def take(self, identity: Identity, seen: dict[tuple[int, int], _Seen]) -> None:
-        """Go on with a region that was in another segment."""
-        self._seen[identity] = seen
-        self.moved_bytes += _held(seen)
 
     def told(self) -> dict[str, int]:
         """Touched bytes by name."""
@@ -181,9 +175,6 @@ class _Tally:
                 left_bytes -= rise_bytes
             self._touched["?"] += left_bytes  # freed before it was looked at: nobody knows what it was for
         return _Seen(before.total_bytes + came_bytes, held_bytes, by_text or {})
-
-    def _free(self, gone: Mapping[tuple[int, int], _Seen]) -> None:
-        self.freed_bytes += _held(gone)
 
     def _name(self, told: Mapping[str, int]) -> None:
         """Tell more of the greatest apart. told: what they had before stays with OTHER, which must not go back."""
@@ -245,23 +236,17 @@ class Namer:
         return found
 
 
-def place(region: Region, parent: Process | None) -> Place:
-    """Where a region belongs. parent: the process that it is attributed to."""
+def _segment_of(region: Region, parent: Process | None) -> Segment:
+    """parent: the process that the region is attributed to."""
     return name(parent.unit if parent else None), name(alike.segment(region, parent))
 
 
-def ranked(of: Mapping[Place, Collection[Region]]) -> list[Place]:
-    """The segments, most allocated first."""
-    sizes = {each: sum(held.allocated_bytes for held in held_by_kind(some).values()) for each, some in of.items()}
-    return sorted(sizes, key=lambda each: (-sizes[each], each))
-
-
-def _series(each: Place, regions: Collection[Region], tally: _Tally) -> Series:
+def _series(each: Segment, regions: Collection[Region], tally: _Tally) -> Series:
     """The figures of a segment with these regions."""
-    exist = [region for region in regions if region.gone_ns is None]
+    exist = _existing(regions)
     return Series(
         *each,
-        held_by_kind(regions),
+        _held_by_kind(exist),
         sum(region.before_bytes for region in exist),
         sum(region.unseen_bytes for region in exist),
         tally.told(),
@@ -270,26 +255,21 @@ def _series(each: Place, regions: Collection[Region], tally: _Tally) -> Series:
     )
 
 
-def held_by_kind(regions: Iterable[Region]) -> dict[str, Held]:
-    """What these regions hold, without those that are gone."""
+def _existing(regions: Iterable[Region]) -> list[Region]:
+    return [region for region in regions if region.gone_ns is None]
+
+
+def _held_by_kind(regions: Iterable[Region]) -> dict[str, Held]:
     found: dict[str, Held] = {}
     for region in regions:
-        if region.gone_ns is None:
-            size_bytes, allocated_bytes, swapped_bytes = found.get(region.kind, Held(0, 0, None))
-            if region.swapped_bytes is not None:
-                swapped_bytes = (swapped_bytes or 0) + region.swapped_bytes
-            size_bytes, allocated_bytes = (
-                size_bytes + (region.size_bytes or 0),
-                allocated_bytes + region.allocated_bytes,
-            )
-            found[region.kind] = Held(size_bytes, allocated_bytes, swapped_bytes)
+        size_bytes, allocated_bytes, swapped_bytes = found.get(region.kind, Held(0, 0, None))
+        if region.swapped_bytes is not None:
+            swapped_bytes = (swapped_bytes or 0) + region.swapped_bytes
+        size_bytes += region.size_bytes or 0
+        found[region.kind] = Held(size_bytes, allocated_bytes + region.allocated_bytes, swapped_bytes)
     return found
 
 
 def name(text: str | None) -> str:
     """A text as the value of a label; None: unknown."""
     return "?" if text is None else shorten(printable(text), NAME_COLUMNS)
-
-
-def _identity(region: Region) -> Identity:
-    return region.row, region.dev, region.ino, region.generation

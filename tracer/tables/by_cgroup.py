@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Callable, NamedTuple
 
-from tracer.account import ALL_TIME, Account, Toucher
 from tracer.cgroup import Place
 from tracer.formatting import shorten
+from tracer.model import ALL_TIME, Account, Toucher
 from tracer.tables.rollup import PARTS
 from tracer.tables.table import Column, Table
 

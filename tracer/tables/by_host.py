@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tracer import alike, labels
-from tracer.account import ALL_TIME, NAMELESS, Account, Region, Session
 from tracer.formatting import format_bytes, shorten
+from tracer.model import ALL_TIME, NAMELESS, Account, Region, Session
 from tracer.tables.table import Column, Table
 
 

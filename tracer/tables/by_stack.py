@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from tracer.account import Account, Region
 from tracer.errors import ShmtraceError
+from tracer.model import Account, Region
 from tracer.tables.rollup import what
 from tracer.tables.table import Column, Table
 

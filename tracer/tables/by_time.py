@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from tracer.account import Account, Labelled, Process, read_labels, read_processes
+from tracer.account import read_labels, read_processes
 from tracer.capture.capture import Capture
 from tracer.formatting import shorten_command
+from tracer.model import Account, Labelled, Process
 from tracer.tables.table import Column, Table
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86400

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tracer.account import Account
 from tracer.errors import ShmtraceError
+from tracer.model import Account
 from tracer.tables.table import Column, Table
 
 BY_UNMAPPED = [

@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Callable, NamedTuple, TypeVar
 
 from tracer import alike, labels
-from tracer.account import NAMELESS, SAME_BOOT_NS, Account, Parent, Process, Region, booted_ns
 from tracer.formatting import shorten, shorten_command
+from tracer.model import NAMELESS, SAME_BOOT_NS, Account, Parent, Process, Region, booted_ns
 from tracer.tables.rollup import command
 from tracer.tables.table import Column, Table
 

@@ -11,11 +11,11 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Callable, NamedTuple, Union
 
 from tracer import alike, labels
-from tracer.account import NAMELESS, Account, Labelled, Parent, Process, Region
 from tracer.capture.capture import Capture
 from tracer.cgroup import Place
 from tracer.errors import ShmtraceError
 from tracer.formatting import fit, format_bytes, shorten, shorten_command
+from tracer.model import NAMELESS, Account, Labelled, Parent, Process, Region
 from tracer.tables.by_time import parts_of_time
 from tracer.tables.rollup import PARTS, what
 from tracer.tables.table import Column, Table

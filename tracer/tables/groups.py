@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from tracer import alike, labels
-from tracer.account import Account
 from tracer.capture.capture import Capture
 from tracer.formatting import shorten
+from tracer.model import Account
 from tracer.tables import by_time, dimensions, rollup
 from tracer.tables.by_cgroup import by_container, by_unit
 from tracer.tables.by_host import by_host

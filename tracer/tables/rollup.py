@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tracer import guess
-from tracer.account import ALL_TIME, Account, Parent, Process, Region, Toucher
 from tracer.capture.capture import Capture
 from tracer.formatting import shorten, shorten_command
+from tracer.model import ALL_TIME, Account, Parent, Process, Region, Toucher
 from tracer.tables.by_time import bounds, histories
 from tracer.tables.table import Column, Table
 

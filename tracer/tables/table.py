@@ -69,6 +69,15 @@ class Table(NamedTuple):
         names = [first, *(column for column in others if column.get(row) is not None)]
         return " ".join(column.shown(row) if column.shown else str(column.get(row)) for column in names)
 
+    def cut(self, most: int) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+        """Its first rows, at most so many; the others; and of a longer table, the parts that no process touched."""
+        if len(self.rows) <= most:
+            return self.rows, (), ()
+        part = next((column for column in self.columns if column.name == "part"), None)
+        touched = [row for row in self.rows if not part or part.get(row) == "touched"]
+        parts = [row for row in self.rows if part and part.get(row) != "touched"]
+        return touched[:most], touched[most:], parts
+
     def sort(self, name: str | None) -> Table:
         """The table sorted by a column; name is its heading, or its key with or without _bytes. None: as it is.
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tracer import alike, labels
-from tracer.account import Account, Label, Process, Region, read_labels
+from tracer.account import read_labels
 from tracer.capture.capture import Capture
+from tracer.model import Account, Label, Process, Region
 from tracer.tables.table import Column
 
 TOUCHED = """

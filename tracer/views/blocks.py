@@ -7,7 +7,6 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Optional, TypeVar
 
 from tracer import alike, labels
-from tracer.account import NAMELESS, Account, Parent, Process, Region, Toucher, charged
 from tracer.answer import how_many
 from tracer.cgroup import short
 from tracer.formatting import (
@@ -22,6 +21,7 @@ from tracer.formatting import (
     shorten_command,
     width,
 )
+from tracer.model import NAMELESS, Account, Parent, Process, Region, Toucher, charged
 from tracer.tables.rollup import PARTS
 
 NAME_COLUMNS = 16  # of a region, at least

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tracer.account import Account, Process, Region, read_labels, read_processes
+from tracer.account import read_labels, read_processes
 from tracer.capture.capture import Capture
+from tracer.model import Account, Process, Region
 from tracer.views import colours
 from tracer.views.pictures import BEFORE, Bins, Touched
 

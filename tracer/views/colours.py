@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Union
 
 from tracer import alike, labels
-from tracer.account import Account, Label, Process
+from tracer.model import Account, Label, Process
 
 Value = Union[str, int, None]
 """The text of a command, label or unit; the row of a region or process. None: unknown."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tracer.account import Account
 from tracer.formatting import COLUMNS, fit, moment, printable
+from tracer.model import Account
 from tracer.tables.diff import Diff
 from tracer.views import table
 from tracer.views.json import SCHEMA, rfc3339

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tracer import alike, growth, guess
-from tracer.account import ALL_TIME, Account, Process, Region, Toucher
 from tracer.formatting import printable
+from tracer.model import ALL_TIME, Account, Process, Region, Toucher
 
 SPEEDSCOPE_SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Optional
 
-from tracer.account import Account
 from tracer.capture.capture import Capture
+from tracer.model import Account
 from tracer.tables.by_time import histories
 from tracer.views.cells import Entry
 from tracer.views.pictures import Bins, Touched

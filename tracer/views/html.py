@@ -18,9 +18,9 @@ from typing import Any
 
 from tracer import answer as answers
 from tracer import guess
-from tracer.account import NAMELESS, Account, Process
 from tracer.capture.capture import Capture
 from tracer.formatting import fit, printable
+from tracer.model import NAMELESS, Account, Process
 from tracer.shipped import shipped
 from tracer.tables import groups
 from tracer.tables.table import Column, Table, told
@@ -321,10 +321,9 @@ def _counts(within: pictures.Bins, times: Iterable[int]) -> list[int]:
 
 def _table(table: Table, lists: Lists) -> dict[str, Any]:
     """A table as columns. Rows beyond MAX_ROWS are summed up, except the parts that no process touched."""
-    part = next((column for column in table.columns if column.name == "part"), None)
-    touched = [row for row in table.rows if not part or part.get(row) == "touched"]
     columns = told(table.columns, table.rows)
-    rest, rows = touched[MAX_ROWS:], [*touched[:MAX_ROWS], *table.rows[len(touched) :]]
+    first, rest, parts = table.cut(MAX_ROWS)
+    rows = [*first, *parts]
     foot = [_rest(columns, rest)] if rest else []
     foot += [] if table.total is None else [[_value(column, table.total, lists) for column in columns]]
     return {
@@ -341,7 +340,7 @@ def _table(table: Table, lists: Lists) -> dict[str, Any]:
     }
 
 
-def _rest(columns: list[Column], rows: list[Any]) -> list[int | str | None]:
+def _rest(columns: list[Column], rows: Sequence[Any]) -> list[int | str | None]:
     """One row that sums up the bytes of these rows."""
     sums = [
         sum(int(column.get(row) or 0) for row in rows) if column.name.endswith("_bytes") else None for column in columns

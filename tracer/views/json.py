@@ -11,8 +11,8 @@ from json.encoder import encode_basestring_ascii
 from types import GeneratorType
 from typing import Any
 
-from tracer.account import Account, Label, OomKill, Process, Region, Toucher, charged, dev_text
 from tracer.answer import Answer, answer
+from tracer.model import Account, Label, OomKill, Process, Region, Toucher, charged, dev_text
 from tracer.tables.by_host import HostRow, by_host
 from tracer.unmapped import UnmappedRow
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tracer import alike
-from tracer.account import Account, Process, Region
 from tracer.capture.capture import Capture
 from tracer.formatting import format_bytes
+from tracer.model import Account, Process, Region
 
 NEAR_NS = 60 * 10**9  # a region that went replaces none that came more than so much before or after
 ONE_RELOAD_NS = 10**9  # what is replaced within this time is one reload

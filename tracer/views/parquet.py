@@ -14,14 +14,6 @@ TYPES = {"TEXT": "VARCHAR", "INTEGER": "BIGINT", "": "BIGINT"}
 TIME = "time"
 
 
-def need_duckdb() -> None:
-    """Raises ShmtraceError if there is none."""
-    try:
-        import duckdb  # noqa: F401
-    except ImportError:
-        raise ShmtraceError("--parquet needs duckdb", "`pip install 'shmtrace[parquet]'` brings it") from None
-
-
 def write(fleet: Path, into: Path) -> None:
     """Write the view growth of a fleet that was just made into a new file in a private directory. Raises ShmtraceError.
 

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tracer import alike, guess, labels
-from tracer.account import NAMELESS, Account, Process, read_labels, read_processes
+from tracer.account import read_labels, read_processes
 from tracer.capture.capture import Capture
 from tracer.formatting import printable
+from tracer.model import NAMELESS, Account, Process
 from tracer.views.json import rfc3339
 
 HOST = 1 << 22  # the host's number, above every PID (PID_MAX_LIMIT); the regions' numbers follow

@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from tracer.account import Session
 from tracer.capture.capture import LABEL_AND_PROCESS, Capture
+from tracer.model import Session
 from tracer.tables.by_time import BUCKETS_S
 
 BINS = 240  # intervals on the time axis, and one more at most

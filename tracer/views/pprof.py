@@ -18,10 +18,10 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
-from tracer.account import ALL_TIME
 from tracer.binaries import Binary
 from tracer.formatting import printable
 from tracer.growth import Frame, Growth, Sample
+from tracer.model import ALL_TIME
 
 FILE_NAME = "shmtrace.pb"  # in gzip's header: save() knows an earlier output by it
 ALLOC = (("alloc_objects", "count"), ("alloc_space", "bytes"))

@@ -6,7 +6,6 @@ import re
 import textwrap
 
 from tracer import unmapped
-from tracer.account import ALL_TIME, Account
 from tracer.answer import NO_ANSWER, answer
 from tracer.formatting import (
     COLUMNS,
@@ -20,6 +19,7 @@ from tracer.formatting import (
     width,
     wrap,
 )
+from tracer.model import ALL_TIME, Account
 from tracer.tables.by_host import by_host
 from tracer.tables.table import Table
 from tracer.unmapped import UnmappedRow

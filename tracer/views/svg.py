@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from typing import NamedTuple
 
-from tracer.account import Account
 from tracer.alike import VARIES
 from tracer.formatting import fit, format_bytes, printable
+from tracer.model import Account
 from tracer.shipped import shipped
 from tracer.views import flamegraph
 from tracer.views.json import rfc3339

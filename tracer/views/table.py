@@ -8,7 +8,6 @@ import json as json_format
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Callable
 
-from tracer.account import Account
 from tracer.formatting import (
     COLUMNS,
     clock,
@@ -18,27 +17,34 @@ from tracer.formatting import (
     printable,
     width,
 )
+from tracer.model import Account
 from tracer.tables.table import Column, Table, Value, told
 from tracer.views.json import SCHEMA, rfc3339
 
+MAX_ROWS = 500  # of a text; JSON and CSV have all
 FORMULA = ("=", "+", "-", "@", "'", "\t", "\r")
 
 
-def text(table: Table, days: bool = False, limit: int | None = None) -> list[str]:
+def text(table: Table, days: bool = False, limit: int = MAX_ROWS) -> list[str]:
     """A heading, one line for each row, and the sum last. days: print times with their date. limit: of rows.
 
     Columns with no known value are left out. If the lines are longer than 80 columns, the widest text columns are cut.
     """
-    rows = list(table.rows[:limit])
-    columns = told(table.columns, rows)
-    cells = [[column.title for column in columns]]
+    first, rest, parts = table.cut(limit)
+    columns = told(table.columns, [*first, *parts])
+    cells = [[_cell(column, row, days) for column in columns] for row in (*first, *parts)]
     if table.total is not None:
-        rows.append(table.total)
-    cells += [[_cell(column, row, days) for column in columns] for row in rows]
-    lines = _align(columns, cells)
-    if limit is not None and len(table.rows) > limit:
-        lines.insert(1 + limit, f"…{len(table.rows) - limit} more")
+        total = [_cell(column, table.total, days) for column in columns]
+        cells = [*([_apart(*both) for both in zip(row, total, columns)] for row in cells), total]
+    lines = _align(columns, [[column.title for column in columns], *cells])
+    if rest:
+        lines.insert(1 + len(first), f"…{len(rest)} more")
     return lines
+
+
+def _apart(cell: str, of_total: str, column: Column) -> str:
+    """The cell; a stranger's name that is the sum's, as in a host called sum, with a code, as printable() writes it."""
+    return f"\\x{ord(cell[0]):02x}{cell[1:]}" if cell and cell == of_total and column.align == "<" else cell
 
 
 def _align(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[str]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Callable, Generic, NamedTuple, TypeVar, Union
 
 from tracer import alike, answer, guess, labels
-from tracer.account import Account, Parent, Process, Region, Session, Toucher
 from tracer.formatting import (
     clock,
     duration,
@@ -24,6 +23,7 @@ from tracer.formatting import (
     width,
     wrap,
 )
+from tracer.model import Account, Parent, Process, Region, Session, Toucher
 from tracer.tables import dimensions, groups
 from tracer.views.report import host_shmem
 

@@ -24,8 +24,8 @@ from textual.widgets import ContentSwitcher, Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 from textual.worker import Worker
 
-from tracer.account import Account
 from tracer.formatting import printable
+from tracer.model import Account
 from tracer.views import top
 from tracer.views.top import REGION_COLUMNS, LineColumn, Opened, Row
 

@@ -1,7 +1,7 @@
 """The live tests under Debian's kernels, each in a guest.
 
     python -m tests.kernels [KERNEL...]             with the host's Python, bcc and compiler; oldest and newest are
-                                                    names too
+                                                    names too, and those of RT, which are run if they are named
     python -m tests.kernels --pressure [KERNEL...]  only a million additions under memory pressure: minutes each
     python -m tests.kernels --servers [KERNEL...]   only php-fpm, PostgreSQL, labels and stacks: half an hour each
     python -m tests.kernels --bench [KERNEL...]     only what tracing costs there, tests/bench: ten minutes each
@@ -31,6 +31,7 @@ from tests.kernels.matrix import (
     IN_ARCHIVE,
     KERNELS,
     PRESSURE,
+    RT_KERNELS,
     SERVERS,
     SMOKE,
     TESTS,
@@ -61,7 +62,8 @@ def main() -> None:
     arguments = parser.parse_args()
     there_are = DISTROS if arguments.distros else ARM64_KERNELS if arguments.arm64 else KERNELS
     oldest, *_, newest = there_are.values()
-    named = {**there_are, "oldest": oldest, "newest": newest}
+    more = RT_KERNELS if there_are is KERNELS else {}
+    named = {**there_are, **more, "oldest": oldest, "newest": newest}
     if (arguments.bench or arguments.pyz) and arguments.distros:
         parser.error("--bench and --pyz are of kernels")
     if arguments.pyz and arguments.arm64:

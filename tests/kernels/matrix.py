@@ -13,7 +13,7 @@ from typing import NamedTuple
 from xml.etree.ElementTree import ParseError
 
 from tests.kernels.commands import NoResultError
-from tests.kernels.fetch import AMD64, ARM64, SOURCES, fetch
+from tests.kernels.fetch import AMD64, ARM64, RT, SOURCES, fetch
 from tests.kernels.guest import Logs, Share, complaints, run_in_guest
 from tests.kernels.initramfs import Kernel
 from tests.kernels.layouts import compile_for
@@ -56,6 +56,7 @@ class Subject(NamedTuple):
 
 
 KERNELS = {kernel: Subject(kernel) for kernel in AMD64}
+RT_KERNELS = {kernel: Subject(kernel) for kernel in RT}
 ARM64_KERNELS = {kernel: Subject(kernel) for kernel in ARM64}
 DISTROS = {name: Subject(release.kernel, name) for name, release in RELEASES.items()}
 

@@ -99,7 +99,8 @@ def need_metrics() -> Iterator[None]:
         yield
     except ImportError:
         raise ShmtraceError(
-            "prometheus_client is not installed", "`apt install python3-prometheus-client`, or pip's prometheus_client"
+            "prometheus_client is not installed",
+            "install Debian's python3-prometheus-client, or pip's prometheus_client",
         ) from None
 
 

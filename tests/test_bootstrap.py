@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tracer.kernel.packages import BCC
+
 CHECKOUT = Path(__file__).parent.parent
 
 # As .venv/bin/python: tells what it is asked, and fails at that where told to. What its pip installs as shmtrace tells
@@ -144,6 +146,7 @@ def test_installs_the_packages_that_are_missing(bootstrap: Bootstrap) -> None:
         ('ID="rocky"\nID_LIKE="rhel centos fedora"', "python3-bcc"),
         ("ID=alpine", "py3-bcc"),
         ("ID=manjaro\nID_LIKE=arch", "python-bcc"),
+        *((f"ID={name}", command.rpartition(" ")[2]) for name, command in BCC.items()),  # as shmtrace itself names them
     ],
 )
 def test_names_the_packages_where_there_is_no_apt_get(bootstrap: Bootstrap, release: str, package: str) -> None:

@@ -156,7 +156,7 @@ def test_points() -> None:
         "allocating": Function("allocate", 3, ["inode", "fault_mm"]),
         "adding": Function("add_page", 4, ["folio", "mapping", "index"]),
     }
-    assert tiers.absent(TIER, there()) == []
+    assert tiers.absent(TIER, layout()) == []
 
 
 def test_the_newest_name_is_taken() -> None:
@@ -166,18 +166,26 @@ def test_the_newest_name_is_taken() -> None:
 
 
 def test_a_probe_that_another_makes_needless() -> None:
-    told = there(add_page=["page", "charge_mm"])
-    assert told.keys() == {"made", "huge", "adding"}
+    told = layout(add_page=["page", "charge_mm"])
+    assert tiers.points(TIER, told).keys() == {"made", "huge", "adding"}
     assert tiers.absent(TIER, told) == []
-    assert tiers.absent(TIER, there(add_page=["page", "charge_mm"], allocate=None)) == []
+    assert tiers.absent(TIER, layout(add_page=["page", "charge_mm"], allocate=None)) == []
 
 
 def test_what_is_absent() -> None:
-    assert tiers.absent(TIER, there(make_huge=None)) == [HUGE]
-    assert tiers.absent(TIER, there(make_huge=None, allocate=None)) == [HUGE, ALLOCATING]
-    assert tiers.absent(TIER, there(add_page=None, allocate=None)) == [ALLOCATING, ADDING]
-    assert tiers.absent(TIER, {}) == TIER.functions
-    assert [probe.costs for probe in tiers.absent(TIER, there(make_huge=None))] == ["hugetlbfs"]
+    assert tiers.absent(TIER, layout(make_huge=None)) == [HUGE]
+    assert tiers.absent(TIER, layout(make_huge=None, allocate=None)) == [HUGE, ALLOCATING]
+    assert tiers.absent(TIER, layout(add_page=None, allocate=None)) == [ALLOCATING, ADDING]
+    assert tiers.absent(TIER, KernelLayout({}, {})) == TIER.functions
+    assert [probe.costs for probe in tiers.absent(TIER, layout(make_huge=None))] == ["hugetlbfs"]
+
+
+def test_a_feature_that_the_kernel_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels of PREEMPT_RT have no huge pages: there is nothing to lose."""
+    monkeypatch.setattr(tiers, "FEATURES", {"hugetlbfs": "fault_huge"})
+    assert tiers.absent(TIER, layout(make_huge=None)) == []
+    assert tiers.absent(TIER, layout(make_huge=None, fault_huge=[])) == [HUGE]
+    assert tiers.absent(TIER, layout(make_huge=None, allocate=None)) == [ALLOCATING]
 
 
 REGISTERS = "HAVE_X86_64_REGISTERS", "HAVE_ARM64_REGISTERS"
@@ -201,8 +209,8 @@ def test_a_tier_that_the_kernel_can_have(registers: str) -> None:
 def test_a_tier_that_lacks_what_it_cannot_do_without(by: str) -> None:
     """The name that the newest kernels have is told."""
     tier = TIER._replace(by=by)
-    assert tiers.why_not(tier, layout(make_older=None)) == "the kernel has no make_newest"
-    assert tiers.why_not(tier, layout(add_page=None)) == "the kernel has no add_page"
+    assert tiers.why_not(tier, layout(make_older=None)) == "the kernel's BTF has no make_newest"
+    assert tiers.why_not(tier, layout(add_page=None)) == "the kernel's BTF has no add_page"
 
 
 def test_no_kprobes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

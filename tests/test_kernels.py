@@ -76,7 +76,8 @@ RECORD = """<?xml version="1.0" encoding="utf-8"?>
 </testsuite></testsuites>
 """
 
-PREEMPT_OF_NEWEST = ["7.2 preempt=lazy", "7.2 preempt=full"]
+PREEMPT = [f"6.12 preempt={model}" for model in ("none", "voluntary", "full")]
+PREEMPT += ["7.2 preempt=lazy", "7.2 preempt=full", "6.1-rt-amd64", "6.12-rt-amd64"]
 BEFORE = '{"7.3 (for 7.2) faults": [5, 0, 7], "6.12-arm64 fentry": [9, 0, 0]}'
 
 TABLE = """\
@@ -324,8 +325,8 @@ def test_table() -> None:
         (["--arm64"], ["6.1-arm64", "6.12-arm64", "6.12-arm64-16k", "7.2-arm64"]),
         (["--arm64", "oldest"], ["6.1-arm64"]),
         (["--smoke", "6.12"], ["6.12"]),
-        (["--preempt"], ["6.12 preempt=none", "6.12 preempt=voluntary", "6.12 preempt=full", *PREEMPT_OF_NEWEST]),
-        (["--preempt", "newest"], PREEMPT_OF_NEWEST[1:]),
+        (["--preempt"], PREEMPT),
+        (["--preempt", "7.2-full"], ["7.2 preempt=full"]),
     ],
 )
 def test_what_is_recorded_is_of_all_kernels(

@@ -176,9 +176,9 @@ def test_visitor_asks_for_each_script_once(tmp_path: Path, monkeypatch: pytest.M
 
 def test_machines_have_a_box_for_each_provider() -> None:
     assert {"bullseye", "bookworm", "trixie"} < set(boxes())
-    for both in boxes().values():
-        assert len(both) == 2
-        assert all(re.fullmatch(r"[\w-]+/[\w.-]+", box) for box in both)
+    for of in boxes().values():
+        assert len(of) == 3
+        assert all(re.fullmatch(r"[\w-]+/[\w.-]+", box) for box in of)
 
 
 def test_contributing_names_machines_there_are() -> None:

@@ -8,8 +8,8 @@
     python -m tests.kernels --pyz [KERNEL...]       only the workloads, by the shmtrace.pyz that `./bootstrap pyz` has
                                                     made, where there is Python and nothing else: minutes each
     python -m tests.kernels --smoke [KERNEL...]     only ten workloads, in the exact tier: minutes each
-    python -m tests.kernels --preempt [NAME...]     only the exact tier, under each preemption model that a kernel of
-                                                    the series has, as in 6.12-full
+    python -m tests.kernels --preempt [NAME...]     only the exact tier, under each preemption model, as in 6.12-full
+                                                    and 6.12-rt-amd64
     python -m tests.kernels --arm64 [KERNEL...]     under those of arm64, from its Debian 12; with the others, too
     python -m tests.kernels --distros [RELEASE...]  with those of the Debian release the kernel belongs to; with
                                                     --pressure and --servers, too

@@ -49,8 +49,13 @@ ARM64 = {
     "6.12-arm64-16k": Source("trixie", "6.12", "arm64", "arm64-16k"),  # pages of 16 KiB
     "7.2-arm64": Source("sid", "7.2", "arm64", "cloud-arm64"),
 }
-SOURCES = {**AMD64, **ARM64}
-"""Of each kernel, oldest first of each architecture."""
+RT = {
+    "6.1-rt-amd64": Source("bookworm-security", "6.1", flavour="rt-amd64"),
+    "6.12-rt-amd64": Source("trixie", "6.12", flavour="rt-amd64"),
+}
+"""Of PREEMPT_RT."""
+SOURCES = {**AMD64, **RT, **ARM64}
+"""Of each kernel, oldest first of each kind."""
 # A mirror that is being updated has lists that do not match its files, for a while: apt takes that for an answer.
 ATTEMPTS, PAUSE_SECONDS = 3, 20.0
 # As apt prints what it would fetch of a source: 'http://deb.debian.org/debian/dists/bookworm/InRelease' …

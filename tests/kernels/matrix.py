@@ -13,7 +13,7 @@ from typing import NamedTuple
 from xml.etree.ElementTree import ParseError
 
 from tests.kernels.commands import NoResultError
-from tests.kernels.fetch import AMD64, ARM64, HOST_ARCHITECTURE, SOURCES, fetch
+from tests.kernels.fetch import AMD64, ARM64, HOST_ARCHITECTURE, RT, SOURCES, fetch
 from tests.kernels.guest import Logs, Share, complaints, run_in_guest
 from tests.kernels.initramfs import Kernel
 from tests.kernels.layouts import compile_for
@@ -65,7 +65,10 @@ KERNELS = {kernel: Subject(kernel) for kernel in AMD64}
 ARM64_KERNELS = {kernel: Subject(kernel) for kernel in ARM64}
 # Of the kernels that can be told: 5.10 and those of arm64 are built for one, and 7.0 took two of four away.
 MODELS = {"6.12": ("none", "voluntary", "full"), "7.2": ("lazy", "full")}
-PREEMPT = {f"{kernel}-{model}": Subject(kernel, preempt=model) for kernel, models in MODELS.items() for model in models}
+PREEMPT = {
+    **{f"{kernel}-{model}": Subject(kernel, preempt=model) for kernel, models in MODELS.items() for model in models},
+    **{kernel: Subject(kernel) for kernel in RT},
+}
 DISTROS = {name: Subject(release.kernel, name) for name, release in RELEASES.items()}
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 1.0
 BEGINNING = 15  # bytes that the old and the new file must share for save() to replace the old one
 LIBRARIES = {
-    "prometheus_client": "`apt install python3-prometheus-client`, or pip's prometheus_client",
+    "prometheus_client": "install Debian's python3-prometheus-client, or pip's prometheus_client",
     "duckdb": "`pip install 'shmtrace[parquet]'` brings it",
 }
 """What an option may need, and what brings it."""

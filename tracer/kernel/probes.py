@@ -64,15 +64,16 @@ class Probes:
         fexit: bool = False,
         is_armed: bool = False,
         warnings: Sequence[str] = (),
+        missing: Sequence[str] = (),
     ) -> None:
         """sizes: as the maps were made. loaded: closed on exit. points, fexit: as tiers has them, for attach().
 
         is_armed: the trace belongs to no process, so that this one gives nothing back: recycle() does. warnings: what
-        of the cache was not used, and why.
+        of the cache was not used, and why. missing: what is not seen, for lack of a function to attach to.
         """
         self.tier = tier
         self.warnings = warnings
-        self.missing: list[str] = []
+        self.missing = list(missing)
         self.sizes, self._loaded, self._points, self._fexit, self._is_armed = sizes, loaded, points, fexit, is_armed
         self._links: list[int] = []
         self._open_maps()
@@ -196,7 +197,6 @@ class Probes:
             tracefs = stack.enter_context(host.tracefs()) if by_id else -1
             for probe in [probe for probe in self.tier.probes if tiers.is_there(probe, self._points)]:
                 self._attach(probe, tracefs)
-        self.missing += [probe.costs for probe in tiers.absent(self.tier, self._points)]
         if self.tier.functions and not self._fexit:
             self.missing.append("returns from a kernel function while more threads are in it than CPUs")
 
@@ -560,7 +560,8 @@ def load(tier: tiers.Tier, sizes: Sizes, beginning: Beginning, *flags: str) -> P
     try:
         loaded.begin(beginning, sizes)
         loaded.load_tier(tier, points, fexit, sizes)
-        return Probes(tier, sizes, loaded, points, fexit, beginning.armed, cache.warnings)
+        missing = [probe.costs for probe in tiers.absent(tier, layout)]
+        return Probes(tier, sizes, loaded, points, fexit, beginning.armed, cache.warnings, missing)
     except BaseException:
         loaded.close()
         raise

@@ -96,6 +96,9 @@ FAULTS_PROBES = [
     FAULT,
 ]
 HUGETLB = "who made and who touched regions of hugetlbfs"
+COLLAPSED = "pages that khugepaged fills in"
+FEATURES = {HUGETLB: "hugetlb_fault", COLLAPSED: "khugepaged"}
+"""By what is lost: a function of each kernel that can do such a thing. Others, as those of PREEMPT_RT, lose nothing."""
 MADE_FOR = "for which process a page was made, if another one made it"
 TOLD = ("adding", "charge_mm")
 FILLING = "shmem_mfill_filemap_add", "shmem_mfill_atomic_pte"
@@ -114,8 +117,8 @@ EXACT_PROBES = [
     _entry("hugetlb_inode_gone", "hugetlbfs_evict_inode", costs=HUGETLB),
     _entry("punching", "shmem_undo_range"),
     FREED,
-    _return("collapsed", "collapse_file", costs="pages that khugepaged fills in"),
-    _entry("collapsing", "collapse_file", costs="pages that khugepaged fills in"),
+    _return("collapsed", "collapse_file", costs=COLLAPSED),
+    _entry("collapsing", "collapse_file", costs=COLLAPSED),
     # the first name is that since v6.0
     _entry("hugetlb_adding", "hugetlb_add_to_page_cache", "huge_add_to_page_cache", costs=HUGETLB),
     # adding() knows for whom a page is made while its function has the parameter charge_mm (present in v6.6, absent in
@@ -197,11 +200,12 @@ TIERS = [KPROBE, FENTRY, FAULTS]
 
 
 def layout(cache: Cache) -> KernelLayout:
-    """The layout of the running kernel, with the functions that any exact tier attaches to.
+    """The layout of the running kernel, with the functions that any exact tier attaches to, and those of FEATURES.
 
     Raises ShmtraceError where BTF is missing or lacks a field.
     """
-    return KernelLayout.of_kernel({name for probe in KPROBE.functions for name in probe.points}, cache)
+    attached_to = {name for probe in KPROBE.functions for name in probe.points}
+    return KernelLayout.of_kernel({*attached_to, *FEATURES.values()}, cache)
 
 
 def points(tier: Tier, layout: KernelLayout) -> dict[str, Function]:
@@ -222,12 +226,15 @@ def _parameters(there: Mapping[str, Function], program: str) -> list[str]:
     return there[program].parameters if program in there else []
 
 
-def absent(tier: Tier, there: Mapping[str, Function]) -> list[Probe]:
+def absent(tier: Tier, layout: KernelLayout) -> list[Probe]:
     """The probes of the tier that are needed but whose kernel function is missing."""
+    there = points(tier, layout)
     return [
         probe
         for probe in tier.functions
-        if probe.program not in there and probe.unless[1] not in _parameters(there, probe.unless[0])
+        if probe.program not in there
+        and probe.unless[1] not in _parameters(there, probe.unless[0])
+        and (probe.costs not in FEATURES or FEATURES[probe.costs] in layout.functions)
     ]
 
 
@@ -237,9 +244,9 @@ def why_not(tier: Tier, layout: KernelLayout) -> str | None:
         lacks_faults = FAULT in tier.probes and "HAVE_PAGE_FAULT" not in layout.defines
         return "the kernel has no tracepoints of page faults" if lacks_faults else None
     there = points(tier, layout)
-    missing = next((probe for probe in absent(tier, there) if not probe.costs), None)
+    missing = next((probe for probe in absent(tier, layout) if not probe.costs), None)
     if missing:
-        return f"the kernel has no {missing.points[0]}"
+        return f"the kernel's BTF has no {missing.points[0]}"  # of arm64's 5.10 it has no static function
     if tier.by == "fentry":
         return try_fentry(there["adding"])
     if not {"HAVE_X86_64_REGISTERS", "HAVE_ARM64_REGISTERS"} & layout.defines.keys():

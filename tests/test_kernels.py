@@ -19,6 +19,7 @@ from tests.kernels.fetch import pick_mirrors, pick_packages, pick_series
 from tests.kernels.guest import Logs, complaints, qemu
 from tests.kernels.initramfs import DIRECTORY, FILE, Entry, Kernel, cpio, initramfs, modules_to_load
 from tests.kernels.results import Case, Result, read_cases, table, tier_of
+from tests.kernels.userlands import CHECKOUT, HOST, Userland
 
 NAMES = [
     "linux-image-5.10.0-9-cloud-amd64",
@@ -349,6 +350,34 @@ def test_what_is_recorded_is_of_all_kernels(
     found = {f"{kernel} kprobe": [1, 0, 3] for kernel in kernels}
     expected = {**kept, **found} if len(kernels) == 4 else json.loads(BEFORE)
     assert json.loads((tmp_path / "found.json").read_text()) == expected
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("by_archive", [True, False])
+def test_a_guest_has_all_that_its_tests_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, native: bool, by_archive: bool
+) -> None:
+    """Where its root is not the host's: the checkout, and the root that shmtrace.pyz runs in."""
+    record, bare_root = tmp_path / "own" / "record.xml", tmp_path / "bare"
+    record.parent.mkdir()
+    given: dict[Path, bool] = {}
+    command: list[str] = []
+
+    async def run_in_guest(kernel: Kernel, words: list[str], cwd: Path, shares: list[guest.Share], *_: object) -> int:
+        given.update(shares)
+        command.extend(words)
+        record.write_text(RECORD)
+        return 0
+
+    monkeypatch.setattr(matrix, "run_in_guest", run_in_guest)
+    userland = HOST if native else Userland(tmp_path / "arm64", "python3")
+    kernel = Kernel("6", tmp_path / "vmlinuz", {})
+    logs = Logs(tmp_path / "output", tmp_path / "console")
+    told = bare_root if by_archive else None
+    asyncio.run(matrix.run_tests(kernel, userland, ["test_23.py"], logs, record, told))
+    assert any(word.endswith(f"bare.sh {bare_root} {matrix.ARCHIVE}") for word in command) == by_archive
+    others = [] if native else [CHECKOUT, *([bare_root] if by_archive else [])]
+    assert given == {record.parent: True, **dict.fromkeys(others, False)}
 
 
 @pytest.mark.parametrize("name", fetch.SOURCES)

@@ -14,6 +14,7 @@ exec unshare --mount sh -euc '
 	shift 2
 	mount --bind "$root" "$root" # a root that mount(2) takes for one
 	for place in proc sys dev tmp; do mount --rbind "/$place" "$root/$place"; done
+	mount -t tmpfs mnt "$root/mnt" # a root that is shared with a guest is read-only there
 	touch "$root/mnt/shmtrace.pyz"
 	mount --bind "$pyz" "$root/mnt/shmtrace.pyz"
 	exec chroot "$root" env -i PATH=/usr/bin:/bin HOME=/root PYTHONPATH=/mnt/shmtrace.pyz /usr/bin/python3 "$@"

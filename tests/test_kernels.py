@@ -434,7 +434,7 @@ def test_a_guest_of_another_machine_has_its_own_busybox(monkeypatch: pytest.Monk
     assert guest.busybox(kernel._replace(architecture="amd64"), tmp_path) != tmp_path / "bin/busybox"
 
 
-@pytest.mark.parametrize("name", ["init.sh", "switched.sh"])
+@pytest.mark.parametrize("name", ["bare.sh", "init.sh", "switched.sh"])
 def test_scripts_are_plain_sh(name: str) -> None:
     subprocess.run(["sh", "-n", Path(fetch.__file__).with_name(name)], check=True)
 

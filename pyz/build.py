@@ -23,8 +23,8 @@ import click
 from tests.kernels.commands import NoResultError
 from tests.kernels.fetch import AMD64, SOURCES
 from tests.kernels.layouts import variants_of
-from tests.kernels.matrix import unpacked
-from tests.kernels.userlands import usual
+from tests.kernels.matrix import Subject, unpacked
+from tests.kernels.userlands import lean
 from tracer.errors import ShmtraceError
 from tracer.kernel import host
 from tracer.kernel.bytecode import compiled
@@ -63,8 +63,8 @@ def write(wanted: Sequence[Variant], cache: Cache, archive: Path) -> None:
 
 async def asked(name: str) -> list[Variant]:
     """Of a kernel that is booted, what it would load. Raises NoResultError."""
-    kernel = await unpacked(name)
-    return await variants_of(kernel, await usual(kernel.architecture))
+    kernel = await unpacked(Subject(name))
+    return await variants_of(kernel, await lean(kernel.architecture))
 
 
 def main(names: Sequence[str]) -> None:

@@ -231,3 +231,11 @@ def test_runs_the_tests_under_other_kernels(bootstrap: Bootstrap, arguments: lis
     assert install.endswith(f" --editable {bootstrap.checkout}[test]")
     assert run == runs
     assert bootstrap.asked("apt-get")[-1].endswith(" install python3-bpfcc php-fpm qemu-system-x86")
+
+
+@pytest.mark.parametrize("arguments", [["test", "--kernels", "--arm64"], ["pyz", "6.12", "6.12-arm64"]])
+def test_guests_of_arm64_need_its_emulators(bootstrap: Bootstrap, arguments: list[str]) -> None:
+    for name in ("qemu-system-x86", "qemu-system-arm", "qemu-user-static"):
+        (bootstrap.packages / name).unlink()
+    bootstrap.run(*arguments)
+    assert bootstrap.asked("apt-get")[-1].endswith(" install qemu-system-x86 qemu-system-arm qemu-user-static")

@@ -19,6 +19,7 @@ from tests.kernels.fetch import pick_mirrors, pick_packages, pick_series
 from tests.kernels.guest import Logs, complaints, qemu
 from tests.kernels.initramfs import DIRECTORY, FILE, Entry, Kernel, cpio, initramfs, modules_to_load
 from tests.kernels.results import Case, Result, read_cases, table, tier_of
+from tests.kernels.userlands import CHECKOUT, HOST, Userland
 
 NAMES = [
     "linux-image-5.10.0-9-cloud-amd64",
@@ -352,6 +353,34 @@ def test_what_is_recorded_is_of_all_kernels(
     assert json.loads((tmp_path / "found.json").read_text()) == expected
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("by_archive", [True, False])
+def test_a_guest_has_all_that_its_tests_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, native: bool, by_archive: bool
+) -> None:
+    """Where its root is not the host's: the checkout, and the root that shmtrace.pyz runs in."""
+    record, bare_root = tmp_path / "own" / "record.xml", tmp_path / "bare"
+    record.parent.mkdir()
+    given: dict[Path, bool] = {}
+    command: list[str] = []
+
+    async def run_in_guest(kernel: Kernel, words: list[str], cwd: Path, shares: list[guest.Share], *_: object) -> int:
+        given.update(shares)
+        command.extend(words)
+        record.write_text(RECORD)
+        return 0
+
+    monkeypatch.setattr(matrix, "run_in_guest", run_in_guest)
+    userland = HOST if native else Userland(tmp_path / "arm64", "python3")
+    kernel = Kernel("6", tmp_path / "vmlinuz", {})
+    logs = Logs(tmp_path / "output", tmp_path / "console")
+    told = bare_root if by_archive else None
+    asyncio.run(matrix.run_tests(kernel, userland, ["test_23.py"], logs, record, told))
+    assert any(word.endswith(f"bare.sh {bare_root} {matrix.ARCHIVE}") for word in command) == by_archive
+    others = [] if native else [CHECKOUT, *([bare_root] if by_archive else [])]
+    assert given == {record.parent: True, **dict.fromkeys(others, False)}
+
+
 @pytest.mark.parametrize("name", fetch.SOURCES)
 @pytest.mark.parametrize("counting", [False, True])
 def test_the_command_line_of_a_guest(name: str, counting: bool, tmp_path: Path) -> None:
@@ -406,7 +435,7 @@ def test_a_guest_of_another_machine_has_its_own_busybox(monkeypatch: pytest.Monk
     assert guest.busybox(kernel._replace(architecture="amd64"), tmp_path) != tmp_path / "bin/busybox"
 
 
-@pytest.mark.parametrize("name", ["init.sh", "switched.sh"])
+@pytest.mark.parametrize("name", ["bare.sh", "init.sh", "switched.sh"])
 def test_scripts_are_plain_sh(name: str) -> None:
     subprocess.run(["sh", "-n", Path(fetch.__file__).with_name(name)], check=True)
 

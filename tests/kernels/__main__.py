@@ -70,8 +70,6 @@ def main() -> None:
     named = {**there_are, "oldest": oldest, "newest": newest}
     if (arguments.bench or arguments.pyz) and arguments.distros:
         parser.error("--bench and --pyz are of kernels")
-    if arguments.pyz and arguments.arm64:
-        parser.error("--pyz is of x86-64")
     if arguments.pyz and not ARCHIVE.exists():
         parser.error(f"there is no {ARCHIVE}: make it with `./bootstrap pyz`")
     if unknown := set(arguments.names) - set(named):

@@ -94,16 +94,17 @@ def end_of(path: Path, nr_lines: int) -> str:
 
 
 async def run_tests(
-    kernel: Kernel, userland: Userland, tests: Sequence[str], logs: Logs, record: Path, environment: Sequence[str]
+    kernel: Kernel, userland: Userland, tests: Sequence[str], logs: Logs, record: Path, bare_root: Path | None
 ) -> tuple[int, list[Case]]:
-    """pytest's exit status and record. Raises NoResultError."""
+    """pytest's exit status and record. bare_root: where shmtrace.pyz runs. Raises NoResultError."""
     pytest = [userland.python, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={record}"]
+    environment = [f"SHMTRACE_PYTHON={BARE} {bare_root} {ARCHIVE}"] if bare_root else []
     command = ["env", "SHMTRACE_REQUIRE_BPF=1", *environment, *pytest, *tests]
     if kernel.preempt:
         command = ["sh", "-c", UNDER, kernel.preempt, *command]
     shares = [Share(record.parent, writable=True)]
     if userland is not HOST:
-        shares.append(Share(CHECKOUT, writable=False))
+        shares += [Share(path, writable=False) for path in (CHECKOUT, bare_root) if path]
     status = await run_in_guest(kernel, command, CHECKOUT, shares, logs, TIMEOUT_SECONDS, userland.root)
     try:
         return status, read_cases(record.read_text())
@@ -111,7 +112,7 @@ async def run_tests(
         raise NoResultError(f"pytest ended with {status}, and left no record: {error}") from None
 
 
-async def examine(subject: Subject, tests: Sequence[str], environment: Sequence[str], directory: Path) -> Result:
+async def examine(subject: Subject, tests: Sequence[str], directory: Path) -> Result:
     """Says when it begins and how it ends. Whatever is wrong is in the result."""
     began = time.monotonic()
     logs = Logs(directory / "output", directory / "console")
@@ -124,10 +125,11 @@ async def examine(subject: Subject, tests: Sequence[str], environment: Sequence[
         release = subject.debian or ("12" if foreign and tests is SERVERS else None)
         userland = await (prepare(release, architecture) if release else lean(architecture))
         subject = stand_in(subject, kernel)
-        if not subject.debian and not environment:  # else what is compiled comes with what they run
+        bare_root = await bare(architecture) if tests is IN_ARCHIVE else None
+        if not subject.debian and not bare_root:  # else what is compiled comes with what they run
             await compile_for(kernel, userland)
         say(subject, f"boots Linux {kernel.release}; the tests' output is {logs.output}")
-        status, cases = await run_tests(kernel, userland, tests, logs, directory / "record.xml", environment)
+        status, cases = await run_tests(kernel, userland, tests, logs, directory / "record.xml", bare_root)
         outcomes = {case.outcome for case in cases}
         if not outcomes - {"skipped"}:
             wrong.append(f"of {len(cases)} tests none was run")
@@ -154,10 +156,9 @@ async def examine_all(subjects: Sequence[Subject], tests: Sequence[str]) -> bool
         async with turns:
             own = directory / "-".join(subject.names)
             own.mkdir()
-            return await examine(subject, tests, environment, own)
+            return await examine(subject, tests, own)
 
     try:
-        environment = [f"SHMTRACE_PYTHON={BARE} {await bare()} {ARCHIVE}"] if tests is IN_ARCHIVE else []
         results = await asyncio.gather(*map(examine_in_turn, subjects))
     finally:
         if not any(result.failed for result in results):

@@ -167,6 +167,6 @@ async def lean(architecture: str) -> Userland:
     return Userland(root, "/usr/bin/python3")
 
 
-async def bare() -> Path:
+async def bare(architecture: str) -> Path:
     """A root that has Python, and nothing that shmtrace could use besides. Raises NoResultError."""
-    return await extracted("bare", "amd64", [])  # as the host: what the tests compile runs in it
+    return await extracted("bare", architecture, [])  # as the others: what the tests compile runs in it

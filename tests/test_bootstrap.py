@@ -215,6 +215,7 @@ def test_runs_the_fuzzers(bootstrap: Bootstrap) -> None:
     [
         (["--kernels"], "-m tests.kernels"),
         (["--kernels", "6.12", "7.2"], "-m tests.kernels 6.12 7.2"),
+        (["--kernels", "--deb", "13"], "-m tests.kernels --deb 13"),
         (["--distros", "11"], "-m tests.kernels --distros 11"),
     ],
 )

@@ -53,11 +53,14 @@ mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
 	cat /usr/lib/binfmt.d/qemu-aarch64.conf >/proc/sys/fs/binfmt_misc/register
 exec "$@"
 """
-SET_UP = """
-mount -t proc proc "$1/proc"
-mount --rbind /dev "$1/dev"
-exec chroot "$1" sh -ec '"$1" test --setup; apt-get clean' sh "$2/bootstrap"
+INSIDE = """
+root=$1
+shift
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+exec chroot "$root" "$@"
 """
+SET_UP = '"$1" test --setup; apt-get clean'
 
 NETWORK = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 BUNDLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
@@ -79,11 +82,8 @@ def alone(architecture: str) -> list[str]:
     return ALONE if architecture == HOST_ARCHITECTURE else [*ALONE, "sh", "-ec", WITH_ARM64, "sh"]
 
 
-async def set_up(root: Path, architecture: str) -> None:
-    """Quick where nothing is missing. Raises NoResultError."""
-    # A copy, which pip may write to; a guest has the checkout itself in its place.
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
-    shutil.copytree(CHECKOUT, root / CHECKOUT.relative_to("/"), ignore=ignored, dirs_exist_ok=True)
+async def run_inside(root: Path, architecture: str, *command: str, **variables: str) -> None:
+    """As root of another root, from where apt and pip reach the network as they do here. Raises NoResultError."""
     # How the archive is reached from here, and what is taken from it.
     (root / "etc/apt/apt.conf.d/00host").write_text(await run("apt-config", "dump", "Acquire"))
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
@@ -92,10 +92,18 @@ async def set_up(root: Path, architecture: str) -> None:
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
         "LANG": "C.UTF-8",
-        "SHMTRACE_VENV": VENV,
         **way_out(os.environ),
+        **variables,
     }
-    await run(*alone(architecture), "sh", "-ec", SET_UP, "sh", str(root), str(CHECKOUT), env=environment)
+    await run(*alone(architecture), "sh", "-ec", INSIDE, "sh", str(root), *command, env=environment)
+
+
+async def set_up(root: Path, architecture: str) -> None:
+    """Quick where nothing is missing. Raises NoResultError."""
+    # A copy, which pip may write to; a guest has the checkout itself in its place.
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+    shutil.copytree(CHECKOUT, root / CHECKOUT.relative_to("/"), ignore=ignored, dirs_exist_ok=True)
+    await run_inside(root, architecture, "sh", "-ec", SET_UP, "sh", f"{CHECKOUT}/bootstrap", SHMTRACE_VENV=VENV)
 
 
 async def debootstrap(suite: str, architecture: str, mirror: str, scratch: Path, packages: Sequence[str]) -> Path:
@@ -141,13 +149,18 @@ async def bare() -> Path:
 
     Raises NoResultError.
     """
-    root = CACHE / "bare"
+    return await minimal(CACHE / "bare", "12", ["python3"])  # as the host: what the tests compile runs in it
+
+
+async def minimal(root: Path, name: str, packages: Sequence[str]) -> Path:
+    """A root that has what a release cannot do without, and these packages, made if it is not there.
+
+    Raises NoResultError.
+    """
     if not root.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE, prefix=".debootstrap-") as scratch:
-            suite = RELEASES["12"].suite  # as the host: what the tests compile runs in it
-            tree = await from_mirror(
-                suite, lambda mirror: debootstrap(suite, "amd64", mirror, Path(scratch), ["python3"])
-            )
+            suite = RELEASES[name].suite
+            tree = await from_mirror(suite, lambda mirror: debootstrap(suite, "amd64", mirror, Path(scratch), packages))
             tree.rename(root)
     return root

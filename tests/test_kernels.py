@@ -398,6 +398,7 @@ def test_a_step_that_goes_wrong_is_recorded_and_the_next_one_goes_on(
         "run": lambda: installed.run(sys.executable, "-c", "exit(0)"),
     }
     monkeypatch.setattr(installed, "STEPS", steps)
+    monkeypatch.setattr(installed, "CACHE", tmp_path / "nowhere")
     installed.main(tmp_path / "record", ["tier", "status", "one", "run"])
     cases = package.cases_of((tmp_path / "record").read_text())
     assert [(case.name, case.outcome, case.message) for case in cases] == [

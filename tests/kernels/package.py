@@ -22,6 +22,7 @@ from tests.kernels.initramfs import Kernel
 from tests.kernels.matrix import DISTROS, Subject, conclude, in_turn, say, stand_in, unpacked
 from tests.kernels.results import NO_TIER, Case, Result, failed
 from tests.kernels.userlands import minimal, run_inside
+from tracer.kernel.cache import CACHE as COMPILED
 
 PACKAGED = {name: DISTROS[name] for name in ("12", "13")}
 PLACE = Path("/opt/package")
@@ -99,6 +100,8 @@ async def examine(package: Path, subject: Subject, directory: Path) -> Result:
                 (INIT_PACKAGES, UNDER_SYSTEMD, INIT),
             ):
                 await install(root, packages)
+                if (directory / "compiled").exists():  # by the boot before: it takes minutes
+                    shutil.copytree(directory / "compiled", root / COMPILED.relative_to("/"), dirs_exist_ok=True)
                 say(subject, f"boots Linux {kernel.release} for {', '.join(steps)}; their output is {logs.output}")
                 cases += await use(kernel, root, steps, init, logs, directory / "record.json")
                 if failed(cases):

@@ -215,7 +215,6 @@ def test_runs_the_fuzzers(bootstrap: Bootstrap) -> None:
     [
         (["--kernels"], "-m tests.kernels"),
         (["--kernels", "6.12", "7.2"], "-m tests.kernels 6.12 7.2"),
-        (["--kernels", "--deb", "13"], "-m tests.kernels --deb 13"),
         (["--distros", "11"], "-m tests.kernels --distros 11"),
     ],
 )
@@ -229,3 +228,11 @@ def test_runs_the_tests_under_other_kernels(bootstrap: Bootstrap, arguments: lis
     assert install.endswith(f" --editable {bootstrap.checkout}[test]")
     assert run == runs
     assert bootstrap.asked("apt-get")[-1].endswith(" install python3-bpfcc php-fpm qemu-system-x86")
+
+
+def test_tries_the_debian_package_with_what_builds_and_boots_it(bootstrap: Bootstrap) -> None:
+    for name in ("php-fpm", "qemu-system-x86", "lintian"):
+        (bootstrap.packages / name).unlink()
+    assert bootstrap.run("test", "--kernels", "--deb", "13").returncode == 0
+    assert bootstrap.asked("python")[-1] == "-m tests.kernels --deb 13"
+    assert bootstrap.asked("apt-get")[-1].endswith(" install qemu-system-x86 lintian")

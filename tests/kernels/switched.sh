@@ -37,6 +37,7 @@ done </run/guest/shares
 [ "$manager" ] || run_command
 
 $busybox mkdir -p /run/systemd/system
+$busybox ln -s /dev/null /run/systemd/system/tmp.mount # Debian 13's would hide what is shared below /tmp
 cat >/run/systemd/system/guest.service <<UNIT
 [Unit]
 Description=what this guest is for

@@ -64,6 +64,7 @@ async def use(kernel: Kernel, root: Path, steps: Sequence[str], init: str, logs:
     """A case for each step. Raises NoResultError."""
     command = ["/usr/bin/python3", f"{PLACE}/{STEPS.name}", str(record), *steps]
     shares = [Share(record.parent, writable=True)]
+    record.unlink(missing_ok=True)  # of the boot before
     status = await run_in_guest(kernel, command, PLACE, shares, logs, TIMEOUT_SECONDS, root, by=init)
     cases = cases_of(record.read_text() if record.exists() else "")
     if status or [case.name for case in cases] != [*steps]:

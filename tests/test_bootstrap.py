@@ -239,3 +239,11 @@ def test_guests_of_arm64_need_its_emulators(bootstrap: Bootstrap, arguments: lis
         (bootstrap.packages / name).unlink()
     bootstrap.run(*arguments)
     assert bootstrap.asked("apt-get")[-1].endswith(" install qemu-system-x86 qemu-system-arm qemu-user-static")
+
+
+def test_tries_the_debian_package_with_what_builds_and_boots_it(bootstrap: Bootstrap) -> None:
+    for name in ("php-fpm", "qemu-system-x86", "lintian"):
+        (bootstrap.packages / name).unlink()
+    assert bootstrap.run("test", "--kernels", "--deb", "13").returncode == 0
+    assert bootstrap.asked("python")[-1] == "-m tests.kernels --deb 13"
+    assert bootstrap.asked("apt-get")[-1].endswith(" install qemu-system-x86 lintian")

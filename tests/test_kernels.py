@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernels import __main__ as command_line
-from tests.kernels import fetch, guest, matrix, userlands
+from tests.kernels import fetch, guest, installed, matrix, package, userlands
 from tests.kernels.commands import NoResultError, run
 from tests.kernels.fetch import pick_mirrors, pick_packages, pick_series
 from tests.kernels.guest import Logs, complaints, qemu
@@ -379,6 +379,91 @@ def test_a_guest_has_all_that_its_tests_run(
     assert any(word.endswith(f"bare.sh {bare_root} {matrix.ARCHIVE}") for word in command) == by_archive
     others = [] if native else [CHECKOUT, *([bare_root] if by_archive else [])]
     assert given == {record.parent: True, **dict.fromkeys(others, False)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--deb"], [("12", "6.1"), ("13", "6.12")]),
+        (["--deb", "newest"], [("13", "6.12")]),
+        (["--deb", "12", "--arm64"], "--deb has releases of its own, of x86-64"),
+        (["--deb", "11"], "nothing is named 11; there are 12, 13, oldest, newest"),
+        (["--deb", "--preempt"], "--deb has releases of its own, of x86-64"),
+    ],
+)
+def test_releases_the_package_is_tried_in(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected: list[tuple[str, str]] | str,
+) -> None:
+    examined: list[tuple[str, ...]] = []
+
+    async def examine(_: Path, subject: matrix.Subject, __: Path) -> Result:
+        examined.append(subject.names)
+        return Result(subject.names, package.cases_of('["doctor", "no tier", 1.5]'), [], 2.0)
+
+    monkeypatch.setattr(package, "build", lambda directory: directory / "a.deb")
+    monkeypatch.setattr(package, "examine", examine)
+    monkeypatch.setattr(sys, "argv", ["tests.kernels", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    said = capsys.readouterr()
+    if isinstance(expected, str):
+        assert (ended.value.code, examined) == (2, [])
+        assert expected in said.err
+    else:
+        assert (ended.value.code, examined) == (1, expected)
+        assert all(f"  {' '.join(names)}: doctor: no tier\n" in said.out for names in expected)
+
+
+def test_steps_that_are_tried_are_there() -> None:
+    assert sorted([*package.ALONE, *package.UNDER_SYSTEMD]) == sorted(installed.STEPS)
+
+
+def test_a_step_that_goes_wrong_is_recorded_and_the_next_one_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    steps = {
+        "tier": lambda: installed.must_be("the tier", "tier faults", "tier exact"),
+        "status": lambda: installed.run(sys.executable, "-c", "exit(3)"),
+        "one": lambda: [].pop(),
+        "run": lambda: installed.run(sys.executable, "-c", "exit(0)"),
+    }
+    monkeypatch.setattr(installed, "STEPS", steps)
+    monkeypatch.setattr(installed, "CACHE", tmp_path / "nowhere")
+    installed.main(tmp_path / "record", ["tier", "status", "one", "run"])
+    cases = package.cases_of((tmp_path / "record").read_text())
+    assert [(case.name, case.outcome, case.message) for case in cases] == [
+        ("tier", "failed", "the tier: tier faults, not tier exact"),
+        ("status", "failed", f"{sys.executable} -c exit(3) ended with 3"),
+        ("one", "failed", "IndexError: pop from empty list"),
+        ("run", "passed", ""),
+    ]
+
+
+@pytest.mark.needs("dpkg-deb")
+def test_a_later_version_is_the_same_but_for_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def made(source: Path, into: Path, time_s: int) -> Path:
+        tree = source.parent / "tree"
+        (tree / "DEBIAN").mkdir(parents=True)
+        (tree / "a file").write_text("23")
+        text = "Package: shmtrace\nVersion: 0.7\nArchitecture: all\nMaintainer: x <x@x>\nDescription: Version: 9\n"
+        (tree / "DEBIAN/control").write_text(text)
+        subprocess.run(["dpkg-deb", "--build", tree, into / "shmtrace_0.7_all.deb"], check=True, stdout=subprocess.PIPE)
+        return into / "shmtrace_0.7_all.deb"
+
+    monkeypatch.setattr(package.release, "sources", lambda into: into.mkdir() or 1)
+    monkeypatch.setattr(package.release, "package", made)
+    first = package.build(tmp_path)
+    [later] = (tmp_path / "newer").iterdir()
+    assert later.name == "shmtrace_0.7+1_all.deb"
+    fields = [
+        subprocess.check_output(["dpkg-deb", "--field", path, "Version", "Description"], text=True)
+        for path in (first, later)
+    ]
+    assert fields == ["Version: 0.7\nDescription: Version: 9\n", "Version: 0.7+1\nDescription: Version: 9\n"]
+    assert (tmp_path / "installed.py").read_text() == Path(installed.__file__).read_text()
 
 
 @pytest.mark.parametrize("name", fetch.SOURCES)

@@ -7,6 +7,8 @@
     python -m tests.kernels --bench [KERNEL...]     only what tracing costs there, tests/bench: ten minutes each
     python -m tests.kernels --pyz [KERNEL...]       only the workloads, by the shmtrace.pyz that `./bootstrap pyz` has
                                                     made, where there is Python and nothing else: minutes each
+    python -m tests.kernels --deb [RELEASE...]      only the Debian package of the last commit, installed in a fresh
+                                                    Debian 12 and 13 and used there: a quarter of an hour each
     python -m tests.kernels --smoke [KERNEL...]     only ten workloads, in the exact tier: minutes each
     python -m tests.kernels --preempt [NAME...]     only the exact tier, under each preemption model, as in 6.12-full
                                                     and 6.12-rt-amd64
@@ -41,6 +43,7 @@ from tests.kernels.matrix import (
     examine_all,
     measure_all,
 )
+from tests.kernels.package import PACKAGED, examine_package
 
 
 async def until_terminated(work: Awaitable[bool]) -> bool:
@@ -59,17 +62,20 @@ def main() -> None:
     what.add_argument("--servers", action="store_true", help="only php-fpm, PostgreSQL, labels and stacks")
     what.add_argument("--smoke", action="store_true", help="only ten workloads, in the exact tier")
     what.add_argument("--pyz", action="store_true", help="only the workloads, by shmtrace.pyz, without bcc")
+    what.add_argument("--deb", action="store_true", help=f"only the Debian package; names are of {', '.join(PACKAGED)}")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--distros", action="store_true", help=f"names are of {', '.join(DISTROS)}")
     where.add_argument("--arm64", action="store_true", help=f"names are of {', '.join(ARM64_KERNELS)}")
     where.add_argument("--preempt", action="store_true", help=f"names are of {', '.join(PREEMPT)}; only the exact tier")
     arguments = parser.parse_args()
-    sets = {"distros": DISTROS, "arm64": ARM64_KERNELS, "preempt": PREEMPT}
+    sets = {"deb": PACKAGED, "distros": DISTROS, "arm64": ARM64_KERNELS, "preempt": PREEMPT}
     there_are = next((subjects for name, subjects in sets.items() if getattr(arguments, name)), KERNELS)
     oldest, *_, newest = there_are.values()
     named = {**there_are, "oldest": oldest, "newest": newest}
     if (arguments.bench or arguments.pyz) and arguments.distros:
         parser.error("--bench and --pyz are of kernels")
+    if arguments.deb and (arguments.distros or arguments.arm64 or arguments.preempt):
+        parser.error("--deb has releases of its own, of x86-64")
     if arguments.pyz and not ARCHIVE.exists():
         parser.error(f"there is no {ARCHIVE}: make it with `./bootstrap pyz`")
     if unknown := set(arguments.names) - set(named):
@@ -79,7 +85,10 @@ def main() -> None:
     usual = DISTRO_TESTS if arguments.distros else PREEMPTED if arguments.preempt else TESTS
     tests = next((tests for name, tests in ones.items() if getattr(arguments, name)), usual)
     try:
-        work = measure_all(subjects) if arguments.bench else examine_all(subjects, tests)
+        if arguments.deb:
+            work = examine_package(subjects)
+        else:
+            work = measure_all(subjects) if arguments.bench else examine_all(subjects, tests)
         well = asyncio.run(until_terminated(work))
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)

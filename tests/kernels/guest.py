@@ -162,10 +162,12 @@ async def run_in_guest(
     timeout_seconds: float,
     root: Path = Path("/"),
     counting: bool = False,
+    by: str = "",
 ) -> int:
     """The exit status of a command that is run there as root, with swap and without a network.
 
     Counting: on one CPU, whose time is the instructions it has run.
+    by: a systemd in the root file system, such as /sbin/init, which becomes the first process and runs the command.
 
     Raises NoResultError where it does not come to one.
     """
@@ -176,7 +178,7 @@ async def run_in_guest(
         log = stack.enter_context(logs.console.open("ab"))
         lines = (f"share{i} {'rw' if share.writable else 'ro'} {share.path}\n" for i, share in enumerate(shares))
         script = f"cd {shlex.quote(str(cwd))} || exit\nexec {shlex.join(command)}\n"
-        texts = {"shares": "".join(lines), "command": script}
+        texts = {"shares": "".join(lines), "command": script, "manager": by}
         (scratch / "initramfs").write_bytes(initramfs(kernel, busybox(kernel, root), texts))
         with (scratch / "swap").open("wb") as swap:
             swap.truncate(SWAP_BYTES)

@@ -38,7 +38,7 @@ ln -sf /proc/self/fd/1 dev/stdout
 ln -sf /proc/self/fd/2 dev/stderr
 
 mkdir -p run/guest run/lock run/php
-cp /bin/busybox /switched.sh /shares /command run/guest/
+cp /bin/busybox /switched.sh /shares /command /manager run/guest/
 umount /proc
 umount /dev
 exec switch_root /new /run/guest/busybox sh /run/guest/switched.sh

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import ParseError
@@ -137,6 +137,11 @@ async def examine(subject: Subject, tests: Sequence[str], directory: Path) -> Re
             wrong.append(f"no test has failed, but pytest ended with {status}")
     except NoResultError as error:
         wrong.append(str(error))
+    return conclude(subject, cases, wrong, logs, began)
+
+
+def conclude(subject: Subject, cases: list[Case], wrong: list[str], logs: Logs, began: float) -> Result:
+    """Says how it ended, and what the logs have where it ended badly. wrong: apart from what the kernel says."""
     wrong += complaints(logs.console.read_text(errors="replace") if logs.console.exists() else "")
     result = Result(subject.names, cases, wrong, time.monotonic() - began)
     if result.failed:
@@ -146,8 +151,8 @@ async def examine(subject: Subject, tests: Sequence[str], directory: Path) -> Re
     return result
 
 
-async def examine_all(subjects: Sequence[Subject], tests: Sequence[str]) -> bool:
-    """Prints the table; whether all is well. Logs are kept where a test, or a guest, failed."""
+async def in_turn(subjects: Sequence[Subject], examine: Callable[[Subject, Path], Awaitable[Result]]) -> list[Result]:
+    """Prints the table. examine is given a directory for logs, which are kept where a test, or a guest, failed."""
     directory = Path(tempfile.mkdtemp(prefix="shmtrace-kernels-"))
     turns = asyncio.Semaphore(AT_ONCE)
     results: list[Result] = []
@@ -156,21 +161,27 @@ async def examine_all(subjects: Sequence[Subject], tests: Sequence[str]) -> bool
         async with turns:
             own = directory / "-".join(subject.names)
             own.mkdir()
-            return await examine(subject, tests, own)
+            return await examine(subject, own)
 
     try:
         results = await asyncio.gather(*map(examine_in_turn, subjects))
     finally:
         if not any(result.failed for result in results):
             shutil.rmtree(directory)
+    print(f"\n{table(HEADS[-len(subjects[0].names) :], results)}")
+    if directory.exists():
+        print(f"\nlogs are in {directory}")
+    return results
+
+
+async def examine_all(subjects: Sequence[Subject], tests: Sequence[str]) -> bool:
+    """Whether all is well."""
+    results = await in_turn(subjects, lambda subject, directory: examine(subject, tests, directory))
     if os.environ.get("SHMTRACE_REFRESH_GOLDEN") == "1" and tests is TESTS:
         for kernels in KERNELS, ARM64_KERNELS:
             if subjects == list(kernels.values()):
                 others = [name for name in SOURCES if name not in kernels]
                 FOUND.write_text(found(results, FOUND.read_text() if FOUND.exists() else "{}", others))
-    print(f"\n{table(HEADS[-len(subjects[0].names) :], results)}")
-    if directory.exists():
-        print(f"\nlogs are in {directory}")
     return not any(result.failed for result in results)
 
 

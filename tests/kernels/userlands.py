@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,11 +56,14 @@ mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
 	cat /usr/lib/binfmt.d/qemu-aarch64.conf >/proc/sys/fs/binfmt_misc/register
 exec "$@"
 """
-SET_UP = """
-mount -t proc proc "$1/proc"
-mount --rbind /dev "$1/dev"
-exec chroot "$1" sh -ec '"$1" test --setup; apt-get clean' sh "$2/bootstrap"
+INSIDE = """
+root=$1
+shift
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+exec chroot "$root" "$@"
 """
+SET_UP = '"$1" test --setup; apt-get clean'
 
 NETWORK = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 BUNDLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
@@ -81,11 +85,8 @@ def alone(architecture: str) -> list[str]:
     return ALONE if architecture == HOST_ARCHITECTURE else [*ALONE, "sh", "-ec", WITH_ARM64, "sh"]
 
 
-async def set_up(root: Path, architecture: str) -> None:
-    """Quick where nothing is missing. Raises NoResultError."""
-    # A copy, which pip may write to; a guest has the checkout itself in its place.
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
-    shutil.copytree(CHECKOUT, root / CHECKOUT.relative_to("/"), ignore=ignored, dirs_exist_ok=True)
+async def run_inside(root: Path, architecture: str, *command: str, **variables: str) -> None:
+    """As root of another root, from where apt and pip reach the network as they do here. Raises NoResultError."""
     # How the archive is reached from here, and what is taken from it.
     (root / "etc/apt/apt.conf.d/00host").write_text(await run("apt-config", "dump", "Acquire"))
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
@@ -94,10 +95,18 @@ async def set_up(root: Path, architecture: str) -> None:
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
         "LANG": "C.UTF-8",
-        "SHMTRACE_VENV": VENV,
         **way_out(os.environ),
+        **variables,
     }
-    await run(*alone(architecture), "sh", "-ec", SET_UP, "sh", str(root), str(CHECKOUT), env=environment)
+    await run(*alone(architecture), "sh", "-ec", INSIDE, "sh", str(root), *command, env=environment)
+
+
+async def set_up(root: Path, architecture: str) -> None:
+    """Quick where nothing is missing. Raises NoResultError."""
+    # A copy, which pip may write to; a guest has the checkout itself in its place.
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+    shutil.copytree(CHECKOUT, root / CHECKOUT.relative_to("/"), ignore=ignored, dirs_exist_ok=True)
+    await run_inside(root, architecture, "sh", "-ec", SET_UP, "sh", f"{CHECKOUT}/bootstrap", SHMTRACE_VENV=VENV)
 
 
 def place(name: str, architecture: str) -> Path:
@@ -122,14 +131,24 @@ async def made(root: Path, release: str, make: Callable[[Path, str, str], Awaita
     return root
 
 
+async def debootstrap(tree: Path, suite: str, mirror: str, architecture: str) -> None:
+    """What a release cannot do without. Raises NoResultError."""
+    options = ["--variant=minbase", f"--arch={architecture}", f"--keyring={KEYRING}"]
+    if architecture != HOST_ARCHITECTURE:
+        options.append("--include=busybox-static")  # a guest has no use for the host's
+    await run(*alone(architecture), "debootstrap", *options, suite, str(tree), mirror)
+
+
+async def minimal(release: str) -> Path:
+    """A root that has nothing else. Raises NoResultError."""
+    return await made(CACHE / f"minimal-{release}", release, partial(debootstrap, architecture="amd64"))
+
+
 async def prepare(release: str, architecture: str) -> Userland:
     """With all that the tests need. Raises NoResultError."""
 
     async def make(tree: Path, suite: str, mirror: str) -> None:
-        options = ["--variant=minbase", f"--arch={architecture}", f"--keyring={KEYRING}"]
-        if architecture != HOST_ARCHITECTURE:
-            options.append("--include=busybox-static")  # a guest has no use for the host's
-        await run(*alone(architecture), "debootstrap", *options, suite, str(tree), mirror)
+        await debootstrap(tree, suite, mirror, architecture)
         await set_up(tree, architecture)
 
     root = place(f"debian-{release}", architecture)

@@ -508,6 +508,7 @@ def test_a_root_is_made_once_and_of_packages_alone(monkeypatch: pytest.MonkeyPat
     assert first == second == (tmp_path / "lean-arm64", "/usr/bin/python3")
     assert [path.name for path in tmp_path.iterdir()] == ["lean-arm64"]
     assert (first.root / "usr/bin/cc").readlink() == Path("gcc")
+    assert (first.root / "mnt").is_dir()
     (command,) = made
     assert {"--variant=extract", "--architectures=arm64"} < set(command)
     assert command[-3] == "bookworm"

@@ -181,8 +181,9 @@ async def lean(architecture: str) -> Userland:
     if architecture == HOST_ARCHITECTURE:
         return HOST
     root = await extracted("lean", architecture, ["gcc", "libc6-dev", "python3-click", "python3-pytest"])
-    with contextlib.suppress(FileExistsError):
-        (root / "usr/bin/cc").symlink_to("gcc")  # as a script would have it
+    with contextlib.suppress(FileExistsError):  # what scripts of packages would have made
+        (root / "mnt").mkdir()
+        (root / "usr/bin/cc").symlink_to("gcc")
     return Userland(root, "/usr/bin/python3")
 
 

@@ -72,7 +72,9 @@ def demo() -> None:
 def autopkgtest() -> None:
     """debian/tests, as Debian would run them. Needs no network: what they depend on is there."""
     [package] = HERE.glob("shmtrace_*_all.deb")
-    run("autopkgtest", "--no-built-binaries", package, HERE / "source", "--", "null")
+    # The guest is the machine; Debian 13's null says no more that there is one.
+    alone = "--ignore-restrictions=isolation-machine"
+    run("autopkgtest", "--no-built-binaries", alone, package, HERE / "source", "--", "null")
 
 
 def touched() -> list[list[int]]:

@@ -72,7 +72,9 @@ def demo() -> None:
 def autopkgtest() -> None:
     """debian/tests, as Debian would run them. Needs no network: what they depend on is there."""
     [package] = HERE.glob("shmtrace_*_all.deb")
-    run("autopkgtest", "--no-built-binaries", package, HERE / "source", "--", "null")
+    # The guest is the machine; Debian 13's null says no more that there is one.
+    alone = "--ignore-restrictions=isolation-machine"
+    run("autopkgtest", "--no-built-binaries", alone, package, HERE / "source", "--", "null")
 
 
 def touched() -> list[list[int]]:
@@ -122,7 +124,8 @@ def purge() -> None:
     run("apt-get", "-qqy", "purge", "shmtrace")
     must_be("the service", property_of("ActiveState"), "inactive")
     places = ["/etc", "/opt", "/root", "/run", "/sys/fs/bpf", "/tmp", "/usr", "/var"]
-    left = run("find", *places, "-path", HERE, "-prune", "-o", "-name", "*shmtrace*", "-print").split()
+    ours = ["(", "-path", HERE, "-o", "-path", "/tmp/shmtrace-kernels-*", ")", "-prune"]  # and where the record is
+    left = run("find", *places, *ours, "-o", "-name", "*shmtrace*", "-print").split()
     must_be("files left", left, [])
 
 

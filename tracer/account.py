@@ -80,8 +80,8 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
 class ProcessesByRow(dict[int, Process]):
     """The processes of a capture by row. A missing row raises ShmtraceError: the capture is damaged."""
 
-    def __init__(self, capture: Capture, found: Iterable[Process]) -> None:
-        super().__init__((process.row, process) for process in found)
+    def __init__(self, capture: Capture) -> None:
+        super().__init__()
         self._capture = capture
 
     def __missing__(self, row: int) -> Process:
@@ -93,44 +93,27 @@ def read_processes(capture: Capture) -> ProcessesByRow:
     names = read_names(capture)
     texts: dict[Any, Any] = {}
     once = texts.setdefault  # most texts are those of another process, too: each is kept once
-    return ProcessesByRow(
-        capture,
-        (
-            Process(
-                row,
-                tgid,
-                start_time_ns,
-                once(comm, comm),
-                once(command, command),
-                parent,
-                exited_ns,
-                bool(outside_tree),
-                started_ns,
-                once(cgroup, cgroup),
-                ns_tgid,
-                exit_status,
-                bool(oom_killed),
-                names.get((host, cgroup)),
-                host,
-            )
-            for (
-                row,
-                tgid,
-                start_time_ns,
-                comm,
-                command,
-                parent,
-                exited_ns,
-                outside_tree,
-                started_ns,
-                cgroup,
-                ns_tgid,
-                exit_status,
-                oom_killed,
-                host,
-            ) in capture.each(PROCESSES.format(capture.host_column))
-        ),
-    )
+    found = ProcessesByRow(capture)
+    rows = capture.each(PROCESSES.format(capture.host_column))
+    for row, tgid, start_ns, comm, command, parent, exit_ns, outside, began_ns, cgroup, inside, how, oom, host in rows:
+        found[row] = Process(
+            row,
+            tgid,
+            start_ns,
+            once(comm, comm),
+            once(command, command),
+            parent,
+            exit_ns,
+            bool(outside),
+            began_ns,
+            once(cgroup, cgroup),
+            inside,
+            how,
+            bool(oom),
+            names.get((host, cgroup)),
+            host,
+        )
+    return found
 
 
 def read_names(capture: Capture) -> dict[tuple[str | None, str], Names]:

@@ -7,13 +7,12 @@ import os
 import re
 import signal
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench.observers import ROOT, SHMTRACE
+from tests.live.parent import recording, stop
 from tracer import account
 from tracer.capture import parts
 from tracer.capture.capture import Capture
@@ -78,21 +77,16 @@ def bench(directory: Path) -> None:
 def measure(directory: Path, seconds: float, *options: str) -> None:
     """Print the recorder's memory in each quarter of the time, and the size of the captures."""
     path, log = directory / f"weeks{len(options)}.capture", directory / "log"
-    line = [*SHMTRACE, "record", "-o", str(path), "--rotate", f"{EVERY_S}s", "--keep", str(KEEP), *options]
     used: list[float] = []
     sizes: list[int] = []
     with working(log) as tgid:
-        with subprocess.Popen([*line, "-p", str(tgid)], cwd=ROOT, stderr=subprocess.PIPE) as recorder:
-            assert recorder.stderr
-            assert b"tracing" in recorder.stderr.readline()
+        with recording(path, tgid, "--rotate", f"{EVERY_S}s", "--keep", str(KEEP), *options) as recorder:
             end_s = time.monotonic() + seconds
             while time.monotonic() < end_s:
                 time.sleep(1)
                 used.append(rss_mib(recorder.pid))
                 sizes.append(sum(part.path.stat().st_size for part in parts.over(path)) // KEEP)
-            recorder.send_signal(signal.SIGTERM)
-            said = recorder.stderr.read().decode()
-            assert recorder.wait() == 0, said
+            stop(recorder)
         made = int(log.read_text().split()[-1])
     with Capture.open(path) as capture:
         found = account.read(capture)

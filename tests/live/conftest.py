@@ -11,6 +11,7 @@ import pytest
 pytest.register_assert_rewrite("tests.live.reports")
 
 from tests.live import tiers  # noqa: E402
+from tests.live.parent import Parent  # noqa: E402
 from tests.live.workload import build  # noqa: E402
 
 SHMEM_HUGE = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
@@ -36,6 +37,13 @@ def tier(request: pytest.FixtureRequest) -> str:
     if reason:
         pytest.skip(f"no {name}: {reason}")
     return name
+
+
+@pytest.fixture
+def parent() -> Iterator[Parent]:
+    made = Parent()
+    yield made
+    made.end()
 
 
 @pytest.fixture(scope="module")

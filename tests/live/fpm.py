@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import socket
 import string
 import struct
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
-from tests.live.servers import PATIENCE_SECONDS, server
+from tests.live.running import PATIENCE_SECONDS, running
 
 WORKERS = 4
 OPCACHE_BYTES = 256 << 20
@@ -179,7 +180,7 @@ def running_fpm(
         (directory / "store.php").write_text(STORE)
         options = [word for name, value in {**SETTINGS, **settings}.items() for word in ("-d", f"{name}={value}")]
         command = [program, "--nodaemonize", "--fpm-config", configuration, *options]
-        with server(command) as process:
+        with running(command, signal.SIGTERM) as process:
             fpm = Fpm(process, directory)
             fpm.wait_until_up()
             yield fpm

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.live.reports import PATIENCE_SECONDS, ROOT, SHMTRACE, Report, read_report
+from tests.live.running import running
 
 
 def build(directory: Path) -> Path:
@@ -95,10 +96,7 @@ class Waiting:
 def waiting(program: Path, what: str) -> Iterator[Waiting]:
     result = program.with_name("result")
     result.unlink(missing_ok=True)
-    with subprocess.Popen([program, result, *what.split()], stdin=subprocess.PIPE) as process:
-        try:
-            found = Waiting(process, result)
-            found.wait_for("ready")
-            yield found
-        finally:
-            process.kill()
+    with running([program, result, *what.split()], stdin=subprocess.PIPE) as process:
+        found = Waiting(process, result)
+        found.wait_for("ready")
+        yield found

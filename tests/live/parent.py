@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.live.reports import PATIENCE_SECONDS, ROOT, SHMTRACE
+from tests.live.running import running
 from tests.live.shmem import PAGE_BYTES
 
 OF_REGION = 401  # pages; no other region here is as large
@@ -79,14 +80,11 @@ def recording(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A trace, from the moment it is attached. If nobody stops it, it is killed."""
     command = [*shmtrace, "record", "-p", str(tgid), "-o", str(path), *options]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
-        try:
-            assert process.stderr
-            while b"tracing" not in (line := process.stderr.readline()):
-                assert line, "it ended"
-            yield process
-        finally:
-            process.kill()
+    with running(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        while b"tracing" not in (line := process.stderr.readline()):
+            assert line, "it ended"
+        yield process
 
 
 def stop(recorder: subprocess.Popen[bytes]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.live.servers import PATIENCE_SECONDS, server
+from tests.live.running import PATIENCE_SECONDS, running
 
 USER = "postgres"
 
@@ -70,7 +70,7 @@ def running_postgres(shared_buffers: str = "256MB") -> Iterator[Postgres]:
         with (
             open(directory / "log", "wb") as log,
             # SIGINT is "fast": it ends its backends and itself
-            server(command, signal.SIGINT, cwd=directory, stdout=log, stderr=log) as process,
+            running(command, signal.SIGINT, cwd=directory, stdout=log, stderr=log) as process,
         ):
             postgres = Postgres(process, programs, directory)
             postgres.wait_until_up()

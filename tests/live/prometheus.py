@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.live.servers import PATIENCE_SECONDS, server
+from tests.live.running import PATIENCE_SECONDS, running
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "docs/prometheus/shmtrace.rules.yml"
@@ -65,9 +66,9 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def running(command: Sequence[object], ready_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def answering(command: Sequence[object], ready_url: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A program that serves, from the moment it answers."""
-    with open(log, "wb") as said, server(command, stdout=said, stderr=said) as process:
+    with open(log, "wb") as said, running(command, signal.SIGTERM, stdout=said, stderr=said) as process:
         wait_until(lambda: process.poll() is not None or answers(ready_url))
         assert process.poll() is None, log.read_text()
         yield process
@@ -169,7 +170,7 @@ def running_prometheus(
             f"--web.listen-address={url.removeprefix('http://')}",
             "--log.level=warn",
         ]
-        with running(command, f"{url}/-/ready", directory / "log") as process:
+        with answering(command, f"{url}/-/ready", directory / "log") as process:
             yield Prometheus(process, url, directory)
     finally:
         shutil.rmtree(directory)
@@ -187,7 +188,7 @@ def running_node_exporter(textfiles: Path) -> Iterator[int]:
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     url = f"http://127.0.0.1:{port}/metrics"
-    with tempfile.TemporaryDirectory() as directory, running(command, url, Path(directory, "log")):
+    with tempfile.TemporaryDirectory() as directory, answering(command, url, Path(directory, "log")):
         yield port
 
 
@@ -206,7 +207,7 @@ def running_process_exporter(command_line: str) -> Iterator[int]:
             f"-web.listen-address=127.0.0.1:{port}",
             "-threads=false",
         ]
-        with running(command, f"http://127.0.0.1:{port}/metrics", Path(directory, "log")):
+        with answering(command, f"http://127.0.0.1:{port}/metrics", Path(directory, "log")):
             yield port
 
 

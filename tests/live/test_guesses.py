@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.reports import ROOT, SHMTRACE
-from tests.live.servers import PATIENCE_SECONDS, server
+from tests.live.running import PATIENCE_SECONDS, running
 from tests.live.shmem import read_regions
 from tracer.formatting import format_bytes
 
@@ -49,7 +50,7 @@ MODULES = Path("/usr/lib/apache2/modules")
 def serving(line: Sequence[object], nr_regions: int, **env: str) -> Iterator[int]:
     """PID of a server, once it maps so many regions."""
     # Apache ends its whole process group
-    with server(line, env={"PATH": "/usr/bin", **env}, start_new_session=True) as process:
+    with running(line, signal.SIGTERM, env={"PATH": "/usr/bin", **env}, start_new_session=True) as process:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while len(read_regions(process.pid)) < nr_regions:
             assert process.poll() is None

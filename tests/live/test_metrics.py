@@ -30,13 +30,6 @@ Metrics = dict[str, dict[tuple[str, ...], float]]
 """By name, and the values of the labels in the order of their names."""
 
 
-@pytest.fixture
-def parent() -> Iterator[Parent]:
-    made = Parent()
-    yield made
-    made.end()
-
-
 def read(text: str) -> Metrics:
     return {
         sample.name: {

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.live.parent import recording
 from tests.live.reports import ROOT, SHMTRACE, Report, assert_balanced, read_report, trace
+from tests.live.running import running
 from tests.live.shmem import PAGE_BYTES
 
 ENOUGH_S = 60.0  # what was waited for took minutes, or was for ever
@@ -42,13 +44,10 @@ class Obstacle:
 @contextmanager
 def obstacle(kind: str, argument: object, by: Sequence[str] = ()) -> Iterator[Obstacle]:
     line = [*by, sys.executable, "-m", "tests.live.obstacle", kind, str(argument)]
-    with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            assert process.stdout.readline() == "ready\n"
-            yield Obstacle(process)
-        finally:
-            process.kill()
+    with running(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        yield Obstacle(process)
 
 
 @contextmanager
@@ -103,15 +102,8 @@ class Recording:
 @contextmanager
 def recorded(tmp_path: Path, tgid: int) -> Iterator[Recording]:
     path = tmp_path / "obstacle.capture"
-    line = [*SHMTRACE, "record", "-o", str(path), "-p", str(tgid)]
-    with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE) as process:
-        try:
-            assert process.stderr
-            while b"tracing" not in process.stderr.readline():
-                assert process.poll() is None
-            yield Recording(process, path)
-        finally:
-            process.kill()
+    with recording(path, tgid) as process:
+        yield Recording(process, path)
 
 
 def warned(report: Report, part: str) -> bool:

@@ -20,7 +20,7 @@ import pytest
 from tests.live.cgroups import Group, comes_to, groups
 from tests.live.reports import ROOT, SHMTRACE, find_region, trace, trace_command
 from tests.live.shmem import PAGE_BYTES
-from tests.live.workload import Stepped
+from tests.live.workload import Stepped, stepped
 from tracer.proc.procfs import Proc
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("cc", "unshare")]
@@ -44,13 +44,9 @@ def charged_pages(tgid: int) -> Counter[int]:
 def contained(program: Path, notes: Path, name: str, *in_groups: Group) -> Iterator[Stepped]:
     """A workload of places.c."""
     env = {f"GROUP_{letter}": str(group.directory / "cgroup.procs") for letter, group in zip("AB", in_groups)}
-    with subprocess.Popen([program, name, notes], stdin=subprocess.PIPE, env={**os.environ, **env}) as process:
-        try:
-            workload = Stepped(process, notes)
-            workload.wait_for("running")
-            yield workload
-        finally:
-            process.kill()
+    with stepped(program, name, notes, **env) as workload:
+        workload.wait_for("running")
+        yield workload
 
 
 def report(capture: Path, *options: str) -> dict[str, object]:

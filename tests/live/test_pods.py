@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as metrics
 
+from tests.live.parent import recording
 from tests.live.pods import OWN_PAGES, WITH_LOGS, Pod, pods, with_logs
 from tests.live.reports import ROOT, SHMTRACE, patched, trace
 from tests.live.shmem import PAGE_BYTES
@@ -141,12 +142,8 @@ def test_by_pod_and_namespace(logs: Path, shared: Path, tmp_path: Path) -> None:
     capture = tmp_path / "x.capture"
     with two(logs, shared) as (web, job):
         job.log()
-        targets = [option for pod in (web, job) for option in ("-p", str(pod.process.pid))]
-        line = [*with_logs(logs), "record", *targets, "-o", str(capture), "--rotate", "1h"]
-        with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE) as process:
-            assert process.stderr
-            while b"tracing" not in process.stderr.readline():
-                pass
+        options = "-p", str(job.process.pid), "--rotate", "1h"
+        with recording(capture, web.process.pid, *options, shmtrace=with_logs(logs)) as process:
             web.go()
             job.go()
             wait_for(capture, PAGES.format(shared), "30")
@@ -155,7 +152,6 @@ def test_by_pod_and_namespace(logs: Path, shared: Path, tmp_path: Path) -> None:
             while not list(tmp_path.glob("x.*.capture")) and time.monotonic() < deadline:
                 time.sleep(0.1)
             web.forget()
-            process.kill()
     assert len(list(tmp_path.glob("x*.capture"))) == 2
     for each in tmp_path.glob("x*.capture"):
         assert {pod: pages for pod, pages in rows(each, "pod").items() if pod != "-"} == {

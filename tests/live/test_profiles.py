@@ -5,8 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tests import exported
 from tests.live import tiers
 from tests.live.parent import recording, stop
 from tests.live.reports import PATIENCE_SECONDS, ROOT, SHMTRACE
+from tests.live.running import running
 from tests.live.test_rotate import rotate
 from tests.live.test_stacks import CALLS, lost, programs, read, sizes
 from tracer import account, binaries
@@ -32,15 +32,6 @@ ALPHA, GAMMA = CALLS["alpha"], CALLS["gamma_"]
 
 Grown = Counter[tuple[str, ...]]
 """Pages by functions of the program, from main on."""
-
-
-@contextmanager
-def running(program: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([program, *arguments], stdin=subprocess.PIPE) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def go(process: subprocess.Popen[bytes]) -> None:
@@ -102,7 +93,7 @@ def test_growth_between_two_parts(tier: str, name: str, programs: Path, tmp_path
     """23 pages by alpha in the first. In the second 7 by gamma_ and 23 by alpha, whose first ones were freed."""
     path, program = tmp_path / "x.capture", programs / name
     growth, scraped = Growth(), []
-    with running(program, "steps") as process:
+    with running([program, "steps"], stdin=subprocess.PIPE) as process:
         options = ["--stacks", "--rotate", "1h"]
         with recording(path, process.pid, *options, shmtrace=tiers.shmtrace(tier)) as recorder:
             go(process)

@@ -25,6 +25,7 @@ from tests.live import holder
 from tests.live.fpm import OPCACHE_BYTES, running_fpm, script_names
 from tests.live.holder import page
 from tests.live.reports import ROOT, SHMTRACE, patched
+from tests.live.running import running
 from tests.live.shmem import PAGE_BYTES, SECTOR_BYTES, libc, read_regions
 from tests.live.terminal import on_terminal
 
@@ -118,12 +119,9 @@ def held(kind: str = "anon", pages: int = SIZE_PAGES, put: str = PUT, group: Pat
     command = [sys.executable, holder.__file__, kind, str(pages), put]
     if group:
         command = ["sh", "-c", f'echo $$ >{group}/cgroup.procs; exec "$@"', "sh", *command]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            yield Held(process, int(process.stdout.readline(), 16))
-        finally:
-            process.kill()
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield Held(process, int(process.stdout.readline(), 16))
 
 
 def run(*arguments: object, shmtrace: Sequence[str] = SHMTRACE, status: int = 0) -> subprocess.CompletedProcess[bytes]:

@@ -40,13 +40,6 @@ CAPABILITIES = {  # include/uapi/linux/capability.h
 }
 
 
-@pytest.fixture
-def parent() -> Iterator[Parent]:
-    made = Parent()
-    yield made
-    made.end()
-
-
 def rotate(process: subprocess.Popen[bytes], path: Path, number: int) -> list[Path]:
     """Returns the parts that are over, once there are so many."""
     process.send_signal(signal.SIGHUP)
@@ -198,11 +191,7 @@ def test_it_is_killed_while_it_rotates(number: int, parent: Parent, tmp_path: Pa
     """At the call of some function, two further on each time: all captures open, and each has every page."""
     path = tmp_path / "pool.capture"
     killed = [*patched(KILLED_AT), str(2 * number)]
-    command = [*killed, "record", "-p", str(parent.tgid), "-o", str(path), "--rotate", "1h"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
-        assert process.stderr
-        while b"tracing" not in process.stderr.readline():
-            pass
+    with recording(path, parent.tgid, "--rotate", "1h", shmtrace=killed) as process:
         toucher = parent.tell("touch", 20, BY_FIRST)
         time.sleep(1.2)  # by then it was committed
         process.send_signal(signal.SIGHUP)

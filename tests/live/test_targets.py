@@ -44,14 +44,9 @@ def copy(program: Path, directory: Path, name: str) -> Path:
 @contextmanager
 def named(program: Path, notes: Path, env: Mapping[str, str]) -> Iterator[Stepped]:
     """The workload of that name: it calls itself what env says, and has 5 pages from before."""
-    line = [program, "named", notes]
-    with subprocess.Popen(line, stdin=subprocess.PIPE, env={**os.environ, **env}) as process:
-        try:
-            workload = Stepped(process, notes)
-            workload.wait_for("running")
-            yield workload
-        finally:
-            process.kill()
+    with stepped(program, "named", notes, **env) as workload:
+        workload.wait_for("running")
+        yield workload
 
 
 def assert_named(report: Report, notes: Notes) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.live.remains import nothing_remains
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, ROOT, SHMTRACE, patched
+from tests.live.running import running
 from tests.live.shmem import PAGE_BYTES
 from tests.live.terminal import Terminal, on_terminal
 from tests.live.workload import Stepped, stepped
@@ -142,16 +143,11 @@ def test_what_it_attaches_to_is_said_first(workload: Stepped) -> None:
 def piped(workload: Stepped, *more: str) -> Iterator[subprocess.Popen[str]]:
     """Through a pipe, once what was there has been told."""
     command = [*SHMTRACE, "top", "-i", "0.3", "-p", str(workload.tgid), *more]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout
-            assert " answer " in process.stdout.readline()
-            assert " region +0 B  " in process.stdout.readline()
-            yield process
-        finally:
-            process.kill()
+    with running(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert " answer " in process.stdout.readline()
+        assert " region +0 B  " in process.stdout.readline()
+        yield process
 
 
 def unexpected(errors: str) -> list[str]:

@@ -18,6 +18,7 @@ import pytest
 from tests.live.fpm import OPCACHE_BYTES, running_fpm, script_names
 from tests.live.remains import children, held, nothing_remains
 from tests.live.reports import PATIENCE_SECONDS, ROOT, SHMTRACE, pages_by_part, read_report, skipped_at_most
+from tests.live.running import running
 from tests.live.shmem import PAGE_BYTES, read_regions
 from tests.live.test_obstacles import held as silent
 from tests.live.test_obstacles import needs_fuse
@@ -91,13 +92,10 @@ class Filler:
 @contextmanager
 def filler(*pools: object) -> Iterator[Filler]:
     line = [sys.executable, "-m", "tests.live.filler", *map(str, pools)]
-    with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            found = Filler(process)
-            assert found.said() == "ready"
-            yield found
-        finally:
-            process.kill()
+    with running(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        found = Filler(process)
+        assert found.said() == "ready"
+        yield found
 
 
 class Waiting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.live.running import running
 from tests.live.shmem import RegionId
 
 SOURCES = Path(__file__).parent / "workloads"
@@ -96,9 +98,6 @@ class Stepped:
 
 
 @contextmanager
-def stepped(program: Path, name: str, path: Path) -> Iterator[Stepped]:
-    with subprocess.Popen([program, name, path], stdin=subprocess.PIPE) as process:
-        try:
-            yield Stepped(process, path)
-        finally:
-            process.kill()
+def stepped(program: Path, name: str, path: Path, **env: str) -> Iterator[Stepped]:
+    with running([program, name, path], stdin=subprocess.PIPE, env={**os.environ, **env}) as process:
+        yield Stepped(process, path)

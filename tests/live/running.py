@@ -1,4 +1,4 @@
-"""A server of the tests' own, which ends with the block."""
+"""A program of the tests' own, which ends with the block."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PATIENCE_SECONDS = 60.0
 
 
 @contextmanager
-def server(
-    command: Sequence[object], number: signal.Signals = signal.SIGTERM, **options: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """number: the signal that ends it."""
-    with subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, **options) as process:
+def running(
+    command: Sequence[object], number: signal.Signals = signal.SIGKILL, **options: Any
+) -> Iterator[subprocess.Popen[Any]]:
+    """number: the signal that ends it. options: of Popen; there is no standard input, unless they say so."""
+    with subprocess.Popen(list(map(str, command)), **{"stdin": subprocess.DEVNULL, **options}) as process:
         try:
             yield process
         finally:

@@ -233,6 +233,30 @@ def test_finds_an_unpacked_kernel(tmp_path: Path, image: str) -> None:
     assert Kernel.find(tmp_path) == Kernel("6.1.0-9", tmp_path / image, modules)
 
 
+@pytest.mark.parametrize(("arguments", "architecture"), [([], "amd64"), (["--arm64"], "arm64")])
+def test_a_kernel_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], architecture: str
+) -> None:
+    """It is not fetched, is called as its directory, and may have no modules."""
+    directory = tmp_path / "mine"
+    (directory / "lib/modules/6.12.9-64k").mkdir(parents=True)
+    (directory / "boot").mkdir()
+    (directory / "boot/vmlinuz-6.12.9-64k").touch()
+    examined = []
+
+    async def examine(subject: matrix.Subject, *_: object) -> Result:
+        kernel = await matrix.unpacked(subject)
+        examined.append((matrix.stand_in(subject, kernel).names, kernel))
+        return Result(subject.names, read_cases(RECORD)[:1], [], 1.0)
+
+    monkeypatch.setattr(matrix, "examine", examine)
+    monkeypatch.setattr(sys, "argv", ["tests.kernels", *arguments, str(directory)])
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    kernel = Kernel("6.12.9-64k", directory / "boot/vmlinuz-6.12.9-64k", {}, architecture)
+    assert (ended.value.code, examined) == (0, [(("mine",), kernel)])
+
+
 def test_says_what_to_do_with_what_is_no_kernel(tmp_path: Path) -> None:
     with pytest.raises(NoResultError, match="remove it"):
         Kernel.find(tmp_path)

@@ -16,6 +16,8 @@
     python -m tests.kernels --distros [RELEASE...]  with those of the Debian release the kernel belongs to; with
                                                     --pressure and --servers, too
 
+A KERNEL with a slash is the directory that one of your own is unpacked in: lib/modules/RELEASE, boot/vmlinuz-RELEASE.
+
 As root, on Debian 12. Kernels and releases are fetched once, into /var/cache/shmtrace/kernels or SHMTRACE_KERNELS.
 """
 
@@ -40,6 +42,7 @@ from tests.kernels.matrix import (
     SERVERS,
     SMOKE,
     TESTS,
+    Subject,
     examine_all,
     measure_all,
 )
@@ -71,7 +74,11 @@ def main() -> None:
     sets = {"deb": PACKAGED, "distros": DISTROS, "arm64": ARM64_KERNELS, "preempt": PREEMPT}
     there_are = next((subjects for name, subjects in sets.items() if getattr(arguments, name)), KERNELS)
     oldest, *_, newest = there_are.values()
-    named = {**there_are, "oldest": oldest, "newest": newest}
+    architecture = "arm64" if arguments.arm64 else "amd64"
+    own = {name: Subject(name, own=architecture) for name in arguments.names if "/" in name}
+    named = {**there_are, "oldest": oldest, "newest": newest, **own}
+    if own and (arguments.distros or arguments.preempt):
+        parser.error("--distros and --preempt are of Debian's kernels")
     if (arguments.bench or arguments.pyz) and arguments.distros:
         parser.error("--bench and --pyz are of kernels")
     if arguments.deb and (arguments.distros or arguments.arm64 or arguments.preempt):

@@ -45,7 +45,8 @@ class Kernel(NamedTuple):
                     files = folder.glob("kernel/**/*.ko*")
                     modules = {path.name.partition(".ko")[0].replace("-", "_"): path for path in files}
                     return cls(folder.name, image, modules, architecture)
-        raise NoResultError(f"there is no kernel in {unpacked}: remove it, to fetch it anew")
+        what = f"there is no kernel in {unpacked}, no lib/modules/RELEASE with its vmlinuz"
+        raise NoResultError(f"{what}: if it was fetched, remove it, to fetch it anew")
 
 
 class Entry(NamedTuple):

@@ -54,10 +54,13 @@ class Subject(NamedTuple):
     """None: what the host has"""
     preempt: str | None = None
     """The preemption model; None: the kernel's own choice"""
+    own: str | None = None
+    """The architecture of a kernel of one's own, and `kernel` is its directory; None: it is Debian's"""
 
     @property
     def names(self) -> tuple[str, ...]:
-        kernel = f"{self.kernel} preempt={self.preempt}" if self.preempt else self.kernel
+        name = Path(self.kernel).name
+        kernel = f"{name} preempt={self.preempt}" if self.preempt else name
         return (self.debian, kernel) if self.debian else (kernel,)
 
 
@@ -78,12 +81,16 @@ def say(subject: Subject, what: str) -> None:
 
 def stand_in(subject: Subject, kernel: Kernel) -> Subject:
     """With the kernel there is, where the archive has the series that was meant no more."""
+    if subject.own:
+        return subject
     name = SOURCES[subject.kernel].name(".".join(kernel.release.split(".")[:2]))
     return subject if name == subject.kernel else subject._replace(kernel=f"{name} (for {subject.kernel})")
 
 
 async def unpacked(subject: Subject) -> Kernel:
-    """One of Debian's kernels, fetched if it is not there. Raises NoResultError."""
+    """One's own, or one of Debian's, fetched if it is not there. Raises NoResultError."""
+    if subject.own:
+        return Kernel.find(Path(subject.kernel), subject.own)
     source = SOURCES[subject.kernel]
     return Kernel.find(await fetch(source), source.architecture)._replace(preempt=subject.preempt)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 Pages = Mapping[str, int]
 NOTHING: Pages = MappingProxyType({})
-HUGE_PAGE = mmap.PAGESIZE // 8  # pages: where a page table is one page, of 8 bytes an entry
+HUGE_PAGE = min(mmap.PAGESIZE // 8, 2048)  # pages: what a page table is for, and as many as the page cache has
 
 
 class Answer(NamedTuple):

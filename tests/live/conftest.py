@@ -11,11 +11,17 @@ import pytest
 pytest.register_assert_rewrite("tests.live.reports")
 
 from tests.live import tiers  # noqa: E402
+from tests.live.answers import HUGE_PAGE  # noqa: E402
 from tests.live.parent import Parent  # noqa: E402
+from tests.live.shmem import PAGE_BYTES  # noqa: E402
 from tests.live.workload import build  # noqa: E402
 
-SHMEM_HUGE = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
-NR_HUGE = Path("/proc/sys/vm/nr_hugepages")
+KNOBS = Path("/sys/kernel/mm")
+SHMEM_HUGE = [
+    KNOBS / "transparent_hugepage/shmem_enabled",
+    KNOBS / f"transparent_hugepage/hugepages-{HUGE_PAGE * PAGE_BYTES >> 10}kB/shmem_enabled",  # since 6.11
+]
+NR_HUGE = KNOBS / "hugepages/hugepages-2048kB/nr_hugepages"
 HUGETLB_PAGES = 3
 
 
@@ -50,7 +56,7 @@ def parent() -> Iterator[Parent]:
 def huge_pages() -> Iterator[None]:
     """For shared memory that asks for them, as APCu does; and three huge ones for MAP_HUGETLB, where there are any."""
     changed: dict[Path, str] = {}
-    for knob, value in ((SHMEM_HUGE, "advise"), (NR_HUGE, None)):
+    for knob, value in (*((knob, "advise") for knob in SHMEM_HUGE), (NR_HUGE, None)):
         if knob.exists():
             before = knob.read_text()
             changed[knob] = before.partition("[")[2].partition("]")[0] or before

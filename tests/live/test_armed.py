@@ -24,6 +24,7 @@ from tests.live.shmem import PAGE_BYTES, read_regions
 from tests.live.test_oom import LIMIT_BYTES, TOUCHED, pool
 from tests.live.tiers import shmtrace
 from tracer.errors import ShmtraceError
+from tracer.formatting import format_bytes
 from tracer.kernel import bpf_syscall, pins
 
 pytestmark = pytest.mark.bpf
@@ -504,7 +505,9 @@ def test_a_kill_that_nobody_saw(arming: Armed, tmp_path: Path) -> None:
     assert kill["shmem_before_bytes"] is None
     said = report["answer"]["text"]
     assert said.startswith("OOM kill at ")
-    assert "charged there, as far as it is known: first touched by filler-# 6.7 MiB, victim 844 KiB" in said
+    _, *fillers, _, victims = (nr_pages * PAGE_BYTES for nr_pages in TOUCHED.values())
+    told = f"filler-# {format_bytes(sum(fillers))}, victim {format_bytes(victims)}"
+    assert f"charged there, as far as it is known: first touched by {told}" in said
 
 
 def prog_and_map_ids() -> list[tuple[str, int]]:

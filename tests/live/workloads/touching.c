@@ -233,9 +233,14 @@ static void full(void)
 		die(directory);
 }
 
-/* One byte makes a huge page where the kernel is told to use huge ones. */
+/* One byte makes a huge page where the kernel is told to use huge ones. Those that fill no page table are since v6.11. */
 static void huge(void)
 {
+	char knob[96];
+	snprintf(knob, sizeof(knob), "/sys/kernel/mm/transparent_hugepage/hugepages-%lukB/shmem_enabled",
+		 HUGE * PAGE >> 10);
+	if (HUGE < TABLE && access(knob, F_OK))
+		note_absent("huge pages of shared memory");
 	size_t bytes = 3 * HUGE * PAGE;
 	char *whole = map_anon(4 * HUGE);
 	char *pool = (char *)(((uintptr_t)whole + HUGE * PAGE - 1) & ~(HUGE * PAGE - 1));

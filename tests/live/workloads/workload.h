@@ -26,7 +26,9 @@
 #ifndef PAGE
 #define PAGE 4096UL
 #endif
-#define HUGE (PAGE / 8) /* what a huge page covers: where a page table is one page, of 8 bytes an entry */
+/* Pages of a page table, itself a page of 8 bytes an entry; and of a huge page: more than 2048 the page cache never has. */
+#define TABLE (PAGE / 8)
+#define HUGE (TABLE < 2048 ? TABLE : 2048)
 #define RW (PROT_READ | PROT_WRITE)
 
 /* Younger than the headers of Debian 11. */

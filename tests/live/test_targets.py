@@ -231,8 +231,8 @@ def test_duration(program: Path, tmp_path: Path) -> None:
         began = time.monotonic()
         workload.go()
         notes = workload.wait_for("grown")
-        report = tracing.finish()
-        assert 1 < time.monotonic() - began < 3
+        report = tracing.finish()  # by itself: nobody stops it
+        assert time.monotonic() - began > 1
     assert_named(report, notes)
 
 

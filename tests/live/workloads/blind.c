@@ -147,7 +147,7 @@ static void written_first(void)
 static void never_mapped(void)
 {
 	static char bytes[5 * PAGE];
-	int fd = make_private_file("size=1m", 0);
+	int fd = make_private_file("nr_blocks=256", 0);
 	if (fd < 0)
 		die("tmpfs");
 	put_pages(fd, 0, 1);

@@ -278,7 +278,7 @@ int take_made(struct leave *ctx)
 		parts_of_calls.call(ctx, TAKE);
 	struct region *region = asked->nr_made ? region_by_id(asked->region) : NULL;
 	if (region) {
-		region->size_bytes = RD(u64, RD(u64, asked->mapping, OFF_MAPPING_HOST), OFF_INODE_SIZE);
+		region->now.size_bytes = RD(u64, RD(u64, asked->mapping, OFF_MAPPING_HOST), OFF_INODE_SIZE);
 		tell_region(region, asked->dentry, tgid, process->start_time_ns);
 		usage_of(asked->region, tgid, process->start_time_ns);
 		count_stack(AT_CALL, ctx, asked->region, tgid, asked->nr_made);

@@ -105,7 +105,7 @@ static inline int file_mapped(u64 file, u64 flags)
 		return 0;
 	struct region *region = enter_region(inode, magic, &id);
 	if (region) {
-		region->size_bytes = RD(u64, inode, OFF_INODE_SIZE);
+		region->now.size_bytes = RD(u64, inode, OFF_INODE_SIZE);
 		tell_file(region, file, process);
 	}
 	return 0;

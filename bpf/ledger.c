@@ -253,7 +253,8 @@ int mm_filemap_delete_from_page_cache(struct bpf_raw_tracepoint_args *ctx)
 		begin_teardown(region, inode);
 		region->torn_pages += nr_pages;
 	}
-	u64 pages_now = RD(u64, mapping, OFF_MAPPING_NRPAGES) + region->swapped; /* this folio still counts */
+	u64 swapped = teardown ? region->last.swapped : region->now.swapped;
+	u64 pages_now = RD(u64, mapping, OFF_MAPPING_NRPAGES) + swapped; /* this folio still counts */
 	if (!region->huge && pages_now > region->peak_pages)
 		region->peak_pages = pages_now;
 	if (region->huge)

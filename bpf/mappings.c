@@ -56,7 +56,7 @@ int sys_exit_mmap(struct leave *ctx)
 	}
 	struct region *region = mapped_region(vma, process, true, &id);
 	if (region) /* the file may have been resized since the region was met */
-		region->size_bytes = RD(u64, RD(u64, region->mapping, OFF_MAPPING_HOST), OFF_INODE_SIZE);
+		region->now.size_bytes = RD(u64, RD(u64, region->mapping, OFF_MAPPING_HOST), OFF_INODE_SIZE);
 	return 0;
 }
 

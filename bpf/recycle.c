@@ -67,13 +67,15 @@ static inline void recycle_region(struct state *state)
 		begin_anew(FREE_REGION);
 	if (!region || !region->id)
 		return;
-	if (!region->gone_us && !inode_of(region)) /* it had no pages, so that its end was not seen */
+	if (!region->gone_us && !inode_of(region)) { /* it had no pages, so that its end was not seen */
+		region->last = region->now;
 		region->gone_us = since_us(state);
+	}
 	if (!region->gone_us || (since_us(state) - region->gone_us) * 1000 < OLD_NS)
 		return;
 	count_room(RECYCLED_REGIONS, 1);
-	count_room(RECYCLED_PAGES, region->pages);
-	count_room(ROOM_LEFT, region->pages / BLOCK_PAGES + 1);
+	count_room(RECYCLED_PAGES, region->last.pages);
+	count_room(ROOM_LEFT, region->last.pages / BLOCK_PAGES + 1);
 	forget_region(region);
 	empty_region(region, region->id);
 }

@@ -104,16 +104,16 @@ static inline u32 magic_of(u64 inode)
 	return magic == TMPFS_MAGIC || magic == HUGETLBFS_MAGIC ? magic : 0;
 }
 
-static inline void measure_inode(struct region *region, u64 inode)
+static inline void measure_inode(struct region *region, u64 inode, struct measured *into)
 {
-	region->size_bytes = RD(u64, inode, OFF_INODE_SIZE);
+	into->size_bytes = RD(u64, inode, OFF_INODE_SIZE);
 	if (region->huge) {
-		region->pages = RD(u64, inode, OFF_INODE_BLOCKS) / (PAGE_SIZE / 512);
+		into->pages = RD(u64, inode, OFF_INODE_BLOCKS) / (PAGE_SIZE / 512);
 		return;
 	}
 	/* as in shmem_recalc_inode(): clean pages may have been dropped without updating i_blocks */
-	region->swapped = RD(u64, inode - OFF_SHMEM_VFS_INODE, OFF_SHMEM_SWAPPED);
-	region->pages = RD(u64, region->mapping, OFF_MAPPING_NRPAGES) + region->swapped;
+	into->swapped = RD(u64, inode - OFF_SHMEM_VFS_INODE, OFF_SHMEM_SWAPPED);
+	into->pages = RD(u64, region->mapping, OFF_MAPPING_NRPAGES) + into->swapped;
 }
 
 /* Call this when a process's mappings change, or the region they belong to: cached mappings become invalid. */
@@ -147,8 +147,8 @@ static inline struct region *enter_region(u64 inode, u32 magic, u32 *id)
 	key_of(inode, &region->key);
 	region->mapping = mapping;
 	region->huge = magic == HUGETLBFS_MAGIC;
-	measure_inode(region, inode);
-	region->start_pages = region->pages;
+	measure_inode(region, inode, &region->now);
+	region->start_pages = region->now.pages;
 	barrier();
 	region->id = *id;
 	if (ids.insert(&mapping, id)) { /* another thread was faster, or the map is full */
@@ -221,10 +221,9 @@ static inline void begin_teardown(struct region *region, u64 inode)
 {
 	if (region->gone_us)
 		return;
-	u64 size_bytes = region->size_bytes;
-	measure_inode(region, inode);
-	if (!region->size_bytes) /* shmem_evict_inode() has set it to 0 */
-		region->size_bytes = size_bytes;
+	measure_inode(region, inode, &region->last);
+	if (!region->last.size_bytes) /* shmem_evict_inode() has set it to 0 */
+		region->last.size_bytes = region->now.size_bytes;
 	region->gone_us = now_us();
 	tell_of(region);
 }
@@ -265,7 +264,7 @@ int measure(struct bpf_raw_tracepoint_args *ctx)
 	u64 inode = region && !region->gone_us ? inode_of(region) : 0;
 	if (!inode)
 		return 0;
-	measure_inode(region, inode);
+	measure_inode(region, inode, &region->now);
 	return 1;
 }
 

@@ -43,18 +43,25 @@ struct region_key {
 	__u32 dev; /* the kernel's dev_t: major << 20 | minor */
 };
 
+/* What an inode says of itself. */
+struct measured {
+	__u64 size_bytes;
+	__u64 pages;   /* allocated, including swapped pages */
+	__u64 swapped; /* swapped pages among these */
+};
+
 struct region {
 	struct region_key key;
-	__u64 mapping;	   /* address of its struct address_space */
-	__u64 size_bytes;  /* when last measured */
-	__u64 pages;	   /* allocated, including swapped pages; when last measured, or at its end */
-	__u64 swapped;	   /* swapped pages among these */
+	__u64 mapping; /* address of its struct address_space */
+	struct measured now;
 	__u64 peak_pages;  /* the largest count seen when pages were given back */
 	__u64 start_pages; /* allocated when it was first met */
 	__u64 gone_us;	   /* when its last user released it; 0: it exists */
-	__u64 torn_pages;  /* torn down since; in the end all but the swapped pages */
-	__u64 punched_us;  /* when swapped pages or a large folio of it were last given back */
-	__u64 created_ns;  /* CLOCK_MONOTONIC; 0: its creation was not seen */
+	/* At its end. Not where measure() writes: that may be at work on another CPU, while its pages go already. */
+	struct measured last;
+	__u64 torn_pages; /* torn down since; in the end all but the swapped pages */
+	__u64 punched_us; /* when swapped pages or a large folio of it were last given back */
+	__u64 created_ns; /* CLOCK_MONOTONIC; 0: its creation was not seen */
 	__u64 creator_start_time_ns;
 	__u64 used_ns; /* CLOCK_MONOTONIC, when the tree created, mapped or wrote it first; 0: not yet */
 	__u64 user_start_time_ns;

@@ -168,9 +168,9 @@ def region(*, mapped: tuple[int, int, int] = (0, 0, 0), made: tuple[int, int, in
     """mapped, made: when, and start time and tgid of whom."""
     values = {"gone_us": 0, "huge": 0, "deep": 0, "name_bytes": 8, "name": b"dev/zero, and what was there", **more}
     return struct.pack(
-        "=QII13Q8I64s",
+        "=QII16Q8I64s",
         *(1047, 0x3A9C21F0, 1),
-        *(0xFFFF, 256 << 20, 23, 4, 31, 2, values["gone_us"], 5, 0),
+        *(0xFFFF, 256 << 20, 23, 4, 31, 2, values["gone_us"], 256 << 20, 29, 4, 5, 0),
         *(made[0], made[1], mapped[0], mapped[1]),
         *(made[2], mapped[2], 9, values["huge"], 0, values["name_bytes"], values["deep"], 0, values["name"]),
     )

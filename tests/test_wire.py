@@ -30,6 +30,7 @@ STRUCTS = {
 
 LAYOUTS = {
     "region_key": [wire.REGION_KEY],
+    "measured": [struct.Struct("=QQQ")],
     "region": [wire.REGION],
     "part": [wire.PART],
     "block": [wire.BLOCK],
@@ -70,11 +71,14 @@ DECODED = {
 # Entries of the maps; what user space does not read is there, and between what it does.
 REGION = r"""
     struct region region = {
-        .key = {.ino = 91, .generation = 92, .dev = 1}, .mapping = ~0ULL - 93, .size_bytes = 94, .pages = 95,
-        .swapped = 96, .peak_pages = 103, .start_pages = 104, .gone_us = 97, .torn_pages = 98, .punched_us = 99,
+        .key = {.ino = 91, .generation = 92, .dev = 1}, .mapping = ~0ULL - 93,
+        .now = {.size_bytes = 109, .pages = 110, .swapped = 111}, .peak_pages = 103, .start_pages = 104, .gone_us = 97,
+        .last = {.size_bytes = 94, .pages = 95, .swapped = 96}, .torn_pages = 98, .punched_us = 99,
         .created_ns = 100, .creator_start_time_ns = 101, .creator_tgid = 102, .used_ns = 106,
         .user_start_time_ns = 107, .user_tgid = 108, .id = 105, .huge = 0, .order = 9,
         .name_bytes = 8, .deep = 1, .user_kind = OUTSIDE_TREE, .name = "dev/zerobeyond"};
+    fwrite(&region, sizeof region, 1, stdout);
+    region.gone_us = 0;
     fwrite(&region, sizeof region, 1, stdout);
 """
 PROCESS = r"""
@@ -197,7 +201,9 @@ def test_what_c_writes_is_what_python_reads(tmp_path: Path) -> None:
 
 
 def test_a_region_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
-    assert KernelRegion.unpack(run_c(tmp_path, REGION)) == KernelRegion(
+    raw = run_c(tmp_path, REGION)
+    gone, alive = (KernelRegion.unpack(raw[at : at + wire.REGION.size]) for at in (0, wire.REGION.size))
+    assert gone == KernelRegion(
         key=RegionKey(1, 91, 92),
         id=105,
         size_bytes=94,
@@ -217,6 +223,7 @@ def test_a_region_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:
         user_kind=wire.OUTSIDE_TREE,
         name="dev/zero",
     )
+    assert alive == gone._replace(gone_us=0, size_bytes=109, pages=110, swapped_pages=111)
 
 
 def test_a_process_as_the_kernel_side_keeps_it(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ EVENT_NEWS, EVENT_PUNCH, EVENT_LABEL = range(1, 4)
 # maps
 TGID = REGION_ID = struct.Struct("=I")
 REGION_KEY = struct.Struct("=QII")
-REGION = struct.Struct(f"=QIIQQQQQQQQQQQQQIIIIIIII{NAME_BYTES}s")
-REGION_ID_BYTES = struct.calcsize("=QII13QII")  # offset of the id
+REGION = struct.Struct(f"=QII{'Q' * 16}{'I' * 8}{NAME_BYTES}s")
+REGION_ID_BYTES = struct.calcsize("=QII16QII")  # offset of the id
 PART = struct.Struct("=II")
 BLOCK = struct.Struct(f"={BLOCK_PAGES}QQQII")  # words, torn, number, part
 # start by CLOCK_MONOTONIC and CLOCK_BOOTTIME, everything, watches_execs, only_dev, armed, few; the rest is the kernel's

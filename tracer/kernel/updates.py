@@ -63,11 +63,12 @@ class KernelProcess(NamedTuple):
 
 
 class KernelRegion(NamedTuple):
-    """struct region of bpf/wire.h. Pages are 4 KiB. _us: microseconds since the capture began; _ns: CLOCK_MONOTONIC."""
+    """struct region of bpf/wire.h. _us: microseconds since the capture began; _ns: CLOCK_MONOTONIC."""
 
     key: RegionKey
     id: int
     size_bytes: int
+    """When last measured, or at its end; so are pages and swapped_pages."""
     pages: int
     swapped_pages: int
     peak_pages: int
@@ -95,14 +96,17 @@ class KernelRegion(NamedTuple):
     def unpack(cls, raw: bytes) -> KernelRegion:
         """Decode a struct region."""
         ino, generation, dev, *numbers, name = wire.REGION.unpack(raw)
-        _, size_bytes, pages, swapped, peak, start, gone_us, torn, _, *rest = numbers
-        made_ns, maker_ns, used_ns, user_ns, maker, user, number, huge, order, name_bytes, deep, user_kind = rest
+        _, *now, peak, start, gone_us = numbers[:7]
+        *last, torn, _ = numbers[7:12]
+        made_ns, maker_ns, used_ns, user_ns, *rest = numbers[12:]
+        maker, user, number, huge, order, name_bytes, deep, user_kind = rest
+        size_bytes, pages, swapped_pages = last if gone_us else now
         return cls(
             key=region_key(ino, generation, dev),
             id=number,
             size_bytes=size_bytes,
             pages=pages,
-            swapped_pages=swapped,
+            swapped_pages=swapped_pages,
             peak_pages=peak,
             start_pages=start,
             gone_us=gone_us,

@@ -17,10 +17,11 @@ from tests.live.shmem import PAGE_BYTES  # noqa: E402
 from tests.live.workload import build  # noqa: E402
 
 KNOBS = Path("/sys/kernel/mm")
-SHMEM_HUGE = [
-    KNOBS / "transparent_hugepage/shmem_enabled",
-    KNOBS / f"transparent_hugepage/hugepages-{HUGE_PAGE * PAGE_BYTES >> 10}kB/shmem_enabled",  # since 6.11
-]
+SHMEM_HUGE = {
+    KNOBS / "transparent_hugepage/shmem_enabled": "advise",
+    # Since 6.11, and so by default where a page of this size fills a page table.
+    KNOBS / f"transparent_hugepage/hugepages-{HUGE_PAGE * PAGE_BYTES >> 10}kB/shmem_enabled": "inherit",
+}
 NR_HUGE = KNOBS / "hugepages/hugepages-2048kB/nr_hugepages"
 HUGETLB_PAGES = 3
 
@@ -56,7 +57,7 @@ def parent() -> Iterator[Parent]:
 def huge_pages() -> Iterator[None]:
     """For shared memory that asks for them, as APCu does; and three huge ones for MAP_HUGETLB, where there are any."""
     changed: dict[Path, str] = {}
-    for knob, value in (*((knob, "advise") for knob in SHMEM_HUGE), (NR_HUGE, None)):
+    for knob, value in (*SHMEM_HUGE.items(), (NR_HUGE, None)):
         if knob.exists():
             before = knob.read_text()
             changed[knob] = before.partition("[")[2].partition("]")[0] or before

@@ -141,7 +141,7 @@ async def debootstrap(tree: Path, suite: str, mirror: str, architecture: str) ->
 
 async def minimal(release: str) -> Path:
     """A root that has nothing else. Raises NoResultError."""
-    return await made(CACHE / f"minimal-{release}", release, partial(debootstrap, architecture="amd64"))
+    return await made(place(f"minimal-{release}", "amd64"), release, partial(debootstrap, architecture="amd64"))
 
 
 async def prepare(release: str, architecture: str) -> Userland:

@@ -69,32 +69,20 @@ CALLED static void steps(void)
 	__asm__ volatile("");
 }
 
+/* Store a byte at %0 with %1 as the frame pointer. */
+#ifdef __aarch64__
+#define STORE_BY "mov x19, x29\n\tmov x29, %1\n\tstrb w19, [%0]\n\tmov x29, x19"
+#define KEEPS "x19"
+#else
+#define STORE_BY "mov %%rbp, %%r12\n\tmov %1, %%rbp\n\tmovb $1, (%0)\n\tmov %%r12, %%rbp"
+#define KEEPS "r12"
+#endif
+
 /* Touch pages with this value as the frame pointer. */
 CALLED static void touch_by(uintptr_t frame, char *first, size_t pages)
 {
-#ifdef __aarch64__
-	__asm__ volatile("mov x19, x29\n\t"
-			 "mov x29, %2\n"
-			 "1:\tstrb w19, [%0]\n\t"
-			 "add %0, %0, %3\n\t"
-			 "subs %1, %1, #1\n\t"
-			 "b.ne 1b\n\t"
-			 "mov x29, x19"
-			 : "+r"(first), "+r"(pages)
-			 : "r"(frame), "r"(PAGE)
-			 : "x19", "memory", "cc");
-#else
-	__asm__ volatile("mov %%rbp, %%r12\n\t"
-			 "mov %2, %%rbp\n"
-			 "1:\tmovb $1, (%0)\n\t"
-			 "add %3, %0\n\t"
-			 "dec %1\n\t"
-			 "jnz 1b\n\t"
-			 "mov %%r12, %%rbp"
-			 : "+r"(first), "+r"(pages)
-			 : "r"(frame), "r"(PAGE)
-			 : "r12", "memory", "cc");
-#endif
+	for (size_t page = 0; page < pages; page++)
+		__asm__ volatile(STORE_BY ::"r"(first + page * PAGE), "r"(frame) : KEEPS, "memory");
 }
 
 static void garbage(void)

@@ -328,7 +328,7 @@ def test_of_the_parts_of_a_trace_the_last_counts(tmp_path: Path) -> None:
         (3 * 35 + 7 + 14 + 21,)
     ]
     told = shmtrace("report", tmp_path / "fleet.db").stdout
-    assert "1 host, of each its latest capture; 2 older in the file, not counted" in told
+    assert "1 host, of each the latest; 2 older captures in the file, not counted" in told
 
 
 def test_of_several_traces_the_latest_counts(tmp_path: Path) -> None:
@@ -339,6 +339,36 @@ def test_of_several_traces_the_latest_counts(tmp_path: Path) -> None:
     whole = read(merged(tmp_path, new, old))
     assert [session.started_ns for session in whole.hosts] == [at(50)]
     assert sum(region.allocated_bytes for region in whole.regions) == (43 + 7 + 5) * PAGE_BYTES
+
+
+def test_traces_of_several_services_count_together(tmp_path: Path) -> None:
+    """What ran at the same time, of other regions. Not what had ended, nor what has one of the regions, too."""
+    other = "UPDATE region SET ino = ino + 100"
+    newest = of_host(recorded.with_labels(tmp_path / "php"), "web1", started_ns=at(50), ended_ns=at(90))
+    beside = changed(
+        of_host(recorded.pool(tmp_path / "db", more_pages=7), "web1", started_ns=at(-9), ended_ns=at(70)),
+        other,
+        "UPDATE session SET label = 'postgres'",
+        "INSERT INTO label (id, query) VALUES (1, 'SELECT 7')",
+        "UPDATE extent SET label = 1 WHERE process IS NOT NULL",
+        "UPDATE touched SET label = 1 WHERE process IS NOT NULL",
+    )
+    over = changed(of_host(recorded.pool(tmp_path / "over"), "web1", started_ns=at(-9), ended_ns=at(49)), other)
+    before = changed(of_host(recorded.pool(tmp_path / "before"), "web1", started_ns=at(-20), ended_ns=at(-9)), other)
+    shared = of_host(recorded.pool(tmp_path / "shared"), "web1", started_ns=at(3), ended_ns=at(60))
+    into = merged(tmp_path, before, shared, newest, over, beside, of_host(recorded.pool(tmp_path / "c"), "web2"))
+    whole = read(into)
+    assert (len(whole.hosts), whole.nr_older) == (2, 3)
+    assert whole.session.host == "2 hosts"
+    pages = {row.host: row.allocated_bytes // PAGE_BYTES for row in by_host(whole).rows}
+    alone = [sum(region.allocated_bytes for region in read(path).regions) // PAGE_BYTES for path in (newest, beside)]
+    assert pages == {"web1": sum(alone), "web2": 48}
+    [(most, most_bytes)] = [(row.most, row.most_bytes) for row in by_host(whole).rows if row.host == "web1"]
+    assert (most, most_bytes // PAGE_BYTES) == ("SELECT ?", 35 + 7)
+    held = dict(query(into, "SELECT what, regions FROM held WHERE host = 'web1'"))
+    assert held["opcache"] == 2
+    told = shmtrace("report", into).stdout
+    assert "2 hosts, of each the latest; 3 older captures in the file, not counted" in told
 
 
 def test_one_that_is_there_twice_is_merged_once(tmp_path: Path) -> None:

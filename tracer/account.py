@@ -56,7 +56,7 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
         names[row["id"]] = name
         region = _region(rows, row, name, processes, labels if session.label else None, session)
         parents.setdefault(row["parent"], []).append(region._replace(host=session.host) if capture.is_fleet else region)
-    together = sessions.together(capture, list(of_hosts.values()))
+    together = sessions.together(capture, of_hosts.values())
     read = Account(
         together,
         sorted(
@@ -66,7 +66,7 @@ def read(capture: Capture, window: Window = ALL_TIME) -> Account:
         window,
         unmapped.read(capture),
         _ooms(capture, processes, names, window, together.page_bytes),
-        list(of_hosts.values()) if capture.is_fleet else (),
+        sessions.by_host(of_hosts.values()) if capture.is_fleet else (),
         capture.count_older(),
     )
     overdrawn = [region for region in read.regions if region.unseen_bytes < 0]

@@ -125,6 +125,11 @@ def columns(name: str | None) -> list[str]:
     )
 
 
+def telling(name: str | None) -> list[str]:
+    """The column of the most telling text of each source."""
+    return list(dict.fromkeys(parse(each).column for each in (name or "").splitlines()))
+
+
 def kinds(name: str | None) -> list[str]:
     """The KINDS that a source distinguishes, the most telling first. None: there is no source."""
     if name is None:

@@ -1,4 +1,4 @@
-"""Merge the captures of many hosts into a fleet: which is the latest of each host, and what is there twice."""
+"""Merge the captures of many hosts into a fleet: which of each host count, and what is there twice."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import heapq
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tracer import account, alike, model, sessions
 from tracer.capture.capture import Capture, is_capture
-from tracer.capture.fleet import MAX_HOST, More, NoRoomError, Writer
+from tracer.capture.fleet import MAX_HOST, Inode, More, NoRoomError, Writer
 from tracer.errors import ShmtraceError
 from tracer.model import SAME_BOOT_NS, Session
 
@@ -89,7 +89,9 @@ def merge(paths: Iterable[Path], into: Path) -> Merged:
         hosts: dict[str, list[Taken]] = {}
         for one in found.values():
             hosts.setdefault(renamed.get(one.row, one.host), []).append(one)
-        writer.finish([latest(some).row for some in hosts.values()], renamed)
+        lasting = [concurrent(some) for some in hosts.values()]
+        regions = writer.regions([one.row for some in lasting if len(some) > 1 for one in some])
+        writer.finish([one.row for some in lasting for one in counted(some, regions)], renamed)
     remarks += [
         f"{one.path} is of another machine of that name, for their captures overlap: here it is {renamed[one.row]}"
         for one in found.values()
@@ -144,10 +146,29 @@ def _take(writer: Writer, path: Path, capture: Capture, session: Session) -> Tak
 # ---- which is which ----
 
 
-def latest(of_host: Iterable[Taken]) -> Taken:
-    """The one whose trace ended last; of the parts of one trace the last."""
+def concurrent(of_host: Iterable[Taken]) -> list[Taken]:
+    """The one whose trace ended last, first; then those that had not ended when it began, as of another service. Of the
+    parts of one trace the last.
+    """
     last = {one.trace: one for one in sorted(of_host, key=lambda one: (one.part or 0, one.ended_ns, one.row))}
-    return max(last.values(), key=lambda one: (one.ended_ns, one.row))
+    newest, *others = sorted(last.values(), key=lambda one: (one.ended_ns, one.row), reverse=True)
+    return [newest, *(one for one in others if one.ended_ns > newest.started_ns)]
+
+
+def counted(lasting: Sequence[Taken], regions: Mapping[int, set[Inode]]) -> list[Taken]:
+    """Of concurrent() those that can be added up: made at the same time, and of different regions. regions: by row, of
+    all if there are several.
+    """
+    found: list[Taken] = []
+    began_ns: float = -math.inf
+    seen: set[Inode] = set()
+    for one in lasting:
+        its_own = regions.get(one.row, set())
+        if one.ended_ns > began_ns and seen.isdisjoint(its_own):
+            found.append(one)
+            began_ns = max(began_ns, one.started_ns)
+            seen |= its_own
+    return found
 
 
 def machines(taken: Iterable[Taken]) -> dict[int, str]:

@@ -482,8 +482,8 @@ class Account(NamedTuple):
     ooms: Sequence[OomKill] = ()
     """in the order of time; of very many only some, while session.nr_ooms counts all"""
     hosts: Sequence[Session] = ()
-    """of a fleet, the latest capture of each host; session is then what they have in common, or their sum. Empty: it is
-    of one capture"""
+    """of a fleet, one of each host; session is then what they have in common, or their sum. Empty: it is of one
+    capture"""
     nr_older: int = 0
     """captures of these hosts that are in the fleet, and not counted"""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tracer.capture.capture import Capture
@@ -22,7 +22,15 @@ def read(capture: Capture) -> Session:
 
     Raises ShmtraceError if it was cut off before anything was recorded.
     """
-    return together(capture, list(read_each(capture).values()))
+    return together(capture, read_each(capture).values())
+
+
+def by_host(found: Iterable[Session]) -> list[Session]:
+    """One for each host."""
+    hosts: dict[str, list[Session]] = {}
+    for session in found:
+        hosts.setdefault(session.host, []).append(session)
+    return [_sum(some) for some in hosts.values()]
 
 
 def read_each(capture: Capture) -> dict[int | None, Session]:
@@ -46,11 +54,18 @@ def read_each(capture: Capture) -> dict[int | None, Session]:
     return found
 
 
-def together(capture: Capture, sessions: Sequence[Session]) -> Session:
+def together(capture: Capture, found: Iterable[Session]) -> Session:
+    """The facts about all of a capture, of which these are the sessions."""
+    summed = _sum(list(found))
+    return summed._replace(warnings=[*capture.remarks, *summed.warnings])
+
+
+def _sum(sessions: Sequence[Session]) -> Session:
     """What sessions have in common, or their sum. None: it is not known of all of them."""
     first = sessions[0]
-    if not capture.is_fleet:
-        return first._replace(warnings=[*capture.remarks, *first.warnings])
+    if len(sessions) == 1:
+        return first
+    nr_hosts = len({session.host for session in sessions})
 
     def each(name: str) -> list[Any]:
         """The different values, in the order of how many have them."""
@@ -70,7 +85,7 @@ def together(capture: Capture, sessions: Sequence[Session]) -> Session:
     started_ns = min(session.started_ns for session in sessions)
     since_ns = min(session.since_ns for session in sessions)
     return Session(
-        host=first.host if len(sessions) == 1 else f"{len(sessions)} hosts",
+        host=first.host if nr_hosts == 1 else f"{nr_hosts} hosts",
         **texts,
         page_bytes=first.page_bytes,
         blind_to=list(dict.fromkeys(line for session in sessions for line in session.blind_to)),
@@ -78,7 +93,7 @@ def together(capture: Capture, sessions: Sequence[Session]) -> Session:
         ended_ns=max(session.ended_ns for session in sessions),
         complete=all(session.complete for session in sessions),
         private_how=EXACT if each("private_how") == [EXACT] else next(iter(each("private_how"))),
-        warnings=[*capture.remarks, *_warnings(sessions)],
+        warnings=_warnings(sessions),
         shmem_total_bytes=None,
         attach_seconds=None,
         label="\n".join(filter(None, each("label"))) or None,
@@ -89,13 +104,13 @@ def together(capture: Capture, sessions: Sequence[Session]) -> Session:
 
 def _warnings(sessions: Sequence[Session]) -> list[str]:
     """Those of most hosts, each once, with a host that has it."""
-    hosts: dict[str, list[str]] = {}
+    hosts: dict[str, dict[str, None]] = {}
     for session in sessions:
-        for text in dict.fromkeys(session.warnings):
-            hosts.setdefault(text, []).append(session.host)
+        for text in session.warnings:
+            hosts.setdefault(text, {})[session.host] = None
     found = sorted(hosts.items(), key=lambda item: -len(item[1]))
     told = [
-        f"{some[0]}{f' and {len(some) - 1} more' * (len(some) > 1)}: {textwrap.shorten(text, MAX_WARNING)}"
+        f"{next(iter(some))}{f' and {len(some) - 1} more' * (len(some) > 1)}: {textwrap.shorten(text, MAX_WARNING)}"
         for text, some in found[:MAX_WARNINGS]
     ]
     more = len(found) - MAX_WARNINGS

@@ -9,16 +9,16 @@ import contextlib
 import functools
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from tracer.capture import verify
 from tracer.capture.capture import FLEET_ID, SCHEMA_VERSION, UNSUMMED, Capture, read_header
 from tracer.errors import ShmtraceError
 from tracer.shipped import shipped
 
-LAYOUT_VERSION = 1  # of fleet.sql
+LAYOUT_VERSION = 2  # of fleet.sql
 VERSION = SCHEMA_VERSION << 8 | LAYOUT_VERSION
 SAYS = f"PRAGMA application_id = {FLEET_ID}; PRAGMA user_version = {VERSION};"
 MAX_BYTES = 1 << 52  # of a capture: so the sums of a thousand are integers of SQL
@@ -29,10 +29,12 @@ MAX_HOST = 255  # characters; the kernel keeps 64 bytes. Every row has it.
 
 More = Mapping[str, Mapping[int, tuple[Any, ...]]]
 """By table and id, what a fleet knows of a row besides what the capture has."""
+Inode = tuple[int, int, Optional[int]]
+"""dev, ino, generation"""
 
 
 class Fleet(Capture):
-    """An open fleet, to read. What is read is of the latest capture of each host.
+    """An open fleet, to read. What is read is of the latest captures of each host.
 
     Where these have pages of different sizes, all are read as if they had the smallest: a page of 16 KiB as four.
     """
@@ -246,6 +248,14 @@ class Writer:
             marks = ", ".join("?" * len(names))
             told = ", ".join(f'"{name}"' for name in names)
             self._db.executemany(f"INSERT INTO {table} ({told}) VALUES ({marks})", rows)  # noqa: S608
+
+    def regions(self, sessions: Collection[int]) -> dict[int, set[Inode]]:
+        """Which regions these sessions have."""
+        found: dict[int, set[Inode]] = {session: set() for session in sessions}
+        for session, *inode in self._db.execute("SELECT session, dev, ino, generation FROM region") if found else ():
+            if session in found:
+                found[session].add(tuple(inode))
+        return found
 
     def finish(self, latest: Iterable[int], renamed: Mapping[int, str]) -> None:
         """Note which sessions are the latest of their hosts, and the hosts of those that have other ones than add() was

@@ -13,14 +13,14 @@
 -- regions.
 
 -- A row for each capture. Machines whose captures have one name are told apart: web1, web1 (2).
-ALTER TABLE session ADD COLUMN latest INTEGER NOT NULL DEFAULT 0; -- 1: the latest of its host, which reports count
+ALTER TABLE session ADD COLUMN latest INTEGER NOT NULL DEFAULT 0; -- 1: of the latest of its host, which reports count
 
 -- What reports call it.
 ALTER TABLE process ADD COLUMN alike TEXT;  -- together with those that are alike, as in --by command
 ALTER TABLE process ADD COLUMN unit TEXT;   -- as in --by unit
 ALTER TABLE region ADD COLUMN what TEXT;    -- as in --by what, without the question mark of a guess: opcache
 
--- Two views for people, of the latest capture of each host. Who made a region grow, when, by how much, and for what.
+-- Two views for people, of the latest captures of each host. Who made a region grow, when, by how much, and for what.
 -- time is local text: '2026-11-25 14:00' <= time. pages are the host's own, of session.page_bytes: add up bytes.
 CREATE VIEW growth AS
 SELECT extent.host, extent.session, datetime(extent.first_ns / 1000000000, 'unixepoch', 'localtime') AS time,
@@ -35,9 +35,9 @@ FROM extent JOIN session ON session.id = extent.session AND session.latest
 
 -- What there is of each host, of regions that are alike: all of it, whoever touched it.
 CREATE VIEW held AS
-SELECT region.host, region.session, region.what, count(*) AS regions,
+SELECT region.host, region.what, count(*) AS regions,
        CAST(sum(1.0 * region.size_bytes) AS INTEGER) AS size_bytes, -- sizes alone may be too large to be added up
        sum(region.allocated_bytes) AS allocated_bytes,
        sum(region.allocated_bytes - ifnull(region.start_bytes, 0)) AS grown_bytes
 FROM region JOIN session ON session.id = region.session AND session.latest
-WHERE region.gone_ns IS NULL GROUP BY region.session, region.what;
+WHERE region.gone_ns IS NULL GROUP BY region.host, region.what;

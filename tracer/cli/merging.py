@@ -33,8 +33,8 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
     shmtrace merge web*.capture db1.capture -o fleet.db
     shmtrace report fleet.db                      which hosts grew, and by whom
 
-    Of several captures of one host the latest counts; SQL reaches all. A file that cannot be read is named, and the
-    others are merged all the same; the exit status is 1 then.
+    Of several captures of one host the latest counts, and what other services had recorded at the time; SQL reaches
+    all. A file that cannot be read is named, and the others are merged all the same; the exit status is 1 then.
     """
     from tracer import merge as merging
     from tracer.capture.capture import limit_heap

@@ -89,11 +89,11 @@ def _row(session: Session, regions: Sequence[Region], account: Account) -> HostR
 def _touched(session: Session, regions: Sequence[Region]) -> Counter[str]:
     """Touched bytes by the most telling text of the labels; without them by processes that are alike."""
     touched: Counter[str] = Counter()
-    kinds = labels.columns(session.label)
+    telling = labels.telling(session.label)
     for region in regions:
         for labelled in region.labelled:
-            text = labelled.text(kinds[0])
-            touched["?" if text is None else text or NAMELESS] += labelled.touched_bytes
+            texts = [labelled.text(column) for column in telling]
+            touched[next(filter(None, texts), "?" if None in texts else NAMELESS)] += labelled.touched_bytes
         for toucher in () if region.labelled else region.touchers:
             touched[alike.of_process(toucher.process)] += toucher.touched_bytes
     return +touched

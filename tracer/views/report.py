@@ -118,8 +118,8 @@ def footer(account: Account) -> list[str]:
     if not session.tmpfs:
         lines += textwrap.wrap(host_shmem(account), COLUMNS, subsequent_indent="  ")
     if account.hosts:
-        older = f"; {account.nr_older} older in the file, not counted" * bool(account.nr_older)
-        lines.append(f"{count(len(account.hosts), 'host')}, of each its latest capture{older}")
+        older = f"; {count(account.nr_older, 'older capture')} in the file, not counted" * bool(account.nr_older)
+        lines.append(f"{count(len(account.hosts), 'host')}, of each the latest{older}")
     if session.part:
         since = moment(session.since_ns)
         lines.append(f"part {session.part} of a trace, since {since}; `--since +0s`: this alone")

@@ -189,6 +189,10 @@ def test_nothing_grew() -> None:
     assert text(Parent(python(811), [make_region(1, before=7)])) == "Nothing grew in 41 s: 28.0 KiB in 1 region."
     shrunk = make_region(1, before=7, start_bytes=9 * PAGE_BYTES)
     assert text(Parent(python(811), [shrunk])) == "Nothing grew in 41 s: 28.0 KiB in 1 region, -8.0 KiB."
+    emptied = make_region(2)._replace(gone_ns=at(3), allocated_bytes=0, start_bytes=0, peak_bytes=13 * PAGE_BYTES)
+    assert text(Parent(python(811), [emptied])) == (
+        "Nothing grew in 41 s: 0 B in 0 regions; 1 region went that had had 52.0 KiB."
+    )
     assert text() == ""
 
 

@@ -342,7 +342,7 @@ def _what(found: Answer, account: Account) -> str:
         exist = [region for region in account.regions if region.gone_ns is None]
         held = f"{format_bytes(sum(region.allocated_bytes for region in exist))} in {count(len(exist), 'region')}"
         shrank = f", {format_change(found.grown_bytes)}" * (found.grown_bytes < 0)
-        return "" if found.gone else f"Nothing grew {lasted}: {held}{shrank}."
+        return "" if found.gone else f"Nothing grew {lasted}: {held}{shrank}{_emptied(account)}."
     first, all_bytes = found.regions[0], sum(group.grown_bytes for group in found.regions)
     if first.grown_bytes < WHOLE * all_bytes:
         listed = _listed([(_many(group), group.grown_bytes) for group in found.regions])
@@ -353,6 +353,13 @@ def _what(found: Answer, account: Account) -> str:
     if first.is_new:
         return f"{_many(first)} {'is' if first.nr_regions == 1 else 'are'} new and grew {now} {lasted}."
     return f"{_many(first)} grew by {format_bytes(first.grown_bytes)} {now} {lasted}."
+
+
+def _emptied(account: Account) -> str:
+    """What had pages, and gave all of them back before it went."""
+    emptied = [region for region in account.regions if region.gone_ns is not None and region.peak_bytes]
+    had = format_bytes(sum(region.peak_bytes for region in emptied))
+    return f"; {count(len(emptied), 'region')} went that had had {had}" if emptied else ""
 
 
 def _where(found: Answer, account: Account) -> str:

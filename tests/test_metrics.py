@@ -214,6 +214,21 @@ def test_one_writes_a_file_at_a_time(pool: Path, tmp_path: Path) -> None:
         assert not path.read_text().startswith(gone)
 
 
+def test_one_file_a_host(pool: Path, tmp_path: Path) -> None:
+    """node_exporter would drop one of two, and say nothing. What others write there is no matter."""
+    (tmp_path / "other.prom").write_text("# HELP other_metric of somebody else\n")
+    os.mkfifo(tmp_path / "fifo.prom")
+    running, _ = exporter(tmp_path / "a.prom")
+    with running, Capture.open(pool) as capture:
+        running.settle(capture)
+        second, _ = exporter(tmp_path / "b.prom")
+        with pytest.raises(ShmtraceError, match=r"a\.prom is of shmtrace, too") as raised, second:
+            pass
+        assert "by more -p" in str(raised.value)
+    with second:
+        pass
+
+
 def test_what_cannot_be_a_file(tmp_path: Path) -> None:
     for path, match in (
         (tmp_path / "x.txt", "does not read"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ SUFFIX = ".prom"  # node_exporter reads no other
 BEGINNING = b"# shmtrace "
 WRITER = re.compile(rb"# shmtrace is written by (\d{1,10}), started at (\d{1,20})\n")
 MAX_BYTES = 100  # of that line
+MAX_FILES = 1000  # in the directory
 
 
 class Textfile:
@@ -31,6 +33,7 @@ class Textfile:
         self._first = b"# shmtrace is written by %d, started at %d\n" % (os.getpid(), own.start_time_ns if own else 0)
         try:
             self._check()
+            self._check_others()
         except OSError as error:
             raise ShmtraceError(f"{path} cannot be read ({error.strerror})", "give another name") from None
 
@@ -44,6 +47,14 @@ class Textfile:
         with contextlib.suppress(OSError):
             if (public.read(self._path, MAX_BYTES) or b"").startswith(self._first):
                 self._path.unlink()
+
+    def _check_others(self) -> None:
+        """Of metrics that are in two files node_exporter drops one, and says nothing."""
+        for each in itertools.islice(self._path.parent.glob(f"*{SUFFIX}"), MAX_FILES):
+            with contextlib.suppress(OSError):
+                if each != self._path and (public.read(each, MAX_BYTES) or b"").startswith(BEGINNING):
+                    remedy = "trace all with one record, by more -p; or remove it, if it was left behind"
+                    raise ShmtraceError(f"{each} is of shmtrace, too, and node_exporter takes one file a host", remedy)
 
     def _check(self) -> None:
         found = public.read(self._path, MAX_BYTES)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from tracer.capture.capture import APPLICATION_ID, Capture
+from tracer.capture.capture import APPLICATION_ID, SCHEMA_VERSION, Capture
 
 DIRECTORY = Path(__file__).parent
 NAMES = sorted(path.stem for path in DIRECTORY.glob("*.sql"))
@@ -24,14 +24,19 @@ def load(name: str, path: Path) -> Path:
 
 def load_of_schema(version: int, name: str, path: Path) -> Path:
     """One that was recorded by a shmtrace before this one, kept with the schema it had."""
-    kept = DIRECTORY / f"schema_{version}"
     says = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version};"
     database = sqlite3.connect(path)
     database.executescript(
-        f"BEGIN; {(kept / 'schema.sql').read_text()} {(kept / f'{name}.sql').read_text()} {says} COMMIT"
+        f"BEGIN; {_kept('schema', version).read_text()} {_kept(name, version).read_text()} {says} COMMIT"
     )
     database.close()
     return path
+
+
+def _kept(name: str, version: int) -> Path:
+    """A file is kept with the last schema that it was the same for."""
+    of_schemas = (DIRECTORY / f"schema_{number}" for number in range(version, SCHEMA_VERSION))
+    return next(path for each in (*of_schemas, DIRECTORY) if (path := each / f"{name}.sql").exists())
 
 
 def dump(path: Path, name: str) -> None:

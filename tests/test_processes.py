@@ -257,6 +257,31 @@ def test_who_stands_for_a_region() -> None:
     assert stands_for(None, []) is None
 
 
+@pytest.mark.parametrize(
+    ("of_parent", "of_child", "is_heir"),
+    [
+        ("/system.slice/php8.2-fpm.service", "/system.slice/php8.2-fpm.service", True),
+        (
+            "/user.slice/user-0.slice/user@0.service/app.slice",
+            "/user.slice/user-0.slice/user@0.service/init.scope",
+            False,
+        ),
+        ("/system.slice/x.service", "/system.slice/x.service/worker", True),
+        ("/init.scope", "/system.slice/php8.2-fpm.service", False),
+        ("/system.slice/containerd.service", f"/kubepods/pod{'0' * 32}/{'a' * 64}", False),
+        (f"/kubepods/pod{'0' * 32}/{'b' * 64}", f"/kubepods/pod{'0' * 32}/{'a' * 64}", False),
+        ("/", "/made/by/hand", False),
+        (None, None, True),
+    ],
+)
+def test_nobody_of_another_unit_stands_for_a_region(of_parent: str | None, of_child: str | None, is_heir: bool) -> None:
+    """What keeps a service or a container lives on when that is over, and has made none of its regions."""
+    keeper = process(1)
+    dead = process(812, keeper, exited=True)
+    keeper.cgroup, dead.cgroup = of_parent, of_child
+    assert stands_for(dead, []) is (keeper if is_heir else dead)
+
+
 def test_a_dead_one_stands_for_itself_where_all_are_dead() -> None:
     master = process(811, exited=True)
     worker = process(812, master, exited=True)

@@ -51,6 +51,7 @@ class Place(NamedTuple):
         return "/".join(filter(None, (self.pod_called, self.container_called))) if self.names else None
 
 
+NOWHERE = Place(None, None, None)
 UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:service|scope|socket|mount|swap)")
 SLICE = re.compile(r"[A-Za-z0-9:_.\\@-]+\.slice")
 # docker-ID.scope, libpod-payload-ID …, or the ID alone without systemd. A monitor has crio-conmon-ID.scope: no match.

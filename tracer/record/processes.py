@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable
 
 from tracer.capture.capture import Capture
+from tracer.cgroup import NOWHERE, place
 from tracer.clock import Clock
 from tracer.proc.bounded import CUT
 from tracer.proc.procfs import TICK_NS
@@ -295,8 +296,13 @@ def stands_for(creator: TracedProcess | None, mappers: Iterable[TracedProcess]) 
     """The process that a region is attributed to.
 
     That is the creator while it runs. Otherwise it is the topmost process that maps the region, or the creator's
-    nearest running ancestor.
+    nearest running ancestor in the same unit or container: not systemd, nor what keeps a container.
     """
-    if creator and not creator.exited:
-        return creator
-    return top(mappers) or (creator and creator.heir()) or creator
+    if not creator or not creator.exited:
+        return creator or top(mappers)
+    heir = creator.heir()
+    return top(mappers) or (heir if heir and _is_one_unit(heir.cgroup, creator.cgroup) else creator)
+
+
+def _is_one_unit(a: str | None, b: str | None) -> bool:
+    return a == b or place(a) == place(b) != NOWHERE

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -31,10 +32,12 @@ from tracer import account
 from tracer.address import Address
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
+from tracer.metrics import exporter as exporting
 from tracer.metrics import families, history, listener
 from tracer.metrics.exporter import Exporter
 from tracer.metrics.listener import Listener
 from tracer.metrics.series import Series, Totals
+from tracer.model import Account
 from tracer.proc.shmem import PAGE_BYTES
 
 LOOPBACK = Address(ip_address("127.0.0.1"), 0)
@@ -262,6 +265,28 @@ def test_a_directory_that_goes_is_told_once(pool: Path, tmp_path: Path) -> None:
         path.parent.mkdir()
         running.settle(capture)
         assert path.exists()
+
+
+@pytest.mark.parametrize(("took_s", "pause_s"), [(0.001, 5), (1, 50), (20, 240)])
+def test_how_often_figures_are_read(
+    took_s: float, pause_s: float, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The more it costs the less often, but before the alerts take them for too old."""
+    now_s, reads, read = [1000.0], [], account.read
+
+    def slow(capture: Capture) -> Account:
+        reads.append(now_s[0])
+        now_s[0] += took_s
+        return read(capture)
+
+    monkeypatch.setattr(exporting, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    monkeypatch.setattr(account, "read", slow)
+    running, _ = exporter(tmp_path / "x.prom")
+    with running, Capture.open(pool) as capture:
+        for each_s in (0, pause_s - 0.01, pause_s):
+            now_s[0] = max(now_s[0], 1000 + each_s)
+            running.look(capture)
+    assert reads == [1000, 1000 + pause_s]
 
 
 # ---- over HTTP ----

@@ -25,6 +25,7 @@ from tracer.views import pprof
 
 EVERY_S = 5.0
 IDLE = 50  # times as long as reading took: at most a fiftieth of a CPU
+MOST_S = 240.0  # but at least so often: figures of five minutes ago count for nothing (ShmtraceStale)
 METRICS, PROFILE = "/metrics", "/debug/pprof/shmem"
 WAIT_S = 10.0  # for a profile
 
@@ -91,7 +92,7 @@ class Exporter:
         }
         if self._textfile:
             self._write(self._textfile)
-        self._at_s = began_s + max(EVERY_S, IDLE * (time.monotonic() - began_s))
+        self._at_s = began_s + min(max(EVERY_S, IDLE * (time.monotonic() - began_s)), MOST_S)
 
     def _page(self, accept: str | None) -> tuple[str, bytes] | None:
         form = families.accepted(accept)

@@ -9,12 +9,15 @@ from typing import Any
 
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
+from tracer.formatting import printable
 from tracer.labels import parse as parse_label
 from tracer.model import Session
 from tracer.proc.private_memory import EXACT
 
 MAX_WARNINGS = 20  # of many hosts
 MAX_WARNING = 200  # characters, of a host
+WORDS = ("kernel", "version", "tier", "mechanism")
+"""What a trace writes of itself. A stranger's capture may have anything there, so it is made printable here."""
 
 
 def read(capture: Capture) -> Session:
@@ -34,6 +37,7 @@ def read_each(capture: Capture) -> dict[int | None, Session]:
         except ValueError as error:
             raise capture.damaged(f"session.label: {error}") from None
         known = {
+            **{name: printable(row[name]) for name in WORDS},
             "blind_to": _lines(row["blind_to"]),
             "warnings": _lines(row["warnings"]),
             "complete": bool(row["complete"]),
@@ -60,9 +64,7 @@ def together(capture: Capture, sessions: Sequence[Session]) -> Session:
         values = [getattr(session, name) for session in sessions]
         return None if None in values else sum(values)
 
-    texts: dict[str, Any] = {
-        name: ", ".join(filter(None, each(name))) for name in ("kernel", "version", "tier", "mechanism")
-    }
+    texts: dict[str, Any] = {name: ", ".join(filter(None, each(name))) for name in WORDS}
     sums = (
         *("sum_of_rss_bytes", "private_start_bytes", "private_end_bytes", "nr_ooms"),
         *("lost_events", "lost_pages", "lost_probes", "self_cpu_seconds", "self_rss_bytes"),
@@ -103,4 +105,4 @@ def _warnings(sessions: Sequence[Session]) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    return [line for line in text.split("\n") if line]
+    return [printable(line) for line in text.split("\n") if line]

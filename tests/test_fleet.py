@@ -467,7 +467,12 @@ def test_a_directory_is_its_captures(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<html>")
     (tmp_path / "sub.capture").mkdir()
     os.mkfifo(tmp_path / "fifo.capture")
-    assert [path.name for path in merge.files([tmp_path])] == ["broken.capture", "called.otherwise"]
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "loop.capture").symlink_to("loop.capture")
+    assert [path.name for path in merge.files([tmp_path])] == ["broken.capture", "called.otherwise", "loop.capture"]
+    result = recorded.shmtrace("merge", tmp_path, "-o", tmp_path / "fleet.db")
+    assert (result.exit_code, "Too many levels of symbolic links" in result.stderr) == (1, True)
+    assert f"merged 1 capture of 1 host into {tmp_path / 'fleet.db'}, without 2 of 3 files" in result.stderr
 
 
 @pytest.mark.parametrize("host", ["\x1b[2Jweb", "web\nhost", "a" * 255, "'; DROP TABLE session; --", "</script>", ""])

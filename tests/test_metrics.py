@@ -13,6 +13,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ from tracer.address import Address
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
 from tracer.metrics import families, history, listener
-from tracer.metrics.exporter import Exporter
+from tracer.metrics.exporter import MOST_WAITING, Exporter
 from tracer.metrics.listener import Listener
 from tracer.metrics.series import Series, Totals
 from tracer.proc.shmem import PAGE_BYTES
@@ -318,6 +319,16 @@ def test_clients_that_hold_on_keep_nobody_out(client: Client) -> None:
                 connection.sendall(b"GET /met" if number % 2 else b"X" * 5000)
         assert client.works()
         assert 0 < sum(map(is_open, held)) <= listener.MOST_OPEN
+
+
+def test_few_wait_for_a_profile(client: Client) -> None:
+    """Whoever hangs up waits on, in a thread; and none is made before the trace looks again."""
+    before = threading.active_count()
+    for _ in range(4 * listener.MOST_OPEN):
+        with client.connect() as connection:
+            connection.sendall(b"GET /debug/pprof/shmem HTTP/1.0\r\n\r\n")
+    assert client.works()
+    assert threading.active_count() - before <= MOST_WAITING + 2
 
 
 def test_a_request_without_an_end(client: Client) -> None:

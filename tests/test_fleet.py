@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -310,6 +311,16 @@ def test_an_earlier_one_is_replaced_and_nothing_else(tmp_path: Path) -> None:
 
 
 # ---- which captures count ----
+
+
+def test_an_earlier_one_that_may_not_be_read(tmp_path: Path) -> None:
+    """As one of another user; root may read all."""
+    path, into = recorded.pool(tmp_path / "a.capture"), tmp_path / "fleet.db"
+    into.write_text("x")
+    with mock.patch("tracer.capture.fleet.read_header", side_effect=PermissionError(13, "Permission denied")):
+        result = shmtrace("merge", path, "-o", into)
+    assert (result.exit_code, into.read_text()) == (1, "x")
+    assert result.stderr == f"shmtrace: {into} cannot be replaced (Permission denied): give another path\n"
 
 
 def test_of_the_parts_of_a_trace_the_last_counts(tmp_path: Path) -> None:

@@ -69,13 +69,16 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
 
 
 def _need_earlier(path: Path) -> None:
-    """Raises ShmtraceError if there is something that is neither empty nor an earlier fleet."""
+    """Raises ShmtraceError if there is something that is neither empty nor an earlier fleet, or that cannot be read."""
     from tracer.capture import fleet
 
-    if str(path) == "-" or not path.exists():
-        return
-    if not path.is_file() or (path.stat().st_size and not fleet.is_fleet(path)):
-        raise ShmtraceError(f"{path} exists and is not an earlier output", "give another name, or remove it")
+    try:
+        if str(path) == "-" or not path.exists():
+            return
+        if not path.is_file() or (path.stat().st_size and not fleet.is_fleet(path)):
+            raise ShmtraceError(f"{path} exists and is not an earlier output", "give another name, or remove it")
+    except OSError as error:
+        raise ShmtraceError(f"{path} cannot be replaced ({error.strerror})", "give another path") from None
 
 
 def _content(path: Path, first_bytes: int) -> Iterator[bytes]:

@@ -35,7 +35,7 @@ from tracer.errors import ShmtraceError
 from tracer.metrics import families, history, listener
 from tracer.metrics.exporter import MOST_WAITING, Exporter
 from tracer.metrics.listener import Listener
-from tracer.metrics.series import Series, Totals
+from tracer.metrics.series import NAME_COLUMNS, Series, Totals
 from tracer.proc.shmem import PAGE_BYTES
 
 LOOPBACK = Address(ip_address("127.0.0.1"), 0)
@@ -102,6 +102,17 @@ def test_a_clock_that_jumped(seconds: int, pool: Path) -> None:
     found = moments(pool)
     assert 1000 < len(found) < 60_000
     balances(found[-1][1])
+
+
+def test_a_kind_that_a_stranger_wrote_is_cut(pool: Path) -> None:
+    """It is in every sample."""
+    with contextlib.closing(sqlite3.connect(pool)) as database:
+        database.execute("UPDATE region SET kind = ?", ("x" * 100_000,))
+        database.commit()
+    text = shmtrace("export", pool, "--format", "openmetrics").stdout
+    assert max(map(len, text.splitlines())) < 1000
+    for _, found in moments(pool):
+        assert all(len(kind) <= NAME_COLUMNS for each in found for kind in each.held)
 
 
 def test_openmetrics_is_what_others_read(pool: Path, tmp_path: Path) -> None:

@@ -275,11 +275,12 @@ def _existing(regions: Iterable[Region]) -> list[Region]:
 def _held_by_kind(regions: Iterable[Region]) -> dict[str, Held]:
     found: dict[str, Held] = {}
     for region in regions:
-        size_bytes, allocated_bytes, swapped_bytes = found.get(region.kind, Held(0, 0, None))
+        kind = name(region.kind)
+        size_bytes, allocated_bytes, swapped_bytes = found.get(kind, Held(0, 0, None))
         if region.swapped_bytes is not None:
             swapped_bytes = (swapped_bytes or 0) + region.swapped_bytes
         size_bytes += region.size_bytes or 0
-        found[region.kind] = Held(size_bytes, allocated_bytes + region.allocated_bytes, swapped_bytes)
+        found[kind] = Held(size_bytes, allocated_bytes + region.allocated_bytes, swapped_bytes)
     return found
 
 

@@ -9,6 +9,8 @@ import json
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -439,6 +441,20 @@ def test_captures_of_earlier_schemas(version: int, tmp_path: Path) -> None:
     new = of_host(captures.load("exact", tmp_path / "new.capture"), "new")
     first, second = (row._replace(host="") for row in by_host(read(merged(tmp_path, old, new))).rows)
     assert first == second
+
+
+def test_a_capture_that_another_program_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is as it should be: there is nothing to recover."""
+    monkeypatch.setattr("tracer.capture.capture.BUSY_SECONDS", 0.1)
+    path = recorded.pool(tmp_path / "a.capture")
+    script = "import sqlite3, sys; a = sqlite3.connect(sys.argv[1]); a.execute('BEGIN EXCLUSIVE'); print(); input()"
+    command = [sys.executable, "-u", "-c", script, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holding:
+        assert holding.stdout
+        holding.stdout.readline()
+        done = shmtrace("merge", path, "-o", tmp_path / "fleet.db")
+        holding.communicate(b"\n")
+    assert f"warning: another program holds {path}: close it, or read a copy of the file\n" in done.stderr
 
 
 def test_a_capture_that_is_being_written_is_read_as_of_one_moment(tmp_path: Path) -> None:

@@ -471,6 +471,8 @@ def test_a_capture_that_is_being_written_is_read_as_of_one_moment(tmp_path: Path
     [
         "UPDATE region SET allocated_bytes = 9223372036854775807",
         'UPDATE extent SET "end" = 2251799813685247 WHERE start = 100',
+        "UPDATE region SET start_bytes = 9223372036854775807",
+        "UPDATE touched SET pages = 2251799813685247",
     ],
 )
 def test_sums_of_sql_do_not_overflow(statement: str, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ class RegionWriter:
         if began_s < self._usages_at_s:
             return
         before, self._usages = self._usages, {}
-        for region in regions.values():
+        for region in list(regions.values()):  # there may be others once a PID is asked for that is not known
             for row, usage in self._usage(region, {}).items():
                 self._usages[region.row, row] = usage
         rows = [(*key, *usage) for key, usage in self._usages.items() if before.get(key) != usage]

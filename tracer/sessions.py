@@ -38,7 +38,7 @@ def read_each(capture: Capture) -> dict[int | None, Session]:
             raise capture.damaged(f"session.label: {error}") from None
         known = {
             **{name: printable(row[name]) for name in WORDS},
-            "blind_to": _lines(row["blind_to"]),
+            "blind_to": [*map(printable, _lines(row["blind_to"]))],
             "warnings": _lines(row["warnings"]),
             "complete": bool(row["complete"]),
             "ended_ns": max(row["started_ns"], row["ended_ns"]),  # the clock may have been set back
@@ -105,4 +105,4 @@ def _warnings(sessions: Sequence[Session]) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    return [printable(line) for line in text.split("\n") if line]
+    return [line for line in text.split("\n") if line]

@@ -14,15 +14,17 @@ import re
 import sqlite3
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from tests import exported
+from tests import exported, recorded
 from tests.captures import NAMES, load
 from tests.captures.__main__ import HOSTILE
+from tests.fuzz.outputs import terminal
 from tests.recorded import shmtrace
 from tracer import account
 from tracer.capture.capture import Capture
@@ -235,6 +237,28 @@ def test_a_terminal_is_safe(view: str, paths: dict[str, Path]) -> None:
     assert "<script>alert(1)" in text or view not in ("report", "process")
     for line in text.splitlines():
         assert width(line) <= COLUMNS or line.startswith("warning: ")
+
+
+@pytest.mark.parametrize("make", [recorded.with_stacks, recorded.with_pods, recorded.of_host, recorded.of_tmpfs])
+def test_words_that_only_a_trace_writes(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    """A stranger's capture has other ones: whatever is no name of somebody's, as the tier, is made printable, too."""
+    path, merged = make(tmp_path / "x"), tmp_path / "fleet.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            for _, column, kind, _, _, key in database.execute(f"PRAGMA table_info({table})").fetchall():
+                if kind == "TEXT" and not key and (table, column) != ("session", "label"):
+                    database.execute(f"UPDATE {table} SET {column} = ?", (f"\x1b[2J\u202e\u2028{column}",))  # noqa: S608
+        database.commit()
+    assert shmtrace("merge", path, "-o", merged).exit_code == 0
+    for command in ([path], [merged], [path, "--summary"], [path, "--by", "unit"], [merged, "--by", "host"]):
+        terminal(shmtrace("report", *command).stdout)
+    terminal(shmtrace("diff", path, path).stdout)
+    terminal(shmtrace("export", path, "--format", "openmetrics").stdout)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE region SET creator_how = NULL")
+        database.commit()
+    assert shmtrace("report", path).exit_code == 0
 
 
 @pytest.mark.parametrize("view", DOCUMENTS)

@@ -9,9 +9,12 @@ import json
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -312,6 +315,16 @@ def test_an_earlier_one_is_replaced_and_nothing_else(tmp_path: Path) -> None:
 # ---- which captures count ----
 
 
+def test_an_earlier_one_that_may_not_be_read(tmp_path: Path) -> None:
+    """As one of another user; root may read all."""
+    path, into = recorded.pool(tmp_path / "a.capture"), tmp_path / "fleet.db"
+    into.write_text("x")
+    with mock.patch("tracer.capture.fleet.read_header", side_effect=PermissionError(13, "Permission denied")):
+        result = shmtrace("merge", path, "-o", into)
+    assert (result.exit_code, into.read_text()) == (1, "x")
+    assert result.stderr == f"shmtrace: {into} cannot be replaced (Permission denied): give another path\n"
+
+
 def test_of_the_parts_of_a_trace_the_last_counts(tmp_path: Path) -> None:
     """Each part has all pages of before: added up they would count twice and thrice."""
     parts = [
@@ -460,6 +473,20 @@ def test_captures_of_earlier_schemas(version: int, tmp_path: Path) -> None:
     assert first == second
 
 
+def test_a_capture_that_another_program_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is as it should be: there is nothing to recover."""
+    monkeypatch.setattr("tracer.capture.capture.BUSY_SECONDS", 0.1)
+    path = recorded.pool(tmp_path / "a.capture")
+    script = "import sqlite3, sys; a = sqlite3.connect(sys.argv[1]); a.execute('BEGIN EXCLUSIVE'); print(); input()"
+    command = [sys.executable, "-u", "-c", script, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holding:
+        assert holding.stdout
+        holding.stdout.readline()
+        done = shmtrace("merge", path, "-o", tmp_path / "fleet.db")
+        holding.communicate(b"\n")
+    assert f"warning: another program holds {path}: close it, or read a copy of the file\n" in done.stderr
+
+
 def test_a_capture_that_is_being_written_is_read_as_of_one_moment(tmp_path: Path) -> None:
     path = recorded.pool(tmp_path / "a.capture")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as writing:
@@ -474,6 +501,8 @@ def test_a_capture_that_is_being_written_is_read_as_of_one_moment(tmp_path: Path
     [
         "UPDATE region SET allocated_bytes = 9223372036854775807",
         'UPDATE extent SET "end" = 2251799813685247 WHERE start = 100',
+        "UPDATE region SET start_bytes = 9223372036854775807",
+        "UPDATE touched SET pages = 2251799813685247",
     ],
 )
 def test_sums_of_sql_do_not_overflow(statement: str, tmp_path: Path) -> None:
@@ -497,7 +526,12 @@ def test_a_directory_is_its_captures(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<html>")
     (tmp_path / "sub.capture").mkdir()
     os.mkfifo(tmp_path / "fifo.capture")
-    assert [path.name for path in merge.files([tmp_path])] == ["broken.capture", "called.otherwise"]
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "loop.capture").symlink_to("loop.capture")
+    assert [path.name for path in merge.files([tmp_path])] == ["broken.capture", "called.otherwise", "loop.capture"]
+    result = recorded.shmtrace("merge", tmp_path, "-o", tmp_path / "fleet.db")
+    assert (result.exit_code, "Too many levels of symbolic links" in result.stderr) == (1, True)
+    assert f"merged 1 capture of 1 host into {tmp_path / 'fleet.db'}, without 2 of 3 files" in result.stderr
 
 
 @pytest.mark.parametrize("host", ["\x1b[2Jweb", "web\nhost", "a" * 255, "'; DROP TABLE session; --", "</script>", ""])

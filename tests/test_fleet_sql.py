@@ -125,8 +125,10 @@ def test_it_is_for_its_owner_and_replaces_its_like(merged: Merged, tmp_path: Pat
     for _ in range(2):
         assert shmtrace("merge", path, "-o", fleet, "--parquet", into).exit_code == 0
     into.write_text("mine")
+    before = fleet.stat().st_ino
     assert shmtrace("merge", path, "-o", fleet, "--parquet", into).exit_code == 1
-    assert into.read_text() == "mine"
+    assert (into.read_text(), fleet.stat().st_ino) == ("mine", before)  # it is said before anything is merged
+    assert shmtrace("merge", path, "-o", fleet, "--parquet", fleet).exit_code == 2
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.capture", "x.db", "x.parquet"]
 
 

@@ -13,6 +13,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -34,9 +35,9 @@ from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
 from tracer.metrics import exporter as exporting
 from tracer.metrics import families, history, listener
-from tracer.metrics.exporter import Exporter
+from tracer.metrics.exporter import MOST_WAITING, Exporter
 from tracer.metrics.listener import Listener
-from tracer.metrics.series import Series, Totals
+from tracer.metrics.series import NAME_COLUMNS, Series, Totals
 from tracer.model import Account
 from tracer.proc.shmem import PAGE_BYTES
 
@@ -104,6 +105,18 @@ def test_a_clock_that_jumped(seconds: int, pool: Path) -> None:
     found = moments(pool)
     assert 1000 < len(found) < 60_000
     balances(found[-1][1])
+
+
+def test_what_is_in_every_sample_is_cut(pool: Path) -> None:
+    """A stranger may have written anything there."""
+    with contextlib.closing(sqlite3.connect(pool)) as database:
+        database.execute("UPDATE region SET kind = ?", ("x" * 100_000,))
+        database.execute("UPDATE session SET host = ?", ("x" * 100_000,))
+        database.commit()
+    text = shmtrace("export", pool, "--format", "openmetrics").stdout
+    assert max(map(len, text.splitlines())) < 1000
+    for _, found in moments(pool):
+        assert all(len(kind) <= NAME_COLUMNS for each in found for kind in each.held)
 
 
 def test_openmetrics_is_what_others_read(pool: Path, tmp_path: Path) -> None:
@@ -358,6 +371,16 @@ def test_clients_that_hold_on_keep_nobody_out(client: Client) -> None:
                 connection.sendall(b"GET /met" if number % 2 else b"X" * 5000)
         assert client.works()
         assert 0 < sum(map(is_open, held)) <= listener.MOST_OPEN
+
+
+def test_few_wait_for_a_profile(client: Client) -> None:
+    """Whoever hangs up waits on, in a thread; and none is made before the trace looks again."""
+    before = threading.active_count()
+    for _ in range(4 * listener.MOST_OPEN):
+        with client.connect() as connection:
+            connection.sendall(b"GET /debug/pprof/shmem HTTP/1.0\r\n\r\n")
+    assert client.works()
+    assert threading.active_count() - before <= MOST_WAITING + 2
 
 
 def test_a_request_without_an_end(client: Client) -> None:

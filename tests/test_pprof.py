@@ -414,6 +414,20 @@ def test_what_grew_never_goes_back(tmp_path: Path) -> None:
     assert grown(add(growth, path)) == {autoload: 14, ("?", "?"): 16, index: 17, ("(none)",) * 2: 5}
 
 
+def test_no_more_samples_than_there_is_room_for(tmp_path: Path) -> None:
+    """Of a trace that goes on; each keeps its place, and all that grew is there."""
+    path = with_labels(tmp_path / "x")
+    growth, few = Growth(), Growth(most=3)
+    all_pages = sum(grown(add(growth, path)).values())
+    first = grown(add(few, path))
+    assert (len(first), sum(first.values())) == (4, all_pages)
+    change(path, "UPDATE usage SET freed_pages = freed_pages + 11 WHERE process = 2")
+    now = grown(add(few, path))
+    assert now.keys() == first.keys()
+    assert sum(now.values()) == all_pages + 11
+    assert any(sample.frames == ("[other]",) for sample in add(few, path))
+
+
 def test_growth_in_a_span_is_exact_by_process(tmp_path: Path) -> None:
     """As of a scrape that asks for the growth of some seconds."""
     path = with_labels(tmp_path / "x")

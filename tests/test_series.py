@@ -162,6 +162,23 @@ def test_there_are_never_very_many() -> None:
     assert max(map(len, found.touched_bytes)) <= series.NAME_COLUMNS
 
 
+def test_what_was_never_told_apart_is_forgotten() -> None:
+    """A year of deploys has any number of scripts, each touched once by a worker that is dead."""
+    totals = Totals()
+    before = total = 0
+    for day in range(13):
+        texts = [(f"/{day}/{number}.php", 1 + number % 3) for number in range(2000)] + [("/index.php", 700)]
+        total += sum(size for _, size in texts)
+        worker = Did(process(2 + day), sum(size for _, size in texts), 0, texts)
+        [found] = totals.add(account(region(worker), label="php"))
+        balances([found])
+        assert sum(pages(found).values()) == total
+        assert pages(found)["/index.php"] == 700 * (1 + day)
+        assert pages(found)[OTHER] >= before
+        before = pages(found)[OTHER]
+    assert sum(len(tally._touched) for tally in totals._tallies.values()) <= series.MOST_NAMES
+
+
 @pytest.mark.parametrize("name", ["x" * 5000, "\x1b[31mred", "a\nb", "ä" * 500])
 def test_names_are_bounded_and_printable(name: str) -> None:
     [found] = Totals().add(account(region(Did(process(2, f"{name}: x"), 7), hint=None, name=name), parent=None))

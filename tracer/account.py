@@ -30,7 +30,7 @@ from tracer.model import (
 
 MAX_OVERDRAWN = 3  # region ids named in one warning
 AS_IT_IS = (
-    *("dev", "ino", "generation", "kind", "name", "created_ns", "gone_ns"),
+    *("dev", "ino", "generation", "name", "created_ns", "gone_ns"),
     *("size_bytes", "resident_bytes", "swapped_bytes", "address", "hint"),
 )
 """Columns of a region that its account has by the same names."""
@@ -261,10 +261,11 @@ def _region(
         row=row["id"],
         id=name,
         **{column: row[column] for column in AS_IT_IS},
+        kind=printable(row["kind"]),
         allocated_bytes=allocated_bytes,
         start_bytes=row["start_bytes"] or 0,
         peak_bytes=max(row["peak_bytes"] or 0, allocated_bytes),
-        creator=Creator(processes[row["creator"]], row["creator_how"]) if row["creator"] else None,
+        creator=Creator(processes[row["creator"]], printable(row["creator_how"] or "?")) if row["creator"] else None,
         before_bytes=before_pages * page_bytes,
         unseen_bytes=allocated_bytes - known_bytes,
         touchers=sorted(touchers, key=_most_touched_first),

@@ -47,6 +47,10 @@ class Sample(NamedTuple):
     """systemd unit, or else cgroup; None: unknown"""
 
 
+OTHERS = Sample((Frame("[other]"),), "other")
+"""What there is no room for any more."""
+
+
 class _Leaf(NamedTuple):
     """What stands below a process: a user stack, or the texts of a label."""
 
@@ -64,8 +68,12 @@ Framer = Callable[[_Leaf], tuple[Frame, ...]]
 class Growth:
     """What accounts of one trace say, one after the other."""
 
-    def __init__(self, since: Account | None = None) -> None:
-        """since: what was touched by then does not count. None: all that the trace has seen counts."""
+    def __init__(self, since: Account | None = None, most: int | None = None) -> None:
+        """since: what was touched by then does not count. None: all that the trace has seen counts.
+
+        most: samples of what grew; what would be another one counts for OTHERS. None: any number.
+        """
+        self._most = most
         self._since = since
         self._before = _touched(since, kinds(since)) if since else {}
         self._net: Counter[Sample] = Counter()
@@ -89,13 +97,17 @@ class Growth:
                 for toucher in region.touchers:
                     key = _key(region, toucher.process)
                     for leaf, size_bytes in _more(now[key], self._before.get(key, (0, {})), unknown):
-                        self._net[_below(root, toucher.process, frames(leaf))] += size_bytes
+                        self._net[self._place(_below(root, toucher.process, frames(leaf)))] += size_bytes
                 if account.window == ALL_TIME and region.gone_ns is None:
                     for sample, size_bytes in _held(root, region, texts, frames):
                         self.held[sample] += size_bytes
         self._before = now
         for sample, size_bytes in self._net.items():
             self.grown[sample] = max(self.grown.get(sample, 0), size_bytes)
+
+    def _place(self, sample: Sample) -> Sample:
+        is_room = self._most is None or len(self._net) < self._most
+        return sample if is_room or sample in self._net else OTHERS
 
     @property
     def span_ns(self) -> tuple[int, int] | None:

@@ -111,12 +111,20 @@ def files(paths: Iterable[Path]) -> Iterator[Path]:
             continue
         try:
             with os.scandir(path) as entries:
-                inside = sorted(Path(entry.path) for entry in entries if entry.is_file())
+                inside = sorted(Path(entry.path) for entry in entries if _is_file(entry))
         except OSError as error:
             raise ShmtraceError(
                 f"{path} cannot be read ({error.strerror})", "name its files, or another directory"
             ) from None
         yield from (each for each in inside if each.suffix == SUFFIX or _is_capture(each))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link of which that cannot be said: opening it says more."""
+    try:
+        return entry.is_file()
+    except OSError:  # it leads back to itself, or where this user may not look
+        return True
 
 
 def _is_capture(path: Path) -> bool:

@@ -9,12 +9,15 @@ from typing import Any
 
 from tracer.capture.capture import Capture
 from tracer.errors import ShmtraceError
+from tracer.formatting import printable
 from tracer.labels import parse as parse_label
 from tracer.model import Session
 from tracer.proc.private_memory import EXACT
 
 MAX_WARNINGS = 20  # of many hosts
 MAX_WARNING = 200  # characters, of a host
+WORDS = ("kernel", "version", "tier", "mechanism")
+"""What a trace writes of itself. A stranger's capture may have anything there, so it is made printable here."""
 
 
 def read(capture: Capture) -> Session:
@@ -42,7 +45,8 @@ def read_each(capture: Capture) -> dict[int | None, Session]:
         except ValueError as error:
             raise capture.damaged(f"session.label: {error}") from None
         known = {
-            "blind_to": _lines(row["blind_to"]),
+            **{name: printable(row[name]) for name in WORDS},
+            "blind_to": [*map(printable, _lines(row["blind_to"]))],
             "warnings": _lines(row["warnings"]),
             "complete": bool(row["complete"]),
             "ended_ns": max(row["started_ns"], row["ended_ns"]),  # the clock may have been set back
@@ -75,9 +79,7 @@ def _sum(sessions: Sequence[Session]) -> Session:
         values = [getattr(session, name) for session in sessions]
         return None if None in values else sum(values)
 
-    texts: dict[str, Any] = {
-        name: ", ".join(filter(None, each(name))) for name in ("kernel", "version", "tier", "mechanism")
-    }
+    texts: dict[str, Any] = {name: ", ".join(filter(None, each(name))) for name in WORDS}
     sums = (
         *("sum_of_rss_bytes", "private_start_bytes", "private_end_bytes", "nr_ooms"),
         *("lost_events", "lost_pages", "lost_probes", "self_cpu_seconds", "self_rss_bytes"),

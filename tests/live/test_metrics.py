@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import stat
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +22,8 @@ from tests.live.parent import BY_PARENT, Parent, recording, stop
 from tests.live.prometheus import free_port
 from tests.live.reports import ATTACH_SECONDS, PATIENCE_SECONDS, SHMTRACE
 from tests.live.shmem import PAGE_BYTES, read_regions
+from tracer import account
+from tracer.capture.capture import Capture
 
 pytestmark = [pytest.mark.bpf, pytest.mark.needs("protoc")]
 
@@ -146,6 +150,25 @@ def test_counters_go_on_through_rotations(parent: Parent, tmp_path: Path) -> Non
                 if name.endswith("_total"):
                     assert all(now[name][labels] >= value for labels, value in before[name].items()), name
             before = now
+
+
+def test_pages_of_the_dead_that_are_given_back(tier: str, tmp_path: Path) -> None:
+    """They are known as freed while the trace runs: else what grew would count them once more at its next part."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        parent = Parent(file=Path(directory, "x"))
+        with serving(parent, tmp_path, shmtrace=tiers.shmtrace(tier)) as port:
+            fresh(lambda: get(port))
+            parent.tell("touch", 20, BY_FIRST)
+            os.truncate(Path(directory, "x"), (20 + BY_SECOND) * PAGE_BYTES)
+            now = fresh(lambda: get(port))
+            balances(now)
+            assert pages(now, "freed_bytes_total") == BY_FIRST - BY_SECOND
+            assert profile(port)["alloc_objects"] == BY_FIRST
+            with Capture.open(tmp_path / "x.capture") as capture:
+                touchers = [toucher for region in account.read(capture).regions for toucher in region.touchers]
+            freed = [toucher.freed_bytes // PAGE_BYTES for toucher in touchers if toucher.freed_bytes]
+            assert freed == [BY_FIRST - BY_SECOND]
+        parent.end()
 
 
 def test_a_trace_that_is_killed_leaves_an_old_file(parent: Parent, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ STEPS, STEPS_A_BYTE = 50_000_000, 40
 HEAP_BYTES, HEAP_A_BYTE = 128 << 20, 4
 STEPS_AT_ONCE = 1_000_000
 MAX_REASON = 200  # characters
+LOCKED = "database is locked"  # SQLITE_BUSY; sqlite3 has had the code since Python 3.11
 HISTORY = ("exec", "sample", "host_sample")  # no account is read from these tables
 DAMAGE = (sqlite3.Error, UnicodeDecodeError, MemoryError)  # how reading a damaged file fails
 
@@ -318,6 +319,8 @@ class Capture:
     def _damaged_by(self, error: BaseException) -> ShmtraceError:
         if isinstance(error, UnicodeDecodeError):  # the message of an SQLite error quotes text of the file
             return self.damaged("SQLite's message about it is not UTF-8")
+        if str(error) == LOCKED:
+            return ShmtraceError(f"another program holds {self._path}", "close it, or read a copy of the file")
         return self.damaged(str(error) or "reading it takes too much memory")
 
     def damaged(self, reason: str) -> ShmtraceError:
@@ -330,7 +333,7 @@ class Capture:
         try:
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error):  # SQLITE_BUSY; sqlite3 has had the code since Python 3.11
+            if str(error) != LOCKED:
                 raise
             return False
         self._db.execute("BEGIN")

@@ -23,8 +23,9 @@ VERSION = SCHEMA_VERSION << 8 | LAYOUT_VERSION
 SAYS = f"PRAGMA application_id = {FLEET_ID}; PRAGMA user_version = {VERSION};"
 MAX_BYTES = 1 << 52  # of a capture: so the sums of a thousand are integers of SQL
 TOTALS = """
-SELECT total(allocated_bytes) FROM region
-UNION ALL SELECT (SELECT page_bytes FROM session) * total("end" - start) FROM extent"""
+SELECT total(allocated_bytes) FROM region UNION ALL SELECT total(start_bytes) FROM region
+UNION ALL SELECT (SELECT page_bytes FROM session) * total("end" - start) FROM extent
+UNION ALL SELECT (SELECT page_bytes FROM session) * total(pages) FROM touched"""
 MAX_HOST = 255  # characters; the kernel keeps 64 bytes. Every row has it.
 
 More = Mapping[str, Mapping[int, tuple[Any, ...]]]

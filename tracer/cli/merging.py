@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -12,7 +12,7 @@ from tracer.cli import options, output
 from tracer.errors import ShmtraceError
 
 PIECE_BYTES = 1 << 20
-HEADER_BYTES, PARQUET_BYTES = 16, 4  # what an SQLite file begins with, and a Parquet file
+HEADER_BYTES = 16  # what an SQLite file begins with
 
 
 @click.command(short_help="Merge the captures of many hosts into one file.")
@@ -38,14 +38,18 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
     """
     from tracer import merge as merging
     from tracer.capture.capture import limit_heap
+    from tracer.capture.fleet import is_fleet
     from tracer.formatting import count
     from tracer.views import parquet
 
     if output.is_terminal(output_path):
         raise click.UsageError("a terminal cannot show an SQLite file: give -o FILE")
-    _need_earlier(output_path)
+    if parquet_path == output_path:
+        raise click.UsageError("-o and --parquet write a file each: give them different names")
+    _need_earlier(output_path, is_fleet)
     if parquet_path:
         output.need("duckdb")
+        _need_earlier(parquet_path, parquet.is_parquet)
     with tempfile.TemporaryDirectory(prefix="shmtrace-") as directory:
         into, parquet_into = Path(directory, "fleet"), Path(directory, "parquet")
         found = list(merging.files(paths))
@@ -57,10 +61,10 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
             raise ShmtraceError("there is nothing to merge", "name captures, or a directory that has some")
         if parquet_path:
             parquet.write(into, parquet_into)
-        _need_earlier(output_path)
+        _need_earlier(output_path, is_fleet)
         output.save(output_path, _content(into, HEADER_BYTES))
         if parquet_path:
-            output.save(parquet_path, _content(parquet_into, PARQUET_BYTES))
+            output.save(parquet_path, _content(parquet_into, len(parquet.MAGIC)))
     told = f"merged {count(merged.nr_captures, 'capture')} of {count(len(merged.hosts), 'host')} into {output_path}"
     if merged.problems:
         missing = f"{len(merged.problems)} of {len(found)} files"
@@ -68,14 +72,15 @@ def merge(paths: tuple[Path, ...], output_path: Path, parquet_path: Path | None)
     output.tell(f"{told}: `shmtrace report` shows it")
 
 
-def _need_earlier(path: Path) -> None:
-    """Raises ShmtraceError if there is something that is neither empty nor an earlier fleet."""
-    from tracer.capture import fleet
-
-    if str(path) == "-" or not path.exists():
-        return
-    if not path.is_file() or (path.stat().st_size and not fleet.is_fleet(path)):
-        raise ShmtraceError(f"{path} exists and is not an earlier output", "give another name, or remove it")
+def _need_earlier(path: Path, is_earlier: Callable[[Path], bool]) -> None:
+    """Raises ShmtraceError if there is something that is neither empty nor an earlier output, or cannot be read."""
+    try:
+        if str(path) == "-" or not path.exists():
+            return
+        if not path.is_file() or (path.stat().st_size and not is_earlier(path)):
+            raise ShmtraceError(f"{path} exists and is not an earlier output", "give another name, or remove it")
+    except OSError as error:
+        raise ShmtraceError(f"{path} cannot be replaced ({error.strerror})", "give another path") from None
 
 
 def _content(path: Path, first_bytes: int) -> Iterator[bytes]:

@@ -342,14 +342,6 @@ class Probes:
                 some = numbers[first : first + EMPTIED_AT_ONCE]
                 self._run("empty", kind, *some, *[0] * (EMPTIED_AT_ONCE - len(some)))
 
-    def read_usages(self) -> dict[tuple[int, int, int], Usage]:
-        """All usages, by (region id, tgid, start_time_ns)."""
-        return {
-            (number, *key): self._usage(place)
-            for number, theirs in self._usages_of.items()
-            for key, place in theirs.items()
-        }
-
     def usages(self, number: int) -> dict[tuple[int, int], Usage]:
         """The usages of one region, by (tgid, start_time_ns)."""
         return {key: self._usage(place) for key, place in self._usages_of.get(number, {}).items()}

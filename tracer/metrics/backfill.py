@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tracer.capture.capture import Capture
-from tracer.formatting import printable
 from tracer.metrics import families, history
+from tracer.metrics.series import name
 from tracer.model import Account
 
 JOB = "shmtrace"
@@ -17,5 +17,5 @@ JOB = "shmtrace"
 
 def render(account: Account, capture: Capture) -> Iterator[bytes]:
     """The metrics at each moment. Raises as Capture.each() does."""
-    target = {"job": JOB, "instance": printable(account.session.host)}
+    target = {"job": JOB, "instance": name(account.session.host)}
     return families.open_metrics(families.families(history.moments(account, capture), account.session, target))

@@ -28,6 +28,8 @@ IDLE = 50  # times as long as reading took: at most a fiftieth of a CPU
 MOST_S = 240.0  # but at least so often: figures of five minutes ago count for nothing (ShmtraceStale)
 METRICS, PROFILE = "/metrics", "/debug/pprof/shmem"
 WAIT_S = 10.0  # for a profile
+MOST_WAITING = 8  # at a time: each has a thread and a descriptor, whether or not its client is there still
+MOST_SAMPLES = 10_000  # of what grew: they take 6 MiB, and Pyroscope takes no profile of more than 16,000
 
 
 class Exporter:
@@ -115,19 +117,24 @@ class _Profile:
     """What is held, and what grew since the trace began. Who asks waits until the trace's thread has made it."""
 
     def __init__(self) -> None:
-        self._growth = Growth()
+        self._growth = Growth(most=MOST_SAMPLES)
         self._made: bytes | None = None
         self._at_s = 0.0
-        self._nr_made = 0
+        self._nr_made = self._nr_waiting = 0
         self.is_wanted = False
         self._changed = threading.Condition()
 
     def page(self, _accept: str | None) -> tuple[str, bytes] | None:
-        """The profile as of now, or the last one if it is too early for another; None: none was made in time."""
+        """The profile as of now, or the last one if it is too early for another or too many wait; None: none was made
+        in time.
+        """
         with self._changed:
-            if self._made is None or time.monotonic() >= self._at_s:
+            is_due = self._made is None or time.monotonic() >= self._at_s
+            if is_due and self._nr_waiting < MOST_WAITING:
                 self.is_wanted, nr_made = True, self._nr_made
+                self._nr_waiting += 1
                 self._changed.wait_for(lambda: self._nr_made > nr_made, WAIT_S)
+                self._nr_waiting -= 1
             return None if self._made is None else ("application/octet-stream", self._made)
 
     def make(self, read: Account, capture: Capture, began_s: float) -> None:

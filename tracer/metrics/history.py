@@ -11,7 +11,7 @@ from itertools import accumulate
 
 from tracer.account import read_labels, read_processes
 from tracer.capture.capture import Capture
-from tracer.metrics.series import OTHER, Held, Namer, Series, Totals
+from tracer.metrics.series import OTHER, Held, Namer, Series, Totals, name
 from tracer.model import Account, Labelled
 from tracer.tables.by_time import TOUCHED_FOR, bounds, histories
 
@@ -43,8 +43,9 @@ def moments(account: Account, capture: Capture) -> list[tuple[int, list[Series]]
         gone = nr if region.gone_ns is None else number(region.gone_ns)
         track.before.add(0, region.before_bytes, gone)
         track.freed.add(gone, region.touched_bytes)
-        track.of("size", region.kind).add(number(region.created_ns or since_ns), region.size_bytes or 0, gone)
-        held, held_bytes = track.of("allocated", region.kind), 0
+        kind = name(region.kind)
+        track.of("size", kind).add(number(region.created_ns or since_ns), region.size_bytes or 0, gone)
+        held, held_bytes = track.of("allocated", kind), 0
         for time_ns, size_bytes in ((since_ns, history.start_bytes), *zip(history.times_ns, history.sizes_bytes)):
             held.add(number(time_ns), size_bytes - held_bytes)
             held_bytes = size_bytes
@@ -93,8 +94,8 @@ class _Track:
         figures = [list(accumulate(curve)) for curve in (self.before, self.freed, *self._curves.values())]
         for before_bytes, freed_bytes, *rest in zip(*figures):
             now: dict[str, dict[str, int]] = {"size": {}, "allocated": {}, "touched": {}}
-            for (what, name), size_bytes in zip(self._curves, rest):
-                now[what][name] = size_bytes
+            for (what, each), size_bytes in zip(self._curves, rest):
+                now[what][each] = size_bytes
             there_bytes = before_bytes + sum(now["touched"].values()) - freed_bytes
             excess_bytes = sum(now["allocated"].values()) - there_bytes
             if excess_bytes < 0:  # the last sample was before the last touch

@@ -22,6 +22,7 @@ from tracer.model import NAMELESS, Account, Identity, Labelled, Process, Region,
 GROUPS = 20  # told apart in a segment
 MOST_GROUPS = 100  # ever: one that was told apart stays so, or its counter would go back
 SHARE = 100  # after the first, one is told apart once it has this part of its segment: so there are few in the end
+MOST_NAMES = 10_000  # counted in a segment: of those that were never told apart, the least are forgotten
 SEGMENTS = 20  # told apart; one that was stays so while it is among twice as many
 NAME_COLUMNS = 120
 OTHER = "other"
@@ -131,6 +132,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.freed_bytes = self.moved_bytes = 0
+        self._forgotten_bytes = 0  # of names that are in _touched no more
         self._touched: Counter[str] = Counter()
         self._named: dict[str, int] = {}  # those told apart, and what OTHER has of each
 
@@ -150,11 +152,12 @@ class _Tally:
             self.freed_bytes += _held(before)
             seen[region.identity] = now
         self._name(told)
+        self._forget()
 
     def told(self) -> dict[str, int]:
         """Touched bytes by name."""
         found = {name: self._touched[name] - other_bytes for name, other_bytes in self._named.items()}
-        rest_bytes = sum(self._touched.values()) - sum(found.values())
+        rest_bytes = self._total_bytes - sum(found.values())
         return {**found, OTHER: rest_bytes} if rest_bytes else found
 
     def _count(
@@ -178,13 +181,23 @@ class _Tally:
 
     def _name(self, told: Mapping[str, int]) -> None:
         """Tell more of the greatest apart. told: what they had before stays with OTHER, which must not go back."""
-        least_bytes = sum(self._touched.values()) // SHARE
+        least_bytes = self._total_bytes // SHARE
         for name, size_bytes in self._touched.most_common(GROUPS):
             nr = len(self._named)
             if nr >= MOST_GROUPS or (nr >= GROUPS and size_bytes < least_bytes):
                 break
             if name not in self._named and name != OTHER and size_bytes:
                 self._named[name] = told.get(name, 0)
+
+    def _forget(self) -> None:
+        """A trace of months may meet any number of scripts: of half of the names OTHER keeps the sum alone."""
+        if len(self._touched) > MOST_NAMES:
+            least = [name for name, _ in self._touched.most_common()[MOST_NAMES // 2 :] if name not in self._named]
+            self._forgotten_bytes += sum(map(self._touched.pop, least))
+
+    @property
+    def _total_bytes(self) -> int:
+        return sum(self._touched.values()) + self._forgotten_bytes
 
 
 class _Seen(NamedTuple):
@@ -262,11 +275,12 @@ def _existing(regions: Iterable[Region]) -> list[Region]:
 def _held_by_kind(regions: Iterable[Region]) -> dict[str, Held]:
     found: dict[str, Held] = {}
     for region in regions:
-        size_bytes, allocated_bytes, swapped_bytes = found.get(region.kind, Held(0, 0, None))
+        kind = name(region.kind)
+        size_bytes, allocated_bytes, swapped_bytes = found.get(kind, Held(0, 0, None))
         if region.swapped_bytes is not None:
             swapped_bytes = (swapped_bytes or 0) + region.swapped_bytes
         size_bytes += region.size_bytes or 0
-        found[region.kind] = Held(size_bytes, allocated_bytes + region.allocated_bytes, swapped_bytes)
+        found[kind] = Held(size_bytes, allocated_bytes + region.allocated_bytes, swapped_bytes)
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Optional
 from tracer import wire
 from tracer.capture.capture import Capture, ExtentRow
 from tracer.clock import Clock
-from tracer.kernel.maps import Block, MadeFor, Usage
+from tracer.kernel.maps import Block, MadeFor
 from tracer.kernel.probes import Probes
 from tracer.kernel.updates import KernelRegion
 from tracer.proc import procfs, shmem
@@ -87,8 +87,7 @@ class RegionWriter:
         self._lives = processes
         self._finder = finder
         self._clock = clock
-        self.usages: dict[tuple[int, int, int], Usage] = {}
-        """As last written, by (region id, tgid, start_time_ns)."""
+        self._usages: dict[tuple[int, int], tuple[int | None, int]] = {}  # as last written, by rows
         self._usages_at_s = 0.0
         self._made_for_of: dict[int, list[MadeFor]] = {}
         self._changed: list[tuple[Any, ...]] = []  # REGION_COLUMNS, and the region's row
@@ -173,17 +172,11 @@ class RegionWriter:
         began_s = time.monotonic()
         if began_s < self._usages_at_s:
             return
-        rows = []
-        before, self.usages = self.usages, {}
-        for key, usage in self._probes.read_usages().items():
-            number, tgid, start_time_ns = key
-            process = self._lives.find(tgid, start_time_ns)
-            if not process or number not in regions:
-                continue
-            self.usages[key] = usage
-            if before.get(key) != usage:
-                counted = usage.faults if self._probes.counts_faults else None
-                rows.append((regions[number].row, process.row, counted, usage.freed_pages))
+        before, self._usages = self._usages, {}
+        for region in list(regions.values()):  # there may be others once a PID is asked for that is not known
+            for row, usage in self._usage(region, {}).items():
+                self._usages[region.row, row] = usage
+        rows = [(*key, *usage) for key, usage in self._usages.items() if before.get(key) != usage]
         self._capture.insert_all(*USAGE, rows)
         ended_s = time.monotonic()
         self._usages_at_s = ended_s + RARELY * (ended_s - began_s)

@@ -12,6 +12,13 @@ ROWS_AT_ONCE = 10_000
 TYPES = {"TEXT": "VARCHAR", "INTEGER": "BIGINT", "": "BIGINT"}
 """By the type that SQLite tells of a column; of one that is computed it tells none."""
 TIME = "time"
+MAGIC = b"PAR1"  # what a Parquet file begins with
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file begins like one. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def write(fleet: Path, into: Path) -> None:

@@ -40,13 +40,15 @@ POOL_PAGES, LIMIT, FILLED_PAGES = 137, "61.5%", 85  # of 137 pages that is 84.3
 NAME = "po ol'\"\\ $(touch fired)\n;>+"
 CALLED = f"/memfd:{NAME}"
 NOTE = """
-import json, os, sys
+import json, os, sys, time
 fds = [int(fd) for fd in os.listdir("/proc/self/fd")]
 open_now = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in fds if os.path.exists(f"/proc/self/fd/{fd}")}
 told = {"argv": sys.argv[1:], "env": dict(os.environ), "fds": open_now, "session": os.getsid(0) == os.getpid()}
 with open(sys.argv[1] + ".new", "w") as file:
     json.dump(told, file)
 os.rename(sys.argv[1] + ".new", sys.argv[1])
+while not os.path.exists(sys.argv[1] + ".end"):
+    time.sleep(0.01)
 sys.exit(7)
 """
 
@@ -169,6 +171,7 @@ def test_a_region_that_fills(tier: str, tmp_path: Path) -> None:
             assert set(tmp_path.iterdir()) == before
             pool.fill(0, FILLED_PAGES - 1, FILLED_PAGES)
             waits.until("tracing 1 process, 1 region(s)")
+            Path(f"{told}.end").touch()  # or on a busy host it might end before that was said
             pool.fill(0, FILLED_PAGES, FILLED_PAGES + 5)
             pool.fill("child", 0, FILLED_PAGES + 5, FILLED_PAGES + 12)
             waits.until("--run")

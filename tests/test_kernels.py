@@ -385,6 +385,37 @@ def test_what_is_recorded_is_of_all_kernels(
     assert json.loads((tmp_path / "found.json").read_text()) == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "subjects", "attempt"),
+    [
+        ("--distros 11", [("11", "5.10")], partial(matrix.try_tests, matrix.DISTRO_TESTS)),
+        ("--preempt 6.12-full", [("6.12 preempt=full",)], partial(matrix.try_tests, matrix.PREEMPTED)),
+        ("--pressure --distros 13", [("13", "6.12")], partial(matrix.try_tests, matrix.PRESSURE)),
+        ("--servers --arm64 6.12-arm64", [("6.12-arm64",)], partial(matrix.try_tests, matrix.SERVERS, whole=True)),
+        ("--pyz 6.12", [("6.12",)], partial(matrix.try_tests, matrix.EXACT, in_archive=True)),
+        ("--bench --arm64 oldest", [("6.1-arm64",)], matrix.measure),
+    ],
+)
+def test_what_is_tried_where(
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: str,
+    subjects: list[tuple[str, ...]],
+    attempt: object,
+) -> None:
+    asked = []
+
+    async def examine(subject: matrix.Subject, attempt: matrix.Attempt, _: Path) -> Result:
+        asked.append((subject.names, repr(attempt)))
+        return Result(subject.names, read_cases(RECORD)[:1], [], 1.0)
+
+    monkeypatch.setattr(matrix, "examine", examine)
+    monkeypatch.setattr(command_line, "ARCHIVE", Path(__file__))
+    monkeypatch.setattr(sys, "argv", ["tests.kernels", *arguments.split()])
+    with pytest.raises(SystemExit):
+        command_line.main()
+    assert asked == [(names, repr(attempt)) for names in subjects]
+
+
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("by_archive", [True, False])
 def test_a_guest_has_all_that_its_tests_run(

@@ -215,7 +215,7 @@ async def measure(guest: Guest) -> None:
     began = time.monotonic()
     userland = await set_up(guest)
     status = await guest.run("the benchmarks", [userland.python, *BENCH], userland, CHECKOUT, counting=True)
-    print(guest.logs.output.read_text(errors="replace"), flush=True)
     if status:
         raise NoResultError(f"the benchmarks ended with {status}")
+    print(guest.logs.output.read_text(errors="replace"), flush=True)
     guest.cases.append(Case("benchmarks", NO_TIER, "passed", "", None, time.monotonic() - began))

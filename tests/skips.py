@@ -21,11 +21,11 @@ from tracer.kernel import bpf_syscall
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 # Which bootstrap does not install, and the tests that are for them.
 PROGRAMS = {
-    "fish": r"test_completion.*\[fish\]",
+    "fish": r"test_in_the_shell_itself\[fish\]",
     "mandoc": "test_mandoc_takes_it",
     "ruby": "test_vagrantfile_is_ruby",
     "shellcheck": "test_shellcheck_finds_nothing",
-    "zsh": r"test_completion.*\[zsh\]",
+    "zsh": r"test_in_the_shell_itself\[zsh\]",
 }
 PAGE_CACHE_ORDER = 11  # no folio of the page cache is larger, since v6.10: MAX_XAS_ORDER in include/linux/pagemap.h
 
@@ -76,9 +76,9 @@ def swap() -> bool:
 POPULATE = function("faultin_page_range", "faultin_vma_page_range")  # since v5.14
 
 ROWS = [
-    Row(r"\[kprobe", "no kprobe: the kernel has no kprobes", function("kprobe_dispatcher")),
-    Row(r"\[fentry", r"no fentry: fentry is refused \(.*\)", fentry),
-    Row(r"\[faults", "no faults: .* no tracepoints of page faults", function("__traceiter_page_fault_user")),
+    Row(r"live/.*\[kprobe", "no kprobe: the kernel has no kprobes", function("kprobe_dispatcher")),
+    Row(r"live/.*\[fentry", r"no fentry: fentry is refused \(.*\)", fentry),
+    Row(r"live/.*\[faults", "no faults: .* no tracepoints of page faults", function("__traceiter_page_fault_user")),
     Row(r"test_armed.*\[(kprobe|faults)", r"no links of perf events in .*", function("bpf_perf_link_release")),
     Row(r"\bpopulated\]", "no MADV_POPULATE_WRITE", POPULATE),
     Row(r"\bpopulate_read\]", "MADV_POPULATE_READ", POPULATE),
@@ -86,10 +86,14 @@ ROWS = [
     Row(r"\bkhugepaged\]", "MADV_HUGEPAGE|khugepaged.*", huge_page_cache),
     Row(r"\bhuge_punched\]|answers.*test_huge_pages", "MADV_HUGEPAGE", HUGE_PAGES.exists),
     Row(r"\bhuge_fallocated\]", "a tmpfs with huge=always", HUGE_PAGES.exists),
-    Row(r"\bswapped\w*\]", "swap", swap),
+    Row(r"live/.*\bswapped\w*\]", "swap", swap),
     Row("test_what_is_swapped_out_stays_out", "there is no swap", swap),
-    Row("test_pressure", "256 MiB of free swap", swap),
-    Row("test_survey|test_residency", r"cachestat\(2\) .*", function("__x64_sys_cachestat", "__arm64_sys_cachestat")),
+    Row("live/test_pressure", "256 MiB of free swap", swap),
+    Row(
+        "test_survey_finds_what_fallocate_made|test_residency",
+        r"cachestat\(2\) .*",
+        function("__x64_sys_cachestat", "__arm64_sys_cachestat"),
+    ),
     *(
         Row(tests, f"{name} is not installed", functools.partial(shutil.which, name))
         for name, tests in PROGRAMS.items()

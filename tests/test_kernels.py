@@ -8,6 +8,7 @@ import lzma
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -509,6 +510,7 @@ def test_what_is_wrong_is_in_the_result(
 )
 def test_releases_the_package_is_tried_in(
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     expected: list[tuple[str, str]] | str,
@@ -520,6 +522,7 @@ def test_releases_the_package_is_tried_in(
         examined.append(subject.names)
         return Result(subject.names, package.cases_of('["doctor", "no tier", 1.5]'), [], 2.0)
 
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # logs of what failed are kept
     monkeypatch.setattr(matrix, "examine", examine)
     monkeypatch.setattr(sys, "argv", ["tests.kernels", *arguments])
     with pytest.raises(SystemExit) as ended:

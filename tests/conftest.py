@@ -1,7 +1,7 @@
 """What a test may need of the host, and the command line as a fixture.
 
 A test that cannot have what it needs is skipped with the reason; with SHMTRACE_REQUIRE_BPF=1 it fails with it instead,
-so that a run that is meant to try everything cannot pass by skipping.
+so that a run that is meant to try everything cannot pass by skipping: but for what tests/skips.py expects.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import skips
+from tests.kernels.results import EXPECTED_SKIP
 from tracer.kernel.cache import CACHE
 
 CHECKOUT = Path(__file__).parent.parent
+MUST_RUN = os.environ.get("SHMTRACE_REQUIRE_BPF") == "1"
 
 # Services are in no user's PATH, and Debian keeps each PostgreSQL's programs apart.
 FOLDERS = [
@@ -99,9 +103,36 @@ def pytest_configure() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if reasons := "; ".join(reasons_not_to_run(item)):
-        if os.environ.get("SHMTRACE_REQUIRE_BPF") == "1":
-            pytest.fail(reasons, pytrace=False)
         pytest.skip(reasons)
+
+
+def fail_unexpected_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if MUST_RUN and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not skips.is_expected(report.nodeid, reason):
+            report.outcome = "failed"
+            report.longrepr = f"skipped, and tests/skips.py does not expect that here: {reason}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report() -> Generator[None, Any, None]:
+    fail_unexpected_skip((yield).get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    report = (yield).get_result()
+    if MUST_RUN and report.when == "call" and not report.skipped:
+        item.user_properties += [(EXPECTED_SKIP, reason) for reason in skips.expected(item.nodeid)]
+    fail_unexpected_skip(report)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """In a guest, the table says it."""
+    notes = [note for report in terminalreporter.getreports("") for note in report.user_properties]
+    told = Counter(reason for name, reason in notes if name == EXPECTED_SKIP)
+    for reason, count in told.items():
+        terminalreporter.write_line(f"NO LONGER SKIPPED [{count}] {reason}: see tests/skips.py")
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import lzma
+import re
 import subprocess
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,11 +74,14 @@ RECORD = """<?xml version="1.0" encoding="utf-8"?>
 <testcase classname="tests.live.test_answers" name="test_known_answer[faults-huge]" time="0.250">
 <skipped type="pytest.skip" message="no huge pages here">tests/live/test_answers.py:300: no huge pages here</skipped>
 </testcase>
-<testcase classname="tests.live.test_attach" name="test_two_roots" time="3.000" />
+<testcase classname="tests.live.test_attach" name="test_two_roots" time="3.000"><properties>
+<property name="expected_skip" value="swap" /></properties></testcase>
 <testcase classname="tests.live.test_attach" name="test_roots[faultsome]" time="3.000">
 <error message="failed on setup with &quot;OSError&quot;">...</error></testcase>
 </testsuite></testsuites>
 """
+
+ALL_WELL = re.sub(r"(</?)(failure|error)\b", r"\1note", RECORD)
 
 PREEMPT = [f"6.12 preempt={model}" for model in ("none", "voluntary", "full")]
 PREEMPT += ["7.2 preempt=lazy", "7.2 preempt=full", "6.1-rt-amd64", "6.12-rt-amd64"]
@@ -91,6 +97,9 @@ kernel  tier    passed  failed  skipped  unseen pages  seconds
 
 skipped:
   no huge pages here (5.10 faults: 1, 6.12 faults: 1)
+
+no longer skipped, see tests/skips.py:
+  swap (5.10: 1)
 
 failed:
   5.10: test_answers::test_known_answer[kprobe-full]: assert 3 == 4
@@ -377,32 +386,115 @@ def test_what_is_recorded_is_of_all_kernels(
     assert json.loads((tmp_path / "found.json").read_text()) == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "subjects", "attempt"),
+    [
+        ("--distros 11", [("11", "5.10")], partial(matrix.try_tests, matrix.DISTRO_TESTS)),
+        ("--preempt 6.12-full", [("6.12 preempt=full",)], partial(matrix.try_tests, matrix.PREEMPTED)),
+        ("--pressure --distros 13", [("13", "6.12")], partial(matrix.try_tests, matrix.PRESSURE)),
+        ("--servers --arm64 6.12-arm64", [("6.12-arm64",)], partial(matrix.try_tests, matrix.SERVERS, whole=True)),
+        ("--pyz 6.12", [("6.12",)], partial(matrix.try_tests, matrix.EXACT, in_archive=True)),
+        ("--bench --arm64 oldest", [("6.1-arm64",)], matrix.measure),
+    ],
+)
+def test_what_is_tried_where(
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: str,
+    subjects: list[tuple[str, ...]],
+    attempt: object,
+) -> None:
+    asked = []
+
+    async def examine(subject: matrix.Subject, attempt: matrix.Attempt, _: Path) -> Result:
+        asked.append((subject.names, repr(attempt)))
+        return Result(subject.names, read_cases(RECORD)[:1], [], 1.0)
+
+    monkeypatch.setattr(matrix, "examine", examine)
+    monkeypatch.setattr(command_line, "ARCHIVE", Path(__file__))
+    monkeypatch.setattr(sys, "argv", ["tests.kernels", *arguments.split()])
+    with pytest.raises(SystemExit):
+        command_line.main()
+    assert asked == [(names, repr(attempt)) for names in subjects]
+
+
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("by_archive", [True, False])
 def test_a_guest_has_all_that_its_tests_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, native: bool, by_archive: bool
 ) -> None:
     """Where its root is not the host's: the checkout, and the root that shmtrace.pyz runs in."""
-    record, bare_root = tmp_path / "own" / "record.xml", tmp_path / "bare"
-    record.parent.mkdir()
+    bare_root, own = tmp_path / "bare", tmp_path / "own"
+    own.mkdir()
     given: dict[Path, bool] = {}
     command: list[str] = []
+    compiled: list[Userland] = []
+    userland = HOST if native else Userland(tmp_path / "arm64", "python3")
 
     async def run_in_guest(kernel: Kernel, words: list[str], cwd: Path, shares: list[guest.Share], *_: object) -> int:
         given.update(shares)
         command.extend(words)
-        record.write_text(RECORD)
-        return 0
+        (own / "record.xml").write_text(RECORD)
+        return 1
 
-    monkeypatch.setattr(matrix, "run_in_guest", run_in_guest)
-    userland = HOST if native else Userland(tmp_path / "arm64", "python3")
-    kernel = Kernel("6", tmp_path / "vmlinuz", {})
-    logs = Logs(tmp_path / "output", tmp_path / "console")
-    told = bare_root if by_archive else None
-    asyncio.run(matrix.run_tests(kernel, userland, ["test_23.py"], logs, record, told))
+    async def lean(_: str) -> Userland:
+        return userland
+
+    async def bare(_: str) -> Path:
+        return bare_root
+
+    async def compile_for(_: Kernel, userland: Userland) -> None:
+        compiled.append(userland)
+
+    for stand_in in (run_in_guest, lean, bare, compile_for):
+        monkeypatch.setattr(matrix, stand_in.__name__, stand_in)
+    logs = Logs(own / "output", own / "console")
+    subject = matrix.Guest(matrix.Subject("6"), Kernel("6", tmp_path / "vmlinuz", {}), logs, [])
+    asyncio.run(matrix.try_tests(["test_23.py"], subject, in_archive=by_archive))
+    assert subject.cases == read_cases(RECORD)
     assert any(word.endswith(f"bare.sh {bare_root} {matrix.ARCHIVE}") for word in command) == by_archive
     others = [] if native else [CHECKOUT, *([bare_root] if by_archive else [])]
-    assert given == {record.parent: True, **dict.fromkeys(others, False)}
+    assert given == {own: True, **dict.fromkeys(others, False)}
+    assert compiled == ([] if by_archive else [userland])
+
+
+@pytest.mark.parametrize(
+    ("status", "record", "wrong"),
+    [
+        (1, RECORD, []),
+        (0, ALL_WELL, []),
+        (
+            2,
+            ALL_WELL,
+            ["no test has failed, but pytest ended with 2"],
+        ),
+        (0, "<testsuites></testsuites>", ["of 0 tests none was run"]),
+        (135, None, ["pytest ended with 135, and left no record"]),
+    ],
+)
+def test_what_is_wrong_is_in_the_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int, record: str | None, wrong: list[str]
+) -> None:
+    """And what the kernel complains of, however the tests went."""
+    kernel = Kernel("6.12.9", tmp_path / "vmlinuz", {})
+
+    async def run_in_guest(_: Kernel, __: list[str], ___: Path, ____: object, logs: Logs, *_____: object) -> int:
+        logs.console.write_text("Oops: 23\n")
+        if record is not None:
+            logs.output.with_name("record.xml").write_text(record)
+        return status
+
+    async def unpacked(_: matrix.Subject) -> Kernel:
+        return kernel
+
+    async def set_up(*_: object) -> Userland:
+        return HOST
+
+    for stand_in in (run_in_guest, unpacked, set_up):
+        monkeypatch.setattr(matrix, stand_in.__name__, stand_in)
+    attempt = partial(matrix.try_tests, ["test_23.py"])
+    result = asyncio.run(matrix.examine(matrix.Subject("6.12"), attempt, tmp_path))
+    assert [line.partition(":")[0] for line in result.complaints] == [*wrong, "Oops"]
+    assert len(result.cases) == (5 if record and "testcase" in record else 0)
 
 
 @pytest.mark.parametrize(
@@ -410,25 +502,28 @@ def test_a_guest_has_all_that_its_tests_run(
     [
         (["--deb"], [("12", "6.1"), ("13", "6.12")]),
         (["--deb", "newest"], [("13", "6.12")]),
-        (["--deb", "12", "--arm64"], "--deb has releases of its own, of x86-64"),
+        (["--deb", "12", "--arm64"], "argument --arm64: not allowed with argument --deb"),
         (["--deb", "11"], "nothing is named 11; there are 12, 13, oldest, newest"),
-        (["--deb", "--preempt"], "--deb has releases of its own, of x86-64"),
+        (["--deb", "--smoke"], "--smoke is not for --deb"),
+        (["--deb", "/tmp/23"], "--deb is for no kernel of one's own"),
     ],
 )
 def test_releases_the_package_is_tried_in(
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     expected: list[tuple[str, str]] | str,
 ) -> None:
     examined: list[tuple[str, ...]] = []
 
-    async def examine(_: Path, subject: matrix.Subject, __: Path) -> Result:
+    async def examine(subject: matrix.Subject, attempt: matrix.Attempt, _: Path) -> Result:
+        assert attempt is package.try_package
         examined.append(subject.names)
         return Result(subject.names, package.cases_of('["doctor", "no tier", 1.5]'), [], 2.0)
 
-    monkeypatch.setattr(package, "build", lambda directory: directory / "a.deb")
-    monkeypatch.setattr(package, "examine", examine)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # logs of what failed are kept
+    monkeypatch.setattr(matrix, "examine", examine)
     monkeypatch.setattr(sys, "argv", ["tests.kernels", *arguments])
     with pytest.raises(SystemExit) as ended:
         command_line.main()
@@ -479,15 +574,15 @@ def test_a_later_version_is_the_same_but_for_that(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(package.release, "sources", lambda into: into.mkdir() or 1)
     monkeypatch.setattr(package.release, "package", made)
-    first = package.build(tmp_path)
-    [later] = (tmp_path / "newer").iterdir()
+    first = package.build(tmp_path / "package")
+    [later] = (tmp_path / "package/newer").iterdir()
     assert later.name == "shmtrace_0.7+1_all.deb"
     fields = [
         subprocess.check_output(["dpkg-deb", "--field", path, "Version", "Description"], text=True)
         for path in (first, later)
     ]
     assert fields == ["Version: 0.7\nDescription: Version: 9\n", "Version: 0.7+1\nDescription: Version: 9\n"]
-    assert (tmp_path / "installed.py").read_text() == Path(installed.__file__).read_text()
+    assert (tmp_path / "package/installed.py").read_text() == Path(installed.__file__).read_text()
 
 
 @pytest.mark.parametrize("name", fetch.SOURCES)

@@ -1,22 +1,9 @@
-"""The live tests under Debian's kernels, each in a guest.
+"""The live tests under Debian's kernels, each in a guest; or only WHAT, or WHERE else.
 
-    python -m tests.kernels [KERNEL...]             with the host's Python, bcc and compiler; oldest and newest are
-                                                    names too
-    python -m tests.kernels --pressure [KERNEL...]  only a million additions under memory pressure: minutes each
-    python -m tests.kernels --servers [KERNEL...]   only php-fpm, PostgreSQL, labels and stacks: half an hour each
-    python -m tests.kernels --bench [KERNEL...]     only what tracing costs there, tests/bench: ten minutes each
-    python -m tests.kernels --pyz [KERNEL...]       only the workloads, by the shmtrace.pyz that `./bootstrap pyz` has
-                                                    made, where there is Python and nothing else: minutes each
-    python -m tests.kernels --deb [RELEASE...]      only the Debian package of the last commit, installed in a fresh
-                                                    Debian 12 and 13 and used there: a quarter of an hour each
-    python -m tests.kernels --smoke [KERNEL...]     only ten workloads, in the exact tier: minutes each
-    python -m tests.kernels --preempt [NAME...]     only the exact tier, under each preemption model, as in 6.12-full
-                                                    and 6.12-rt-amd64
-    python -m tests.kernels --arm64 [KERNEL...]     under those of arm64, from its Debian 12; with the others, too
-    python -m tests.kernels --distros [RELEASE...]  with those of the Debian release the kernel belongs to; with
-                                                    --pressure and --servers, too
+    python -m tests.kernels [WHAT] [WHERE] [NAME...]
 
-A KERNEL with a slash is the directory that one of your own is unpacked in: lib/modules/RELEASE, boot/vmlinuz-RELEASE.
+A NAME with a slash is the directory that a kernel of one's own is unpacked in: lib/modules/RELEASE,
+boot/vmlinuz-RELEASE. oldest and newest are names too; all there are is what is tried by default.
 
 As root, on Debian 12. Kernels and releases are fetched once, into /var/cache/shmtrace/kernels or SHMTRACE_KERNELS.
 """
@@ -25,83 +12,98 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
+from functools import partial
+from typing import NamedTuple
 
-from tests.kernels.matrix import (
-    ARCHIVE,
-    ARM64_KERNELS,
-    DISTRO_TESTS,
-    DISTROS,
-    IN_ARCHIVE,
-    KERNELS,
-    PREEMPT,
-    PREEMPTED,
-    PRESSURE,
-    SERVERS,
-    SMOKE,
-    TESTS,
-    Subject,
-    examine_all,
-    measure_all,
-)
-from tests.kernels.package import PACKAGED, examine_package
+from tests.kernels import matrix
+from tests.kernels.matrix import ARCHIVE, ARM64_KERNELS, DISTROS, KERNELS, PREEMPT, Attempt, Subject, measure, try_tests
+from tests.kernels.package import PACKAGED, try_package
+from tests.kernels.results import Result
 
 
-async def until_terminated(work: Awaitable[bool]) -> bool:
+class Where(NamedTuple):
+    help: str
+    subjects: Mapping[str, Subject]
+    usual: Attempt
+    own: str | None = None
+    """The architecture of a kernel of one's own; None: there is none of these."""
+
+
+USUAL = partial(try_tests, matrix.TESTS)
+PLACES = {
+    "": Where("with the host's Python, bcc and compiler", KERNELS, USUAL, "amd64"),
+    "arm64": Where("of arm64, over packages of its Debian 12", ARM64_KERNELS, USUAL, "arm64"),
+    "distros": Where("Debian releases, each with its own kernel", DISTROS, partial(try_tests, matrix.DISTRO_TESTS)),
+    "preempt": Where("preemption models; only the exact tier", PREEMPT, partial(try_tests, matrix.PREEMPTED)),
+    "deb": Where("fresh releases; only the Debian package, a quarter of an hour each", PACKAGED, try_package),
+}
+ONLY: dict[str, tuple[str, Attempt]] = {
+    "smoke": ("ten workloads, in the exact tier: minutes each", partial(try_tests, matrix.SMOKE)),
+    "pressure": ("a million pages under memory pressure: minutes each", partial(try_tests, matrix.PRESSURE)),
+    "servers": (
+        "php-fpm, PostgreSQL, labels, stacks: half an hour each",
+        partial(try_tests, matrix.SERVERS, whole=True),
+    ),
+    "pyz": (
+        "the workloads, by shmtrace.pyz where there is only Python",
+        partial(try_tests, matrix.EXACT, in_archive=True),
+    ),
+    "bench": ("what tracing costs: ten minutes each", measure),
+}
+
+
+async def until_terminated(work: Awaitable[list[Result]]) -> list[Result]:
     task = asyncio.current_task()
     assert task
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # guests end with it
     return await work
 
 
+def options() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m tests.kernels", description=__doc__, formatter_class=raw)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(KERNELS)}")
+    what, where = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
+    for name, (text, _) in ONLY.items():
+        what.add_argument(f"--{name}", dest="what", action="store_const", const=name, help=f"only {text}")
+    for name, place in list(PLACES.items())[1:]:
+        text = f"{place.help}: {', '.join(place.subjects)}"
+        where.add_argument(f"--{name}", dest="where", action="store_const", const=name, default="", help=text)
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.kernels", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(KERNELS)}; all by default")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--pressure", action="store_true", help="only the test under memory pressure")
-    what.add_argument("--bench", action="store_true", help="only what tracing costs, no test")
-    what.add_argument("--servers", action="store_true", help="only php-fpm, PostgreSQL, labels and stacks")
-    what.add_argument("--smoke", action="store_true", help="only ten workloads, in the exact tier")
-    what.add_argument("--pyz", action="store_true", help="only the workloads, by shmtrace.pyz, without bcc")
-    what.add_argument("--deb", action="store_true", help=f"only the Debian package; names are of {', '.join(PACKAGED)}")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--distros", action="store_true", help=f"names are of {', '.join(DISTROS)}")
-    where.add_argument("--arm64", action="store_true", help=f"names are of {', '.join(ARM64_KERNELS)}")
-    where.add_argument("--preempt", action="store_true", help=f"names are of {', '.join(PREEMPT)}; only the exact tier")
-    arguments = parser.parse_args()
-    sets = {"deb": PACKAGED, "distros": DISTROS, "arm64": ARM64_KERNELS, "preempt": PREEMPT}
-    there_are = next((subjects for name, subjects in sets.items() if getattr(arguments, name)), KERNELS)
-    oldest, *_, newest = there_are.values()
-    architecture = "arm64" if arguments.arm64 else "amd64"
-    own = {name: Subject(name, own=architecture) for name in arguments.names if "/" in name}
-    named = {**there_are, "oldest": oldest, "newest": newest, **own}
-    if own and (arguments.distros or arguments.preempt):
-        parser.error("--distros and --preempt are of Debian's kernels")
-    if (arguments.bench or arguments.pyz) and arguments.distros:
-        parser.error("--bench and --pyz are of kernels")
-    if arguments.deb and (arguments.distros or arguments.arm64 or arguments.preempt):
-        parser.error("--deb has releases of its own, of x86-64")
-    if arguments.pyz and not ARCHIVE.exists():
+    parser = options()
+    given = parser.parse_args()
+    place = PLACES[given.where]
+    attempt = ONLY[given.what][1] if given.what else place.usual
+    if given.what and place.usual is try_package:
+        parser.error(f"--{given.what} is not for --{given.where}")
+    if given.what == "pyz" and not ARCHIVE.exists():
         parser.error(f"there is no {ARCHIVE}: make it with `./bootstrap pyz`")
-    if unknown := set(arguments.names) - set(named):
+    own = {name: Subject(name, own=place.own) for name in given.names if "/" in name}
+    if own and not place.own:
+        parser.error(f"--{given.where} is for no kernel of one's own")
+    oldest, *_, newest = place.subjects.values()
+    named = {**place.subjects, "oldest": oldest, "newest": newest, **own}
+    if unknown := set(given.names) - set(named):
         parser.error(f"nothing is named {', '.join(sorted(unknown))}; there are {', '.join(named)}")
-    subjects = list(dict.fromkeys(named[name] for name in arguments.names or there_are))
-    ones = {"pressure": PRESSURE, "servers": SERVERS, "smoke": SMOKE, "pyz": IN_ARCHIVE}
-    usual = DISTRO_TESTS if arguments.distros else PREEMPTED if arguments.preempt else TESTS
-    tests = next((tests for name, tests in ones.items() if getattr(arguments, name)), usual)
+    subjects = list(dict.fromkeys(named[name] for name in given.names or place.subjects))
+    at_once = 1 if attempt is measure else matrix.AT_ONCE  # they would be in each other's way
     try:
-        if arguments.deb:
-            work = examine_package(subjects)
-        else:
-            work = measure_all(subjects) if arguments.bench else examine_all(subjects, tests)
-        well = asyncio.run(until_terminated(work))
+        results = asyncio.run(until_terminated(matrix.in_turn(subjects, attempt, at_once)))
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    sys.exit(0 if well else 1)
+    all_usual = attempt is USUAL and subjects == list(place.subjects.values())
+    if all_usual and os.environ.get("SHMTRACE_REFRESH_GOLDEN") == "1":
+        matrix.write_found(results, place.subjects)
+    sys.exit(any(result.failed for result in results))
 
 
 if __name__ == "__main__":

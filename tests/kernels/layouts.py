@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 from tests.kernels.commands import NoResultError
-from tests.kernels.guest import Logs, Share, run_in_guest
+from tests.kernels.guest import Logs, run_in_guest
 from tests.kernels.initramfs import Kernel
-from tests.kernels.userlands import CHECKOUT, HOST, Userland
+from tests.kernels.userlands import CHECKOUT, Userland
 from tracer.errors import ShmtraceError
 from tracer.kernel.bytecode import Wanted
 from tracer.kernel.cache import CACHE, Cache
@@ -34,7 +34,7 @@ async def variants_of(kernel: Kernel, userland: Userland) -> list[Variant]:
     with tempfile.TemporaryDirectory(prefix="shmtrace-layout-") as scratch:
         logs = Logs(Path(scratch, "output"), Path(scratch, "console"))
         command = [userland.python, "-c", SAY_VARIANTS]
-        shares = [] if userland is HOST else [Share(CHECKOUT, writable=False)]
+        shares = userland.shares(CHECKOUT)
         status = await run_in_guest(kernel, command, CHECKOUT, shares, logs, BOOT_SECONDS, userland.root)
         said = logs.output.read_text()
         if status:

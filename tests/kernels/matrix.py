@@ -1,4 +1,4 @@
-"""The live tests under each kernel, in a guest, and what they came to."""
+"""What is tried under each kernel, in a guest, and what it came to: one frame for all, and the live tests."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import ParseError
 
 from tests.kernels.commands import NoResultError
@@ -17,8 +17,8 @@ from tests.kernels.fetch import AMD64, ARM64, HOST_ARCHITECTURE, RT, SOURCES, fe
 from tests.kernels.guest import Logs, Share, complaints, run_in_guest
 from tests.kernels.initramfs import Kernel
 from tests.kernels.layouts import compile_for
-from tests.kernels.results import Case, Result, describe, failed, found, read_cases, table
-from tests.kernels.userlands import CHECKOUT, HOST, RELEASES, Userland, bare, lean, prepare
+from tests.kernels.results import NO_TIER, Case, Result, describe, failed, found, read_cases, table
+from tests.kernels.userlands import CHECKOUT, RELEASES, Userland, bare, lean, prepare
 
 # What is tried in every tier: to start shmtrace takes a guest ten seconds and more, and the host tries the rest.
 TIERS = ["-k", "kprobe or fentry or faults"]
@@ -29,10 +29,9 @@ TESTS = [*(f"tests/live/test_{name}.py" for name in ("answers", "attach", "oom")
 DISTRO_TESTS = [STARTING, *TESTS]  # of a compiler that is not the host's
 SERVERS = [*(f"tests/live/test_{name}.py" for name in ("php_fpm", "postgres", "labels", "stacks")), *TIERS]
 WORKLOADS = "strided hundred generations exec removed_by_owner twins reserved_around spliced uffd_copied huge_punched"
-EXACT = "test_known_answer and (kprobe or fentry)"
-SMOKE = ["tests/live/test_answers.py", "-k", f"{EXACT} and ({' or '.join(WORKLOADS.split())})"]  # for CI
+EXACT = ["tests/live/test_answers.py", "-k", "test_known_answer and (kprobe or fentry)"]
+SMOKE = [*EXACT[:-1], f"{EXACT[-1]} and ({' or '.join(WORKLOADS.split())})"]  # for CI
 PRESSURE = ["tests/live/test_pressure.py"]  # minutes each
-IN_ARCHIVE = ["tests/live/test_answers.py", "-k", EXACT]
 PREEMPTED = ["tests/live/test_answers.py", "tests/live/test_attach.py", "-k", "kprobe or fentry"]
 BENCH = ["-m", "tests.bench", "--rounds", "3", "--mib", "64", "--alone", "touch", "bystander"]  # hardly varies
 BARE, ARCHIVE = Path(__file__).with_name("bare.sh"), CHECKOUT / "shmtrace.pyz"
@@ -100,55 +99,43 @@ def end_of(path: Path, nr_lines: int) -> str:
     return "\n".join([f"--- the end of {path}:", *lines])
 
 
-async def run_tests(
-    kernel: Kernel, userland: Userland, tests: Sequence[str], logs: Logs, record: Path, bare_root: Path | None
-) -> tuple[int, list[Case]]:
-    """pytest's exit status and record. bare_root: where shmtrace.pyz runs. Raises NoResultError."""
-    pytest = [userland.python, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={record}"]
-    environment = [f"SHMTRACE_PYTHON={BARE} {bare_root} {ARCHIVE}"] if bare_root else []
-    command = ["env", "SHMTRACE_REQUIRE_BPF=1", *environment, *pytest, *tests]
-    if kernel.preempt:
-        command = ["sh", "-c", UNDER, kernel.preempt, *command]
-    shares = [Share(record.parent, writable=True)]
-    if userland is not HOST:
-        shares += [Share(path, writable=False) for path in (CHECKOUT, bare_root) if path]
-    status = await run_in_guest(kernel, command, CHECKOUT, shares, logs, TIMEOUT_SECONDS, userland.root)
-    try:
-        return status, read_cases(record.read_text())
-    except (OSError, ParseError) as error:
-        raise NoResultError(f"pytest ended with {status}, and left no record: {error}") from None
+class Guest(NamedTuple):
+    """A kernel that is there, to be booted, and what is known of it so far."""
+
+    subject: Subject
+    kernel: Kernel
+    logs: Logs
+    cases: list[Case]
+
+    async def run(self, what: str, command: Sequence[str], userland: Userland, *shared: Path, **how: Any) -> int:
+        """The exit status of what watchers are told. Where its root is not the host's, it is given what is shared.
+
+        Raises NoResultError.
+        """
+        if self.kernel.preempt:
+            command = ["sh", "-c", UNDER, self.kernel.preempt, *command]
+        say(self.subject, f"boots Linux {self.kernel.release} for {what}; the output is {self.logs.output}")
+        shares = [Share(self.logs.output.parent, writable=True), *userland.shares(*shared)]
+        where = CHECKOUT if CHECKOUT in shared else Path("/")
+        return await run_in_guest(self.kernel, command, where, shares, self.logs, TIMEOUT_SECONDS, userland.root, **how)
 
 
-async def examine(subject: Subject, tests: Sequence[str], directory: Path) -> Result:
-    """Says when it begins and how it ends. Whatever is wrong is in the result."""
+Attempt = Callable[[Guest], Awaitable[None]]
+"""What is done with a guest: it adds cases, and raises NoResultError where there cannot be more."""
+
+
+async def examine(subject: Subject, attempt: Attempt, directory: Path) -> Result:
+    """Says how it ends, and what the logs have where it ended badly. Whatever is wrong is in the result."""
     began = time.monotonic()
     logs = Logs(directory / "output", directory / "console")
     cases: list[Case] = []
     wrong: list[str] = []
     try:
         kernel = await unpacked(subject)
-        architecture = kernel.architecture
-        foreign = architecture != HOST_ARCHITECTURE
-        release = subject.debian or ("12" if foreign and tests is SERVERS else None)
-        userland = await (prepare(release, architecture) if release else lean(architecture))
         subject = stand_in(subject, kernel)
-        bare_root = await bare(architecture) if tests is IN_ARCHIVE else None
-        if not subject.debian and not bare_root:  # else what is compiled comes with what they run
-            await compile_for(kernel, userland)
-        say(subject, f"boots Linux {kernel.release}; the tests' output is {logs.output}")
-        status, cases = await run_tests(kernel, userland, tests, logs, directory / "record.xml", bare_root)
-        outcomes = {case.outcome for case in cases}
-        if not outcomes - {"skipped"}:
-            wrong.append(f"of {len(cases)} tests none was run")
-        elif status and "failed" not in outcomes:
-            wrong.append(f"no test has failed, but pytest ended with {status}")
+        await attempt(Guest(subject, kernel, logs, cases))
     except NoResultError as error:
         wrong.append(str(error))
-    return conclude(subject, cases, wrong, logs, began)
-
-
-def conclude(subject: Subject, cases: list[Case], wrong: list[str], logs: Logs, began: float) -> Result:
-    """Says how it ended, and what the logs have where it ended badly. wrong: apart from what the kernel says."""
     wrong += complaints(logs.console.read_text(errors="replace") if logs.console.exists() else "")
     result = Result(subject.names, cases, wrong, time.monotonic() - began)
     if result.failed:
@@ -158,17 +145,17 @@ def conclude(subject: Subject, cases: list[Case], wrong: list[str], logs: Logs, 
     return result
 
 
-async def in_turn(subjects: Sequence[Subject], examine: Callable[[Subject, Path], Awaitable[Result]]) -> list[Result]:
-    """Prints the table. examine is given a directory for logs, which are kept where a test, or a guest, failed."""
+async def in_turn(subjects: Sequence[Subject], attempt: Attempt, at_once: int) -> list[Result]:
+    """Prints the table. Logs are kept where a test, or a guest, failed."""
     directory = Path(tempfile.mkdtemp(prefix="shmtrace-kernels-"))
-    turns = asyncio.Semaphore(AT_ONCE)
+    turns = asyncio.Semaphore(at_once)
     results: list[Result] = []
 
     async def examine_in_turn(subject: Subject) -> Result:
         async with turns:
             own = directory / "-".join(subject.names)
             own.mkdir()
-            return await examine(subject, own)
+            return await examine(subject, attempt, own)
 
     try:
         results = await asyncio.gather(*map(examine_in_turn, subjects))
@@ -181,48 +168,54 @@ async def in_turn(subjects: Sequence[Subject], examine: Callable[[Subject, Path]
     return results
 
 
-async def examine_all(subjects: Sequence[Subject], tests: Sequence[str]) -> bool:
-    """Whether all is well."""
-    results = await in_turn(subjects, lambda subject, directory: examine(subject, tests, directory))
-    if os.environ.get("SHMTRACE_REFRESH_GOLDEN") == "1" and tests is TESTS:
-        for kernels in KERNELS, ARM64_KERNELS:
-            if subjects == list(kernels.values()):
-                others = [name for name in SOURCES if name not in kernels]
-                FOUND.write_text(found(results, FOUND.read_text() if FOUND.exists() else "{}", others))
-    return not any(result.failed for result in results)
+def write_found(results: Sequence[Result], kernels: Collection[str]) -> None:
+    """What all these came to, beside what is known of the others."""
+    others = [name for name in SOURCES if name not in kernels]
+    FOUND.write_text(found(results, FOUND.read_text() if FOUND.exists() else "{}", others))
 
 
-async def measure(subject: Subject, directory: Path) -> bool:
-    """Prints what the benchmarks print there; whether all is well.
+async def set_up(guest: Guest, whole: bool = False) -> Userland:
+    """Its Debian, or else the least that will do; whole: for what that lacks. Raises NoResultError."""
+    architecture = guest.kernel.architecture
+    release = guest.subject.debian or ("12" if whole and architecture != HOST_ARCHITECTURE else None)
+    userland = await (prepare(release, architecture) if release else lean(architecture))
+    if not guest.subject.debian:  # which compiles itself
+        await compile_for(guest.kernel, userland)
+    return userland
+
+
+async def try_tests(tests: Sequence[str], guest: Guest, whole: bool = False, in_archive: bool = False) -> None:
+    """tests: pytest's arguments; in_archive: by shmtrace.pyz, in a root that has only Python. Raises NoResultError."""
+    if in_archive:
+        userland, bare_root = await lean(guest.kernel.architecture), await bare(guest.kernel.architecture)
+        environment, beside = [f"SHMTRACE_PYTHON={BARE} {bare_root} {ARCHIVE}"], [bare_root]
+    else:
+        userland, environment, beside = await set_up(guest, whole), [], []
+    record = guest.logs.output.with_name("record.xml")
+    pytest = [userland.python, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={record}"]
+    command = ["env", "SHMTRACE_REQUIRE_BPF=1", *environment, *pytest, *tests]
+    status = await guest.run("the tests", command, userland, CHECKOUT, *beside)
+    try:
+        guest.cases.extend(read_cases(record.read_text()))
+    except (OSError, ParseError) as error:
+        raise NoResultError(f"pytest ended with {status}, and left no record: {error}") from None
+    outcomes = {case.outcome for case in guest.cases}
+    if not outcomes - {"skipped"}:
+        raise NoResultError(f"of {len(guest.cases)} tests none was run")
+    if status and "failed" not in outcomes:
+        raise NoResultError(f"no test has failed, but pytest ended with {status}")
+
+
+async def measure(guest: Guest) -> None:
+    """Prints what the benchmarks print there. Raises NoResultError.
 
     Emulation has no time of its own: a guest's nanoseconds are the instructions it runs. So the figures do not depend
     on the host, and the ratios are of work done, not of caches missed.
     """
-    logs = Logs(directory / "output", directory / "console")
-    wrong: list[str] = []
-    try:
-        kernel = await unpacked(subject)
-        userland = await lean(kernel.architecture)
-        await compile_for(kernel, userland)
-        command = [userland.python, *BENCH]
-        shares = [] if userland is HOST else [Share(CHECKOUT, writable=False)]
-        status = await run_in_guest(
-            kernel, command, CHECKOUT, shares, logs, TIMEOUT_SECONDS, userland.root, counting=True
-        )
-        wrong += [f"the benchmarks ended with {status}"] if status else []
-    except NoResultError as error:
-        wrong.append(str(error))
-    wrong += complaints(logs.console.read_text(errors="replace") if logs.console.exists() else "")
-    print(logs.output.read_text(errors="replace") if logs.output.exists() else "", flush=True)
-    for line in wrong:
-        say(subject, line)
-    return not wrong
-
-
-async def measure_all(subjects: Sequence[Subject]) -> bool:
-    """One after another: they would be in each other's way."""
-    well = True
-    for subject in subjects:
-        with tempfile.TemporaryDirectory(prefix="shmtrace-bench-") as directory:
-            well &= await measure(subject, Path(directory))
-    return well
+    began = time.monotonic()
+    userland = await set_up(guest)
+    status = await guest.run("the benchmarks", [userland.python, *BENCH], userland, CHECKOUT, counting=True)
+    if status:
+        raise NoResultError(f"the benchmarks ended with {status}")
+    print(guest.logs.output.read_text(errors="replace"), flush=True)
+    guest.cases.append(Case("benchmarks", NO_TIER, "passed", "", None, time.monotonic() - began))

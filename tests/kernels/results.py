@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 TIERS = ("kprobe", "fentry", "faults")
 NO_TIER = "-"
 COLUMNS = (("kprobe", "exact by kprobe"), ("fentry", "exact by fentry"), ("faults", "faults"))
+UNSEEN_PAGES, EXPECTED_SKIP = "unseen_pages", "expected_skip"  # properties of a test
 GUEST = "guest"  # in place of a tier: what is wrong with the guest, not with a test in it
 MESSAGE_LENGTH = 200
 
@@ -26,6 +27,8 @@ class Case(NamedTuple):
     """why it failed or was skipped"""
     unseen_pages: int | None
     seconds: float
+    expected_skip: str = ""
+    """A reason to skip it that tests/skips.py expects there, where it ran all the same."""
 
 
 class Result(NamedTuple):
@@ -67,12 +70,12 @@ def read_cases(junit: str) -> list[Case]:
                 outcome, message = "failed", child.attrib.get("message", "")
             elif child.tag == "skipped":
                 outcome, message = "skipped", child.attrib.get("message", "")
-        unseen = [
-            int(note.attrib["value"]) for note in element.iter("property") if note.attrib["name"] == "unseen_pages"
-        ]
+        notes = {note.attrib["name"]: note.attrib["value"] for note in element.iter("property")}
+        unseen_pages = int(notes[UNSEEN_PAGES]) if UNSEEN_PAGES in notes else None
         full_name = f"{element.attrib['classname'].rpartition('.')[2]}::{name}"
         seconds = float(element.attrib["time"])
-        cases.append(Case(full_name, tier_of(name), outcome, message, sum(unseen) if unseen else None, seconds))
+        expected_skip = notes.get(EXPECTED_SKIP, "")
+        cases.append(Case(full_name, tier_of(name), outcome, message, unseen_pages, seconds, expected_skip))
     return cases
 
 
@@ -119,14 +122,14 @@ def failures(result: Result) -> list[str]:
     return [f"{' '.join(result.subject)}: {line}" for line in lines]
 
 
-def skips(results: Iterable[Result]) -> list[str]:
-    """A line for each reason, with how many tests were skipped for it, and where."""
+def reasons(results: Iterable[Result], reason_of: Callable[[Case], str]) -> list[str]:
+    """A line for each, with how many tests have it, and where."""
     where: dict[str, Counter[str]] = {}
     for result in results:
         for case in result.cases:
-            if case.outcome == "skipped":
+            if reason := first_line(reason_of(case)):
                 place = " ".join((*result.subject, *([case.tier] if case.tier != NO_TIER else [])))
-                where.setdefault(first_line(case.message), Counter())[place] += 1
+                where.setdefault(reason, Counter())[place] += 1
     return [
         f"{reason} ({', '.join(f'{place}: {count}' for place, count in places.items())})"
         for reason, places in where.items()
@@ -182,7 +185,8 @@ def table(heads: Sequence[str], results: Sequence[Result]) -> str:
         for line in lines
     ]
     for title, notes in (
-        ("skipped:", skips(results)),
+        ("skipped:", reasons(results, lambda case: case.message if case.outcome == "skipped" else "")),
+        ("no longer skipped, see tests/skips.py:", reasons(results, lambda case: case.expected_skip)),
         ("failed:", [line for result in results for line in failures(result)]),
     ):
         if notes:

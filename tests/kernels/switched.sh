@@ -17,12 +17,16 @@ give_up() {
 run_command() {
 	$busybox env -i HOME=/root USER=root LOGNAME=root TERM=dumb COLUMNS=120 LANG=C.UTF-8 PATH="$PATH" \
 		$busybox setsid /bin/sh /run/guest/command </dev/null >"/dev/$output" 2>&1
-	echo $? >"/dev/$status"
+	how=$?
+	[ "$how" -lt 128 ] || # by a signal: what for, the kernel says less loudly
+		$busybox dmesg | $busybox grep -E "unhandled exception|segfault|traps:" | $busybox tail -n 5 >/dev/console
+	echo "$how" >"/dev/$status"
 	$busybox poweroff -f
 }
 
 [ "${1-}" != command ] || run_command
 
+echo 1 >/proc/sys/debug/exception-trace # by default arm64 does not say what fault killed a program
 $busybox hostname guest
 $busybox ip link set lo up
 $busybox stty -F "/dev/$output" raw -echo

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from tests.kernels.commands import run
 from tests.kernels.fetch import CACHE, HOST_ARCHITECTURE, KEYRING, from_mirror
+from tests.kernels.guest import Share
 
 CHECKOUT = Path(__file__).parents[2]
 VENV = "/opt/shmtrace"
@@ -42,6 +43,10 @@ RELEASES = {
 class Userland(NamedTuple):
     root: Path
     python: str
+
+    def shares(self, *paths: Path) -> list[Share]:
+        """Of the host's directories those that a guest has to be given: in the host's own root they all are."""
+        return [] if self is HOST else [Share(path, writable=False) for path in paths]
 
 
 TURNS: dict[Path, asyncio.Lock] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,22 @@ SHMEM_HUGE = {
 }
 NR_HUGE = KNOBS / "hugepages/hugepages-2048kB/nr_hugepages"
 HUGETLB_PAGES = 3
+LONGEST_S = 1200
+"""A test may take: in a guest on a busy host some take minutes."""
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_in_vain() -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise TimeoutError(f"it has waited for {LONGEST_S} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(LONGEST_S)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests import recorded
+from tests.recorded import at
 from tracer import account
 from tracer.capture.capture import Capture
 from tracer.model import ALL_TIME, Account, Creator, Label, Labelled, Parent, Process, Region, Session, Toucher, Window
@@ -439,3 +443,26 @@ def test_labels_change_nothing_else(tmp_path: Path) -> None:
         [(None, 813, (5 * PAGE_BYTES, recorded.at(7), recorded.at(7)))],
     ]
     assert [labelled.touched_bytes for labelled in again.regions[0].labelled] == [14 * PAGE_BYTES]
+
+
+def test_a_sum_by_label_and_process_takes_little_memory(tmp_path: Path) -> None:
+    """There may be millions of them: a request each, say. As an object with its numbers each took 250 bytes."""
+    peaks_bytes = []
+    for number in (1000, 9000):
+        path = recorded.with_labels(tmp_path / str(number))
+        with Capture.open(path, whole=False) as capture:
+            [[pool]] = capture.rows("SELECT id FROM region LIMIT 1")
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            for row in range(1000, 1100):
+                database.execute("INSERT INTO process (id, tgid, start_time_ns) VALUES (?, ?, 7)", (row, row))
+                database.execute("INSERT INTO label (id, script) VALUES (?, '/x.php')", (row,))
+            touched = ((pool, 1000 + each // 100, 1000 + each % 100, 1, at(1), at(2)) for each in range(number))
+            database.executemany("INSERT INTO touched VALUES (?, ?, ?, ?, ?, ?)", touched)
+            database.commit()
+        with Capture.open(path) as capture:
+            tracemalloc.start()
+            read = account.read(capture)
+            peaks_bytes.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert sum(1 for region in read.regions for _ in region.labelled) > number
+    assert peaks_bytes[1] - peaks_bytes[0] < 100 * 8000

@@ -84,7 +84,7 @@ def test_sums_are_those_that_sqlite_makes(tmp_path: Path, seed: int) -> None:
                     WHERE start < :end GROUP BY {whose}"""  # noqa: S608
         for end in (10, 150, 300):
             expected = [tuple(row) for row in capture.rows(query, {"end": end})]
-            assert capture.sums(whose, "start < :end", {"end": end}, times=True) == expected
+            assert list(capture.sums(whose, "start < :end", {"end": end}, times=True)) == expected
             assert [row[:2] for row in capture.sums(whose, "start < :end", {"end": end})] == [
                 row[:2] for row in expected
             ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tracer import sessions, unmapped
@@ -168,9 +169,9 @@ class _Rows:
         self._capture = capture
         self._window = {"since": window.since_ns, "until": window.until_ns}
         if window == ALL_TIME and capture.is_summed():
-            self._few, self._many = _by_region(capture, SUMS), {}
+            self._few, self._many = _packed(capture.each(SUMS)), {}
         else:
-            self._few = _by_region(capture, SUMS_OF_FEW, {**self._window, "few": FEW})
+            self._few = _packed(capture.each(SUMS_OF_FEW, {**self._window, "few": FEW}))
             self._many = _by_region(capture, MANY, {"few": FEW})
         self.pages = {} if window == ALL_TIME else _by_region(capture, EXTENT_PAGES)
         """pages of all extents, inside and outside the window; empty without a window"""
@@ -179,12 +180,45 @@ class _Rows:
         self.made_for = _by_region(capture, MADE_FOR)
         self.made_by = _by_region(capture, MADE_BY)
 
-    def sums(self, region: int) -> list[tuple[Any, ...]]:
-        """Rows of (LABEL_AND_PROCESS, pages, first_ns, last_ns): the region's extents in the window, summed."""
+    def sums(self, region: int) -> array[int]:
+        """The region's extents in the window, summed: _packed()."""
         if region not in self._many:
-            return self._few.get(region, [])
+            return self._few.get(region, array("q"))
         where = f"region = :region AND {IN_WINDOW}"
-        return self._capture.sums(LABEL_AND_PROCESS, where, {**self._window, "region": region}, times=True)
+        sums = self._capture.sums(LABEL_AND_PROCESS, where, {**self._window, "region": region}, times=True)
+        return _packed((region, *each) for each in sums).get(region, array("q"))
+
+
+def _packed(rows: Iterable[tuple[int | None, ...]]) -> dict[int, array[int]]:
+    """Rows of (region, LABEL_AND_PROCESS, pages, first_ns, last_ns), by region: 32 bytes each, for there may be
+    millions. Before the trace there is no time: 0.
+    """
+    found: dict[int, array[int]] = {}
+    for region, *numbers in rows:
+        found.setdefault(region or 0, array("q")).extend([number or 0 for number in numbers])
+    return found
+
+
+class _Cells(Iterable[Labelled]):
+    """The sums of a region by label and process, each made when it is looked at."""
+
+    def __init__(
+        self, sums: array[int], labels: Mapping[int, Label], processes: Mapping[int, Process], page_bytes: int
+    ) -> None:
+        """sums: _packed()."""
+        self._sums = sums
+        self._labels = labels
+        self._processes = processes
+        self._page_bytes = page_bytes
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
+
+    def __iter__(self) -> Iterator[Labelled]:
+        for key, pages, first_ns, last_ns in zip(*[iter(self._sums)] * 4):
+            if key & PROCESS:
+                label, process = self._labels.get(key >> 32), self._processes[key & PROCESS]
+                yield Labelled(label, process, pages * self._page_bytes, first_ns, last_ns)
 
 
 def _by_region(capture: Capture, query: str, values: Mapping[str, Any] | tuple[()] = ()) -> By:
@@ -211,14 +245,11 @@ def _region(
     """name: the region's id. labels: by row; None: the trace had no --label."""
     touched: dict[int, tuple[int, int, int]] = {}
     page_bytes = session.page_bytes
-    labelled = []
+    sums = rows.sums(row["id"])
     before_pages = other_times_pages = 0
-    for key, pages, first_ns, last_ns in rows.sums(row["id"]):
+    for key, pages, first_ns, last_ns in zip(*[iter(sums)] * 4):
         process = key & PROCESS
         if process:
-            if labels is not None:
-                doing, who = labels.get(key >> 32), processes[process]
-                labelled.append(Labelled(doing, who, pages * page_bytes, first_ns, last_ns))
             if process in touched:
                 so_far, earliest_ns, latest_ns = touched[process]
                 touched[process] = so_far + pages, min(earliest_ns, first_ns), max(latest_ns, last_ns)
@@ -271,7 +302,7 @@ def _region(
         touchers=sorted(touchers, key=_most_touched_first),
         mappers=sorted(processes[process].tgid for (process,) in rows.mappers.get(row["id"], ())),
         other_times_bytes=other_times_pages * page_bytes,
-        labelled=tuple(labelled),
+        labelled=() if labels is None else _Cells(sums, labels, processes, page_bytes),
     )
 
 

@@ -252,7 +252,7 @@ class Region(NamedTuple):
     """tgids of the processes that map it"""
     other_times_bytes: int = 0
     """touched outside the requested window"""
-    labelled: Sequence[Labelled] = ()
+    labelled: Iterable[Labelled] = ()
     """the touched bytes by label and process; empty without --label"""
     hint: str | None = None
     """what its content says of its use"""

@@ -532,10 +532,10 @@ class Capture:
             )
         return f"(SELECT new FROM temp.number_of_{table} WHERE old = {{}})", last + count  # noqa: S608
 
-    def sums(self, key: str, where: str, values: Mapping[str, Any], times: bool = False) -> list[tuple[Any, ...]]:
+    def sums(self, key: str, where: str, values: Mapping[str, Any], times: bool = False) -> Iterator[tuple[Any, ...]]:
         """Sum up extents by an integer key: (key, pages, first_ns, last_ns) in the order of keys.
 
-        The times are NULL unless `times` is set.
+        The times are NULL unless `times` is set. Take all of them before you ask for other sums.
         """
         add_up = ADD_UP.format(key=key, where=where, times="first_ns, last_ns" if times else "NULL, NULL")
         with self._temporary():
@@ -545,7 +545,7 @@ class Capture:
             self._db.execute("CREATE TEMP TABLE IF NOT EXISTS sums (key INTEGER PRIMARY KEY, pages, first_ns, last_ns)")
             self._db.execute("DELETE FROM temp.sums")
             self._db.execute(add_up + SPAN if times else add_up, values)
-        return list(self.each("SELECT * FROM temp.sums ORDER BY key"))
+        return self.each("SELECT * FROM temp.sums ORDER BY key")
 
     def narrow(self, regions: Iterable[int]) -> None:
         """From now on read as if there were only these regions, by row, and nothing were known of the host.

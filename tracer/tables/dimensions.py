@@ -77,11 +77,14 @@ def by(account: Account, names: Sequence[str], capture: Capture | None = None, d
     of = [_kind(account, name) if name in labels.KINDS else name for name in names]
     names_of = {region.row: _name(parent, region) for parent in account.parents for region in parent.regions}
     dimensions = [_dimension(name, depth, names_of, account.host_of) for name in of]
-    found: dict[tuple[Hashable, ...], list[Cell]] = {}
+    found: dict[tuple[Hashable, ...], _Sum] = {}
     for cell in _of_parts_of_time(account, capture) if capture and "time" in names else cells(account):
-        found.setdefault(tuple([dimension.key(cell) for dimension in dimensions]), []).append(cell)
+        key = tuple([dimension.key(cell) for dimension in dimensions])
+        if key not in found:
+            found[key] = _Sum(cell)
+        found[key].add(cell)
     rows = [
-        _group(key, [dimension.text(some) for dimension in dimensions], some, names_of) for key, some in found.items()
+        sums.group(key, [dimension.text(sums) for dimension in dimensions], names_of) for key, sums in found.items()
     ]
     times = [place for place, name in enumerate(of) if name == "time"]
     rows.sort(
@@ -120,6 +123,41 @@ def _of_parts_of_time(account: Account, capture: Capture) -> Iterator[Cell]:
             yield Cell(*of[row], labelled, time_ns)
 
 
+class _Sum:
+    """The cells of a group, added up as they come: there may be very many."""
+
+    def __init__(self, first: Cell) -> None:
+        self.first = first
+        self.processes: dict[int, Process] = {}
+        self.regions: dict[int, tuple[Region, Parent]] = {}
+        self._sizes: Counter[int] = Counter()  # by the row of the region
+        self._first_ns, self._last_ns = first.labelled.first_ns, first.labelled.last_ns
+
+    def add(self, cell: Cell) -> None:
+        parent, region, (_, process, touched_bytes, first_ns, last_ns), _ = cell
+        self.processes[process.row] = process
+        self.regions[region.row] = region, parent
+        self._sizes[region.row] += touched_bytes
+        self._first_ns, self._last_ns = min(self._first_ns, first_ns), max(self._last_ns, last_ns)
+
+    def group(self, key: Hashable, texts: Sequence[Text], names: Mapping[int, str]) -> Group:
+        """names: of the regions, by row."""
+        gone = [row for row, (region, _) in self.regions.items() if region.gone_ns is not None]
+        return Group(
+            "touched",
+            texts,
+            sum(self._sizes.values()),
+            len(self.processes),
+            sum(process.exited_ns is not None for process in self.processes.values()),
+            self._first_ns,
+            self._last_ns,
+            [names[row] for row, _ in self._sizes.most_common()],
+            sum(self._sizes[row] for row in gone),
+            key,
+            len({region.host for region, _ in self.regions.values()}),
+        )
+
+
 def _kind(account: Account, name: str) -> str:
     """The kind of label text that a name stands for. Raises ShmtraceError if the capture has none."""
     kinds = labels.kinds(account.session.label)
@@ -135,25 +173,27 @@ def _kind(account: Account, name: str) -> str:
 class _Dimension(NamedTuple):
     key: Callable[[Cell], Hashable]
     """what the cells of one group have in common"""
-    text: Callable[[Sequence[Cell]], Text]
+    text: Callable[[_Sum], Text]
     """of a group"""
 
 
 def _dimension(name: str, depth: int | None, names: Mapping[int, str], host_of: Callable[[Region], str]) -> _Dimension:
     """names: of the regions, by row. host: of a capture."""
     if name == "command":
-        return _of_processes(lambda cell: cell.labelled.process)
+        return _Dimension(
+            lambda cell: alike.of_process(cell.labelled.process), lambda sums: alike.called(sums.processes.values())
+        )
     if name == "creator":
-        return _of_processes(lambda cell: cell.region.creator and cell.region.creator.process)
+        return _Dimension(lambda cell: (made := _creator(cell.region)) and alike.of_process(made), _creators_called)
     if name == "process":
-        return _Dimension(lambda cell: cell.labelled.process.row, lambda some: _who(some[0].labelled.process))
+        return _Dimension(lambda cell: cell.labelled.process.row, lambda sums: _who(sums.first.labelled.process))
     if name == "what":
         return _Dimension(
             lambda cell: alike.of_region(cell.region, cell.parent.process),
-            lambda some: alike.regions_called((cell.region, cell.parent.process) for cell in some),
+            lambda sums: alike.regions_called((region, parent.process) for region, parent in sums.regions.values()),
         )
     if name == "region":
-        return _Dimension(lambda cell: cell.region.row, lambda some: names[some[0].region.row])
+        return _Dimension(lambda cell: cell.region.row, lambda sums: names[sums.first.region.row])
     if name == "unit":
         return _of_texts(lambda cell: cell.labelled.process.unit)
     if name in PLACES:
@@ -166,21 +206,17 @@ def _dimension(name: str, depth: int | None, names: Mapping[int, str], host_of: 
 
 
 def _of_texts(text: Callable[[Cell], Text]) -> _Dimension:
-    return _Dimension(text, lambda some: text(some[0]))
+    return _Dimension(text, lambda sums: text(sums.first))
 
 
-def _of_processes(get: Callable[[Cell], Process | None]) -> _Dimension:
-    """Groups of processes that are alike. get: returns None if the process is unknown."""
+def _creator(region: Region) -> Process | None:
+    return region.creator and region.creator.process
 
-    def key(cell: Cell) -> str | None:
-        process = get(cell)
-        return process and alike.of_process(process)
 
-    def text(some: Sequence[Cell]) -> str | None:
-        found = {process.row: process for cell in some if (process := get(cell))}
-        return alike.called(found.values()) if found else None
-
-    return _Dimension(key, text)
+def _creators_called(sums: _Sum) -> str | None:
+    """None: they are unknown."""
+    found = {made.row: made for region, _ in sums.regions.values() if (made := _creator(region))}
+    return alike.called(found.values()) if found else None
 
 
 PLACES: Mapping[str, Callable[[Place], str | None]] = {
@@ -197,29 +233,6 @@ def _name(parent: Parent, region: Region) -> str:
 
 def _who(process: Process) -> str:
     return f"{process.host}: {process.who}" if process.host else process.who
-
-
-def _group(key: Hashable, texts: Sequence[Text], some: Sequence[Cell], names: Mapping[int, str]) -> Group:
-    regions: Counter[int] = Counter()
-    processes: dict[int, Process] = {}
-    first_ns, last_ns = some[0].labelled.first_ns, some[0].labelled.last_ns
-    for _, region, (_, process, touched_bytes, cell_first_ns, cell_last_ns), _ in some:  # there may be very many
-        regions[region.row] += touched_bytes
-        processes[process.row] = process
-        first_ns, last_ns = min(first_ns, cell_first_ns), max(last_ns, cell_last_ns)
-    return Group(
-        "touched",
-        texts,
-        sum(regions.values()),
-        len(processes),
-        sum(process.exited_ns is not None for process in processes.values()),
-        first_ns,
-        last_ns,
-        [names[row] for row, _ in regions.most_common()],
-        sum(cell.labelled.touched_bytes for cell in some if cell.region.gone_ns is not None),
-        key,
-        len({cell.region.host for cell in some}),
-    )
 
 
 # ---- columns ----

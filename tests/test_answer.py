@@ -68,6 +68,13 @@ def test_processes_that_are_alike(comm: str | None, command: str | None, group: 
     assert alike.of_process(process(812, command, comm=comm)) == group
 
 
+def test_processes_that_are_not_alike_have_the_name_of_the_first() -> None:
+    """As those that made the regions of a pool may be: a report is the same each time that it is made."""
+    several = [process(812 + number, f"workload {name}") for number, name in enumerate("abcdefgh")]
+    for place, first in enumerate(several):
+        assert alike.called([*several[place:], *several[:place]]) == alike.of_process(first)
+
+
 @pytest.mark.parametrize(
     ("name", "group"),
     [

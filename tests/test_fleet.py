@@ -384,6 +384,36 @@ def test_traces_of_several_services_count_together(tmp_path: Path) -> None:
     assert "2 hosts, of each the latest; 3 older captures in the file, not counted" in told
 
 
+def test_a_kill_that_traces_of_several_services_have_seen_counts_once(tmp_path: Path) -> None:
+    """The OOM killer's is of the host. One of the traces has the victim, each what its own processes had touched."""
+    first = recorded.with_oom(tmp_path / "a.capture")
+    second = changed(
+        recorded.with_oom(tmp_path / "b.capture"),
+        "UPDATE region SET ino = ino + 100",
+        "UPDATE session SET started_ns = started_ns + 7, nr_ooms = 2",
+        "UPDATE oom SET process = NULL, time_ns = time_ns - 3000000",
+        "UPDATE oom_touched SET pages = 3",
+    )
+    other = of_host(recorded.with_oom(tmp_path / "c.capture"), "web2")
+    whole = read(merged(tmp_path, first, second, other))
+    assert whole.session.nr_ooms == 9 + 9
+    kills = {
+        (kill.host, kill.tgid): (
+            kill.process and kill.process.tgid,
+            [size_bytes // PAGE_BYTES for *_, size_bytes in kill.touched],
+        )
+        for kill in whole.ooms
+    }
+    assert len(whole.ooms) == 4
+    assert [kill.time_ns for kill in whole.ooms] == sorted(kill.time_ns for kill in whole.ooms)
+    assert kills == {
+        ("web1", 812): (812, [21, 3]),
+        ("web1", 977): (None, [7, 3]),
+        ("web2", 812): (812, [21]),
+        ("web2", 977): (None, [7]),
+    }
+
+
 def test_one_that_is_there_twice_is_merged_once(tmp_path: Path) -> None:
     path = recorded.pool(tmp_path / "a.capture")
     (tmp_path / "copy.capture").write_bytes(path.read_bytes())

@@ -426,6 +426,8 @@ def test_no_more_samples_than_there_is_room_for(tmp_path: Path) -> None:
     assert now.keys() == first.keys()
     assert sum(now.values()) == all_pages + 11
     assert any(sample.frames == ("[other]",) for sample in add(few, path))
+    assert len({*few.grown, *few.held}) == 4  # what is held, too, in those and in no others
+    assert sum(few.held.values()) == sum(growth.held.values()) == 43 * PAGE_BYTES
 
 
 def test_growth_in_a_span_is_exact_by_process(tmp_path: Path) -> None:

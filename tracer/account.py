@@ -14,6 +14,7 @@ from tracer.cgroup import Names, place
 from tracer.formatting import printable
 from tracer.model import (
     ALL_TIME,
+    SAME_BOOT_NS,
     Account,
     Creator,
     Label,
@@ -321,7 +322,23 @@ def _ooms(
         kill = OomKill(time_ns, processes[process] if process else None, *rest)
         limit = place(kill.limit_cgroup)._replace(names=names.get((host, kill.limit_cgroup or "")))
         found.append(kill._replace(host=host, touched=whose, limit_pod=limit.in_pod))
-    return tuple(found)
+    return tuple(_once(found) if capture.is_fleet else found)
+
+
+def _once(kills: Iterable[OomKill]) -> Iterator[OomKill]:
+    """Each kill once, with what each trace of its host knows: those that ran at one time have all seen it."""
+    seen: list[list[OomKill]] = []
+    last: dict[tuple[str | None, int], list[OomKill]] = {}
+    for kill in kills:
+        same = last.get((kill.host, kill.tgid))
+        if not same or kill.time_ns - same[0].time_ns >= SAME_BOOT_NS:
+            seen.append(same := [])
+            last[kill.host, kill.tgid] = same
+        same.append(kill)
+    for first, *others in seen:
+        known = next((kill for kill in (first, *others) if kill.process), first)
+        touched = [each for kill in (first, *others) for each in kill.touched]
+        yield known._replace(time_ns=first.time_ns, touched=sorted(touched, key=lambda each: -each[2]))
 
 
 def _most_touched_first(toucher: Toucher) -> tuple[int, int, int, int]:

@@ -39,12 +39,12 @@ def of_victim(kill: OomKill) -> str:
 
 def victims_called(kills: Iterable[OomKill]) -> str:
     """What to call victims that are alike, as called() does."""
-    return _called({(kill.comm, kill.command) for kill in kills})
+    return _called(dict.fromkeys((kill.comm, kill.command) for kill in kills))
 
 
 def called(processes: Iterable[Process]) -> str:
     """What to call processes that are alike: their title if they all have the same, or else what of_process() says."""
-    return _called({(process.comm, process.command) for process in processes})
+    return _called(dict.fromkeys((process.comm, process.command) for process in processes))
 
 
 def _called(of: Collection[tuple[str | None, str | None]]) -> str:

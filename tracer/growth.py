@@ -71,7 +71,7 @@ class Growth:
     def __init__(self, since: Account | None = None, most: int | None = None) -> None:
         """since: what was touched by then does not count. None: all that the trace has seen counts.
 
-        most: samples of what grew; what would be another one counts for OTHERS. None: any number.
+        most: samples, first of what grew; what would be another one counts for OTHERS. None: any number.
         """
         self._most = most
         self._since = since
@@ -90,7 +90,7 @@ class Growth:
         frames = functools.cache(_code(places) if self.has_stacks else _told(texts))
         unknown = _Leaf(("?",) * (1 if self.has_stacks else len(texts)))
         now = _touched(account, texts)
-        self.held = Counter()
+        held: Counter[Sample] = Counter()
         for parent in account.parents:
             for region in parent.regions:
                 root = _root(region, parent.process)
@@ -100,7 +100,8 @@ class Growth:
                         self._net[self._place(_below(root, toucher.process, frames(leaf)))] += size_bytes
                 if account.window == ALL_TIME and region.gone_ns is None:
                     for sample, size_bytes in _held(root, region, texts, frames):
-                        self.held[sample] += size_bytes
+                        held[sample] += size_bytes
+        self.held = self._placed(held)
         self._before = now
         for sample, size_bytes in self._net.items():
             self.grown[sample] = max(self.grown.get(sample, 0), size_bytes)
@@ -108,6 +109,14 @@ class Growth:
     def _place(self, sample: Sample) -> Sample:
         is_room = self._most is None or len(self._net) < self._most
         return sample if is_room or sample in self._net else OTHERS
+
+    def _placed(self, held: Counter[Sample]) -> Counter[Sample]:
+        """Of what did not grow, there are as many as what grew leaves room for."""
+        if self._most is not None:
+            beside = [sample for sample in held if sample not in self._net]
+            for sample in beside[max(self._most - len(self._net), 0) :]:
+                held[OTHERS] += held.pop(sample)
+        return held
 
     @property
     def span_ns(self) -> tuple[int, int] | None:

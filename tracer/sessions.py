@@ -81,7 +81,7 @@ def _sum(sessions: Sequence[Session]) -> Session:
 
     texts: dict[str, Any] = {name: ", ".join(filter(None, each(name))) for name in WORDS}
     sums = (
-        *("sum_of_rss_bytes", "private_start_bytes", "private_end_bytes", "nr_ooms"),
+        *("sum_of_rss_bytes", "private_start_bytes", "private_end_bytes"),
         *("lost_events", "lost_pages", "lost_probes", "self_cpu_seconds", "self_rss_bytes"),
     )
     started_ns = min(session.started_ns for session in sessions)
@@ -100,8 +100,19 @@ def _sum(sessions: Sequence[Session]) -> Session:
         attach_seconds=None,
         label="\n".join(filter(None, each("label"))) or None,
         part_started_ns=since_ns if since_ns > started_ns else None,
+        nr_ooms=_nr_ooms(sessions),
         **{name: total(name) for name in sums},
     )
+
+
+def _nr_ooms(sessions: Sequence[Session]) -> int | None:
+    """Of each host the most: each of its traces has counted all kills while it ran."""
+    most: dict[str, int] = {}
+    for session in sessions:
+        if session.nr_ooms is None:
+            return None
+        most[session.host] = max(most.get(session.host, 0), session.nr_ooms)
+    return sum(most.values())
 
 
 def _warnings(sessions: Sequence[Session]) -> list[str]:

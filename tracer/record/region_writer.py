@@ -344,15 +344,18 @@ class RegionWriter:
     def _usage(self, region: TracedRegion, freed_unseen: Mapping[Owner, int]) -> dict[int, tuple[int | None, int]]:
         """(faults, freed pages) by process row. Faults are None if this tier does not count them."""
         found: dict[int, tuple[int | None, int]] = {}
+        dead: dict[int, int] = {}  # by tgid the row of the first that used the region: later ones do not change that
         usages = self._probes.usages(region.id)
-        for (tgid, start_time_ns), usage in usages.items():
+        for (tgid, start_time_ns), usage in sorted(usages.items()):
             process = self._lives.find(tgid, start_time_ns)
             if process and start_time_ns:
                 found[process.row] = usage.faults if self._probes.counts_faults else None, usage.freed_pages
+                if process.exited:
+                    dead.setdefault(tgid, process.row)
         for (tgid, start_time_ns), usage in usages.items():
             if not start_time_ns:
                 # Freed after their toucher had exited and its PID was reused. The probes know no more than the PID.
-                row = self._lives.last_dead(tgid).row
+                row = dead[tgid] if tgid in dead else self._lives.last_dead(tgid).row
                 faults_known, freed_pages = found.get(row, (None, 0))
                 found[row] = faults_known, freed_pages + usage.freed_pages
         for (row, _), pages in freed_unseen.items():

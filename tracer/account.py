@@ -14,7 +14,6 @@ from tracer.cgroup import Names, place
 from tracer.formatting import printable
 from tracer.model import (
     ALL_TIME,
-    SAME_BOOT_NS,
     Account,
     Creator,
     Label,
@@ -31,6 +30,7 @@ from tracer.model import (
 )
 
 MAX_OVERDRAWN = 3  # region ids named in one warning
+ONE_KILL_NS = 10 * 10**9  # of one PID: so soon the kernel does not use it again, and traces hear of it as late as that
 AS_IT_IS = (
     *("dev", "ino", "generation", "name", "created_ns", "gone_ns"),
     *("size_bytes", "resident_bytes", "swapped_bytes", "address", "hint"),
@@ -331,7 +331,7 @@ def _once(kills: Iterable[OomKill]) -> Iterator[OomKill]:
     last: dict[tuple[str | None, int], list[OomKill]] = {}
     for kill in kills:
         same = last.get((kill.host, kill.tgid))
-        if not same or kill.time_ns - same[0].time_ns >= SAME_BOOT_NS:
+        if not same or kill.time_ns - same[0].time_ns >= ONE_KILL_NS:
             seen.append(same := [])
             last[kill.host, kill.tgid] = same
         same.append(kill)

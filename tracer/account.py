@@ -200,6 +200,10 @@ def _packed(rows: Iterable[tuple[int | None, ...]]) -> dict[int, array[int]]:
     return found
 
 
+def _fours(packed: array[int]) -> Iterator[tuple[int, ...]]:
+    return zip(*[iter(packed)] * 4)
+
+
 class _Cells(Iterable[Labelled]):
     """The sums of a region by label and process, each made when it is looked at."""
 
@@ -216,7 +220,7 @@ class _Cells(Iterable[Labelled]):
         return any(True for _ in self)
 
     def __iter__(self) -> Iterator[Labelled]:
-        for key, pages, first_ns, last_ns in zip(*[iter(self._sums)] * 4):
+        for key, pages, first_ns, last_ns in _fours(self._sums):
             if key & PROCESS:
                 label, process = self._labels.get(key >> 32), self._processes[key & PROCESS]
                 yield Labelled(label, process, pages * self._page_bytes, first_ns, last_ns)
@@ -248,7 +252,7 @@ def _region(
     page_bytes = session.page_bytes
     sums = rows.sums(row["id"])
     before_pages = other_times_pages = 0
-    for key, pages, first_ns, last_ns in zip(*[iter(sums)] * 4):
+    for key, pages, first_ns, last_ns in _fours(sums):
         process = key & PROCESS
         if process:
             if process in touched:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tracer import wire
@@ -119,15 +119,20 @@ def columns(name: str | None) -> list[str]:
 
     name: here and below one of a session; of the sessions of several hosts, a line each.
     """
-    sources = map(parse, (name or "").splitlines())
     return list(
-        dict.fromkeys(column for each in sources for column in (each.column, *(text.column for text in each.texts)))
+        dict.fromkeys(
+            column for each in _sources(name) for column in (each.column, *(text.column for text in each.texts))
+        )
     )
 
 
 def telling(name: str | None) -> list[str]:
     """The column of the most telling text of each source."""
-    return list(dict.fromkeys(parse(each).column for each in (name or "").splitlines()))
+    return list(dict.fromkeys(each.column for each in _sources(name)))
+
+
+def _sources(name: str | None) -> Iterable[Source]:
+    return map(parse, (name or "").splitlines())
 
 
 def kinds(name: str | None) -> list[str]:
@@ -140,10 +145,10 @@ def kinds(name: str | None) -> list[str]:
 
 def meant(name: str | None, kind: str) -> str:
     """The kind of text that "label" stands for in a source; any other stands for itself."""
-    return columns(name)[0] if kind == "label" else kind
+    return telling(name)[0] if kind == "label" else kind
 
 
 def frames(name: str) -> list[str]:
     """The texts that are frames of a flame graph, the most telling last: a script calls the files it includes."""
-    telling = columns(name)[0]
-    return ["script", telling] if telling == "file" else [telling]
+    most = telling(name)[0]
+    return ["script", most] if most == "file" else [most]

@@ -29,7 +29,7 @@ MOST_S = 240.0  # but at least so often: figures of five minutes ago count for n
 METRICS, PROFILE = "/metrics", "/debug/pprof/shmem"
 WAIT_S = 10.0  # for a profile
 MOST_WAITING = 8  # at a time: each has a thread and a descriptor, whether or not its client is there still
-MOST_SAMPLES = 10_000  # they take 6 MiB, and Pyroscope takes no profile of more than 16,000
+MOST_SAMPLES = 10_000  # Pyroscope takes no profile of more than 16,000
 
 
 class Exporter:
